@@ -1,0 +1,205 @@
+"""Walks the decoder layer by layer over the calibration windows.
+
+A layer's inputs are captured once from the model itself, then only hidden states travel:
+
+    states = inputs of layer 0
+    for each layer:  run it dense, tap its linears' inputs -> prune its linears -> run it again -> states
+
+so a layer is measured behind pruned predecessors, as SparseGPT and Wanda do it. Two runs a layer are the floor;
+the first one ends at the last tapped input, since the layer's output is not needed before it is pruned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from prunebench.errors import PrunebenchError
+from prunebench.model.anatomy import Anatomy, anatomy
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from prunebench.plugin.method import LinearMethod
+
+BATCH_TOKENS = 2048
+"""Tokens a batch: enough to keep the matrix products busy, few enough to stay near the caches."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class LinearStats:
+    """What is known of one linear when it is pruned."""
+
+    layer: int
+    name: str
+    generator: torch.Generator
+    norm: torch.Tensor | None = None
+
+    @property
+    def input_norm(self) -> torch.Tensor:
+        """L2 norm of each input feature over the calibration tokens, float32 [in], divided by sqrt(windows).
+
+        Raises PrunebenchError where the method's ``statistics`` do not ask for it.
+        """
+        if self.norm is None:
+            raise PrunebenchError(
+                "the method reads `input_norm` without asking for it",
+                hint='set `statistics = frozenset({"input_norm"})` in the method',
+            )
+        return self.norm
+
+
+class _Enough(Exception):  # noqa: N818
+    """Ends a forward when every input has been seen."""
+
+
+@dataclass
+class _Call:
+    """How the model calls one of its layers."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+def prune_linears(
+    model: Any,
+    method: LinearMethod,
+    tokens: torch.Tensor | None,
+    generator: torch.Generator,
+    progress: Progress,
+) -> None:
+    """Let ``method`` prune every linear of the decoder layers in place; tokens int64 [windows, length] or None."""
+    parts = anatomy(model)
+    if tokens is None:
+        for index, layer in enumerate(parts.layers):
+            for name, linear in parts.linears(layer).items():
+                method.prune_linear(linear.weight, LinearStats(index, name, generator))
+            progress(index + 1, len(parts.layers))
+        return
+    batches, calls = _capture(model, parts, tokens)
+    for index, layer in enumerate(parts.layers):
+        linears = parts.linears(layer)
+        norms = _input_norms(layer, [linears[group[0]] for group in parts.inputs], calls[index], batches, len(tokens))
+        for group, norm in zip(parts.inputs, norms, strict=True):
+            if not bool(torch.isfinite(norm).all()):
+                raise PrunebenchError(
+                    f"layer {index}: the input of {group[0]} is not finite on the calibration windows",
+                    hint="use float32, or look for a damaged checkpoint",
+                )
+            for name in group:
+                method.prune_linear(linears[name].weight, LinearStats(index, name, generator, norm))
+        if index + 1 < len(parts.layers):  # nobody reads the last layer's output
+            for batch, call in zip(batches, calls[index], strict=True):
+                batch.copy_(_run(layer, batch, call))
+        progress(index + 1, len(parts.layers))
+
+
+def observe_layers(
+    model: Any,
+    tokens: torch.Tensor,
+    see: Callable[[int, torch.Tensor, torch.Tensor], None],
+    progress: Progress,
+) -> None:
+    """Call ``see(layer, before, after)`` for every layer and batch; states [windows of the batch, length, hidden]."""
+    parts = anatomy(model)
+    handles = []
+    for index, layer in enumerate(parts.layers):
+
+        def hook(_: Any, args: Any, kwargs: Any, output: Any, index: int = index) -> None:
+            before = args[0] if args else kwargs["hidden_states"]
+            see(index, before, _bare(output))
+
+        handles.append(layer.register_forward_hook(hook, with_kwargs=True))
+    try:
+        batches = _batches(model, tokens)
+        for done, batch in enumerate(batches):
+            parts.decoder(batch, use_cache=False)
+            progress(done + 1, len(batches))
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _batches(model: Any, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Pieces of about BATCH_TOKENS tokens, on the model's device; tokens are int64 [windows, length]."""
+    return torch.split(tokens.to(model.device), max(1, BATCH_TOKENS // tokens.shape[1]))
+
+
+def _capture(model: Any, parts: Anatomy, tokens: torch.Tensor) -> tuple[list[torch.Tensor], list[list[_Call]]]:
+    """The inputs of layer 0, and how each layer is called for each batch.
+
+    Every layer is asked by the model itself, with its own mask and positions, but hands its input on unchanged, so that
+    this costs next to nothing and holds for families whose layers get different masks.
+    """
+    states: list[torch.Tensor] = []
+    calls: list[list[_Call]] = [[] for _ in parts.layers]
+
+    def stand_in(index: int) -> Callable[..., torch.Tensor]:
+        def forward(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            if index == 0:
+                states.append(hidden.clone())
+            calls[index].append(_Call(args, kwargs))
+            return hidden
+
+        return forward
+
+    overridden = [layer.__dict__.get("forward") for layer in parts.layers]  # accelerate, for one, sets it
+    try:
+        for index, layer in enumerate(parts.layers):
+            layer.forward = stand_in(index)
+        for batch in _batches(model, tokens):
+            parts.decoder(batch, use_cache=False)
+    finally:
+        for layer, forward in zip(parts.layers, overridden, strict=True):
+            del layer.__dict__["forward"]
+            if forward is not None:
+                layer.__dict__["forward"] = forward
+    return states, calls
+
+
+def _run(layer: nn.Module, hidden: torch.Tensor, call: _Call) -> torch.Tensor:
+    return _bare(layer(hidden, *call.args, **call.kwargs))
+
+
+def _bare(output: Any) -> torch.Tensor:
+    """A layer's hidden states; transformers 5 returns the tensor itself, other code a tuple that begins with it."""
+    hidden: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden
+
+
+def _input_norms(
+    layer: nn.Module, tapped: list[nn.Linear], calls: list[_Call], batches: list[torch.Tensor], windows: int
+) -> list[torch.Tensor]:
+    """Norm of every input feature of the tapped linears, float32 [in] each: sqrt(sum over tokens of x^2 / windows)."""
+    sums = [torch.zeros(linear.in_features, device=linear.weight.device) for linear in tapped]
+    seen = 0
+
+    def tap(which: int) -> Callable[..., None]:
+        def hook(_: Any, args: tuple[torch.Tensor, ...]) -> None:
+            nonlocal seen
+            inputs = args[0].reshape(-1, args[0].shape[-1]).float()  # [tokens, in]
+            # column norms in one pass over the inputs, without a squared copy of them
+            sums[which] += torch.linalg.vector_norm(inputs, dim=0).square_()
+            seen += 1
+            if seen == len(tapped):
+                raise _Enough
+
+        return hook
+
+    handles = [linear.register_forward_pre_hook(tap(which)) for which, linear in enumerate(tapped)]
+    try:
+        for batch, call in zip(batches, calls, strict=True):
+            seen = 0
+            try:
+                layer(batch, *call.args, **call.kwargs)
+            except _Enough:
+                continue
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [(total / windows).sqrt_() for total in sums]

@@ -1,0 +1,39 @@
+"""Which text, and which token windows of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from prunebench.schema import Frozen
+
+
+class CorpusRef(Frozen):
+    """Text or tokens that have been looked up: a registered corpus, or a local file."""
+
+    name: str = Field(description="registered name, or file name")
+    path: str | None = Field(None, description="absolute path of a local file")
+    sha256: str | None = Field(None, description="of that file")
+    field: str = Field("text", description="column or key that holds the text")
+    revision: str | None = Field(None, description="of a registered corpus: what pins its text")
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the text: the hash of a local file wherever it lies, else name and revision."""
+        if self.sha256:
+            return {"sha256": self.sha256, "field": self.field}
+        return {"name": self.name, "revision": self.revision}
+
+
+class CalibrationSpec(Frozen):
+    """The token windows that a method may look at."""
+
+    corpus: CorpusRef
+    split: str
+    sampler: str
+    windows: int = Field(gt=0)
+    length: int = Field(gt=1, description="tokens per window")
+
+    @property
+    def tokens(self) -> int:
+        return self.windows * self.length

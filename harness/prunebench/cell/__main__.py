@@ -1,0 +1,51 @@
+"""`python -m prunebench.cell SPEC.json`: run one cell here; the record goes to --record or to the standard output."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from prunebench.cell.events import EventWriter
+from prunebench.cell.spec import Cell
+from prunebench.cell.store import write_atomically
+
+
+def command(spec: Path) -> str:
+    """What a person types to run the cell of ``spec`` again."""
+    return shlex.join([Path(sys.executable).name, "-m", "prunebench.cell", str(spec)])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 where the cell gave a result, 1 where it failed."""
+    parser = argparse.ArgumentParser(prog="python -m prunebench.cell", description=__doc__)
+    parser.add_argument("spec", type=Path, help="the cell, as `prunebench run` writes it under specs/")
+    parser.add_argument("--record", type=Path, help="write the record here")
+    parser.add_argument("--events", type=Path, help="append progress here, one JSON line each")
+    parser.add_argument("--keep", type=Path, help="save the pruned model in this folder")
+    given = parser.parse_args(arguments)
+    cell = Cell.model_validate_json(given.spec.read_text(encoding="utf-8"))
+
+    sys.stdout.flush()
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what a plugin prints is log, not record
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    from prunebench.cell.run import run_cell
+
+    with (given.events or Path(os.devnull)).open("a", encoding="utf-8") as file:
+        record = run_cell(cell, events=EventWriter(file), command=command(given.spec), keep=given.keep)
+    text = record.model_dump_json(by_alias=True, indent=1) + "\n"
+    if given.record is None:
+        out.write(text)
+        out.flush()
+    else:
+        write_atomically(given.record, text)
+    return 0 if record.status == "ok" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""What one experiment is: a model, a method with its options, the protocols and a seed.
+
+A `Cell` is complete: all defaults are filled in and all names are resolved, so that its content hash
+says whether two experiments are the same one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import Field
+
+from prunebench.calibration.spec import CalibrationSpec, CorpusRef
+from prunebench.measure.spec import LatencySpec
+from prunebench.model.ref import ModelRef
+from prunebench.schema import Frozen
+
+PROTOCOL = 1
+"""Raised when the harness measures something differently, so that old cells are never taken for new ones."""
+
+
+class MethodRef(Frozen):
+    """A pruning method with all its options."""
+
+    name: str
+    distribution: str = Field(description="the distribution that provides it")
+    version: str = Field(description="and that distribution's version")
+    options: dict[str, Any] = Field(default_factory=dict, description="complete, defaults filled in")
+    given: dict[str, Any] = Field(default_factory=dict, description="the options that the suite names, for the label")
+
+    @property
+    def label(self) -> str:
+        return " ".join([self.name, *(f"{key}={_short(value)}" for key, value in self.given.items())])
+
+
+class PerplexitySpec(Frozen):
+    """Perplexity over consecutive windows that do not overlap (SparseGPT's protocol)."""
+
+    corpus: CorpusRef
+    split: str
+    length: int = Field(gt=1, description="tokens per window; the last, incomplete window is dropped")
+    windows: int | None = Field(None, gt=0, description="the first so many windows; all where absent")
+
+
+class Cell(Frozen):
+    """One model x one method x its options x one seed, under one protocol."""
+
+    model: ModelRef
+    method: MethodRef
+    calibration: CalibrationSpec | None = None
+    perplexity: tuple[PerplexitySpec, ...] = ()
+    latency: tuple[LatencySpec, ...] = ()
+    seed: int = 0
+    device: str = "auto"
+    threads: int | None = None
+    keep_model: bool = Field(False, description="save the pruned model in the run folder")
+    time_limit_s: float | None = Field(None, gt=0, description="the cell is ended after so many seconds")
+    protocol: int = PROTOCOL
+
+    @property
+    def id(self) -> str:
+        """Content hash of everything that decides the outcome, 16 hexadecimal digits."""
+        text = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def label(self) -> str:
+        """The method with the options that the suite names; for people, not unique over models and seeds."""
+        return self.method.label
+
+    def identity(self) -> dict[str, Any]:
+        """The part that `id` hashes. Labels, time limits and what is kept afterwards do not change an outcome."""
+        method = self.method.model_dump(mode="json", exclude={"given"})
+        data = self.model_dump(
+            mode="json", exclude={"model", "method", "calibration", "perplexity", "time_limit_s", "keep_model"}
+        )
+        data["model"] = self.model.identity()
+        data["method"] = method
+        data["calibration"] = self.calibration and _with_corpus(self.calibration)
+        data["perplexity"] = [_with_corpus(spec) for spec in self.perplexity]
+        return data
+
+
+def _with_corpus(spec: CalibrationSpec | PerplexitySpec) -> dict[str, Any]:
+    return {**spec.model_dump(mode="json", exclude={"corpus"}), "corpus": spec.corpus.identity()}
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return json.dumps(value) if isinstance(value, (list, dict)) else str(value)

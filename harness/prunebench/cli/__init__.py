@@ -1,0 +1,74 @@
+"""The command line: one file a command, loaded when it is called, so that `prunebench --help` is quick."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+COMMANDS = {
+    "run": "Run a suite and write its report.",
+    "plan": "Show the cells of a suite, what is done already, and how much work is left.",
+    "report": "Render the report of a run again.",
+    "export": "Print or write the records of a run as one table.",
+    "plugins": "List the plugins and what they offer.",
+    "schema": "Print the JSON Schema of suite files, for editors.",
+}
+
+
+class LazyGroup(click.Group):
+    """Knows its commands' names and one-line helps; imports a command when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"prunebench.cli.{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from prunebench.errors import did_you_mean
+
+            ctx.fail(f"no command '{args[0]}' ({did_you_mean(args[0], COMMANDS)})")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+def _version(ctx: click.Context, _: Any, wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        click.echo(f"prunebench {version('prunebench')}")
+        ctx.exit()
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, callback=_version, expose_value=False, is_eager=True, help="Show the version.")
+def prunebench() -> None:
+    """Benchmark harness for pruning large language models: quality, speed, memory and I/O under one protocol.
+
+    Start with `prunebench run quickstart`.
+    """
+
+
+def main() -> None:
+    """The console script: exit code 0 all well, 1 some cell failed, 2 usage or bad input."""
+    from prunebench.errors import PrunebenchError
+
+    try:
+        prunebench(prog_name="prunebench")
+    except PrunebenchError as error:
+        click.echo(f"error: {error.message}", err=True)
+        if error.hint:
+            click.echo(f"  fix: {error.hint}", err=True)
+        sys.exit(2)

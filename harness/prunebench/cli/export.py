@@ -1,0 +1,25 @@
+"""`prunebench export`: the records as one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+
+@click.command("export")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--format", "form", type=click.Choice(["json", "csv", "parquet", "sqlite"]), default="csv", show_default=True
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Write to this file instead of printing.")
+def command(run: Path, form: Literal["json", "csv", "parquet", "sqlite"], out: Path | None) -> None:
+    """Print the records of the run folder RUN, a row a cell, or write them with --out."""
+    from prunebench_report import export
+
+    text = export(run, form, out)
+    if text is not None:
+        click.echo(text, nl=not text.endswith("\n"))
+    else:
+        click.echo(out, err=True)

@@ -1,0 +1,54 @@
+"""What the commands that take a suite have in common: the SUITE argument, its options, and the plan they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from prunebench.cell.store import Plan
+    from prunebench.plugin.host import Registry
+    from prunebench.suite.load import Suite
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def suite_options(function: F) -> F:
+    """Adds SUITE, --out, --set, --only and --skip: parameters `suite`, `out`, `overrides`, `only`, `skip`."""
+    decorators = (
+        click.argument("suite"),
+        click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/<name of the suite>]"),
+        click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Change the suite: calibration.windows=8, methods.wanda.sparsity=[0.5,2:4]. Repeatable.",
+        ),
+        click.option(
+            "--only",
+            multiple=True,
+            metavar="PATTERN",
+            help="Keep cells by method, label ('wanda*2:4*'), model or id; dense stays. Repeatable.",
+        ),
+        click.option("--skip", multiple=True, metavar="PATTERN", help="Leave such cells out. Repeatable."),
+    )
+    for decorator in reversed(decorators):
+        function = decorator(function)
+    return function
+
+
+def load_plan(
+    suite: str, out: Path | None, overrides: Sequence[str], only: Sequence[str], skip: Sequence[str]
+) -> tuple[Suite, Plan, Path, Registry]:
+    """The suite, its plan, the run folder, and the plugins that it was planned with. Raises PrunebenchError."""
+    from prunebench.plugin.host import load_plugins
+    from prunebench.suite.load import load_suite
+    from prunebench.suite.plan import plan
+
+    registry = load_plugins()
+    loaded = load_suite(suite, registry=registry, overrides=overrides)
+    return loaded, plan(loaded, registry, only, skip), out or Path("runs") / loaded.name, registry

@@ -1,0 +1,138 @@
+"""`prunebench plan SUITE`: the cells of a suite, what is done already, and how much work each is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from prunebench.cli.options import load_plan, suite_options
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from prunebench.cell.spec import Cell
+    from prunebench.cell.store import RunStore
+
+
+@click.command("plan", short_help="Show the cells of a suite without running any.")
+@suite_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(
+    suite: str,
+    out: Path | None,
+    overrides: tuple[str, ...],
+    only: tuple[str, ...],
+    skip: tuple[str, ...],
+    *,
+    as_json: bool,
+) -> None:
+    """Show the cells of SUITE (a YAML file, or the name of a shipped suite), what is done, and an estimate of work."""
+    import json
+    import sys
+
+    described = describe(suite, out, overrides, only, skip)
+    if as_json:
+        click.echo(json.dumps(described, indent=2))
+    else:
+        from rich.console import Console
+
+        console = Console(width=None if sys.stdout.isatty() else 200)  # a pipe has no width to fold to
+        console.print(table(described))
+        console.print(summary(described), highlight=False, soft_wrap=True)
+
+
+def describe(
+    suite: str, out: Path | None, overrides: tuple[str, ...], only: tuple[str, ...], skip: tuple[str, ...]
+) -> dict[str, Any]:
+    """The plan as plain data with stable keys."""
+    from prunebench.cell.store import RunStore
+    from prunebench.suite.estimate import estimate, total
+
+    loaded, planned, folder, registry = load_plan(suite, out, overrides, only, skip)
+    store = RunStore(folder)
+    estimates = [estimate(cell, registry) for cell in planned.cells]
+    cells = [
+        {
+            "id": cell.id,
+            "label": cell.label,
+            "model": cell.model.name,
+            "method": cell.method.name,
+            "options": cell.method.options,
+            "calibration": _calibration(cell),
+            "seed": cell.seed,
+            "status": status(store, cell),
+            "estimate": asdict(work),
+        }
+        for cell, work in zip(planned.cells, estimates, strict=True)
+    ]
+    counts = {
+        key: sum(cell["status"] == word for cell in cells)
+        for key, word in (("done", "done"), ("failed", "failed"), ("to_run", "to run"))
+    }
+    rest = [work for cell, work in zip(cells, estimates, strict=True) if cell["status"] != "done"]
+    return {
+        "suite": loaded.name,
+        "folder": str(folder),
+        "cells": cells,
+        "totals": {"cells": len(cells), **counts, "estimate": asdict(total(estimates)), "left": asdict(total(rest))},
+    }
+
+
+def status(store: RunStore, cell: Cell) -> str:
+    """'done' (never run again), 'failed' (will be tried again) or 'to run'."""
+    from prunebench.cell.record import Record
+
+    found = store.read(cell.id)
+    if not isinstance(found, Record):
+        return "to run"
+    return "done" if found.status == "ok" else "failed"
+
+
+def table(described: dict[str, Any]) -> Table:
+    """The cells for people."""
+    from rich.table import Table
+    from rich.text import Text
+
+    cells = described["cells"]
+    varying = [key for key in ("calibration", "seed") if len({cell[key] for cell in cells} - {None}) > 1]
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("id", "model", "cell", *varying, "status"):
+        shown.add_column(name, overflow="fold")
+    shown.add_column("tokens", justify="right")
+    shown.add_column("GFLOP", justify="right")
+    styles = {"done": "green", "failed": "red", "to run": ""}
+    for cell in cells:
+        work = cell["estimate"]
+        shown.add_row(
+            Text(cell["id"]),
+            Text(cell["model"]),
+            Text(cell["label"]),
+            *(Text("" if cell[key] is None else str(cell[key])) for key in varying),
+            Text(cell["status"], style=styles[cell["status"]]),
+            _count(work["tokens"]),
+            _count(work["flop"], 1e9),
+        )
+    return shown
+
+
+def summary(described: dict[str, Any]) -> str:
+    """One line below the table."""
+    totals = described["totals"]
+    words = [f"{totals['cells']} cells: {totals['done']} done, {totals['to_run']} to run"]
+    if totals["failed"]:
+        words.append(f", {totals['failed']} failed and to be tried again")
+    if totals["left"]["flop"]:
+        words.append(f"; at least {_count(totals['left']['flop'], 1e9)} GFLOP left")
+    return f"{''.join(words)}; folder {described['folder']}"
+
+
+def _calibration(cell: Cell) -> str | None:
+    spec = cell.calibration
+    return None if spec is None else f"{spec.corpus.name} {spec.split} {spec.sampler} {spec.windows} x {spec.length}"
+
+
+def _count(number: int | None, unit: float = 1.0) -> str:
+    return "?" if number is None else f"{number / unit:,.0f}"

@@ -1,0 +1,96 @@
+"""How a run looks in a terminal: two bars; elsewhere: a line when a cell starts and one when it ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from prunebench.cell.events import Event
+from prunebench.cell.record import Record
+from prunebench.cell.spec import Cell
+from prunebench.engine.local import Watcher
+
+
+@contextmanager
+def show(cells: int) -> Iterator[Watcher]:
+    """Show the progress of so many cells while the context is open."""
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        yield _Lines(console, cells)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.fields[where]}"))
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
+        yield _Bars(console, cells, progress=progress)
+
+
+@dataclass
+class _Lines:
+    console: Console
+    cells: int
+    number: int = 0
+    _begun: float = field(default=0.0, init=False)
+
+    def started(self, cell: Cell) -> None:
+        self.number += 1
+        self._begun = time.monotonic()
+        self.console.print(f"[{self.number}/{self.cells}] {_name(cell)} ...", markup=False)
+
+    def moved(self, event: Event) -> None:
+        """Phases are for terminals."""
+
+    def finished(self, record: Record) -> None:
+        spent = time.monotonic() - self._begun
+        line = f"[{self.number}/{self.cells}] {_name(record.cell)}: {outcome(record)} ({spent:.1f} s)"
+        self.console.print(line, markup=False)
+
+
+@dataclass(kw_only=True)
+class _Bars(_Lines):
+    progress: Progress
+    _whole: TaskID | None = field(default=None, init=False)
+    _part: TaskID | None = field(default=None, init=False)
+
+    def started(self, cell: Cell) -> None:
+        self.number += 1
+        self._begun = time.monotonic()
+        if self._whole is None:
+            self._whole = self.progress.add_task("cells", total=self.cells, where="")
+        if self._part is not None:
+            self.progress.remove_task(self._part)
+        self.progress.update(self._whole, where=f"{self.number} of {self.cells}")
+        self._part = self.progress.add_task(_name(cell), total=None, where="start")
+
+    def moved(self, event: Event) -> None:
+        if self._part is not None:
+            self.progress.update(self._part, where=event.phase, total=event.total or None, completed=event.done)
+
+    def finished(self, record: Record) -> None:
+        super().finished(record)
+        if self._whole is not None:
+            self.progress.advance(self._whole)
+
+
+def _name(cell: Cell) -> str:
+    return f"{cell.model.name} {cell.label}" + (f" seed={cell.seed}" if cell.seed else "")
+
+
+def outcome(record: Record) -> str:
+    """One record in a few words."""
+    if record.error is not None:
+        return f"{record.status} while in '{record.error.phase}': {record.error.type}: {record.error.message}"
+    words: list[str] = [record.status]
+    words += [f"perplexity {result.perplexity:.2f}" for result in record.quality.perplexity] if record.quality else []
+    if record.audit is not None:
+        words.append(f"sparsity {record.audit.sparsity:.1%}")
+        if record.audit.removed_layers:
+            words.append(f"{len(record.audit.removed_layers)} layers removed")
+    for latency in record.speed.latency if record.speed else []:
+        words.append(f"{latency.inter_token_s.median * 1e3:.1f} ms/token")
+        if latency.inter_token_speedup is not None:
+            words.append(f"{latency.inter_token_speedup.estimate:.2f}x dense")
+    return ", ".join(words)

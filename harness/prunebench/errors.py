@@ -1,0 +1,30 @@
+"""One error family: a message that says what is wrong, and a hint that says how to mend it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PrunebenchError(Exception):
+    """A problem that the user can mend; the command line prints it without a traceback and exits with 2.
+
+    ``message`` names the file, line or key at fault; ``hint`` is one sentence with the fix.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """The hint for a misspelt ``word``: its nearest valid spelling, else all the valid ones."""
+    known = sorted(set(choices))
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean '{near[0]}'?"
+    return f"known: {', '.join(known)}" if known else "none is known here"

@@ -1,0 +1,182 @@
+"""What is really in a pruned model: zeros, N:M legality, parameters, bytes, parts that are gone.
+
+Counted on the weights themselves, whatever the method says of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prunebench.errors import PrunebenchError
+from prunebench.measure import results
+from prunebench.model.anatomy import anatomy
+from prunebench.model.checkpoint import memory_bytes, parameter_count, safetensors_bytes
+
+
+@dataclass(frozen=True)
+class DenseFacts:
+    """What to hold the pruned model against; taken before anything is pruned."""
+
+    parameters: int
+    prunable_by_layer: tuple[int, ...]
+    """Weights of the linears of each decoder layer."""
+    zeros_by_layer: tuple[int, ...]
+    """Zeros among them: a model that was quantised before has many."""
+
+    @property
+    def layers(self) -> int:
+        return len(self.prunable_by_layer)
+
+    @property
+    def zeros(self) -> int:
+        return sum(self.zeros_by_layer)
+
+    @property
+    def prunable(self) -> int:
+        return sum(self.prunable_by_layer)
+
+
+class _Linear(NamedTuple):
+    layer: int  # in the model as it is now
+    name: str
+    weight: Tensor  # [out, in]
+
+
+class _Form(NamedTuple):
+    name: str
+    faster: bool
+    note: str
+
+
+@torch.no_grad()
+def dense_facts(model: Any) -> DenseFacts:
+    """Count the dense ``model``. Raises PrunebenchError where one of its weights is not finite."""
+    prunable = [0] * len(anatomy(model).layers)
+    zeros = list(prunable)
+    for linear in _linears(model):
+        _check_finite(linear, linear.layer)
+        prunable[linear.layer] += linear.weight.numel()
+        zeros[linear.layer] += linear.weight.numel() - int(torch.count_nonzero(linear.weight.bool()))
+    return DenseFacts(parameters=parameter_count(model), prunable_by_layer=tuple(prunable), zeros_by_layer=tuple(zeros))
+
+
+@torch.no_grad()
+def audit(
+    model: Any, dense: DenseFacts, kept_layers: Sequence[int], patterns: Sequence[tuple[int, int]] = ()
+) -> results.Audit:
+    """Count the pruned ``model``.
+
+    ``kept_layers`` are the indices, in the dense model, of the decoder layers that remain, in order; ``patterns`` are
+    pairs (keep, of) for which groups of weights are checked. Raises PrunebenchError where a weight is not finite or
+    the model has another number of layers than ``kept_layers``.
+    """
+    layers = len(anatomy(model).layers)
+    if layers != len(kept_layers):
+        raise PrunebenchError(
+            f"the pruned model has {layers} decoder layers, {len(kept_layers)} are said to remain of {dense.layers}",
+            hint="the method must remove layers through its context, which keeps count",
+        )
+    linears: list[results.LinearAudit] = []
+    groups = dict.fromkeys(patterns, 0)
+    violations = dict.fromkeys(patterns, 0)
+    for linear in _linears(model):
+        layer = kept_layers[linear.layer]
+        _check_finite(linear, layer)
+        kept = (
+            linear.weight.bool()
+        )  # [out, in], True where a weight is not zero; many times faster than counting floats
+        rows, columns = kept.shape
+        zeros = kept.numel() - int(torch.count_nonzero(kept))
+        linears.append(results.LinearAudit(layer=layer, name=linear.name, rows=rows, columns=columns, zeros=zeros))
+        for pattern in patterns:
+            checked = nm_violations(kept, *pattern)
+            groups[pattern] += checked[0]
+            violations[pattern] += checked[1]
+    prunable = sum(entry.rows * entry.columns for entry in linears)
+    zeros = sum(entry.zeros for entry in linears)
+    parameters = parameter_count(model)
+    checked_patterns = [
+        results.PatternAudit(pattern=f"{keep}:{of}", groups=groups[keep, of], violations=violations[keep, of])
+        for keep, of in patterns
+    ]
+    narrower = prunable < sum(dense.prunable_by_layer[layer] for layer in kept_layers)
+    more_zeros = zeros > sum(dense.zeros_by_layer[layer] for layer in kept_layers)
+    legal = [entry.pattern for entry in checked_patterns if entry.groups and not entry.violations]
+    form = _form(removed=dense.layers - layers, narrower=narrower, more_zeros=more_zeros, legal=legal)
+    return results.Audit(
+        parameters=parameters,
+        parameters_dense=dense.parameters,
+        prunable=prunable,
+        prunable_dense=dense.prunable,
+        zeros=zeros,
+        sparsity=zeros / prunable if prunable else 0.0,
+        zeros_dense=dense.zeros,
+        removed_share=1 - parameters / dense.parameters,
+        memory_bytes=memory_bytes(model),
+        disk_bytes=safetensors_bytes(model),
+        layers_dense=dense.layers,
+        kept_layers=list(kept_layers),
+        removed_layers=[layer for layer in range(dense.layers) if layer not in set(kept_layers)],
+        patterns=checked_patterns,
+        form=form.name,
+        speedup_expected=form.faster,
+        note=form.note,
+        linears=linears,
+    )
+
+
+def nm_violations(kept: Tensor, keep: int, of: int) -> tuple[int, int]:
+    """(groups, groups with more than ``keep`` non-zeros) of a mask, bool [out, in], True where a weight is not zero.
+
+    A group is ``of`` consecutive inputs of one output, aligned to the row's begin, as in the sparse tensor cores'
+    format; a row that does not divide ends in a shorter group, as if it were filled up with zeros.
+    """
+    columns = kept.shape[1]
+    if columns % of:
+        kept = F.pad(kept, (0, of - columns % of))
+    count = torch.uint8 if of < 256 else torch.int32
+    filled = kept.reshape(-1, of).sum(1, dtype=count)  # [groups]
+    return filled.numel(), int(torch.count_nonzero(filled > keep))
+
+
+def _form(*, removed: int, narrower: bool, more_zeros: bool, legal: list[str]) -> _Form:
+    parts, notes = [], []
+    if removed:
+        parts.append("layers removed")
+        notes.append("layers removed: less work for every token")
+    if narrower:
+        parts.append("sliced")
+        notes.append("matrices smaller or gone: less work for every token")
+    if more_zeros:
+        parts.append("dense with zeros")
+        notes.append("zeros in dense tensors: dense kernels do the same work, no speed-up expected here")
+        if "2:4" in legal:
+            notes.append("the 2:4 pattern holds everywhere, so sparse tensor cores could use it; this run does not")
+    if not parts:
+        return _Form("dense", faster=False, note="nothing is removed: no speed-up expected")
+    return _Form(", ".join(parts), faster=bool(removed or narrower), note="; ".join(notes))
+
+
+def _linears(model: Any) -> Iterator[_Linear]:
+    parts = anatomy(model)
+    for index, layer in enumerate(parts.layers):
+        found: dict[str, nn.Linear] = parts.linears(layer)
+        for name, linear in found.items():
+            yield _Linear(index, name, linear.weight)
+
+
+def _check_finite(linear: _Linear, layer: int) -> None:
+    if not linear.weight.numel():
+        return
+    low, high = torch.aminmax(linear.weight)  # NaN comes through
+    if not torch.isfinite(high - low) and not bool(torch.isfinite(linear.weight).all()):
+        raise PrunebenchError(
+            f"layer {layer}, {linear.name}: some weights are not finite",
+            hint="the method divides by zero or overflows there; try it in float32",
+        )

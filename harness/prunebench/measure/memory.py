@@ -1,0 +1,210 @@
+"""Memory over time: a sampler in its own process, phases tagged by the process that is watched.
+
+RSS is read every 10 ms by `prunebench.measure.sampler`; this process only notes when its phases begin, so that
+watching costs it nothing while it is being timed.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from bisect import bisect_left, bisect_right
+from types import TracebackType
+from typing import IO, Any, NamedTuple, Self
+
+import psutil
+
+from prunebench.measure.results import GpuMemory, Memory, PhaseMemory, PhaseSpan, Timeline
+from prunebench.measure.timeline import Point, decimate, parse
+
+START = "start"
+"""The phase before the first that is named."""
+_STOP_WITHIN_S = 5.0
+
+
+class _Phase(NamedTuple):
+    name: str
+    start: float  # time.monotonic, s
+    rss: int | None
+    allocator: tuple[int, int] | None = None  # peaks of torch's CUDA allocator, allocated and reserved, when it ended
+
+
+class MemorySampler:
+    """Context that samples this process; `phase` tags, `result` gives the peaks and the timeline.
+
+    ``interval_s`` is the time between samples in seconds, ``gpu`` whether NVML is asked too.
+    """
+
+    def __init__(self, interval_s: float = 0.01, *, gpu: bool = True) -> None:
+        self._interval = interval_s
+        self._gpu = gpu
+        self._process: subprocess.Popen[bytes] | None = None
+        self._file: IO[bytes] | None = None
+        self._problem: str | None = None
+        self._phases: list[_Phase] = []
+        self._end: _Phase | None = None
+        self._sampled: list[Point] = []
+        self._uss: int | None = None
+
+    def __enter__(self) -> Self:
+        self._phases = [_Phase(START, time.monotonic(), rss_bytes())]
+        command = [sys.executable, "-P", "-m", "prunebench.measure.sampler", str(os.getpid()), str(self._interval)]
+        try:
+            self._file = tempfile.TemporaryFile()  # no name: nothing stays behind, whatever happens
+            self._process = subprocess.Popen(
+                [*command, "gpu"] if self._gpu else command,
+                stdin=subprocess.PIPE,  # its closing is the sign to end, also when this process dies
+                stdout=self._file,
+                stderr=subprocess.DEVNULL,
+            )
+        except OSError as error:
+            self._problem = str(error)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def phase(self, name: str) -> None:
+        """From now on samples belong to the phase ``name``, until the next call. Names may come back."""
+        self._close_phase()
+        self._phases.append(_Phase(name, time.monotonic(), rss_bytes()))
+
+    def result(self) -> tuple[Memory, Timeline]:
+        """End the sampling; peaks by phase and the timeline, in bytes and in seconds since the sampler was entered.
+
+        The baseline is the resident set when the first phase was named.
+        """
+        self._stop()
+        assert self._end is not None
+        began, end = self._phases[0].start, self._end.start
+        sampled = self._sampled
+        own = [Point(phase.start, phase.rss) for phase in (*self._phases, self._end) if phase.rss is not None]
+        spans = [
+            (phase, phase.start, following.start)
+            for phase, following in zip(self._phases, [*self._phases[1:], self._end], strict=True)
+        ]
+        peaks = _peaks(spans, sampled, own if sampled else [])
+        rss = [peak.peak_rss_bytes for peak in peaks if peak.peak_rss_bytes is not None]
+        memory = Memory(
+            source=self._source(bool(sampled)),
+            interval_s=self._interval,
+            baseline_rss_bytes=self._phases[min(1, len(self._phases) - 1)].rss,
+            peak_rss_bytes=max(rss) if rss else max_rss_bytes(),
+            uss_bytes=self._uss,
+            gpu=_most([peak.gpu for peak in peaks]),
+            phases=peaks,
+        )
+        shown = [PhaseSpan(phase=phase.name, start_s=start - began, end_s=stop - began) for phase, start, stop in spans]
+        # the moments at which phases begin are read without children: for the line only where the sampler gave nothing
+        ends = [point for point in own if not sampled or not sampled[0].time <= point.time <= sampled[-1].time]
+        line = sorted([*(point for point in sampled if point.time <= end), *ends], key=lambda point: point.time)
+        return memory, decimate(line, began, shown)
+
+    def _source(self, sampled: bool) -> str:
+        if sampled:
+            where = "/proc/PID/statm with children" if sys.platform.startswith("linux") else "psutil"
+            return f"own process, {where}, every {self._interval * 1000:g} ms"
+        return f"getrusage ru_maxrss; the sampler did not run: {self._problem or 'it gave no sample'}"
+
+    def _close_phase(self) -> None:
+        self._phases[-1] = self._phases[-1]._replace(allocator=_allocator_peaks())
+
+    def _stop(self) -> None:
+        if self._end is not None:
+            return
+        self._close_phase()
+        self._end = _Phase("", time.monotonic(), rss_bytes())
+        self._uss = uss_bytes()
+        if self._process is not None:
+            self._end_process(self._process)
+        if self._file is not None:
+            self._file.seek(0)
+            self._sampled = parse(self._file.read().decode("ascii", errors="replace"))
+            self._file.close()
+
+    def _end_process(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            process.wait(_STOP_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.returncode:
+            self._problem = f"it ended with exit code {process.returncode}"
+
+
+def rss_bytes() -> int | None:
+    """Resident set of this process in bytes, without its children."""
+    try:
+        return int(psutil.Process().memory_info().rss)
+    except psutil.Error:
+        return None
+
+
+def uss_bytes() -> int | None:
+    """Unique set size of this process in bytes: what would be free if it ended; None where it cannot be read."""
+    try:
+        return int(getattr(psutil.Process().memory_full_info(), "uss", 0)) or None
+    except (psutil.Error, OSError, AttributeError):
+        return None
+
+
+def max_rss_bytes() -> int | None:
+    """The highest resident set since this process began, by getrusage; None where there is no such call."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _allocator_peaks() -> tuple[int, int] | None:
+    """Peaks of torch's CUDA allocator since the last call: bytes allocated and reserved; None where CUDA is idle."""
+    torch: Any = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    peaks = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+    torch.cuda.reset_peak_memory_stats()
+    return peaks
+
+
+def _peaks(spans: list[tuple[_Phase, float, float]], sampled: list[Point], own: list[Point]) -> list[PhaseMemory]:
+    """Peaks by phase name, in the order of their first appearance; spans of one name are taken together."""
+    found: dict[str, PhaseMemory] = {}
+    times = [point.time for point in sampled]
+    for phase, start, stop in spans:
+        first, last = bisect_left(times, start), bisect_right(times, stop)
+        if 0 < first < len(sampled) and sampled[first][1:] == sampled[first - 1][1:]:
+            first -= 1  # of a run of equal samples only the ends are written: this one lasts into the phase
+        inside = [*sampled[first:last], *(point for point in own if start <= point.time <= stop)]
+        gpu = GpuMemory(
+            nvml_device_bytes=_highest(point.gpu_device for point in inside),
+            nvml_process_bytes=_highest(point.gpu_process for point in inside),
+            allocated_bytes=phase.allocator[0] if phase.allocator else None,
+            reserved_bytes=phase.allocator[1] if phase.allocator else None,
+        )
+        before = found.get(phase.name)
+        found[phase.name] = PhaseMemory(
+            phase=phase.name,
+            peak_rss_bytes=_highest((*(point.rss for point in inside), before.peak_rss_bytes if before else None)),
+            gpu=_most([gpu, before.gpu if before else None]),
+        )
+    return list(found.values())
+
+
+def _most(parts: list[GpuMemory | None]) -> GpuMemory | None:
+    """The highest of each figure; None where there is none at all."""
+    highest = {
+        name: _highest(getattr(part, name) for part in parts if part is not None) for name in GpuMemory.model_fields
+    }
+    return GpuMemory(**highest) if any(value is not None for value in highest.values()) else None
+
+
+def _highest(values: Any) -> int | None:
+    return max((value for value in values if value is not None), default=None)

@@ -1,0 +1,20 @@
+"""Whether a model has positions for so many tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prunebench.errors import PrunebenchError
+
+
+def check_positions(model: Any, tokens: int, what: str) -> None:
+    """Raise PrunebenchError where ``tokens`` are more than a table of learned positions holds.
+
+    Rotary models compute any position, so that a longer context is the user's choice.
+    """
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit is not None and tokens > limit and getattr(model.config, "rope_parameters", None) is None:
+        raise PrunebenchError(
+            f"{what} takes {tokens} tokens, but the model has positions for {limit} only",
+            hint=f"ask for at most {limit} tokens",
+        )

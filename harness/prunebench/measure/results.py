@@ -1,0 +1,188 @@
+"""What the measures give. Units stand in the keys: `_s` seconds, `_bytes` bytes.
+
+A figure that could not be had is None ("not available"), never zero.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from prunebench.schema import Part
+
+
+class LinearAudit(Part):
+    """One prunable weight matrix, counted on the pruned model."""
+
+    layer: int = Field(description="index of the decoder layer in the dense model")
+    name: str = Field(description="path inside the layer, e.g. 'mlp.down_proj'")
+    rows: int = Field(description="output features")
+    columns: int = Field(description="input features")
+    zeros: int
+
+
+class PatternAudit(Part):
+    """How many aligned groups along the input dimension break an N:M pattern (keep at most N of every M)."""
+
+    pattern: str
+    groups: int
+    violations: int
+
+
+class Audit(Part):
+    """Counted on the model itself; nothing here is a method's claim."""
+
+    parameters: int
+    parameters_dense: int
+    prunable: int = Field(description="weights of the linears inside the decoder layers that remain")
+    prunable_dense: int
+    zeros: int = Field(description="zeros among `prunable`")
+    sparsity: float = Field(description="zeros / prunable")
+    zeros_dense: int = Field(description="zeros that the dense model already had")
+    removed_share: float = Field(description="1 - parameters / parameters_dense")
+    memory_bytes: int = Field(description="weights and buffers in memory, shared tensors once")
+    disk_bytes: int = Field(description="size as safetensors, shared tensors once")
+    layers_dense: int
+    kept_layers: list[int] = Field(description="indices in the dense model")
+    removed_layers: list[int]
+    patterns: list[PatternAudit]
+    form: str = Field(description="how the weights run: 'dense', 'dense with zeros', 'layers removed', ...")
+    speedup_expected: bool
+    note: str = Field(description="why a speed-up can or cannot be expected")
+    linears: list[LinearAudit]
+
+
+class Perplexity(Part):
+    """exp(total negative log-likelihood / tokens scored); windows do not overlap, the tail is dropped."""
+
+    protocol: str = "sparsegpt"
+    corpus: str
+    split: str
+    window: int = Field(description="tokens per window")
+    stride: int
+    windows: int
+    tokens_scored: int = Field(description="window - 1 predictions a window")
+    bos: str = Field(description="where a begin-of-sequence token stands: 'none', 'first window', 'as in the file'")
+    tokens_sha256: str
+    nll: float = Field(description="mean negative log-likelihood in nats per token")
+    nll_stderr: float | None = Field(description="standard error over windows")
+    perplexity: float
+
+
+class Summary(Part):
+    """Raw samples in a few numbers, all in the unit of the key that holds them."""
+
+    count: int
+    minimum: float
+    median: float
+    mean: float
+    p90: float
+    p99: float
+    maximum: float
+
+
+class Ratio(Part):
+    """Dense time / pruned time over paired, interleaved rounds: above 1 is faster. Bootstrap 95 % interval."""
+
+    estimate: float
+    low: float
+    high: float
+    rounds: int
+
+
+class Latency(Part):
+    """Greedy decoding with a KV cache at one shape."""
+
+    prompt: int
+    new_tokens: int
+    batch_size: int
+    device: str
+    execution: str
+    warmup_rounds: int
+    rounds: int
+    ttft_s: Summary = Field(description="prompt phase: time to first token")
+    inter_token_s: Summary = Field(description="generation phase: time between tokens")
+    tokens_per_s: float = Field(description="generated tokens per second over the whole batch, generation phase")
+    dense_ttft_s: Summary | None = Field(None, description="the dense model's rounds between this model's")
+    dense_inter_token_s: Summary | None = None
+    ttft_speedup: Ratio | None = Field(None, description="None for the dense model itself")
+    inter_token_speedup: Ratio | None = None
+
+
+class GpuMemory(Part):
+    """Peaks of one phase or cell on the GPU."""
+
+    nvml_device_bytes: int | None
+    nvml_process_bytes: int | None
+    allocated_bytes: int | None
+    reserved_bytes: int | None
+
+
+class PhaseMemory(Part):
+    phase: str
+    peak_rss_bytes: int | None
+    gpu: GpuMemory | None = None
+
+
+class Memory(Part):
+    source: str
+    interval_s: float
+    baseline_rss_bytes: int | None = Field(description="before the model is loaded: the interpreter and libraries")
+    peak_rss_bytes: int | None
+    uss_bytes: int | None = Field(description="unique set size after the measurements")
+    gpu: GpuMemory | None = None
+    phases: list[PhaseMemory]
+
+
+class LoadIO(Part):
+    bytes: int = Field(description="size of the weight files")
+    seconds: float
+    disk_read_bytes: int | None = Field(description="bytes that came from the block device, by the kernel's count")
+    cache: Literal["cold", "warm", "mixed"] | None = Field(description="page cache, from the two byte counts")
+
+
+class GenerationIO(Part):
+    """The generation I/O floor: one token must read these bytes, so it takes at least `floor_s`."""
+
+    prompt: int
+    new_tokens: int
+    batch_size: int
+    weight_bytes: int
+    kv_cache_bytes: int = Field(description="mean over the generated tokens")
+    bandwidth_bytes_per_s: float
+    bandwidth_source: str
+    floor_s: float
+    measured_s: float = Field(description="median inter-token latency")
+    utilisation: float = Field(description="floor_s / measured_s")
+
+
+class IO(Part):
+    load: LoadIO
+    generation: list[GenerationIO]
+
+
+class PhaseSpan(Part):
+    """When a phase ran, in seconds since the cell began."""
+
+    phase: str
+    start_s: float
+    end_s: float
+
+
+class Timeline(Part):
+    """Memory over time, decimated to at most 600 points."""
+
+    time_s: list[float]
+    rss_bytes: list[int]
+    gpu_bytes: list[int] | None = None
+    phases: list[PhaseSpan]
+
+
+class LatencySamples(Part):
+    """Raw samples of one `Latency`, same order; one inner list a round."""
+
+    ttft_s: list[float]
+    inter_token_s: list[list[float]]
+    dense_ttft_s: list[float] | None = None
+    dense_inter_token_s: list[list[float]] | None = None

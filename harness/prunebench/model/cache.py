@@ -1,0 +1,82 @@
+"""The cache on this machine: where it lies, hashes of large files remembered, one process at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from prunebench.errors import PrunebenchError
+from prunebench.model.files import disk_errors, replaced
+
+_CHUNK = 1 << 20
+_SMALL = 1 << 20  # hashing a smaller file costs less than looking the answer up
+_SETTLED_S = 2.0  # a file may change again within one tick of the clock and keep size and time
+
+
+def cache_dir() -> Path:
+    """$PRUNEBENCH_CACHE, else $XDG_CACHE_HOME/prunebench, else ~/.cache/prunebench. Not created here."""
+    if own := os.environ.get("PRUNEBENCH_CACHE"):
+        return Path(own).expanduser().absolute()
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if base.is_absolute():  # the XDG specification says to ignore relative ones
+        return base / "prunebench"
+    return Path.home() / ".cache" / "prunebench"
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal; the answer for a large file is remembered by its path, size and time.
+
+    Raises PrunebenchError where the file cannot be read.
+    """
+    try:
+        real = path.resolve(strict=True)
+        stat = real.stat()
+        key = {"path": str(real), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        memo = cache_dir() / "sha256" / f"{hashlib.sha256(str(real).encode()).hexdigest()}.json"
+        large = stat.st_size >= _SMALL
+        if large and (known := _remembered(memo, key)):
+            return known
+        digest = _digest(real)
+    except OSError as error:
+        raise PrunebenchError(f"cannot read {path}: {error.strerror or error}") from error
+    if large and time.time() - stat.st_mtime > _SETTLED_S:
+        # A cache that cannot be written costs time, no more.
+        with contextlib.suppress(PrunebenchError), replaced(memo) as aside:
+            aside.write_text(json.dumps({**key, "sha256": digest}), encoding="utf-8")
+    return digest
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold ``path`` for this process; others wait. The lock is a file beside it, freed when the process ends."""
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _remembered(memo: Path, key: dict[str, object]) -> str | None:
+    try:
+        data = json.loads(memo.read_text(encoding="utf-8"))
+        digest = data.pop("sha256")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return None
+    return digest if data == key and isinstance(digest, str) and len(digest) == 64 else None
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

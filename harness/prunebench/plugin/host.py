@@ -1,0 +1,213 @@
+"""Finds plugins by their entry points and keeps what each one registers, one plugin at a time.
+
+A plugin that cannot be imported, registers nonsense, or takes a name that is taken becomes a named problem;
+the others are not touched by it. `PRUNEBENCH_PLUGINS` restricts loading: a comma-separated list of entry-point
+or distribution names loads only these, names with a leading `-` are left out, an empty value loads none.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal
+
+import pluggy
+
+from prunebench.calibration.corpus import Corpus
+from prunebench.errors import PrunebenchError
+from prunebench.model.source import ModelAsset
+from prunebench.plugin import API_VERSION, NAME, spec
+from prunebench.plugin.lazy import heavy_imports_later
+from prunebench.plugin.method import Method, Options
+
+Kind = Literal["method", "model", "corpus"]
+
+RESTRICT = "PRUNEBENCH_PLUGINS"
+
+
+@dataclass(frozen=True)
+class Registered:
+    """One thing that a plugin offers, and where it comes from."""
+
+    kind: Kind
+    name: str
+    value: Any
+    distribution: str
+    version: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class PluginProblem:
+    """Why a plugin, or one thing that it registers, cannot be used."""
+
+    plugin: str
+    distribution: str
+    version: str
+    message: str
+    details: str = ""
+    status: Literal["problem", "disabled"] = "problem"
+
+
+@dataclass
+class Registry:
+    """Everything that plugins registered, by name, and the problems met on the way."""
+
+    methods: dict[str, Registered] = field(default_factory=dict)
+    models: dict[str, Registered] = field(default_factory=dict)
+    corpora: dict[str, Registered] = field(default_factory=dict)
+    problems: list[PluginProblem] = field(default_factory=list)
+    hooks: pluggy.PluginManager = field(default_factory=lambda: pluggy.PluginManager(NAME))
+
+    def of_kind(self, kind: Kind) -> dict[str, Registered]:
+        return {"method": self.methods, "model": self.models, "corpus": self.corpora}[kind]
+
+    def notify(self, hook: str, **facts: Any) -> None:
+        """Call an observing hook of every plugin; one that raises is logged and disturbs nobody."""
+        caller = getattr(self.hooks.hook, hook)
+        for implementation in caller.get_hookimpls():
+            try:
+                implementation.function(*(facts[name] for name in implementation.argnames))
+            except Exception:
+                logging.getLogger(NAME).exception("%s of %s raised", hook, implementation.plugin_name)
+
+    def all(self) -> list[Registered]:
+        return [*self.methods.values(), *self.models.values(), *self.corpora.values()]
+
+
+@dataclass(frozen=True)
+class _Registering:
+    """A registering hook: what it offers and what a sound value looks like."""
+
+    hook: str
+    kind: Kind
+    complain: Callable[[Any], str | None]
+
+
+def _method_complaint(value: Any) -> str | None:
+    if not (inspect.isclass(value) and issubclass(value, Method)):
+        return f"returned {value!r}, not a subclass of prunebench.Method"
+    if inspect.isabstract(value):
+        return f"{value.__name__} leaves {', '.join(sorted(value.__abstractmethods__))} undefined"
+    if not (inspect.isclass(value.Options) and issubclass(value.Options, Options)):
+        return f"{value.__name__}.Options is not a subclass of prunebench.Options"
+    return None
+
+
+def _instance_complaint(kind: type) -> Callable[[Any], str | None]:
+    def complain(value: Any) -> str | None:
+        return None if isinstance(value, kind) else f"returned {value!r}, not a prunebench.{kind.__name__} object"
+
+    return complain
+
+
+_REGISTERING = (
+    _Registering("prunebench_register_method", "method", _method_complaint),
+    _Registering("prunebench_register_model_source", "model", _instance_complaint(ModelAsset)),
+    _Registering("prunebench_register_corpus", "corpus", _instance_complaint(Corpus)),
+)
+
+
+def load_plugins(points: Iterable[EntryPoint] | None = None) -> Registry:
+    """Load every enabled plugin by itself. ``points`` defaults to the installed entry points of the group."""
+    registry = Registry()
+    registry.hooks.add_hookspecs(spec)
+    found = entry_points(group=NAME) if points is None else points
+    enabled = _restriction(os.environ.get(RESTRICT))
+    with heavy_imports_later():
+        for point in sorted(found, key=_built_ins_first):
+            distribution, version = _origin(point)
+            if not enabled({point.name, distribution}):
+                registry.problems.append(
+                    PluginProblem(point.name, distribution, version, f"left out by {RESTRICT}", status="disabled")
+                )
+                continue
+            try:
+                _load(point, registry, distribution, version)
+            except (Exception, SystemExit) as error:
+                last = traceback.format_exception_only(error)[-1].strip()
+                registry.problems.append(
+                    PluginProblem(point.name, distribution, version, last, details=traceback.format_exc())
+                )
+    return registry
+
+
+def _load(point: EntryPoint, registry: Registry, distribution: str, version: str) -> None:
+    module = point.load()
+    wanted = getattr(module, "PRUNEBENCH_API", API_VERSION)
+    if wanted != API_VERSION:
+        raise PrunebenchError(
+            f"written for plugin API {wanted}, this prunebench has API {API_VERSION}",
+            hint=f"install a version of {distribution} for API {API_VERSION}",
+        )
+    registry.hooks.register(module, name=f"{distribution}:{point.name}")
+    unknown = [
+        name
+        for name in dir(module)
+        if registry.hooks.parse_hookimpl_opts(module, name) is not None and not hasattr(spec, name)
+    ]
+    if unknown:
+        registry.hooks.unregister(module)
+        raise PrunebenchError(f"implements unknown hooks: {', '.join(unknown)}", hint="prunebench.plugin.spec has all")
+    offers: list[Registered] = []
+    for registering in _REGISTERING:
+        implementation = getattr(module, registering.hook, None)
+        if implementation is None:
+            continue
+        values = implementation()
+        for value in values if isinstance(values, list | tuple) else [values]:
+            offers.append(_checked(registering, value, distribution, version, getattr(module, "__file__", "") or ""))
+    for offer in offers:
+        taken = registry.of_kind(offer.kind).get(offer.name)
+        if taken is None:
+            registry.of_kind(offer.kind)[offer.name] = offer
+        else:
+            registry.problems.append(
+                PluginProblem(
+                    point.name,
+                    distribution,
+                    version,
+                    f"the {offer.kind} '{offer.name}' is already registered by {taken.distribution} {taken.version}; "
+                    "that one is used",
+                )
+            )
+
+
+def _checked(registering: _Registering, value: Any, distribution: str, version: str, origin: str) -> Registered:
+    complaint = registering.complain(value)
+    if complaint is None:
+        name = getattr(value, "name", None)
+        if not isinstance(name, str) or not name or name != name.strip():
+            complaint = f"{value!r} has no name"
+    if complaint is not None:
+        raise PrunebenchError(f"{registering.hook}: {complaint}")
+    return Registered(registering.kind, value.name, value, distribution, version, origin)
+
+
+def _restriction(setting: str | None) -> Callable[[set[str]], bool]:
+    """Whether a plugin known by these names is to be loaded."""
+    if setting is None:
+        return lambda _: True
+    words = {word.strip() for word in setting.split(",") if word.strip()}
+    refused = {word[1:] for word in words if word.startswith("-")}
+    wanted = {word for word in words if not word.startswith("-")}
+    if refused and not wanted:
+        return lambda names: not names & refused
+    return lambda names: bool(names & wanted) and not names & refused
+
+
+def _origin(point: EntryPoint) -> tuple[str, str]:
+    if point.dist is None:
+        return "unknown", "unknown"
+    return point.dist.name, point.dist.version
+
+
+def _built_ins_first(point: EntryPoint) -> tuple[bool, str, str]:
+    """So that nobody takes the name of a built-in by being loaded before it."""
+    distribution, _ = _origin(point)
+    return (distribution != NAME, distribution, point.name)

@@ -1,0 +1,146 @@
+"""What a pruning method is: a class with a name, its options, and `prune`.
+
+Nothing here imports torch, so that methods can be listed and their options checked without it.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+if TYPE_CHECKING:
+    import torch
+
+    from prunebench.calibration.driver import LinearStats
+    from prunebench.plugin.context import Context
+
+Structure = Literal["none", "unstructured", "n:m", "layers"]
+Statistic = Literal["input_norm"]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Where a method was published."""
+
+    title: str
+    arxiv: str | None = None
+    code: str | None = None
+
+
+class Options(BaseModel):
+    """Base of a method's options: immutable, unknown names are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Pattern(NamedTuple):
+    """N:M sparsity in NVIDIA's reading: at most ``keep`` non-zeros in each aligned group of ``of`` inputs.
+
+    SparseGPT and Wanda's code counts zeros instead; both agree on 2:4 and 4:8 and differ on 1:4.
+    """
+
+    keep: int
+    of: int
+
+    @property
+    def sparsity(self) -> float:
+        return 1 - self.keep / self.of
+
+    def __str__(self) -> str:
+        return f"{self.keep}:{self.of}"
+
+
+def parse_sparsity(value: Any) -> float | str:
+    """A share in [0, 1), or 'N:M' with 0 < N < M. Raises ValueError with the fix."""
+    if isinstance(value, str) and (match := re.fullmatch(r"(\d+):(\d+)", value.strip())):
+        keep, of = int(match[1]), int(match[2])
+        if not 0 < keep < of:
+            raise ValueError(f"{value}: N:M keeps N of every M weights, so 0 < N < M")
+        return f"{keep}:{of}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{value!r} is neither a share such as 0.5 nor a pattern such as 2:4")
+    if not 0 <= value < 1:
+        raise ValueError(f"{value} is out of range: a share of weights to remove is at least 0 and below 1")
+    return float(value)
+
+
+Sparsity = Annotated[
+    float | str,
+    BeforeValidator(parse_sparsity),
+    Field(description="share of weights set to zero, or N:M (N of every M inputs stay)"),
+]
+
+
+def pattern_of(sparsity: float | str) -> Pattern | None:
+    """The N:M pattern that an already parsed sparsity names, if it names one."""
+    if not isinstance(sparsity, str):
+        return None
+    keep, of = sparsity.split(":")
+    return Pattern(int(keep), int(of))
+
+
+class Method(ABC):
+    """A pruning method. Subclass it, set the class attributes, and return the class from the registering hook.
+
+    The instance lives in the cell's process only. ``prune`` changes the model in place, under `torch.no_grad()`;
+    the harness measures the result itself.
+    """
+
+    name: ClassVar[str]
+    reference: ClassVar[Reference | None] = None
+    structure: ClassVar[frozenset[Structure]] = frozenset()
+    needs_calibration: ClassVar[bool] = False
+    uses_seed: ClassVar[bool] = False
+    """Whether the outcome depends on the seed beyond the calibration sample."""
+
+    class Options(Options):
+        """Options of this method; override with your own subclass of `prunebench.Options`."""
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    @abstractmethod
+    def prune(self, model: Any, context: Context) -> None:
+        """Prune ``model`` (a transformers causal LM) in place.
+
+        Raise `prunebench.PrunebenchError` for what the user can mend; anything else becomes a failed row too.
+        """
+
+
+class SparsityOptions(Options):
+    sparsity: Sparsity = 0.5
+
+
+class LinearMethod(Method):
+    """A method that scores the weights of every linear inside the decoder layers and zeroes the lowest.
+
+    The harness walks the layers, taps the inputs that ``statistics`` asks for, and applies the mask.
+    """
+
+    structure: ClassVar[frozenset[Structure]] = frozenset({"unstructured", "n:m"})
+    statistics: ClassVar[frozenset[Statistic]] = frozenset()
+    group: ClassVar[Literal["row", "matrix"]] = "matrix"
+    """Weights compete within an output row, or within the whole matrix."""
+
+    Options: ClassVar[type[Options]] = SparsityOptions  # type: ignore[assignment]
+
+    @abstractmethod
+    def score(self, weight: torch.Tensor, stats: LinearStats) -> torch.Tensor:
+        """How much each weight matters, float32. weight [out, in] -> [out, in]; the lowest go."""
+
+    def mask(self, weight: torch.Tensor, stats: LinearStats) -> torch.Tensor:
+        """True where a weight goes, [out, in]. By default exactly the share asked for, ties by index."""
+        from prunebench.calibration.masks import lowest
+
+        return lowest(self.score(weight, stats), self.options.sparsity, group=self.group)
+
+    def prune_linear(self, weight: torch.Tensor, stats: LinearStats) -> None:
+        """Prune one weight matrix [out, in] in place. Override where survivors are updated too."""
+        weight.masked_fill_(self.mask(weight, stats), 0)
+
+    def prune(self, model: Any, context: Context) -> None:
+        context.prune_linears(model, self)

@@ -1,0 +1,43 @@
+"""The hooks. A registering hook returns a class, an object, or a list of them; an exception in one plugin's
+implementation becomes a problem of that plugin and stops no other.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from prunebench.plugin import NAME
+
+if TYPE_CHECKING:
+    from prunebench.calibration.corpus import Corpus
+    from prunebench.model.source import ModelAsset
+    from prunebench.plugin.method import Method
+
+_spec = pluggy.HookspecMarker(NAME)
+
+
+@_spec
+def prunebench_register_method() -> type[Method] | list[type[Method]]:  # type: ignore[empty-body]
+    """Pruning methods: subclasses of `prunebench.Method`, each with a `name`. Added in API 1."""
+
+
+@_spec
+def prunebench_register_model_source() -> ModelAsset | list[ModelAsset]:  # type: ignore[empty-body]
+    """Models that a suite can name: `prunebench.ModelAsset` objects. Added in API 1."""
+
+
+@_spec
+def prunebench_register_corpus() -> Corpus | list[Corpus]:  # type: ignore[empty-body]
+    """Text corpora that a suite can name: instances of `prunebench.Corpus`. Added in API 1."""
+
+
+@_spec
+def prunebench_cell_started(cell: Any) -> None:
+    """Observe: called in the run's own process before a cell (`prunebench.cell.spec.Cell`) starts. Added in API 1."""
+
+
+@_spec
+def prunebench_cell_finished(cell: Any, record: Any) -> None:
+    """Observe: called in the run's own process after the record is stored, also for failed cells. Added in API 1."""

@@ -1,0 +1,213 @@
+"""A suite file, checked and resolved: every name looked up, every default filled in, every list fanned out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from prunebench.calibration.corpus import SAMPLER_NAMES, Corpus, corpus_of, resolve_corpus
+from prunebench.calibration.spec import CalibrationSpec, CorpusRef
+from prunebench.cell.spec import MethodRef, PerplexitySpec
+from prunebench.errors import PrunebenchError, did_you_mean
+from prunebench.measure.spec import LatencySpec
+from prunebench.model.ref import ModelRef
+from prunebench.model.source import resolve
+from prunebench.suite import methods
+from prunebench.suite.overrides import override
+from prunebench.suite.problems import Problems, absent, fields_of
+from prunebench.suite.schema import (
+    CalibrationEntry,
+    LatencyEntry,
+    LimitsEntry,
+    ModelEntry,
+    PerplexityEntry,
+    ProfileEntry,
+    QualityEntry,
+    SuiteFile,
+    section_at,
+)
+from prunebench.suite.source import read
+
+if TYPE_CHECKING:
+    from prunebench.plugin.host import Registry
+    from prunebench.suite.yaml import Path as KeyPath
+
+AS_IS = "as-is"
+"""The sampler of token files."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What a suite file asks for. ``text`` is the file verbatim, followed by comments for what `--set` changed."""
+
+    name: str
+    title: str
+    text: str
+    models: tuple[ModelRef, ...]
+    methods: tuple[MethodRef, ...]
+    calibration: tuple[CalibrationSpec, ...]
+    perplexity: tuple[PerplexitySpec, ...]
+    latency: tuple[LatencySpec, ...]
+    gate: float
+    seeds: tuple[int, ...]
+    device: str
+    threads: int | None
+    keep_models: bool
+    time_limit_s: float | None
+
+
+def load_suite(path_or_name: str | Path, *, registry: Registry, overrides: Sequence[str] = ()) -> Suite:
+    """Read a suite by its path, or a shipped one by its name, with `KEY=VALUE` overrides.
+
+    Raises PrunebenchError with every problem found, one line each: 'FILE:LINE: KEY: what is wrong (the fix)'.
+    """
+    source = override(read(path_or_name), overrides)
+    problems = Problems(source)
+    file, wrong = _validated(source.data, problems)
+    look = _Lookup(registry, problems)
+    calibration = () if file.calibration is None else tuple(look.calibration(file.calibration))
+    calibrated = file.calibration is not None or bool(wrong)  # what is missing may be what is misspelt
+    quality = file.quality or QualityEntry()
+    profile = file.profile or ProfileEntry(latency=[])
+    suite = Suite(
+        name=file.name,
+        title=file.title or file.name,
+        text=source.text,
+        models=tuple(look.models([] if "models" in wrong else file.models)),
+        methods=tuple(methods.expand(file.methods, registry, problems, calibrated=calibrated)),
+        calibration=calibration,
+        perplexity=tuple(look.perplexity(quality.perplexity)),
+        latency=tuple(_latency(profile.latency)),
+        gate=quality.gate,
+        seeds=tuple(dict.fromkeys(file.seeds)),
+        device=file.device,
+        threads=file.threads,
+        keep_models=file.keep_models,
+        time_limit_s=(file.limits or LimitsEntry()).time_s,
+    )
+    problems.stop()
+    return suite
+
+
+def _validated(data: dict[str, Any], problems: Problems) -> tuple[SuiteFile, set[str]]:
+    """The file as sections, and the top-level keys that are wrong: these are replaced by stand-ins.
+
+    So the names in the sound part of a suite are looked up all the same, and all errors come in one go.
+    """
+    try:
+        return SuiteFile.model_validate(data), set()
+    except ValidationError as error:
+        problems.add_validation((), data, error, _keys)
+        wrong = {str(detail["loc"][0]) for detail in error.errors()}
+    stand_ins = {"name": "unnamed", "models": ["unnamed"], "methods": [methods.DENSE]}
+    sound = {key: value for key, value in data.items() if key not in wrong}
+    return SuiteFile.model_validate(stand_ins | sound), wrong
+
+
+def _keys(path: KeyPath) -> dict[str, str | None] | None:
+    section = section_at(path)
+    return None if section is None else fields_of(section)
+
+
+def _latency(entries: list[LatencyEntry]) -> Iterator[LatencySpec]:
+    for entry in entries:
+        keys = list(LatencyEntry.model_fields)
+        for shape in itertools.product(*(getattr(entry, key) for key in keys)):
+            yield LatencySpec(**dict(zip(keys, shape, strict=True)))
+
+
+class _Lookup:
+    """Resolves what a suite names; what cannot be resolved goes to ``problems`` and is left out."""
+
+    def __init__(self, registry: Registry, problems: Problems) -> None:
+        self.registry = registry
+        self.problems = problems
+        self.assets = {name: registered.value for name, registered in registry.models.items()}
+        self.registered: dict[str, Corpus] = {name: registered.value for name, registered in registry.corpora.items()}
+
+    def hint(self, value: Any, error: PrunebenchError) -> str | None:
+        """The error's own hint, or which plugin may be the reason that a name is unknown."""
+        unknown = isinstance(value, str) and error.message.startswith("unknown ")
+        return absent(value, error.hint, self.registry) if unknown else error.hint
+
+    def models(self, entries: list[ModelEntry]) -> Iterator[ModelRef]:
+        taken: dict[str, int] = {}
+        for index, entry in enumerate(entries):
+            path = ("models", index)
+            try:
+                ref = resolve(
+                    entry.model,
+                    base=self.problems.source.base(path),
+                    assets=self.assets,
+                    revision=entry.revision,
+                    dtype=entry.dtype[0],
+                    trust_remote_code=entry.trust_remote_code,
+                    name=entry.name,
+                )
+            except PrunebenchError as error:
+                self.problems.add(path, error.message, self.hint(entry.model, error))
+                continue
+            if ref.name in taken:
+                self.problems.add(
+                    path,
+                    f"models[{taken[ref.name]}] is called '{ref.name}' too",
+                    f"give one of them another name: {{model: {entry.model}, name: ...}}",
+                )
+            taken[ref.name] = index
+            several = len(set(entry.dtype)) > 1
+            for dtype in dict.fromkeys(entry.dtype):
+                name = f"{ref.name} {dtype}" if several else ref.name
+                yield ref.model_copy(update={"dtype": dtype, "name": name})
+
+    def calibration(self, entry: CalibrationEntry) -> Iterator[CalibrationSpec]:
+        path: KeyPath = ("calibration",)
+        for ref, corpus in self.corpora(entry.corpus, path):
+            splits = self.splits(entry.split or [corpus.calibration_split], corpus, path)
+            samplers = self.samplers(entry.sampler or [corpus.sampler], corpus)
+            for split, sampler, windows, length in itertools.product(splits, samplers, entry.windows, entry.length):
+                yield CalibrationSpec(corpus=ref, split=split, sampler=sampler, windows=windows, length=length)
+
+    def perplexity(self, entries: list[PerplexityEntry]) -> Iterator[PerplexitySpec]:
+        for index, entry in enumerate(entries):
+            path = ("quality", "perplexity", index)
+            for ref, corpus in self.corpora(entry.corpus, path):
+                splits = self.splits(entry.split or [corpus.evaluation_split], corpus, path)
+                some = [corpus.evaluation_windows] if entry.windows is None else entry.windows
+                for split, windows, length in itertools.product(splits, some, entry.length):
+                    yield PerplexitySpec(corpus=ref, split=split, length=length, windows=windows)
+
+    def corpora(self, named: list[str | dict[str, Any]], path: KeyPath) -> Iterator[tuple[CorpusRef, Corpus]]:
+        for index, value in enumerate(named):
+            here = (*path, "corpus", index)
+            try:
+                ref = resolve_corpus(value, base=self.problems.source.base(here), corpora=self.registered)
+            except PrunebenchError as error:
+                self.problems.add(here, error.message, self.hint(value, error))
+            else:
+                yield ref, corpus_of(ref, self.registered)
+
+    def splits(self, wanted: list[str], corpus: Corpus, path: KeyPath) -> list[str]:
+        for place, split in enumerate(wanted):
+            if split not in corpus.splits:
+                hint = did_you_mean(split, corpus.splits)
+                self.problems.add((*path, "split", place), f"'{corpus.name}' has no split '{split}'", hint)
+        return wanted
+
+    def samplers(self, wanted: list[str], corpus: Corpus) -> list[str]:
+        for place, sampler in enumerate(wanted):
+            path = ("calibration", "sampler", place)
+            if sampler not in SAMPLER_NAMES:
+                self.problems.add(path, f"unknown sampler '{sampler}'", did_you_mean(sampler, SAMPLER_NAMES))
+            elif (sampler == AS_IS) != (corpus.sampler == AS_IS):
+                what = "holds windows already drawn" if corpus.sampler == AS_IS else "holds text"
+                self.problems.add(
+                    path,
+                    f"the sampler '{sampler}' is not for '{corpus.name}', which {what}",
+                    f"leave `sampler` out, then '{corpus.sampler}' is used",
+                )
+        return wanted

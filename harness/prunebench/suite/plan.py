@@ -1,0 +1,93 @@
+"""From a suite to its cells: the grid in a stable order, each experiment once, and a selection of them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from prunebench.cell.spec import Cell
+from prunebench.cell.store import Plan
+from prunebench.errors import PrunebenchError, did_you_mean
+from prunebench.suite.load import Suite
+from prunebench.suite.methods import DENSE, needs_calibration, outcome_varies
+
+if TYPE_CHECKING:
+    from prunebench.plugin.host import Registry
+
+SEEDLESS = ("as-is", "consecutive")
+"""Samplers that give the same windows whatever the seed."""
+
+
+def plan(suite: Suite, registry: Registry, only: Sequence[str] = (), skip: Sequence[str] = ()) -> Plan:
+    """The cells of a suite: model by model, in each the methods, their options, calibrations, seeds, as written.
+
+    ``only`` and ``skip`` are patterns, see `select`. Raises PrunebenchError where a pattern matches no cell or none is left.
+    """
+    cells: dict[str, Cell] = {}
+    for cell in _grid(suite, registry):
+        cells.setdefault(cell.id, cell)
+    return Plan(
+        suite=suite.name,
+        title=suite.title,
+        cells=tuple(select(list(cells.values()), only, skip)),
+        suite_sha256=hashlib.sha256(suite.text.encode()).hexdigest(),
+        gate=suite.gate,
+    )
+
+
+def _grid(suite: Suite, registry: Registry) -> Iterator[Cell]:
+    for model in suite.models:
+        for method in suite.methods:
+            kind = registry.methods[method.name].value
+            calibrations = suite.calibration if needs_calibration(kind) else (None,)
+            for calibration in calibrations:
+                sampled = calibration is not None and calibration.sampler not in SEEDLESS
+                for seed in suite.seeds if outcome_varies(kind, sampled=sampled) else suite.seeds[:1]:
+                    yield Cell(
+                        model=model,
+                        method=method,
+                        calibration=calibration,
+                        perplexity=suite.perplexity,
+                        latency=suite.latency,
+                        seed=seed,
+                        device=suite.device,
+                        threads=suite.threads,
+                        keep_model=suite.keep_models,
+                        time_limit_s=suite.time_limit_s,
+                    )
+
+
+def select(cells: Sequence[Cell], only: Sequence[str] = (), skip: Sequence[str] = ()) -> list[Cell]:
+    """The cells that a pattern of ``only`` matches (all if there is none) and no pattern of ``skip`` does.
+
+    A pattern is a method's name, a glob over labels ('wanda*2:4*') or over models' names, or the beginning of an id.
+    The dense cell of a model stays as long as one of its cells does, unless ``skip`` names it.
+    """
+    for option, pattern in (*(("--only", pattern) for pattern in only), *(("--skip", pattern) for pattern in skip)):
+        if not any(matches(cell, pattern) for cell in cells):
+            names = {name for cell in cells for name in _names(cell)}
+            raise PrunebenchError(f"{option} {pattern}: no cell matches", hint=did_you_mean(pattern, names))
+    skipped = {cell.id for cell in cells if any(matches(cell, pattern) for pattern in skip)}
+    wanted = {cell.id for cell in cells if not only or any(matches(cell, pattern) for pattern in only)} - skipped
+    models = [cell.model for cell in cells if cell.id in wanted]
+    chosen = [
+        cell
+        for cell in cells
+        if cell.id in wanted or (cell.method.name == DENSE and cell.id not in skipped and cell.model in models)
+    ]
+    if not chosen:
+        raise PrunebenchError("--only and --skip leave no cell", hint="`prunebench plan` shows what there is")
+    return chosen
+
+
+def matches(cell: Cell, pattern: str) -> bool:
+    """Whether ``pattern`` names this cell."""
+    by_id = re.fullmatch(r"[0-9a-f]{4,16}", pattern) is not None and cell.id.startswith(pattern)
+    return by_id or any(fnmatchcase(name, pattern) for name in _names(cell))
+
+
+def _names(cell: Cell) -> tuple[str, ...]:
+    return cell.method.name, cell.label, cell.model.name

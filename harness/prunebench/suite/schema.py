@@ -1,0 +1,200 @@
+"""What may stand in a suite file: its sections, their keys, and what each key means.
+
+Types are strict (no text for a number): what a suite says is what is run. A key that takes one value also takes
+a list, which fans out into the grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+T = TypeVar("T")
+
+
+class _OneOrMany:
+    """Marks a list that may also be written as its only item, and as null where ``none`` is allowed."""
+
+    def __init__(self, *, none: bool = False) -> None:
+        self.none = none
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self._listed, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        array = handler(schema)
+        return {"anyOf": [array["items"], array, *([{"type": "null"}] if self.none else [])]}
+
+    def _listed(self, value: Any) -> Any:
+        if value is None and self.none:
+            return []
+        return value if isinstance(value, list) else [value]
+
+
+class _Short:
+    """Marks a section that may also be written as the text of one key."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        expand: Callable[[Any], Any] = lambda value: {self.key: value} if isinstance(value, str) else value  # noqa: E731
+        return core_schema.no_info_before_validator_function(expand, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string"}, handler(schema)]}
+
+
+Many = Annotated[list[T], Field(min_length=1), _OneOrMany()]
+"""One or several; never none."""
+
+ManyOrNone = Annotated[list[T], _OneOrMany(none=True)]
+"""One, several, or none (null)."""
+
+Count = Annotated[int, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A mapping in a suite file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ModelEntry(Section):
+    model: str = Field(description="registered name, Hub id, folder of safetensors, or GGUF file")
+    name: str | None = Field(None, min_length=1, description="label in tables; the model's own name where absent")
+    dtype: Many[Dtype] = Field(["float32"], description="precision in which the weights run")
+    revision: str | None = Field(None, description="Hub revision: a commit keeps the experiment the same for ever")
+    trust_remote_code: bool = Field(default=False, description="run code that comes with the model")
+
+
+CORPUS = "registered name, local .txt .jsonl .parquet .npy file, or {file: PATH, field: COLUMN}"
+
+
+class CalibrationEntry(Section):
+    """The token windows that methods may look at."""
+
+    corpus: Many[str | dict[str, Any]] = Field(description=CORPUS)
+    split: Many[str] | None = Field(None, description="the corpus's own calibration split where absent")
+    sampler: Many[str] | None = Field(None, description="how windows are drawn; the corpus's own where absent")
+    windows: Many[Count] = Field([128], description="number of windows")
+    length: Many[Annotated[int, Field(gt=1)]] = Field([2048], description="tokens per window")
+
+
+class PerplexityEntry(Section):
+    """Windows that do not overlap, from the beginning of the corpus; SparseGPT's protocol."""
+
+    corpus: Many[str | dict[str, Any]] = Field(description=CORPUS)
+    split: Many[str] | None = Field(None, description="the corpus's own evaluation split where absent")
+    windows: Many[Count] | None = Field(
+        None, description="the first so many windows; the corpus's usual number, else all"
+    )
+    length: Many[Annotated[int, Field(gt=1)]] = Field([2048], description="tokens per window")
+
+
+class QualityEntry(Section):
+    gate: float = Field(0.95, gt=0, le=1, description="share of dense quality below which speed is greyed")
+    perplexity: ManyOrNone[PerplexityEntry] = Field([], description="one or several; every cell measures them all")
+
+
+class LatencyEntry(Section):
+    """One shape to time; lists fan out to several shapes, all timed in the same cell."""
+
+    prompt: Many[Count] = Field([128], description="prompt tokens")
+    new_tokens: Many[Annotated[int, Field(gt=1)]] = Field([32], description="tokens to generate")
+    batch_size: Many[Count] = Field([1], description="sequences side by side")
+    min_rounds: Many[Count] = Field([5], description="at least so many rounds, and ...")
+    min_time_s: Many[Annotated[float, Field(ge=0)]] = Field([3.0], description="... at least so many seconds")
+
+
+class ProfileEntry(Section):
+    latency: ManyOrNone[LatencyEntry] = Field(
+        default_factory=lambda: [LatencyEntry()],
+        description="shapes to time; the default shape where absent, none where null or an empty list",
+    )
+
+
+class LimitsEntry(Section):
+    time_s: float | None = Field(None, gt=0, description="a cell is ended after so many seconds")
+
+
+class SuiteFile(Section):
+    """A suite: which models, which methods, measured how. `prunebench plan SUITE` shows the cells it makes."""
+
+    name: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", description="small letters, digits, hyphens; names the run")
+    title: str | None = Field(None, description="heading of the report")
+    models: Many[Annotated[ModelEntry, _Short("model")]]
+    methods: Many[Any] = Field(
+        description="names, or one-key mappings from a name to options; lists of options fan out; dense is always added",
+    )
+    calibration: CalibrationEntry | None = Field(None, description="for the methods that need it")
+    quality: QualityEntry | None = Field(default_factory=QualityEntry)
+    profile: ProfileEntry | None = Field(default_factory=ProfileEntry)
+    seeds: Many[Annotated[int, Field(ge=0)]] = Field([0], description="of calibration samples and random methods")
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$", description="auto, cpu, cuda, cuda:0 ..."
+    )
+    threads: Count | None = Field(None, description="CPU threads of a cell; torch's own choice where null")
+    keep_models: bool = Field(default=False, description="save every pruned model in the run folder")
+    limits: LimitsEntry | None = Field(default_factory=LimitsEntry)
+
+
+def section_at(path: tuple[str | int, ...]) -> type[Section] | None:
+    """The section whose keys stand at ``path`` of a suite file, if the schema knows one there."""
+    section: type[Section] | None = SuiteFile
+    for key in path:
+        if isinstance(key, int):
+            continue
+        if section is None or key not in section.model_fields:
+            return None
+        section = _section_in(section.model_fields[key].annotation)
+    return section
+
+
+def _section_in(annotation: Any) -> type[Section] | None:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    found = (_section_in(argument) for argument in getattr(annotation, "__args__", ()))
+    return next((section for section in found if section is not None), None)
+
+
+def json_schema(methods: Mapping[str, Any], models: Mapping[str, Any], corpora: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of a suite file, for editors.
+
+    ``methods`` maps names to Method classes, whose options become part of the schema; the names of models and corpora
+    become examples (both may also be paths).
+    """
+    schema = SuiteFile.model_json_schema()
+    defs = schema.setdefault("$defs", {})
+    forms: list[dict[str, Any]] = [{"enum": sorted(methods)}] if methods else []
+    for name, method in sorted(methods.items()):
+        entry = {"anyOf": [_options_schema(name, method, defs), {"type": "null"}]}
+        forms.append({"type": "object", "properties": {name: entry}, "required": [name], "additionalProperties": False})
+    method = {"anyOf": forms}
+    described = {"description": schema["properties"]["methods"]["description"]}
+    schema["properties"]["methods"] = {
+        **described,
+        "anyOf": [method, {"type": "array", "items": method, "minItems": 1}],
+    }
+    defs["ModelEntry"]["properties"]["model"]["examples"] = sorted(models)
+    for section in ("CalibrationEntry", "PerplexityEntry"):
+        defs[section]["properties"]["corpus"]["examples"] = sorted(corpora)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "prunebench suite", **schema}
+
+
+def _options_schema(name: str, method: Any, defs: dict[str, Any]) -> dict[str, Any]:
+    """The options of one method, each a value or a list of values; what they refer to is added to ``defs``."""
+    try:
+        options: dict[str, Any] = method.Options.model_json_schema(ref_template=f"#/$defs/method-{name}-{{model}}")
+    except Exception:  # a type that JSON Schema cannot say; the method can be used all the same
+        return {"type": "object"}
+    defs |= {f"method-{name}-{key}": value for key, value in options.pop("$defs", {}).items()}
+    for key, value in options.get("properties", {}).items():
+        described = {word: value.pop(word) for word in ("description", "default", "title") if word in value}
+        fan = {"type": "array", "items": value, "minItems": 1, "description": "fans out into the grid"}
+        options["properties"][key] = {**described, "anyOf": [value, fan]}
+    return options

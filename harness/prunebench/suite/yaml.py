@@ -1,0 +1,172 @@
+"""YAML by the 1.2 core schema, with the line of every key.
+
+PyYAML's own loaders follow YAML 1.1, where `2:4` is 124, `no` is False, `1e-4` is text and dates are objects.
+Here only null, true, false, integers (also 0x and 0o) and floats are anything but text. There are no merge keys:
+`<<` is a key like any other.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from yaml.composer import Composer
+from yaml.error import MarkedYAMLError, YAMLError
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from yaml.parser import Parser
+from yaml.reader import Reader, ReaderError
+from yaml.resolver import BaseResolver
+from yaml.scanner import Scanner
+
+from prunebench.errors import PrunebenchError
+
+Path = tuple[str | int, ...]
+"""Where a value stands: keys of mappings and indices of lists, from the top."""
+
+_TAG = "tag:yaml.org,2002:"
+_MOST_NODES = 100_000  # aliases of aliases grow exponentially
+_PATTERNS = {
+    "null": re.compile(r"~|null|Null|NULL|"),
+    "bool": re.compile(r"true|True|TRUE|false|False|FALSE"),
+    "int": re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"),
+    "float": re.compile(
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Document:
+    """What a YAML text says, and the line (from 1) of every key and list item in it."""
+
+    data: Any
+    lines: dict[Path, int]
+
+
+class _CoreLoader(Reader, Scanner, Parser, Composer, BaseResolver):
+    """PyYAML's parser with the core schema's tags."""
+
+    def __init__(self, text: str) -> None:
+        Reader.__init__(self, text)
+        Scanner.__init__(self)
+        Parser.__init__(self)
+        Composer.__init__(self)
+        BaseResolver.__init__(self)
+
+    def resolve(self, kind: type[Node], value: Any, implicit: Any) -> str:
+        if kind is ScalarNode and implicit[0]:  # plain, without an explicit tag
+            for name, pattern in _PATTERNS.items():
+                if pattern.fullmatch(value):
+                    return _TAG + name
+        return {ScalarNode: f"{_TAG}str", SequenceNode: f"{_TAG}seq", MappingNode: f"{_TAG}map"}[kind]
+
+
+def parse(text: str, source: str) -> Document:
+    """Read one YAML document. ``source`` is the file's name as errors give it.
+
+    Raises PrunebenchError, one line with file and line, for anything that is not YAML, and for duplicate keys.
+    """
+    try:
+        node = _CoreLoader(text).get_single_node()
+        builder = _Builder(source)
+        return Document(None if node is None else builder.build(node, ()), builder.lines)
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise PrunebenchError(f"{source}:{line}: YAML: {error.reason}", hint="remove that character") from error
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{source}:{mark.line + 1}" if mark else source
+        context = f" ({error.context})" if error.context else ""
+        raise PrunebenchError(f"{where}: YAML: {error.problem}{context}", hint=_syntax_hint(error)) from error
+    except (YAMLError, RecursionError) as error:
+        what = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
+        raise PrunebenchError(f"{source}: YAML: {what}") from error
+
+
+def parse_value(text: str, source: str) -> Any:
+    """A single value, as `--set key=VALUE` gives it."""
+    return parse(text, source).data
+
+
+def _syntax_hint(error: MarkedYAMLError) -> str:
+    problem = error.problem or ""
+    if "'\\t'" in problem or "tab" in problem:
+        return "indent with spaces, not tabs"
+    if "single document" in (error.context or ""):
+        return "one suite a file: remove the `---` that begins a second one"
+    return "check the indentation, the brackets and the quotes around that line"
+
+
+@dataclass
+class _Builder:
+    """Turns nodes into plain values."""
+
+    source: str
+    lines: dict[Path, int] = field(default_factory=dict)
+    open: set[int] = field(default_factory=set)
+    count: int = 0
+
+    def build(self, node: Node, path: Path) -> Any:
+        self.count += 1
+        if self.count > _MOST_NODES:
+            raise self.error(node, f"more than {_MOST_NODES} values")
+        if isinstance(node, ScalarNode):
+            return self.scalar(node)
+        if id(node) in self.open:
+            raise self.error(node, "a value that contains itself")
+        self.open.add(id(node))
+        value = self.sequence(node, path) if isinstance(node, SequenceNode) else self.mapping(node, path)
+        self.open.discard(id(node))
+        return value
+
+    def sequence(self, node: SequenceNode, path: Path) -> list[Any]:
+        if node.tag != f"{_TAG}seq":
+            raise self.error(node, f"unknown tag {node.tag}")
+        items: list[Any] = []
+        for index, item in enumerate(node.value):
+            self.lines[*path, index] = item.start_mark.line + 1
+            items.append(self.build(item, (*path, index)))
+        return items
+
+    def mapping(self, node: Node, path: Path) -> dict[str, Any]:
+        if node.tag != f"{_TAG}map":
+            raise self.error(node, f"unknown tag {node.tag}")
+        values: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = self.scalar(key_node) if isinstance(key_node, ScalarNode) else None
+            if not isinstance(key, str):
+                raise self.error(key_node, "a key that is not text", hint="put it in quotes if it is meant so")
+            if key in values:
+                first = self.lines[*path, key]
+                raise self.error(key_node, f"the key '{key}' stands twice, first in line {first}", hint="remove one")
+            self.lines[*path, key] = key_node.start_mark.line + 1
+            values[key] = self.build(value_node, (*path, key))
+        return values
+
+    def scalar(self, node: ScalarNode) -> Any:
+        text: str = node.value
+        kind = node.tag.removeprefix(_TAG)
+        if kind == "str":
+            return text
+        pattern = _PATTERNS.get(kind)
+        if pattern is None or not (pattern.fullmatch(text) or (kind == "float" and _PATTERNS["int"].fullmatch(text))):
+            raise self.error(node, f"'{text}' cannot have the tag {node.tag}")
+        try:
+            return _value(kind, text)
+        except ValueError as error:
+            raise self.error(node, f"a number of {len(text)} digits") from error
+
+    def error(self, node: Node, message: str, hint: str | None = None) -> PrunebenchError:
+        return PrunebenchError(f"{self.source}:{node.start_mark.line + 1}: {message}", hint=hint)
+
+
+def _value(kind: str, text: str) -> Any:
+    if kind == "null":
+        return None
+    if kind == "bool":
+        return text.lower() == "true"
+    if kind == "int" or text[:2] in {"0x", "0o"}:
+        number = int(text, 0) if text[:2] in {"0x", "0o"} else int(text)
+        return float(number) if kind == "float" else number
+    return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))

@@ -1,0 +1,203 @@
+"""One card a cell: everything that its record holds, ready for the template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from prunebench_report import strips
+from prunebench_report.frames import Row, protocol, shape
+from prunebench_report.heatmap import heatmap
+from prunebench_report.provenance import flatten
+from prunebench_report.text import MISSING, count, number, percent, seconds, shorten, size, tail, times
+
+if TYPE_CHECKING:
+    from prunebench.cell.record import Record
+    from prunebench.measure.results import Audit, Latency, Ratio, Summary
+
+Facts = list[tuple[str, str]]
+
+
+def card(record: Record, row: Row, own: Mapping[str, str]) -> dict[str, Any]:
+    """The view of one cell; ``own`` are the facts of its provenance that not all cells share."""
+    return {
+        "id": record.id,
+        "name": row["name"],
+        "status": record.status,
+        "summary": _summary(row),
+        "method": _method(record),
+        "audit": _audit(record.audit) if record.audit else [],
+        "heatmap": heatmap(record.audit) if record.audit else None,
+        "quality": [_perplexity(row, index, one) for index, one in enumerate(_perplexities(record))],
+        "speed": [_latency(record, index, one) for index, one in enumerate(_latencies(record))],
+        "memory": _memory(record),
+        "timeline": strips.timeline(record.samples.memory if record.samples else None),
+        "load": _load(record),
+        "floors": [strips.floor(one) for one in record.io.generation] if record.io else [],
+        "phases": strips.phases(record.cost.phases) if record.cost else [],
+        "notes": list(flatten(record.method_notes).items()) if record.method_notes else [],
+        "provenance": [(key, value) for key, value in own.items() if key != "command"],
+        "command": command(record),
+    }
+
+
+def failure(record: Record, row: Row) -> dict[str, Any]:
+    """What stands in the table of failures for a cell without a result."""
+    error = record.error
+    return {
+        "id": record.id,
+        "name": row["name"],
+        "status": record.status,
+        "phase": error.phase if error else MISSING,
+        "type": error.type if error else MISSING,
+        "message": shorten(error.message, 1000) if error else "the record says no more",
+        "hint": error.hint if error else None,
+        "peak": size(error.peak_rss_bytes) if error and error.peak_rss_bytes else None,
+        "log": tail(error.log_tail) if error else "",
+        "command": command(record),
+    }
+
+
+def command(record: Record) -> str:
+    """What runs this cell again."""
+    if record.error and record.error.command:
+        return record.error.command
+    given = record.provenance.get("command")
+    return given if isinstance(given, str) and given else f"python -m prunebench.cell specs/{record.id}.json"
+
+
+def _summary(row: Row) -> str:
+    """The line beside the name while the card is closed."""
+    parts = []
+    if row.get("recovery_percent") is not None:
+        parts.append(f"recovery {number(row['recovery_percent'])} %")
+    if row.get("inter_token_speedup") is not None:
+        parts.append(f"{times(row['inter_token_speedup'])} per token")
+    if row.get("disk_bytes") is not None:
+        parts.append(f"{size(row['disk_bytes'])} on disk")
+    return ", ".join(parts) or str(row.get("error_type") or "")
+
+
+def _method(record: Record) -> Facts:
+    cell = record.cell
+    method = cell.method
+    facts: Facts = [("Model", f"{cell.model.name}, {cell.model.dtype}"), ("Model source", cell.model.location)]
+    if pin := cell.model.sha256 or cell.model.revision:
+        facts.append(("Model hash" if cell.model.sha256 else "Model revision", pin))
+    facts.append(("Method", f"{method.name} ({method.distribution} {method.version})"))
+    options = [f"{key} = {value}" for key, value in flatten(method.options).items() if key]
+    facts.append(("Options", ", ".join(options) or "none"))
+    reference = record.provenance.get("reference")
+    if isinstance(reference, Mapping):
+        where = [f"arXiv:{reference['arxiv']}" if reference.get("arxiv") else "", str(reference.get("code") or "")]
+        facts.append(("Reference", ", ".join(filter(None, [str(reference.get("title") or ""), *where])) or MISSING))
+    if calibration := cell.calibration:
+        windows = f"{calibration.windows} windows of {calibration.length} tokens"
+        facts.append(
+            ("Calibration", f"{calibration.corpus.name} {calibration.split}, {calibration.sampler}, {windows}")
+        )
+    if record.cost and record.cost.calibration_sha256:
+        facts.append(("Calibration hash", record.cost.calibration_sha256))
+    facts += [("Seed", str(cell.seed)), ("Device", cell.device)]
+    if cell.threads:
+        facts.append(("Threads", str(cell.threads)))
+    return facts
+
+
+def _audit(audit: Audit) -> Facts:
+    facts: Facts = [
+        ("Runs as", audit.form),
+        ("Speed-up expected", f"{'yes' if audit.speedup_expected else 'no'}: {audit.note}"),
+        ("Zeros", f"{percent(audit.sparsity, 2)} of {count(audit.prunable)} prunable weights"),
+        ("Zeros of the dense model", count(audit.zeros_dense)),
+        ("Parameters", f"{count(audit.parameters)} of {count(audit.parameters_dense)}"),
+        ("Removed", percent(audit.removed_share)),
+        ("In memory", size(audit.memory_bytes)),
+        ("On disk", size(audit.disk_bytes)),
+        ("Layers", f"{len(audit.kept_layers)} of {audit.layers_dense}"),
+    ]
+    if audit.removed_layers:
+        facts.append(("Removed layers", ", ".join(map(str, audit.removed_layers))))
+    facts += [
+        (f"Pattern {one.pattern}", f"{count(one.violations)} of {count(one.groups)} groups break it")
+        for one in audit.patterns
+    ]
+    return facts
+
+
+def _perplexities(record: Record) -> list[Any]:
+    return record.quality.perplexity if record.quality else []
+
+
+def _latencies(record: Record) -> list[Latency]:
+    return record.speed.latency if record.speed else []
+
+
+def _perplexity(row: Row, index: int, one: Any) -> dict[str, str]:
+    suffix = f"_{index + 1}" if index else ""
+    low, high = row.get(f"perplexity_low{suffix}"), row.get(f"perplexity_high{suffix}")
+    recovery = row.get(f"recovery_percent{suffix}")
+    return {
+        "value": number(row.get(f"perplexity{suffix}"), 4),
+        "interval": f"{number(low, 4)} to {number(high, 4)}" if low is not None and high is not None else MISSING,
+        "recovery": f"{number(recovery)} %" if recovery is not None else MISSING,
+        "protocol": protocol(one),
+        "tokens": one.tokens_sha256,
+    }
+
+
+def _latency(record: Record, index: int, one: Latency) -> dict[str, Any]:
+    raw = record.samples.latency if record.samples else []
+    rows = [
+        _quantiles("First token", one.ttft_s, one.ttft_speedup),
+        _quantiles("First token, dense between", one.dense_ttft_s, None),
+        _quantiles("Between tokens", one.inter_token_s, one.inter_token_speedup),
+        _quantiles("Between tokens, dense between", one.dense_inter_token_s, None),
+    ]
+    return {
+        "shape": shape(one),
+        "rounds": f"{one.rounds} rounds after {one.warmup_rounds} warm-up",
+        "tokens_per_s": number(one.tokens_per_s),
+        "rows": [row for row in rows if row],
+        "strip": strips.samples(raw[index]) if index < len(raw) else None,
+    }
+
+
+def _quantiles(name: str, summary: Summary | None, ratio: Ratio | None) -> list[str] | None:
+    if summary is None:
+        return None
+    quantiles = (summary.minimum, summary.median, summary.p90, summary.p99, summary.maximum)
+    against = f"{times(ratio.estimate)} ({ratio.low:.2f} to {ratio.high:.2f})" if ratio else ""
+    return [name, *map(seconds, quantiles), count(summary.count), against]
+
+
+def _memory(record: Record) -> dict[str, Any] | None:
+    memory = record.memory
+    if memory is None:
+        return None
+    facts: Facts = [
+        ("Source", f"{memory.source}, every {seconds(memory.interval_s)}"),
+        ("Before the model", size(memory.baseline_rss_bytes)),
+        ("Peak resident set", size(memory.peak_rss_bytes)),
+        ("Unique set after measuring", size(memory.uss_bytes)),
+    ]
+    if gpu := memory.gpu:
+        facts += [
+            ("GPU peak, device (NVML)", size(gpu.nvml_device_bytes)),
+            ("GPU peak, process (NVML)", size(gpu.nvml_process_bytes)),
+            ("GPU peak, allocated", size(gpu.allocated_bytes)),
+            ("GPU peak, reserved", size(gpu.reserved_bytes)),
+        ]
+    return {"facts": facts, "phases": [(one.phase, size(one.peak_rss_bytes)) for one in memory.phases]}
+
+
+def _load(record: Record) -> Facts:
+    if record.io is None:
+        return []
+    load = record.io.load
+    rate = f", {size(load.bytes / load.seconds)}/s" if load.seconds > 0 else ""
+    return [
+        ("Loading", f"{size(load.bytes)} in {seconds(load.seconds)}{rate}"),
+        ("Read from the disk", size(load.disk_read_bytes)),
+        ("Page cache", load.cache or MISSING),
+    ]

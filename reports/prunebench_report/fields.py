@@ -1,0 +1,173 @@
+"""The columns of the one table: name, type and meaning. Units stand in the names; shares and ratios have none."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["text", "integer", "real", "truth"]
+
+
+@dataclass(frozen=True)
+class Field:
+    name: str
+    kind: Kind
+    meaning: str
+
+
+def _fields(kind: Kind, meanings: dict[str, str]) -> tuple[Field, ...]:
+    return tuple(Field(name, kind, meaning) for name, meaning in meanings.items())
+
+
+IDENTITY = (
+    *_fields(
+        "text",
+        {
+            "cell": "content hash of the experiment",
+            "name": "the label, with what tells it from the others of the table",
+            "status": "ok, failed, timeout, out-of-memory or skipped",
+            "model": "label of the model",
+            "model_dtype": "precision of the weights",
+            "model_sha256": "hash of the model file, or its Hub revision",
+            "method": "pruning method",
+            "label": "method with the options that the suite names",
+            "options": "all options, JSON",
+            "distribution": "distribution that provides the method",
+            "version": "its version",
+            "device": "where the cell ran",
+        },
+    ),
+    *_fields("integer", {"seed": "seed"}),
+    *_fields("text", {"dense_cell": "the dense cell that this one is compared with"}),
+)
+
+QUALITY = (
+    *_fields(
+        "real",
+        {
+            "perplexity": "exp(nll)",
+            "perplexity_low": "lower end of the 95 % interval over windows",
+            "perplexity_high": "upper end of it",
+            "nll_nats": "mean negative log-likelihood of a token",
+            "nll_stderr_nats": "its standard error over windows",
+            "recovery_percent": "dense perplexity / perplexity",
+        },
+    ),
+    *_fields("text", {"perplexity_protocol": "corpus, split, window, stride, tokens scored, BOS"}),
+)
+"""One set a perplexity protocol; from the second on the names end in _2, _3, ..."""
+
+GATE = _fields("truth", {"gate_passed": "recovery_percent reaches the quality gate under every protocol"})
+
+SPEED = (
+    *_fields(
+        "real",
+        {
+            "ttft_p50_s": "time to first token, median",
+            "ttft_p90_s": "90th percentile",
+            "ttft_p99_s": "99th percentile",
+            "inter_token_p50_s": "time between tokens, median",
+            "inter_token_p90_s": "90th percentile",
+            "inter_token_p99_s": "99th percentile",
+            "tokens_per_s": "generated tokens per second over the batch",
+            "ttft_speedup": "dense time / pruned time, prompt phase",
+            "ttft_speedup_low": "lower end of its 95 % interval",
+            "ttft_speedup_high": "upper end of it",
+            "inter_token_speedup": "dense time / pruned time, generation phase",
+            "inter_token_speedup_low": "lower end of its 95 % interval",
+            "inter_token_speedup_high": "upper end of it",
+        },
+    ),
+    *_fields("truth", {"speedup_paired": "ratios are of interleaved rounds, not of two cells timed apart"}),
+    *_fields("integer", {"rounds": "timed rounds"}),
+    *_fields("text", {"latency_protocol": "prompt, new tokens, batch size, device, execution"}),
+    *_fields(
+        "real",
+        {
+            "io_floor_s": "least time in which one token's bytes can be read",
+            "io_utilisation": "io_floor_s / inter_token_p50_s",
+            "io_bytes_per_token": "weights and KV cache that one token reads, bytes",
+            "bandwidth_bytes_per_s": "measured on this machine",
+        },
+    ),
+)
+"""One set a latency shape; from the second on the names end in _2, _3, ..."""
+
+REST = (
+    *_fields(
+        "real",
+        {"sparsity": "zeros / prunable weights, counted", "removed_share": "1 - parameters / parameters of dense"},
+    ),
+    *_fields(
+        "integer",
+        {
+            "zeros": "zeros among the prunable weights",
+            "zeros_dense": "zeros that the dense model already had",
+            "parameters": "parameters that remain",
+            "layers": "decoder layers that remain",
+            "layers_removed": "decoder layers removed",
+            "memory_bytes": "weights and buffers in memory",
+            "disk_bytes": "size as safetensors",
+        },
+    ),
+    *_fields(
+        "real",
+        {
+            "parameters_ratio": "to dense",
+            "memory_ratio": "memory_bytes to dense",
+            "disk_ratio": "disk_bytes to dense",
+            "peak_rss_ratio": "peak_rss_bytes to dense",
+        },
+    ),
+    *_fields("text", {"form": "how the weights ran"}),
+    *_fields("truth", {"speedup_expected": "whether the hardware can use that form"}),
+    *_fields(
+        "integer",
+        {
+            "peak_rss_bytes": "peak resident set of the cell's process",
+            "uss_bytes": "unique set size after the measurements",
+            "peak_gpu_bytes": "peak of the process on the GPU",
+            "load_bytes": "size of the weight files",
+        },
+    ),
+    *_fields("real", {"load_s": "time to load the dense model"}),
+    *_fields("text", {"load_cache": "state of the page cache while loading"}),
+    *_fields("real", {"prune_s": "the method alone, calibration included"}),
+    *_fields(
+        "integer", {"calibration_tokens": "tokens that the method saw", "prune_peak_rss_bytes": "peak while pruning"}
+    ),
+    *_fields("text", {"calibration_sha256": "hash of those tokens"}),
+    *_fields("real", {"total_s": "the whole cell"}),
+    *_fields(
+        "text",
+        {
+            "started": "UTC",
+            "finished": "UTC",
+            "error_phase": "where it failed",
+            "error_type": "class of the error",
+            "error_message": "its text",
+            "error_hint": "how to mend it",
+        },
+    ),
+)
+
+_KINDS = {field.name: field.kind for field in (*IDENTITY, *QUALITY, *GATE, *SPEED, *REST)}
+
+
+def kind_of(column: str) -> Kind:
+    """The type of a column, a later protocol's (``perplexity_2``) included."""
+    return _KINDS[column] if column in _KINDS else _KINDS[re.sub(r"_\d+$", "", column)]
+
+
+def names(perplexities: int, shapes: int) -> list[str]:
+    """All columns, in order, for so many perplexity protocols and latency shapes (at least one set of each)."""
+    columns = [field.name for field in IDENTITY]
+    columns += [numbered(field.name, index) for index in range(max(1, perplexities)) for field in QUALITY]
+    columns += [field.name for field in GATE]
+    columns += [numbered(field.name, index) for index in range(max(1, shapes)) for field in SPEED]
+    return columns + [field.name for field in REST]
+
+
+def numbered(name: str, index: int) -> str:
+    return name if index == 0 else f"{name}_{index + 1}"

@@ -1,0 +1,113 @@
+"""Quality against speed and size: which scatter plots a run has, and what each says in words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from prunebench_report.frames import Row, by_model
+from prunebench_report.inline import inline
+from prunebench_report.pareto import frontier, settled_speedup
+from prunebench_report.plot import Panel, Point
+from prunebench_report.scatter import draw
+from prunebench_report.text import TIMES, number
+
+SPEED = Panel(
+    "speed",
+    "Quality against speed",
+    "inter_token_speedup",
+    "recovery_percent",
+    f"Speed-up per generated token, {TIMES} dense",
+    "Recovery of dense quality, %",
+    1,
+    1,
+    gated=True,
+)
+TIME = Panel(
+    "speed",
+    "Quality against speed",
+    "inter_token_p50_s",
+    "perplexity",
+    "Time between tokens, ms",
+    "Perplexity (log)",
+    -1,
+    -1,
+    1e3,
+    log_y=True,
+)
+SIZE = Panel(
+    "size",
+    "Quality against size",
+    "disk_bytes",
+    "perplexity",
+    "Size on disk, MB",
+    "Perplexity (log)",
+    -1,
+    -1,
+    1e-6,
+    log_y=True,
+)
+
+
+def figures(table: Sequence[Row], gate: float) -> list[dict[str, str]]:
+    """For each model of the table, quality against speed and against size, where there is anything to draw."""
+    groups = by_model(table)
+    methods = list(dict.fromkeys(row["method"] for row in table if row["method"] != "dense"))
+    drawn = []
+    for number_, (model, rows) in enumerate(groups.items()):
+        done = [row for row in rows if row["status"] == "ok"]
+        relative = any(row["method"] != "dense" and _point(row, SPEED) for row in done)
+        for panel in (SPEED if relative else TIME, SIZE):
+            points = [point for row in done if (point := _point(row, panel))]
+            if any(point.method != "dense" for point in points):
+                prefix = f"{panel.key}{number_}"
+                caption = f"{panel.caption}, {model}" if len(groups) > 1 else panel.caption
+                drawn.append(_figure(panel, points, methods=methods, gate=gate, prefix=prefix, caption=caption))
+    return drawn
+
+
+def _point(row: Row, panel: Panel) -> Point | None:
+    x, y = row.get(panel.x), row.get(panel.y)
+    if x is None or y is None or (panel.log_y and y <= 0):
+        return None
+    settled = settled_speedup(row) if panel.x == "inter_token_speedup" else x
+    return Point(
+        row["cell"],
+        row["name"],
+        row["method"],
+        re.sub(r"\b\w+=", "", row["label"]),
+        x * panel.x_factor,
+        y,
+        (x if settled is None else settled) * panel.x_factor,
+        _range(row, panel.x, panel.x_factor),
+        _range(row, panel.y, 1.0),
+    )
+
+
+def _range(row: Row, key: str, factor: float) -> tuple[float, float] | None:
+    low, high = row.get(f"{key}_low"), row.get(f"{key}_high")
+    return None if low is None or high is None else (low * factor, high * factor)
+
+
+def _figure(
+    panel: Panel, points: Sequence[Point], *, methods: Sequence[str], gate: float, prefix: str, caption: str
+) -> dict[str, str]:
+    on = frontier([(panel.x_better * p.x_settled, panel.y_better * p.y) for p in points])
+    best = {points[index].cell for index in on}
+    desc = _describe(panel, points, best)
+    drawn = draw(panel, points, methods, gate, best)
+    return {
+        "id": prefix,
+        "caption": caption,
+        "desc": desc,
+        "svg": inline(*drawn, points, panel, prefix=prefix, caption=caption, desc=desc),
+    }
+
+
+def _describe(panel: Panel, points: Sequence[Point], best: set[str]) -> str:
+    xs, ys = [p.x for p in points], [p.y for p in points]
+    names = ", ".join(p.name for p in sorted(points, key=lambda p: p.x) if p.cell in best)
+    return (
+        f"{len(points)} cells. {panel.x_label} from {number(min(xs))} to {number(max(xs))}; "
+        f"{panel.y_label} from {number(min(ys))} to {number(max(ys))}. Not dominated: {names}."
+    )

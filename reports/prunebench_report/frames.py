@@ -1,0 +1,252 @@
+"""Records -> one table, a row a cell, every number beside dense. The report, the export and the terminal share it.
+
+`plain` is the table without pandas, whose import costs more than all the rest of a report's numbers; `table` is the
+same as a DataFrame.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from prunebench_report import fields
+from prunebench_report.text import clean, finite
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from prunebench.cell.record import Record
+    from prunebench.cell.spec import Cell
+    from prunebench.measure.results import Latency, Perplexity, Ratio
+
+Row = dict[str, Any]
+
+_DTYPES = {"text": "string", "integer": "Int64", "real": "Float64", "truth": "boolean"}
+
+
+def plain(records: Sequence[Record], gate: float) -> list[Row]:
+    """The table as rows of plain values: every column of `prunebench_report.fields`, None for what is missing.
+
+    ``gate`` is the share of dense quality that a cell must keep, e.g. 0.95. The dense of a cell is the ok record
+    with method 'dense', the same model, device and protocols.
+    """
+    named = names([record.cell for record in records])
+    dense: dict[str, Record] = {}
+    for record in records:
+        if record.status == "ok" and record.cell.method.name == "dense":
+            dense.setdefault(_comparable(record.cell), record)
+    found = [_row(record, dense.get(_comparable(record.cell)), gate, named[record.id]) for record in records]
+    columns = _columns(records)
+    return [{name: row.get(name) for name in columns} for row in found]
+
+
+def table(records: Sequence[Record], gate: float) -> pd.DataFrame:
+    """`plain` as a DataFrame with nullable types; what is missing is `pandas.NA`."""
+    import pandas as pd
+
+    rows = plain(records, gate)
+    return pd.DataFrame(
+        {
+            name: pd.array([row[name] for row in rows], dtype=_DTYPES[fields.kind_of(name)])  # type: ignore[call-overload]
+            for name in _columns(records)
+        }
+    )
+
+
+def rows(frame: pd.DataFrame) -> list[Row]:
+    """The rows of a `table`, or of a part of it, as plain values."""
+    columns = {name: frame[name].astype(object).where(frame[name].notna(), None).tolist() for name in frame.columns}
+    return [{name: values[index] for name, values in columns.items()} for index in range(len(frame))]
+
+
+def _columns(records: Sequence[Record]) -> list[str]:
+    perplexities = max((len(r.quality.perplexity) for r in records if r.quality), default=0)
+    shapes = max((len(r.speed.latency) for r in records if r.speed), default=0)
+    return fields.names(perplexities, shapes)
+
+
+def names(cells: Sequence[Cell]) -> dict[str, str]:
+    """A name for each cell id: its label, with the model, the seed and at last the id where labels repeat."""
+    result = {cell.id: clean(cell.label) for cell in cells}
+    models = {cell.id: cell.model.name for cell in cells}
+    if len(set(models.values())) > 1:
+        result = {key: f"{name} · {clean(models[key])}" for key, name in result.items()}
+    for suffix in ({cell.id: f"seed {cell.seed}" for cell in cells}, {cell.id: cell.id[:6] for cell in cells}):
+        repeated = {name for name, count in Counter(result.values()).items() if count > 1}
+        result = {key: f"{name} · {suffix[key]}" if name in repeated else name for key, name in result.items()}
+    return result
+
+
+def _comparable(cell: Cell) -> str:
+    """What two cells must share before their numbers stand side by side."""
+    identity = cell.identity()
+    kept = {key: identity[key] for key in ("model", "perplexity", "latency", "device", "threads", "protocol")}
+    return json.dumps(kept, sort_keys=True)
+
+
+def _row(record: Record, dense: Record | None, gate: float, name: str) -> Row:
+    cell = record.cell
+    row: Row = {
+        "cell": record.id,
+        "name": name,
+        "status": record.status,
+        "model": cell.model.name,
+        "model_dtype": cell.model.dtype,
+        "model_sha256": cell.model.sha256 or cell.model.revision,
+        "method": cell.method.name,
+        "label": cell.label,
+        "options": json.dumps(cell.method.options, sort_keys=True),
+        "distribution": cell.method.distribution,
+        "version": cell.method.version,
+        "seed": cell.seed,
+        "device": cell.device,
+        "dense_cell": dense and dense.id,
+        "started": record.started,
+        "finished": record.finished,
+        **_quality(record, dense, gate),
+        **_speed(record, dense),
+        **_size(record, dense),
+        **_cost(record),
+    }
+    if error := record.error:
+        row |= {"error_phase": error.phase, "error_type": error.type}
+        row |= {"error_message": error.message[:2000], "error_hint": error.hint}
+    return {key: clean(value) if isinstance(value, str) else finite(value) for key, value in row.items()}
+
+
+def _quality(record: Record, dense: Record | None, gate: float) -> Row:
+    row: Row = {}
+    reference = dense.quality.perplexity if dense and dense.quality else []
+    recoveries: list[float | None] = []
+    for index, one in enumerate(record.quality.perplexity if record.quality else []):
+        same = next((other for other in reference if other.tokens_sha256 == one.tokens_sha256), None)
+        recovery = None
+        if same and finite(one.perplexity) and finite(same.perplexity):
+            recovery = 100 * same.perplexity / one.perplexity
+        recoveries.append(recovery)
+        low, high = _interval(one)
+        values = {
+            "perplexity": one.perplexity,
+            "perplexity_low": low,
+            "perplexity_high": high,
+            "nll_nats": one.nll,
+            "nll_stderr_nats": one.nll_stderr,
+            "recovery_percent": recovery,
+            "perplexity_protocol": protocol(one),
+        }
+        row |= {fields.numbered(key, index): value for key, value in values.items()}
+    known = [recovery for recovery in recoveries if recovery is not None]
+    if recoveries and len(known) == len(recoveries):
+        row["gate_passed"] = min(known) >= 100 * gate
+    return row
+
+
+def _interval(one: Perplexity) -> tuple[float | None, float | None]:
+    if one.nll_stderr is None or not math.isfinite(one.nll) or one.nll + 1.96 * one.nll_stderr > 700:
+        return None, None
+    return math.exp(one.nll - 1.96 * one.nll_stderr), math.exp(one.nll + 1.96 * one.nll_stderr)
+
+
+def protocol(one: Perplexity) -> str:
+    """Everything that names a perplexity, in one line."""
+    return (
+        f"{one.corpus} {one.split}, {one.windows} windows of {one.window} tokens, stride {one.stride}, "
+        f"{one.tokens_scored} tokens scored, BOS {one.bos}, {one.protocol} protocol"
+    )
+
+
+def shape(one: Latency) -> str:
+    """Everything that names a latency, in one line."""
+    return f"prompt {one.prompt}, {one.new_tokens} new tokens, batch {one.batch_size}, {one.device}, {one.execution}"
+
+
+def _speed(record: Record, dense: Record | None) -> Row:
+    row: Row = {}
+    is_dense = dense is not None and dense.id == record.id
+    generation = {(g.prompt, g.new_tokens, g.batch_size): g for g in record.io.generation} if record.io else {}
+    for index, one in enumerate(record.speed.latency if record.speed else []):
+        key = (one.prompt, one.new_tokens, one.batch_size)
+        others = dense.speed.latency if dense and dense.speed else []
+        other = next((o for o in others if (o.prompt, o.new_tokens, o.batch_size) == key), None)
+        values: Row = {"tokens_per_s": one.tokens_per_s, "rounds": one.rounds, "latency_protocol": shape(one)}
+        for name, mine, ratio, theirs in (
+            ("ttft", one.ttft_s, one.ttft_speedup, other and other.ttft_s),
+            ("inter_token", one.inter_token_s, one.inter_token_speedup, other and other.inter_token_s),
+        ):
+            values |= {f"{name}_p50_s": mine.median, f"{name}_p90_s": mine.p90, f"{name}_p99_s": mine.p99}
+            values |= _speedup(
+                f"{name}_speedup", ratio, theirs.median / mine.median if theirs and mine.median else None
+            )
+        if not is_dense and values.get("inter_token_speedup") is not None:
+            values["speedup_paired"] = one.inter_token_speedup is not None
+        if io := generation.get(key):
+            values |= {"io_floor_s": io.floor_s, "io_utilisation": io.utilisation}
+            values["io_bytes_per_token"] = float(io.weight_bytes + io.kv_cache_bytes)
+            values["bandwidth_bytes_per_s"] = io.bandwidth_bytes_per_s
+        row |= {fields.numbered(name, index): finite(value) for name, value in values.items()}
+    return row
+
+
+def _speedup(key: str, ratio: Ratio | None, apart: float | None) -> Row:
+    """The paired ratio where there is one, else that of two cells timed apart, without an interval."""
+    if ratio is None:
+        return {key: apart}
+    return {key: ratio.estimate, f"{key}_low": ratio.low, f"{key}_high": ratio.high}
+
+
+def _size(record: Record, dense: Record | None) -> Row:
+    row: Row = {}
+    if memory := record.memory:
+        row |= {"peak_rss_bytes": memory.peak_rss_bytes, "uss_bytes": memory.uss_bytes}
+        if gpu := memory.gpu:
+            row["peak_gpu_bytes"] = next(
+                (v for v in (gpu.nvml_process_bytes, gpu.reserved_bytes, gpu.allocated_bytes) if v is not None), None
+            )
+        row["peak_rss_ratio"] = _ratio(
+            memory.peak_rss_bytes, dense.memory.peak_rss_bytes if dense and dense.memory else None
+        )
+    if audit := record.audit:
+        other = dense.audit if dense else None
+        row |= {
+            "sparsity": audit.sparsity,
+            "removed_share": audit.removed_share,
+            "zeros": audit.zeros,
+            "zeros_dense": audit.zeros_dense,
+            "parameters": audit.parameters,
+            "layers": len(audit.kept_layers),
+            "layers_removed": len(audit.removed_layers),
+            "memory_bytes": audit.memory_bytes,
+            "disk_bytes": audit.disk_bytes,
+            "parameters_ratio": _ratio(audit.parameters, audit.parameters_dense),
+            "memory_ratio": _ratio(audit.memory_bytes, other.memory_bytes if other else None),
+            "disk_ratio": _ratio(audit.disk_bytes, other.disk_bytes if other else None),
+            "form": audit.form,
+            "speedup_expected": audit.speedup_expected,
+        }
+    return row
+
+
+def _ratio(value: int | None, reference: int | None) -> float | None:
+    return value / reference if value is not None and reference else None
+
+
+def _cost(record: Record) -> Row:
+    row: Row = {}
+    if record.io:
+        load = record.io.load
+        row |= {"load_s": load.seconds, "load_bytes": load.bytes, "load_cache": load.cache}
+    if cost := record.cost:
+        row |= {"prune_s": cost.prune_s, "calibration_tokens": cost.calibration_tokens, "total_s": cost.total_s}
+        row |= {"prune_peak_rss_bytes": cost.peak_rss_bytes, "calibration_sha256": cost.calibration_sha256}
+    return row
+
+
+def by_model(table: Sequence[Row]) -> Mapping[str, list[Row]]:
+    """Rows that may be compared: one group a model, in the order of the table."""
+    groups: dict[str, list[Row]] = {}
+    for row in table:
+        groups.setdefault(row["model"], []).append(row)
+    return groups

@@ -1,0 +1,104 @@
+"""Text for people: untrusted strings made harmless, numbers with the digits that mean something."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+MISSING = "n/a"
+TIMES = "\N{MULTIPLICATION SIGN}"
+MINUS = "\N{MINUS SIGN}"
+
+_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[@-Z\\-_])")
+# C0 and C1 controls but tab and newline, bidirectional overrides and isolates, lone surrogates, non-characters.
+_HARMFUL = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
+
+
+def clean(text: str) -> str:
+    """``text`` without terminal sequences; characters that could reorder or break a page become U+FFFD."""
+    plain = _ANSI.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
+    return _HARMFUL.sub("\N{REPLACEMENT CHARACTER}", plain)
+
+
+def shorten(text: str, limit: int) -> str:
+    """At most ``limit`` characters, saying how many were left out."""
+    return text if len(text) <= limit else f"{text[:limit]} [... {len(text) - limit:,} more characters]"
+
+
+def tail(text: str, *, lines: int = 20, limit: int = 4000) -> str:
+    """The end of a log: at most so many lines and characters."""
+    end = clean(text[-4 * limit :]).rstrip().splitlines()[-lines:]
+    return "\n".join(end)[-limit:]
+
+
+def finite(value: Any) -> Any:
+    """``value``, or None where it is a float without a value."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """``value`` with ``digits`` significant digits, whole thousands apart; 'n/a' for None."""
+    if value is None:
+        return MISSING
+    if value == 0:
+        return "0"
+    size = math.floor(math.log10(abs(value)))
+    if size >= 7 or size < -4:
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+        return signs(f"{mantissa}e{int(exponent)}")
+    return signs(f"{value:,.{max(0, digits - 1 - size)}f}")
+
+
+def fixed(value: float | None, decimals: int) -> str:
+    return MISSING if value is None else signs(f"{value:,.{decimals}f}")
+
+
+def percent(share: float | None, decimals: int = 1) -> str:
+    """A share as a percentage: 0.5 -> '50.0 %'."""
+    return MISSING if share is None else signs(f"{100 * share:,.{decimals}f} %")
+
+
+def seconds(value: float | None) -> str:
+    if value is None:
+        return MISSING
+    if abs(value) < 1:
+        return f"{number(1000 * value)} ms"
+    return f"{number(value)} s" if value < 600 else f"{value / 60:,.0f} min"
+
+
+def size(value: float | None) -> str:
+    """Bytes in decimal units, as discs and papers count them."""
+    if value is None:
+        return MISSING
+    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if abs(value) >= factor:
+            return f"{number(value / factor)} {unit}"
+    return f"{value:,.0f} B"
+
+
+def count(value: int | None) -> str:
+    return MISSING if value is None else f"{value:,}"
+
+
+def times(value: float | None) -> str:
+    """A ratio: 1.31, with the multiplication sign."""
+    return MISSING if value is None else f"{value:.2f}{TIMES}"
+
+
+def delta(ratio: float | None) -> str | None:
+    """How far a value is from dense, in text: 0.75 is '-25 %', 41 is '41 x dense', 1 is '= dense', with true signs."""
+    if ratio is None or ratio <= 0:
+        return None
+    change = 100 * (ratio - 1)
+    if abs(change) < 0.05:
+        return "= dense"
+    if ratio >= 10:
+        return f"{number(ratio, 2)}{TIMES} dense"
+    return signs(f"{change:+.{1 if abs(change) < 10 else 0}f} %")
+
+
+def signs(text: str) -> str:
+    return text.replace("-", MINUS)

@@ -1,0 +1,176 @@
+"""The view-model of a report: plain dicts and lists, everything decided, nothing drawn but the figures."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from prunebench.cell.record import Record
+from prunebench_report import fields, frames, provenance
+from prunebench_report.cards import card, failure
+from prunebench_report.figures import figures
+from prunebench_report.matrix import matrix
+from prunebench_report.text import clean, shorten
+from prunebench_report.verdict import verdict
+
+if TYPE_CHECKING:
+    from prunebench.cell.spec import Cell
+    from prunebench.cell.store import Damaged, Plan, RunStore
+
+SCHEMA = 1
+_ORDER = ("ok", "failed", "timeout", "out-of-memory", "skipped", "damaged", "not run")
+_SUITE_LIMIT = 100_000
+
+
+def view(store: RunStore) -> dict[str, Any]:
+    """All that the template shows of a run. Raises PrunebenchError where the folder is no run."""
+    plan = store.read_plan()
+    records, damaged = store.records(plan.cells)
+    named = frames.names(plan.cells)
+    table = frames.plain(records, plan.gate)
+    for row in table:
+        row["name"] = named[row["cell"]]
+    shared, own = provenance.split(records)
+    by_id = {row["cell"]: row for row in table}
+    every = _in_plan_order(plan.cells, by_id, damaged, named)
+    return {
+        "title": plan.title or plan.suite,
+        "suite": plan.suite,
+        "suite_sha256": plan.suite_sha256,
+        "version": provenance.tool_version(records),
+        "when": when(records),
+        "machines": provenance.machines(records),
+        "models": list(dict.fromkeys(cell.model.name for cell in plan.cells)),
+        "protocols": _protocols(table),
+        "total": len(plan.cells),
+        "totals": _totals(every),
+        "warnings": warnings(plan, records, damaged),
+        "verdict": [
+            {
+                "key": statement.key,
+                "question": statement.question,
+                "figure": statement.figure,
+                "spans": [{"text": span.text, "cell": span.cell} for span in statement.spans],
+            }
+            for statement in verdict(table, plan.gate)
+        ],
+        "figures": figures(table, plan.gate),
+        "table": matrix(every, plan.gate),
+        "failures": [failure(one, by_id[one.id]) for one in records if one.status != "ok"],
+        "damaged": [{"name": named[one.path.stem], "file": one.path.name, "reason": one.reason} for one in damaged],
+        "cards": [card(one, by_id[one.id], own[one.id]) for one in records],
+        "provenance": list(shared.items()),
+        "suite_text": _suite_text(store),
+        "data": data(plan, table),
+        "gate": f"{100 * plan.gate:g} %",
+    }
+
+
+def data(plan: Plan, table: Sequence[frames.Row]) -> str:
+    """The embedded JSON: what `prunebench export --format json` gives, with the run's name. Safe inside <script>."""
+    columns = list(table[0]) if table else fields.names(1, 1)
+    content = {
+        "schema": SCHEMA,
+        "suite": plan.suite,
+        "title": plan.title,
+        "suite_sha256": plan.suite_sha256,
+        "gate": plan.gate,
+        "columns": columns,
+        "cells": [{key: value for key, value in row.items() if value is not None} for row in table],
+    }
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def when(records: Sequence[Record]) -> str | None:
+    """From the first start to the last end, in UTC; None without a record."""
+    times = [time for record in records for stamp in (record.started, record.finished) if (time := _utc(stamp))]
+    if not times:
+        return None
+    first, last = min(times), max(times)
+    same_day = first.date() == last.date()
+    return f"{first:%Y-%m-%d %H:%M} to {last:{'%H:%M' if same_day else '%Y-%m-%d %H:%M'}} UTC"
+
+
+def _utc(stamp: str) -> datetime | None:
+    try:
+        time = datetime.fromisoformat(stamp)
+    except ValueError:
+        return None
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+
+
+def warnings(plan: Plan, records: Sequence[Record], damaged: Sequence[Damaged]) -> list[str]:
+    """Why some of the numbers cannot be compared, one sentence each."""
+    found = []
+    missing = len(plan.cells) - len(records) - len(damaged)
+    if missing:
+        found.append(f"Not run: {missing} of {len(plan.cells)} cells. The verdict is about the others.")
+    found += [f"The record {one.path.name} cannot be used: {clean(one.reason)}." for one in damaged]
+    done = [record for record in records if record.status == "ok"]
+    if done and not any(record.cell.method.name == "dense" for record in done):
+        found.append("No dense cell finished: recovery and speed-up cannot be given.")
+    apart = [
+        record
+        for record in done
+        if record.cell.method.name != "dense"
+        and record.speed
+        and any(one.inter_token_speedup is None for one in record.speed.latency)
+    ]
+    if apart:
+        found.append(
+            f"{len(apart)} cells were not timed in rounds interleaved with dense: "
+            "their speed-up compares two processes and has no interval."
+        )
+    machines = provenance.machines(records)
+    if governor := provenance.slow_governor(done):
+        found.append(f"The CPU governor is '{clean(governor)}', so the clock may change between rounds.")
+    if len(machines) > 1:
+        found.append(f"Cells ran on {len(machines)} different machines: times must not be compared between them.")
+    return found
+
+
+def _in_plan_order(
+    cells: Sequence[Cell], rows: dict[str, frames.Row], damaged: Sequence[Damaged], named: dict[str, str]
+) -> list[frames.Row]:
+    """A row for every cell of the plan, dense first within its model's cells."""
+    broken = {one.path.stem for one in damaged}
+    every = [
+        rows.get(cell.id)
+        or {
+            "cell": cell.id,
+            "name": named[cell.id],
+            "model": cell.model.name,
+            "method": cell.method.name,
+            "status": "damaged" if cell.id in broken else "not run",
+        }
+        for cell in cells
+    ]
+    models = list(dict.fromkeys(row["model"] for row in every))
+    return sorted(every, key=lambda row: (models.index(row["model"]), row["method"] != "dense"))
+
+
+def _totals(every: Sequence[frames.Row]) -> list[dict[str, Any]]:
+    counts = Counter(row["status"] for row in every)
+    return [{"status": status, "count": counts[status]} for status in _ORDER if counts[status]]
+
+
+def _protocols(table: Sequence[frames.Row]) -> list[str]:
+    """The protocols behind the headline columns, each once."""
+    keys = {"Perplexity": "perplexity_protocol", "Latency": "latency_protocol"}
+    return [
+        f"{name}: {text}"
+        for name, key in keys.items()
+        for text in dict.fromkeys(row[key] for row in table if row.get(key))
+    ]
+
+
+def _suite_text(store: RunStore) -> str | None:
+    try:
+        text = store.suite_path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return shorten(text, _SUITE_LIMIT)

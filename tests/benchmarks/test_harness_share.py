@@ -1,0 +1,46 @@
+"""What the harness itself costs: a run's time outside load, prune and measure; and the start of the command line."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.bench
+
+
+def test_quickstart_in_five_minutes_and_the_harness_below_three_percent(tmp_path: Path) -> None:
+    """A first run has the wheels and the converted model in the cache; the second, timed one starts from there."""
+    command = [sys.executable, "-m", "prunebench", "run", "quickstart"]
+    subprocess.run([*command, "--out", str(tmp_path / "warm"), "--only", "dense"], check=True)
+    begun = time.perf_counter()
+    out = subprocess.run([*command, "--out", str(tmp_path / "run")], check=True, capture_output=True, text=True).stdout
+    wall = time.perf_counter() - begun
+    print(out)
+    share = re.search(r"([\d.]+) s in all, ([\d.]+) s of it", out)
+    assert share is not None
+    own = (float(share[2]) + wall - float(share[1])) / wall  # the interpreter's start belongs to the harness too
+    print(f"quickstart: {wall:.0f} s, the harness's own share {own:.2%} (at most 3 %)")
+    assert wall < 300
+    assert own < 0.03
+
+
+def test_help_is_quick() -> None:
+    """Side by side with a bare interpreter, since absolute times depend on the machine."""
+
+    def seconds(*arguments: str) -> float:
+        times = []
+        for _ in range(5):
+            begun = time.perf_counter()
+            subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+            times.append(time.perf_counter() - begun)
+        return statistics.median(times)
+
+    bare, helped = seconds("-c", "pass"), seconds("-m", "prunebench", "--help")
+    print(f"prunebench --help: {helped:.3f} s, a bare interpreter {bare:.3f} s")
+    assert helped < 0.3

@@ -1,0 +1,290 @@
+"""The main job end to end, through the command line, on a tiny model: results, faults as rows, going on, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from prunebench.cell.store import RunStore
+from rig import Rig
+
+FAULTY = """
+import os, time
+from prunebench import Method, hookimpl
+
+class Raising(Method):
+    name = "raising"
+    def prune(self, model, context):
+        print("about to raise")
+        raise ValueError("this method cannot do it")
+
+class Exiting(Method):
+    name = "exiting"
+    def prune(self, model, context):
+        os._exit(0)
+
+class Crashing(Method):
+    name = "crashing"
+    def prune(self, model, context):
+        os.kill(os.getpid(), 11)
+
+class Hanging(Method):
+    name = "hanging"
+    def prune(self, model, context):
+        time.sleep(600)
+
+class Poisoning(Method):
+    name = "poisoning"
+    def prune(self, model, context):
+        next(model.model.layers[1].mlp.parameters()).fill_(float("nan"))
+
+class Murdering(Method):
+    name = "murdering"
+    def prune(self, model, context):
+        os.kill(os.getppid(), 9)
+        time.sleep(600)
+
+@hookimpl
+def prunebench_register_method():
+    return [Raising, Exiting, Crashing, Hanging, Poisoning, Murdering]
+
+@hookimpl
+def prunebench_cell_finished(cell, record):
+    with open("finished.txt", "a") as file:
+        file.write(f"{cell.method.name} {record.status}\\n")
+"""
+FAULTS = ["raising", "exiting", "crashing", "poisoning", "murdering"]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Rig, subprocess.CompletedProcess[str]]:
+    """One run with faulty methods among sound ones."""
+    rig = Rig(tmp_path_factory.mktemp("run"))
+    rig.plugin("faulty", FAULTY)
+    rig.plugin("unimportable", "import no_such_module\n")
+    methods = [
+        "raising",
+        "wanda: {sparsity: 2:4}",
+        "exiting",
+        "crashing",
+        "poisoning",
+        "murdering",
+        "shortgpt: {count: 1}",
+    ]
+    suite = rig.suite(*methods, more="keep_models: true")
+    return rig, rig.prunebench("run", suite)
+
+
+def records(rig: Rig) -> dict[str, object]:
+    good, bad = RunStore.open(rig.folder / "runs" / "tiny").records()
+    assert not bad
+    return {record.cell.method.name: record for record in good}
+
+
+def test_failures_are_rows_and_the_rest_goes_on(done) -> None:
+    rig, result = done
+    assert result.returncode == 1, result.stdout + result.stderr
+    found = records(rig)
+    assert {name: record.status for name, record in found.items()} == {
+        "dense": "ok",
+        "wanda": "ok",
+        "shortgpt": "ok",
+        **dict.fromkeys(FAULTS, "failed"),
+    }
+    assert "5 of 8 cells failed" in result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+    assert "unimportable 1.0: ModuleNotFoundError" in result.stderr
+
+
+def test_a_failed_row_says_what_where_and_how_to_reproduce_it(done) -> None:
+    rig, _ = done
+    found = records(rig)
+    error = found["raising"].error
+    assert (error.phase, error.type, error.message) == ("prune", "ValueError", "this method cannot do it")
+    assert "cannot do it" in error.log_tail
+    assert error.peak_rss_bytes > 0
+    assert found["exiting"].error.message == "the process ended with code 0 and left no record"
+    assert found["crashing"].error.type == "SIGSEGV"
+    assert found["murdering"].error.type == "launcher died"
+    assert "layer 1" in found["poisoning"].error.message
+    assert {found[name].error.phase for name in ["exiting", "crashing", "murdering"]} == {"prune"}
+    again = subprocess.run(
+        error.command, shell=True, cwd=rig.folder, capture_output=True, text=True, timeout=100,
+        env={**os.environ, **rig.environment, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    assert again.returncode == 1
+    assert json.loads(again.stdout)["error"]["message"] == "this method cannot do it"
+    assert "about to raise" in again.stderr
+
+
+def test_an_ok_row_holds_every_measure(done) -> None:
+    rig, _ = done
+    found = records(rig)
+    wanda, dense, shortgpt = found["wanda"], found["dense"], found["shortgpt"]
+    assert wanda.audit.form == "dense with zeros" or not wanda.audit.speedup_expected
+    assert [(p.pattern, p.violations) for p in wanda.audit.patterns] == [("2:4", 0)]
+    assert wanda.audit.sparsity == pytest.approx(0.5)
+    assert shortgpt.audit.removed_layers
+    assert shortgpt.audit.parameters < dense.audit.parameters
+    assert shortgpt.method_notes["removed_in_order"] == shortgpt.audit.removed_layers
+    for record in (dense, wanda, shortgpt):
+        assert record.quality.perplexity[0].tokens_scored == 2 * 15
+        assert record.quality.perplexity[0].window == 16
+        assert record.speed.latency[0].rounds >= 2
+        assert len(record.samples.latency[0].ttft_s) == record.speed.latency[0].rounds
+        assert all(len(one) == 3 for one in record.samples.latency[0].inter_token_s)
+        assert record.memory.peak_rss_bytes > 0
+        assert record.io.load.bytes > 0
+        assert record.io.generation[0].floor_s > 0
+        assert {"load", "prune", "perplexity", "latency"} <= {phase.phase for phase in record.cost.phases}
+        assert record.provenance["torch"]
+    assert dense.speed.latency[0].inter_token_speedup is None
+    assert wanda.speed.latency[0].inter_token_speedup.rounds >= 2
+    assert wanda.cost.calibration_tokens == 32
+    assert dense.cost.calibration_tokens == 0
+
+
+def test_a_kept_model_loads_with_plain_transformers(done) -> None:
+    from transformers import AutoModelForCausalLM
+
+    rig, _ = done
+    record = records(rig)["shortgpt"]
+    folder = rig.folder / "runs" / "tiny" / "models" / record.id
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert model.config.num_hidden_layers == len(record.audit.kept_layers)
+    assert (folder / "model.safetensors").stat().st_size == record.audit.disk_bytes
+
+
+def test_the_report_and_the_exports_hold_all_rows(done) -> None:
+    rig, _ = done
+    html = (rig.folder / "runs" / "tiny" / "report.html").read_text()
+    for name in ["raising", "wanda", "shortgpt", "this method cannot do it"]:
+        assert name in html
+    rows = json.loads(rig.prunebench("export", "runs/tiny", "--format", "json").stdout)
+    assert len(rows) == 8
+
+
+def test_observers_were_told_in_the_runs_own_process(done) -> None:
+    rig, _ = done
+    lines = (rig.folder / "finished.txt").read_text().splitlines()
+    assert lines[:3] == ["dense ok", "raising failed", "wanda ok"]
+
+
+def test_a_second_run_repeats_only_what_failed(done) -> None:
+    rig, _ = done
+    cells = rig.folder / "runs" / "tiny" / "cells"
+    ok = {record.id for record in records(rig).values() if record.status == "ok"}
+    before = {path: path.stat().st_mtime_ns for path in cells.glob("*.json")}
+    result = rig.prunebench("run", "tiny.yaml", "--skip", "murdering")
+    assert "3 finished" in result.stdout
+    after = {path: path.stat().st_mtime_ns for path in cells.glob("*.json")}
+    assert {path.stem for path in before if before[path] == after[path]} >= ok
+
+
+def test_a_finished_run_starts_nothing(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    suite = rig.suite("magnitude")
+    assert rig.prunebench("run", suite).returncode == 0
+    begun = time.monotonic()
+    result = rig.prunebench("run", suite)
+    assert result.returncode == 0
+    assert "2 cells, 2 finished" in result.stdout
+    assert "[1/" not in result.stdout
+    assert time.monotonic() - begun < 20
+    other = rig.prunebench("run", suite, "--set", "name=other", "--out", "runs/tiny")
+    assert other.returncode == 2
+    assert "belongs to the suite 'tiny'" in other.stderr
+
+
+def test_a_cell_over_its_time_limit_is_a_row(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.plugin("faulty", FAULTY)
+    result = rig.prunebench("run", rig.suite("hanging", more="limits: {time_s: 12}"))
+    assert result.returncode == 1
+    found = records(rig)
+    assert found["dense"].status == "ok"
+    assert found["hanging"].status == "timeout"
+    assert "the limit is 12 s" in found["hanging"].error.message
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_run_leaves_no_process_and_goes_on(tmp_path: Path, how: signal.Signals) -> None:
+    rig = Rig(tmp_path)
+    rig.plugin("faulty", FAULTY)
+    suite = rig.suite("hanging", "magnitude")
+    marker = f"PRUNEBENCH_TEST={tmp_path.name}-{how}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "prunebench", "run", str(suite)],
+        cwd=rig.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, **rig.environment, "PRUNEBENCH_TEST": marker.partition("=")[2]},
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not list((rig.folder / "runs" / "tiny" / "cells").glob("*.json")):
+        time.sleep(0.1)
+    time.sleep(2)  # into the hanging cell
+    process.send_signal(how)
+    _, said = process.communicate(timeout=20)
+    if how != signal.SIGKILL:
+        assert process.returncode == 130
+        assert "the same command goes on" in said
+        assert "Traceback" not in said
+    time.sleep(0.5)
+    left = [pid for pid in _processes() if marker in _environment(pid)]
+    assert not left
+    assert [record.status for record in records(rig).values()] == ["ok"]
+    result = rig.prunebench("run", suite, "--skip", "hanging")
+    assert result.returncode == 0
+    assert "2 cells, 1 finished" in result.stdout
+
+
+def _processes() -> list[int]:
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+
+
+def _environment(pid: int) -> str:
+    try:
+        if "Z (zombie)" in (Path("/proc") / str(pid) / "status").read_text():
+            return ""
+        return (Path("/proc") / str(pid) / "environ").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+BAD = [
+    (["run", "no-such-suite"], "no-such-suite"),
+    (["run", "tiny.yaml", "--set", "methods.wanda.sparsty=0.5"], "did you mean 'sparsity'"),
+    (["run", "tiny.yaml", "--set", "methods.wanda.sparsity=1.5"], "out of range"),
+    (["run", "tiny.yaml", "--set", "models=./nowhere"], "nowhere"),
+    (["run", "tiny.yaml", "--set", "calibration.corpus=nothing.txt"], "nothing.txt"),
+    (["run", "tiny.yaml", "--only", "wandaa"], "wanda"),
+    (["run", "tiny.yaml", "--out", "model"], "not a run of prunebench"),
+    (["run", "tiny.yaml", "--out", "text.txt"], "is a file"),
+    (["report", "model"], "not a run of prunebench"),
+    (["export", "nowhere"], "not a run of prunebench"),
+    (["ruin"], "did you mean 'run'"),
+]
+
+
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory: pytest.TempPathFactory) -> Rig:
+    rig = Rig(tmp_path_factory.mktemp("idle"))
+    rig.suite("wanda: {sparsity: 0.5}")
+    return rig
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"), BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_bad_input_is_one_clear_line_and_exit_code_two(idle: Rig, arguments: list[str], words: str) -> None:
+    result = idle.prunebench(*arguments)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (idle.folder / "runs").exists()

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from prunebench.errors import PrunebenchError
+from prunebench.model.anatomy import anatomy
+from tiny import FAMILIES, tiny_model
+
+IDS = torch.arange(12)[None] * 5 % 300
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_linear_in_the_layers_is_named_once(family):
+    model = tiny_model(family)
+    parts = anatomy(model)
+    found = {id(linear) for layer in parts.layers for linear in parts.linears(layer).values()}
+    head = model.get_output_embeddings()
+    assert found == {id(module) for module in model.modules() if isinstance(module, nn.Linear) and module is not head}
+    names = list(parts.linears(parts.layers[0]))
+    assert names == [name for group in parts.inputs for name in group]
+    assert model.get_submodule(parts.layers_path) is parts.layers
+    assert len(parts.layers) == 4
+    owners = (parts.attention_path, *parts.mlp_paths)
+    assert all(sum(name == owner or name.startswith(f"{owner}.") for owner in owners) == 1 for name in names)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_linears_of_a_group_see_the_same_input_and_others_do_not(family):
+    model = tiny_model(family)
+    parts = anatomy(model)
+    seen: dict[str, torch.Tensor] = {}
+    order: list[str] = []
+
+    def note(name):
+        def hook(_module, inputs):
+            seen[name] = inputs[0].reshape(-1, inputs[0].shape[-1])
+            order.append(name)
+
+        return hook
+
+    for name, linear in parts.linears(parts.layers[1]).items():
+        linear.register_forward_pre_hook(note(name))
+    model(IDS)
+    for group in parts.inputs:
+        for name in group:
+            assert torch.equal(seen[name], seen[group[0]])
+    firsts = [seen[group[0]] for group in parts.inputs]
+    for index, first in enumerate(firsts):
+        assert not any(first.shape == other.shape and torch.equal(first, other) for other in firsts[:index])
+    assert sorted(order) == sorted(seen)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_decoder_and_head_make_the_logits(family):
+    model = tiny_model(family)
+    parts = anatomy(model)
+    states: list[torch.Tensor] = []
+    parts.final_norm.register_forward_hook(lambda _module, _inputs, output: states.append(output))
+    hidden = parts.decoder(IDS).last_hidden_state
+    assert torch.equal(states[0], hidden)
+    assert torch.equal(parts.head(hidden), model(IDS).logits)
+    assert parts.embeddings(IDS).shape == (1, 12, 48)
+
+
+def test_a_post_norm_model_has_no_final_norm():
+    model = tiny_model("opt", do_layer_norm_before=False)
+    assert anatomy(model).final_norm is None
+
+
+def test_an_unknown_family_is_named_with_the_known_ones():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=20, bos_token_id=0, eos_token_id=1))
+    with pytest.raises(
+        PrunebenchError, match="'gpt2' is not known; known are llama, mistral, qwen2, qwen3, opt, gpt_neox"
+    ):
+        anatomy(model)
+
+
+def test_linears_beyond_or_short_of_the_table_are_named():
+    model = tiny_model("llama")
+    model.model.layers[2].mlp.extra = nn.Linear(2, 2)
+    model.model.layers[2].self_attn.q_proj = nn.Identity()
+    with pytest.raises(PrunebenchError) as caught:
+        anatomy(model)
+    assert "layer 2" in caught.value.message
+    assert "self_attn.q_proj is missing, mlp.extra is unknown" in caught.value.message

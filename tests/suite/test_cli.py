@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from prunebench.cell.record import Error, Record
+from prunebench.cell.store import RunStore
+from prunebench.cli.options import load_plan
+from prunebench.cli.plan import command as plan_command
+from prunebench.cli.schema import command as schema_command
+from prunebench.errors import PrunebenchError
+
+SUITE = """\
+name: cli-test
+models: smollm2-135m-instruct
+methods: [dense, {magnitude: {sparsity: [0.5, 2:4]}}]
+quality: {perplexity: {corpus: text.txt, windows: 2, length: 8}}
+"""
+
+KEYS = ["id", "label", "model", "method", "options", "calibration", "seed", "status", "estimate"]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("s.yaml").write_text(SUITE, encoding="utf-8")
+    Path("text.txt").write_text("Text to score. " * 20, encoding="utf-8")
+    return tmp_path
+
+
+def run(*arguments):
+    result = CliRunner().invoke(plan_command, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.stdout
+
+
+@pytest.mark.usefixtures("here")
+def test_json_has_stable_keys():
+    described = json.loads(run("s.yaml", "--json"))
+    assert list(described) == ["suite", "folder", "cells", "totals"]
+    assert (described["suite"], described["folder"]) == ("cli-test", str(Path("runs", "cli-test")))
+    assert [list(cell) for cell in described["cells"]] == [KEYS] * 3
+    assert [cell["label"] for cell in described["cells"]] == [
+        "dense",
+        "magnitude sparsity=0.5",
+        "magnitude sparsity=2:4",
+    ]
+    assert {cell["status"] for cell in described["cells"]} == {"to run"}
+    flops = [cell["estimate"]["flop"] for cell in described["cells"]]
+    assert all(flops)
+    assert described["totals"]["estimate"]["flop"] == sum(flops)
+    counts = {key: described["totals"][key] for key in ("cells", "done", "failed", "to_run")}
+    assert counts == {"cells": 3, "done": 0, "failed": 0, "to_run": 3}
+    assert not Path("runs").exists()
+
+
+@pytest.mark.usefixtures("here")
+def test_what_is_done_and_what_failed():
+    suite, planned, folder, _ = load_plan("s.yaml", Path("out"), [], [], [])
+    store = RunStore.create(folder, planned, suite.text)
+    dense, half, _ = planned.cells
+    times = {"started": "2026-01-01T00:00:00Z", "finished": "2026-01-01T00:00:01Z"}
+    store.write(Record(id=dense.id, cell=dense, status="ok", **times))
+    error = Error(phase="prune", type="ValueError", message="m", log_tail="", command="c")
+    store.write(Record(id=half.id, cell=half, status="timeout", error=error, **times))
+    described = json.loads(run("s.yaml", "--out", "out", "--json"))
+    assert [cell["status"] for cell in described["cells"]] == ["done", "failed", "to run"]
+    totals = described["totals"]
+    assert totals["left"]["tokens"] == totals["estimate"]["tokens"] - described["cells"][0]["estimate"]["tokens"]
+    assert "1 done, 1 to run, 1 failed and to be tried again" in run("s.yaml", "--out", "out")
+
+
+@pytest.mark.usefixtures("here")
+def test_overrides_and_selection_reach_the_plan():
+    found = json.loads(
+        run("s.yaml", "--json", "--set", "name=other", "--set", "seeds=7", "--only", "magnitude", "--skip", "*2:4")
+    )
+    assert found["suite"] == "other"
+    assert [(cell["label"], cell["seed"]) for cell in found["cells"]] == [("dense", 7), ("magnitude sparsity=0.5", 7)]
+
+
+@pytest.mark.usefixtures("here")
+def test_the_table_has_a_row_for_each_cell():
+    shown = run("s.yaml")
+    rows = [line for line in shown.splitlines() if "to run " in line and "smollm2-135m-instruct" in line]
+    assert len(rows) == 3
+    assert "3 cells: 0 done, 3 to run; at least" in shown
+
+
+@pytest.mark.usefixtures("here")
+def test_bad_input_is_a_prunebench_error():
+    with pytest.raises(PrunebenchError, match=r"^--set methods\.magnitude\.sparsity=3: .*out of range"):
+        run("s.yaml", "--set", "methods.magnitude.sparsity=3")
+
+
+def test_schema_knows_the_built_in_methods():
+    result = CliRunner().invoke(schema_command, [], catch_exceptions=False)
+    assert result.exit_code == 0
+    names = json.loads(result.stdout)["properties"]["methods"]["anyOf"][0]["anyOf"][0]["enum"]
+    assert {"dense", "random", "magnitude", "wanda", "shortgpt"} <= set(names)
+
+
+def test_the_shipped_quickstart_is_planned_without_torch(tmp_path):
+    code = (
+        "import json, sys\n"
+        "from prunebench.cli.plan import describe\n"
+        "described = describe('quickstart', None, (), (), ())\n"
+        "print(json.dumps([len(described['cells']), [name for name in ('torch', 'transformers') if name in sys.modules]]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [7, []]
+
+
+def test_importing_the_commands_imports_click_alone(tmp_path):
+    code = (
+        "import sys, prunebench.cli.plan, prunebench.cli.schema\n"
+        "print([name for name in ('pydantic', 'yaml', 'rich', 'numpy', 'torch') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
