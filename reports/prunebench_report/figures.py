@@ -48,6 +48,9 @@ SIZE = Panel(
     log_y=True,
 )
 
+_DRAWABLE = 1e30
+"""What lies beyond stands in the table only; an axis that reached it would show nothing else."""
+
 
 def figures(table: Sequence[Row], gate: float) -> list[dict[str, str]]:
     """For each model of the table, quality against speed and against size, where there is anything to draw."""
@@ -68,7 +71,7 @@ def figures(table: Sequence[Row], gate: float) -> list[dict[str, str]]:
 
 def _point(row: Row, panel: Panel) -> Point | None:
     x, y = row.get(panel.x), row.get(panel.y)
-    if x is None or y is None or (panel.log_y and y <= 0):
+    if x is None or y is None or not 0 < x < _DRAWABLE or not (0 if panel.log_y else -1) < y < _DRAWABLE:
         return None
     settled = settled_speedup(row) if panel.x == "inter_token_speedup" else x
     return Point(

@@ -32,7 +32,7 @@ def draw(
         figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), dpi=72)
         axes = figure.add_axes((0.125, 0.125, 0.855, 0.85))
         _axes(axes, panel, points)
-        if panel.gated:
+        if _shows_gate(axes, panel, gate):
             axes.axhline(100 * gate, color=SOFT, linewidth=0.8, linestyle=(0, (2, 3)), zorder=1)
         for point in points:
             _mark(axes, point, methods, hollow=point.cell not in best)
@@ -82,7 +82,16 @@ def _mark(axes: Axes, point: Point, methods: Sequence[str], *, hollow: bool) -> 
     if point.method == "dense":
         axes.axvline(point.x, color=INK, linewidth=0.9, zorder=1.5)
         axes.axhline(point.y, color=INK, linewidth=0.9, zorder=1.5)
-        axes.plot([point.x], [point.y], marker="o", markersize=5, color=INK, zorder=4, gid=f"at-{point.cell}")
+        axes.plot(
+            [point.x],
+            [point.y],
+            linestyle="none",
+            marker="o",
+            markersize=5,
+            color=INK,
+            zorder=4,
+            gid=f"at-{point.cell}",
+        )
         return
     index = methods.index(point.method) % len(MARKERS)
     colour = METHODS[index]
@@ -93,6 +102,7 @@ def _mark(axes: Axes, point: Point, methods: Sequence[str], *, hollow: bool) -> 
     axes.plot(
         [point.x],
         [point.y],
+        linestyle="none",
         marker=MARKERS[index],
         markersize=9,
         markeredgewidth=1.6,
@@ -148,6 +158,11 @@ def _names(
     return texts
 
 
+def _shows_gate(axes: Axes, panel: Panel, gate: float) -> bool:
+    low, high = axes.get_ylim()
+    return panel.gated and low < 100 * gate < high
+
+
 def _pixel(axes: Axes, x: float, y: float) -> tuple[float, float]:
     across, up = axes.transData.transform((x, y))
     return float(across), float(up)
@@ -164,7 +179,7 @@ def _hints(axes: Axes, panel: Panel, gate: float) -> list[Text]:
     x, anchor = (box.x1 - 4, "end") if panel.x_better > 0 else (box.x0 + 4, "start")
     y, arrow = (box.y1 - 12, "↗") if panel.y_better > 0 else (box.y0 + 6, "↙")
     texts = [Text(x, y, f"better {arrow}" if arrow == "↗" else f"{arrow} better", anchor, "hint")]  # type: ignore[arg-type]
-    if panel.gated:
+    if _shows_gate(axes, panel, gate):
         texts.append(Text(box.x1 - 4, _pixel(axes, 0, 100 * gate)[1] - 11, f"gate {100 * gate:g} %", "end", "hint"))
     return texts
 

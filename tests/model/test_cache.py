@@ -107,6 +107,25 @@ def test_what_fails_half_way_leaves_the_old_file(tmp_path):
     assert target.read_text() == "old"
 
 
+def test_what_a_killed_process_left_is_removed_by_the_next_holder(tmp_path):
+    target = tmp_path / "thing"
+    code = f"""
+import os
+from pathlib import Path
+from prunebench.model.cache import exclusive
+from prunebench.model.files import replaced
+with exclusive(Path({str(target)!r})), replaced(Path({str(target)!r})) as aside:
+    aside.write_text("half")
+    os._exit(9)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    other = tmp_path / ".tmp-other-1"
+    other.mkdir()
+    assert len(list(tmp_path.glob(".tmp-thing-*/thing"))) == 1
+    with exclusive(target):
+        assert {path.name for path in tmp_path.iterdir()} == {"thing.lock", other.name}
+
+
 def test_a_folder_takes_the_place_of_a_full_one(tmp_path):
     target = tmp_path / "folder"
     target.mkdir()

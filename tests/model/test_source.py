@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from prunebench.errors import PrunebenchError
+from prunebench.model.ref import ModelRef
 from prunebench.model.source import ModelAsset, resolve
 from prunebench.model.wheel import WheelAsset
 from tiny import tiny_checkpoint, tiny_model
@@ -152,6 +155,17 @@ def test_shards_are_counted_together(base):
     (folder / "model.safetensors").unlink()
     assert len(list(folder.glob("model-*.safetensors"))) > 1
     assert _resolve("tiny", base).parameters == before
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(max_size=40) | st.sampled_from(["~nobody-here/x", "x" * 5000, "./" + "y" * 5000, "\0", "./\0"]))
+def test_any_text_is_looked_up_or_refused_in_one_line(tmp_path_factory, text):
+    outcome: object
+    try:
+        outcome = resolve(text, base=tmp_path_factory.getbasetemp(), assets=ASSETS)
+    except PrunebenchError as error:
+        outcome = error
+    assert isinstance(outcome, ModelRef | PrunebenchError)
 
 
 def test_looking_up_imports_no_torch(base):

@@ -63,7 +63,7 @@ def test_it_is_taken_once_and_then_comes_from_the_cache(cache, links):
     path = fetch(ASSET)
     assert path == cache / "assets" / ASSET.sha256 / "data.bin"
     assert path.read_bytes() == CONTENT
-    assert {entry.name for entry in (cache / "assets").iterdir()} == {ASSET.sha256, f"{ASSET.sha256}.lock"}
+    assert {entry.name for entry in path.parent.iterdir()} == {"data.bin", "data.bin.lock"}
     _remove(links)
     assert fetch(ASSET) == path
     assert fetch(WheelAsset.parse(ASSET.location, ASSET.sha256)) == path

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from prunebench.calibration.corpus import Corpus
     from prunebench.plugin.method import Method
 
-PAIRED = "latency"
-"""The phase in which a dense twin stands beside the pruned model; its memory says nothing about either."""
+OURS = ("bandwidth", "latency")
+"""Phases in which memory holds a buffer of ours, or a dense twin beside the pruned model: no peak of the model's own."""
 
 
 @dataclass
@@ -73,7 +73,7 @@ def run_cell(cell: Cell, *, events: EventWriter, command: str, keep: Path | None
     """
     started = _now()
     begun = time.perf_counter()
-    with MemorySampler() as sampler:
+    with MemorySampler(gpu=cell.device != "cpu" and torch.cuda.is_available()) as sampler:
         phases = Phases(events, sampler)
         base: dict[str, Any] = {"id": cell.id, "cell": cell, "started": started}
         try:
@@ -189,7 +189,7 @@ def _profile(run: _Run, model: Any, *, pruned: bool) -> tuple[Speed, Samples, li
                 measure_latency(model, prompt, once)
         with run.phases.phase("bandwidth"):
             bandwidth, source = read_bandwidth(run.device)
-        with run.phases.phase(PAIRED):
+        with run.phases.phase("latency"):
             twin = run.load().model if pruned else None
             for number, (spec, prompt) in enumerate(zip(run.cell.latency, prompts, strict=True)):
                 latency, raw = measure_latency(model, prompt, spec, dense=twin)
@@ -235,8 +235,8 @@ def _patterns(cell: Cell) -> Sequence[tuple[int, int]]:
 
 
 def _fair(memory: Memory) -> Memory:
-    """Peaks of the cell without the phase in which the dense twin is loaded too."""
-    peaks = [entry.peak_rss_bytes for entry in memory.phases if entry.phase != PAIRED]
+    """Peaks of the cell without the phases that need memory for the measuring itself."""
+    peaks = [entry.peak_rss_bytes for entry in memory.phases if entry.phase not in OURS]
     known = [peak for peak in peaks if peak is not None]
     return memory.model_copy(update={"peak_rss_bytes": max(known)}) if known else memory
 

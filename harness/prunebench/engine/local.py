@@ -74,7 +74,6 @@ class LocalEngine:
         lost = _Lost("failed", "exit", "")
         try:
             code = self.launcher.run(argv, log, follow, cell.time_limit_s)
-            follow()
             if code in (0, 1) and result.exists():
                 return Record.model_validate_json(result.read_bytes())
             if code is None:
@@ -87,6 +86,7 @@ class LocalEngine:
         except LauncherDiedError as error:
             lost = _Lost("failed", "launcher died", str(error))
         finally:
+            follow()
             shutil.rmtree(scratch, ignore_errors=True)
         return self._lost(cell, started, follow.phase, lost)
 

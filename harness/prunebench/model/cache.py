@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from prunebench.errors import PrunebenchError
-from prunebench.model.files import disk_errors, replaced
+from prunebench.model.files import disk_errors, replaced, sweep
 
 _CHUNK = 1 << 20
 _SMALL = 1 << 20  # hashing a smaller file costs less than looking the answer up
@@ -54,12 +54,16 @@ def file_sha256(path: Path) -> str:
 
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold ``path`` for this process; others wait. The lock is a file beside it, freed when the process ends."""
+    """Hold ``path`` for this process; others wait.
+
+    The lock is a file beside it, freed when the process ends; what a killed holder left half written is removed.
+    """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
+        sweep(path)
         yield
     finally:
         os.close(handle)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -26,11 +27,11 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def scratch(parent: Path) -> Iterator[Path]:
-    """A folder inside ``parent`` that is gone afterwards."""
-    with disk_errors(parent):
-        parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=parent, prefix=".tmp-"))
+def scratch(target: Path) -> Iterator[Path]:
+    """A folder beside ``target``, and so on its disk, that is gone afterwards."""
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".tmp-{target.name}-"))
     try:
         yield folder
     finally:
@@ -43,9 +44,15 @@ def replaced(target: Path) -> Iterator[Path]:
 
     Raises PrunebenchError where the disk is full or the place cannot be written; ``target`` is then unchanged.
     """
-    with scratch(target.parent) as folder, disk_errors(target):
+    with scratch(target) as folder, disk_errors(target):
         aside = folder / target.name
         yield aside
         if target.is_dir():  # a folder that is not empty cannot be renamed over
             target.replace(folder / "old")
         aside.replace(target)
+
+
+def sweep(target: Path) -> None:
+    """Remove what writers of ``target`` left beside it when they were killed. Only while nobody else may write it."""
+    for left in target.parent.glob(f".tmp-{glob.escape(target.name)}-*"):
+        shutil.rmtree(left, ignore_errors=True)

@@ -43,7 +43,7 @@ def _probe(endpoint: str) -> str | None:
             get_session().head(endpoint, timeout=_PROBE_S)
             outcome[0] = ""
         except Exception as error:
-            outcome[0] = str(error) or type(error).__name__
+            outcome[0] = first_line(error)
 
     # A thread, since looking a name up can hang for longer than any time limit that the request takes.
     thread = threading.Thread(target=ask, daemon=True)

@@ -41,6 +41,7 @@ def load(folder: Path, *, dtype: str, device: str, trust_remote_code: bool = Fal
 
     checkpoint = read_checkpoint(folder)
     common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+    torch.empty((), device=device)  # starts the device; that is not loading
     with quiet():
         started = time.perf_counter()
         try:
@@ -66,6 +67,8 @@ def load(folder: Path, *, dtype: str, device: str, trust_remote_code: bool = Fal
         check_loaded(folder, report)
         model.eval().requires_grad_(requires_grad=False)
         _into_memory(model)
+        if device != "cpu":
+            torch.accelerator.synchronize()
         seconds = time.perf_counter() - started
         started = time.perf_counter()
         try:

@@ -73,9 +73,16 @@ def _asset(model: ModelAsset) -> dict[str, Any]:
 
 def _path(text: str, base: Path) -> Path | None:
     """The absolute path that ``text`` means, None where it is no path."""
-    path = (base / Path(text).expanduser()).absolute()  # links stay: the hub's point to names without .gguf
     looks = text.startswith((".", "/", "~")) or text.lower().endswith(".gguf")
-    return path if looks or path.exists() else None
+    try:
+        path = (base / Path(text).expanduser()).absolute()  # links stay: the hub's point to names without .gguf
+        return path if path.exists() or looks else None
+    except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, no path at all
+        if looks:
+            raise PrunebenchError(
+                f"model '{text}' is no path: {error}", hint="name a folder or a .gguf file"
+            ) from error
+        return None
 
 
 def _local(path: Path, *, trust_remote_code: bool) -> dict[str, Any]:

