@@ -5,6 +5,7 @@ Importing this package is cheap: pandas, matplotlib and jinja2 are imported when
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
     from prunebench.cell.store import RunStore
 
-__all__ = ["export", "render", "write_report"]
+__all__ = ["export", "import_libraries", "render", "write_report"]
 
 
 def write_report(folder: Path) -> Path:
@@ -30,6 +31,12 @@ def render(store: RunStore) -> str:
     from prunebench_report.view import view
 
     return document(view(store))
+
+
+def import_libraries() -> None:
+    """Import what rendering needs, for callers that have a moment to spare before there is anything to render."""
+    for name in ("jinja2", "matplotlib.figure", "matplotlib.backends.backend_svg", "prunebench_report.view"):
+        importlib.import_module(name)
 
 
 def export(folder: Path, format: Literal["json", "csv", "parquet", "sqlite"], out: Path | None = None) -> str | None:  # noqa: A002

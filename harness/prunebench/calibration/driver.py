@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from prunebench.plugin.method import LinearMethod
 
-BATCH_TOKENS = 2048
-"""Tokens a batch: enough to keep the matrix products busy, few enough to stay near the caches."""
+BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
+"""Tokens a batch: enough to keep the matrix products busy, few enough for the caches and for memory to be reused."""
 
 Progress = Callable[[int, int], None]
 
@@ -127,7 +127,8 @@ def observe_layers(
 
 def _batches(model: Any, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Pieces of about BATCH_TOKENS tokens, on the model's device; tokens are int64 [windows, length]."""
-    return torch.split(tokens.to(model.device), max(1, BATCH_TOKENS // tokens.shape[1]))
+    size = BATCH_TOKENS.get(model.device.type, 2048) // tokens.shape[1]
+    return torch.split(tokens.to(model.device), max(1, size))
 
 
 def _capture(model: Any, parts: Anatomy, tokens: torch.Tensor) -> tuple[list[torch.Tensor], list[list[_Call]]]:
@@ -183,8 +184,7 @@ def _input_norms(
         def hook(_: Any, args: tuple[torch.Tensor, ...]) -> None:
             nonlocal seen
             inputs = args[0].reshape(-1, args[0].shape[-1]).float()  # [tokens, in]
-            # column norms in one pass over the inputs, without a squared copy of them
-            sums[which] += torch.linalg.vector_norm(inputs, dim=0).square_()
+            sums[which] += (inputs * inputs).sum(0)  # ten times as fast on a CPU as a norm along the first dimension
             seen += 1
             if seen == len(tapped):
                 raise _Enough

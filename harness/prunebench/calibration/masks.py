@@ -52,9 +52,9 @@ def _lowest_of_rows(score: torch.Tensor, share: float) -> torch.Tensor:
         return torch.zeros_like(score, dtype=torch.bool)
     # Selection is linear in the row; a sort would cost three times as much on a CPU.
     limit = score.kthvalue(count, dim=1, keepdim=True).values
-    mask = score < limit
-    tied = score == limit
-    missing = count - mask.sum(dim=1, keepdim=True)
-    if bool((tied.sum(dim=1, keepdim=True) == missing).all()):
-        return mask | tied
-    return mask | (tied & (tied.cumsum(dim=1) <= missing))
+    mask = score <= limit
+    if bool((mask.sum(dim=1) == count).all()):
+        return mask
+    below, tied = score < limit, score == limit
+    missing = count - below.sum(dim=1, keepdim=True)
+    return below | (tied & (tied.cumsum(dim=1) <= missing))

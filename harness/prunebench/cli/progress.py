@@ -82,7 +82,8 @@ def _name(cell: Cell) -> str:
 def outcome(record: Record) -> str:
     """One record in a few words."""
     if record.error is not None:
-        return f"{record.status} while in '{record.error.phase}': {record.error.type}: {record.error.message}"
+        message = (record.error.message.splitlines() or [""])[0]
+        return f"{record.status} while in '{record.error.phase}': {record.error.type}: {message}"
     words: list[str] = [record.status]
     words += [f"perplexity {result.perplexity:.2f}" for result in record.quality.perplexity] if record.quality else []
     if record.audit is not None:

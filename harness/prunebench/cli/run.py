@@ -5,12 +5,16 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunebench.cli.options import suite_options
+from prunebench.cli.options import load_plan, suite_options
+
+if TYPE_CHECKING:
+    from prunebench.engine.local import LocalEngine
 
 
 @click.command("run")
@@ -28,49 +32,55 @@ def command(
 
     Cells that have a result are not run again, so the same command goes on after an interruption.
     """
-    from prunebench.cell.store import RunStore
-    from prunebench.cli.options import load_plan
-    from prunebench.cli.progress import show
-    from prunebench.engine.local import LocalEngine
-    from prunebench.suite.plan import plan as whole_plan
+    from prunebench.engine.launcher import launcher
 
     begun = time.monotonic()
     signal.signal(signal.SIGTERM, _interrupt)
-    loaded, plan, folder, registry = load_plan(suite, out, overrides, only, skip)
-    store = RunStore.create(
-        folder, whole_plan(loaded, registry), loaded.text
-    )  # a selection does not shorten the report
-    with store.lock():
-        todo = [cell for cell in plan.cells if not store.finished(cell)]
-        click.echo(f"{plan.suite}: {len(plan.cells)} cells, {len(plan.cells) - len(todo)} finished, in {folder}")
-        for problem in registry.problems:
-            if problem.status == "problem":
-                click.echo(
-                    f"plugin {problem.plugin} of {problem.distribution} {problem.version}: {problem.message}", err=True
-                )
-        measured = 0.0
-        try:
-            with show(len(todo)) as watcher:
-                for record in LocalEngine(store, registry, watcher).run(todo):
-                    measured += record.cost.measured_s if record.cost else 0.0
-        except KeyboardInterrupt:
-            click.echo("stopped; the same command goes on where it was", err=True)
-            sys.exit(130)
-        if not no_report:
-            from prunebench_report import write_report
+    with closing(launcher()) as starter:
+        starter.start()  # its seconds of imports run beside the planning
+        from prunebench.cell.store import RunStore
+        from prunebench.cli.progress import show
+        from prunebench.engine.local import LocalEngine
+        from prunebench.suite.plan import plan as whole_plan
 
-            click.echo(f"report: {write_report(folder)}")
-        if measured:
-            total = time.monotonic() - begun
-            click.echo(
-                f"{total:.0f} s in all, {total - measured:.1f} s of it ({1 - measured / total:.1%}) the harness itself"
-            )
-        failed = [cell for cell in plan.cells if not store.finished(cell)]
+        loaded, plan, folder, registry = load_plan(suite, out, overrides, only, skip)
+        # a selection does not shorten the report
+        store = RunStore.create(folder, whole_plan(loaded, registry), loaded.text)
+        with store.lock():
+            todo = [cell for cell in plan.cells if not store.finished(cell)]
+            done = len(plan.cells) - len(todo)
+            click.echo(f"{plan.suite}: {len(plan.cells)} cells, {done} finished, in {folder}")
+            for problem in registry.problems:
+                if problem.status == "problem":
+                    name = f"{problem.plugin} of {problem.distribution} {problem.version}"
+                    click.echo(f"plugin {name}: {problem.message}", err=True)
+            if todo and not no_report:
+                import prunebench_report
+
+                prunebench_report.import_libraries()
+            with show(len(todo)) as watcher:
+                measured = _run(LocalEngine(store, registry, watcher, starter), todo)
+            if not no_report:
+                from prunebench_report import write_report
+
+                click.echo(f"report: {write_report(folder)}")
+            if measured:
+                total = time.monotonic() - begun
+                own = total - measured
+                click.echo(f"{total:.0f} s in all, {own:.1f} s of it ({own / total:.1%}) the harness itself")
+            failed = [cell.label for cell in plan.cells if not store.finished(cell)]
     if failed:
-        click.echo(
-            f"{len(failed)} of {len(plan.cells)} cells failed: {', '.join(cell.label for cell in failed)}", err=True
-        )
+        click.echo(f"{len(failed)} of {len(plan.cells)} cells failed: {', '.join(failed)}", err=True)
         sys.exit(1)
+
+
+def _run(engine: LocalEngine, cells: list[Any]) -> float:
+    """Run the cells; gives the seconds spent in their phases (load, prune, measure)."""
+    try:
+        return sum(record.cost.measured_s for record in engine.run(cells) if record.cost)
+    except KeyboardInterrupt:
+        click.echo("stopped; the same command goes on where it was", err=True)
+        sys.exit(130)
 
 
 def _interrupt(*_: Any) -> None:

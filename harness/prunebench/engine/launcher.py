@@ -18,11 +18,19 @@ TICK_S = 0.1
 
 
 class LauncherDiedError(RuntimeError):
-    """The process that starts cells has ended, which takes the running cell with it."""
+    """The process that starts cells has ended, which takes the running cell with it; ``said`` is its last output."""
+
+    def __init__(self, code: int, said: str) -> None:
+        last = said.splitlines()[-1] if said else "it said nothing"
+        super().__init__(f"the process that starts cells has ended with {code}: {last}")
+        self.said = said
 
 
 class Launcher(Protocol):
     """One way of starting cells, one at a time."""
+
+    def start(self) -> None:
+        """Get ready in the background; calling it early is never needed, only quicker."""
 
     def run(self, argv: list[str], log: Path, tick: Callable[[], None], limit_s: float | None) -> int | None:
         """Run `prunebench.cell` with ``argv``, its output appended to ``log``, calling ``tick`` while it runs.
@@ -44,6 +52,9 @@ class SpawnLauncher:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Nothing can be prepared."""
 
     def run(self, argv: list[str], log: Path, tick: Callable[[], None], limit_s: float | None) -> int | None:
         with log.open("ab") as file:
@@ -79,6 +90,7 @@ class ForkLauncher:
 
     def __init__(self) -> None:
         self._zygote: subprocess.Popen[bytes] | None = None
+        self._greeted = False
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the zygote
 
     def run(self, argv: list[str], log: Path, tick: Callable[[], None], limit_s: float | None) -> int | None:
@@ -103,17 +115,23 @@ class ForkLauncher:
             self._zygote = None
         self._complaints.close()
 
+    def start(self) -> None:
+        self._greeted = False
+        self._zygote = subprocess.Popen(
+            [sys.executable, "-m", "prunebench.cell.zygote"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._complaints,
+            bufsize=0,
+            start_new_session=True,
+        )
+
     def _ready(self, tick: Callable[[], None]) -> subprocess.Popen[bytes]:
-        if self._zygote is None or self._zygote.poll() is not None:
-            self._zygote = subprocess.Popen(
-                [sys.executable, "-m", "prunebench.cell.zygote"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._complaints,
-                bufsize=0,
-                start_new_session=True,
-            )
-            self._reply(self._zygote, tick, None)
+        if self._zygote is None or (self._greeted and self._zygote.poll() is not None):
+            self.start()
+        assert self._zygote is not None
+        if not self._greeted:
+            self._greeted = self._reply(self._zygote, tick, None) is not None
         return self._zygote
 
     def _reply(
@@ -130,9 +148,11 @@ class ForkLauncher:
                     reply: dict[str, int] = json.loads(line)
                     return reply
                 zygote.wait()
+                self._zygote = None
                 self._complaints.seek(0)
-                said = self._complaints.read()[-2000:].decode(errors="replace").strip()
-                raise LauncherDiedError(f"the process that starts cells has ended with {zygote.returncode}: {said}")
+                raise LauncherDiedError(
+                    zygote.returncode, self._complaints.read()[-8000:].decode(errors="replace").strip()
+                )
             tick()
             if deadline is not None and time.monotonic() > deadline:
                 return None

@@ -6,7 +6,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -18,7 +18,7 @@ from prunebench.cell.events import Event, EventReader
 from prunebench.cell.record import Error, Record, Status
 from prunebench.cell.spec import Cell
 from prunebench.cell.store import RunStore
-from prunebench.engine.launcher import Launcher, LauncherDiedError, launcher
+from prunebench.engine.launcher import Launcher, LauncherDiedError
 from prunebench.plugin.host import Registry
 
 LOG_TAIL = 8000
@@ -41,21 +41,18 @@ class LocalEngine:
     store: RunStore
     registry: Registry
     watcher: Watcher
-    launcher: Launcher = field(default_factory=launcher)
+    launcher: Launcher
 
     def run(self, cells: Sequence[Cell]) -> Iterator[Record]:
-        """Run ``cells`` in order and store each record; stopping the iteration ends the running cell."""
-        try:
-            for cell in cells:
-                self.watcher.started(cell)
-                self.registry.notify("prunebench_cell_started", cell=cell)
-                record = self._one(cell)
-                self.store.write(record)
-                self.registry.notify("prunebench_cell_finished", cell=cell, record=record)
-                self.watcher.finished(record)
-                yield record
-        finally:
-            self.launcher.close()
+        """Run ``cells`` in order and store each record; an exception, Ctrl-C too, ends the running cell."""
+        for cell in cells:
+            self.watcher.started(cell)
+            self.registry.notify("prunebench_cell_started", cell=cell)
+            record = self._one(cell)
+            self.store.write(record)
+            self.registry.notify("prunebench_cell_finished", cell=cell, record=record)
+            self.watcher.finished(record)
+            yield record
 
     def _one(self, cell: Cell) -> Record:
         scratch = self.store.folder / "scratch" / cell.id
@@ -85,6 +82,8 @@ class LocalEngine:
             lost = _Lost("failed", "bad record", str(error))
         except LauncherDiedError as error:
             lost = _Lost("failed", "launcher died", str(error))
+            with log.open("a", encoding="utf-8") as file:
+                file.write(error.said)
         finally:
             follow()
             shutil.rmtree(scratch, ignore_errors=True)

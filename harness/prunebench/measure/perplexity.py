@@ -18,7 +18,7 @@ from prunebench.measure.positions import check_positions
 
 LOGITS_BYTES = 32 << 20
 """Logits that stand in memory at once, as float32: small enough for the cache and for the allocator to reuse."""
-BATCH_TOKENS = 2048
+BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
 PROBE_TOKENS = 4
 
 
@@ -37,8 +37,8 @@ def perplexity(
     """exp(total negative log-likelihood / tokens predicted) of ``model`` on ``tokens``, int64 [windows, length].
 
     Every window predicts its tokens 2..length (Frantar and Alistarh 2023, arXiv:2301.00774, and the released code's
-    evaluation). Logits are taken to float32, the sum to float64. ``batch_windows`` run together (by default 2048
-    tokens' worth); ``progress(done, total)`` is called in windows. The remaining arguments go on the result.
+    evaluation). Logits are taken to float32, the sum to float64. ``batch_windows`` run together (by default
+    BATCH_TOKENS' worth); ``progress(done, total)`` is called in windows. The remaining arguments go on the result.
 
     Raises PrunebenchError where a window's likelihood is not finite, ValueError where the shape is wrong.
     """
@@ -49,7 +49,7 @@ def perplexity(
     model.eval()
     device = model.get_input_embeddings().weight.device
     scorer = _Scorer(model, tokens[:1, :PROBE_TOKENS].to(device))
-    size = batch_windows or max(1, BATCH_TOKENS // length)
+    size = batch_windows or max(1, BATCH_TOKENS.get(device.type, 2048) // length)
     sums: list[float] = []  # of each window, nats
     for start in range(0, windows, size):
         for nll in scorer.nll(tokens[start : start + size].to(device)).tolist():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from prunebench.errors import PrunebenchError
+from prunebench.model.anatomy import FAMILIES
 from prunebench.model.folder import Checkpoint, check_loaded, read_checkpoint
 from prunebench.model.prepare import prepare
 from prunebench.model.quiet import first_line, quiet
@@ -39,6 +41,7 @@ def load(folder: Path, *, dtype: str, device: str, trust_remote_code: bool = Fal
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    import_libraries()
     checkpoint = read_checkpoint(folder)
     common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     torch.empty((), device=device)  # starts the device; that is not loading
@@ -79,6 +82,12 @@ def load(folder: Path, *, dtype: str, device: str, trust_remote_code: bool = Fal
                 hint="save it there anew with AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)",
             ) from error
     return LoadedModel(model, tokenizer, checkpoint.weight_bytes, seconds, time.perf_counter() - started)
+
+
+def import_libraries() -> None:
+    """Import what loading any model needs: seconds the first time, which are no part of loading."""
+    for name in ("modeling_utils", "generation", *(f"models.{family}.modeling_{family}" for family, _ in FAMILIES)):
+        importlib.import_module(f"transformers.{name}")
 
 
 def _into_memory(model: torch.nn.Module) -> None:
