@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 WIDTH = 640
 _HEIGHT = 120
-_POINTS = 240
 _TICKS = 160
 
 
@@ -62,13 +61,17 @@ def timeline(memory: Timeline | None) -> dict[str, Any] | None:
 
 
 def _line(times: Sequence[float], values: Sequence[int], end: float, top: float) -> str:
-    """An SVG path of the highest value in each of at most `_POINTS` columns, so that no peak is lost."""
-    columns: dict[int, int] = {}
+    """An SVG path through the points; what would fall on the pixel before it, or inside a level stretch, is left out."""
+    points: list[tuple[int, int]] = []
     for time, value in zip(times, values, strict=True):
-        column = min(_POINTS, max(0, round(_POINTS * time / end)))
-        columns[column] = max(columns.get(column, 0), value)
-    points = [f"{WIDTH * x / _POINTS:.0f} {_HEIGHT * (1 - y / top):.1f}" for x, y in sorted(columns.items())]
-    return "M" + "L".join(points)
+        point = round(WIDTH * min(max(time / end, 0), 1)), round(_HEIGHT * (1 - value / top))
+        if points[-1:] == [point]:
+            continue
+        if len(points) > 1 and points[-1][1] == points[-2][1] == point[1]:
+            points[-1] = point
+        else:
+            points.append(point)
+    return "M" + "L".join(f"{x} {y}" for x, y in points)
 
 
 def nice(value: float) -> float:

@@ -103,6 +103,10 @@ def _utc(stamp: str) -> datetime | None:
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
+DRIFT = 0.1
+"""A dense model that is slower by more than this in another cell makes milliseconds of different rows incomparable."""
+
+
 def warnings(plan: Plan, records: Sequence[Record], damaged: Sequence[Damaged]) -> list[str]:
     """Why some of the numbers cannot be compared, one sentence each."""
     found = []
@@ -125,12 +129,29 @@ def warnings(plan: Plan, records: Sequence[Record], damaged: Sequence[Damaged]) 
             f"{len(apart)} cells were not timed in rounds interleaved with dense: "
             "their speed-up compares two processes and has no interval."
         )
+    if (drift := _drift(done)) > DRIFT:
+        found.append(
+            f"The machine's own speed drifted: the dense model took up to {drift:.0%} longer per token in some cells than "
+            "in others. Compare speed-ups, which are paired, not milliseconds of different rows."
+        )
     machines = provenance.machines(records)
     if governor := provenance.slow_governor(done):
         found.append(f"The CPU governor is '{clean(governor)}', so the clock may change between rounds.")
     if len(machines) > 1:
         found.append(f"Cells ran on {len(machines)} different machines: times must not be compared between them.")
     return found
+
+
+def _drift(records: Sequence[Record]) -> float:
+    """How much slower the dense model was in its slowest cell than in its quickest, the worst of all models and shapes."""
+    medians: dict[tuple[object, ...], list[float]] = {}
+    for record in records:
+        for one in record.speed.latency if record.speed else []:
+            dense = one.inter_token_s if record.cell.method.name == "dense" else one.dense_inter_token_s
+            if dense is not None and dense.median > 0:
+                shape = (record.cell.model.name, one.prompt, one.new_tokens, one.batch_size)
+                medians.setdefault(shape, []).append(dense.median)
+    return max((max(several) / min(several) - 1 for several in medians.values()), default=0.0)
 
 
 def _in_plan_order(

@@ -1,0 +1,68 @@
+"""The whole cell on a CUDA GPU, on tiny models: `tox run -e gpu`, or pytest -m gpu where the package is installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from prunebench import Context, anatomy
+from prunebench.cell.store import RunStore
+from prunebench.measure.bandwidth import read_bandwidth
+from prunebench.measure.nvml import Nvml
+from prunebench.measure.perplexity import perplexity
+from prunebench.plugin.host import load_plugins
+from rig import Rig
+from tiny import FAMILIES, tiny_model
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA GPU"),
+]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("sparsity", [0.5, "2:4"])
+def test_wanda_on_the_gpu_agrees_with_the_cpu(family: str, sparsity: float | str) -> None:
+    masks, values = [], []
+    for device in ("cpu", "cuda"):
+        model = tiny_model(family).to(device)
+        tokens = torch.randint(0, model.config.vocab_size, (4, 16), generator=torch.Generator().manual_seed(0))
+        cls = load_plugins().methods["wanda"].value
+        with torch.no_grad():
+            cls(cls.Options(sparsity=sparsity)).prune(
+                model, Context(tokens, 0, list(range(len(anatomy(model).layers))))
+            )
+        parts = anatomy(model)
+        weights = [linear.weight for layer in parts.layers for linear in parts.linears(layer).values()]
+        masks.append(torch.cat([(weight == 0).flatten().cpu() for weight in weights]))
+        result = perplexity(model, tokens, corpus="random", split="all", bos="none", tokens_sha256="")
+        values.append(result.perplexity)
+    differing = float((masks[0] != masks[1]).float().mean())
+    print(f"{family} {sparsity}: {differing:.2e} of the mask differs, perplexity {values[0]:.4f} and {values[1]:.4f}")
+    assert differing < 1e-3
+    assert values[1] == pytest.approx(values[0], rel=1e-2)
+
+
+def test_a_run_on_the_gpu_has_gpu_figures(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    suite = rig.suite("wanda: {sparsity: 2:4}", "shortgpt: {count: 1}")
+    result = rig.prunebench("run", suite, "--set", "device=cuda")
+    assert result.returncode == 0, result.stdout + result.stderr
+    good, _ = RunStore.open(tmp_path / "runs" / "tiny").records()
+    for record in good:
+        assert record.memory.gpu is not None
+        assert record.memory.gpu.allocated_bytes > 0
+        assert record.memory.gpu.nvml_device_bytes is None or record.memory.gpu.nvml_device_bytes > 0
+        assert record.speed.latency[0].device.startswith("cuda")
+        assert record.provenance["gpus"]
+
+
+def test_bandwidth_and_nvml_answer() -> None:
+    bandwidth, source = read_bandwidth("cuda")
+    print(f"{bandwidth / 1e9:.0f} GB/s: {source}")
+    assert bandwidth > 1e11
+    nvml = Nvml()
+    print([nvml.device_memory(index) for index, _ in enumerate(nvml.devices())])
+    nvml.close()
