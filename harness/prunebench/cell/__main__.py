@@ -17,7 +17,7 @@ from prunebench.cell.store import write_atomically
 
 def command(spec: Path) -> str:
     """What a person types to run the cell of ``spec`` again."""
-    return shlex.join([Path(sys.executable).name, "-m", "prunebench.cell", str(spec)])
+    return shlex.join([sys.executable, "-m", "prunebench.cell", str(spec.resolve())])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

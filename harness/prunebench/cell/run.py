@@ -10,7 +10,7 @@ import random
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,7 +91,8 @@ def run_cell(cell: Cell, *, events: EventWriter, command: str, keep: Path | None
                 finished=_now(),
                 error=_error(error, phases.current, command, memory.peak_rss_bytes),
             )
-    record.provenance = {**machine(), "command": command, "plugin": f"{cell.method.distribution} {cell.method.version}"}
+    plugin = f"{cell.method.distribution} {cell.method.version}"
+    record.provenance = {**machine(), "command": command, "plugin": plugin, **record.provenance}
     return record
 
 
@@ -132,6 +133,7 @@ def _measure(cell: Cell, phases: Phases, begun: float, keep: Path | None) -> dic
         "cost": _cost(cell, phases, calibration, begun),
         "samples": samples,
         "method_notes": notes,
+        "provenance": _sources(run, method),
     }
 
 
@@ -203,6 +205,16 @@ def _profile(run: _Run, model: Any, *, pruned: bool) -> tuple[Speed, Samples, li
 def _is_pruned(audited: Audit, dense: DenseFacts) -> bool:
     """Whether the method changed anything that could change the speed."""
     return audited.zeros != dense.zeros or audited.parameters != dense.parameters
+
+
+def _sources(run: _Run, method: Method) -> dict[str, Any]:
+    """Where the method was published, and which commit a Hub model turned out to be."""
+    sources: dict[str, Any] = {}
+    if method.reference is not None:
+        sources["reference"] = asdict(method.reference)
+    if run.cell.model.kind == "hub":
+        sources["model_revision"] = run.folder.name
+    return sources
 
 
 def _cost(cell: Cell, phases: Phases, calibration: Windows | None, begun: float) -> Cost:
