@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunebench import Context, LinearStats, Method, anatomy
+from prunebench import Context, LinearStats, Method, PrunebenchError, anatomy
 from prunebench.plugin.host import load_plugins
 from tiny import FAMILIES, tiny_model
 
@@ -120,6 +120,15 @@ def test_wanda_is_optimal_where_inputs_are_uncorrelated(seed: int) -> None:
 
     best = min(error(gone) for gone in itertools.combinations(range(6), 3))
     assert error(tuple(mask[0].nonzero().flatten().tolist())) == pytest.approx(best, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["magnitude", "wanda"])
+def test_a_pattern_that_does_not_divide_names_the_linear(name: str) -> None:
+    model = tiny_model("llama")
+    features = linears(model)[0, "self_attn.q_proj"].in_features
+    of = next(m for m in range(3, 64) if features % m)
+    with pytest.raises(PrunebenchError, match=rf"layer 0, self_attn\.q_proj: groups of {of} do not divide {features}"):
+        prune(model, build(name, sparsity=f"2:{of}"))
 
 
 def test_random_follows_its_seed() -> None:

@@ -78,7 +78,7 @@ def prune_linears(
     if tokens is None:
         for index, layer in enumerate(parts.layers):
             for name, linear in parts.linears(layer).items():
-                method.prune_linear(linear.weight, LinearStats(index, name, generator))
+                _prune(method, linear, LinearStats(index, name, generator))
             progress(index + 1, len(parts.layers))
         return
     batches, calls = _capture(model, parts, tokens)
@@ -92,11 +92,18 @@ def prune_linears(
                     hint="use float32, or look for a damaged checkpoint",
                 )
             for name in group:
-                method.prune_linear(linears[name].weight, LinearStats(index, name, generator, norm))
+                _prune(method, linears[name], LinearStats(index, name, generator, norm))
         if index + 1 < len(parts.layers):  # nobody reads the last layer's output
             for batch, call in zip(batches, calls[index], strict=True):
                 batch.copy_(_run(layer, batch, call))
         progress(index + 1, len(parts.layers))
+
+
+def _prune(method: LinearMethod, linear: nn.Linear, stats: LinearStats) -> None:
+    try:
+        method.prune_linear(linear.weight, stats)
+    except PrunebenchError as error:
+        raise PrunebenchError(f"layer {stats.layer}, {stats.name}: {error.message}", hint=error.hint) from error
 
 
 def observe_layers(
