@@ -51,8 +51,7 @@ def test_the_readmes_commands_parse() -> None:
     assert len(lines) >= 6
     for line in lines:
         name, *arguments = shlex.split(line)
-        context = prunebench.get_command(None, name).make_context(name, arguments)
-        assert context.params
+        assert prunebench.get_command(None, name).make_context(name, arguments).info_name == name
 
 
 def test_ci_runs_the_readmes_test_command() -> None:

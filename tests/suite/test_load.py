@@ -27,7 +27,7 @@ def test_shipped_quickstart_is_the_documented_grid(registry):
     assert suite.calibration[0].split == "calibration"
     assert suite.calibration[0].sampler == "distinct"
     assert suite.perplexity[0].split == "evaluation"
-    assert suite.latency == (LatencySpec(prompt=128, new_tokens=32, batch_size=1, min_rounds=5, min_time_s=3.0),)
+    assert suite.latency == (LatencySpec(prompt=128, new_tokens=16, batch_size=1, min_rounds=5, min_time_s=7.0),)
     assert suite.time_limit_s == 3600
 
 

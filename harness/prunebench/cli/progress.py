@@ -79,13 +79,19 @@ def _name(cell: Cell) -> str:
     return f"{cell.model.name} {cell.label}" + (f" seed={cell.seed}" if cell.seed else "")
 
 
+def _short(perplexity: float) -> str:
+    return f"{perplexity:.2f}" if perplexity < 1e5 else f"{perplexity:.2g}"
+
+
 def outcome(record: Record) -> str:
     """One record in a few words."""
     if record.error is not None:
         message = (record.error.message.splitlines() or [""])[0]
         return f"{record.status} while in '{record.error.phase}': {record.error.type}: {message}"
     words: list[str] = [record.status]
-    words += [f"perplexity {result.perplexity:.2f}" for result in record.quality.perplexity] if record.quality else []
+    words += (
+        [f"perplexity {_short(result.perplexity)}" for result in record.quality.perplexity] if record.quality else []
+    )
     if record.audit is not None:
         words.append(f"sparsity {record.audit.sparsity:.1%}")
         if record.audit.removed_layers:
