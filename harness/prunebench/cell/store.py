@@ -92,6 +92,11 @@ class RunStore:
     def spec_path(self, cell_id: str) -> Path:
         return self.folder / "specs" / f"{cell_id}.json"
 
+    @property
+    def scratch_path(self) -> Path:
+        """For files that live as long as a run."""
+        return self.folder / "scratch"
+
     def model_path(self, cell_id: str) -> Path:
         return self.folder / "models" / cell_id
 

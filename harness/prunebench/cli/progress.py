@@ -87,6 +87,8 @@ def outcome(record: Record) -> str:
     """One record in a few words."""
     if record.error is not None:
         message = (record.error.message.splitlines() or [""])[0]
+        if record.error.hint:  # ours: the message is for people, the class is not
+            return f"{record.status} while in '{record.error.phase}': {message} (fix: {record.error.hint})"
         return f"{record.status} while in '{record.error.phase}': {record.error.type}: {message}"
     words: list[str] = [record.status]
     words += (

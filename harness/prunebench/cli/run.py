@@ -49,7 +49,8 @@ def command(
         with store.lock():
             todo = [cell for cell in plan.cells if not store.finished(cell)]
             done = len(plan.cells) - len(todo)
-            click.echo(f"{plan.suite}: {len(plan.cells)} cells, {done} finished, in {folder}")
+            cells = "1 cell" if len(plan.cells) == 1 else f"{len(plan.cells)} cells"
+            click.echo(f"{plan.suite}: {cells}, {done} finished, in {folder}")
             for problem in registry.problems:
                 if problem.status == "problem":
                     name = f"{problem.plugin} of {problem.distribution} {problem.version}"
@@ -70,7 +71,7 @@ def command(
                 click.echo(f"{total:.0f} s in all, {own:.1f} s of it ({own / total:.1%}) the harness itself")
             failed = [cell.label for cell in plan.cells if not store.finished(cell)]
     if failed:
-        click.echo(f"{len(failed)} of {len(plan.cells)} cells failed: {', '.join(failed)}", err=True)
+        click.echo(f"{len(failed)} of {cells} failed: {', '.join(failed)}", err=True)
         sys.exit(1)
 
 

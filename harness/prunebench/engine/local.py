@@ -45,17 +45,20 @@ class LocalEngine:
 
     def run(self, cells: Sequence[Cell]) -> Iterator[Record]:
         """Run ``cells`` in order and store each record; an exception, Ctrl-C too, ends the running cell."""
-        for cell in cells:
-            self.watcher.started(cell)
-            self.registry.notify("prunebench_cell_started", cell=cell)
-            record = self._one(cell)
-            self.store.write(record)
-            self.registry.notify("prunebench_cell_finished", cell=cell, record=record)
-            self.watcher.finished(record)
-            yield record
+        try:
+            for cell in cells:
+                self.watcher.started(cell)
+                self.registry.notify("prunebench_cell_started", cell=cell)
+                record = self._one(cell)
+                self.store.write(record)
+                self.registry.notify("prunebench_cell_finished", cell=cell, record=record)
+                self.watcher.finished(record)
+                yield record
+        finally:
+            shutil.rmtree(self.store.scratch_path, ignore_errors=True)
 
     def _one(self, cell: Cell) -> Record:
-        scratch = self.store.folder / "scratch" / cell.id
+        scratch = self.store.scratch_path / cell.id
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         log = self.store.log_path(cell.id)
