@@ -29,14 +29,15 @@ def test_wanda_takes_at_most_two_point_one_decoder_passes(sparsity: float | str)
     cls = load_plugins().methods["wanda"].value
     model = smollm2().model
     decoder_pass(model, tokens[:2])
-    before = decoder_pass(model, tokens)
-    begun = time.perf_counter()
-    with torch.no_grad():
-        cls(cls.Options(sparsity=sparsity)).prune(model, Context(tokens, 0, list(range(30))))
-    seconds = time.perf_counter() - begun
-    after = decoder_pass(model, tokens)  # zeros cost a dense kernel what any weight costs
-    ratio = seconds / ((before + after) / 2)
-    print(
-        f"wanda {sparsity}: {seconds:.1f} s, decoder pass {before:.1f} and {after:.1f} s, ratio {ratio:.2f} (at most 2.1)"
-    )
+    passes, prunings = [], []
+    for _ in range(2):  # alternating, best of each: what else the machine does only ever adds time
+        passes.append(decoder_pass(model, tokens))  # zeros cost a dense kernel what any weight costs
+        begun = time.perf_counter()
+        with torch.no_grad():
+            cls(cls.Options(sparsity=sparsity)).prune(model, Context(tokens, 0, list(range(30))))
+        prunings.append(time.perf_counter() - begun)
+    ratio = min(prunings) / min(passes)
+    times = ", ".join(f"{seconds:.1f}" for seconds in prunings)
+    yardsticks = ", ".join(f"{seconds:.1f}" for seconds in passes)
+    print(f"wanda {sparsity}: {times} s, decoder pass {yardsticks} s, best over best {ratio:.2f} (at most 2.1)")
     assert ratio <= 2.1

@@ -139,7 +139,10 @@ def test_an_observer_that_raises_disturbs_nobody(load, caplog) -> None:
 
 def test_a_plugin_may_import_torch_at_its_top_without_loading_it(tmp_path: Path) -> None:
     """In a process of its own, since this one has torch."""
-    (tmp_path / "late.py").write_text("import torch\ndef now(): return torch.zeros(2)\n")
+    (tmp_path / "late.py").write_text(
+        "import torch\nfrom prunebench import Context, LinearMethod, LinearStats, anatomy\n"
+        "def now(): return torch.zeros(2)\n"
+    )
     code = (
         "import sys; from prunebench.plugin.lazy import heavy_imports_later\n"
         "with heavy_imports_later():\n    import late\n"

@@ -36,12 +36,13 @@ def lowest_of_groups(score: torch.Tensor, *, zeros: int, of: int) -> torch.Tenso
         )
     # Few members a group: counting who is smaller needs no sort. members [of, out * in / of]
     members = score.reshape(-1, of).t().contiguous()
-    rank = torch.zeros(members.shape, dtype=torch.int8, device=score.device)
+    # As if all were equal, where the earlier column counts as smaller; then every pair that says otherwise.
+    rank = torch.arange(of, dtype=torch.int8, device=score.device)[:, None].repeat(1, members.shape[1])
     for a in range(of):
         for b in range(a + 1, of):
-            b_smaller = members[b] < members[a]  # a tie leaves the earlier column smaller
+            b_smaller = (members[b] < members[a]).view(torch.int8)
             rank[a] += b_smaller
-            rank[b] += ~b_smaller
+            rank[b] -= b_smaller
     return (rank < zeros).t().reshape(rows, columns)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
 
 from prunebench.errors import PrunebenchError, did_you_mean
 
@@ -85,7 +85,7 @@ class Anatomy:
     family: Family
 
     @property
-    def decoder(self) -> nn.Module:
+    def decoder(self) -> torch.nn.Module:
         """The base model: ids in, hidden states after the final norm out."""
         return self.model.get_submodule(self.family.decoder)  # type: ignore[no-any-return]
 
@@ -94,21 +94,21 @@ class Anatomy:
         return self.family.layers
 
     @property
-    def layers(self) -> nn.ModuleList:
+    def layers(self) -> torch.nn.ModuleList:
         return self.model.get_submodule(self.family.layers)  # type: ignore[no-any-return]
 
     @property
-    def embeddings(self) -> nn.Embedding:
+    def embeddings(self) -> torch.nn.Embedding:
         return self.model.get_input_embeddings()  # type: ignore[no-any-return]
 
     @property
-    def final_norm(self) -> nn.Module | None:
+    def final_norm(self) -> torch.nn.Module | None:
         """None where the family's variant has none."""
         parent, _, name = self.family.norm.rpartition(".")
         return getattr(self.model.get_submodule(parent), name)  # type: ignore[no-any-return]
 
     @property
-    def head(self) -> nn.Linear:
+    def head(self) -> torch.nn.Linear:
         """The output embedding, [vocabulary, hidden]; its weight may be the embeddings' own."""
         return self.model.get_output_embeddings()  # type: ignore[no-any-return]
 
@@ -125,7 +125,7 @@ class Anatomy:
         """Names of a layer's linears, grouped by the input that they share, in forward order."""
         return self.family.inputs
 
-    def linears(self, layer: nn.Module) -> dict[str, nn.Linear]:
+    def linears(self, layer: torch.nn.Module) -> dict[str, torch.nn.Linear]:
         """The prunable linears of a decoder layer by relative path, in forward order; each weight is [out, in]."""
         return {name: layer.get_submodule(name) for group in self.inputs for name in group}  # type: ignore[misc]
 
@@ -148,9 +148,9 @@ def anatomy(model: Any) -> Anatomy:
     return found
 
 
-def _check(found: Anatomy, index: int, layer: nn.Module) -> None:
+def _check(found: Anatomy, index: int, layer: torch.nn.Module) -> None:
     named = {name for group in found.inputs for name in group}
-    present = {name for name, module in layer.named_modules() if isinstance(module, nn.Linear)}
+    present = {name for name, module in layer.named_modules() if isinstance(module, torch.nn.Linear)}
     faults = [f"{name} is missing" for name in sorted(named - present)]
     faults += [f"{name} is unknown" for name in sorted(present - named)]
     if faults:

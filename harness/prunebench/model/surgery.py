@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from torch import nn
+import torch
 
 from prunebench.errors import PrunebenchError
 from prunebench.model.anatomy import anatomy
@@ -32,7 +32,7 @@ def remove_layers(model: Any, indices: Iterable[int]) -> None:
     if len(gone) == depth:
         raise PrunebenchError(f"all {depth} layers would be removed", hint="leave at least one layer")
     kept = [index for index in range(depth) if index not in set(gone)]
-    _replace(model, parts.layers_path, nn.ModuleList([parts.layers[index] for index in kept]))
+    _replace(model, parts.layers_path, torch.nn.ModuleList([parts.layers[index] for index in kept]))
     for place, layer in enumerate(parts.layers):
         modules: Iterable[Any] = layer.modules()
         for module in modules:
@@ -42,12 +42,12 @@ def remove_layers(model: Any, indices: Iterable[int]) -> None:
         _shorten(config, kept, depth)
 
 
-def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
+def _replace(model: torch.nn.Module, path: str, module: torch.nn.Module) -> None:
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, module)
 
 
-def _configs(model: nn.Module) -> list[Any]:
+def _configs(model: torch.nn.Module) -> list[Any]:
     """All config objects that the model's modules read, each once; usually one."""
     found: dict[int, Any] = {}
     for module in model.modules():
