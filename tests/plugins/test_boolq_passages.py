@@ -81,7 +81,11 @@ def test_the_asset_is_read_once_and_in_order(tmp_path: Path, monkeypatch: pytest
     assert sorted(found["calibration"] + found["evaluation"]) == sorted(order)
 
 
-@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"no json\n"), gzip.compress(b'{"doc": {}}\n')])
+@pytest.mark.parametrize(
+    "content",
+    [b"no gzip", gzip.compress(b"no json\n"), gzip.compress(b'{"doc": {}}\n')],
+    ids=["no gzip", "no JSON", "no text"],
+)
 def test_a_damaged_asset_is_named(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "asset.gz").write_bytes(content)
     monkeypatch.setattr(boolq_passages, "fetch", lambda _: tmp_path / "asset.gz")
