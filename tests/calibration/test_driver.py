@@ -8,6 +8,7 @@ import torch
 from prunebench import LinearMethod, LinearStats, anatomy
 from prunebench.calibration import driver
 from prunebench.errors import PrunebenchError
+from prunebench.model import batches
 from tiny import FAMILIES, tiny_model
 
 
@@ -80,7 +81,7 @@ def test_norms_equal_those_of_full_forwards_behind_pruned_predecessors(family: s
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_model_is_left_as_it_was_but_for_its_weights(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(driver.BATCH_TOKENS, "cpu", 16)  # several batches
+    monkeypatch.setitem(batches.BATCH_TOKENS, "cpu", 16)  # several batches
     model = tiny_model(family)
     before = [dict(module.__dict__) for module in model.modules()]
     with torch.no_grad():

@@ -19,14 +19,12 @@ import torch
 
 from prunebench.errors import PrunebenchError
 from prunebench.model.anatomy import Anatomy, anatomy
+from prunebench.model.batches import windows_per_batch
 
 if TYPE_CHECKING:
     from torch import nn
 
     from prunebench.plugin.method import LinearMethod
-
-BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
-"""Tokens a batch: enough to keep the matrix products busy, few enough for the caches and for memory to be reused."""
 
 Progress = Callable[[int, int], None]
 
@@ -133,9 +131,8 @@ def observe_layers(
 
 
 def _batches(model: Any, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Pieces of about BATCH_TOKENS tokens, on the model's device; tokens are int64 [windows, length]."""
-    size = BATCH_TOKENS.get(model.device.type, 2048) // tokens.shape[1]
-    return torch.split(tokens.to(model.device), max(1, size))
+    """The tokens, int64 [windows, length], in batches on the model's device."""
+    return torch.split(tokens.to(model.device), windows_per_batch(tokens.shape[1], model.device))
 
 
 def _capture(model: Any, parts: Anatomy, tokens: torch.Tensor) -> tuple[list[torch.Tensor], list[list[_Call]]]:

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from prunebench.cell.record import SCHEMA, Record
 from prunebench.cell.spec import Cell
 from prunebench.errors import PrunebenchError
+from prunebench.model.quiet import first_line
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -175,7 +176,7 @@ class RunStore:
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise PrunebenchError(
-                f"{self.plan_path} cannot be read: {_first_line(error)}",
+                f"{self.plan_path} cannot be read: {first_line(error)}",
                 hint="run the suite again with the same --out: finished cells are kept",
             ) from error
 
@@ -192,7 +193,7 @@ class RunStore:
         except FileNotFoundError:
             return None
         except (OSError, UnicodeDecodeError) as error:
-            return Damaged(path, _first_line(error))
+            return Damaged(path, first_line(error))
         try:
             data = json.loads(text)
             if not isinstance(data, dict) or data.get("schema") != SCHEMA:
@@ -203,7 +204,7 @@ class RunStore:
             where = ".".join(map(str, error.errors()[0]["loc"]))
             return Damaged(path, f"not a record: {where}: {error.errors()[0]['msg']}")
         except ValueError as error:
-            return Damaged(path, f"not JSON: {_first_line(error)}")
+            return Damaged(path, f"not JSON: {first_line(error)}")
         if record.id != cell_id or record.cell.id != cell_id:
             return Damaged(path, f"holds the record of cell {record.cell.id}")
         return record
@@ -224,7 +225,3 @@ class RunStore:
         """Whether this experiment has a result that need not be run again."""
         found = self.read(cell.id)
         return isinstance(found, Record) and found.status == "ok"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

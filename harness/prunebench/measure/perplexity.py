@@ -15,10 +15,10 @@ from torch import Tensor
 from prunebench.errors import PrunebenchError
 from prunebench.measure import results
 from prunebench.measure.positions import check_positions
+from prunebench.model.batches import windows_per_batch
 
 LOGITS_BYTES = 32 << 20
 """Logits that stand in memory at once, as float32: small enough for the cache and for the allocator to reuse."""
-BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
 PROBE_TOKENS = 4
 
 
@@ -38,7 +38,7 @@ def perplexity(
 
     Every window predicts its tokens 2..length (Frantar and Alistarh 2023, arXiv:2301.00774, and the released code's
     evaluation). Logits are taken to float32, the sum to float64. ``batch_windows`` run together (by default
-    BATCH_TOKENS' worth); ``progress(done, total)`` is called in windows. The remaining arguments go on the result.
+    `windows_per_batch`); ``progress(done, total)`` is called in windows. The remaining arguments go on the result.
 
     Raises PrunebenchError where a window's likelihood is not finite, ValueError where the shape is wrong.
     """
@@ -49,7 +49,7 @@ def perplexity(
     model.eval()
     device = model.get_input_embeddings().weight.device
     scorer = _Scorer(model, tokens[:1, :PROBE_TOKENS].to(device))
-    size = batch_windows or max(1, BATCH_TOKENS.get(device.type, 2048) // length)
+    size = batch_windows or windows_per_batch(length, device)
     sums: list[float] = []  # of each window, nats
     for start in range(0, windows, size):
         for nll in scorer.nll(tokens[start : start + size].to(device)).tolist():
