@@ -28,3 +28,9 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     if near:
         return f"did you mean '{near[0]}'?"
     return f"known: {', '.join(known)}" if known else "none is known here"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message that says something, at most 200 characters of it; else its class."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return line if len(line) <= 200 else f"{line[:197]}..."

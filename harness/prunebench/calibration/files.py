@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from prunebench.errors import PrunebenchError
-from prunebench.model.quiet import first_line
+from prunebench.errors import PrunebenchError, first_line
 
 _AGAIN = "copy or download the file again"
 

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prunebench.calibration.corpus import Corpus, check_split
-from prunebench.errors import PrunebenchError
-from prunebench.model.quiet import first_line
+from prunebench.errors import PrunebenchError, first_line
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from prunebench.errors import PrunebenchError
-from prunebench.model.quiet import first_line
+from prunebench.errors import PrunebenchError, first_line
 
 _FORM = "a token file is written by numpy.save of an int64 array [windows, length]"
 

@@ -16,8 +16,7 @@ from pydantic import ValidationError
 
 from prunebench.cell.record import SCHEMA, Record
 from prunebench.cell.spec import Cell
-from prunebench.errors import PrunebenchError
-from prunebench.model.quiet import first_line
+from prunebench.errors import PrunebenchError, first_line
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -6,9 +6,9 @@ import os
 import threading
 from pathlib import Path
 
-from prunebench.errors import PrunebenchError
+from prunebench.errors import PrunebenchError, first_line
 from prunebench.model.folder import read_checkpoint
-from prunebench.model.quiet import first_line, quiet
+from prunebench.model.quiet import quiet
 from prunebench.model.ref import ModelRef
 
 _PROBE_S = 4.0

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from prunebench.errors import PrunebenchError
+from prunebench.errors import PrunebenchError, first_line
 from prunebench.model.anatomy import FAMILIES
 from prunebench.model.folder import Checkpoint, check_loaded, read_checkpoint
 from prunebench.model.prepare import prepare
-from prunebench.model.quiet import first_line, quiet
+from prunebench.model.quiet import quiet
 
 __all__ = ["LoadedModel", "load", "prepare"]
 

@@ -10,12 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from prunebench.errors import PrunebenchError
+from prunebench.errors import PrunebenchError, first_line
 from prunebench.model import checkpoint
 from prunebench.model.cache import cache_dir, exclusive, file_sha256
 from prunebench.model.folder import check_loaded, fingerprint, read_checkpoint
 from prunebench.model.hub import snapshot
-from prunebench.model.quiet import first_line, quiet
+from prunebench.model.quiet import quiet
 from prunebench.model.ref import ModelRef
 from prunebench.model.wheel import WheelAsset, fetch
 

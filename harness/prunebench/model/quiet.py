@@ -1,4 +1,4 @@
-"""Other libraries' talk: their bars and warnings would fill a cell's log, their errors run over many lines."""
+"""Other libraries' talk: their bars and warnings would fill a cell's log."""
 
 from __future__ import annotations
 
@@ -31,9 +31,3 @@ def quiet() -> Iterator[None]:
         if bars:
             logging.enable_progress_bar()
         (hub.disable_progress_bars if hub_silent else hub.enable_progress_bars)()  # transformers switches both
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message that says something, at most 200 characters of it; else its class."""
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return line if len(line) <= 200 else f"{line[:197]}..."
