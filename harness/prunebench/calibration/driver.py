@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from prunebench.calibration.capture import Call, bare, batches_of, capture, run
 from prunebench.errors import PrunebenchError
-from prunebench.model.anatomy import Anatomy, anatomy
-from prunebench.model.batches import windows_per_batch
+from prunebench.model.anatomy import anatomy
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,14 +56,6 @@ class _Enough(Exception):  # noqa: N818
     """Ends a forward when every input has been seen."""
 
 
-@dataclass
-class _Call:
-    """How the model calls one of its layers."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-
 def prune_linears(
     model: Any,
     method: LinearMethod,
@@ -79,7 +71,7 @@ def prune_linears(
                 _prune(method, linear, LinearStats(index, name, generator))
             progress(index + 1, len(parts.layers))
         return
-    batches, calls = _capture(model, parts, tokens)
+    batches, calls = capture(model, parts, tokens)
     for index, layer in enumerate(parts.layers):
         linears = parts.linears(layer)
         norms = _input_norms(layer, [linears[group[0]] for group in parts.inputs], calls[index], batches)
@@ -93,7 +85,7 @@ def prune_linears(
                 _prune(method, linears[name], LinearStats(index, name, generator, norm))
         if index + 1 < len(parts.layers):  # nobody reads the last layer's output
             for batch, call in zip(batches, calls[index], strict=True):
-                batch.copy_(_run(layer, batch, call))
+                batch.copy_(run(layer, batch, call))
         progress(index + 1, len(parts.layers))
 
 
@@ -117,11 +109,11 @@ def observe_layers(
 
         def hook(_: Any, args: Any, kwargs: Any, output: Any, index: int = index) -> None:
             before = args[0] if args else kwargs["hidden_states"]
-            see(index, before, _bare(output))
+            see(index, before, bare(output))
 
         handles.append(layer.register_forward_hook(hook, with_kwargs=True))
     try:
-        batches = _batches(model, tokens)
+        batches = batches_of(model, tokens)
         for done, batch in enumerate(batches):
             parts.decoder(batch, use_cache=False)
             progress(done + 1, len(batches))
@@ -130,55 +122,8 @@ def observe_layers(
             handle.remove()
 
 
-def _batches(model: Any, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The tokens, int64 [windows, length], in batches on the model's device."""
-    return torch.split(tokens.to(model.device), windows_per_batch(tokens.shape[1], model.device))
-
-
-def _capture(model: Any, parts: Anatomy, tokens: torch.Tensor) -> tuple[list[torch.Tensor], list[list[_Call]]]:
-    """The inputs of layer 0, and how each layer is called for each batch.
-
-    Every layer is asked by the model itself, with its own mask and positions, but hands its input on unchanged, so that
-    this costs next to nothing and holds for families whose layers get different masks.
-    """
-    states: list[torch.Tensor] = []
-    calls: list[list[_Call]] = [[] for _ in parts.layers]
-
-    def stand_in(index: int) -> Callable[..., torch.Tensor]:
-        def forward(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-            if index == 0:
-                states.append(hidden.clone())
-            calls[index].append(_Call(args, kwargs))
-            return hidden
-
-        return forward
-
-    overridden = [layer.__dict__.get("forward") for layer in parts.layers]  # accelerate, for one, sets it
-    try:
-        for index, layer in enumerate(parts.layers):
-            layer.forward = stand_in(index)
-        for batch in _batches(model, tokens):
-            parts.decoder(batch, use_cache=False)
-    finally:
-        for layer, forward in zip(parts.layers, overridden, strict=True):
-            del layer.__dict__["forward"]
-            if forward is not None:
-                layer.__dict__["forward"] = forward
-    return states, calls
-
-
-def _run(layer: nn.Module, hidden: torch.Tensor, call: _Call) -> torch.Tensor:
-    return _bare(layer(hidden, *call.args, **call.kwargs))
-
-
-def _bare(output: Any) -> torch.Tensor:
-    """A layer's hidden states; transformers 5 returns the tensor itself, other code a tuple that begins with it."""
-    hidden: torch.Tensor = output[0] if isinstance(output, tuple) else output
-    return hidden
-
-
 def _input_norms(
-    layer: nn.Module, tapped: list[nn.Linear], calls: list[_Call], batches: list[torch.Tensor]
+    layer: nn.Module, tapped: list[nn.Linear], calls: list[Call], batches: list[torch.Tensor]
 ) -> list[torch.Tensor]:
     """Norm of every input feature of the tapped linears, float32 [in] each: sqrt(sum over tokens of x^2 / windows).
 
