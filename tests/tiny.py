@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "opt", "gpt_neox")
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "opt", "gpt_neox", "phi")
 VOCABULARY = 320
 
 _COMMON = {
@@ -30,8 +30,10 @@ _CONFIGS: dict[str, dict[str, Any]] = {
     # The two upper layers look back 8 tokens only: a config with a per-layer list.
     "qwen2": _GATED | {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2},
     "qwen3": _GATED | {"head_dim": 16},  # hidden_size / heads is 12
+    "gemma": _GATED | {"head_dim": 16, "tie_word_embeddings": True},
     "opt": _COMMON | {"ffn_dim": 80, "word_embed_proj_dim": 48, "dropout": 0.0},  # tied, biased
     "gpt_neox": _COMMON | {"intermediate_size": 80, "tie_word_embeddings": False},  # parallel residual
+    "phi": _GATED,  # parallel residual, one norm for both
 }
 
 

@@ -15,14 +15,18 @@ if TYPE_CHECKING:
     from prunebench.calibration.corpus import Corpus
     from prunebench.calibration.driver import LinearStats
     from prunebench.calibration.hub import HubCorpus
+    from prunebench.calibration.masks import lowest, lowest_overall
+    from prunebench.calibration.stream import Stream, Tangent
     from prunebench.errors import PrunebenchError
-    from prunebench.model.anatomy import Anatomy, anatomy
+    from prunebench.model.anatomy import Anatomy, Block, Cut, anatomy
     from prunebench.model.cache import cache_dir
+    from prunebench.model.load import load_pruned
     from prunebench.model.source import ModelAsset
     from prunebench.model.wheel import WheelAsset, fetch
     from prunebench.plugin import API_VERSION, hookimpl
     from prunebench.plugin.context import Context
     from prunebench.plugin.method import (
+        LayerwiseMethod,
         LinearMethod,
         Method,
         Options,
@@ -32,55 +36,86 @@ if TYPE_CHECKING:
         SparsityOptions,
         pattern_of,
     )
+    from prunebench.plugin.recovery import Recovery, TrainingOptions
+    from prunebench.suite.prune import Pruned, prune
+    from prunebench.training.loop import Penalty, TrainingLog
 
 _HOMES = {
     "API_VERSION": "prunebench.plugin",
     "Anatomy": "prunebench.model.anatomy",
+    "Block": "prunebench.model.anatomy",
     "Context": "prunebench.plugin.context",
     "Corpus": "prunebench.calibration.corpus",
+    "Cut": "prunebench.model.anatomy",
     "Field": "pydantic",
     "HubCorpus": "prunebench.calibration.hub",
+    "LayerwiseMethod": "prunebench.plugin.method",
     "LinearMethod": "prunebench.plugin.method",
     "LinearStats": "prunebench.calibration.driver",
     "Method": "prunebench.plugin.method",
     "ModelAsset": "prunebench.model.source",
     "Options": "prunebench.plugin.method",
     "Pattern": "prunebench.plugin.method",
+    "Penalty": "prunebench.training.loop",
     "PrunebenchError": "prunebench.errors",
+    "Recovery": "prunebench.plugin.recovery",
     "Reference": "prunebench.plugin.method",
     "Sparsity": "prunebench.plugin.method",
     "SparsityOptions": "prunebench.plugin.method",
+    "Stream": "prunebench.calibration.stream",
+    "Tangent": "prunebench.calibration.stream",
+    "TrainingLog": "prunebench.training.loop",
+    "TrainingOptions": "prunebench.plugin.recovery",
     "WheelAsset": "prunebench.model.wheel",
     "anatomy": "prunebench.model.anatomy",
     "cache_dir": "prunebench.model.cache",
     "fetch": "prunebench.model.wheel",
     "hookimpl": "prunebench.plugin",
+    "load_pruned": "prunebench.model.load",
+    "prune": "prunebench.suite.prune",
+    "Pruned": "prunebench.suite.prune",
+    "lowest": "prunebench.calibration.masks",
+    "lowest_overall": "prunebench.calibration.masks",
     "pattern_of": "prunebench.plugin.method",
 }
 
 __all__ = [
     "API_VERSION",
     "Anatomy",
+    "Block",
     "Context",
     "Corpus",
+    "Cut",
     "Field",
     "HubCorpus",
+    "LayerwiseMethod",
     "LinearMethod",
     "LinearStats",
     "Method",
     "ModelAsset",
     "Options",
     "Pattern",
+    "Penalty",
     "PrunebenchError",
+    "Pruned",
+    "Recovery",
     "Reference",
     "Sparsity",
     "SparsityOptions",
+    "Stream",
+    "Tangent",
+    "TrainingLog",
+    "TrainingOptions",
     "WheelAsset",
     "anatomy",
     "cache_dir",
     "fetch",
     "hookimpl",
+    "load_pruned",
+    "lowest",
+    "lowest_overall",
     "pattern_of",
+    "prune",
 ]
 
 

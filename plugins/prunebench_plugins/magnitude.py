@@ -1,23 +1,27 @@
-"""Magnitude pruning: drop the weights that are smallest in absolute value, matrix by matrix."""
+"""Magnitude pruning: drop the weights that are smallest in absolute value, matrix by matrix or over the whole model."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
+from pydantic import model_validator
 
-from prunebench import Field, LinearMethod, Method, Reference, SparsityOptions, hookimpl, pattern_of
+from prunebench import Field, LinearMethod, Method, Reference, SparsityOptions, hookimpl, lowest_overall, pattern_of
 
 if TYPE_CHECKING:
-    from prunebench import LinearStats
+    from prunebench import Context, LinearStats
 
 
 class Magnitude(LinearMethod):
-    """Drop the smallest |w| of every matrix, or of every group for N:M.
+    """Drop the smallest |w| of every matrix, of every group for N:M, or of all prunable matrices together.
 
     `mode=clean` removes exactly int(n * sparsity) weights, ties by index. `mode=reference` follows Wanda's code: everything
     at or below the sorted |w| at that index goes, so at least one weight more and all that tie with it; in N:M groups
     torch.topk picks among ties. It matters for models that were quantised once: their groups are full of ties.
+
+    `scope=global` compares the weights of all layers, so that some matrices lose more than others, and removes exactly
+    int(total * sparsity) of them, ties by layer, linear and index. No matrix loses more than 1 - `min_density` of its own.
     """
 
     name = "magnitude"
@@ -31,9 +35,23 @@ class Magnitude(LinearMethod):
         mode: Literal["clean", "reference"] = Field(
             "clean", description="exact count, or the threshold of Wanda's code"
         )
+        scope: Literal["layer", "global"] = Field(
+            "layer", description="weights compete within their matrix, or over all prunable weights"
+        )
+        min_density: float = Field(
+            0.01, ge=0, le=1, description="share of its weights that every matrix keeps; for scope global"
+        )
+
+        @model_validator(mode="after")
+        def _what_global_allows(self) -> Self:
+            if self.scope == "global" and pattern_of(self.sparsity):
+                raise ValueError(f"{self.sparsity} is decided group by group: it needs `scope: layer`")
+            if self.scope == "global" and self.mode == "reference":
+                raise ValueError("Wanda's code has no global threshold: `mode: reference` needs `scope: layer`")
+            return self
 
     def score(self, weight: torch.Tensor, stats: LinearStats) -> torch.Tensor:  # noqa: ARG002
-        return weight.abs().float()
+        return _magnitude(weight)
 
     def mask(self, weight: torch.Tensor, stats: LinearStats) -> torch.Tensor:
         sparsity = self.options.sparsity
@@ -46,6 +64,24 @@ class Magnitude(LinearMethod):
             return torch.zeros_like(groups, dtype=torch.bool).scatter_(1, gone, value=True).view_as(score)
         threshold = score.flatten().kthvalue(int(score.numel() * sparsity) + 1).values
         return score <= threshold
+
+    def prune(self, model: Any, context: Context) -> None:
+        if self.options.scope == "layer":
+            super().prune(model, context)
+            return
+        weights = {path: linear.weight for path, linear in context.linears(model).items()}
+        masks = lowest_overall(weights, _magnitude, self.options.sparsity, min_density=self.options.min_density)
+        densities = {}
+        for done, (path, mask) in enumerate(masks, start=1):
+            weights[path].masked_fill_(mask, 0)
+            densities[path] = 1 - int(mask.sum()) / mask.numel()
+            context.progress(done, len(weights))
+        lowest = min(densities, key=densities.__getitem__)
+        context.notes |= {"lowest_density": densities[lowest], "lowest_density_in": lowest}
+
+
+def _magnitude(weight: torch.Tensor) -> torch.Tensor:
+    return weight.abs().float()
 
 
 @hookimpl

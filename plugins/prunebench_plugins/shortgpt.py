@@ -1,8 +1,12 @@
-"""ShortGPT: remove the decoder layers that change their input least (arXiv:2403.03853, equation 1)."""
+"""ShortGPT: remove the decoder layers that change their input least (arXiv:2403.03853, equation 1).
+
+With `metric: angular` the contiguous run of layers over which states turn least goes (arXiv:2403.17887, equation 6).
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from collections import deque
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import model_validator
@@ -15,7 +19,11 @@ if TYPE_CHECKING:
 
 
 class ShortGPT(Method):
-    """Remove the layers with the lowest Block Influence, 1 - cos(input, output) averaged over tokens, in one shot."""
+    """Remove the layers with the lowest Block Influence, 1 - cos(input, output) averaged over tokens, in one shot.
+
+    `metric=angular` removes `count` neighbours instead: those with the smallest arccos(cos) / pi between the first one's
+    input and the last one's output, at the last token of each window, averaged over windows.
+    """
 
     name = "shortgpt"
     reference = Reference(
@@ -31,6 +39,12 @@ class ShortGPT(Method):
             None, ge=0, lt=1, description="share of the decoder layers to remove, nearest whole number; 0.25 if neither"
         )
         count: int | None = Field(None, ge=0, description="number of decoder layers to remove")
+        metric: Literal["cosine", "angular"] = Field(
+            "cosine", description="layers one by one by Block Influence, or neighbours by angular distance"
+        )
+        tokens: Literal["all", "last"] | None = Field(
+            None, description="tokens of each window that count; by default all for cosine, the last for angular"
+        )
 
         @model_validator(mode="after")
         def _one_of_them(self) -> Self:
@@ -44,24 +58,74 @@ class ShortGPT(Method):
                 return self.count
             return int(total * (0.25 if self.ratio is None else self.ratio) + 0.5)
 
+        def last_token_only(self) -> bool:
+            return (self.tokens or ("all" if self.metric == "cosine" else "last")) == "last"
+
     def prune(self, model: Any, context: Context) -> None:
         layers = len(context.kept_layers)
         count = self.options.layers(layers)
-        influence = torch.zeros(layers, dtype=torch.float64)
+        if count >= layers:
+            raise PrunebenchError(
+                f"all {layers} layers would be removed", hint="ask for a smaller share, so that one layer stays"
+            )
+        if self.options.metric == "cosine":
+            influence = self._mean(1, model, context)
+            removed = influence.argsort(stable=True)[:count].tolist()
+            context.notes["block_influence"] = influence.tolist()
+        else:
+            span = max(1, count)
+            distance = self._mean(span, model, context)[: layers - span + 1]
+            first = int(distance.argmin())
+            removed = list(range(first, first + count))
+            context.notes["angular_distance"] = distance.tolist()
+        context.notes["removed_in_order"] = removed
+        context.remove_layers(model, removed)
+
+    def _mean(self, span: int, model: Any, context: Context) -> torch.Tensor:
+        """How far the output of each run of ``span`` layers is from its input, float64 by the run's first layer.
+
+        Raises PrunebenchError where that is not finite.
+        """
+        layers = len(context.kept_layers)
+        last, angular = self.options.last_token_only(), self.options.metric == "angular"
+        # float32 at least: the norms of massive activations overflow in half precision. Angles of nearly parallel states
+        # need more: the arccosine turns an error of 1e-7 into one of 1e-4.
+        dtype = torch.float64 if angular else torch.float32
+        totals = torch.zeros(layers, dtype=torch.float64)
+        batches = [0] * layers
+        inputs: dict[int, deque[torch.Tensor]] = {}  # by batch, of the last `span` layers
 
         def see(layer: int, before: torch.Tensor, after: torch.Tensor) -> None:
-            # float32: the norms of massive activations overflow in half precision
-            similarity = torch.nn.functional.cosine_similarity(before.float(), after.float(), dim=-1)
-            influence[layer] += (1 - similarity).sum().item()
+            if last:
+                before, after = before[:, -1], after[:, -1]
+            if span > 1:
+                batch = batches[layer]
+                batches[layer] += 1
+                kept = inputs.setdefault(batch, deque(maxlen=span))
+                kept.append(before.clone())  # states may be overwritten by those of the next layer
+                if len(kept) < span:
+                    return
+                before = kept[0]
+                if layer == layers - 1:
+                    del inputs[batch]
+            cosine = _cosine(before.to(dtype), after.to(dtype))
+            totals[layer - span + 1] += (cosine.arccos() / torch.pi if angular else 1 - cosine).sum().item()
 
         context.observe_layers(model, see)
-        influence /= context.windows.numel()
-        if not bool(torch.isfinite(influence).all()):
-            raise PrunebenchError("Block Influence is not finite: the model gives NaN on the calibration windows")
-        lowest = influence.argsort(stable=True)[:count].tolist()
-        context.notes["block_influence"] = influence.tolist()
-        context.notes["removed_in_order"] = lowest
-        context.remove_layers(model, lowest)
+        bad = (~torch.isfinite(totals)).nonzero().flatten().tolist()
+        if bad:
+            raise PrunebenchError(
+                f"layer {bad[0]}: input and output have no finite cosine on the calibration windows",
+                hint="use float32 or bfloat16, or look for a damaged checkpoint",
+            )
+        return totals / (len(context.windows) if last else context.windows.numel())
+
+
+def _cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Cosine of the angle between the rows of two tensors [..., hidden]; three times as quick as torch's own on a CPU."""
+    norms = torch.linalg.vector_norm(a, dim=-1) * torch.linalg.vector_norm(b, dim=-1)
+    cosine: torch.Tensor = torch.einsum("...d,...d->...", a, b) / norms.clamp_min(torch.finfo(norms.dtype).tiny)
+    return cosine.clamp(-1, 1)
 
 
 @hookimpl

@@ -9,9 +9,10 @@ from prunebench_report import strips
 from prunebench_report.frames import Row, protocol, shape
 from prunebench_report.heatmap import heatmap
 from prunebench_report.provenance import flatten
-from prunebench_report.text import MISSING, count, number, percent, seconds, shorten, size, tail, times
+from prunebench_report.text import MISSING, count, number, percent, ranges, seconds, shorten, size, tail, times
 
 if TYPE_CHECKING:
+    from prunebench.calibration.spec import CalibrationSpec
     from prunebench.cell.record import Record
     from prunebench.measure.results import Audit, Latency, Ratio, Summary
 
@@ -35,7 +36,7 @@ def card(record: Record, row: Row, own: Mapping[str, str]) -> dict[str, Any]:
         "load": _load(record),
         "floors": [strips.floor(one) for one in record.io.generation] if record.io else [],
         "phases": strips.phases(record.cost.phases) if record.cost else [],
-        "notes": list(flatten(record.method_notes).items()) if record.method_notes else [],
+        "notes": _notes(record),
         "provenance": [(key, value) for key, value in own.items() if key != "command"],
         "command": command(record),
     }
@@ -85,23 +86,40 @@ def _method(record: Record) -> Facts:
     if pin := cell.model.sha256 or cell.model.revision:
         facts.append(("Model hash" if cell.model.sha256 else "Model revision", pin))
     facts.append(("Method", f"{method.name} ({method.distribution} {method.version})"))
-    options = [f"{key} = {value}" for key, value in flatten(method.options).items() if key]
-    facts.append(("Options", ", ".join(options) or "none"))
+    facts.append(("Options", _options(method.options)))
     reference = record.provenance.get("reference")
     if isinstance(reference, Mapping):
         where = [f"arXiv:{reference['arxiv']}" if reference.get("arxiv") else "", str(reference.get("code") or "")]
         facts.append(("Reference", ", ".join(filter(None, [str(reference.get("title") or ""), *where])) or MISSING))
-    if calibration := cell.calibration:
-        windows = f"{calibration.windows} windows of {calibration.length} tokens"
-        facts.append(
-            ("Calibration", f"{calibration.corpus.name} {calibration.split}, {calibration.sampler}, {windows}")
-        )
+    if cell.calibration:
+        facts.append(("Calibration", _windows(cell.calibration)))
     if record.cost and record.cost.calibration_sha256:
         facts.append(("Calibration hash", record.cost.calibration_sha256))
+    if recovery := cell.recovery:
+        facts.append(("Recovery", f"{recovery.name} ({recovery.distribution} {recovery.version})"))
+        facts += [("Recovery options", _options(recovery.options)), ("Recovery text", _windows(recovery.data))]
+        if (cost := record.cost) and cost.recover_s is not None:
+            trained = "" if cost.recover_tokens is None else f", {count(cost.recover_tokens)} tokens seen"
+            facts.append(("Recovery cost", f"{seconds(cost.recover_s)}{trained}"))
     facts += [("Seed", str(cell.seed)), ("Device", cell.device)]
     if cell.threads:
         facts.append(("Threads", str(cell.threads)))
     return facts
+
+
+def _notes(record: Record) -> Facts:
+    """What method and recovery say of themselves."""
+    recovery = {"recovery": record.recovery_notes} if record.recovery_notes else {}
+    return list(flatten({**record.method_notes, **recovery}).items())
+
+
+def _options(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} = {value}" for key, value in flatten(options).items() if key) or "none"
+
+
+def _windows(spec: CalibrationSpec) -> str:
+    windows = f"{spec.windows} windows of {spec.length} tokens"
+    return f"{spec.corpus.name} {spec.split}, {spec.sampler}, {windows}"
 
 
 def _audit(audit: Audit) -> Facts:
@@ -118,10 +136,29 @@ def _audit(audit: Audit) -> Facts:
     ]
     if audit.removed_layers:
         facts.append(("Removed layers", ", ".join(map(str, audit.removed_layers))))
+    if audit.removed_blocks:
+        facts.append(("Removed attentions and MLPs", ", ".join(audit.removed_blocks)))
+    facts += _widths(audit)
     facts += [
         (f"Pattern {one.pattern}", f"{count(one.violations)} of {count(one.groups)} groups break it")
         for one in audit.patterns
     ]
+    return facts
+
+
+def _widths(audit: Audit) -> Facts:
+    """How wide the narrower sub-blocks are, layers of the same width together."""
+    facts: Facts = []
+    for kind, word in (("attention", "KV groups"), ("mlp", "MLP channels")):
+        layers: dict[tuple[int, int], list[int]] = {}
+        for one in audit.widths:
+            if one.kind == kind:
+                layers.setdefault((one.groups, one.groups_dense), []).append(one.layer)
+        if layers:
+            parts = [f"{now} of {before} in {ranges(where)}" for (now, before), where in layers.items()]
+            facts.append((word, "; ".join(parts)))
+    if audit.hidden is not None and audit.hidden != audit.hidden_dense:
+        facts.append(("Residual channels", f"{audit.hidden} of {audit.hidden_dense}"))
     return facts
 
 

@@ -33,6 +33,8 @@ IDENTITY = (
             "method": "pruning method",
             "label": "method with the options that the suite names",
             "options": "all options, JSON",
+            "recovery": "what repaired the pruned model",
+            "recovery_options": "all its options, JSON",
             "distribution": "distribution that provides the method",
             "version": "its version",
             "device": "where the cell ran",
@@ -138,6 +140,9 @@ REST = (
         "integer", {"calibration_tokens": "tokens that the method saw", "prune_peak_rss_bytes": "peak while pruning"}
     ),
     *_fields("text", {"calibration_sha256": "hash of those tokens"}),
+    *_fields("real", {"recover_s": "the recovery alone, training included"}),
+    *_fields("integer", {"recover_tokens": "tokens seen in its training"}),
+    *_fields("text", {"recover_sha256": "hash of its windows"}),
     *_fields("real", {"total_s": "the whole cell"}),
     *_fields(
         "text",

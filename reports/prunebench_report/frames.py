@@ -99,6 +99,8 @@ def _row(record: Record, dense: Record | None, gate: float, name: str) -> Row:
         "method": cell.method.name,
         "label": cell.label,
         "options": json.dumps(cell.method.options, sort_keys=True),
+        "recovery": cell.recovery and cell.recovery.name,
+        "recovery_options": cell.recovery and json.dumps(cell.recovery.options, sort_keys=True),
         "distribution": cell.method.distribution,
         "version": cell.method.version,
         "seed": cell.seed,
@@ -241,6 +243,8 @@ def _cost(record: Record) -> Row:
     if cost := record.cost:
         row |= {"prune_s": cost.prune_s, "calibration_tokens": cost.calibration_tokens, "total_s": cost.total_s}
         row |= {"prune_peak_rss_bytes": cost.peak_rss_bytes, "calibration_sha256": cost.calibration_sha256}
+        row |= {"recover_s": cost.recover_s, "recover_tokens": cost.recover_tokens}
+        row |= {"recover_sha256": cost.recover_sha256}
     return row
 
 

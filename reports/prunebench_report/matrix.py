@@ -42,9 +42,10 @@ COLUMNS = (
     Column("parameters", "Parameters", "Size", "count", "that remain", -1, ratio="parameters_ratio"),
     Column("disk_bytes", "On disk", "Size", "bytes", "safetensors", -1, ratio="disk_ratio"),
     Column("prune_s", "Pruning", "Cost", "time", "calibration included", -1),
+    Column("recover_s", "Retraining", "Cost", "time", "after pruning", -1),
     Column("load_s", "Loading", "Cost", "time", "dense model", -1),
 )
-_OPTIONAL = {"peak_gpu_bytes"}
+_OPTIONAL = {"peak_gpu_bytes", "recover_s"}
 
 _SCALES: dict[Unit, tuple[tuple[float, str, float], ...]] = {
     # From this value on, the unit, and what a value is multiplied by.

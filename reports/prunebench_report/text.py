@@ -83,6 +83,18 @@ def count(value: int | None) -> str:
     return MISSING if value is None else f"{value:,}"
 
 
+def ranges(numbers: list[int]) -> str:
+    """'layers 2 to 5, 7': consecutive numbers in short."""
+    runs: list[list[int]] = []
+    for each in sorted(numbers):
+        if runs and runs[-1][-1] == each - 1:
+            runs[-1].append(each)
+        else:
+            runs.append([each])
+    words = ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
+    return f"layer{'s' if len(numbers) > 1 else ''} {words}"
+
+
 def times(value: float | None) -> str:
     """A ratio: 1.31, with the multiplication sign."""
     return MISSING if value is None else f"{value:.2f}{TIMES}"

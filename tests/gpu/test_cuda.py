@@ -45,6 +45,28 @@ def test_wanda_on_the_gpu_agrees_with_the_cpu(family: str, sparsity: float | str
     assert values[1] == pytest.approx(values[0], rel=1e-2)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", ["wanda", "sparsegpt"])
+@pytest.mark.parametrize("sparsity", [0.5, "2:4"])
+def test_a_model_on_the_cpu_is_pruned_layer_by_layer_on_the_gpu(family: str, name: str, sparsity: float | str) -> None:
+    masks = []
+    for device in (None, torch.device("cuda")):
+        model = tiny_model(family)
+        tokens = torch.randint(0, model.config.vocab_size, (8, 32), generator=torch.Generator().manual_seed(0))
+        cls = load_plugins().methods[name].value
+        parts = anatomy(model)
+        with torch.no_grad():
+            cls(cls.Options(sparsity=sparsity)).prune(
+                model, Context(tokens, 0, list(range(len(parts.layers))), device=device)
+            )
+        assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
+        weights = [linear.weight for layer in parts.layers for linear in parts.linears(layer).values()]
+        masks.append(torch.cat([(weight == 0).flatten() for weight in weights]))
+    differing = float((masks[0] != masks[1]).float().mean())
+    print(f"{family} {name} {sparsity}: {differing:.2e} of the mask differs")
+    assert differing < 5e-3
+
+
 def test_a_run_on_the_gpu_has_gpu_figures(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     suite = rig.suite("wanda: {sparsity: 2:4}", "shortgpt: {count: 1}")

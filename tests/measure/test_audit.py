@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from prunebench.errors import PrunebenchError
 from prunebench.measure.audit import audit, dense_facts, nm_violations
-from prunebench.model.anatomy import anatomy
-from prunebench.model.surgery import remove_layers
+from prunebench.model.anatomy import Block, anatomy
+from prunebench.model.surgery import remove_blocks, remove_layers
+from prunebench.model.width import keep_groups, keep_hidden
 from tiny import FAMILIES, tiny_model
 
 
@@ -124,6 +125,32 @@ def test_narrower_matrices_are_found():
     found = audit(model, dense, range(4))
     assert (found.form, found.speedup_expected) == ("sliced", True)
     assert found.prunable_dense - found.prunable == 3 * 16 * 48
+    assert [(each.layer, each.kind, each.groups, each.groups_dense) for each in found.widths] == [(2, "mlp", 64, 80)]
+    assert {entry.dense for entry in found.linears if entry.layer == 2 and "mlp" in entry.name} == {80 * 48}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_removed_blocks_and_narrower_ones_are_listed_by_dense_layer(family):
+    model = tiny_model(family)
+    dense = dense_facts(model)
+    remove_layers(model, [0])
+    remove_blocks(model, [Block(0, "mlp"), Block(2, "attention")])
+    keep_groups(model, {Block(0, "attention"): [0]})
+    found = audit(model, dense, [1, 2, 3])
+    assert found.form == "layers removed, blocks removed, sliced"
+    assert found.speedup_expected
+    assert found.removed_blocks == ["1.mlp", "3.attention"]
+    assert [(each.layer, each.kind, each.groups) for each in found.widths] == [(1, "attention", 1)]
+    assert found.hidden == found.hidden_dense == 48
+    assert found.parameters == sum(parameter.numel() for parameter in set(model.parameters()))
+
+
+def test_fewer_residual_channels_are_found():
+    model = tiny_model("llama")
+    dense = dense_facts(model)
+    keep_hidden(model, range(40))
+    found = audit(model, dense, range(4))
+    assert (found.form, found.hidden, found.hidden_dense) == ("sliced", 40, 48)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

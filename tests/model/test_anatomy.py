@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from prunebench.errors import PrunebenchError
-from prunebench.model.anatomy import anatomy
+from prunebench.model.anatomy import KINDS, Block, anatomy
 from tiny import FAMILIES, tiny_model
 
 IDS = torch.arange(12)[None] * 5 % 300
@@ -22,8 +22,9 @@ def test_every_linear_in_the_layers_is_named_once(family):
     assert names == [name for group in parts.inputs for name in group]
     assert model.get_submodule(parts.layers_path) is parts.layers
     assert len(parts.layers) == 4
-    owners = (parts.attention_path, *parts.mlp_paths)
-    assert all(sum(name == owner or name.startswith(f"{owner}.") for owner in owners) == 1 for name in names)
+    cut = [each.linear for kind in KINDS for each in parts.cuts(kind)]
+    assert sorted(cut) == sorted(names), "every linear belongs to the attention or to the MLP"
+    assert parts.blocks == [Block(index, kind) for index in range(4) for kind in KINDS]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -64,6 +65,24 @@ def test_decoder_and_head_make_the_logits(family):
     assert parts.embeddings(IDS).shape == (1, 12, 48)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_groups_are_the_heads_and_channels_of_the_config(family):
+    model = tiny_model(family)
+    parts = anatomy(model)
+    config = model.config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    assert parts.groups(parts.layers[0], "attention") == heads
+    assert parts.groups(parts.layers[0], "mlp") == 80
+    assert parts.head_dim(parts.layers[0]) == (getattr(config, "head_dim", None) or 12)
+
+
+def test_shapes_that_are_no_whole_heads_are_named():
+    model = tiny_model("llama")
+    model.model.layers[0].self_attn.k_proj = nn.Linear(48, 25)
+    with pytest.raises(PrunebenchError, match=r"25 rows of self_attn\.k_proj are no whole number of heads of 12"):
+        anatomy(model).groups(model.model.layers[0], "attention")
+
+
 def test_a_post_norm_model_has_no_final_norm():
     model = tiny_model("opt", do_layer_norm_before=False)
     assert anatomy(model).final_norm is None
@@ -74,7 +93,7 @@ def test_an_unknown_family_is_named_with_the_known_ones():
 
     model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=20, bos_token_id=0, eos_token_id=1))
     with pytest.raises(
-        PrunebenchError, match="'gpt2' is not known; known are llama, mistral, qwen2, qwen3, opt, gpt_neox"
+        PrunebenchError, match="'gpt2' is not known; known are llama, mistral, qwen2, qwen3, gemma, opt, gpt_neox, phi"
     ):
         anatomy(model)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,19 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from prunebench import Context, Method, PrunebenchError, anatomy
+from prunebench.model import batches
 from prunebench.plugin.host import load_plugins
 from tiny import FAMILIES, tiny_model
 
 
+@functools.cache
+def registered() -> type[Method]:
+    found: type[Method] = load_plugins().methods["shortgpt"].value
+    return found
+
+
 def shortgpt(**options: object) -> Method:
-    cls = load_plugins().methods["shortgpt"].value
-    return cls(cls.Options.model_validate(options))
+    return registered()(registered().Options.model_validate(options))
 
 
 def prune(model, **options: object) -> Context:
@@ -32,7 +39,7 @@ def identity(layer) -> None:
     """Make a decoder layer hand its input on: what it adds to the residual is zero."""
     with torch.no_grad():
         for name, linear in layer.named_modules():
-            if name.endswith(("o_proj", "out_proj", "attention.dense", "down_proj", "fc2", "dense_4h_to_h")):
+            if name.endswith(("o_proj", "out_proj", ".dense", "down_proj", "fc2", "dense_4h_to_h")):
                 linear.weight.zero_()
                 if linear.bias is not None:
                     linear.bias.zero_()
@@ -84,21 +91,100 @@ def test_block_influence_is_the_mean_cosine_distance_of_the_layers_themselves() 
     assert all(0 <= influence <= 2 for influence in notes["block_influence"])
 
 
+def states_of(model) -> list[torch.Tensor]:
+    """The input of each layer and the output of the last, [windows, length, hidden], before the final norm."""
+    ids = torch.randint(0, model.config.vocab_size, (3, 12), generator=torch.Generator().manual_seed(2))
+    found: list[torch.Tensor] = []
+    for layer in anatomy(model).layers:
+        layer.register_forward_hook(lambda _, args, kwargs, output: found.extend((args[0], output)), with_kwargs=True)
+    with torch.no_grad():
+        model(ids)
+    return [*found[::2], found[-1]]
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+@pytest.mark.parametrize("tokens", ["all", "last", None])
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_the_neighbours_with_the_smallest_angle_go(count: int, tokens: str | None, elsewhere: bool) -> None:
+    model = tiny_model("llama", num_hidden_layers=5)
+    states = [state.double() for state in states_of(tiny_model("llama", num_hidden_layers=5))]
+    expected = []
+    for first in range(5 - count + 1):
+        cosine = torch.nn.functional.cosine_similarity(states[first], states[first + count], dim=-1)
+        angle = cosine.arccos() / torch.pi
+        expected.append(float(angle.mean() if tokens == "all" else angle[:, -1].mean()))
+    ids = torch.randint(0, model.config.vocab_size, (3, 12), generator=torch.Generator().manual_seed(2))
+    context = Context(ids, 0, list(range(5)), device=torch.device("cpu") if elsewhere else None)
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setitem(batches.BATCH_TOKENS, "cpu", 24)
+        shortgpt(metric="angular", count=count, tokens=tokens).prune(model, context)
+    assert context.notes["angular_distance"] == pytest.approx(expected, abs=1e-6)
+    first = expected.index(min(expected))
+    assert context.notes["removed_in_order"] == list(range(first, first + count))
+    assert len(context.kept_layers) == 5 - count
+
+
+@pytest.mark.parametrize("metric", ["cosine", "angular"])
+def test_the_last_token_can_decide_alone(metric: str) -> None:
+    states = states_of(tiny_model("opt"))
+    cosine = torch.nn.functional.cosine_similarity(states[1][:, -1], states[2][:, -1], dim=-1)
+    notes = prune(tiny_model("opt"), metric=metric, tokens="last", count=1).notes
+    found = notes["block_influence" if metric == "cosine" else "angular_distance"][1]
+    wanted = (1 - cosine if metric == "cosine" else cosine.double().arccos() / torch.pi).mean()
+    assert found == pytest.approx(float(wanted), abs=1e-5)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "angular"])
+def test_parallel_states_have_no_distance(metric: str) -> None:
+    """Layers that hand on their input, all of them: cosines round to above 1 as well as below."""
+    model = tiny_model("llama")
+    for layer in anatomy(model).layers:
+        identity(layer)
+    notes = prune(model, metric=metric, count=2).notes
+    assert notes["removed_in_order"] == [0, 1]
+    for distance in notes["block_influence" if metric == "cosine" else "angular_distance"]:
+        assert distance == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "angular"])
+def test_the_scale_of_the_states_does_not_matter(metric: str) -> None:
+    """Embeddings and all that is added to them, four times as large: norms take the factor out again."""
+    model, larger = tiny_model("qwen2"), tiny_model("qwen2")
+    anatomy(larger).embeddings.weight.mul_(4)
+    for layer in anatomy(larger).layers:
+        layer.self_attn.o_proj.weight.mul_(4)
+        layer.mlp.down_proj.weight.mul_(4)
+    key = "block_influence" if metric == "cosine" else "angular_distance"
+    found, scaled = (prune(each, metric=metric, count=2).notes[key] for each in (model, larger))
+    assert found == pytest.approx(scaled, rel=1e-3)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "angular"])
+def test_states_that_are_not_finite_name_the_layer(metric: str) -> None:
+    model = tiny_model("llama")
+    anatomy(model).layers[1].mlp.up_proj.weight[0, 0] = float("nan")
+    with pytest.raises(PrunebenchError, match=r"layer 1: input and output have no finite cosine"):
+        prune(model, metric=metric, count=1)
+    assert len(anatomy(model).layers) == 4
+
+
 @given(st.integers(1, 80), st.floats(0, 0.999))
 def test_a_ratio_is_the_nearest_number_of_layers(total: int, ratio: float) -> None:
     count = shortgpt(ratio=ratio).options.layers(total)
     assert abs(count - total * ratio) <= 0.5 + 1e-9
 
 
-def test_zero_removes_nothing() -> None:
+@pytest.mark.parametrize("metric", ["cosine", "angular"])
+def test_zero_removes_nothing(metric: str) -> None:
     model = tiny_model("qwen2")
     layers = len(anatomy(model).layers)
-    assert prune(model, ratio=0.0).kept_layers == list(range(layers))
+    assert prune(model, metric=metric, ratio=0.0).kept_layers == list(range(layers))
 
 
 def test_removing_every_layer_is_refused() -> None:
-    with pytest.raises(PrunebenchError, match="all 2 layers would be removed"):
-        prune(tiny_model("llama", num_hidden_layers=2), count=2)
+    for metric in ("cosine", "angular"):
+        with pytest.raises(PrunebenchError, match="all 2 layers would be removed"):
+            prune(tiny_model("llama", num_hidden_layers=2), metric=metric, count=2)
 
 
 def test_ratio_and_count_together_are_refused() -> None:

@@ -91,7 +91,7 @@ def test_failures_say_where_why_and_how_to_run_again(shown):
 def test_a_card_holds_what_the_record_holds(shown):
     card = next(one for one in shown["cards"] if one["name"] == "wanda sparsity=2:4")
     assert ("Pattern 2:4", "0 of 26,542,080 groups break it") in card["audit"]
-    assert card["heatmap"]["title"] == "Zeros by layer and linear, 50.0 % overall"
+    assert card["heatmap"]["title"] == "Weights that are zero or cut off, by layer and linear"
     assert card["quality"][0]["protocol"].startswith("boolq-passages validation, 16 windows of 1024 tokens")
     assert card["floors"][0]["bytes"] == "538 MB weights + 6.60 MB KV cache"
     assert [one["name"] for one in card["phases"]] == ["fetch", "load", "prune", "audit", "perplexity", "latency"]

@@ -1,12 +1,16 @@
-"""Which weights go: the lowest scores of a row, a matrix, or an aligned group of M."""
+"""Which weights go: the lowest scores of a row, a matrix, an aligned group of M, or all matrices together."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
 import torch
 
 from prunebench.errors import PrunebenchError
+
+_DIGITS = 1 << 16
 
 
 def lowest(score: torch.Tensor, sparsity: float | str, *, group: Literal["row", "matrix"]) -> torch.Tensor:
@@ -46,9 +50,88 @@ def lowest_of_groups(score: torch.Tensor, *, zeros: int, of: int) -> torch.Tenso
     return (rank < zeros).t().reshape(rows, columns)
 
 
+def lowest_overall(
+    weights: Mapping[str, torch.Tensor],
+    score: Callable[[torch.Tensor], torch.Tensor],
+    share: float,
+    *,
+    min_density: float = 0.0,
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Give (path, mask) for each matrix, True for the weights to remove: the int(total * share) lowest of all matrices.
+
+    ``score(weight)`` gives float32 scores of the weight's shape; equal ones go by the matrices' order, then by index.
+    Each matrix keeps at least ceil(n * min_density) of its weights, its highest, and others go instead. One score matrix
+    is held at a time, and each is asked for three times before the first mask is given, then once more.
+    Raises PrunebenchError for scores that are NaN, and where ``min_density`` leaves too few weights to remove.
+    """
+    sizes = [weight.numel() for weight in weights.values()]
+    count = int(sum(sizes) * share)
+    most = [size - math.ceil(size * min_density) for size in sizes]
+    if count > sum(most):
+        raise PrunebenchError(
+            f"{count:,} of {sum(sizes):,} weights cannot go while every matrix keeps {min_density:.3g} of its own",
+            hint="lower the sparsity, or min_density",
+        )
+    for (path, weight), gone in zip(weights.items(), _shares_of(weights, score, count, most), strict=True):
+        yield path, _lowest_few(score(weight).reshape(1, -1), gone).view(weight.shape)
+
+
+def _shares_of(
+    weights: Mapping[str, torch.Tensor], score: Callable[[torch.Tensor], torch.Tensor], count: int, most: list[int]
+) -> list[int]:
+    """How many of the ``count`` lowest scores lie in each matrix, where it may lose ``most``.
+
+    The limit is found digit by digit: order-preserving integers are counted by their upper 16 bits, then those that
+    share the limit's upper bits by their lower 16. Exact, linear, and no list of all scores.
+    """
+    upper = torch.zeros(_DIGITS, dtype=torch.int64)
+    for (path, weight), at_most in zip(weights.items(), most, strict=True):
+        scores = score(weight)
+        if bool(scores.isnan().any()):
+            raise PrunebenchError(f"{path}: a score is NaN", hint="look for a damaged checkpoint")
+        upper += _up_to(_upper_digit(_ordered(scores))).clamp_max(at_most)
+    high = int(torch.searchsorted(upper, count))
+    lower = torch.zeros(_DIGITS, dtype=torch.int64)
+    for weight, at_most in zip(weights.values(), most, strict=True):
+        keys = _ordered(score(weight))
+        digit = _upper_digit(keys)
+        lower += (int((digit < high).sum()) + _up_to(keys[digit == high] & (_DIGITS - 1))).clamp_max(at_most)
+    limit = ((high - _DIGITS // 2) << 16) + int(torch.searchsorted(lower, count))
+    below_limit, at_limit = [], []
+    for weight, at_most in zip(weights.values(), most, strict=True):
+        keys = _ordered(score(weight))
+        below_limit.append(min(at_most, int((keys < limit).sum())))
+        at_limit.append(min(at_most, int((keys <= limit).sum())) - below_limit[-1])
+    missing = count - sum(below_limit)
+    found = []
+    for below, tied in zip(below_limit, at_limit, strict=True):
+        found.append(below + min(tied, missing))
+        missing -= min(tied, missing)
+    return found
+
+
+def _ordered(score: torch.Tensor) -> torch.Tensor:
+    """Integers in the order of the float32 scores, int32 [n]."""
+    bits = (score.float() + 0.0).flatten().view(torch.int32)  # + 0.0: a negative zero is no smaller than zero
+    return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+
+
+def _upper_digit(keys: torch.Tensor) -> torch.Tensor:
+    return (keys >> 16) + _DIGITS // 2
+
+
+def _up_to(digits: torch.Tensor) -> torch.Tensor:
+    """How many are at most 0, 1, 2, ...; int64 [65536] on the CPU."""
+    return torch.bincount(digits, minlength=_DIGITS).cumsum(0).cpu()
+
+
 def _lowest_of_rows(score: torch.Tensor, share: float) -> torch.Tensor:
     """True for the int(columns * share) lowest of each row; ties in index order. score [rows, columns]."""
-    count = int(score.shape[1] * share)
+    return _lowest_few(score, int(score.shape[1] * share))
+
+
+def _lowest_few(score: torch.Tensor, count: int) -> torch.Tensor:
+    """True for the ``count`` lowest of each row; ties in index order. score [rows, columns]."""
     if count == 0:
         return torch.zeros_like(score, dtype=torch.bool)
     # Selection is linear in the row; a sort would cost three times as much on a CPU.

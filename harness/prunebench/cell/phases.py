@@ -3,38 +3,41 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
 
-from prunebench.cell.events import EventWriter
 from prunebench.cell.record import PhaseTime
 
-if TYPE_CHECKING:
-    from prunebench.measure.memory import MemorySampler
+
+def _nobody(*_: Any) -> None:
+    """No one watches."""
 
 
 @dataclass
 class Phases:
-    """Times the phases and tags the memory samples with them."""
+    """Times the phases and tells who asks: ``told`` of each begin, ``moved`` of (phase, done, total), ``tagged`` of each
+    begin too, to tag memory samples.
+    """
 
-    events: EventWriter
-    sampler: MemorySampler
+    told: Callable[[str], None] = _nobody
+    moved: Callable[[str, int, int], None] = _nobody
+    tagged: Callable[[str], None] = _nobody
     times: list[PhaseTime] = field(default_factory=list)
     current: str = "start"
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         self.current = name
-        self.events.phase(name)
-        self.sampler.phase(name)
+        self.told(name)
+        self.tagged(name)
         begun = time.perf_counter()
         yield  # on an exception `current` stays: it is the phase that failed
         self.times.append(PhaseTime(phase=name, seconds=time.perf_counter() - begun))
 
     def progress(self, done: int, total: int) -> None:
-        self.events.progress(self.current, done, total)
+        self.moved(self.current, done, total)
 
     def seconds(self, name: str) -> float:
         return sum(entry.seconds for entry in self.times if entry.phase == name)

@@ -24,13 +24,16 @@ class PhaseTime(Part):
 
 
 class Cost(Part):
-    """What pruning itself cost, and where the cell's time went."""
+    """What pruning and recovering cost, and where the cell's time went."""
 
     prune_s: float = Field(description="the method alone, calibration forwards included")
     calibration_tokens: int
     calibration_sha256: str | None
     peak_rss_bytes: int | None = Field(description="while pruning")
     peak_gpu_bytes: int | None = None
+    recover_s: float | None = Field(None, description="the recovery alone, training included; None without one")
+    recover_tokens: int | None = Field(None, description="tokens seen in its training, each as often as it was seen")
+    recover_sha256: str | None = Field(None, description="of its windows")
     total_s: float
     phases: list[PhaseTime]
 
@@ -88,5 +91,6 @@ class Record(Part):
     method_notes: dict[str, Any] = Field(
         default_factory=dict, description="what the method says of itself; not trusted"
     )
+    recovery_notes: dict[str, Any] = Field(default_factory=dict, description="what the recovery says of itself")
     provenance: dict[str, Any] = Field(default_factory=dict)
     error: Error | None = None

@@ -21,8 +21,8 @@ PROTOCOL = 1
 """Raised when the harness measures something differently, so that old cells are never taken for new ones."""
 
 
-class MethodRef(Frozen):
-    """A pruning method with all its options."""
+class PluginRef(Frozen):
+    """Something that a plugin registered, with all its options."""
 
     name: str
     distribution: str = Field(description="the distribution that provides it")
@@ -33,6 +33,16 @@ class MethodRef(Frozen):
     @property
     def label(self) -> str:
         return " ".join([self.name, *(f"{key}={_short(value)}" for key, value in self.given.items())])
+
+
+class MethodRef(PluginRef):
+    """A pruning method with all its options."""
+
+
+class RecoveryRef(PluginRef):
+    """What repairs the pruned model, and the windows that it trains on."""
+
+    data: CalibrationSpec
 
 
 class PerplexitySpec(Frozen):
@@ -49,6 +59,7 @@ class Cell(Frozen):
 
     model: ModelRef
     method: MethodRef
+    recovery: RecoveryRef | None = None
     calibration: CalibrationSpec | None = None
     perplexity: tuple[PerplexitySpec, ...] = ()
     latency: tuple[LatencySpec, ...] = ()
@@ -67,19 +78,23 @@ class Cell(Frozen):
 
     @property
     def label(self) -> str:
-        """The method with the options that the suite names; for people, not unique over models and seeds."""
-        return self.method.label
+        """Method and recovery with the options that the suite names; for people, not unique over models and seeds."""
+        return self.method.label if self.recovery is None else f"{self.method.label} + {self.recovery.label}"
 
     def identity(self) -> dict[str, Any]:
         """The part that `id` hashes. Labels, time limits and what is kept afterwards do not change an outcome."""
         method = self.method.model_dump(mode="json", exclude={"given"})
         data = self.model_dump(
-            mode="json", exclude={"model", "method", "calibration", "perplexity", "time_limit_s", "keep_model"}
+            mode="json",
+            exclude={"model", "method", "recovery", "calibration", "perplexity", "time_limit_s", "keep_model"},
         )
         data["model"] = self.model.identity()
         data["method"] = method
         data["calibration"] = self.calibration and _with_corpus(self.calibration)
         data["perplexity"] = [_with_corpus(spec) for spec in self.perplexity]
+        if self.recovery is not None:  # left out where there is none: such cells keep the ids of older runs
+            recovery = self.recovery.model_dump(mode="json", exclude={"given", "data"})
+            data["recovery"] = {**recovery, "data": _with_corpus(self.recovery.data)}
         return data
 
 

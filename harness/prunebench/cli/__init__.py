@@ -11,6 +11,7 @@ import click
 COMMANDS = {
     "run": "Run a suite and write its report.",
     "plan": "Show the cells of a suite, what is done already, and how much work is left.",
+    "prune": "Prune one model and save it.",
     "report": "Render the report of a run again.",
     "export": "Print or write the records of a run as one table.",
     "plugins": "List the plugins and what they offer.",

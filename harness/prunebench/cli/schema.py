@@ -7,7 +7,7 @@ import click
 
 @click.command("schema", short_help="Print the JSON Schema of a suite file.")
 def command() -> None:
-    """Print the JSON Schema of a suite file, with the options of every installed method.
+    """Print the JSON Schema of a suite file, with the options of every installed method and recovery.
 
     Save it and name it in the first line of a suite, and editors complete and check the suite:
     `# yaml-language-server: $schema=suite.schema.json`
@@ -19,4 +19,5 @@ def command() -> None:
 
     registry = load_plugins()
     methods = {name: registered.value for name, registered in registry.methods.items()}
-    click.echo(json.dumps(json_schema(methods, registry.models, registry.corpora), indent=2))
+    recoveries = {name: registered.value for name, registered in registry.recoveries.items()}
+    click.echo(json.dumps(json_schema(methods, registry.models, registry.corpora, recoveries), indent=2))

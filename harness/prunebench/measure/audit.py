@@ -5,7 +5,7 @@ Counted on the weights themselves, whatever the method says of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from prunebench.errors import PrunebenchError
 from prunebench.measure import results
 from prunebench.model.anatomy import anatomy
 from prunebench.model.checkpoint import memory_bytes, parameter_count, safetensors_bytes
+from prunebench.model.shape import LayerShape, Shape, shape_of
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class DenseFacts:
     """Weights of the linears of each decoder layer."""
     zeros_by_layer: tuple[int, ...]
     """Zeros among them: a model that was quantised before has many."""
+    shape: Shape
+    weights: Mapping[tuple[int, str], int]
+    """Size of each linear, by layer and name."""
 
     @property
     def layers(self) -> int:
@@ -59,11 +63,19 @@ def dense_facts(model: Any) -> DenseFacts:
     """Count the dense ``model``. Raises PrunebenchError where one of its weights is not finite."""
     prunable = [0] * len(anatomy(model).layers)
     zeros = list(prunable)
+    weights: dict[tuple[int, str], int] = {}
     for linear in _linears(model):
         _check_finite(linear, linear.layer)
+        weights[linear.layer, linear.name] = linear.weight.numel()
         prunable[linear.layer] += linear.weight.numel()
         zeros[linear.layer] += linear.weight.numel() - int(torch.count_nonzero(linear.weight.bool()))
-    return DenseFacts(parameters=parameter_count(model), prunable_by_layer=tuple(prunable), zeros_by_layer=tuple(zeros))
+    return DenseFacts(
+        parameters=parameter_count(model),
+        prunable_by_layer=tuple(prunable),
+        zeros_by_layer=tuple(zeros),
+        shape=shape_of(model),
+        weights=weights,
+    )
 
 
 @torch.no_grad()
@@ -93,7 +105,10 @@ def audit(
         )  # [out, in], True where a weight is not zero; many times faster than counting floats
         rows, columns = kept.shape
         zeros = kept.numel() - int(torch.count_nonzero(kept))
-        linears.append(results.LinearAudit(layer=layer, name=linear.name, rows=rows, columns=columns, zeros=zeros))
+        size = dense.weights[layer, linear.name]
+        linears.append(
+            results.LinearAudit(layer=layer, name=linear.name, rows=rows, columns=columns, zeros=zeros, dense=size)
+        )
         for pattern in patterns:
             checked = nm_violations(kept, *pattern)
             groups[pattern] += checked[0]
@@ -105,10 +120,12 @@ def audit(
         results.PatternAudit(pattern=f"{keep}:{of}", groups=groups[keep, of], violations=violations[keep, of])
         for keep, of in patterns
     ]
-    narrower = prunable < sum(dense.prunable_by_layer[layer] for layer in kept_layers)
+    shape = shape_of(model)
+    gone, widths = _narrowed(shape, dense.shape, kept_layers)
+    narrower = bool(widths) or shape.hidden < dense.shape.hidden
     more_zeros = zeros > sum(dense.zeros_by_layer[layer] for layer in kept_layers)
     legal = [entry.pattern for entry in checked_patterns if entry.groups and not entry.violations]
-    form = _form(removed=dense.layers - layers, narrower=narrower, more_zeros=more_zeros, legal=legal)
+    form = _form(removed=dense.layers - layers, blocks=len(gone), narrower=narrower, more_zeros=more_zeros, legal=legal)
     return results.Audit(
         parameters=parameters,
         parameters_dense=dense.parameters,
@@ -123,6 +140,10 @@ def audit(
         layers_dense=dense.layers,
         kept_layers=list(kept_layers),
         removed_layers=[layer for layer in range(dense.layers) if layer not in set(kept_layers)],
+        removed_blocks=gone,
+        widths=widths,
+        hidden=shape.hidden,
+        hidden_dense=dense.shape.hidden,
         patterns=checked_patterns,
         form=form.name,
         speedup_expected=form.faster,
@@ -145,14 +166,34 @@ def nm_violations(kept: Tensor, keep: int, of: int) -> tuple[int, int]:
     return filled.numel(), int(torch.count_nonzero(filled > keep))
 
 
-def _form(*, removed: int, narrower: bool, more_zeros: bool, legal: list[str]) -> _Form:
+def _narrowed(shape: Shape, dense: Shape, kept_layers: Sequence[int]) -> tuple[list[str], list[results.WidthAudit]]:
+    """The sub-blocks that are gone from layers that remain, and those that are narrower; dense indices."""
+    gone: list[str] = []
+    widths: list[results.WidthAudit] = []
+    for layer, now in zip(kept_layers, shape.layers, strict=True):
+        before: LayerShape = dense.layers[layer]
+        for kind, groups, groups_dense in (
+            ("attention", now.kv_groups, before.kv_groups),
+            ("mlp", now.mlp_channels, before.mlp_channels),
+        ):
+            if groups == 0 < groups_dense:
+                gone.append(f"{layer}.{kind}")
+            elif groups < groups_dense:
+                widths.append(results.WidthAudit(layer=layer, kind=kind, groups=groups, groups_dense=groups_dense))
+    return gone, widths
+
+
+def _form(*, removed: int, blocks: int, narrower: bool, more_zeros: bool, legal: list[str]) -> _Form:
     parts, notes = [], []
     if removed:
         parts.append("layers removed")
         notes.append("layers removed: less work for every token")
+    if blocks:
+        parts.append("blocks removed")
+        notes.append("attentions or MLPs removed: less work for every token")
     if narrower:
         parts.append("sliced")
-        notes.append("matrices smaller or gone: less work for every token")
+        notes.append("matrices smaller: less work for every token")
     if more_zeros:
         parts.append("dense with zeros")
         notes.append("zeros in dense tensors: dense kernels do the same work, no speed-up expected here")
@@ -160,7 +201,7 @@ def _form(*, removed: int, narrower: bool, more_zeros: bool, legal: list[str]) -
             notes.append("the 2:4 pattern holds everywhere, so sparse tensor cores could use it; this run does not")
     if not parts:
         return _Form("dense", faster=False, note="nothing is removed: no speed-up expected")
-    return _Form(", ".join(parts), faster=bool(removed or narrower), note="; ".join(notes))
+    return _Form(", ".join(parts), faster=bool(removed or blocks or narrower), note="; ".join(notes))
 
 
 def _linears(model: Any) -> Iterator[_Linear]:

@@ -20,6 +20,16 @@ class LinearAudit(Part):
     rows: int = Field(description="output features")
     columns: int = Field(description="input features")
     zeros: int
+    dense: int | None = Field(None, description="weights of the same matrix in the dense model")
+
+
+class WidthAudit(Part):
+    """A sub-block that is narrower than in the dense model."""
+
+    layer: int = Field(description="index of the decoder layer in the dense model")
+    kind: str = Field(description="'attention', counted in KV groups, or 'mlp', counted in channels")
+    groups: int
+    groups_dense: int
 
 
 class PatternAudit(Part):
@@ -46,6 +56,12 @@ class Audit(Part):
     layers_dense: int
     kept_layers: list[int] = Field(description="indices in the dense model")
     removed_layers: list[int]
+    removed_blocks: list[str] = Field(
+        default_factory=list, description="attentions and MLPs gone from layers that remain, e.g. '12.mlp'"
+    )
+    widths: list[WidthAudit] = Field(default_factory=list, description="the sub-blocks that are narrower")
+    hidden: int | None = Field(None, description="channels of the residual stream")
+    hidden_dense: int | None = None
     patterns: list[PatternAudit]
     form: str = Field(description="how the weights run: 'dense', 'dense with zeros', 'layers removed', ...")
     speedup_expected: bool

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from prunebench.errors import PrunebenchError
 from prunebench.model.files import replaced
 from prunebench.model.quiet import quiet
+from prunebench.model.shape import VARIANT, PruningFile, is_plain, shape_of, write_plan
 
 # safetensors: name of each type, in the order in which a file holds tensors of several types, widest first
 _NAMES = {
@@ -58,23 +60,42 @@ def safetensors_bytes(model: Any) -> int:
     return 8 + -(-len(text) // 8) * 8 + end
 
 
-def save(model: Any, tokenizer: Any, folder: Path) -> None:
+def save(model: Any, tokenizer: Any, folder: Path, *, made_by: Mapping[str, Any] | None = None) -> None:
     """Save model and tokenizer so that ``folder`` is either as before or complete; an earlier checkpoint is replaced.
+
+    With ``made_by`` (method, options, ...) a plan file goes with it; it says how to load a model whose layers differ.
 
     Raises PrunebenchError where the folder holds something else, cannot be written, or the disk is full.
     """
-    if (
-        folder.exists()
-        and not (folder / "config.json").is_file()
-        and not (folder.is_dir() and not any(folder.iterdir()))
-    ):
-        raise PrunebenchError(f"{folder} exists and is no checkpoint", hint="choose another folder")
+    if made_by is None:
+        with save_into(model, tokenizer, folder):
+            return
+    plan = PruningFile(plain=is_plain(model), shape=shape_of(model), made_by=dict(made_by))
+    with save_into(model, tokenizer, folder, variant=None if plan.plain else VARIANT) as aside:
+        write_plan(aside, plan)
+
+
+@contextmanager
+def save_into(model: Any, tokenizer: Any, folder: Path, *, variant: str | None = None) -> Iterator[Path]:
+    """Save aside, let the block add files to the folder that it gets, then move all of it into place.
+
+    Raises PrunebenchError as `save` does; ``folder`` is then as before.
+    """
+    check_target(folder)
     with replaced(folder) as aside, quiet():
-        model.save_pretrained(aside)
+        model.save_pretrained(aside, variant=variant)
         if tokenizer is not None:
             tokenizer.save_pretrained(aside)
+        yield aside
         for path in aside.iterdir():  # some writers leave files that only their owner may read
             path.chmod(0o644)
+
+
+def check_target(folder: Path) -> None:
+    """Raise PrunebenchError where ``folder`` holds something that is no checkpoint: nothing else is ever replaced."""
+    empty = folder.is_dir() and not any(folder.iterdir())
+    if folder.exists() and not (folder / "config.json").is_file() and not empty:
+        raise PrunebenchError(f"{folder} exists and is no checkpoint", hint="choose another folder")
 
 
 def _saved(model: Any) -> Mapping[str, torch.Tensor]:

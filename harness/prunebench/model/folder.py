@@ -14,6 +14,9 @@ from prunebench.model.cache import file_sha256
 from prunebench.model.headers import safetensors_header
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+PLAN = "pruning.json"
+PRUNED = ("model.pruned.safetensors", "model.safetensors.index.pruned.json")
+"""The plan of a pruned model, and its weights where the plan is needed to load them (see `shape`)."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 _HASHED = {".json", ".safetensors", ".model", ".txt", ".jinja"}
 _CONVERT = (
@@ -35,8 +38,8 @@ class Checkpoint:
         return sum(path.stat().st_size for path in self.weights)
 
 
-def read_checkpoint(folder: Path) -> Checkpoint:
-    """Check a folder without loading it: config, whole safetensors, all shards, a tokenizer.
+def read_checkpoint(folder: Path, *, tokenizer: bool = True) -> Checkpoint:
+    """Check a folder without loading it: config, whole safetensors, all shards, a tokenizer where one is asked for.
 
     Raises PrunebenchError that names the file at fault.
     """
@@ -46,7 +49,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     headers = [safetensors_header(path, tied=tied) for path in weights]
     counts = [header.parameters for header in headers]
     total = None if None in counts else sum(count for count in counts if count is not None)
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+    if tokenizer and not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise PrunebenchError(
             f"{folder} has no tokenizer (none of {', '.join(TOKENIZER_FILES)})",
             hint="save the model's tokenizer there: AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)",
@@ -65,14 +68,15 @@ def fingerprint(folder: Path, *, code: bool = False) -> str:
 
 
 def _weights(folder: Path) -> tuple[Path, ...]:
-    """The files that transformers loads: one file, else the shards of the index."""
-    if (folder / SINGLE).is_file():
-        return (folder / SINGLE,)
-    if (folder / INDEX).is_file():
-        index = _read_json(folder / INDEX)
+    """The files that are loaded: one file, else the shards of the index."""
+    single, listed = PRUNED if (folder / PLAN).is_file() and not (folder / SINGLE).is_file() else (SINGLE, INDEX)
+    if (folder / single).is_file():
+        return (folder / single,)
+    if (folder / listed).is_file():
+        index = _read_json(folder / listed)
         shards = index.get("weight_map")
         if not isinstance(shards, dict) or not shards:
-            raise PrunebenchError(f"{folder / INDEX} has no weight_map")
+            raise PrunebenchError(f"{folder / listed} has no weight_map")
         names = sorted({str(name) for name in shards.values()})
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:

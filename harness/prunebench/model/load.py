@@ -16,8 +16,9 @@ from prunebench.model.anatomy import FAMILIES
 from prunebench.model.folder import Checkpoint, check_loaded, read_checkpoint
 from prunebench.model.prepare import prepare
 from prunebench.model.quiet import quiet
+from prunebench.model.shape import VARIANT, give_shape, read_plan
 
-__all__ = ["LoadedModel", "load", "prepare"]
+__all__ = ["LoadedModel", "load", "load_pruned", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -39,49 +40,96 @@ def load(folder: Path, *, dtype: str, device: str, trust_remote_code: bool = Fal
     Raises PrunebenchError where the folder is incomplete or damaged, the weights do not fit the config, or
     transformers does not know the architecture.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     import_libraries()
     checkpoint = read_checkpoint(folder)
-    common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     torch.empty((), device=device)  # starts the device; that is not loading
     with quiet():
         started = time.perf_counter()
-        try:
-            model, report = AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=getattr(torch, dtype),
-                device_map=None if device == "cpu" else {"": device},
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,  # reported then, with their names
-                output_loading_info=True,
-                **common,
-            )
-        except (MemoryError, torch.OutOfMemoryError):
-            raise
-        except SafetensorError as error:
-            names = ", ".join(path.name for path in checkpoint.weights[:3])
-            raise PrunebenchError(
-                f"{folder}: the weights in {names} are damaged: {first_line(error)}",
-                hint="copy or download the files again",
-            ) from error
-        except Exception as error:
-            raise _unloadable(checkpoint, error) from error
-        check_loaded(folder, report)
-        model.eval().requires_grad_(requires_grad=False)
-        _into_memory(model)
+        model = _load_model(checkpoint, dtype=getattr(torch, dtype), device=device, trust_remote_code=trust_remote_code)
         if device != "cpu":
             torch.accelerator.synchronize()
         seconds = time.perf_counter() - started
         started = time.perf_counter()
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, **common)
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=trust_remote_code
+            )
         except Exception as error:
             raise PrunebenchError(
                 f"{folder}: transformers cannot read the tokenizer: {first_line(error)}",
                 hint="save it there anew with AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)",
             ) from error
     return LoadedModel(model, tokenizer, checkpoint.weight_bytes, seconds, time.perf_counter() - started)
+
+
+def load_pruned(folder: str | Path, *, dtype: str | None = None, device: str = "cpu") -> Any:
+    """Load a model that `prunebench prune` or `prunebench.prune` saved, whatever its layers look like.
+
+    Gives the transformers causal LM in eval mode, its logits those of the model that was saved. ``dtype`` is 'float32',
+    'bfloat16' or 'float16', the saved one where absent. Raises PrunebenchError as `load` does.
+    """
+    checkpoint = read_checkpoint(Path(folder), tokenizer=False)
+    with quiet():
+        return _load_model(
+            checkpoint, dtype="auto" if dtype is None else getattr(torch, dtype), device=device, trust_remote_code=False
+        )
+
+
+def _load_model(checkpoint: Checkpoint, *, dtype: Any, device: str, trust_remote_code: bool) -> Any:
+    folder = checkpoint.folder
+    common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+    try:
+        loader, more = _loader(folder, common)
+        model, report = loader.from_pretrained(
+            folder,
+            dtype=dtype,
+            device_map=None if device == "cpu" else {"": device},
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # reported then, with their names
+            output_loading_info=True,
+            **common,
+            **more,
+        )
+    except (MemoryError, torch.OutOfMemoryError, PrunebenchError):
+        raise
+    except SafetensorError as error:
+        names = ", ".join(path.name for path in checkpoint.weights[:3])
+        raise PrunebenchError(
+            f"{folder}: the weights in {names} are damaged: {first_line(error)}",
+            hint="copy or download the files again",
+        ) from error
+    except Exception as error:
+        raise _unloadable(checkpoint, error) from error
+    check_loaded(folder, report)
+    if isinstance(model, _Narrowed):
+        model.__class__ = type(model).__mro__[2]  # nothing of ours stays on it
+    model.eval().requires_grad_(requires_grad=False)
+    _into_memory(model)
+    return model
+
+
+class _Narrowed:
+    """Marks a class made by `_loader`."""
+
+
+def _loader(folder: Path, common: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """What loads the folder: transformers' own class, made narrower by the plan where the config cannot say it."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    plan = read_plan(folder)
+    if plan is None or plan.plain:
+        return AutoModelForCausalLM, {}
+    config = AutoConfig.from_pretrained(folder, **common)
+    plain = AutoModelForCausalLM._model_mapping[type(config)]
+
+    def build(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
+        plain.__init__(self, config, *args, **kwargs)
+        give_shape(self, plan.shape)
+
+    named = {"__init__": build, "__module__": plain.__module__, "__qualname__": plain.__qualname__}
+    return type(plain.__name__, (_Narrowed, plain), named), {"config": config, "variant": VARIANT}
 
 
 def import_libraries() -> None:

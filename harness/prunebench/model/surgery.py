@@ -1,14 +1,15 @@
-"""Taking whole decoder layers out of a model, so that it still saves, loads and generates with a KV cache."""
+"""Taking layers, attentions and MLPs out of a model, so that it still saves, loads and generates with a KV cache."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from prunebench.errors import PrunebenchError
-from prunebench.model.anatomy import anatomy
+from prunebench.model.anatomy import Anatomy, Block, anatomy
 
 
 def remove_layers(model: Any, indices: Iterable[int]) -> None:
@@ -32,22 +33,88 @@ def remove_layers(model: Any, indices: Iterable[int]) -> None:
     if len(gone) == depth:
         raise PrunebenchError(f"all {depth} layers would be removed", hint="leave at least one layer")
     kept = [index for index in range(depth) if index not in set(gone)]
-    _replace(model, parts.layers_path, torch.nn.ModuleList([parts.layers[index] for index in kept]))
+    replace(model, parts.layers_path, torch.nn.ModuleList([parts.layers[index] for index in kept]))
     for place, layer in enumerate(parts.layers):
         modules: Iterable[Any] = layer.modules()
         for module in modules:
             if hasattr(module, "layer_idx"):
                 module.layer_idx = place
-    for config in _configs(model):
+    for config in configs(model):
         _shorten(config, kept, depth)
 
 
-def _replace(model: torch.nn.Module, path: str, module: torch.nn.Module) -> None:
+def remove_blocks(model: Any, blocks: Iterable[Block]) -> None:
+    """Remove attentions and MLPs with the norms before them, in place; the residual path stays.
+
+    A layer that keeps neither stays as an empty layer; `remove_layers` takes it out. Raises PrunebenchError, with the
+    model unchanged, for a block that is not there or twice, and for models that normalise after adding (OPT-350m).
+    """
+    parts = anatomy(model)
+    gone = list(blocks)
+    present = set(parts.blocks)
+    unknown = sorted({str(block) for block in gone if block not in present})
+    if unknown:
+        raise PrunebenchError(
+            f"no {', '.join(unknown)} to remove: such a layer is not there or has lost it already",
+            hint="count layers from 0, and from the model as it is now",
+        )
+    if len(set(gone)) < len(gone):
+        raise PrunebenchError("a block to remove is named twice", hint="name each block once")
+    check_bypass(parts)
+    for block in gone:
+        layer = parts.layers[block.layer]
+        for path, module in _stand_ins(parts, layer, block):
+            replace(layer, path, module)
+
+
+@contextmanager
+def without(parts: Anatomy, index: int, kinds: Sequence[str]) -> Iterator[torch.nn.Module]:
+    """The layer as if these sub-blocks ('attention', 'mlp') were removed, for the time of the block."""
+    layer = parts.layers[index]
+    swapped = []
+    for block in (Block(index, kind) for kind in ("attention", "mlp") if kind in kinds):
+        if parts.has(layer, block.kind):
+            for path, module in _stand_ins(parts, layer, block):
+                swapped.append((path, layer.get_submodule(path)))
+                replace(layer, path, module)
+    try:
+        yield layer
+    finally:
+        for path, module in swapped:
+            replace(layer, path, module)
+
+
+def check_bypass(parts: Anatomy) -> None:
+    """Raise PrunebenchError where sub-blocks cannot be removed one by one."""
+    if getattr(parts.model.config, "do_layer_norm_before", True) is False:
+        raise PrunebenchError(
+            "this model normalises after adding to the residual, so an attention or MLP cannot go alone",
+            hint="remove whole layers instead (shortgpt), or take a model with norms in front",
+        )
+
+
+def _stand_ins(parts: Anatomy, layer: torch.nn.Module, block: Block) -> list[tuple[str, torch.nn.Module]]:
+    """What to put where, for one sub-block and its norm."""
+    from prunebench.model.standins import NoAttention, NoMLP  # classes of modules need torch at import
+
+    *inner, last = parts.family.blocks[block.kind]
+    if block.kind == "attention":
+        index = getattr(layer.get_submodule(last), "layer_idx", block.layer)
+        found: list[tuple[str, torch.nn.Module]] = [(last, NoAttention(index))]
+    else:
+        found = [(last, NoMLP())]
+    norm = parts.family.norms[block.kind]
+    found += [(path, torch.nn.Identity()) for path in (*inner, norm) if path is not None]
+    return found
+
+
+def replace(model: torch.nn.Module, path: str, module: torch.nn.Module) -> None:
+    """Put ``module`` at ``path``."""
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, module)
 
 
-def _configs(model: torch.nn.Module) -> list[Any]:
+def configs(model: torch.nn.Module) -> list[Any]:
     """All config objects that the model's modules read, each once; usually one."""
     found: dict[int, Any] = {}
     for module in model.modules():

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from prunebench.calibration import driver
+from prunebench.calibration.stream import Stream
 from prunebench.errors import PrunebenchError
-from prunebench.model.anatomy import anatomy
-from prunebench.model.surgery import remove_layers
+from prunebench.model.anatomy import Block, anatomy
+from prunebench.model.surgery import remove_blocks, remove_layers
+from prunebench.model.width import keep_groups, keep_hidden
+from prunebench.training.loop import Penalty, TrainingLog, train
 
 if TYPE_CHECKING:
-    from prunebench.plugin.method import LinearMethod
+    from prunebench.plugin.method import LayerwiseMethod
+    from prunebench.training.settings import TrainingSettings
+
+
+SPARSE_FROM = 0.01
+"""A linear with a smaller share of zeros counts as dense: quantised checkpoints hold a few zeros of their own."""
 
 
 def _ignore(_done: int, _total: int) -> None:
@@ -24,10 +32,10 @@ def _ignore(_done: int, _total: int) -> None:
 
 @dataclass
 class Context:
-    """One cell's surroundings, valid while `Method.prune` runs."""
+    """One cell's surroundings, valid while `Method.prune` or `Recovery.recover` runs."""
 
     calibration: torch.Tensor | None
-    """Token ids, int64 [windows, length]; None where the method asks for no calibration."""
+    """Token ids, int64 [windows, length]: what to calibrate or train on. None where the method asks for none."""
     seed: int
     kept_layers: list[int]
     """Indices, in the dense model, of the decoder layers that are still there."""
@@ -36,6 +44,11 @@ class Context:
     notes: dict[str, Any] = field(default_factory=dict)
     """What the method wants to have on the record, as JSON values."""
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("prunebench"))
+    device: torch.device | None = None
+    """Where decoder layers compute, one at a time, if that is elsewhere than where the model lies; else None."""
+
+    trained_tokens: int = 0
+    """Tokens that went through the model in `train`, each as often as it was seen."""
 
     def __post_init__(self) -> None:
         self.generator = torch.Generator().manual_seed(self.seed)
@@ -51,18 +64,22 @@ class Context:
             )
         return self.calibration
 
-    def prune_linears(self, model: Any, method: LinearMethod) -> None:
+    def prune_linears(self, model: Any, method: LayerwiseMethod) -> None:
         """Prune every linear of every decoder layer, predecessors pruned before their successors are measured."""
         tokens = self.windows if method.statistics else None
-        driver.prune_linears(model, method, tokens, self.generator, self.progress)
+        driver.prune_linears(model, method, tokens, self.generator, self.progress, self.device)
 
     def observe_layers(self, model: Any, see: Callable[[int, torch.Tensor, torch.Tensor], None]) -> None:
         """Run the dense decoder over the calibration windows and call ``see(layer, before, after)`` for each layer.
 
         before, after: hidden states [windows of the batch, length, hidden], as the layer gets and gives them, so
-        that the last layer's output has not passed the final norm.
+        that the last layer's output has not passed the final norm. They lie where the layer computes.
         """
-        driver.observe_layers(model, self.windows, see, self.progress)
+        driver.observe_layers(model, self.windows, see, self.progress, self.device)
+
+    def stream(self, model: Any) -> Stream:
+        """The model over the calibration windows, layer by layer, for methods that compare variants of it."""
+        return Stream(model, self.windows, self.device)
 
     def remove_layers(self, model: Any, layers: Iterable[int]) -> None:
         """Take these decoder layers (current indices) out of the model for good."""
@@ -73,3 +90,70 @@ class Context:
             )
         remove_layers(model, gone)
         self.kept_layers[:] = [kept for index, kept in enumerate(self.kept_layers) if index not in gone]
+
+    def linears(self, model: Any) -> dict[str, torch.nn.Linear]:
+        """The prunable linears of all decoder layers that are there, by module path, in forward order."""
+        parts = anatomy(model)
+        return {
+            f"{parts.layers_path}.{index}.{name}": linear
+            for index, layer in enumerate(parts.layers)
+            for name, linear in parts.linears(layer).items()
+        }
+
+    def zeros(self, model: Any) -> dict[str, torch.Tensor]:
+        """Where the prunable weights are zero, bool [out, in], by parameter path; without linears that are dense.
+
+        A linear with less than 1 % zeros counts as dense: it was not made sparse, a few of its weights happen to be zero.
+        """
+        masks = {}
+        for path, linear in self.linears(model).items():
+            kept = linear.weight.detach().bool()  # many times faster to count than floats
+            if kept.numel() - int(torch.count_nonzero(kept)) >= SPARSE_FROM * kept.numel() > 0:
+                masks[f"{path}.weight"] = ~kept
+        return masks
+
+    def train(
+        self,
+        model: Any,
+        parameters: Mapping[str, torch.Tensor],
+        settings: TrainingSettings,
+        *,
+        masks: Mapping[str, torch.Tensor] | None = None,
+        penalty: Penalty | None = None,
+    ) -> TrainingLog:
+        """Train these parameters (by path) on the windows, next token by next token, with AdamW.
+
+        ``masks`` by the same paths, True where a weight is held at zero; ``penalty`` is added to the loss. Raises
+        PrunebenchError where the loss or a gradient is not finite.
+        """
+        log = train(
+            model,
+            parameters,
+            self.windows,
+            settings,
+            masks=masks,
+            penalty=penalty,
+            generator=self.generator,
+            progress=self.progress,
+        )
+        self.trained_tokens += log.tokens
+        return log
+
+    def remove_blocks(self, model: Any, blocks: Iterable[Block]) -> None:
+        """Take these attentions and MLPs out for good, and the layers that then have neither. Indices as they are now."""
+        remove_blocks(model, blocks)
+        parts = anatomy(model)
+        left = {block.layer for block in parts.blocks}
+        if empty := set(range(len(parts.layers))) - left:
+            self.remove_layers(model, empty)
+
+    def keep_groups(self, model: Any, kept: Mapping[Block, Sequence[int]]) -> None:
+        """Keep these KV groups (with their query heads) of attentions, or channels of MLPs; the matrices get smaller.
+
+        ``kept``: indices as they are now, in order, for each sub-block that changes. Raises PrunebenchError where none would stay.
+        """
+        keep_groups(model, kept)
+
+    def keep_hidden(self, model: Any, kept: Sequence[int]) -> None:
+        """Keep these channels of the residual stream in all matrices, norms and embeddings; indices as they are now."""
+        keep_hidden(model, kept)

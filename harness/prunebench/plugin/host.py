@@ -24,8 +24,9 @@ from prunebench.model.source import ModelAsset
 from prunebench.plugin import API_VERSION, NAME, spec
 from prunebench.plugin.lazy import heavy_imports_later
 from prunebench.plugin.method import Method, Options
+from prunebench.plugin.recovery import CALIBRATION, DATA, KEY, Recovery
 
-Kind = Literal["method", "model", "corpus"]
+Kind = Literal["method", "recovery", "model", "corpus"]
 
 RESTRICT = "PRUNEBENCH_PLUGINS"
 
@@ -59,13 +60,19 @@ class Registry:
     """Everything that plugins registered, by name, and the problems met on the way."""
 
     methods: dict[str, Registered] = field(default_factory=dict)
+    recoveries: dict[str, Registered] = field(default_factory=dict)
     models: dict[str, Registered] = field(default_factory=dict)
     corpora: dict[str, Registered] = field(default_factory=dict)
     problems: list[PluginProblem] = field(default_factory=list)
     hooks: pluggy.PluginManager = field(default_factory=lambda: pluggy.PluginManager(NAME))
 
     def of_kind(self, kind: Kind) -> dict[str, Registered]:
-        return {"method": self.methods, "model": self.models, "corpus": self.corpora}[kind]
+        return {
+            "method": self.methods,
+            "recovery": self.recoveries,
+            "model": self.models,
+            "corpus": self.corpora,
+        }[kind]
 
     def notify(self, hook: str, **facts: Any) -> None:
         """Call an observing hook of every plugin; one that raises is logged and disturbs nobody."""
@@ -77,7 +84,8 @@ class Registry:
                 logging.getLogger(NAME).exception("%s of %s raised", hook, implementation.plugin_name)
 
     def all(self) -> list[Registered]:
-        return [*self.methods.values(), *self.models.values(), *self.corpora.values()]
+        kinds = (self.methods, self.recoveries, self.models, self.corpora)
+        return [registered for kind in kinds for registered in kind.values()]
 
 
 @dataclass(frozen=True)
@@ -89,14 +97,23 @@ class _Registering:
     complain: Callable[[Any], str | None]
 
 
-def _method_complaint(value: Any) -> str | None:
-    if not (inspect.isclass(value) and issubclass(value, Method)):
-        return f"returned {value!r}, not a subclass of prunebench.Method"
-    if inspect.isabstract(value):
-        return f"{value.__name__} leaves {', '.join(sorted(value.__abstractmethods__))} undefined"
-    if not (inspect.isclass(value.Options) and issubclass(value.Options, Options)):
-        return f"{value.__name__}.Options is not a subclass of prunebench.Options"
-    return None
+def _class_complaint(base: type, *reserved: str) -> Callable[[Any], str | None]:
+    """What is wrong with a class that should be a ``base``; ``reserved`` stand beside its options in a suite."""
+
+    def complain(value: Any) -> str | None:
+        if not (inspect.isclass(value) and issubclass(value, base)):
+            return f"returned {value!r}, not a subclass of prunebench.{base.__name__}"
+        if inspect.isabstract(value):
+            return f"{value.__name__} leaves {', '.join(sorted(getattr(value, '__abstractmethods__', ())))} undefined"
+        options = getattr(value, "Options", None)
+        if not (inspect.isclass(options) and issubclass(options, Options)):
+            return f"{value.__name__}.Options is not a subclass of prunebench.Options"
+        for name, option in options.model_fields.items():
+            if taken := {name, option.alias} & set(reserved):
+                return f"{value.__name__} has an option '{taken.pop()}', a key that suites need; give it another name"
+        return None
+
+    return complain
 
 
 def _instance_complaint(kind: type) -> Callable[[Any], str | None]:
@@ -107,7 +124,8 @@ def _instance_complaint(kind: type) -> Callable[[Any], str | None]:
 
 
 _REGISTERING = (
-    _Registering("prunebench_register_method", "method", _method_complaint),
+    _Registering("prunebench_register_method", "method", _class_complaint(Method, KEY, CALIBRATION)),
+    _Registering("prunebench_register_recovery", "recovery", _class_complaint(Recovery, DATA)),
     _Registering("prunebench_register_model_source", "model", _instance_complaint(ModelAsset)),
     _Registering("prunebench_register_corpus", "corpus", _instance_complaint(Corpus)),
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from prunebench.calibration.driver import LinearStats
     from prunebench.plugin.context import Context
 
-Structure = Literal["none", "unstructured", "n:m", "layers"]
-Statistic = Literal["input_norm"]
+Structure = Literal["none", "unstructured", "n:m", "layers", "blocks", "width"]
+Statistic = Literal["input_norm", "hessian"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,12 @@ class Pattern(NamedTuple):
 
 
 def parse_sparsity(value: Any) -> float | str:
-    """A share in [0, 1), or 'N:M' with 0 < N < M. Raises ValueError with the fix."""
+    """A share in [0, 1), 'N:M' with 0 < N < M, or N:M by name: {keep: 1, of: 4} is {zeros: 3, of: 4} is 1:4.
+
+    Raises ValueError with the fix.
+    """
+    if isinstance(value, Mapping):
+        return _named_pattern(value)
     if isinstance(value, str) and (match := re.fullmatch(r"(\d+):(\d+)", value.strip())):
         keep, of = int(match[1]), int(match[2])
         if not 0 < keep < of:
@@ -68,10 +74,26 @@ def parse_sparsity(value: Any) -> float | str:
     return float(value)
 
 
+def _named_pattern(value: Mapping[str, Any]) -> str:
+    counts = set(value) - {"of"}
+    if counts not in ({"keep"}, {"zeros"}) or "of" not in value:
+        raise ValueError(f"{dict(value)}: name `of` and either `keep` or `zeros`, for example {{keep: 2, of: 4}}")
+    wrong = [name for name, count in value.items() if isinstance(count, bool) or not isinstance(count, int)]
+    if wrong:
+        raise ValueError(f"{dict(value)}: {' and '.join(wrong)} must be whole numbers")
+    of = value["of"]
+    keep = value["keep"] if "keep" in value else of - value["zeros"]
+    if not 0 < keep < of:
+        raise ValueError(f"{dict(value)}: of every {of} weights at least one stays and at least one goes")
+    return f"{keep}:{of}"
+
+
 Sparsity = Annotated[
     float | str,
-    BeforeValidator(parse_sparsity),
-    Field(description="share of weights set to zero, or N:M (N of every M inputs stay)"),
+    BeforeValidator(parse_sparsity, json_schema_input_type=float | str | dict[Literal["keep", "zeros", "of"], int]),
+    Field(
+        description="share of weights set to zero, or N:M (N of every M inputs stay; also {keep: N, of: M}, {zeros: N, of: M})"
+    ),
 ]
 
 
@@ -115,14 +137,40 @@ class SparsityOptions(Options):
     sparsity: Sparsity = 0.5
 
 
-class LinearMethod(Method):
-    """A method that scores the weights of every linear inside the decoder layers and zeroes the lowest.
+class LayerwiseMethod(Method):
+    """A method that prunes the linears of the decoder layer by layer, those that read the same input together.
 
-    The harness walks the layers, taps the inputs that ``statistics`` asks for, and applies the mask.
+    The harness walks the layers and taps the inputs that ``statistics`` asks for, behind pruned predecessors.
     """
 
     structure: ClassVar[frozenset[Structure]] = frozenset({"unstructured", "n:m"})
     statistics: ClassVar[frozenset[Statistic]] = frozenset()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.statistics:
+            cls.needs_calibration = True
+
+    @property
+    def true_sequential(self) -> bool:
+        """Whether a layer is run again after each group of linears, so that the next sees what was pruned in the layer."""
+        return False
+
+    @abstractmethod
+    def prune_group(self, weights: Sequence[torch.Tensor], stats: Sequence[LinearStats]) -> None:
+        """Prune in place the weights [out, in] of the linears of one layer that read the same input.
+
+        ``stats`` has one item a weight, all with the same statistics; `LinearStats.naming` puts a linear's name in front
+        of an error.
+        """
+
+    def prune(self, model: Any, context: Context) -> None:
+        context.prune_linears(model, self)
+
+
+class LinearMethod(LayerwiseMethod):
+    """A method that scores the weights of every linear inside the decoder layers and zeroes the lowest."""
+
     group: ClassVar[Literal["row", "matrix"]] = "matrix"
     """Weights compete within an output row, or within the whole matrix."""
 
@@ -142,5 +190,7 @@ class LinearMethod(Method):
         """Prune one weight matrix [out, in] in place. Override where survivors are updated too."""
         weight.masked_fill_(self.mask(weight, stats), 0)
 
-    def prune(self, model: Any, context: Context) -> None:
-        context.prune_linears(model, self)
+    def prune_group(self, weights: Sequence[torch.Tensor], stats: Sequence[LinearStats]) -> None:
+        for weight, each in zip(weights, stats, strict=True):
+            with each.naming():
+                self.prune_linear(weight, each)

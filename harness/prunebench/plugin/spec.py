@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from prunebench.calibration.corpus import Corpus
     from prunebench.model.source import ModelAsset
     from prunebench.plugin.method import Method
+    from prunebench.plugin.recovery import Recovery
 
 _spec = pluggy.HookspecMarker(NAME)
 
@@ -21,6 +22,11 @@ _spec = pluggy.HookspecMarker(NAME)
 @_spec
 def prunebench_register_method() -> type[Method] | list[type[Method]]:  # type: ignore[empty-body]
     """Pruning methods: subclasses of `prunebench.Method`, each with a `name`. Added in API 1."""
+
+
+@_spec
+def prunebench_register_recovery() -> type[Recovery] | list[type[Recovery]]:  # type: ignore[empty-body]
+    """Repairs of pruned models: subclasses of `prunebench.Recovery`, each with a `name`. Added in API 1."""
 
 
 @_spec

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from prunebench.suite.methods import DENSE
+from prunebench.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
-    from prunebench.cell.spec import Cell
+    from prunebench.cell.spec import Cell, RecoveryRef
     from prunebench.plugin.host import Registry
 
 WARMUP_ROUNDS = 1
+TRAINING_PASSES = 3  # forward, and backward through activations and weights
 FLOP_PER_PARAMETER = 2  # one multiplication and one addition per weight and token; attention scores are left out
 
 
@@ -28,10 +30,12 @@ def estimate(cell: Cell, registry: Registry) -> Estimate:
     """The work of one cell.
 
     Calibration tokens count twice for methods that go layer by layer (one pass for the statistics, one through the
-    pruned layer) and once for the others. Timing counts the least number of rounds, and for a pruned model the
+    pruned layer) and once for the others; training tokens of a recovery three times, in every epoch. Timing counts the least number of rounds, and for a pruned model the
     dense rounds between them. Unknown: perplexity over all windows of a corpus, a model whose size is not known.
     """
     tokens = _calibration_tokens(cell, registry.methods[cell.method.name].value)
+    if cell.recovery is not None:
+        tokens += _training_tokens(cell.recovery, registry.recoveries[cell.recovery.name].value)
     for spec in cell.perplexity:
         if spec.windows is None:
             return Estimate(None, None)
@@ -53,6 +57,15 @@ def total(estimates: Iterable[Estimate]) -> Estimate:
         sum(tokens) if len(tokens) == len(several) else None,
         sum(flop) if len(flop) == len(several) else None,
     )
+
+
+def _training_tokens(recovery: RecoveryRef, kind: Any) -> int:
+    """Passes over its windows as its options say; once where they are none of `TrainingOptions`."""
+    options = kind.Options.model_validate(recovery.options)
+    windows = recovery.data.windows
+    if isinstance(options, TrainingSettings):
+        windows = options.windows_seen(windows)
+    return TRAINING_PASSES * windows * recovery.data.length
 
 
 def _calibration_tokens(cell: Cell, method: Any) -> int:

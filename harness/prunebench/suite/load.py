@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from prunebench.model.source import resolve
 from prunebench.suite import methods
 from prunebench.suite.overrides import override
 from prunebench.suite.problems import Problems, absent, fields_of
+from prunebench.suite.recoveries import Training
 from prunebench.suite.schema import (
     CalibrationEntry,
     LatencyEntry,
@@ -29,9 +30,10 @@ from prunebench.suite.schema import (
     ProfileEntry,
     QualityEntry,
     SuiteFile,
+    TrainingEntry,
     section_at,
 )
-from prunebench.suite.source import read
+from prunebench.suite.source import Source, read
 
 if TYPE_CHECKING:
     from prunebench.plugin.host import Registry
@@ -49,7 +51,8 @@ class Suite:
     title: str
     text: str
     models: tuple[ModelRef, ...]
-    methods: tuple[MethodRef, ...]
+    treatments: tuple[methods.Treatment, ...]
+    """Each method with its options, and what repairs the model after it."""
     calibration: tuple[CalibrationSpec, ...]
     perplexity: tuple[PerplexitySpec, ...]
     latency: tuple[LatencySpec, ...]
@@ -60,18 +63,28 @@ class Suite:
     keep_models: bool
     time_limit_s: float | None
 
+    @property
+    def methods(self) -> tuple[MethodRef, ...]:
+        """The methods of the treatments, in their order."""
+        return tuple(treatment.method for treatment in self.treatments)
+
 
 def load_suite(path_or_name: str | Path, *, registry: Registry, overrides: Sequence[str] = ()) -> Suite:
     """Read a suite by its path, or a shipped one by its name, with `KEY=VALUE` overrides.
 
     Raises PrunebenchError with every problem found, one line each: 'FILE:LINE: KEY: what is wrong (the fix)'.
     """
-    source = override(read(path_or_name), overrides)
+    return check_suite(override(read(path_or_name), overrides), registry)
+
+
+def check_suite(source: Source, registry: Registry) -> Suite:
+    """What a source asks for. Raises PrunebenchError with every problem found, one line each."""
     problems = Problems(source)
     file, wrong = _validated(source.data, problems)
     look = _Lookup(registry, problems)
-    calibration = () if file.calibration is None else tuple(look.calibration(file.calibration))
+    calibration = () if file.calibration is None else tuple(look.calibration(file.calibration, ("calibration",)))
     calibrated = file.calibration is not None or bool(wrong)  # what is missing may be what is misspelt
+    training = Training(calibration[0] if calibration else None, look.training, calibrated=calibrated)
     quality = file.quality or QualityEntry()
     profile = file.profile or ProfileEntry(latency=[])
     suite = Suite(
@@ -79,7 +92,9 @@ def load_suite(path_or_name: str | Path, *, registry: Registry, overrides: Seque
         title=file.title or file.name,
         text=source.text,
         models=tuple(look.models([] if "models" in wrong else file.models)),
-        methods=tuple(methods.expand(file.methods, registry, problems, calibrated=calibrated)),
+        treatments=tuple(
+            methods.expand(file.methods, registry, problems, training, look.own_text(file), calibrated=calibrated)
+        ),
         calibration=calibration,
         perplexity=tuple(look.perplexity(quality.perplexity)),
         latency=tuple(_latency(profile.latency)),
@@ -164,11 +179,33 @@ class _Lookup:
                 name = f"{ref.name} {dtype}" if several else ref.name
                 yield ref.model_copy(update={"dtype": dtype, "name": name})
 
-    def calibration(self, entry: CalibrationEntry) -> Iterator[CalibrationSpec]:
-        path: KeyPath = ("calibration",)
+    def own_text(self, file: SuiteFile) -> Callable[[Any, KeyPath], tuple[CalibrationSpec, ...]]:
+        """Looks up a method's own `calibration:`; what it leaves out is as in the suite's."""
+        shared = {} if file.calibration is None else file.calibration.model_dump(exclude_unset=True)
+        known = fields_of(CalibrationEntry)
+
+        def look_up(value: Any, path: KeyPath) -> tuple[CalibrationSpec, ...]:
+            own = {key: shared[key] for key in shared if key not in {"split", "sampler"}}  # these belong to a corpus
+            if isinstance(value, dict):
+                own = {**(own if "corpus" in value else shared), **value}
+            try:
+                entry = CalibrationEntry.model_validate(own if isinstance(value, dict) else value)
+            except ValidationError as error:
+                self.problems.add_validation(path, value, error, lambda at: None if at else known)
+                return ()
+            return tuple(self.calibration(entry, path))
+
+        return look_up
+
+    def training(self, entry: TrainingEntry, path: KeyPath) -> CalibrationSpec | None:
+        """The windows of a recovery's `data:`; None where something is wrong with it."""
+        given = entry.model_dump(exclude_unset=True) | {"windows": entry.windows, "length": entry.length}
+        return next(self.calibration(CalibrationEntry.model_validate(given), path), None)
+
+    def calibration(self, entry: CalibrationEntry, path: KeyPath) -> Iterator[CalibrationSpec]:
         for ref, corpus in self.corpora(entry.corpus, path):
             splits = self.splits(entry.split or [corpus.calibration_split], corpus, path)
-            samplers = self.samplers(entry.sampler or [corpus.sampler], corpus)
+            samplers = self.samplers(entry.sampler or [corpus.sampler], corpus, path)
             for split, sampler, windows, length in itertools.product(splits, samplers, entry.windows, entry.length):
                 yield CalibrationSpec(corpus=ref, split=split, sampler=sampler, windows=windows, length=length)
 
@@ -198,15 +235,15 @@ class _Lookup:
                 self.problems.add((*path, "split", place), f"'{corpus.name}' has no split '{split}'", hint)
         return wanted
 
-    def samplers(self, wanted: list[str], corpus: Corpus) -> list[str]:
+    def samplers(self, wanted: list[str], corpus: Corpus, path: KeyPath) -> list[str]:
         for place, sampler in enumerate(wanted):
-            path = ("calibration", "sampler", place)
+            here = (*path, "sampler", place)
             if sampler not in SAMPLER_NAMES:
-                self.problems.add(path, f"unknown sampler '{sampler}'", did_you_mean(sampler, SAMPLER_NAMES))
+                self.problems.add(here, f"unknown sampler '{sampler}'", did_you_mean(sampler, SAMPLER_NAMES))
             elif (sampler == AS_IS) != (corpus.sampler == AS_IS):
                 what = "holds windows already drawn" if corpus.sampler == AS_IS else "holds text"
                 self.problems.add(
-                    path,
+                    here,
                     f"the sampler '{sampler}' is not for '{corpus.name}', which {what}",
                     f"leave `sampler` out, then '{corpus.sampler}' is used",
                 )

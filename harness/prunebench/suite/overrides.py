@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from prunebench.errors import PrunebenchError, did_you_mean
+from prunebench.plugin.recovery import KEY
 from prunebench.suite import yaml
 from prunebench.suite.source import SET, Source
 
@@ -75,6 +76,9 @@ class _Assignment:
                 return {"model": value}
             if path[0] == "methods":
                 return {value: None}
+        recovery = path[:1] == ("methods",) and path[3:4] == (KEY,) and all(isinstance(key, int) for key in path[4:])
+        if recovery and isinstance(value, str):
+            return {value: None}
         if value is None:
             return {}
         if not isinstance(value, dict | list):

@@ -12,7 +12,7 @@ from prunebench.cell.spec import Cell
 from prunebench.cell.store import Plan
 from prunebench.errors import PrunebenchError, did_you_mean
 from prunebench.suite.load import Suite
-from prunebench.suite.methods import DENSE, needs_calibration, outcome_varies
+from prunebench.suite.methods import DENSE, outcome_varies
 
 if TYPE_CHECKING:
     from prunebench.plugin.host import Registry
@@ -40,15 +40,19 @@ def plan(suite: Suite, registry: Registry, only: Sequence[str] = (), skip: Seque
 
 def _grid(suite: Suite, registry: Registry) -> Iterator[Cell]:
     for model in suite.models:
-        for method in suite.methods:
+        for treatment in suite.treatments:
+            method, recovery = treatment.method, treatment.recovery
             kind = registry.methods[method.name].value
-            calibrations = suite.calibration if needs_calibration(kind) else (None,)
+            own = suite.calibration if treatment.calibration is None else treatment.calibration
+            calibrations = own if kind.needs_calibration else (None,)
             for calibration in calibrations:
                 sampled = calibration is not None and calibration.sampler not in SEEDLESS
-                for seed in suite.seeds if outcome_varies(kind, sampled=sampled) else suite.seeds[:1]:
+                varies = recovery is not None or outcome_varies(kind, sampled=sampled)
+                for seed in suite.seeds if varies else suite.seeds[:1]:
                     yield Cell(
                         model=model,
                         method=method,
+                        recovery=recovery,
                         calibration=calibration,
                         perplexity=suite.perplexity,
                         latency=suite.latency,

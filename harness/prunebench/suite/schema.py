@@ -85,6 +85,16 @@ class CalibrationEntry(Section):
     length: Many[Annotated[int, Field(gt=1)]] = Field([2048], description="tokens per window")
 
 
+class TrainingEntry(Section):
+    """The token windows that a recovery trains on: one choice, since lists would not fan out here."""
+
+    corpus: str | dict[str, Any] = Field(description=CORPUS)
+    split: str | None = Field(None, description="the corpus's own calibration split where absent")
+    sampler: str | None = Field(None, description="how windows are drawn; the corpus's own where absent")
+    windows: Count = Field(128, description="number of windows")
+    length: Annotated[int, Field(gt=1)] = Field(256, description="tokens per window")
+
+
 class PerplexityEntry(Section):
     """Windows that do not overlap, from the beginning of the corpus; SparseGPT's protocol."""
 
@@ -162,18 +172,27 @@ def _section_in(annotation: Any) -> type[Section] | None:
     return next((section for section in found if section is not None), None)
 
 
-def json_schema(methods: Mapping[str, Any], models: Mapping[str, Any], corpora: Mapping[str, Any]) -> dict[str, Any]:
+def json_schema(
+    methods: Mapping[str, Any],
+    models: Mapping[str, Any],
+    corpora: Mapping[str, Any],
+    recoveries: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of a suite file, for editors.
 
-    ``methods`` maps names to Method classes, whose options become part of the schema; the names of models and corpora
-    become examples (both may also be paths).
+    ``methods`` and ``recoveries`` map names to Method and Recovery classes, whose options become part of the schema;
+    the names of models and corpora become examples (both may also be paths).
     """
     schema = SuiteFile.model_json_schema()
     defs = schema.setdefault("$defs", {})
     forms: list[dict[str, Any]] = [{"enum": sorted(methods)}] if methods else []
     for name, method in sorted(methods.items()):
-        entry = {"anyOf": [_options_schema(name, method, defs), {"type": "null"}]}
-        forms.append({"type": "object", "properties": {name: entry}, "required": [name], "additionalProperties": False})
+        options = _options_schema(f"method-{name}", method, defs)
+        if recoveries and "properties" in options:
+            options["properties"]["recovery"] = {"$ref": "#/$defs/recovery"}
+        if method.needs_calibration and "properties" in options:
+            options["properties"]["calibration"] = {"$ref": "#/$defs/own-calibration"}
+        forms.append(_named(name, options))
     method = {"anyOf": forms}
     described = {"description": schema["properties"]["methods"]["description"]}
     schema["properties"]["methods"] = {
@@ -181,18 +200,44 @@ def json_schema(methods: Mapping[str, Any], models: Mapping[str, Any], corpora: 
         "anyOf": [method, {"type": "array", "items": method, "minItems": 1}],
     }
     defs["ModelEntry"]["properties"]["model"]["examples"] = sorted(models)
-    for section in ("CalibrationEntry", "PerplexityEntry"):
+    own = {key: value for key, value in defs["CalibrationEntry"].items() if key != "required"}
+    defs["own-calibration"] = {**own, "description": "other text than the suite's; what is left out is as there"}
+    sections = ["CalibrationEntry", "PerplexityEntry"]
+    if recoveries:
+        defs |= _recovery_schema(recoveries, defs)
+        sections.append("TrainingEntry")
+    for section in sections:
         defs[section]["properties"]["corpus"]["examples"] = sorted(corpora)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "prunebench suite", **schema}
 
 
-def _options_schema(name: str, method: Any, defs: dict[str, Any]) -> dict[str, Any]:
-    """The options of one method, each a value or a list of values; what they refer to is added to ``defs``."""
+def _named(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """A mapping from ``name`` to options, or to null for their defaults."""
+    entry = {"anyOf": [options, {"type": "null"}]}
+    return {"type": "object", "properties": {name: entry}, "required": [name], "additionalProperties": False}
+
+
+def _recovery_schema(recoveries: Mapping[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
+    """What may stand behind `recovery:`, one or a list, and the section that its `data:` is."""
+    forms: list[dict[str, Any]] = [{"enum": sorted(recoveries)}, {"type": "null"}]
+    for name, recovery in sorted(recoveries.items()):
+        options = _options_schema(f"recovery-{name}", recovery, defs)
+        if "properties" in options:
+            options["properties"]["data"] = {"$ref": "#/$defs/TrainingEntry"}
+        forms.append(_named(name, options))
+    one = {"anyOf": forms}
+    several = {"type": "array", "items": one, "minItems": 1, "description": "fans out into the grid"}
+    described = {"description": "repairs the pruned model before it is measured", "anyOf": [one, several]}
+    return {"recovery": described, "TrainingEntry": TrainingEntry.model_json_schema()}
+
+
+def _options_schema(prefix: str, plugin: Any, defs: dict[str, Any]) -> dict[str, Any]:
+    """The options of one plugin class, each a value or a list of values; what they refer to is added to ``defs``."""
     try:
-        options: dict[str, Any] = method.Options.model_json_schema(ref_template=f"#/$defs/method-{name}-{{model}}")
-    except Exception:  # a type that JSON Schema cannot say; the method can be used all the same
+        options: dict[str, Any] = plugin.Options.model_json_schema(ref_template=f"#/$defs/{prefix}-{{model}}")
+    except Exception:  # a type that JSON Schema cannot say; the plugin can be used all the same
         return {"type": "object"}
-    defs |= {f"method-{name}-{key}": value for key, value in options.pop("$defs", {}).items()}
+    defs |= {f"{prefix}-{key}": value for key, value in options.pop("$defs", {}).items()}
     for key, value in options.get("properties", {}).items():
         described = {word: value.pop(word) for word in ("description", "default", "title") if word in value}
         fan = {"type": "array", "items": value, "minItems": 1, "description": "fans out into the grid"}

@@ -1,0 +1,178 @@
+"""From a cell to its pruned model: fetch, load, calibrate, prune, recover, audit.
+
+source -> dense model -> calibration windows -> prune -> recover -> audit
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from prunebench.calibration.windows import Windows, calibration_windows
+from prunebench.cell.phases import Phases
+from prunebench.cell.recover import Recovered, recover, recovery_of
+from prunebench.cell.spec import Cell
+from prunebench.errors import PrunebenchError
+from prunebench.measure.audit import DenseFacts, audit, dense_facts
+from prunebench.measure.io import disk_read_bytes, load_io
+from prunebench.measure.results import Audit, LoadIO
+from prunebench.model.anatomy import anatomy
+from prunebench.model.load import LoadedModel, load, prepare
+from prunebench.plugin.context import Context
+from prunebench.plugin.host import Registry, load_plugins
+from prunebench.plugin.method import pattern_of
+
+if TYPE_CHECKING:
+    from prunebench.calibration.corpus import Corpus
+    from prunebench.plugin.method import Method, Reference
+
+
+@dataclass
+class Workbench:
+    """What the phases of one cell share."""
+
+    cell: Cell
+    registry: Registry
+    phases: Phases
+    device: str
+    layer_device: torch.device | None = None
+    """Where a layer at a time is pruned, if that is elsewhere than where the model lies."""
+    folder: Path = Path()
+
+    @property
+    def corpora(self) -> dict[str, Corpus]:
+        return {name: entry.value for name, entry in self.registry.corpora.items()}
+
+    def load(self) -> LoadedModel:
+        model = self.cell.model
+        return load(self.folder, dtype=model.dtype, device=self.device, trust_remote_code=model.trust_remote_code)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A pruned model and what is known of its making."""
+
+    loaded: LoadedModel
+    dense: DenseFacts
+    audit: Audit
+    load: LoadIO
+    calibration: Windows | None
+    notes: dict[str, Any]
+    recovered: Recovered
+    reference: Reference | None
+
+    def made_by(self, cell: Cell) -> dict[str, Any]:
+        """What the plan file says of the model's origin; for people."""
+        told: dict[str, Any] = {
+            "prunebench": version("prunebench"),
+            "model": cell.model.identity(),
+            "method": cell.method.name,
+            "options": cell.method.options,
+            "seed": cell.seed,
+            "kept_layers": self.audit.kept_layers,
+        }
+        if cell.calibration is not None and self.calibration is not None:
+            told["calibration"] = {
+                **cell.calibration.model_dump(mode="json", exclude={"corpus"}),
+                "corpus": cell.calibration.corpus.name,
+                "sha256": self.calibration.sha256,
+            }
+        if cell.recovery is not None:
+            told["recovery"] = {"name": cell.recovery.name, "options": cell.recovery.options}
+        return told
+
+
+def workbench(cell: Cell, phases: Phases, layer_device: str | None = None) -> Workbench:
+    """Prepare this process for ``cell``: threads, seeds, plugins, devices."""
+    if cell.threads is not None:
+        torch.set_num_threads(cell.threads)
+    _seed(cell.seed)
+    place = None if layer_device is None else torch.device(_device(layer_device))
+    return Workbench(cell, load_plugins(), phases, _device(cell.device), place)
+
+
+def make(bench: Workbench) -> Made:
+    """Load, prune, recover and audit. Raises what a plugin raises, and PrunebenchError for what a user can mend."""
+    cell, phases = bench.cell, bench.phases
+    method, recovery = _method(cell, bench.registry), recovery_of(cell, bench.registry)
+    with phases.phase("fetch"):
+        bench.folder = prepare(cell.model)
+    with phases.phase("load"):
+        before = disk_read_bytes()
+        loaded = bench.load()
+        after = disk_read_bytes()
+    read = None if before is None or after is None else after - before
+    with phases.phase("audit"):
+        dense = dense_facts(loaded.model)
+    calibration, notes, kept = _prune(bench, method, loaded)
+    recovered = recover(recovery, cell, loaded, kept, bench.corpora, phases)
+    with phases.phase("audit"):
+        audited = audit(loaded.model, dense, kept, _patterns(cell))
+    load_result = load_io(loaded.weight_bytes, loaded.seconds, read)
+    return Made(loaded, dense, audited, load_result, calibration, notes, recovered, method.reference)
+
+
+def _prune(bench: Workbench, method: Method, loaded: LoadedModel) -> tuple[Windows | None, dict[str, Any], list[int]]:
+    """Prune the loaded model in place; gives the calibration tokens, the method's notes and the layers that stay."""
+    cell, phases = bench.cell, bench.phases
+    windows = None
+    if cell.calibration is not None:
+        with phases.phase("calibration text"):
+            windows = calibration_windows(
+                cell.calibration, loaded.tokenizer, vocabulary(loaded.model), cell.seed, bench.corpora
+            )
+    context = Context(
+        calibration=None if windows is None else windows.tokens,
+        seed=cell.seed,
+        kept_layers=list(range(len(anatomy(loaded.model).layers))),
+        progress=phases.progress,
+        log=logging.getLogger(f"prunebench.{cell.method.name}"),
+        device=bench.layer_device,
+    )
+    with phases.phase("prune"), torch.no_grad():
+        method.prune(loaded.model, context)
+    return windows, context.notes, context.kept_layers
+
+
+def _method(cell: Cell, registry: Registry) -> Method:
+    entry = registry.methods.get(cell.method.name)
+    if entry is None:
+        problems = [p.message for p in registry.problems if p.distribution == cell.method.distribution]
+        raise PrunebenchError(
+            f"no plugin registers the method '{cell.method.name}'" + (f": {'; '.join(problems)}" if problems else ""),
+            hint=f"install {cell.method.distribution} {cell.method.version}; `prunebench plugins` lists what is there",
+        )
+    method: Method = entry.value(entry.value.Options.model_validate(cell.method.options))
+    return method
+
+
+def _patterns(cell: Cell) -> Sequence[tuple[int, int]]:
+    """2:4 is what hardware can use, so it is always checked; and what was asked for."""
+    asked = pattern_of(cell.method.options.get("sparsity", 0.0))
+    return sorted({(2, 4), (asked.keep, asked.of)} if asked else {(2, 4)})
+
+
+def vocabulary(model: Any) -> int:
+    return int(model.get_input_embeddings().num_embeddings)
+
+
+def _device(wanted: str) -> str:
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise PrunebenchError(f"device '{wanted}': torch sees no GPU", hint="set `device: cpu` or `device: auto`")
+    return wanted
+
+
+def _seed(seed: int) -> None:
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - a plugin may draw from the global generator
+    random.seed(seed)

@@ -1,0 +1,91 @@
+"""The recovery of a cell: found among the plugins, given its training windows, run on the pruned model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from prunebench.calibration.windows import calibration_windows
+from prunebench.errors import PrunebenchError
+from prunebench.plugin.context import Context
+
+if TYPE_CHECKING:
+    from prunebench.calibration.corpus import Corpus
+    from prunebench.cell.phases import Phases
+    from prunebench.cell.spec import Cell
+    from prunebench.model.load import LoadedModel
+    from prunebench.plugin.host import Registry
+    from prunebench.plugin.recovery import Recovery
+
+PHASE = "recover"
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What a recovery says of itself, and what it saw. All empty for a cell without one."""
+
+    notes: dict[str, Any] = field(default_factory=dict)
+    tokens: int | None = None
+    sha256: str | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def cost(self, phases: Phases) -> dict[str, Any]:
+        """The keys of `Cost` that belong to the recovery."""
+        if self.sha256 is None:
+            return {}
+        return {"recover_s": phases.seconds(PHASE), "recover_tokens": self.tokens, "recover_sha256": self.sha256}
+
+
+def recovery_of(cell: Cell, registry: Registry) -> Recovery | None:
+    """The recovery that the cell names. Raises PrunebenchError where no plugin registers it."""
+    if cell.recovery is None:
+        return None
+    entry = registry.recoveries.get(cell.recovery.name)
+    if entry is None:
+        problems = [p.message for p in registry.problems if p.distribution == cell.recovery.distribution]
+        raise PrunebenchError(
+            f"no plugin registers the recovery '{cell.recovery.name}'"
+            + (f": {'; '.join(problems)}" if problems else ""),
+            hint=f"install {cell.recovery.distribution} {cell.recovery.version}; `prunebench plugins` lists what is there",
+        )
+    recovery: Recovery = entry.value(entry.value.Options.model_validate(cell.recovery.options))
+    return recovery
+
+
+def recover(
+    recovery: Recovery | None,
+    cell: Cell,
+    loaded: LoadedModel,
+    kept_layers: list[int],
+    corpora: Mapping[str, Corpus],
+    phases: Phases,
+) -> Recovered:
+    """Repair the pruned model in place, in a phase of its own."""
+    if recovery is None or cell.recovery is None:
+        return Recovered()
+    model = loaded.model
+    with phases.phase("training text"):
+        vocabulary = int(model.get_input_embeddings().num_embeddings)
+        windows = calibration_windows(cell.recovery.data, loaded.tokenizer, vocabulary, cell.seed, corpora)
+    context = Context(
+        calibration=windows.tokens,
+        seed=cell.seed,
+        kept_layers=kept_layers,
+        progress=phases.progress,
+        log=logging.getLogger(f"prunebench.{cell.recovery.name}"),
+    )
+    with phases.phase(PHASE):
+        with torch.enable_grad():
+            recovery.recover(model, context)
+        model.eval()
+        for parameter in model.parameters():
+            parameter.grad = None
+            parameter.requires_grad = False
+    provenance: dict[str, Any] = {"recovery_plugin": f"{cell.recovery.distribution} {cell.recovery.version}"}
+    if recovery.reference is not None:
+        provenance["recovery_reference"] = asdict(recovery.reference)
+    return Recovered(context.notes, context.trained_tokens or None, windows.sha256, provenance)

@@ -1,0 +1,131 @@
+"""`prunebench prune`: prune one model and save it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from prunebench.suite.prune import Pruned
+
+
+@click.command("prune", short_help="Prune one model and save it.")
+@click.argument("model")
+@click.argument("method")
+@click.argument("options", nargs=-1, metavar="[OPTION=VALUE]...")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the pruned model.")
+@click.option(
+    "--calibration",
+    "calibration",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Text that the method looks at: corpus, windows, length, split, sampler. Repeatable.  "
+    "[default: corpus=boolq-passages windows=32 length=512]",
+)
+@click.option("--seed", default=0, show_default=True, help="Of the calibration sample and of random methods.")
+@click.option(
+    "--dtype",
+    default="float32",
+    show_default=True,
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    help="Precision to prune and save in.",
+)
+@click.option("--device", default="auto", show_default=True, help="Where the model lies: auto, cpu, cuda, cuda:0 ...")
+@click.option(
+    "--layer-device",
+    help="Where one decoder layer at a time is pruned, e.g. --device cpu --layer-device cuda for a model too big for the GPU.",
+)
+@click.option(
+    "--format",
+    "format_",
+    default="prunebench",
+    show_default=True,
+    type=click.Choice(["prunebench", "decilm"]),
+    help="decilm: for vLLM, a Llama whose layers lost attentions, MLPs or MLP channels.",
+)
+def command(
+    model: str,
+    method: str,
+    options: tuple[str, ...],
+    out: Path,
+    calibration: tuple[str, ...],
+    seed: int,
+    dtype: str,
+    device: str,
+    layer_device: str | None,
+    format_: Any,
+) -> None:
+    """Prune MODEL with METHOD and save it in the folder --out, whole or not at all.
+
+    MODEL is a registered name, a folder of safetensors, a .gguf file or a Hub id. Options are the method's, and
+    recovery=lora repairs the model afterwards. Values are YAML: sparsity=2:4, recovery='{lora: {rank: 16}}'.
+
+    The result loads with prunebench.load_pruned(DIR), and as a model of a suite.
+    """
+    from prunebench.suite.prune import prune
+
+    result = prune(
+        model,
+        method,
+        calibration=_assignments(calibration) or None,
+        out=out,
+        format=format_,
+        seed=seed,
+        dtype=dtype,
+        device=device,
+        layer_device=layer_device,
+        progress=_Progress(),
+        **_assignments(options),
+    )
+    click.echo(summary(result, out))
+
+
+def summary(result: Pruned, out: Path) -> str:
+    """What was counted on the pruned model, in two or three lines."""
+    audit = result.audit
+    facts = [f"{audit.parameters:,} of {audit.parameters_dense:,} parameters"]
+    if audit.zeros > audit.zeros_dense:
+        facts.append(f"{audit.sparsity:.1%} of the prunable weights are zero")
+    if audit.removed_layers:
+        facts.append(f"decoder layers removed: {', '.join(map(str, audit.removed_layers))}")
+    if audit.removed_blocks:
+        facts.append(f"attentions and MLPs removed: {', '.join(audit.removed_blocks)}")
+    return f"{'; '.join(facts)}\n{audit.note}\nsaved in {out}"
+
+
+def _assignments(words: tuple[str, ...]) -> dict[str, Any]:
+    from prunebench.errors import PrunebenchError
+    from prunebench.suite import yaml
+
+    found: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise PrunebenchError(f"'{word}' is no option", hint="write OPTION=VALUE, for example sparsity=0.5")
+        if key in found:
+            raise PrunebenchError(f"'{key}' is given twice", hint="give each option once")
+        found[key] = yaml.parse_value(text, word)
+    return found
+
+
+class _Progress:
+    """A line for each phase; in a terminal the line counts."""
+
+    def __init__(self) -> None:
+        self.phase = ""
+        self.counts = sys.stderr.isatty()
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        if phase != self.phase:
+            if self.counts and self.phase:
+                click.echo(err=True)
+            self.phase = phase
+            click.echo(f"{phase} ...", err=True, nl=not self.counts)
+        elif self.counts and total:
+            click.echo(f"\r{phase} ... {done}/{total}", err=True, nl=False)
+            if done == total:
+                click.echo(err=True)
+                self.phase = ""

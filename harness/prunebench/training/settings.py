@@ -1,0 +1,52 @@
+"""How a model is trained further: step size, schedule, batches. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field
+
+from prunebench.schema import Frozen
+
+WARMUP_SHARE = 0.1
+"""Warm-up takes at most this share of all steps, however many are asked for: few windows make few steps."""
+
+
+class TrainingSettings(Frozen):
+    """AdamW on the next token, windows shuffled anew in each epoch."""
+
+    learning_rate: float = Field(1e-4, gt=0, description="peak of the schedule")
+    epochs: int = Field(1, ge=1, description="passes over the training windows")
+    max_steps: int | None = Field(None, ge=1, description="end after so many optimiser steps")
+    batch_size: int = Field(8, ge=1, description="windows per optimiser step")
+    micro_batch_size: int = Field(4, ge=1, description="windows that go through the model together")
+    warmup_steps: int = Field(
+        0, ge=0, description="linear warm-up; at most a tenth of all steps, however many are asked"
+    )
+    weight_decay: float = Field(0.0, ge=0, description="of AdamW, decoupled")
+    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="after the warm-up")
+    max_grad_norm: float | None = Field(1.0, gt=0, description="gradients are clipped to this L2 norm; null: never")
+
+    def steps(self, windows: int) -> int:
+        """Optimiser steps over so many windows; the last batch of an epoch may be smaller."""
+        steps = self.epochs * math.ceil(windows / self.batch_size)
+        return steps if self.max_steps is None else min(steps, self.max_steps)
+
+    def windows_seen(self, windows: int) -> int:
+        """How many windows go through the model in all, each counted as often as it is seen."""
+        per_epoch = math.ceil(windows / self.batch_size)
+        epochs, rest = divmod(self.steps(windows), per_epoch)
+        return epochs * windows + rest * self.batch_size
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of ``step``, counted from 0, of ``steps``; positive at every step."""
+        warmup = min(self.warmup_steps, math.ceil(WARMUP_SHARE * steps))
+        if step < warmup:
+            return self.learning_rate * (step + 1) / warmup
+        done = (step - warmup) / (steps - warmup)  # in [0, 1)
+        if self.schedule == "linear":
+            return self.learning_rate * (1 - done)
+        if self.schedule == "cosine":
+            return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+        return self.learning_rate

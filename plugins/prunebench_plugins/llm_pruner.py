@@ -1,0 +1,221 @@
+"""LLM-Pruner: remove the KV groups and MLP channels that the loss would miss least (arXiv:2305.11627)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import torch
+from pydantic import model_validator
+
+import prunebench
+from prunebench import Field, Method, PrunebenchError, Reference, anatomy, hookimpl
+from prunebench_plugins.llm_pruner_groups import (
+    Counts,
+    Pool,
+    emptied,
+    global_counts,
+    local_counts,
+    members,
+    parameters_removed,
+    pool_of,
+    ratio_for,
+)
+from prunebench_plugins.llm_pruner_scores import (
+    Reduction,
+    Taylor,
+    group_scores,
+    norm_vectors,
+    taylor_vectors,
+)
+
+if TYPE_CHECKING:
+    from prunebench import Context
+
+
+class LLMPruner(Method):
+    """Remove coupled groups by their first- or second-order Taylor importance, and make the matrices smaller.
+
+    A group is a KV head with its query heads and their part of the output projection, or an MLP channel; with
+    ``granularity: channel`` it is one channel of the residual stream. Group ratios and counts are those of the released
+    code. On models with grouped queries ``mode: clean`` scores the query heads that a KV head serves; ``mode: reference``
+    scores those that the released code takes for them, and removes the same whole groups.
+    """
+
+    name = "llm-pruner"
+    reference = Reference(
+        title="LLM-Pruner: On the Structural Pruning of Large Language Models",
+        arxiv="2305.11627",
+        code="https://github.com/horseee/LLM-Pruner",
+    )
+    structure: ClassVar = frozenset({"width"})
+    needs_calibration = True
+    uses_seed = True
+
+    class Options(prunebench.Options):
+        ratio: float | None = Field(
+            None,
+            ge=0,
+            lt=1,
+            description="share of the KV groups and MLP channels of each unprotected layer to remove; 0.25 if neither",
+        )
+        target_parameters: float | None = Field(
+            None,
+            ge=0,
+            lt=1,
+            description="share of the whole model's parameters to remove instead; the closest that whole groups reach",
+        )
+        importance: Literal["taylor", "l1", "l2", "random"] = Field("taylor", description="what scores a weight")
+        taylor: Taylor = Field(
+            "param_first",
+            description="salience of importance taylor: w g summed before the absolute value (vectorize) or after it "
+            "(param_first), w F w (param_second), w g - w F w / 2 (param_mix)",
+        )
+        reduction: Reduction | None = Field(
+            None,
+            description="how the weights of a group are put together; null: sum for taylor, mean for l1 and l2, as released",
+        )
+        protect_first: int | None = Field(
+            None, ge=0, description="layers at the bottom to leave alone; null: 4, but at most a quarter of the depth"
+        )
+        protect_last: int | None = Field(
+            None, ge=0, description="layers at the top to leave alone; null: 2, but at most an eighth of the depth"
+        )
+        iterative_steps: int = Field(1, ge=1, description="score and remove in so many equal steps")
+        global_pruning: bool = Field(
+            default=False, description="rank all groups of all layers together instead of block by block"
+        )
+        granularity: Literal["block", "channel"] = Field(
+            "block", description="channel: remove residual channels from the whole model; no layer is protected then"
+        )
+        mode: Literal["clean", "reference"] = Field(
+            "clean",
+            description="reference: score query heads and break ties of global_pruning as the released code does",
+        )
+
+        @model_validator(mode="after")
+        def _that_fit_together(self) -> Self:
+            if self.ratio is not None and self.target_parameters is not None:
+                raise ValueError("give `ratio` or `target_parameters`, not both")
+            if self.granularity == "channel":
+                if self.importance == "taylor" and self.taylor in {"param_second", "param_mix"}:
+                    raise ValueError("`granularity: channel` is scored to first order: vectorize or param_first")
+                if self.global_pruning:
+                    raise ValueError("`granularity: channel` ranks all channels together already")
+            return self
+
+        def layers(self, depth: int) -> range:
+            """The unprotected layers of ``depth``; the defaults are the published recipe, scaled to shallow models."""
+            first = min(4, depth // 4) if self.protect_first is None else self.protect_first
+            last = min(2, depth // 8) if self.protect_last is None else self.protect_last
+            return range(first, max(first, depth - last))
+
+        def reduce(self) -> Reduction:
+            if self.reduction is not None:
+                return self.reduction
+            return "mean" if self.importance in {"l1", "l2"} else "sum"
+
+    def prune(self, model: Any, context: Context) -> None:
+        steps = self.options.iterative_steps
+        total = sum(parameter.numel() for parameter in model.parameters())
+        initial: dict[str, int] = {}
+        if not self.options.global_pruning:  # the scores do not change the counts: refuse before computing gradients
+            pools = self._pools(model, initial)
+            self._amounts(pools, local_counts(pools), total, 1.0)
+        for step in range(steps):
+            pools = self._pools(model, initial)
+            scores = self._scores(model, pools, context, step)
+            counts = (
+                global_counts(pools, scores, released=self.options.mode == "reference")
+                if self.options.global_pruning
+                else local_counts(pools)
+            )
+            ratio, gone = self._amounts(pools, counts, total, (step + 1) / steps)
+            kept = {
+                pool.block: sorted(score.argsort(stable=True)[count:].tolist())
+                for pool, score, count in zip(pools, scores, gone, strict=True)
+            }
+            if None in kept:
+                context.keep_hidden(model, kept[None])
+            else:
+                context.keep_groups(model, {block: stay for block, stay in kept.items() if block is not None})
+        self._note(context, ratio, parameters_removed(pools, gone) / total, pools, gone)
+
+    def _pools(self, model: Any, initial: dict[str, int]) -> list[Pool]:
+        """What is ranked: attentions and MLPs of the unprotected layers, or the residual channels."""
+        parts = anatomy(model)
+        if self.options.granularity == "channel":
+            return [pool_of(parts, None, initial)]
+        layers = self.options.layers(len(parts.layers))
+        found = [pool_of(parts, block, initial) for block in parts.blocks if block.layer in layers]
+        if not found:
+            raise PrunebenchError(
+                f"all {len(parts.layers)} layers are protected", hint="lower `protect_first` or `protect_last`"
+            )
+        return found
+
+    def _amounts(self, pools: Sequence[Pool], counts: Counts, total: int, part: float) -> tuple[float, list[int]]:
+        """The group ratio once ``part`` of all steps are done, and how many groups each pool loses now."""
+        target = self.options.target_parameters
+        if target is None:
+            ratio = part * (0.25 if self.options.ratio is None else self.options.ratio)
+        else:
+            ratio = ratio_for(part * target * total, pools, counts)
+        gone = counts(ratio)
+        empty = emptied(pools, gone)
+        if empty is not None:
+            raise PrunebenchError(
+                f"{empty.name}: a ratio of {ratio:.4g} would remove all {empty.initial}",
+                hint="lower `ratio`" if target is None else "lower `target_parameters`",
+            )
+        return ratio, gone
+
+    def _note(self, context: Context, ratio: float, share: float, pools: Sequence[Pool], gone: Sequence[int]) -> None:
+        """Put on the record what went over all steps; ``share``: of the model's parameters."""
+        removed = {pool.key: pool.initial - pool.present + count for pool, count in zip(pools, gone, strict=True)}
+        context.notes |= {"ratio": ratio, "parameters_removed": share, "groups_removed": removed}
+        wanted = self.options.target_parameters
+        if wanted is not None:
+            context.notes["target_parameters"] = "reached from below" if share <= wanted else "reached from above"
+        heads = [pool for pool in pools if pool.block is not None and pool.block.kind == "attention"]
+        if heads and ratio > 0 and not any(removed[pool.key] for pool in heads):
+            groups = max(pool.initial for pool in heads)
+            context.notes["attention"] = f"no KV group went: a ratio of {ratio:.4g} takes none of {groups} in a layer"
+            context.log.warning(context.notes["attention"])
+
+    def _scores(self, model: Any, pools: Sequence[Pool], context: Context, step: int) -> list[torch.Tensor]:
+        """One score per group of each pool, float64 [groups]; the lowest goes first."""
+        released = self.options.mode == "reference"
+        if self.options.importance == "random":  # the released code draws for each channel of a head
+            return [
+                torch.rand(pool.present, pool.channels if released else 1, generator=context.generator).double().sum(1)
+                for pool in pools
+            ]
+        parts = anatomy(model)
+        coupled = [list(members(parts, pool.block)) for pool in pools]
+        every = [member for each in coupled for member in each]
+        if self.options.importance == "taylor":
+            windows = len(context.windows)
+
+            def seen(done: int) -> None:
+                context.progress(step * windows + done, self.options.iterative_steps * windows)
+
+            vectors = iter(taylor_vectors(model, every, context.windows, self.options.taylor, seen))
+        else:
+            vectors = iter(norm_vectors(every, 1 if self.options.importance == "l1" else 2))
+        return [
+            group_scores(
+                [next(vectors) for _ in each],
+                pool.present,
+                pool.channels,
+                reduction=self.options.reduce(),
+                fused=pool.fused,
+                misaligned=released,
+            )
+            for pool, each in zip(pools, coupled, strict=True)
+        ]
+
+
+@hookimpl
+def prunebench_register_method() -> type[Method]:
+    return LLMPruner

@@ -1,0 +1,189 @@
+"""What LLM-Pruner's groups consist of, and how many of each attention and MLP go, by the rule of the released code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from prunebench import Anatomy, Block
+from prunebench_plugins.llm_pruner_scores import Member
+
+RESIDUAL = "residual channels"
+BISECTIONS = 40
+"""Halvings of the interval from 0 to 1 in `ratio_for`: finer than one group of any model."""
+
+Counts = Callable[[float], list[int]]
+"""From a ratio to the number of groups that each pool loses."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The groups of one attention or MLP, or all residual channels: what is ranked against each other."""
+
+    block: Block | None
+    """None for the residual channels."""
+    initial: int
+    """Groups before the first step."""
+    present: int
+    """Groups now."""
+    channels: int
+    """Rows of the root weight that one group has: those of a head, or 1."""
+    cost: int
+    """Parameters of one group."""
+    fused: int = 1
+    """How many of query, key and value lie in the first weight, head by head."""
+
+    @property
+    def key(self) -> str:
+        return RESIDUAL if self.block is None else str(self.block)
+
+    @property
+    def name(self) -> str:
+        if self.block is None:
+            return RESIDUAL
+        return f"layer {self.block.layer}, {'KV groups' if self.block.kind == 'attention' else 'MLP channels'}"
+
+    def removed(self, ratio: float) -> int:
+        """How many groups go, so that about ``ratio`` of the initial ones are gone.
+
+        The released rule counts channels and drops the part of a head that is left: of 3 KV heads 0.25 removes none, and
+        of 32 heads 0.6 removes 19. It is used throughout, so that counts agree with published models.
+        """
+        gone = self.present * self.channels - int(self.initial * self.channels * (1 - ratio))
+        return max(0, gone) // self.channels
+
+
+def pool_of(parts: Anatomy, block: Block | None, initial: dict[str, int]) -> Pool:
+    """The pool of one attention or MLP, or of the residual channels (None).
+
+    ``initial`` keeps, by the pool's key, the groups that were there when it was first asked for.
+    """
+    if block is None:
+        present = parts.embeddings.weight.shape[1]
+        tensors = {id(tensor): tensor for tensor in _residual_tensors(parts)}
+        cost = sum(tensor.numel() // present for tensor in tensors.values())
+        return Pool(None, initial.setdefault(RESIDUAL, present), present, 1, cost)
+    layer = parts.layers[block.layer]
+    present = parts.groups(layer, block.kind)
+    cost = 0
+    for cut in parts.cuts(block.kind):
+        linear: Any = layer.get_submodule(cut.linear)
+        cost += linear.weight.numel() // present
+        if cut.dim == 0 and linear.bias is not None:
+            cost += linear.bias.numel() // present
+    first = initial.setdefault(str(block), present)
+    if block.kind == "mlp":
+        return Pool(block, first, present, 1, cost)
+    return Pool(block, first, present, parts.head_dim(layer), cost, parts.family.fused)
+
+
+def members(parts: Anatomy, block: Block | None) -> Iterator[Member]:
+    """The weights that lose rows or columns with a group of ``block`` (None: the residual stream), in a fixed order."""
+    if block is not None:
+        layer = parts.layers[block.layer]
+        for cut in parts.cuts(block.kind):
+            linear: Any = layer.get_submodule(cut.linear)
+            yield Member(f"layer {block.layer}, {cut.linear}", linear.weight, cut.dim)
+        return
+    seen: set[int] = set()
+    for name, module, dim in _residual_modules(parts):
+        if id(module.weight) not in seen:  # tied embeddings count once
+            seen.add(id(module.weight))
+            yield Member(name, module.weight, dim)
+
+
+def _residual_modules(parts: Anatomy) -> Iterator[tuple[str, Any, int]]:
+    """Modules that read (columns, 1), write (rows, 0) or scale the residual stream."""
+    for name, module in parts.decoder.named_modules():
+        if isinstance(module, torch.nn.Embedding):
+            yield name, module, 1
+    blocks = parts.blocks
+    for index, layer in enumerate(parts.layers):
+        for name, child in layer.named_children():
+            weight = getattr(child, "weight", None)
+            if weight is not None and weight.dim() == 1:
+                yield f"layer {index}, {name}", child, 0
+        for block in blocks:
+            if block.layer == index:
+                *into, out = parts.cuts(block.kind)
+                for cut in into:
+                    yield f"layer {index}, {cut.linear}", layer.get_submodule(cut.linear), 1
+                yield f"layer {index}, {out.linear}", layer.get_submodule(out.linear), 0
+    if parts.final_norm is not None:
+        yield "the final norm", parts.final_norm, 0
+    yield "the output embeddings", parts.head, 1
+
+
+def _residual_tensors(parts: Anatomy) -> Iterator[torch.Tensor]:
+    """All tensors that have a residual dimension, biases too; tied ones more than once."""
+    for _, module, dim in _residual_modules(parts):
+        yield module.weight
+        bias = getattr(module, "bias", None)
+        if dim == 0 and bias is not None:
+            yield bias
+
+
+def local_counts(pools: Sequence[Pool]) -> Counts:
+    """Every pool loses the same share of its groups."""
+    return lambda ratio: [pool.removed(ratio) for pool in pools]
+
+
+def global_counts(pools: Sequence[Pool], scores: Sequence[torch.Tensor], *, released: bool) -> Counts:
+    """All groups compete by their raw scores, each [present groups]; a KV group counts as much as an MLP channel.
+
+    The best group of each pool stays, and exactly the number asked for goes, ties by place. ``released``: as in the
+    published code all groups go that score as low as the last one to go, and a pool that would lose all loses none.
+    """
+    owners = torch.cat([torch.full((pool.present,), index) for index, pool in enumerate(pools)])
+    values = torch.cat(list(scores))
+    if not released:
+        starts = torch.tensor([0, *(pool.present for pool in pools)]).cumsum(0).tolist()
+        best = [start + int(score.argsort(stable=True)[-1]) for start, score in zip(starts, scores, strict=False)]
+        free = torch.ones(len(values), dtype=torch.bool)
+        free[best] = False
+        owners, values = owners[free], values[free]
+    order = values.argsort(stable=True)
+    owners, values = owners[order], values[order]
+    initial = sum(pool.initial for pool in pools)
+    present = sum(pool.present for pool in pools)
+
+    def counts(ratio: float) -> list[int]:
+        wanted = max(0, present - int(initial * (1 - ratio)))
+        if wanted > len(owners):
+            return [pool.present for pool in pools]
+        if released and wanted:
+            wanted = int(torch.searchsorted(values, values[wanted - 1], right=True))
+        found: list[int] = owners[:wanted].bincount(minlength=len(pools)).tolist()
+        if released:
+            found = [0 if count == pool.present else count for count, pool in zip(found, pools, strict=True)]
+        return found
+
+    return counts
+
+
+def parameters_removed(pools: Sequence[Pool], counts: Sequence[int]) -> int:
+    """Parameters that are gone, over all steps, once each pool has lost ``counts`` of its present groups."""
+    gone = zip(pools, counts, strict=True)
+    return sum(pool.cost * (pool.initial - pool.present + count) for pool, count in gone)
+
+
+def emptied(pools: Sequence[Pool], counts: Sequence[int]) -> Pool | None:
+    """The first pool that would lose all its groups."""
+    return next((pool for pool, count in zip(pools, counts, strict=True) if count >= pool.present), None)
+
+
+def ratio_for(parameters: float, pools: Sequence[Pool], counts: Counts) -> float:
+    """The ratio whose counts remove the number of parameters closest to ``parameters``, from below or above."""
+    low, high = 0.0, 1.0
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        if parameters_removed(pools, counts(middle)) <= parameters:
+            low = middle
+        else:
+            high = middle
+    if emptied(pools, counts(high)) is not None:
+        return low
+    return min((low, high), key=lambda ratio: abs(parameters_removed(pools, counts(ratio)) - parameters))

@@ -1,0 +1,147 @@
+"""LoRA recovery with peft: low-rank updates of the linears, trained and merged (arXiv:2106.09685; arXiv:2305.11627).
+
+W' = W + (alpha / rank) B A, with B A set to zero where the method set W to zero: what is trained is what is merged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from prunebench import Field, PrunebenchError, Recovery, Reference, TrainingOptions, hookimpl
+
+if TYPE_CHECKING:
+    from prunebench import Context
+
+
+class LoRA(Recovery):
+    """Train low-rank updates of the pruned model's linears and merge them; zeros stay zero.
+
+    The defaults are those that LLM-Pruner trains its pruned models with. Linears with less than 1 % zeros are trained
+    by plain LoRA, sparse ones under their mask, which takes one more matrix product of full size in both passes.
+    """
+
+    name = "lora"
+    reference = Reference(
+        title="LoRA: Low-Rank Adaptation of Large Language Models",
+        arxiv="2106.09685",
+        code="https://github.com/huggingface/peft",
+    )
+
+    class Options(TrainingOptions):
+        rank: int = Field(8, ge=1, description="rank of every update")
+        alpha: float = Field(16.0, gt=0, description="updates are scaled by alpha / rank")
+        dropout: float = Field(0.05, ge=0, lt=1, description="of the updates' inputs while training")
+        targets: list[str] | None = Field(
+            None, min_length=1, description="last components of the linears' names (q_proj); all of the layers if null"
+        )
+        learning_rate: float = Field(1e-4, gt=0, description="peak of the schedule")
+        epochs: int = Field(2, ge=1, description="passes over the training windows")
+        batch_size: int = Field(64, ge=1, description="windows per optimiser step")
+        warmup_steps: int = Field(
+            100, ge=0, description="linear warm-up; at most a tenth of all steps, however many are asked"
+        )
+
+    def recover(self, model: Any, context: Context) -> None:
+        from peft import LoraModel
+
+        paths = self._paths(context.linears(model))
+        zeros = context.zeros(model)
+        masks = {path: zeros[f"{path}.weight"] for path in paths if f"{path}.weight" in zeros}
+        with torch.random.fork_rng(devices=[]):  # the first values of A, whatever the method drew before
+            torch.manual_seed(context.seed)
+            adapted = LoraModel(model, self._config(paths, model, masks), adapter_name="default")
+        adapters = {name: each for name, each in model.named_parameters() if ".lora_" in name}
+        for adapter in adapters.values():
+            adapter.data = adapter.data.float()  # small updates are lost in half precision
+        try:
+            log = context.train(model, adapters, self.options)
+        except BaseException:
+            adapted.unload()  # the pruned model as it was
+            raise
+        with torch.no_grad():
+            adapted.merge_and_unload()
+        context.notes |= {**log.notes, "targets": len(paths), "masked_targets": len(masks)}
+
+    def _paths(self, linears: Mapping[str, torch.nn.Linear]) -> list[str]:
+        """Which linears are trained, by module path."""
+        wanted = self.options.targets
+        if wanted is None:
+            return list(linears)
+        names = {path.rpartition(".")[2] for path in linears}
+        if unknown := [name for name in wanted if name not in names]:
+            raise PrunebenchError(
+                f"lora: no linear of the layers is called {', '.join(unknown)}",
+                hint=f"targets of this model are {', '.join(sorted(names))}",
+            )
+        return [path for path in linears if path.rpartition(".")[2] in wanted]
+
+    def _config(self, paths: list[str], model: Any, masks: Mapping[str, torch.Tensor]) -> Any:
+        from peft import LoraConfig
+
+        config = LoraConfig(
+            r=self.options.rank,
+            lora_alpha=self.options.alpha,
+            lora_dropout=self.options.dropout,
+            target_modules=paths,
+        )
+        if masks:
+            held = {model.get_submodule(path): mask for path, mask in masks.items()}
+            config._register_custom_module({torch.nn.Linear: _layer_class(held)})
+        return config
+
+
+def _layer_class(held: Mapping[torch.nn.Module, torch.Tensor]) -> Any:
+    """A LoRA layer whose update is zero where its linear is; ``held`` has the masks, bool [out, in], True for zero."""
+    from peft.tuners import lora
+
+    class Update(torch.autograd.Function):
+        """x ((scale B A) * mask)^T. The matrix in brackets is made anew in the backward pass, instead of one kept a linear."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Any, a: Any, b: Any, scale: float, zero: Any) -> Any:
+            ctx.save_for_backward(x, a, b, zero)
+            ctx.scale = scale
+            return x @ _masked(a, b, scale, zero).t().to(x.dtype)
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Any) -> Any:
+            x, a, b, zero = ctx.saved_tensors
+            update = _masked(a, b, ctx.scale, zero).to(x.dtype)  # [out, in]
+            whole = (gradient.flatten(0, -2).t() @ x.flatten(0, -2)).to(a.dtype)  # [out, in]
+            whole.masked_fill_(zero, 0).mul_(ctx.scale)
+            return gradient @ update, b.t() @ whole, whole @ a.t(), None, None
+
+    class MaskedLinear(lora.Linear):  # type: ignore[misc]
+        def __init__(self, base_layer: torch.nn.Linear, adapter_name: str, **kwargs: Any) -> None:
+            super().__init__(base_layer, adapter_name, **kwargs)
+            self.held = held.get(base_layer)
+
+        def get_delta_weight(self, adapter: str) -> torch.Tensor:  # [out, in]
+            delta: torch.Tensor = super().get_delta_weight(adapter)
+            return delta if self.held is None else delta.masked_fill(self.held, 0)
+
+        def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            if self.held is None:
+                plain: torch.Tensor = super().forward(x, *args, **kwargs)
+                return plain
+            result: torch.Tensor = self.base_layer(x)
+            for name in self.active_adapters:
+                a, b = self.lora_A[name].weight, self.lora_B[name].weight  # [rank, in], [out, rank]
+                update: Any = Update.apply  # untyped in torch
+                result = result + update(self.lora_dropout[name](x), a, b, self.scaling[name], self.held)
+            return result
+
+    return MaskedLinear
+
+
+def _masked(a: torch.Tensor, b: torch.Tensor, scale: float, zero: torch.Tensor) -> torch.Tensor:
+    """The update scale * B A, zero where ``zero`` is True, [out, in]."""
+    return (b @ a).mul_(scale).masked_fill_(zero, 0)
+
+
+@hookimpl
+def prunebench_register_recovery() -> type[Recovery]:
+    return LoRA

@@ -1,0 +1,103 @@
+"""A cell with a recovery, end to end on a tiny model: pruned, trained, measured, its cost on the record."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+import torch
+
+from prunebench.cell.events import EventWriter
+from prunebench.cell.record import Record
+from prunebench.cell.run import run_cell
+from prunebench.cell.spec import Cell
+from prunebench.plugin.host import load_plugins
+from prunebench.suite.load import load_suite
+from prunebench.suite.plan import plan
+from rig import Rig
+
+LOOSE = """
+import torch
+from prunebench import Recovery, hookimpl
+
+class Loose(Recovery):
+    name = "loose"
+    def recover(self, model, context):
+        assert torch.is_grad_enabled()
+        assert not context.notes
+        model.train().requires_grad_(True)
+        model(context.windows).logits.sum().backward()
+
+@hookimpl
+def prunebench_register_recovery():
+    return Loose
+"""
+"""Leaves the model as no recovery should: in training mode, with gradients."""
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Rig:
+    return Rig(tmp_path_factory.mktemp("recovery"))
+
+
+def cell_of(rig: Rig, method: str) -> Cell:
+    registry = load_plugins()
+    suite = load_suite(rig.suite(method, more="keep_models: true"), registry=registry, overrides=["profile.latency=[]"])
+    return plan(suite, registry).cells[1]
+
+
+def run(cell: Cell, keep: Path | None = None) -> tuple[Record, str]:
+    threads = torch.get_num_threads()
+    events = io.StringIO()
+    record = run_cell(cell, events=EventWriter(events), command="none", keep=keep)
+    torch.set_num_threads(threads)
+    return record, events.getvalue()
+
+
+@pytest.mark.parametrize("method", ["magnitude: {sparsity: 2:4, recovery: RECOVERY}", "shortgpt: {recovery: RECOVERY}"])
+def test_a_recovered_model_is_measured_with_its_cost_on_the_record(rig, method, tmp_path):
+    lora = "{lora: {epochs: 3, learning_rate: 0.01, data: {corpus: text.txt, windows: 4, length: 24}}}"
+    plain, _ = run(cell_of(rig, method.replace("RECOVERY", "null")))
+    cell = cell_of(rig, method.replace("RECOVERY", lora))
+    record, events = run(cell, keep=tmp_path / "kept")
+    assert record.status == "ok", record.error
+    assert record.cost.recover_s > 0
+    assert record.cost.recover_tokens == 3 * 4 * 24
+    assert record.cost.recover_sha256 != record.cost.calibration_sha256
+    assert record.recovery_notes["last_loss"] < record.recovery_notes["first_loss"]
+    assert record.quality.perplexity[0].perplexity < plain.quality.perplexity[0].perplexity
+    assert record.audit.model_dump(exclude={"linears"}) == plain.audit.model_dump(exclude={"linears"})
+    assert record.provenance["recovery_reference"]["arxiv"] == "2106.09685"
+    assert '["recover", 3, 3]' in events
+    assert (tmp_path / "kept" / "config.json").is_file()
+    assert plain.cost.recover_s is None
+    assert Record.model_validate_json(record.model_dump_json(by_alias=True)) == record
+
+
+def test_the_harness_tidies_up_after_a_recovery_of_another_plugin(rig, monkeypatch):
+    rig.plugin("loose", LOOSE)
+    monkeypatch.syspath_prepend(str(rig.folder / "site"))
+    record, _ = run(cell_of(rig, "magnitude: {recovery: loose}"))
+    assert record.status == "ok", record.error
+    assert record.cost.recover_tokens is None
+    assert record.provenance["recovery_plugin"] == "loose 1.0"
+    wanda, _ = run(cell_of(rig, "wanda"))
+    assert record.cost.recover_sha256 == wanda.cost.calibration_sha256
+
+
+def test_a_training_that_fails_is_a_failed_row_and_nothing_is_saved(rig, tmp_path):
+    lora = "{lora: {learning_rate: 1e+30, max_grad_norm: null, batch_size: 1, epochs: 4}}"
+    record, _ = run(cell_of(rig, f"magnitude: {{recovery: {lora}}}"), keep=tmp_path / "kept")
+    assert (record.status, record.error.phase) == ("failed", "recover")
+    assert "is not finite" in record.error.message
+    assert "learning_rate" in record.error.hint
+    assert not (tmp_path / "kept").exists()
+
+
+def test_a_recovery_that_is_not_installed_fails_before_anything_is_loaded(rig):
+    cell = cell_of(rig, "magnitude: {recovery: lora}")
+    gone = cell.model_copy(update={"recovery": cell.recovery.model_copy(update={"name": "gone"})})
+    record, _ = run(gone)
+    assert (record.status, record.error.phase) == ("failed", "start")
+    assert "no plugin registers the recovery 'gone'" in record.error.message

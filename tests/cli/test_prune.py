@@ -1,0 +1,172 @@
+"""`prunebench prune` and `prunebench.prune`: a model on disk that loads again, or nothing at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+import prunebench
+from prunebench.cli import prunebench as command
+from prunebench.model.anatomy import anatomy
+from prunebench.model.load import load
+from tiny import tiny_checkpoint, tiny_model
+
+IDS = torch.arange(2, 26).view(2, 12) * 7 % 300
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    tiny_checkpoint(tmp_path / "model", "llama")
+    (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 200)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PRUNEBENCH_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def prune(*arguments: str) -> Result:
+    text = ["--calibration", "corpus=text.txt", "--calibration", "windows=2", "--calibration", "length=16"]
+    return CliRunner().invoke(command, ["prune", *arguments, *text])
+
+
+STRUCTURED = [
+    ("shortgpt", "count=2"),
+    ("blockpruner", "count=3"),
+    ("llm-pruner", "ratio=0.5", "protect_first=1", "protect_last=1"),
+    ("llm-pruner", "ratio=0.25", "granularity=channel"),
+]
+
+
+@pytest.mark.parametrize("arguments", STRUCTURED, ids=lambda words: " ".join(words))
+def test_a_structured_method_saves_what_loads_and_generates(folder: Path, arguments: tuple[str, ...]) -> None:
+    done = prune("./model", *arguments, "--out", "pruned")
+    assert done.exit_code == 0, done.output
+    dense = load(folder / "model", dtype="float32", device="cpu").model
+    model = prunebench.load_pruned(folder / "pruned")
+    counts = [sum(weight.numel() for weight in each.parameters()) for each in (model, dense)]
+    assert counts[0] < counts[1]
+    assert f"{counts[0]:,} of {counts[1]:,} parameters" in done.output
+    text = model.generate(IDS, attention_mask=torch.ones_like(IDS), max_new_tokens=5, min_new_tokens=5, do_sample=False)
+    assert text.shape == (2, 17)
+    told = json.loads((folder / "pruned" / "pruning.json").read_text())["made_by"]
+    assert told["method"] == arguments[0]
+    assert told["calibration"]["windows"] == 2
+    name, value = arguments[1].split("=")
+    assert told["options"][name] == float(value)
+
+
+def test_zeros_survive_the_file(folder: Path) -> None:
+    assert prune("./model", "wanda", "sparsity=2:4", "--out", "pruned").exit_code == 0
+    model = prunebench.load_pruned(folder / "pruned")
+    for layer in anatomy(model).layers:
+        for linear in anatomy(model).linears(layer).values():
+            assert bool(((linear.weight.view(-1, 4) != 0).sum(1) <= 2).all())
+
+
+def test_recovery_goes_with_the_options(folder: Path) -> None:
+    settings = "recovery={lora: {rank: 2, epochs: 1, batch_size: 2, micro_batch_size: 1}}"
+    done = prune("./model", "magnitude", "sparsity=0.5", settings, "--out", "pruned")
+    assert done.exit_code == 0, done.output
+    told = json.loads((folder / "pruned" / "pruning.json").read_text())["made_by"]
+    assert told["recovery"]["name"] == "lora"
+    assert told["recovery"]["options"]["rank"] == 2
+    assert "50.0% of the prunable weights are zero" in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["./model", "wand"], "did you mean 'wanda'"),
+        (["./model", "wanda", "sparsty=0.5"], "did you mean 'sparsity'"),
+        (["./model", "wanda", "sparsity"], "write OPTION=VALUE"),
+        (["./model", "wanda", "sparsity=0.5", "sparsity=0.6"], "given twice"),
+        (["./model", "wanda", "sparsity=[0.5, 0.6]"], "make 2 settings"),
+        (["./model", "shortgpt", "count=4"], "all 4 layers would be removed"),
+        (["./nowhere", "wanda"], "nowhere does not exist"),
+        (["./model", "magnitude", "--format", "decilm"], "all layers of this model are alike"),
+        (["./model", "wanda", "sparsity=2:5"], "groups of 5 do not divide"),
+    ],
+)
+def test_bad_input_says_the_fix_and_leaves_nothing(folder: Path, arguments: list[str], said: str) -> None:
+    before = sorted(path.name for path in folder.iterdir())
+    done = prune(*arguments, "--out", "pruned")
+    assert done.exit_code != 0
+    assert said in f"{done.output} {done.exception} {getattr(done.exception, 'hint', '')}"
+    assert sorted(path.name for path in folder.iterdir() if path.name != "cache") == before
+
+
+def test_a_folder_with_other_things_is_refused_before_any_work(folder: Path) -> None:
+    (folder / "photos").mkdir()
+    (folder / "photos" / "one.jpg").touch()
+    done = prune("./nowhere", "wanda", "--out", "photos")
+    assert "is no checkpoint" in str(done.exception)
+
+
+def test_an_earlier_model_stays_when_pruning_fails(folder: Path) -> None:
+    assert prune("./model", "shortgpt", "count=1", "--out", "pruned").exit_code == 0
+    before = {path.name: path.read_bytes() for path in (folder / "pruned").iterdir()}
+    assert prune("./model", "shortgpt", "count=4", "--out", "pruned").exit_code != 0
+    assert {path.name: path.read_bytes() for path in (folder / "pruned").iterdir()} == before
+
+
+def test_decilm_is_for_models_whose_layers_differ(folder: Path) -> None:
+    done = prune("./model", "blockpruner", "count=2", "blocks=mlp", "--out", "pruned", "--format", "decilm")
+    assert done.exit_code == 0, done.output
+    config = json.loads((folder / "pruned" / "config.json").read_text())
+    assert sum(block["ffn"]["no_op"] for block in config["block_configs"]) == 2
+
+
+def test_in_python_from_a_folder(folder: Path) -> None:
+    seen = []
+    result = prunebench.prune(
+        "model",
+        "wanda",
+        calibration={"corpus": "text.txt", "windows": 2, "length": 16},
+        sparsity=0.5,
+        progress=lambda phase, done, total: seen.append(phase),
+    )
+    assert result.audit.sparsity == pytest.approx(0.5, abs=0.01)
+    assert result.tokenizer is not None
+    assert {"load", "prune"} <= set(seen)
+    assert not (folder / "pruned").exists()
+
+
+def test_in_python_a_model_in_memory(tmp_path: Path) -> None:
+    model = tiny_model("qwen2")
+    result = prunebench.prune(model, "shortgpt", calibration=IDS, count=1, out=tmp_path / "pruned")
+    assert result.model is model
+    assert result.audit.removed_layers == [result.notes["removed_in_order"][0]]
+    assert torch.equal(prunebench.load_pruned(tmp_path / "pruned")(IDS).logits, model(IDS).logits)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "said"),
+    [
+        ("wanda", {}, "needs calibration"),
+        ("wand", {}, "unknown method"),
+        ("magnitude", {"sparsity": 2}, "magnitude: sparsity: "),
+        ("magnitude", {"recovery": "lora"}, "no recovery"),
+    ],
+)
+def test_in_python_bad_input_for_a_model_in_memory(method: str, options: dict[str, object], said: str) -> None:
+    with pytest.raises(prunebench.PrunebenchError, match=said):
+        prunebench.prune(tiny_model("llama"), method, **options)
+
+
+def test_layers_may_be_pruned_elsewhere(folder: Path) -> None:
+    """Without a second device here: on the same one by name nothing differs, and a GPU that is not there is said."""
+    for name, more in (("one", []), ("two", ["--layer-device", "cpu"])):
+        assert prune("./model", "sparsegpt", "sparsity=2:4", "--device", "cpu", *more, "--out", name).exit_code == 0
+    models = [prunebench.load_pruned(folder / name) for name in ("one", "two")]
+    assert torch.equal(*(model(IDS).logits for model in models))
+    if not torch.cuda.is_available():
+        done = prune("./model", "wanda", "--device", "cpu", "--layer-device", "cuda", "--out", "three")
+        assert "torch sees no GPU" in str(done.exception)
+
+
+def test_a_tensor_is_for_a_model_in_memory(folder: Path) -> None:
+    with pytest.raises(prunebench.PrunebenchError, match="still to be loaded"):
+        prunebench.prune("model", "wanda", calibration=IDS)

@@ -1,0 +1,63 @@
+"""What may stand for `sparsity`: a share, N:M, or N:M by name."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from prunebench import LinearMethod, SparsityOptions, pattern_of
+from prunebench.plugin.method import parse_sparsity
+
+
+@given(st.integers(2, 64).flatmap(lambda of: st.tuples(st.integers(1, of - 1), st.just(of))))
+def test_both_counts_name_the_same_pattern(pattern: tuple[int, int]) -> None:
+    keep, of = pattern
+    spellings = (f"{keep}:{of}", {"keep": keep, "of": of}, {"zeros": of - keep, "of": of})
+    assert {parse_sparsity(value) for value in spellings} == {f"{keep}:{of}"}
+    assert pattern_of(f"{keep}:{of}") == (keep, of)
+
+
+def test_one_of_four_is_three_zeros() -> None:
+    options = SparsityOptions.model_validate_json(json.dumps({"sparsity": {"zeros": 3, "of": 4}}), strict=True)
+    assert options.sparsity == "1:4"
+    assert options.model_dump(mode="json") == {"sparsity": "1:4"}
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"of": 4}, "either `keep` or `zeros`"),
+        ({"keep": 1}, "name `of`"),
+        ({"keep": 1, "zeros": 3, "of": 4}, "either `keep` or `zeros`"),
+        ({"keep": 1, "of": 4, "block": 2}, "either `keep` or `zeros`"),
+        ({}, "name `of`"),
+        ({"keep": 0, "of": 4}, "at least one stays"),
+        ({"keep": 4, "of": 4}, "at least one goes"),
+        ({"zeros": 4, "of": 4}, "at least one stays"),
+        ({"zeros": 0, "of": 4}, "at least one goes"),
+        ({"zeros": 1.5, "of": 4}, "zeros must be whole"),
+        ({"keep": "1", "of": True}, "keep and of must be whole"),
+        ("4:4", "0 < N < M"),
+        ("half", "neither a share"),
+        (True, "neither a share"),
+        (1, "out of range"),
+    ],
+)
+def test_what_names_no_sparsity_says_the_fix(value: object, said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        SparsityOptions.model_validate({"sparsity": value})
+
+
+def test_a_method_that_asks_for_statistics_needs_calibration() -> None:
+    class Asking(LinearMethod):
+        statistics = frozenset({"input_norm"})
+
+    class Plain(LinearMethod):
+        pass
+
+    assert Asking.needs_calibration
+    assert not Plain.needs_calibration

@@ -1,0 +1,107 @@
+"""Every method on every family: it works, or it says why not. The README's table is made here."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+
+from prunebench import Context, PrunebenchError, anatomy, load_pruned
+from prunebench.model.checkpoint import save
+from prunebench.plugin.host import load_plugins
+from tiny import FAMILIES, tiny_model
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+BEGIN, END = "<!-- families: made by tests/plugins/test_families.py -->", "<!-- families end -->"
+TITLES = {
+    "llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "gemma": "Gemma", "opt": "OPT",
+    "gpt_neox": "GPT-NeoX", "phi": "Phi",
+}  # fmt: skip
+TRAINING = {"max_steps": 1, "batch_size": 2, "micro_batch_size": 2}
+METHODS: dict[str, tuple[str, dict[str, object]]] = {
+    "random": ("random", {"sparsity": "2:4"}),
+    "magnitude": ("magnitude", {"sparsity": 0.5}),
+    "imp": ("imp", {"sparsity": 0.5, "rounds": 2, **TRAINING}),
+    "wanda": ("wanda", {"sparsity": 0.5}),
+    "sparsegpt": ("sparsegpt", {"sparsity": "2:4"}),
+    "llm-pruner": ("llm-pruner", {"ratio": 0.5, "protect_first": 1, "protect_last": 1}),
+    "llm-pruner, channels": ("llm-pruner", {"ratio": 0.25, "granularity": "channel"}),
+    "blockpruner": ("blockpruner", {"count": 2}),
+    "shortgpt": ("shortgpt", {"count": 1}),
+}
+RECOVERIES = {"+ lora": "lora", "+ finetune": "finetune"}
+IDS = torch.randint(2, 300, (2, 16), generator=torch.Generator().manual_seed(5))
+
+
+def prune(model, name: str, options: dict[str, object]) -> None:
+    kind = load_plugins().methods[name].value
+    context = Context(IDS, 0, list(range(len(anatomy(model).layers))))
+    with torch.no_grad():
+        kind(kind.Options.model_validate(options)).prune(model, context)
+
+
+def recover(model, name: str) -> None:
+    prune(model, "magnitude", {"sparsity": 0.5})
+    kind = load_plugins().recoveries[name].value
+    with torch.enable_grad():
+        kind(kind.Options.model_validate(TRAINING)).recover(model, Context(IDS, 0, list(range(4))))
+
+
+def outcome(family: str, row: str, folder: Path) -> str:
+    """'yes', or why the method refuses this family."""
+    model = tiny_model(family)
+    dense = copy.deepcopy(model)
+    try:
+        if row in RECOVERIES:
+            recover(model, RECOVERIES[row])
+        else:
+            prune(model, *METHODS[row])
+    except PrunebenchError as error:
+        assert all(map(torch.equal, model.parameters(), dense.parameters())), "refused, yet changed"
+        return error.message
+    logits = model(IDS).logits
+    assert bool(torch.isfinite(logits).all())
+    assert not torch.equal(logits, dense(IDS).logits)
+    save(model, None, folder / f"{family}-{row}", made_by={})
+    assert torch.equal(load_pruned(folder / f"{family}-{row}")(IDS).logits, logits)
+    return "yes"
+
+
+def table(found: dict[tuple[str, str], str]) -> str:
+    rows = [*METHODS, *RECOVERIES]
+    reasons = sorted({said for said in found.values() if said != "yes"})
+    mark = {said: f"no ({number})" for number, said in enumerate(reasons, 1)} | {"yes": "yes"}
+    lines = ["| | " + " | ".join(TITLES[family] for family in FAMILIES) + " |", "|---" * (len(FAMILIES) + 1) + "|"]
+    lines += [f"| {row} | " + " | ".join(mark[found[family, row]] for family in FAMILIES) + " |" for row in rows]
+    return "\n".join([*lines, "", *(f"({number}) {said}." for number, said in enumerate(reasons, 1))]).rstrip()
+
+
+@pytest.mark.timeout(300)
+def test_the_readme_has_the_table_of_what_works(tmp_path: Path) -> None:
+    found = {(family, row): outcome(family, row, tmp_path) for family in FAMILIES for row in [*METHODS, *RECOVERIES]}
+    made = table(found)
+    print(f"\n{made}\n")
+    text = README.read_text(encoding="utf-8")
+    assert BEGIN in text and END in text
+    written = text.split(BEGIN)[1].split(END)[0].strip()
+    assert written == made, "put the table that is printed above between the marks in README.md"
+
+
+def test_every_method_and_recovery_is_in_the_table() -> None:
+    registry = load_plugins()
+    ours = {name for name, entry in registry.methods.items() if entry.distribution == "prunebench"}
+    assert ours - {"dense"} == {name for name, _ in METHODS.values()}
+    assert {name for name, entry in registry.recoveries.items() if entry.distribution == "prunebench"} == set(
+        RECOVERIES.values()
+    )
+
+
+def test_opt_350m_normalises_after_adding_and_is_refused_where_that_matters() -> None:
+    model = tiny_model("opt", do_layer_norm_before=False)
+    with pytest.raises(PrunebenchError, match="normalises after adding"):
+        prune(model, "blockpruner", {"count": 2})
+    prune(model, "wanda", {"sparsity": 0.5})
+    prune(model, "llm-pruner", {"ratio": 0.5, "protect_first": 1, "protect_last": 1})
+    assert bool(torch.isfinite(model(IDS).logits).all())

@@ -1,0 +1,131 @@
+"""Iterative magnitude pruning: the invariants of its definition."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prunebench import Context, PrunebenchError, anatomy
+from prunebench.plugin.host import load_plugins
+from tiny import VOCABULARY, tiny_model
+
+TRAINING = {"learning_rate": 3e-3, "batch_size": 4, "schedule": "constant"}
+
+
+class Spy(Context):
+    """Keeps the masks of every training."""
+
+    def train(self, model, parameters, settings, *, masks=None, penalty=None):
+        seen = self.__dict__.setdefault("seen", [])
+        seen.append(({name: mask.clone() for name, mask in masks.items()}, penalty))
+        return super().train(model, parameters, settings, masks=masks, penalty=penalty)
+
+
+def prune(model, method: str = "imp", **options) -> Spy:
+    kind = load_plugins().methods[method].value
+    tokens = torch.randint(2, VOCABULARY, (4, 12), generator=torch.Generator().manual_seed(0))
+    context = Spy(tokens, 0, list(range(len(anatomy(model).layers))))
+    with torch.no_grad():
+        kind(kind.Options.model_validate(options)).prune(model, context)
+    return context
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    found = Context(None, 0, []).linears(model)
+    return {f"{path}.weight": linear.weight.detach() for path, linear in found.items()}
+
+
+def zeros(model) -> dict[str, torch.Tensor]:
+    return {name: weight == 0 for name, weight in weights(model).items()}
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_masks_are_nested_exact_and_held(scope):
+    model = tiny_model("qwen2")
+    context = prune(model, sparsity=0.7, rounds=3, scope=scope, after_round="finetune", weight_decay=0.1, **TRAINING)
+    masks = [masks for masks, _ in context.seen]
+    assert len(masks) == 3
+    for done, mask in enumerate(masks, start=1):
+        share = 1 - 0.3 ** (done / 3) if done < 3 else 0.7
+        if scope == "layer":
+            assert all(int(one.sum()) == int(one.numel() * share) for one in mask.values())
+        else:
+            total = sum(one.numel() for one in mask.values())
+            assert sum(int(one.sum()) for one in mask.values()) == int(total * share)
+    for earlier, later in itertools.pairwise(masks):
+        assert all(bool((later[name] | ~earlier[name]).all()) for name in earlier)
+    assert all(torch.equal(zeros(model)[name], masks[-1][name]) for name in masks[-1])
+    assert context.trained_tokens == 3 * 4 * 12
+    assert context.notes["trainings"][-1]["last_loss"] < context.notes["trainings"][0]["first_loss"]
+
+
+@pytest.mark.parametrize("family", ["llama", "opt", "gpt_neox"])
+def test_one_round_without_training_is_magnitude(family):
+    ours, magnitude = tiny_model(family), tiny_model(family)
+    context = prune(ours, sparsity=0.45, rounds=1, after_round="none")
+    prune(magnitude, "magnitude", sparsity=0.45)
+    assert "seen" not in vars(context)
+    assert all(map(torch.equal, ours.parameters(), magnitude.parameters()))
+
+
+@settings(deadline=None, max_examples=12)
+@given(st.floats(0, 0.95), st.sampled_from([0.0, 0.05]), st.integers(0, 50))
+def test_the_global_scope_is_one_threshold_with_a_guard(sparsity, density, seed):
+    """Against a sort of all weights together, with the largest of every matrix put at its end."""
+    model = tiny_model("llama", seed=seed, num_hidden_layers=2)
+    with torch.no_grad():
+        for number, linear in enumerate(Context(None, 0, []).linears(model).values()):
+            linear.weight.mul_(0.1 if number == 3 else 1.0)  # a matrix that a global threshold would empty
+            linear.weight.copy_((linear.weight * 64).round() / 64)  # full of ties
+    before = {name: weight.clone() for name, weight in weights(model).items()}
+    flat = []
+    for weight in before.values():
+        score = weight.abs().flatten().double()
+        score[score.topk(-int(-density * score.numel() // 1)).indices] = 1e9
+        flat.append(score)
+    order = torch.cat(flat).argsort(stable=True)
+    expected = torch.zeros(order.numel(), dtype=torch.bool)
+    expected[order[: int(order.numel() * sparsity)]] = True
+    after = torch.cat([weight.flatten() for weight in before.values()]).masked_fill(expected, 0)
+    prune(model, sparsity=sparsity, rounds=1, scope="global", min_density=density, after_round="none")
+    assert torch.equal(torch.cat([weight.flatten() for weight in weights(model).values()]), after)
+
+
+def test_rewinding_puts_the_survivors_back_and_prunes_by_the_trained_weights():
+    model, dense = tiny_model("llama"), tiny_model("llama")
+    context = prune(model, sparsity=0.6, rounds=2, after_round="rewind", epochs=4, **TRAINING | {"learning_rate": 2e-2})
+    assert len(context.seen) == 2
+    one_shot = tiny_model("llama")
+    prune(one_shot, "magnitude", sparsity=0.6)
+    for name, weight in weights(model).items():
+        gone = weight == 0
+        assert torch.equal(weight[~gone], weights(dense)[name][~gone])
+        assert int(gone.sum()) == int(gone.numel() * 0.6)
+    assert any(not torch.equal(mask, zeros(one_shot)[name]) for name, mask in zeros(model).items())
+
+
+def test_a_last_training_after_rewinding_holds_the_mask():
+    model = tiny_model("llama")
+    context = prune(model, sparsity=0.6, rounds=2, after_round="rewind", finetune_after=True, **TRAINING)
+    assert len(context.seen) == 3
+    last, _ = context.seen[-1]
+    assert all(torch.equal(mask, last[name]) for name, mask in zeros(model).items())
+
+
+def test_the_penalty_acts_before_prunings_alone():
+    context = prune(
+        tiny_model("llama"), sparsity=0.5, rounds=2, after_round="finetune", penalty="l1", strength=1e-3, **TRAINING
+    )
+    assert [penalty and penalty.kind for _, penalty in context.seen] == ["l1", "l1", None]
+    first, _ = context.seen[0]
+    assert not any(bool(mask.any()) for mask in first.values())
+
+
+def test_a_guard_that_leaves_too_much_is_an_error():
+    with pytest.raises(PrunebenchError, match=r"sparsity of 0\.9 over all matrices") as caught:
+        prune(tiny_model("llama"), sparsity=0.9, rounds=1, scope="global", min_density=0.2, after_round="none")
+    assert "min_density" in caught.value.hint

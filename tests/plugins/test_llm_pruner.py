@@ -1,0 +1,344 @@
+"""LLM-Pruner: what is removed equals what is masked, counts are the published ones, and bad input changes nothing."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prunebench import Block, Context, Method, PrunebenchError, anatomy
+from prunebench.plugin.host import load_plugins
+from tiny import FAMILIES, tiny_model
+
+IDS = torch.randint(0, 320, (5, 24), generator=torch.Generator().manual_seed(2))
+GROUPED = ("llama", "mistral", "qwen2", "qwen3", "gemma", "phi")  # the tiny ones with two query heads per KV head
+
+
+def llm_pruner(**options: object) -> Method:
+    cls = load_plugins().methods["llm-pruner"].value
+    return cls(cls.Options.model_validate(options))
+
+
+def prune(model, tokens: torch.Tensor = IDS, **options: object) -> Context:
+    context = Context(tokens, 0, list(range(len(anatomy(model).layers))))
+    with torch.no_grad():
+        llm_pruner(**options).prune(model, context)
+    return context
+
+
+def recorded(monkeypatch) -> dict[Block, list[int]]:
+    """What `keep_groups` is asked to keep from now on."""
+    kept: dict[Block, list[int]] = {}
+    original = Context.keep_groups
+
+    def spy(self, model, groups):
+        kept.update({block: list(stay) for block, stay in groups.items()})
+        original(self, model, groups)
+
+    monkeypatch.setattr(Context, "keep_groups", spy)
+    return kept
+
+
+def mask(model, block: Block, kept: list[int]) -> None:
+    """Zero the columns by which the other groups write to the residual stream."""
+    parts = anatomy(model)
+    layer = parts.layers[block.layer]
+    out = layer.get_submodule(parts.cuts(block.kind)[-1].linear)
+    groups = parts.groups(layer, block.kind)
+    gone = torch.ones(groups, dtype=torch.bool)
+    gone[kept] = False
+    with torch.no_grad():
+        out.weight[:, gone.repeat_interleave(out.in_features // groups)] = 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("options", [{}, {"taylor": "param_mix", "global_pruning": True}, {"importance": "random"}])
+def test_sliced_equals_masked(family: str, options: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model(family)
+    masked, kept = copy.deepcopy(model), recorded(monkeypatch)
+    prune(model, ratio=0.5, **options)
+    assert {block.kind for block in kept} >= {"mlp"}
+    for block, groups in kept.items():
+        mask(masked, block, groups)
+    torch.testing.assert_close(model(IDS).logits, masked(IDS).logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_half_of_each_unprotected_block_goes_and_the_rest_is_bit_identical(family: str) -> None:
+    model = tiny_model(family, num_hidden_layers=8)
+    dense = copy.deepcopy(model)
+    context = prune(model, ratio=0.5)
+    ours, before = anatomy(model), anatomy(dense)
+    for index, (layer, whole) in enumerate(zip(ours.layers, before.layers, strict=True)):
+        if index in range(2, 7):  # of 8 layers the first 2 and the last are protected
+            heads = before.groups(whole, "attention")
+            assert ours.groups(layer, "attention") == heads // 2
+            assert ours.groups(layer, "mlp") == 40
+            name = before.cuts("attention")[-1].linear
+            per_group = whole.get_submodule(name).in_features // heads
+            assert layer.get_submodule(name).in_features == per_group * heads // 2  # query heads per KV head stay
+            # The norms and what is written to the residual stay.
+            assert layer.get_submodule(name).out_features == 48
+        else:
+            for name, tensor in whole.state_dict().items():
+                assert torch.equal(layer.state_dict()[name], tensor)
+    for name, tensor in dense.state_dict().items():
+        if ".layers." not in name:
+            assert torch.equal(model.state_dict()[name], tensor)
+    removed = sum(p.numel() for p in dense.parameters()) - sum(p.numel() for p in model.parameters())
+    share = removed / sum(p.numel() for p in dense.parameters())
+    assert context.notes["parameters_removed"] == pytest.approx(share, abs=1e-12)
+
+
+@pytest.mark.parametrize("steps", [2, 3, 5])
+@pytest.mark.parametrize("options", [{"ratio": 0.6}, {"target_parameters": 0.3}])
+def test_steps_reach_the_counts_of_one(steps: int, options: dict[str, object]) -> None:
+    once = prune(tiny_model("opt"), **options).notes
+    several = prune(tiny_model("opt"), iterative_steps=steps, **options).notes
+    assert several["groups_removed"] == once["groups_removed"]
+    assert several["parameters_removed"] == once["parameters_removed"]
+    assert any(once["groups_removed"].values())
+
+
+@pytest.mark.parametrize(
+    ("family", "reduction", "taylor"),
+    [
+        ("opt", "mean", "vectorize"),
+        ("opt", "max", "param_first"),
+        ("opt", "prod", "param_second"),
+        ("gpt_neox", "sum", "param_mix"),
+        ("gpt_neox", "max", "vectorize"),
+        ("gpt_neox", "prod", "param_first"),
+    ],
+)
+def test_modes_agree_where_each_query_head_has_its_own_keys(family: str, reduction: str, taylor: str) -> None:
+    options = {"ratio": 0.5, "reduction": reduction, "taylor": taylor, "protect_first": 2}
+    clean, reference = tiny_model(family), tiny_model(family)
+    prune(clean, mode="clean", **options)
+    prune(reference, mode="reference", **options)
+    assert torch.equal(clean(IDS).logits, reference(IDS).logits)
+
+
+@pytest.mark.parametrize("family", GROUPED)
+def test_a_kv_group_whose_query_heads_do_nothing_goes_first(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three KV heads with two query heads each. The released code counts query heads 1 and 4 to KV head 1, not 2 and 3."""
+    model = tiny_model(family, num_attention_heads=6, num_key_value_heads=3, hidden_size=48)
+    parts = anatomy(model)
+    for layer in parts.layers:
+        query, out = (layer.get_submodule(parts.cuts("attention")[place].linear) for place in (0, -1))
+        size = 2 * parts.head_dim(layer)
+        for linear, rows in ((query, query.weight), (out, out.weight.t())):
+            rows.data[size : 2 * size] = 0
+            if linear is query and linear.bias is not None:
+                linear.bias.data[size : 2 * size] = 0
+        # The other query heads that the released code takes for those of KV head 1 shine, 0 and 5 are faint.
+        for head, gain in ((0, 0.1), (1, 3), (4, 3), (5, 0.1)):
+            out.weight.data[:, head * size // 2 : (head + 1) * size // 2] *= gain
+    kept = recorded(monkeypatch)
+    prune(copy.deepcopy(model), ratio=0.4, importance="l2")
+    assert [kept[Block(layer, "attention")] for layer in (1, 2, 3)] == [[0, 2]] * 3
+    prune(copy.deepcopy(model), ratio=0.4, importance="l2", mode="reference")
+    assert all(1 in kept[Block(layer, "attention")] for layer in (1, 2, 3))
+    prune(model, ratio=0.4)
+    assert [kept[Block(layer, "attention")] for layer in (1, 2, 3)] == [[0, 2]] * 3
+
+
+@pytest.mark.parametrize("taylor", ["param_first", "param_mix"])
+def test_channels_whose_removal_changes_nothing_go_first(taylor: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, kept = tiny_model("llama"), recorded(monkeypatch)
+    for layer in anatomy(model).layers:
+        for linear in (layer.mlp.up_proj, layer.mlp.gate_proj):
+            linear.weight.data[10:50] = 0
+    before = model(IDS).logits
+    prune(model, ratio=0.5, taylor=taylor, protect_first=0)
+    stays = [*range(10), *range(50, 80)]
+    assert all(kept[Block(layer, "mlp")] == stays for layer in range(4))
+    assert not torch.equal(model(IDS).logits, before)  # attention lost a group
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_channel_granularity_narrows_the_residual_stream(family: str) -> None:
+    model = tiny_model(family)
+    options = {"granularity": "channel", "ratio": 0.25}
+    if family == "gemma":
+        with pytest.raises(PrunebenchError, match="residual channels of this gemma model cannot go"):
+            prune(model, **options)
+        return
+    before = sum(p.numel() for p in model.parameters())
+    context = prune(model, **options)
+    assert anatomy(model).embeddings.weight.shape[1] == 36
+    assert context.notes["groups_removed"] == {"residual channels": 12}
+    left = sum(p.numel() for p in model.parameters())
+    assert context.notes["parameters_removed"] == pytest.approx(1 - left / before, abs=1e-12)
+    assert torch.isfinite(model(IDS).logits).all()
+
+
+def test_a_dead_residual_channel_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("llama")
+    asked: list[list[int]] = []
+    monkeypatch.setattr(Context, "keep_hidden", lambda self, model, kept: asked.append(list(kept)))
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:, [7, 30]] = 0
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight[[7, 30]] = 0
+            layer.mlp.down_proj.weight[[7, 30]] = 0
+    prune(model, granularity="channel", ratio=2 / 48)
+    assert asked == [[index for index in range(48) if index not in {7, 30}]]
+
+
+@settings(max_examples=15, deadline=None)
+@given(target=st.floats(0, 0.25), ranked=st.booleans(), steps=st.integers(1, 2))
+def test_a_parameter_target_is_met_as_closely_as_one_more_group_allows(target: float, ranked: bool, steps: int) -> None:
+    model = tiny_model("opt")
+    total = sum(p.numel() for p in model.parameters())
+    options = {"importance": "l2", "global_pruning": ranked, "iterative_steps": steps}
+    notes = prune(model, target_parameters=target, **options).notes
+    share = 1 - sum(p.numel() for p in model.parameters()) / total
+    assert notes["parameters_removed"] == pytest.approx(share, abs=1e-12)
+    # One more of every group of the three unprotected layers, or of the widest group alone.
+    head, channel = 4 * 12 * 48 + 36, 2 * 48 + 1
+    step = head if ranked else 3 * (head + channel)
+    assert abs(share - target) <= step / total
+    assert notes["target_parameters"] == f"reached from {'below' if share <= target else 'above'}"
+
+
+def test_global_ranking_takes_the_exact_number_and_leaves_one_group_in_each_block() -> None:
+    model = tiny_model("opt")
+    layer = anatomy(model).layers[1]
+    for linear in (layer.fc1, layer.fc2):
+        linear.weight.data *= 1e-3  # this MLP would lose everything
+    notes = prune(model, importance="l1", ratio=0.6, global_pruning=True).notes
+    removed = notes["groups_removed"]
+    assert sum(removed.values()) == 3 * 84 - int(3 * 84 * 0.4)
+    assert removed["1.mlp"] == 79
+    assert anatomy(model).groups(layer, "mlp") == 1
+
+
+def test_global_ranking_in_reference_mode_spares_a_block_that_would_be_emptied() -> None:
+    model = tiny_model("opt")
+    layer = anatomy(model).layers[1]
+    for linear in (layer.fc1, layer.fc2):
+        linear.weight.data *= 1e-3
+    removed = prune(model, importance="l1", ratio=0.6, global_pruning=True, mode="reference").notes["groups_removed"]
+    assert removed["1.mlp"] == 0
+    assert sum(removed.values()) == 3 * 84 - int(3 * 84 * 0.4) - 80
+
+
+def test_global_ties_all_go_in_reference_mode_only() -> None:
+    def tied():
+        model = tiny_model("opt")
+        for layer in list(anatomy(model).layers)[1:]:
+            layer.fc1.weight.data[:20] = layer.fc2.weight.data[:, :20] = 0
+        return model
+
+    options = {"importance": "l1", "ratio": 0.1, "global_pruning": True}
+    assert sum(prune(tied(), **options).notes["groups_removed"].values()) == 26
+    assert sum(prune(tied(), mode="reference", **options).notes["groups_removed"].values()) == 60
+
+
+def test_random_follows_the_seed() -> None:
+    def logits(seed: int) -> torch.Tensor:
+        model = tiny_model("llama")
+        context = Context(None, seed, list(range(4)))
+        llm_pruner(importance="random", ratio=0.5).prune(model, context)
+        return model(IDS).logits
+
+    assert torch.equal(logits(1), logits(1))
+    assert not torch.equal(logits(1), logits(2))
+
+
+def test_a_ratio_too_small_for_a_kv_group_is_said_and_prunes_the_mlps() -> None:
+    notes = prune(tiny_model("llama"), ratio=0.3).notes
+    assert notes["attention"] == "no KV group went: a ratio of 0.3 takes none of 2 in a layer"
+    assert notes["groups_removed"] == {
+        f"{layer}.{kind}": count for layer in (1, 2, 3) for kind, count in (("attention", 0), ("mlp", 24))
+    }
+
+
+def test_blocks_that_are_gone_are_passed_over() -> None:
+    model = tiny_model("llama")
+    context = Context(IDS, 0, list(range(4)))
+    context.remove_blocks(model, [Block(1, "attention"), Block(2, "mlp")])
+    notes = prune(model, ratio=0.5).notes
+    assert set(notes["groups_removed"]) == {"1.mlp", "2.attention", "3.attention", "3.mlp"}
+
+
+def test_nothing_is_left_behind_on_the_model() -> None:
+    model = tiny_model("llama", attention_dropout=0.3)
+    model.train()
+    frozen = model.model.layers[0].mlp.up_proj.weight
+    frozen.requires_grad = True
+    asked = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    prune(model, ratio=0.5)
+    assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == asked
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(module.training for module in model.modules())
+    with torch.enable_grad():  # no hook takes gradients away any more
+        model(IDS).logits.sum().backward()
+    assert frozen.grad is not None
+
+
+@pytest.mark.parametrize("taylor", ["param_first", "param_mix"])
+def test_a_broken_model_is_named_and_left_alone(taylor: str) -> None:
+    model = tiny_model("llama")
+    model.model.layers[2].mlp.up_proj.weight.data[3, 4] = float("nan")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(PrunebenchError, match=r"loss .* not finite, and model.layers.2.mlp.up_proj.weight holds"):
+        prune(model, ratio=0.5, taylor=taylor)
+    assert all(torch.equal(tensor, before[name]) or "2.mlp.up" in name for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in model.parameters())
+    with pytest.raises(PrunebenchError, match=r"layer 2, mlp.up_proj: its weights are not finite"):
+        prune(model, ratio=0.5, importance="l2")
+
+
+def test_a_gradient_that_overflows_is_named() -> None:
+    """A gate of zero hides huge weights from the loss, not from the gradient, and the layers below get it too."""
+    model = tiny_model("llama")
+    layer = model.model.layers[2]
+    layer.mlp.gate_proj.weight.data[5] = 0
+    layer.mlp.down_proj.weight.data[:, 5] = 3e38
+    layer.mlp.up_proj.weight.data[5] = 1e30
+    with pytest.raises(PrunebenchError, match=r"layer 2, mlp\.(gate|up)_proj: its gradient is not finite"):
+        prune(model, ratio=0.5)
+    assert model.model.layers[1].mlp.up_proj.out_features == 80
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"ratio": 0.999}, "layer 1, KV groups: a ratio of 0.999 would remove all 2"),
+        ({"target_parameters": 0.9}, r"layer 1, KV groups: a ratio of \S+ would remove all 2"),
+        ({"ratio": 0.999, "global_pruning": True}, "layer 1, KV groups: a ratio of 0.999 would remove all 2"),
+        ({"granularity": "channel", "ratio": 0.999}, "residual channels: a ratio of 0.999 would remove all 48"),
+        ({"protect_first": 2, "protect_last": 2}, "all 4 layers are protected"),
+    ],
+)
+def test_what_cannot_be_done_is_said_and_changes_nothing(options: dict[str, object], said: str) -> None:
+    model = tiny_model("llama")
+    before = model(IDS).logits
+    with pytest.raises(PrunebenchError, match=said):
+        prune(model, **options)
+    assert torch.equal(model(IDS).logits, before)
+
+
+def test_windows_of_one_token_are_refused() -> None:
+    with pytest.raises(PrunebenchError, match="one token"):
+        prune(tiny_model("llama"), IDS[:, :1])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ratio": 0.2, "target_parameters": 0.2},
+        {"granularity": "channel", "taylor": "param_mix"},
+        {"granularity": "channel", "global_pruning": True},
+        {"ratio": 1.0},
+        {"iterative_steps": 0},
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"`ratio` or|channel|less than 1|greater than or equal"):
+        llm_pruner(**options)

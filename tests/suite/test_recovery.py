@@ -1,0 +1,255 @@
+"""`recovery:` among a method's options: syntax, fan-out, training windows, identity, seeds, cost, schema, bad input."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import EntryPoint
+from typing import Literal
+
+import pytest
+
+from prunebench.errors import PrunebenchError
+from prunebench.plugin.host import Registered, load_plugins
+from prunebench.plugin.method import Options
+from prunebench.plugin.recovery import Recovery, TrainingOptions
+from prunebench.suite.estimate import estimate
+from prunebench.suite.plan import plan
+from prunebench.suite.schema import json_schema
+
+SUITE = """\
+name: s
+models: smollm2-135m-instruct
+methods:
+  - magnitude: {sparsity: 0.5, recovery: RECOVERY}
+calibration: {corpus: boolq-passages, windows: 16, length: 512}
+quality: {perplexity: {corpus: boolq-passages, windows: 4, length: 128}}
+profile: null
+"""
+
+
+class LoRA(Recovery):
+    name = "lora"
+
+    class Options(TrainingOptions):
+        rank: int = 8
+        targets: list[str] | None = None
+
+    def recover(self, model, context):
+        raise NotImplementedError
+
+
+class Regress(LoRA):
+    name = "regress"
+
+    class Options(Options):
+        mode: Literal["ridge", "plain"] = "plain"
+
+
+@pytest.fixture
+def registry(registry):
+    for kind in (LoRA, Regress):
+        registry.recoveries[kind.name] = Registered("recovery", kind.name, kind, "dist", "1.0", "")
+    return registry
+
+
+@pytest.fixture
+def cells(load, registry):
+    def cells(recovery: str, text: str = SUITE, *overrides: str):
+        return plan(load(text.replace("RECOVERY", recovery), *overrides), registry).cells[1:]
+
+    return cells
+
+
+@pytest.mark.parametrize(
+    ("written", "labels"),
+    [
+        ("lora", [" + lora"]),
+        ("{lora: {rank: 16}}", [" + lora rank=16"]),
+        ("{lora: null}", [" + lora"]),
+        ("null", [""]),
+        ("[null, lora]", ["", " + lora"]),
+        ("[{lora: {rank: [4, 8], epochs: 2}}, regress]", [" + lora rank=4 epochs=2", " + lora rank=8 epochs=2", " + regress"]),
+        ("{lora: {targets: [q_proj, k_proj]}}", [' + lora targets=["q_proj", "k_proj"]']),
+    ],
+)  # fmt: skip
+def test_what_is_written_is_the_label_and_lists_fan_out(cells, written, labels):
+    assert [cell.label for cell in cells(written)] == [f"magnitude sparsity=0.5{label}" for label in labels]
+
+
+def test_options_are_complete_and_of_their_plugin(cells):
+    [cell] = cells("{lora: {rank: 16}}")
+    assert cell.method.options == {"sparsity": 0.5, "mode": "clean"}
+    assert cell.recovery.options["rank"] == 16
+    assert cell.recovery.options["schedule"] == "linear"
+    assert (cell.recovery.distribution, cell.recovery.version) == ("dist", "1.0")
+
+
+def test_method_options_and_recoveries_fan_out_together(cells):
+    text = SUITE.replace("0.5", "[0.4, 0.5]")
+    assert [cell.label for cell in cells("[null, lora]", text)] == [
+        "magnitude sparsity=0.4",
+        "magnitude sparsity=0.4 + lora",
+        "magnitude sparsity=0.5",
+        "magnitude sparsity=0.5 + lora",
+    ]
+
+
+def test_training_windows_are_the_suites_calibration_or_their_own(cells):
+    [default] = cells("lora", SUITE.replace("length: 512", "length: [512, 64]"))
+    assert (default.calibration, default.recovery.data.windows, default.recovery.data.length) == (None, 16, 512)
+    [own] = cells("{lora: {data: {corpus: boolq-passages, split: evaluation, windows: 64}}}")
+    data = own.recovery.data
+    assert (data.corpus.name, data.split, data.sampler) == ("boolq-passages", "evaluation", "distinct")
+    assert (data.windows, data.length) == (64, 256)
+    [alone] = cells("{lora: {data: {corpus: boolq-passages}}}", SUITE.replace("calibration:", "#"))
+    assert alone.recovery.data.split == "calibration"
+
+
+def test_a_file_to_train_on_lies_beside_the_suite(cells, tmp_path):
+    (tmp_path / "more.txt").write_text("Some text.\n", encoding="utf-8")
+    [cell] = cells("{lora: {data: {corpus: more.txt}}}")
+    assert cell.recovery.data.corpus.path == str(tmp_path / "more.txt")
+
+
+def test_a_recovery_and_what_it_trains_on_decide_the_identity(cells):
+    variants = ["null", "lora", "regress", "{lora: {rank: 4}}", "{lora: {data: {corpus: boolq-passages}}}"]
+    ids = [cells(variant)[0].id for variant in variants]
+    assert len(set(ids)) == len(variants)
+    plain = SUITE.replace(", recovery: RECOVERY", "")
+    assert [cell.id for cell in cells("", plain)] == ids[:1]
+    assert cells("{lora: {rank: 8}}")[0].id == ids[1]
+    assert "recovery" not in cells("null")[0].identity()
+
+
+@pytest.mark.parametrize("written", ["lora", "{lora: null}", "{lora: {rank: 2}}", "null", "[lora]"])
+def test_options_are_set_on_the_command_line(cells, written):
+    key = "0.lora" if written == "[lora]" else "lora"
+    [cell] = cells(written, SUITE, f"methods.magnitude.recovery.{key}.rank=32")
+    assert cell.label == "magnitude sparsity=0.5 + lora rank=32"
+    assert cells(written, SUITE, "methods.magnitude.recovery=null")[0].recovery is None
+
+
+def test_a_recovery_depends_on_the_seed(cells):
+    found = cells("[null, lora]", SUITE, "seeds=[0, 1]")
+    assert [(cell.label, cell.seed) for cell in found] == [
+        ("magnitude sparsity=0.5", 0),
+        ("magnitude sparsity=0.5 + lora", 0),
+        ("magnitude sparsity=0.5 + lora", 1),
+    ]
+
+
+def test_the_estimate_counts_training_three_times_in_every_epoch(cells, registry):
+    plain, trained, once = cells("[null, {lora: {epochs: 2}}, regress]")
+    assert estimate(trained, registry).tokens - estimate(plain, registry).tokens == 3 * 2 * 16 * 512
+    assert estimate(once, registry).tokens - estimate(plain, registry).tokens == 3 * 16 * 512
+    [few] = cells("{lora: {max_steps: 1, batch_size: 4}}")
+    assert estimate(few, registry).tokens - estimate(plain, registry).tokens == 3 * 4 * 512
+
+
+PLACE = "s.yaml:4: methods.magnitude.recovery"
+WRONG = {
+    "unknown recovery": ("lroa", f"{PLACE}: unknown recovery 'lroa' (did you mean 'lora'?)"),
+    "unknown option": ("{lora: {rnak: 8}}", f"{PLACE}.lora.rnak: unknown option 'rnak' (did you mean 'rank'?)"),
+    "in a list": ("[null, {lora: {rank: [8, x]}}]", f"{PLACE}[1].lora.rank[1]: should be a valid integer, found 'x'"),
+    "out of range": ("{lora: {epochs: 0}}", f"{PLACE}.lora.epochs: should be greater than or equal to 1, found 0"),
+    "empty list": ("[]", f"{PLACE}: an empty list makes no cells (write null for no recovery, or leave the key out)"),
+    "a number": ("3", f"{PLACE}: 3 is no recovery (write a name, or a name and its options: {{lora: {{rank: 8}}}})"),
+    "two in one": ("{lora: null, regress: null}", f"{PLACE}: 'lora' and 'regress' stand in one entry"),
+    "data misspelt": (
+        "{lora: {data: {corpus: boolq-passages, window: 8}}}",
+        f"{PLACE}.lora.data.window: unknown key 'window' (did you mean 'windows'?)",
+    ),
+    "data without corpus": ("{lora: {data: {windows: 8}}}", f"{PLACE}.lora.data: 'corpus' is missing"),
+    "data of nowhere": (
+        "{lora: {data: {corpus: boolq-pasages}}}",
+        f"{PLACE}.lora.data.corpus: unknown corpus 'boolq-pasages' (did you mean 'boolq-passages'?)",
+    ),
+    "data fans out": (
+        "{lora: {data: {corpus: boolq-passages, windows: [8, 16]}}}",
+        f"{PLACE}.lora.data.windows: should be a valid integer, found [8, 16]",
+    ),
+    "no such split": (
+        "{lora: {data: {corpus: boolq-passages, split: test}}}",
+        f"{PLACE}.lora.data.split: 'boolq-passages' has no split 'test'",
+    ),
+    "unknown sampler": (
+        "{lora: {data: {corpus: boolq-passages, sampler: distict}}}",
+        f"{PLACE}.lora.data.sampler: unknown sampler 'distict' (did you mean 'distinct'?)",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_bad_input_is_named_by_line_and_key(cells, fault):
+    written, message = WRONG[fault]
+    with pytest.raises(PrunebenchError) as caught:
+        cells(written)
+    assert str(caught.value).startswith(message)
+
+
+def test_no_text_to_train_on_is_an_error_with_the_fix(cells):
+    with pytest.raises(PrunebenchError, match=r"s\.yaml:4: methods\.magnitude\.recovery: 'lora' needs text") as caught:
+        cells("lora", SUITE.replace("calibration:", "#"))
+    assert "data: {corpus: boolq-passages" in caught.value.hint
+
+
+def test_the_baseline_takes_no_recovery(cells):
+    with pytest.raises(PrunebenchError, match=r"methods\.dense\.recovery: the dense model is what every cell is held"):
+        cells("lora", SUITE.replace("magnitude: {sparsity: 0.5,", "dense: {"))
+
+
+def test_the_schema_knows_recoveries(registry):
+    kinds = {name: entry.value for name, entry in registry.methods.items()}
+    recoveries = {name: entry.value for name, entry in registry.recoveries.items()}
+    schema = json_schema(kinds, registry.models, registry.corpora, recoveries)
+    forms = schema["properties"]["methods"]["anyOf"][0]["anyOf"][1:]
+    assert all(
+        form["properties"][form["required"][0]]["anyOf"][0]["properties"]["recovery"] == {"$ref": "#/$defs/recovery"}
+        for form in forms
+    )
+    one, several = schema["$defs"]["recovery"]["anyOf"]
+    assert several["items"] == one
+    names, none, lora, _ = one["anyOf"]
+    assert (names, none) == ({"enum": ["lora", "regress"]}, {"type": "null"})
+    options = lora["properties"]["lora"]["anyOf"][0]["properties"]
+    assert {"rank", "learning_rate", "data"} <= options.keys()
+    assert schema["$defs"]["TrainingEntry"]["properties"]["corpus"]["examples"] == ["boolq-passages"]
+
+
+PLUGIN = """
+from prunebench import {base}, Options, hookimpl
+class Mine({base}):
+    name = "mine"
+    class Options(Options):
+        {option}: int = 1
+    def prune(self, model, context): pass
+    def recover(self, model, context): pass
+@hookimpl
+def prunebench_register_{kind}():
+    return Mine
+"""
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def host(base: str, option: str):
+        (tmp_path / "mine_plugin.py").write_text(PLUGIN.format(base=base, option=option, kind=base.lower()))
+        return load_plugins([EntryPoint("mine", "mine_plugin", "prunebench")])
+
+    yield host
+    sys.modules.pop("mine_plugin", None)
+
+
+@pytest.mark.parametrize(("base", "reserved"), [("Method", "recovery"), ("Recovery", "data")])
+def test_the_host_refuses_options_named_like_a_key_of_the_suite(host, base, reserved):
+    registry = host(base, reserved)
+    assert not registry.all()
+    assert f"Mine has an option '{reserved}', a key that suites need" in registry.problems[0].message
+
+
+def test_a_recovery_of_another_plugin_is_found(host):
+    registry = host("Recovery", "rank")
+    assert [(entry.kind, entry.name) for entry in registry.all()] == [("recovery", "mine")]
+    assert not registry.problems
