@@ -225,7 +225,11 @@ def test_one_hessian_serves_the_linears_of_an_input(monkeypatch: pytest.MonkeyPa
     assert len(added) == layers * inputs * windows
 
 
-def test_bfloat16_inputs_give_a_float32_hessian_and_leave_the_precision_alone() -> None:
+@pytest.mark.parametrize("panel", [128, 512])
+def test_bfloat16_inputs_give_a_float32_hessian_and_leave_the_precision_alone(
+    panel: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prunebench.calibration.statistics.WIDE_PANEL", panel)
     before = torch.backends.mkldnn.matmul.fp32_precision
     inputs = torch.randn(300, 320, generator=torch.Generator().manual_seed(0)).bfloat16()
     hessian = Hessian(320, torch.device("cpu"))
