@@ -113,7 +113,7 @@ def test_the_shipped_quickstart_is_planned_without_torch(tmp_path):
         "print(json.dumps([len(described['cells']), [name for name in ('torch', 'transformers') if name in sys.modules]]))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == [7, []]
+    assert json.loads(done.stdout) == [8, []]
 
 
 def test_importing_the_commands_imports_click_alone(tmp_path):

@@ -6,28 +6,30 @@ import pytest
 
 from prunebench.errors import PrunebenchError
 from prunebench.measure.spec import LatencySpec
+from prunebench.plugin.host import load_plugins
 from prunebench.suite.load import load_suite
 from prunebench.suite.source import shipped
 from prunebench.suite.yaml import parse
 
 
-def test_shipped_quickstart_is_the_documented_grid(registry):
-    suite = load_suite("quickstart", registry=registry)
+def test_shipped_quickstart_is_the_documented_grid():
+    suite = load_suite("quickstart", registry=load_plugins())
     assert [method.label for method in suite.methods] == [
         "dense",
         "dense",
         "random sparsity=0.5",
         "magnitude sparsity=0.5",
         "wanda sparsity=0.5",
-        "wanda sparsity=2:4",
+        "sparsegpt sparsity=2:4",
         "shortgpt ratio=0.1",
-        "shortgpt ratio=0.25",
+        "blockpruner count=2",
+        "llm-pruner ratio=0.25",
     ]
+    assert suite.treatments[-1].recovery.label == "lora batch_size=4 learning_rate=0.001"
     assert [model.name for model in suite.models] == ["smollm2-135m-instruct"]
     assert suite.calibration[0].split == "calibration"
-    assert suite.calibration[0].sampler == "distinct"
     assert suite.perplexity[0].split == "evaluation"
-    assert suite.latency == (LatencySpec(prompt=128, new_tokens=16, batch_size=1, min_rounds=5, min_time_s=7.0),)
+    assert suite.latency == (LatencySpec(prompt=128, new_tokens=12, batch_size=1, min_rounds=5, min_time_s=4.0),)
     assert suite.time_limit_s == 3600
 
 
@@ -121,7 +123,7 @@ def test_the_text_is_kept_verbatim(load, minimal):
 def test_a_path_wins_over_nothing_and_a_name_finds_the_shipped_suite(registry, tmp_path, minimal, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("quickstart.yaml").write_text(minimal, encoding="utf-8")
-    assert load_suite("quickstart", registry=registry).name == "quickstart"
+    assert load_suite("quickstart", registry=load_plugins()).name == "quickstart"
     assert load_suite("quickstart.yaml", registry=registry).name == "mini"
     Path("plain").write_text(minimal, encoding="utf-8")
     assert load_suite("plain", registry=registry).name == "mini"

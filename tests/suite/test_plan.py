@@ -5,6 +5,7 @@ import hashlib
 import pytest
 
 from prunebench.errors import PrunebenchError
+from prunebench.plugin.host import load_plugins
 from prunebench.suite.estimate import Estimate, estimate, total
 from prunebench.suite.load import load_suite
 from prunebench.suite.plan import plan
@@ -25,18 +26,21 @@ def labels(cells):
     return [cell.label for cell in cells]
 
 
-def test_the_quickstart_has_seven_cells_in_order(registry):
+def test_the_quickstart_has_eight_cells_in_order():
+    registry = load_plugins()
     cells = plan(load_suite("quickstart", registry=registry), registry).cells
     assert labels(cells) == [
         "dense",
         "random sparsity=0.5",
         "magnitude sparsity=0.5",
         "wanda sparsity=0.5",
-        "wanda sparsity=2:4",
+        "sparsegpt sparsity=2:4",
         "shortgpt ratio=0.1",
-        "shortgpt ratio=0.25",
+        "blockpruner count=2",
+        "llm-pruner ratio=0.25 + lora batch_size=4 learning_rate=0.001",
     ]
-    assert [cell.calibration is not None for cell in cells] == [False] * 3 + [True] * 4
+    windows = [cell.calibration and (cell.calibration.windows, cell.calibration.length) for cell in cells]
+    assert windows == [None, None, None, (4, 512), (4, 512), (4, 512), (1, 256), (10, 64)]
 
 
 def test_the_grid_model_by_model_with_dense_in_front_and_seeds_where_they_matter(load, registry):

@@ -1,0 +1,128 @@
+"""Layer-by-layer methods against one pass of the dense decoder layers over the same tokens, in the same run.
+
+The floor counts operations: passes of the linears (the statistics' pass ends before the last linear, nobody needs the last
+layer's pruned output), half a product for each distinct Hessian, its factorisation, and the sweep over the columns.
+"""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+from prunebench import Context, anatomy
+from prunebench.measure.memory import MemorySampler
+from prunebench.measure.perplexity import perplexity
+from prunebench.plugin.host import load_plugins
+from smollm2 import reference_tokens, smollm2
+
+pytestmark = pytest.mark.bench
+
+# method, options, decoder passes at most (float32)
+METHODS = [
+    ("magnitude", {"sparsity": 0.5}, 0.5),
+    ("wanda", {"sparsity": 0.5}, 2.1),
+    ("wanda", {"sparsity": "2:4"}, 2.1),
+    ("sparsegpt", {"sparsity": 0.5}, 3.0),
+    ("sparsegpt", {"sparsity": "2:4"}, 3.0),
+    ("shortgpt", {"count": 0}, 1.05),  # nothing goes, so that the next pass has all layers
+    ("shortgpt", {"count": 0, "metric": "angular"}, 1.05),
+]
+
+
+@torch.no_grad()
+def decoder_pass(model, tokens: torch.Tensor) -> float:
+    """Seconds of one pass of the decoder layers, window by window, no head: the yardstick of the reference results."""
+    begun = time.perf_counter()
+    for window in tokens:
+        anatomy(model).decoder(window[None], use_cache=False)
+    return time.perf_counter() - begun
+
+
+@torch.no_grad()
+def pruning(model, name: str, options, tokens: torch.Tensor) -> float:
+    cls = load_plugins().methods[name].value
+    begun = time.perf_counter()
+    cls(cls.Options(**options)).prune(model, Context(tokens, 0, list(range(len(anatomy(model).layers)))))
+    return time.perf_counter() - begun
+
+
+def floor(model, name: str, tokens: torch.Tensor) -> float:
+    """Decoder passes that the operations alone make."""
+    parts = anatomy(model)
+    windows, length = tokens.shape
+    count = windows * length
+    linears = [parts.linears(layer) for layer in parts.layers]
+    heads = model.config.num_attention_heads * parts.head_dim(parts.layers[0])
+    attention = 2 * count * length * heads  # causal: half of queries x keys, and of weights x values
+    layers = [2 * count * sum(linear.weight.numel() for linear in some.values()) + attention for some in linears]
+    whole = sum(layers)
+    if name == "magnitude":
+        return 0.0
+    if name == "shortgpt":
+        return 1.0
+    last = sum(2 * count * list(some.values())[-1].weight.numel() for some in linears)
+    work = whole - last + whole - layers[-1]
+    if name == "sparsegpt":
+        for some in linears:
+            for group in parts.inputs:
+                size = some[group[0]].in_features
+                rows = sum(some[one].out_features for one in group)
+                work += count * size**2 + 2 * size**3 / 3 + rows * size**2
+    return work / whole
+
+
+@pytest.mark.parametrize(("name", "options", "limit"), METHODS)
+def test_cost_in_decoder_passes(name, options, limit, cost) -> None:
+    tokens = reference_tokens("calib")
+    model = smollm2().model
+    decoder_pass(model, tokens[:2])
+    passes = [decoder_pass(model, tokens)]
+    before = states(tokens, model)
+    with MemorySampler(gpu=False) as sampler:
+        sampler.phase("prune")
+        seconds = pruning(model, name, options, tokens)
+        memory, _ = sampler.result()
+    passes.append(decoder_pass(model, tokens))  # zeros cost a dense kernel what any weight costs
+    ratio = seconds / (sum(passes) / 2)  # the machine drifts: between the pass before and the pass after
+    beyond = memory.phases[-1].peak_rss_bytes - memory.baseline_rss_bytes
+    cost(
+        method=" ".join([name, *(f"{key}={value}" for key, value in options.items())]),
+        dtype="float32",
+        seconds=f"{seconds:.1f}",
+        yardstick=f"decoder pass {passes[0]:.1f}, {passes[1]:.1f}",
+        ratio=f"{ratio:.2f}",
+        floor=f"{floor(model, name, tokens):.2f}",
+        limit=f"{limit:.2f}",
+        memory=f"{beyond / 2**20:.0f} MiB, states {before / 2**20:.0f}",
+    )
+    assert ratio <= limit
+
+
+def states(tokens: torch.Tensor, model) -> int:
+    """Bytes of the calibration states."""
+    return tokens.numel() * model.config.hidden_size * 4
+
+
+@pytest.mark.parametrize(("name", "options"), [("wanda", {"sparsity": 0.5}), ("sparsegpt", {"sparsity": 0.5})])
+def test_bfloat16_beside_float32(name, options, cost) -> None:
+    """A quarter of the windows, float32 and bfloat16 in turn; perplexity on four windows beside it."""
+    tokens, evaluation = reference_tokens("calib")[:8], reference_tokens("eval")[:4]
+    seconds, quality = {}, {}
+    for dtype in ("float32", "bfloat16"):
+        model = smollm2(dtype).model
+        dense = decoder_pass(model, tokens[:2])
+        seconds[dtype] = pruning(model, name, options, tokens)
+        found = perplexity(model, evaluation, corpus="wikitext2", split="test", bos="none", tokens_sha256="")
+        quality[dtype] = found.perplexity
+        cost(
+            method=f"{name} sparsity={options['sparsity']}, 8 windows",
+            dtype=dtype,
+            seconds=f"{seconds[dtype]:.1f}",
+            yardstick=f"decoder pass {4 * dense:.1f}",
+            ratio=f"{seconds[dtype] / seconds['float32']:.2f} of float32",
+            perplexity=f"{found.perplexity:.2f}",
+        )
+    assert quality["bfloat16"] == pytest.approx(quality["float32"], rel=0.05)
+    assert seconds["bfloat16"] < seconds["float32"]
