@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from prunebench.calibration.corpus import Corpus
     from prunebench.calibration.driver import LinearStats
     from prunebench.calibration.hub import HubCorpus
-    from prunebench.calibration.masks import lowest, lowest_overall
+    from prunebench.calibration.masks import kth_lowest, lowest, lowest_overall
     from prunebench.calibration.stream import Stream, Tangent
     from prunebench.errors import PrunebenchError
     from prunebench.model.anatomy import Anatomy, Block, Cut, anatomy
@@ -74,6 +74,7 @@ _HOMES = {
     "load_pruned": "prunebench.model.load",
     "prune": "prunebench.suite.prune",
     "Pruned": "prunebench.suite.prune",
+    "kth_lowest": "prunebench.calibration.masks",
     "lowest": "prunebench.calibration.masks",
     "lowest_overall": "prunebench.calibration.masks",
     "pattern_of": "prunebench.plugin.method",
@@ -111,6 +112,7 @@ __all__ = [
     "cache_dir",
     "fetch",
     "hookimpl",
+    "kth_lowest",
     "load_pruned",
     "lowest",
     "lowest_overall",

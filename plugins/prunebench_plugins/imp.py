@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
-from prunebench import Field, Method, Penalty, PrunebenchError, Reference, TrainingOptions, hookimpl, lowest
+from prunebench import Field, Method, Penalty, Reference, TrainingOptions, hookimpl, lowest, lowest_overall
 
 if TYPE_CHECKING:
     from prunebench import Context
@@ -86,62 +85,15 @@ class IMP(Method):
 
     def _masks(self, weights: Mapping[str, torch.Tensor], gone: Masks, share: float) -> Masks:
         """The masks after a round: what is gone stays gone, and the smallest of the rest go up to ``share``."""
-        # below every magnitude, so that no survivor that happens to be zero is taken instead
-        scores = ((name, weight.abs().float().masked_fill_(gone[name], -1)) for name, weight in weights.items())
+        held = {id(weight): gone[name] for name, weight in weights.items()}
+
+        def score(weight: torch.Tensor) -> torch.Tensor:
+            # what is gone lies below every magnitude, so that no survivor that happens to be zero is taken instead
+            return weight.abs().float().masked_fill_(held[id(weight)], -1)
+
         if self.options.scope == "layer":
-            return {name: lowest(score, share, group="matrix") for name, score in scores}
-        return self._global_masks(weights, gone, share)
-
-    def _global_masks(self, weights: Mapping[str, torch.Tensor], gone: Masks, share: float) -> Masks:
-        """Exactly int(n * share) of all n weights, ties by (matrix, index); never a matrix's `min_density` largest."""
-        free = {name: self._free(weight, gone[name]) for name, weight in weights.items()}
-        total = sum(weight.numel() for weight in weights.values())
-        count = int(total * share) - sum(int(mask.sum()) for mask in gone.values())
-        if count > sum(int(mask.sum()) for mask in free.values()):
-            raise PrunebenchError(
-                f"imp: a sparsity of {share:g} over all matrices leaves less than min_density of some",
-                hint=f"ask for less than {1 - self.options.min_density:g}, or lower `min_density`",
-            )
-        masks = {name: mask.clone() for name, mask in gone.items()}
-        if count <= 0:
-            return masks
-        limit, tied = _kth(weights, free, count)
-        for name, weight in weights.items():
-            bits = _bits(weight)
-            ties = free[name] & (bits == limit)
-            first = ties & (ties.flatten().cumsum(0).view_as(ties) <= tied)
-            masks[name] |= (free[name] & (bits < limit)) | first
-            tied -= int(first.sum())
-        return masks
-
-    def _free(self, weight: torch.Tensor, gone: torch.Tensor) -> torch.Tensor:
-        """Which weights of a matrix may still go, bool [out, in]."""
-        kept = math.ceil(self.options.min_density * weight.numel())
-        largest = weight.abs().float().masked_fill_(gone, -1).flatten().topk(kept).indices
-        return (~gone).flatten().index_fill_(0, largest, False).view_as(gone)
-
-
-def _bits(weight: torch.Tensor) -> torch.Tensor:
-    """|w| as integers of the same order, int32 [out, in]: the bit patterns of non-negative floats are ordered."""
-    return weight.detach().abs().float().view(torch.int32)
-
-
-def _kth(weights: Mapping[str, torch.Tensor], free: Masks, count: int) -> tuple[int, int]:
-    """The bits of the ``count``-th smallest free |w|, and how many that equal it are among the ``count`` smallest.
-
-    Two passes of counting, over the upper and the lower half of the bits, one matrix at a time: no copy of all weights.
-    """
-    upper, rest = 0, count
-    for low in (False, True):
-        counts: Any = 0
-        for name, weight in weights.items():
-            bits = _bits(weight)[free[name]]
-            keys = bits[bits >> 16 == upper] & 0xFFFF if low else bits >> 16
-            counts = counts + torch.bincount(keys, minlength=1 << 16).cpu()
-        place = int((counts.cumsum(0) < rest).sum())
-        rest -= int(counts[:place].sum())
-        upper = (upper << 16) + place if low else place
-    return upper, rest
+            return {name: lowest(score(weight), share, group="matrix") for name, weight in weights.items()}
+        return dict(lowest_overall(weights, score, share, min_density=self.options.min_density))
 
 
 @hookimpl

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import torch
 from pydantic import model_validator
 
-from prunebench import Field, LinearMethod, Method, Reference, SparsityOptions, hookimpl, lowest_overall, pattern_of
+from prunebench import (
+    Field,
+    LinearMethod,
+    Method,
+    Reference,
+    SparsityOptions,
+    hookimpl,
+    kth_lowest,
+    lowest_overall,
+    pattern_of,
+)
 
 if TYPE_CHECKING:
     from prunebench import Context, LinearStats
@@ -62,8 +72,7 @@ class Magnitude(LinearMethod):
             groups = score.reshape(-1, pattern.of)
             gone = groups.topk(pattern.of - pattern.keep, largest=False).indices
             return torch.zeros_like(groups, dtype=torch.bool).scatter_(1, gone, value=True).view_as(score)
-        threshold = score.flatten().kthvalue(int(score.numel() * sparsity) + 1).values
-        return score <= threshold
+        return score <= kth_lowest(score.reshape(1, -1), int(score.numel() * sparsity) + 1)
 
     def prune(self, model: Any, context: Context) -> None:
         if self.options.scope == "layer":

@@ -17,6 +17,7 @@ from prunebench import (
     Reference,
     SparsityOptions,
     hookimpl,
+    kth_lowest,
     lowest,
     pattern_of,
 )
@@ -229,7 +230,7 @@ def _cheapest(widths: Sequence[int], share: float, threshold: bool) -> Choose:
 
     def of_linear(cost: torch.Tensor) -> torch.Tensor:
         if threshold:
-            return cost <= cost.flatten().kthvalue(int(cost.numel() * share) + 1).values
+            return cost <= kth_lowest(cost.reshape(1, -1), int(cost.numel() * share) + 1)
         return lowest(cost, share, group="matrix")
 
     def choose(columns: torch.Tensor, diagonal: torch.Tensor) -> torch.Tensor:
