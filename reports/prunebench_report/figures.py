@@ -78,13 +78,19 @@ def _point(row: Row, panel: Panel) -> Point | None:
         row["cell"],
         row["name"],
         row["method"],
-        re.sub(r"\b\w+=", "", row["label"]),
+        _mark(row["label"]),
         x * panel.x_factor,
         y,
         (x if settled is None else settled) * panel.x_factor,
         _range(row, panel.x, panel.x_factor),
         _range(row, panel.y, 1.0),
     )
+
+
+def _mark(label: str) -> str:
+    """A label short enough for a plot: the values of the method's options, and a recovery's name alone."""
+    method, plus, recovery = re.sub(r"\b\w+=", "", label).partition(" + ")
+    return f"{method}{plus}{recovery.partition(' ')[0]}"
 
 
 def _range(row: Row, key: str, factor: float) -> tuple[float, float] | None:

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prunebench.cell.spec import RecoveryRef
 from prunebench_report import frames
 from prunebench_report.figures import figures
+from prunebench_report.text import ranges
 
 positive = st.floats(1e-6, 1e300)
 ratio = st.floats(1e-3, 1e3)
@@ -81,3 +83,22 @@ def test_names_that_look_like_formulas_or_markup_stay_text(build):
     strange = build.record(build.cell("$\\frac{<b>", ratio=0.1), 40.0, 1.2)
     svg = figures(frames.plain([build.quickstart()[0], strange], 0.95), 0.95)[0]["svg"]
     assert "$\\frac{&lt;b&gt; 0.1</text>" in svg
+
+
+def test_a_recovery_is_named_without_its_options(build):
+    dense, *_ = build.quickstart()
+    plain = build.cell("shortgpt", ratio=0.1)
+    data = plain.calibration
+    lora = RecoveryRef(name="lora", distribution="prunebench", version="0.1.0", given={"rank": 8}, data=data)
+    repaired = build.record(plain.model_copy(update={"recovery": lora}), 40.0, 1.1)
+    svg = figures(frames.plain([dense, repaired], 0.95), 0.95)[0]["svg"]
+    assert ">shortgpt 0.1 + lora</text>" in svg
+    assert "<title>shortgpt ratio=0.1 + lora rank=8:" in svg
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [([3], "layer 3"), ([5, 4, 3, 9], "layers 3 to 5, 9"), ([1, 3], "layers 1, 3"), ([0, 1], "layers 0 to 1")],
+)
+def test_layers_in_short(numbers, said):
+    assert ranges(numbers) == said
