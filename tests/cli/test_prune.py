@@ -49,6 +49,8 @@ def test_a_structured_method_saves_what_loads_and_generates(folder: Path, argume
     counts = [sum(weight.numel() for weight in each.parameters()) for each in (model, dense)]
     assert counts[0] < counts[1]
     assert f"{counts[0]:,} of {counts[1]:,} parameters" in done.output
+    if arguments == STRUCTURED[2]:
+        assert "2 of 4 KV groups removed in 2 layers; 80 of 160 MLP channels removed in 2 layers" in done.output
     text = model.generate(IDS, attention_mask=torch.ones_like(IDS), max_new_tokens=5, min_new_tokens=5, do_sample=False)
     assert text.shape == (2, 17)
     told = json.loads((folder / "pruned" / "pruning.json").read_text())["made_by"]

@@ -93,6 +93,15 @@ def summary(result: Pruned, out: Path) -> str:
         facts.append(f"decoder layers removed: {', '.join(map(str, audit.removed_layers))}")
     if audit.removed_blocks:
         facts.append(f"attentions and MLPs removed: {', '.join(audit.removed_blocks)}")
+    for kind, parts in (("attention", "KV groups"), ("mlp", "MLP channels")):
+        if narrower := [one for one in audit.widths if one.kind == kind]:
+            gone, dense = (
+                sum(one.groups_dense - one.groups for one in narrower),
+                sum(one.groups_dense for one in narrower),
+            )
+            facts.append(f"{gone:,} of {dense:,} {parts} removed in {len(narrower)} layers")
+    if audit.hidden != audit.hidden_dense:
+        facts.append(f"{audit.hidden} of {audit.hidden_dense} residual channels stay")
     return f"{'; '.join(facts)}\n{audit.note}\nsaved in {out}"
 
 
