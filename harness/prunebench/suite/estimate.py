@@ -30,8 +30,9 @@ def estimate(cell: Cell, registry: Registry) -> Estimate:
     """The work of one cell.
 
     Calibration tokens count twice for methods that go layer by layer (one pass for the statistics, one through the
-    pruned layer) and once for the others; training tokens of a recovery three times, in every epoch. Timing counts the least number of rounds, and for a pruned model the
-    dense rounds between them. Unknown: perplexity over all windows of a corpus, a model whose size is not known.
+    pruned layer) and once for the others; training tokens of a recovery three times, in every epoch. Timing counts the
+    least number of rounds, and for a pruned model the dense rounds between them. Unknown: perplexity over all windows of
+    a corpus, a model whose size is not known.
     """
     tokens = _calibration_tokens(cell, registry.methods[cell.method.name].value)
     if cell.recovery is not None:
