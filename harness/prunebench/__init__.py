@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from prunebench.calibration.masks import kth_lowest, lowest, lowest_overall
     from prunebench.calibration.stream import Stream, Tangent
     from prunebench.errors import PrunebenchError
+    from prunebench.measure.task_data import TaskData
     from prunebench.model.anatomy import Anatomy, Block, Cut, anatomy
     from prunebench.model.cache import cache_dir
     from prunebench.model.load import load_pruned
+    from prunebench.model.made import MadeAsset
     from prunebench.model.source import ModelAsset
     from prunebench.model.wheel import WheelAsset, fetch
     from prunebench.plugin import API_VERSION, hookimpl
@@ -52,6 +54,7 @@ _HOMES = {
     "LayerwiseMethod": "prunebench.plugin.method",
     "LinearMethod": "prunebench.plugin.method",
     "LinearStats": "prunebench.calibration.driver",
+    "MadeAsset": "prunebench.model.made",
     "Method": "prunebench.plugin.method",
     "ModelAsset": "prunebench.model.source",
     "Options": "prunebench.plugin.method",
@@ -64,6 +67,7 @@ _HOMES = {
     "SparsityOptions": "prunebench.plugin.method",
     "Stream": "prunebench.calibration.stream",
     "Tangent": "prunebench.calibration.stream",
+    "TaskData": "prunebench.measure.task_data",
     "TrainingLog": "prunebench.training.loop",
     "TrainingOptions": "prunebench.plugin.recovery",
     "WheelAsset": "prunebench.model.wheel",
@@ -92,6 +96,7 @@ __all__ = [
     "LayerwiseMethod",
     "LinearMethod",
     "LinearStats",
+    "MadeAsset",
     "Method",
     "ModelAsset",
     "Options",
@@ -105,6 +110,7 @@ __all__ = [
     "SparsityOptions",
     "Stream",
     "Tangent",
+    "TaskData",
     "TrainingLog",
     "TrainingOptions",
     "WheelAsset",

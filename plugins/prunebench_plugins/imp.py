@@ -32,6 +32,7 @@ class IMP(Method):
     structure: ClassVar = frozenset({"unstructured"})
     needs_calibration = True
     uses_seed = True
+    trains = True
 
     class Options(TrainingOptions):
         sparsity: float = Field(0.5, ge=0, lt=1, description="share of weights set to zero in the end")

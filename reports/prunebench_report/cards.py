@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from prunebench_report import strips
+from prunebench_report import devices, strips, tasks
 from prunebench_report.frames import Row, protocol, shape
 from prunebench_report.heatmap import heatmap
 from prunebench_report.provenance import flatten
@@ -30,10 +30,12 @@ def card(record: Record, row: Row, own: Mapping[str, str]) -> dict[str, Any]:
         "audit": _audit(record.audit) if record.audit else [],
         "heatmap": heatmap(record.audit) if record.audit else None,
         "quality": [_perplexity(row, index, one) for index, one in enumerate(_perplexities(record))],
+        "tasks": tasks.parts(record),
         "speed": [_latency(record, index, one) for index, one in enumerate(_latencies(record))],
-        "memory": _memory(record),
+        "memory": devices.memory(record),
         "timeline": strips.timeline(record.samples.memory if record.samples else None),
-        "load": _load(record),
+        "load": devices.loading(record),
+        "energy": devices.energy(record),
         "floors": [strips.floor(one) for one in record.io.generation] if record.io else [],
         "phases": strips.phases(record.cost.phases) if record.cost else [],
         "notes": _notes(record),
@@ -70,8 +72,9 @@ def command(record: Record) -> str:
 def _summary(row: Row) -> str:
     """The line beside the name while the card is closed."""
     parts = []
-    if row.get("recovery_percent") is not None:
-        parts.append(f"recovery {number(row['recovery_percent'])} %")
+    recovery = row.get(tasks.quality_key(row))
+    if recovery is not None:
+        parts.append(f"recovery {number(recovery)} %{' over tasks' if row.get('tasks_run') else ''}")
     if row.get("inter_token_speedup") is not None:
         parts.append(f"{times(row['inter_token_speedup'])} per token")
     if row.get("disk_bytes") is not None:
@@ -206,35 +209,3 @@ def _quantiles(name: str, summary: Summary | None, ratio: Ratio | None) -> list[
     quantiles = (summary.minimum, summary.median, summary.p90, summary.p99, summary.maximum)
     against = f"{times(ratio.estimate)} ({ratio.low:.2f} to {ratio.high:.2f})" if ratio else ""
     return [name, *map(seconds, quantiles), count(summary.count), against]
-
-
-def _memory(record: Record) -> dict[str, Any] | None:
-    memory = record.memory
-    if memory is None:
-        return None
-    facts: Facts = [
-        ("Source", f"{memory.source}, every {seconds(memory.interval_s)}"),
-        ("Before the model", size(memory.baseline_rss_bytes)),
-        ("Peak resident set", size(memory.peak_rss_bytes)),
-        ("Unique set after measuring", size(memory.uss_bytes)),
-    ]
-    if gpu := memory.gpu:
-        facts += [
-            ("GPU peak, device (NVML)", size(gpu.nvml_device_bytes)),
-            ("GPU peak, process (NVML)", size(gpu.nvml_process_bytes)),
-            ("GPU peak, allocated", size(gpu.allocated_bytes)),
-            ("GPU peak, reserved", size(gpu.reserved_bytes)),
-        ]
-    return {"facts": facts, "phases": [(one.phase, size(one.peak_rss_bytes)) for one in memory.phases]}
-
-
-def _load(record: Record) -> Facts:
-    if record.io is None:
-        return []
-    load = record.io.load
-    rate = f", {size(load.bytes / load.seconds)}/s" if load.seconds > 0 else ""
-    return [
-        ("Loading", f"{size(load.bytes)} in {seconds(load.seconds)}{rate}"),
-        ("Read from the disk", size(load.disk_read_bytes)),
-        ("Page cache", load.cache or MISSING),
-    ]

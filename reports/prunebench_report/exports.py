@@ -34,7 +34,7 @@ def export(folder: Path, format: str, out: Path | None) -> str | None:  # noqa: 
     store = RunStore.open(folder)
     plan = store.read_plan()
     records, _ = store.records(plan.cells)
-    frame = frames.table(records, plan.gate)
+    frame = frames.table(records, plan.gate, plan.expect)
     if format in ("json", "csv"):
         text = as_json(frame) if format == "json" else as_csv(frame)
         if out is None:

@@ -60,7 +60,33 @@ QUALITY = (
 )
 """One set a perplexity protocol; from the second on the names end in _2, _3, ..."""
 
-GATE = _fields("truth", {"gate_passed": "recovery_percent reaches the quality gate under every protocol"})
+TASKS = (
+    *_fields("text", {"task": "a task of lm-eval", "task_metric": "the metric that stands for it"}),
+    *_fields(
+        "real",
+        {
+            "task_value": "its score",
+            "task_stderr": "standard error of the score",
+            "task_recovery_percent": "score / dense score (dense / score where lower is better)",
+            "task_z": "difference from dense over the root of the sum of the squared standard errors",
+        },
+    ),
+    *_fields("text", {"task_protocol": "shots, questions, source of the rows, versions"}),
+)
+"""One set a task, none where no tasks were run; from the second on numbered as the others."""
+
+TASKS_TOGETHER = (
+    *_fields("integer", {"tasks_run": "number of tasks"}),
+    *_fields(
+        "real",
+        {"tasks_mean": "mean of the scores", "tasks_recovery_percent": "mean of task_recovery_percent over the tasks"},
+    ),
+)
+
+GATE = _fields(
+    "truth",
+    {"gate_passed": "tasks_recovery_percent, or without tasks every recovery_percent, reaches the quality gate"},
+)
 
 SPEED = (
     *_fields(
@@ -133,11 +159,29 @@ REST = (
             "load_bytes": "size of the weight files",
         },
     ),
-    *_fields("real", {"load_s": "time to load the dense model"}),
+    *_fields(
+        "real",
+        {
+            "joules_per_token": "generation phase, by the counter of energy_source",
+            "joules_per_prompt": "prompt phase, for each sequence",
+            "joules_ratio": "joules_per_token to dense, by the same counter",
+            "idle_w": "power while waiting, not subtracted",
+        },
+    ),
+    *_fields("text", {"energy_source": "the counter, or why there is none"}),
+    *_fields("truth", {"gpu_shared": "other processes were on the GPU; missing where that cannot be told"}),
+    *_fields("real", {"cpu_others_share": "CPU that others took while timing, of the cores that the cell may use"}),
+    *_fields("real", {"load_s": "time to load the dense model", "load_host_s": "files to host memory"}),
+    *_fields("real", {"load_device_s": "host memory to device"}),
     *_fields("text", {"load_cache": "state of the page cache while loading"}),
     *_fields("real", {"prune_s": "the method alone, calibration included"}),
     *_fields(
-        "integer", {"calibration_tokens": "tokens that the method saw", "prune_peak_rss_bytes": "peak while pruning"}
+        "integer",
+        {
+            "calibration_tokens": "tokens that the method saw",
+            "prune_peak_rss_bytes": "peak while pruning",
+            "prune_peak_gpu_bytes": "the same on the GPU",
+        },
     ),
     *_fields("text", {"calibration_sha256": "hash of those tokens"}),
     *_fields("real", {"recover_s": "the recovery alone, training included"}),
@@ -157,7 +201,23 @@ REST = (
     ),
 )
 
-_KINDS = {field.name: field.kind for field in (*IDENTITY, *QUALITY, *GATE, *SPEED, *REST)}
+PUBLISHED = (
+    *_fields("text", {"published_metric": "what a published figure is of"}),
+    *_fields(
+        "real",
+        {
+            "published_value": "the figure: scores of tasks in per cent, shares as fractions",
+            "published_measured": "the same of this cell",
+            "published_difference": "measured / published - 1",
+        },
+    ),
+    *_fields("truth", {"published_agrees": "the difference is within the figure's tolerance"}),
+    *_fields("text", {"published_source": "where it was published"}),
+)
+"""One set a published figure of the cell, none where the suite has none; from the second on numbered as the others."""
+
+_ALL = (*IDENTITY, *QUALITY, *TASKS, *TASKS_TOGETHER, *GATE, *SPEED, *REST, *PUBLISHED)
+_KINDS = {field.name: field.kind for field in _ALL}
 
 
 def kind_of(column: str) -> Kind:
@@ -165,13 +225,16 @@ def kind_of(column: str) -> Kind:
     return _KINDS[column] if column in _KINDS else _KINDS[re.sub(r"_\d+$", "", column)]
 
 
-def names(perplexities: int, shapes: int) -> list[str]:
-    """All columns, in order, for so many perplexity protocols and latency shapes (at least one set of each)."""
+def names(perplexities: int, shapes: int, published: int = 0, tasks: int = 0) -> list[str]:
+    """All columns, in order, for so many perplexity protocols and latency shapes (at least one set of each) and figures."""
     columns = [field.name for field in IDENTITY]
     columns += [numbered(field.name, index) for index in range(max(1, perplexities)) for field in QUALITY]
+    columns += [numbered(field.name, index) for index in range(tasks) for field in TASKS]
+    columns += [field.name for field in TASKS_TOGETHER] if tasks else []
     columns += [field.name for field in GATE]
     columns += [numbered(field.name, index) for index in range(max(1, shapes)) for field in SPEED]
-    return columns + [field.name for field in REST]
+    columns += [field.name for field in REST]
+    return columns + [numbered(field.name, index) for index in range(published) for field in PUBLISHED]
 
 
 def numbered(name: str, index: int) -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from prunebench_report.frames import Row, by_model
 from prunebench_report.inline import inline
 from prunebench_report.pareto import frontier, settled_speedup
 from prunebench_report.plot import Panel, Point
 from prunebench_report.scatter import draw
+from prunebench_report.seeds import spread
+from prunebench_report.tasks import quality_key
 from prunebench_report.text import TIMES, number
 
 SPEED = Panel(
@@ -59,8 +62,10 @@ def figures(table: Sequence[Row], gate: float) -> list[dict[str, str]]:
     drawn = []
     for number_, (model, rows) in enumerate(groups.items()):
         done = [row for row in rows if row["status"] == "ok"]
-        relative = any(row["method"] != "dense" and _point(row, SPEED) for row in done)
-        for panel in (SPEED if relative else TIME, SIZE):
+        judged = next((quality_key(row) for row in done if row["method"] != "dense"), SPEED.y)
+        speed = SPEED if judged == SPEED.y else replace(SPEED, y=judged, y_label="Mean recovery over tasks, %")
+        relative = any(row["method"] != "dense" and _point(row, speed) for row in done)
+        for panel in (speed if relative else TIME, SIZE):
             points = [point for row in done if (point := _point(row, panel))]
             if any(point.method != "dense" for point in points):
                 prefix = f"{panel.key}{number_}"
@@ -95,6 +100,8 @@ def _mark(label: str) -> str:
 
 def _range(row: Row, key: str, factor: float) -> tuple[float, float] | None:
     low, high = row.get(f"{key}_low"), row.get(f"{key}_high")
+    if low is None and (deviation := spread(row, key)) is not None:
+        low, high = row[key] - deviation, row[key] + deviation
     return None if low is None or high is None else (low * factor, high * factor)
 
 

@@ -12,12 +12,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from prunebench_report import fields
+from prunebench_report import fields, published, tasks
+from prunebench_report.devices import TIMED
 from prunebench_report.text import clean, finite
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from prunebench.cell.expect import Expectation
     from prunebench.cell.record import Record
     from prunebench.cell.spec import Cell
     from prunebench.measure.results import Latency, Perplexity, Ratio
@@ -27,11 +29,11 @@ Row = dict[str, Any]
 _DTYPES = {"text": "string", "integer": "Int64", "real": "Float64", "truth": "boolean"}
 
 
-def plain(records: Sequence[Record], gate: float) -> list[Row]:
+def plain(records: Sequence[Record], gate: float, expect: Sequence[Expectation] = ()) -> list[Row]:
     """The table as rows of plain values: every column of `prunebench_report.fields`, None for what is missing.
 
-    ``gate`` is the share of dense quality that a cell must keep, e.g. 0.95. The dense of a cell is the ok record
-    with method 'dense', the same model, device and protocols.
+    ``gate`` is the share of dense quality that a cell must keep, e.g. 0.95; ``expect`` are published figures. The
+    dense of a cell is the ok record with method 'dense', the same model, device and protocols.
     """
     named = names([record.cell for record in records])
     dense: dict[str, Record] = {}
@@ -39,19 +41,22 @@ def plain(records: Sequence[Record], gate: float) -> list[Row]:
         if record.status == "ok" and record.cell.method.name == "dense":
             dense.setdefault(_comparable(record.cell), record)
     found = [_row(record, dense.get(_comparable(record.cell)), gate, named[record.id]) for record in records]
-    columns = _columns(records)
+    for record, row in zip(records, found, strict=True):
+        for index, one in enumerate(published.columns(expect, record)):
+            row |= {fields.numbered(key, index): value for key, value in one.items()}
+    columns = _columns(records, expect)
     return [{name: row.get(name) for name in columns} for row in found]
 
 
-def table(records: Sequence[Record], gate: float) -> pd.DataFrame:
+def table(records: Sequence[Record], gate: float, expect: Sequence[Expectation] = ()) -> pd.DataFrame:
     """`plain` as a DataFrame with nullable types; what is missing is `pandas.NA`."""
     import pandas as pd
 
-    rows = plain(records, gate)
+    rows = plain(records, gate, expect)
     return pd.DataFrame(
         {
             name: pd.array([row[name] for row in rows], dtype=_DTYPES[fields.kind_of(name)])  # type: ignore[call-overload]
-            for name in _columns(records)
+            for name in _columns(records, expect)
         }
     )
 
@@ -62,10 +67,12 @@ def rows(frame: pd.DataFrame) -> list[Row]:
     return [{name: values[index] for name, values in columns.items()} for index in range(len(frame))]
 
 
-def _columns(records: Sequence[Record]) -> list[str]:
+def _columns(records: Sequence[Record], expect: Sequence[Expectation]) -> list[str]:
     perplexities = max((len(r.quality.perplexity) for r in records if r.quality), default=0)
     shapes = max((len(r.speed.latency) for r in records if r.speed), default=0)
-    return fields.names(perplexities, shapes)
+    figures = max((sum(record.id in one.cells for one in expect) for record in records), default=0)
+    scores = max((len(tasks.asked(record)) for record in records), default=0)
+    return fields.names(perplexities, shapes, published=figures, tasks=scores)
 
 
 def names(cells: Sequence[Cell]) -> dict[str, str]:
@@ -84,6 +91,7 @@ def _comparable(cell: Cell) -> str:
     """What two cells must share before their numbers stand side by side."""
     identity = cell.identity()
     kept = {key: identity[key] for key in ("model", "perplexity", "latency", "device", "threads", "protocol")}
+    kept["tasks"] = identity.get("tasks")
     return json.dumps(kept, sort_keys=True)
 
 
@@ -109,9 +117,11 @@ def _row(record: Record, dense: Record | None, gate: float, name: str) -> Row:
         "started": record.started,
         "finished": record.finished,
         **_quality(record, dense, gate),
+        **tasks.columns(record, dense, gate),
         **_speed(record, dense),
         **_size(record, dense),
         **_cost(record),
+        **_devices(record, dense),
     }
     if error := record.error:
         row |= {"error_phase": error.phase, "error_type": error.type}
@@ -154,8 +164,9 @@ def _interval(one: Perplexity) -> tuple[float | None, float | None]:
 
 def protocol(one: Perplexity) -> str:
     """Everything that names a perplexity, in one line."""
+    tail = f"the last of {one.tail_tokens}, " if one.tail_tokens else ""
     return (
-        f"{one.corpus} {one.split}, {one.windows} windows of {one.window} tokens, stride {one.stride}, "
+        f"{one.corpus} {one.split}, {one.windows} windows of {one.window} tokens, {tail}stride {one.stride}, "
         f"{one.tokens_scored} tokens scored, BOS {one.bos}, {one.protocol} protocol"
     )
 
@@ -239,12 +250,29 @@ def _cost(record: Record) -> Row:
     row: Row = {}
     if record.io:
         load = record.io.load
+        row |= {"load_host_s": load.host_s, "load_device_s": load.device_s}
         row |= {"load_s": load.seconds, "load_bytes": load.bytes, "load_cache": load.cache}
     if cost := record.cost:
         row |= {"prune_s": cost.prune_s, "calibration_tokens": cost.calibration_tokens, "total_s": cost.total_s}
+        row |= {"prune_peak_gpu_bytes": cost.peak_gpu_bytes}
         row |= {"prune_peak_rss_bytes": cost.peak_rss_bytes, "calibration_sha256": cost.calibration_sha256}
         row |= {"recover_s": cost.recover_s, "recover_tokens": cost.recover_tokens}
         row |= {"recover_sha256": cost.recover_sha256}
+    return row
+
+
+def _devices(record: Record, dense: Record | None) -> Row:
+    row: Row = {}
+    if energy := record.energy:
+        row |= {"joules_per_token": energy.joules_per_token, "joules_per_prompt": energy.joules_per_prompt}
+        other = dense.energy if dense else None
+        if other and other.source == energy.source and other.joules_per_token and energy.joules_per_token:
+            row["joules_ratio"] = energy.joules_per_token / other.joules_per_token
+        row |= {"idle_w": energy.idle_w, "energy_source": energy.source or f"not available: {energy.reason}"}
+    if contention := record.contention:
+        row["gpu_shared"] = contention.gpu and contention.gpu.foreign
+        timed = [one.others_share + one.steal_share for one in contention.cpu if one.phase in TIMED]
+        row["cpu_others_share"] = max(timed, default=None)
     return row
 
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal
 
+from prunebench_report import seeds
 from prunebench_report.frames import Row
+from prunebench_report.tasks import RECOVERY, quality_key
 from prunebench_report.text import MISSING, TIMES, delta, fixed, number, times
 
-Unit = Literal["plain", "percent", "share", "time", "bytes", "count", "rate", "ratio"]
+Unit = Literal["plain", "percent", "share", "time", "bytes", "count", "rate", "ratio", "joules"]
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,14 @@ class Column:
 COLUMNS = (
     Column("perplexity", "Perplexity", "Quality", "plain", "lower is better", -1),
     Column("recovery_percent", "Recovery", "Quality", "percent", "dense perplexity / perplexity", 1),
+    Column("tasks_mean", "Tasks", "Quality", "share", "mean score", 1),
+    Column(RECOVERY, "Task recovery", "Quality", "percent", "mean of score / dense", 1),
     Column("inter_token_speedup", "Speed-up", "Speed", "ratio", "per token", 1),
     Column("inter_token_p50_s", "Between tokens", "Speed", "time", "median", -1, speedup="inter_token_speedup"),
     Column("ttft_p50_s", "First token", "Speed", "time", "median", -1, speedup="ttft_speedup"),
     Column("tokens_per_s", "Tokens", "Speed", "rate", "generated", 1, speedup="inter_token_speedup"),
     Column("io_utilisation", "I/O floor", "Speed", "share", "of measured", 0),
+    Column("joules_per_token", "Energy", "Speed", "joules", "per token", -1, ratio="joules_ratio"),
     Column("memory_bytes", "Weights", "Memory", "bytes", "in memory", -1, ratio="memory_ratio"),
     Column("peak_rss_bytes", "Peak RSS", "Memory", "bytes", "whole process", -1, ratio="peak_rss_ratio"),
     Column("peak_gpu_bytes", "Peak GPU", "Memory", "bytes", "whole process", -1),
@@ -45,7 +50,7 @@ COLUMNS = (
     Column("recover_s", "Retraining", "Cost", "time", "after pruning", -1),
     Column("load_s", "Loading", "Cost", "time", "dense model", -1),
 )
-_OPTIONAL = {"peak_gpu_bytes", "recover_s"}
+_OPTIONAL = {"tasks_mean", RECOVERY, "peak_gpu_bytes", "recover_s", "joules_per_token"}
 
 _SCALES: dict[Unit, tuple[tuple[float, str, float], ...]] = {
     # From this value on, the unit, and what a value is multiplied by.
@@ -56,6 +61,7 @@ _SCALES: dict[Unit, tuple[tuple[float, str, float], ...]] = {
     "percent": ((0.0, "%", 1.0),),
     "ratio": ((0.0, TIMES, 1.0),),
     "rate": ((0.0, "/s", 1.0),),
+    "joules": ((1.0, "J", 1.0), (0.0, "mJ", 1e3)),
     "plain": ((0.0, "", 1.0),),
 }
 
@@ -64,9 +70,10 @@ def matrix(table: Sequence[Row], gate: float) -> dict[str, Any]:
     """Groups, columns and rows for the template; ``table`` may hold rows of cells that were never run."""
     columns = [c for c in COLUMNS if c.key not in _OPTIONAL or any(row.get(c.key) is not None for row in table)]
     scales = [_scale(column, table) for column in columns]
+    judged = RECOVERY if any(column.key == RECOVERY for column in columns) else "recovery_percent"
     heads = []
     for column, (unit, _, _) in zip(columns, scales, strict=True):
-        note = f"gate {100 * gate:g} %" if column.key == "recovery_percent" else column.meaning
+        note = f"gate {100 * gate:g} %" if column.key == judged else column.meaning
         heads.append({"key": column.key, "head": column.head, "unit": unit, "note": note})
     ends = {len(list(columns)) - 1}
     groups: list[dict[str, Any]] = []
@@ -80,7 +87,7 @@ def matrix(table: Sequence[Row], gate: float) -> dict[str, Any]:
     return {
         "groups": groups,
         "columns": [{**head, "first": index in starts} for index, head in enumerate(heads)],
-        "gate": f"{100 * gate:g} %",
+        "gate": f"{100 * gate:g} %{' mean task' if judged == RECOVERY else ''}",
         "rows": [_row(row, columns, scales, starts) for row in table],
     }
 
@@ -114,15 +121,18 @@ def _row(
         tags.append("baseline")
     elif row.get("form"):
         tags.append(row["form"])
+    if ok and (many := seeds.said(row)):
+        tags.append(many)
     cells = []
     for index, (column, scale) in enumerate(zip(columns, scales, strict=True)):
         cell = _cell(row, column, scale, is_dense=is_dense)
-        if below and column.key == "recovery_percent":
+        if below and column.key == quality_key(row):
             cell["note"] = "below the gate"
         greyed = below and column.group == "Speed"
         cells.append({**cell, "greyed": greyed, "first": index in starts})
     return {
         "id": row["cell"],
+        "members": row.get("members", []),
         "name": row["name"],
         "status": row["status"],
         "dense": is_dense,
@@ -138,6 +148,9 @@ def _cell(row: Row, column: Column, scale: tuple[str, float, int | None], *, is_
         return {"text": MISSING, "sort": None, "note": None, "tone": None}
     _, factor, decimals = scale
     text = number(value * factor) if decimals is None else fixed(value * factor, decimals)
+    if (deviation := seeds.spread(row, column.key)) is not None:
+        shown = number(deviation * factor, 2) if decimals is None else fixed(deviation * factor, decimals)
+        text += f" ± {shown}"
     note, tone = (None, None) if is_dense else _against(row, column)
     return {"text": text, "sort": f"{value:.6g}", "note": note, "tone": tone}
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 WIDTH = 640
 _HEIGHT = 120
 _TICKS = 160
+_STYLES = ("", "dashed", "dotted")
 
 
 def timeline(memory: Timeline | None) -> dict[str, Any] | None:
@@ -24,6 +25,8 @@ def timeline(memory: Timeline | None) -> dict[str, Any] | None:
     series = {"resident set": memory.rss_bytes}
     if memory.gpu_bytes and len(memory.gpu_bytes) == len(memory.time_s):
         series["GPU"] = memory.gpu_bytes
+    if memory.gpu_device_bytes and len(memory.gpu_device_bytes) == len(memory.time_s):
+        series["GPU with everything on it"] = memory.gpu_device_bytes
     end = max([memory.time_s[-1], *(span.end_s for span in memory.phases)]) or 1.0
     ceiling = max(max(values) for values in series.values()) or 1
     step = nice(ceiling / 3)
@@ -47,7 +50,7 @@ def timeline(memory: Timeline | None) -> dict[str, Any] | None:
         "height": _HEIGHT,
         "bands": bands,
         "lines": [
-            {"name": name, "path": _line(memory.time_s, values, end, top), "dashed": index > 0}
+            {"name": name, "path": _line(memory.time_s, values, end, top), "style": _STYLES[index]}
             for index, (name, values) in enumerate(series.items())
         ],
         "levels": [

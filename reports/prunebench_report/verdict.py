@@ -6,9 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
+from prunebench_report import seeds
 from prunebench_report.frames import Row, by_model
 from prunebench_report.pareto import dominates, settled_speedup
+from prunebench_report.tasks import quality_key
 from prunebench_report.text import TIMES, fixed, number, percent, times
 
 FAST = 1.2
@@ -72,47 +75,48 @@ def _quality_when_fast(rows: Sequence[Row], where: str) -> Statement | None:
     timed = [row for row in rows if row["inter_token_speedup"] is not None]
     if not timed:
         return None
-    fast = [row for row in timed if row["inter_token_speedup"] >= FAST and row["recovery_percent"] is not None]
+    fast = [row for row in timed if row["inter_token_speedup"] >= FAST and _recovery(row) is not None]
     if not fast:
         top = max(timed, key=_speed)
         spans = (Span(f"No cell generates tokens {FAST:g} times as fast as dense; the nearest is "), _cell(top))
         return Statement("quality", question, "none", (*spans, Span(f" at {_measured(top)}.")))
-    best = max(fast, key=lambda row: (row["recovery_percent"], row["inter_token_speedup"]))
+    best = max(fast, key=lambda row: (_recovery(row), row["inter_token_speedup"]))
     kept = (
-        f" keeps {fixed(best['recovery_percent'], 1)} % of dense quality "
-        f"(perplexity {number(best['perplexity'])}) at {_measured(best)} dense speed per token."
+        f" keeps {_kept(best)} of dense quality "
+        f"({_judged(best)}perplexity {number(best['perplexity'])}) at {_measured(best)} dense speed per token."
     )
-    return Statement("quality", question, f"{fixed(best['recovery_percent'], 1)} %", (_cell(best), Span(kept)))
+    return Statement("quality", question, f"{fixed(_recovery(best), 1)} %", (_cell(best), Span(kept)))
 
 
 def _speed_above_gate(rows: Sequence[Row], gate: float, where: str) -> Statement | None:
     limit = f"{100 * gate:g} %"
-    question = f"Best speed at {limit} recovery or more{where}"
-    judged = [row for row in rows if row["recovery_percent"] is not None]
+    over = " over tasks" if any(row.get("tasks_run") for row in rows) else ""
+    question = f"Best speed at {limit} recovery{over} or more{where}"
+    judged = [row for row in rows if _recovery(row) is not None]
     if not judged:
         return None
     passing = [row for row in judged if row["gate_passed"] and row["inter_token_speedup"] is not None]
     if not passing:
-        near = max(judged, key=lambda row: row["recovery_percent"])
+        near = max(judged, key=_recovery)
         if near["gate_passed"]:
             return None  # it passes but nothing was timed
-        kept = f" with {fixed(near['recovery_percent'], 1)} %."
+        kept = f" with {fixed(_recovery(near), 1)} %."
         spans = (Span(f"No pruned cell keeps {limit} of dense quality; the nearest is "), _cell(near), Span(kept))
         return Statement("speed", question, "none", spans)
-    best = max(passing, key=lambda row: (settled_speedup(row) or 0, row["recovery_percent"]))
+    best = max(passing, key=lambda row: (settled_speedup(row) or 0, _recovery(row)))
     if settled_speedup(best) == 1:
-        text = f" keeps {fixed(best['recovery_percent'], 1)} % but is not measurably faster than dense: "
+        text = f" keeps {_kept(best)} but is not measurably faster than dense: "
         return Statement("speed", question, times(1.0), (_cell(best), Span(f"{text}{_measured(best)}.")))
-    kept = f" generates tokens at {_measured(best)} dense speed and keeps {fixed(best['recovery_percent'], 1)} %."
+    kept = f" generates tokens at {_measured(best)} dense speed and keeps {_kept(best)}."
     return Statement("speed", question, times(best["inter_token_speedup"]), (_cell(best), Span(kept)))
 
 
 def _dominated(rows: Sequence[Row], where: str) -> Statement | None:
     """Methods all of whose cells are beaten by another method's cell in quality, speed and size together."""
     points = {
-        row["cell"]: (row["recovery_percent"], speed, -row["disk_bytes"])
+        row["cell"]: (_recovery(row), speed, -row["disk_bytes"])
         for row in rows
-        if row["recovery_percent"] is not None and row["disk_bytes"] is not None
+        if _recovery(row) is not None and row["disk_bytes"] is not None
         for speed in [settled_speedup(row)]
         if speed is not None
     }
@@ -125,7 +129,7 @@ def _dominated(rows: Sequence[Row], where: str) -> Statement | None:
         winners = [
             min(
                 (o for o in placed if o["method"] != method and dominates(points[o["cell"]], points[row["cell"]])),
-                key=lambda other: (round(abs(other["sparsity"] - row["sparsity"]), 2), -other["recovery_percent"]),
+                key=lambda other: (round(abs(other["sparsity"] - row["sparsity"]), 2), -_recovery(other)),
                 default=None,
             )
             for row in placed
@@ -184,6 +188,26 @@ def _cell(row: Row) -> Span:
 
 def _speed(row: Row) -> float:
     return float(row["inter_token_speedup"])
+
+
+def _recovery(row: Row) -> Any:
+    """What the gate judges, in per cent; None where it is not available."""
+    return row.get(quality_key(row))
+
+
+def _judged(row: Row) -> str:
+    count = row.get("tasks_run")
+    return f"mean over {count} tasks, " if count else ""
+
+
+def _kept(row: Row) -> str:
+    """Recovery, with the deviation where the row stands for several seeds."""
+    text = f"{fixed(_recovery(row), 1)} %"
+    deviation = seeds.spread(row, quality_key(row))
+    if deviation is not None:
+        text = f"{fixed(_recovery(row), 1)} ± {fixed(deviation, 1)} %"
+    many = seeds.said(row)
+    return f"{text} ({many})" if many else text
 
 
 def _perplexity(row: Row) -> float:

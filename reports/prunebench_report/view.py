@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from prunebench.cell.record import Record
-from prunebench_report import fields, frames, provenance
+from prunebench_report import devices, fields, frames, provenance, published, seeds, tasks
 from prunebench_report.cards import card, failure
 from prunebench_report.figures import figures
 from prunebench_report.matrix import matrix
@@ -30,12 +30,16 @@ def view(store: RunStore) -> dict[str, Any]:
     plan = store.read_plan()
     records, damaged = store.records(plan.cells)
     named = frames.names(plan.cells)
-    table = frames.plain(records, plan.gate)
+    table = frames.plain(records, plan.gate, plan.expect)
     for row in table:
         row["name"] = named[row["cell"]]
     shared, own = provenance.split(records)
     by_id = {row["cell"]: row for row in table}
     every = _in_plan_order(plan.cells, by_id, damaged, named)
+    rows = seeds.pooled(every, plan.cells, plan.gate)
+    results = [row for row in rows if row["status"] not in ("not run", "damaged")]
+    one_by_one = {cell for row in rows for cell in row.get("members", ())}
+    shown = {cell: row["cell"] for row in rows for cell in row.get("members", (row["cell"],))}
     return {
         "title": plan.title or plan.suite,
         "suite": plan.suite,
@@ -55,10 +59,13 @@ def view(store: RunStore) -> dict[str, Any]:
                 "figure": statement.figure,
                 "spans": [{"text": span.text, "cell": span.cell} for span in statement.spans],
             }
-            for statement in verdict(table, plan.gate)
+            for statement in verdict(results, plan.gate)
         ],
-        "figures": figures(table, plan.gate),
-        "table": matrix(every, plan.gate),
+        "figures": figures(results, plan.gate),
+        "table": matrix(rows, plan.gate),
+        "seed_table": matrix([row for row in every if row["cell"] in one_by_one], plan.gate) if one_by_one else None,
+        "published": published.section(plan.expect, records, shown),
+        "tasks": tasks.section(records, {row["cell"]: row["dense_cell"] for row in table}, named),
         "failures": [failure(one, by_id[one.id]) for one in records if one.status != "ok"],
         "damaged": [{"name": named[one.path.stem], "file": one.path.name, "reason": one.reason} for one in damaged],
         "cards": [card(one, by_id[one.id], own[one.id]) for one in records],
@@ -139,7 +146,7 @@ def warnings(plan: Plan, records: Sequence[Record], damaged: Sequence[Damaged]) 
         found.append(f"The CPU governor is '{clean(governor)}', so the clock may change between rounds.")
     if len(machines) > 1:
         found.append(f"Cells ran on {len(machines)} different machines: times must not be compared between them.")
-    return found
+    return found + devices.warnings(records, frames.names(plan.cells))
 
 
 def _drift(records: Sequence[Record]) -> float:

@@ -7,6 +7,7 @@ from transformers import DynamicCache
 from prunebench.measure.io import disk_read_bytes, generation_io, kv_cache_bytes, load_io, weight_bytes
 from prunebench.measure.latency import measure_latency
 from prunebench.measure.spec import LatencySpec
+from prunebench.model.load import Legs
 from prunebench.model.surgery import remove_layers
 from tiny import FAMILIES, tiny_model
 
@@ -75,6 +76,12 @@ def test_the_floor_is_bytes_over_bandwidth():
 def test_the_page_cache_is_named_by_what_came_from_the_disk(read, cache):
     found = load_io(1000, 0.5, read)
     assert (found.bytes, found.seconds, found.disk_read_bytes, found.cache) == (1000, 0.5, read, cache)
+
+
+def test_the_legs_of_loading_are_kept_where_they_were_apart():
+    found = load_io(1000, 0.5, 0, legs=Legs(0.3, 0.2, 900))
+    assert (found.host_s, found.device_s, found.device_bytes) == (0.3, 0.2, 900)
+    assert load_io(1000, 0.5, 0).host_s is None
 
 
 def test_an_unknown_count_is_not_available():

@@ -47,7 +47,12 @@ def prompt(batch=2, length=6):
 
 
 def spec(**changes):
-    return LatencySpec(**({"prompt": 6, "new_tokens": 5, "batch_size": 2, "min_rounds": 3, "min_time_s": 0} | changes))
+    return LatencySpec(
+        **(
+            {"prompt": 6, "new_tokens": 5, "batch_size": 2, "min_rounds": 3, "min_time_s": 0, "execution": "eager"}
+            | changes
+        )
+    )
 
 
 def test_prompt_and_generation_are_timed_apart(clock):

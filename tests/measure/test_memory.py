@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from prunebench.measure import memory as module
-from prunebench.measure.memory import MemorySampler
+from prunebench.measure.memory import MemorySampler, without
+from prunebench.measure.results import GpuMemory, Memory, PhaseMemory
 from prunebench.measure.timeline import Point
 
 MIB = 1 << 20
@@ -174,6 +175,62 @@ def test_without_a_sampler_the_kernels_maximum_stands_in_and_says_so(monkeypatch
     assert len(timeline.time_s) == 3  # both phases' begins, and the end
 
 
+@linux
+@pytest.mark.parametrize(
+    ("how", "words"), [(signal.SIGKILL, "exit code -9"), (signal.SIGSTOP, "did not end when it was told to")]
+)
+def test_a_sampler_that_dies_or_stands_still_is_noticed_and_costs_little(how, words):
+    with MemorySampler(interval_s=0.002) as sampler:
+        started(sampler)
+        sampler.phase("load")
+        wait_for(lambda: os.fstat(sampler._file.fileno()).st_size > 1, 3)
+        time.sleep(1.1)  # what it has seen is written every second
+        sampler._process.send_signal(how)
+        time.sleep(1.1)
+        sampler.phase("prune")
+        time.sleep(0.02)
+        began = time.monotonic()
+        memory, _ = sampler.result()
+        assert time.monotonic() - began < 3
+    assert words in memory.problem
+    assert "gave nothing after" in memory.problem
+    assert peak(memory, "load") > MIB
+    assert peak(memory, "prune") is None
+    assert memory.peak_rss_bytes >= peak(memory, "load")
+    assert memory.phases[-1].uss_bytes > MIB
+
+
+@linux
+def test_the_unique_set_is_read_when_a_phase_ends():
+    with MemorySampler(gpu=False) as sampler:
+        sampler.phase("before")
+        sampler.phase("during")
+        block = bytearray(64 * MIB)
+        sampler.phase("after")
+        del block
+        memory, _ = sampler.result()
+    unique = {entry.phase: entry.uss_bytes for entry in memory.phases}
+    assert unique["during"] - unique["before"] == pytest.approx(64 * MIB, rel=0.1)
+    assert unique["after"] < unique["during"]
+    assert memory.problem is None
+
+
+def test_phases_that_measure_are_no_peaks_of_the_models_own():
+    def phase(name, rss, gpu):
+        figures = GpuMemory(nvml_device_bytes=2 * gpu, nvml_process_bytes=gpu, allocated_bytes=None, reserved_bytes=gpu)
+        return PhaseMemory(phase=name, peak_rss_bytes=rss, gpu=figures)
+
+    phases = [phase("prune", 5, 50), phase("perplexity", 7, 30), phase("latency", 9, 90)]
+    memory = Memory(source="", interval_s=1, baseline_rss_bytes=1, peak_rss_bytes=9, uss_bytes=1, phases=phases)
+    found = without(memory, {"latency"})
+    assert found.peak_rss_bytes == 7
+    assert (found.gpu.nvml_process_bytes, found.gpu.nvml_device_bytes, found.gpu.reserved_bytes) == (50, 100, 50)
+    assert found.gpu.allocated_bytes is None
+    assert found.phases == phases
+    phases[0].peak_rss_bytes = None
+    assert without(memory, {"latency"}).peak_rss_bytes == 9  # what is left does not tell
+
+
 def test_gpu_figures_are_taken_to_phases(monkeypatch):
     with MemorySampler(gpu=False) as sampler:
         begun = time.monotonic()
@@ -191,6 +248,18 @@ def test_gpu_figures_are_taken_to_phases(monkeypatch):
     assert (figures["decode"].nvml_process_bytes, figures["decode"].nvml_device_bytes) == (300, 900)
     assert figures["load"].allocated_bytes is None
     assert (memory.gpu.nvml_process_bytes, memory.gpu.nvml_device_bytes) == (300, 900)
+
+
+def test_a_level_stretch_lasts_until_the_end_although_its_last_sample_came_later(monkeypatch):
+    with MemorySampler(gpu=False) as sampler:
+        begun = time.monotonic()
+        sampler.phase("prune")
+        time.sleep(0.05)
+        points = [Point(begun, 1000), Point(begun + 0.01, 2000), Point(begun + 100, 2000)]
+        monkeypatch.setattr(module, "parse", lambda _: points)
+        _, timeline = sampler.result()
+    assert timeline.time_s[-1] == pytest.approx(timeline.phases[-1].end_s, abs=1e-3)
+    assert timeline.rss_bytes[-2:] == [2000, 2000]
 
 
 def test_the_samplers_process_imports_nothing_heavy():

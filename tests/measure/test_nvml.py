@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from prunebench.measure.nvml import GpuDevice, Nvml
+from prunebench.measure.gpu import GpuDevice
+from prunebench.measure.nvml import Nvml, visible
 
 
 class NVMLError(Exception):
@@ -36,8 +37,9 @@ def test_what_a_good_driver_answers_is_passed_on(nvml):
     assert session.available and session.reason is None
     assert session.driver() == "570.86.15"
     assert session.devices() == [GpuDevice(index, "NVIDIA Test", f"GPU-{index}aaa", 80 << 30) for index in (0, 1)]
-    assert session.device_memory(1) == (2 << 30) + 1
-    assert session.process_memory(0, 11) == 1 << 30
+    assert session.gpu("1").memory_used() == (2 << 30) + 1
+    assert session.gpu("0").process_memory({11}) == 1 << 30
+    assert session.gpu("0").process_memory({11, 12}) == (1 << 30) + 5
 
 
 def test_older_bindings_give_bytes(nvml):
@@ -46,7 +48,8 @@ def test_older_bindings_give_bytes(nvml):
 
 
 def nothing(session):
-    return session.driver(), session.devices(), session.device_memory(0), session.process_memory(0, 11)
+    gpu = session.gpu(None)
+    return session.driver(), session.devices(), gpu and gpu.memory_used(), gpu and gpu.process_memory({11})
 
 
 def test_without_the_library_nothing_is_available(monkeypatch):
@@ -86,8 +89,8 @@ def test_each_call_may_fail_alone(nvml, name):
     assert driver == (None if "Driver" in name else "570.86.15")
     lost = name in {"nvmlDeviceGetCount", "nvmlDeviceGetHandleByIndex"}
     assert len(devices) == (0 if lost else 2)
-    assert device == (None if "Handle" in name or "MemoryInfo" in name else 2 << 30)
-    assert own == (None if "Handle" in name or "Compute" in name else 1 << 30)
+    assert device == (None if lost or "MemoryInfo" in name else 2 << 30)
+    assert own == (None if lost or "Compute" in name else 1 << 30)
     if devices:
         assert (devices[0].name is None) == (name == "nvmlDeviceGetName")
         assert (devices[0].uuid is None) == (name == "nvmlDeviceGetUUID")
@@ -97,14 +100,14 @@ def test_each_call_may_fail_alone(nvml, name):
 @pytest.mark.parametrize("used", [None, (1 << 64) - 1])
 def test_memory_that_nvml_leaves_open_is_not_zero(nvml, used):
     session = nvml(nvmlDeviceGetComputeRunningProcesses=[process(11, used)])
-    assert session.process_memory(0, 11) is None
+    assert session.gpu(None).process_memory({11}) is None
     session = nvml(nvmlDeviceGetMemoryInfo=SimpleNamespace(total=None, used=used))
-    assert session.device_memory(0) is None
+    assert session.gpu(None).memory_used() is None
     assert session.devices()[0].total_bytes is None
 
 
 def test_a_pid_that_is_not_listed_is_not_available(nvml):
-    assert nvml().process_memory(0, 99) is None
+    assert nvml().gpu(None).process_memory({99}) is None
 
 
 def test_a_process_in_both_lists_counts_once_and_its_slices_add_up(nvml):
@@ -112,7 +115,7 @@ def test_a_process_in_both_lists_counts_once_and_its_slices_add_up(nvml):
         nvmlDeviceGetComputeRunningProcesses=[process(11, 4), process(11, 6), process(11, None)],
         nvmlDeviceGetGraphicsRunningProcesses=[process(11, 7)],
     )
-    assert session.process_memory(0, 11) == 10
+    assert session.gpu(None).process_memory({11}) == 10
 
 
 @pytest.mark.parametrize(
@@ -120,7 +123,19 @@ def test_a_process_in_both_lists_counts_once_and_its_slices_add_up(nvml):
     [(None, 0), ("1", 1), ("1,0", 1), ("GPU-1aaa", 1), ("GPU-1", 1), ("", None), ("-1", None), ("MIG-1aaa", None)],
 )
 def test_the_gpu_that_cuda_calls_zero(nvml, visible, index):
-    assert nvml().visible_index(visible) == index
+    gpu = nvml().gpu(visible)
+    assert (gpu and gpu.index) == index
+
+
+@pytest.mark.parametrize(
+    ("device", "shown", "entry"),
+    [("cuda", None, None), ("cuda:1", None, "1"), ("cuda", "3,1", "3"), ("cuda:1", "3,1", "1"), ("cuda:2", "3,1", "")],
+)
+def test_what_torch_calls_a_device_is_an_entry_of_the_visible_ones(monkeypatch, device, shown, entry):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if shown is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    assert visible(device) == entry
 
 
 def test_closing_shuts_the_library_once_and_ends_all_answers(nvml):

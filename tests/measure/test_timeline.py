@@ -17,7 +17,7 @@ def test_lines_become_points_and_half_a_line_nothing():
 
 
 @settings(max_examples=200, deadline=None)
-@given(POINTS, st.integers(4, 80))
+@given(POINTS, st.integers(5, 80))
 def test_no_peak_is_lost_and_nothing_is_made_up(points, limit):
     found = decimate(points, 5.0, [], limit)
     assert 0 < len(found.time_s) == len(found.rss_bytes) <= limit
@@ -31,6 +31,9 @@ def test_no_peak_is_lost_and_nothing_is_made_up(points, limit):
     assert (found.gpu_bytes is None) == (not gpu)
     if gpu:
         assert max(found.gpu_bytes) == max(gpu)
+    device = [point.gpu_device for point in points if point.gpu_device is not None]
+    if found.gpu_device_bytes is not None:
+        assert max(found.gpu_device_bytes) == max(device)
 
 
 def test_few_points_stay_as_they_are():
@@ -47,4 +50,7 @@ def test_a_long_run_keeps_a_spike_of_one_sample_at_its_time():
 
 def test_the_process_stands_for_the_gpu_and_gaps_are_filled():
     points = [Point(0, 1), Point(1, 1, 20, 90), Point(2, 1), Point(3, 1, None, 30)]
-    assert decimate(points, 0.0, []).gpu_bytes == [20, 20, 20, 30]
+    found = decimate(points, 0.0, [])
+    assert found.gpu_bytes == [20, 20, 20, 30]
+    assert found.gpu_device_bytes == [90, 90, 90, 30]
+    assert decimate([Point(0, 1, None, 90)], 0.0, []).gpu_device_bytes is None  # it is the line already

@@ -91,6 +91,18 @@ BROKEN = {
         "from prunebench import hookimpl\n@hookimpl\ndef prunebench_register_metod():\n    return None\n",
         "unknown hooks: prunebench_register_metod",
     ),
+    "task data with a name that is taken": (
+        (
+            "from prunebench import TaskData, hookimpl\n"
+            "class Mine(TaskData):\n    name = 'hub'\n    def splits(self, task): return {}\n"
+            "@hookimpl\ndef prunebench_register_task_data():\n    return Mine()\n"
+        ),
+        "the name 'hub' means something else in a suite",
+    ),
+    "no task data": (
+        "from prunebench import hookimpl\n@hookimpl\ndef prunebench_register_task_data():\n    return {}\n",
+        "not a prunebench.TaskData object",
+    ),
     "wrong API": ("PRUNEBENCH_API = 99\n" + GOOD.format(name="late"), "plugin API 99, this prunebench has API 1"),
     "wrong hook argument": (
         "from prunebench import hookimpl\n@hookimpl\ndef prunebench_cell_started(sell):\n    return None\n",

@@ -74,8 +74,11 @@ def test_a_timeline_of_nothing_but_zeros_is_drawn():
 
 
 def test_the_gpu_has_a_line_of_its_own():
-    drawn = strips.timeline(Timeline(time_s=[0.0, 1.0], rss_bytes=[5, 6], gpu_bytes=[1, 2], phases=[]))
-    assert [line["dashed"] for line in drawn["lines"]] == [False, True]
+    line = Timeline(time_s=[0.0, 1.0], rss_bytes=[5, 6], gpu_bytes=[1, 2], phases=[])
+    assert [one["style"] for one in strips.timeline(line)["lines"]] == ["", "dashed"]
+    drawn = strips.timeline(line.model_copy(update={"gpu_device_bytes": [3, 40]}))
+    assert [one["style"] for one in drawn["lines"]] == ["", "dashed", "dotted"]
+    assert drawn["levels"][-1]["text"] in ("40 B", "60 B")
 
 
 times = st.lists(st.lists(st.floats(1e-6, 10), max_size=40), max_size=8)

@@ -16,7 +16,7 @@ quality: {perplexity: {corpus: boolq-passages, windows: 3, length: 10}}
 profile: {latency: {prompt: 6, new_tokens: 4, batch_size: 2, min_rounds: 5, min_time_s: 1}}
 """
 
-DENSE_ID, WANDA_ID = "e6e69fa5eb47a749", "312c415a6cfbe764"
+DENSE_ID, WANDA_ID = "9e043f1bd9eb50ff", "29de34bd71041a18"
 
 
 def ids(suite, registry):

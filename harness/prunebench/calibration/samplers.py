@@ -45,10 +45,11 @@ class Texts:
 
 @dataclass(frozen=True)
 class Drawn:
-    """tokens: int64 [windows, length]; documents: how many were used."""
+    """tokens: int64 [windows, length]; documents: how many were used; tail: what is left at the end, int64 [tokens]."""
 
     tokens: NDArray[np.int64]
     documents: int
+    tail: NDArray[np.int64] | None = None
 
 
 def c4_gptq(texts: Texts, windows: int, length: int, seed: int) -> Drawn:
@@ -120,6 +121,15 @@ def consecutive(texts: Texts, windows: int | None, length: int, seed: int = 0) -
     return _fill(texts, texts.documents, texts.joiner, windows, length)
 
 
+def stretch(texts: Texts, windows: int | None, length: int, *, fewer: bool = False, tail: bool = False) -> Drawn:
+    """`consecutive` for evaluation: ``fewer`` windows where the text is short, and its ``tail`` as a shorter window.
+
+    The tail is there only where the text ends before all windows are full, and has at least two tokens, since the
+    first one is not predicted. Raises PrunebenchError where the text is too short.
+    """
+    return _fill(texts, texts.documents, texts.joiner, windows, length, fewer=fewer, tail=tail)
+
+
 SAMPLERS: dict[str, Callable[[Texts, int, int, int], Drawn]] = {
     "c4-gptq": c4_gptq,
     "distinct": distinct,
@@ -176,7 +186,16 @@ class _Lottery:
         return None
 
 
-def _fill(texts: Texts, documents: Iterable[str], joiner: str, windows: int | None, length: int) -> Drawn:
+def _fill(
+    texts: Texts,
+    documents: Iterable[str],
+    joiner: str,
+    windows: int | None,
+    length: int,
+    *,
+    fewer: bool = False,
+    tail: bool = False,
+) -> Drawn:
     """Join documents until the windows are full, and cut."""
     remaining, parts = iter(documents), []
     ids: Sequence[int] = ()
@@ -195,10 +214,16 @@ def _fill(texts: Texts, documents: Iterable[str], joiner: str, windows: int | No
         parts.extend(remaining)
         ids = texts.encode(joiner.join(parts))
     have = len(ids) // length
-    if have < (windows or 1):
-        raise _too_little(texts, windows or 1, length, have, f"the text has {len(ids)} tokens")
-    count = windows or have
-    return Drawn(np.asarray(ids[: count * length], dtype=np.int64).reshape(count, length), len(parts))
+    short = tail and len(ids) - have * length > 1 and (windows is None or have < windows)
+    wanted = 1 if fewer else windows or 1
+    if have + short < wanted:
+        raise _too_little(texts, wanted, length, have, f"the text has {len(ids)} tokens")
+    count = min(have, windows or have)
+    return Drawn(
+        np.asarray(ids[: count * length], dtype=np.int64).reshape(count, length),
+        len(parts),
+        np.asarray(ids[count * length :], dtype=np.int64) if short else None,
+    )
 
 
 def _too_little(texts: Texts, windows: int, length: int, had: int, why: str, *, hint: str = _LESS) -> PrunebenchError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from prunebench.calibration.corpus import Corpus, LocalFile, check_split, corpus_of
 from prunebench.calibration.encoder import Encoder
-from prunebench.calibration.samplers import Texts, consecutive, sample
+from prunebench.calibration.samplers import Texts, sample, stretch
 from prunebench.calibration.spec import CalibrationSpec, CorpusRef
 from prunebench.calibration.token_file import read_tokens
 from prunebench.errors import PrunebenchError
@@ -29,13 +29,15 @@ class Windows:
 
     tokens: int64 [windows, length]; sha256: of `windows x length` and the little-endian bytes; bos: where the
     beginning-of-sequence token stands ('none', 'first window', 'where a text starts', 'as in the file');
-    documents: how many were used, None for a token file.
+    documents: how many were used, None for a token file; tail: a shorter window at the end, int64 [1, tokens], which
+    `sha256` covers too.
     """
 
     tokens: torch.Tensor
     sha256: str
     bos: str
     documents: int | None
+    tail: torch.Tensor | None = None
 
 
 def calibration_windows(
@@ -68,18 +70,32 @@ def evaluation_windows(
     tokenizer: Any,
     vocab_size: int,
     corpora: Mapping[str, Corpus],
+    *,
+    fewer: bool = False,
+    tail: bool = False,
+    joiner: str | None = None,
 ) -> Windows:
-    """Consecutive windows of a split, SparseGPT's protocol: joined, tokenised once, cut, tail dropped.
+    """Consecutive windows of a split: joined, tokenised once, cut. No seed plays a part.
 
-    ``windows`` None takes all. Raises PrunebenchError as `calibration_windows` does.
+    ``windows`` None takes all, ``fewer`` takes what there is where the text is short, ``tail`` keeps a shorter window
+    at its end, ``joiner`` stands between documents instead of the corpus's own.
+    Raises PrunebenchError as `calibration_windows` does.
     """
     corpus = _corpus(corpus_ref, split, corpora)
     if isinstance(corpus, LocalFile) and corpus.holds_tokens:
         return _windows(read_tokens(corpus.path, windows=windows, length=length), vocab_size, corpus.name)
     encoder = Encoder(tokenizer)
-    drawn = consecutive(_texts(corpus, split, encoder), windows, length)
+    texts = _texts(corpus, split, encoder)
+    if joiner is not None:
+        texts = replace(texts, joiner=joiner)
+    drawn = stretch(texts, windows, length, fewer=fewer, tail=tail)
     bos = "none" if encoder.bos is None else "first window"
-    return _windows(drawn.tokens, vocab_size, corpus.name, bos, drawn.documents)
+    found = _windows(drawn.tokens, vocab_size, corpus.name, bos, drawn.documents)
+    if drawn.tail is None:
+        return found
+    short = _windows(drawn.tail[None], vocab_size, corpus.name)
+    both = hashlib.sha256(f"{found.sha256} {short.sha256}".encode()).hexdigest()
+    return replace(found, sha256=both, tail=short.tokens)
 
 
 def tokens_sha256(tokens: NDArray[np.int64]) -> str:
@@ -116,7 +132,7 @@ def _texts(corpus: Corpus, split: str, encoder: Encoder) -> Texts:
 def _windows(
     tokens: NDArray[np.int64], vocab_size: int, name: str, bos: str = "as in the file", documents: int | None = None
 ) -> Windows:
-    low, high = int(tokens.min()), int(tokens.max())
+    low, high = (int(tokens.min()), int(tokens.max())) if tokens.size else (0, 0)
     if low < 0 or high >= vocab_size:
         raise PrunebenchError(
             f"corpus '{name}' gives token id {low if low < 0 else high}, the model knows 0 to {vocab_size - 1}",

@@ -32,6 +32,7 @@ from prunebench.plugin.method import pattern_of
 
 if TYPE_CHECKING:
     from prunebench.calibration.corpus import Corpus
+    from prunebench.measure.task_data import TaskData
     from prunebench.plugin.method import Method, Reference
 
 
@@ -50,6 +51,10 @@ class Workbench:
     @property
     def corpora(self) -> dict[str, Corpus]:
         return {name: entry.value for name, entry in self.registry.corpora.items()}
+
+    @property
+    def task_data(self) -> dict[str, TaskData]:
+        return {name: entry.value for name, entry in self.registry.task_data.items()}
 
     def load(self) -> LoadedModel:
         model = self.cell.model
@@ -116,7 +121,7 @@ def make(bench: Workbench) -> Made:
     recovered = recover(recovery, cell, loaded, kept, bench.corpora, phases)
     with phases.phase("audit"):
         audited = audit(loaded.model, dense, kept, _patterns(cell))
-    load_result = load_io(loaded.weight_bytes, loaded.seconds, read)
+    load_result = load_io(loaded.weight_bytes, loaded.seconds, read, legs=loaded.legs)
     return Made(loaded, dense, audited, load_result, calibration, notes, recovered, method.reference)
 
 

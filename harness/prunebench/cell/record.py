@@ -10,7 +10,18 @@ from typing import Any, Literal
 from pydantic import Field
 
 from prunebench.cell.spec import Cell
-from prunebench.measure.results import IO, Audit, Latency, LatencySamples, Memory, Perplexity, Timeline
+from prunebench.measure.device_results import Contention, DramTraffic, EnergyResult
+from prunebench.measure.results import (
+    IO,
+    Audit,
+    Breakdown,
+    Latency,
+    LatencySamples,
+    Memory,
+    Perplexity,
+    TaskResult,
+    Timeline,
+)
 from prunebench.schema import Part
 
 SCHEMA = 1
@@ -30,7 +41,8 @@ class Cost(Part):
     calibration_tokens: int
     calibration_sha256: str | None
     peak_rss_bytes: int | None = Field(description="while pruning")
-    peak_gpu_bytes: int | None = None
+    peak_gpu_bytes: int | None = Field(None, description="on the GPU while pruning")
+    peak_gpu_source: str | None = Field(None, description="who counted that")
     recover_s: float | None = Field(None, description="the recovery alone, training included; None without one")
     recover_tokens: int | None = Field(None, description="tokens seen in its training, each as often as it was seen")
     recover_sha256: str | None = Field(None, description="of its windows")
@@ -64,12 +76,15 @@ class Quality(Part):
     """What the pruned model is worth."""
 
     perplexity: list[Perplexity]
+    tasks: list[TaskResult] = Field(default_factory=list)
 
 
 class Speed(Part):
-    """What it costs in time; one entry a shape."""
+    """What it costs in time; one entry a shape, and those with 2:4 kernels behind them."""
 
     latency: list[Latency]
+    breakdown: Breakdown | None = Field(None, description="of the first shape")
+    dram: DramTraffic | None = Field(None, description="of the GPU's memory in the generation phase, by its counters")
 
 
 class Record(Part):
@@ -85,6 +100,8 @@ class Record(Part):
     quality: Quality | None = None
     speed: Speed | None = None
     memory: Memory | None = None
+    contention: Contention | None = None
+    energy: EnergyResult | None = None
     io: IO | None = None
     cost: Cost | None = None
     samples: Samples | None = None
@@ -92,5 +109,8 @@ class Record(Part):
         default_factory=dict, description="what the method says of itself; not trusted"
     )
     recovery_notes: dict[str, Any] = Field(default_factory=dict, description="what the recovery says of itself")
+    flags: list[str] = Field(
+        default_factory=list, description="what method or recovery changed for others and left behind, one sentence each"
+    )
     provenance: dict[str, Any] = Field(default_factory=dict)
     error: Error | None = None

@@ -15,22 +15,21 @@ from prunebench.calibration.windows import evaluation_windows
 from prunebench.cell.events import EventWriter
 from prunebench.cell.make import Made, Workbench, make, vocabulary, workbench
 from prunebench.cell.phases import Phases
+from prunebench.cell.profile import OURS, profile
 from prunebench.cell.record import Cost, Error, Quality, Record, Samples, Speed
 from prunebench.cell.spec import Cell
 from prunebench.errors import PrunebenchError
 from prunebench.measure.audit import DenseFacts
-from prunebench.measure.bandwidth import read_bandwidth
-from prunebench.measure.io import generation_io
-from prunebench.measure.latency import measure_latency
-from prunebench.measure.memory import MemorySampler
+from prunebench.measure.contention import CpuWatch
+from prunebench.measure.device_results import Contention
+from prunebench.measure.memory import MemorySampler, without
 from prunebench.measure.perplexity import perplexity
+from prunebench.measure.positions import positions
 from prunebench.measure.provenance import machine
-from prunebench.measure.results import IO, Audit, GenerationIO, Latency, LatencySamples, Memory, Perplexity
+from prunebench.measure.results import IO, Audit, Memory, Perplexity
+from prunebench.measure.tasks import evaluate_tasks
 from prunebench.model import checkpoint
 from prunebench.model.load import LoadedModel
-
-OURS = ("bandwidth", "latency")
-"""Phases in which memory holds a buffer of ours, or a dense twin beside the pruned model: no peak of the model's own."""
 
 
 def run_cell(cell: Cell, *, events: EventWriter, command: str, keep: Path | None = None) -> Record:
@@ -40,16 +39,27 @@ def run_cell(cell: Cell, *, events: EventWriter, command: str, keep: Path | None
     """
     started = _now()
     begun = time.perf_counter()
-    with MemorySampler(gpu=cell.device != "cpu" and torch.cuda.is_available()) as sampler:
-        phases = Phases(events.phase, events.progress, sampler.phase)
+    watch = CpuWatch()
+    device = cell.device if cell.device.startswith("cuda") else "cuda"
+    with MemorySampler(gpu=cell.device != "cpu" and torch.cuda.is_available(), device=device) as sampler:
+
+        def tag(phase: str) -> None:
+            sampler.phase(phase)
+            watch.phase(phase)
+
+        phases = Phases(events.phase, events.progress, tag)
         base: dict[str, Any] = {"id": cell.id, "cell": cell, "started": started}
         try:
             results = _measure(cell, phases, begun, keep)
+            watch.stop()
             memory, timeline = sampler.result()
             results["samples"].memory = timeline
-            record = Record(**base, status="ok", finished=_now(), memory=_fair(memory), **results)
+            record = Record(**base, status="ok", finished=_now(), memory=without(memory, OURS), **results)
             if record.cost is not None:
                 record.cost.peak_rss_bytes = _peak(memory, "prune")
+                record.cost.peak_gpu_bytes, record.cost.peak_gpu_source = _gpu_peak(memory, "prune")
+            if record.io is not None:
+                record.io.load.pcie = sampler.pcie()
         except Exception as error:
             memory, _ = sampler.result()
             record = Record(
@@ -58,6 +68,7 @@ def run_cell(cell: Cell, *, events: EventWriter, command: str, keep: Path | None
                 finished=_now(),
                 error=_error(error, phases.current, command, memory.peak_rss_bytes),
             )
+        record.contention = Contention(gpu=sampler.sharing(), cpu=watch.result(), cpu_reason=watch.reason)
     plugin = f"{cell.method.distribution} {cell.method.version}"
     record.provenance = {**machine(), "command": command, "plugin": plugin, **record.provenance}
     return record
@@ -73,14 +84,27 @@ def _measure(cell: Cell, phases: Phases, begun: float, keep: Path | None) -> dic
 
     with phases.phase("perplexity"):
         quality = Quality(perplexity=_perplexities(bench, made.loaded))
-    speed, samples, generation = _profile(bench, model, pruned=_is_pruned(made.audit, made.dense))
+    if cell.tasks:
+        with phases.phase("tasks"):
+            quality.tasks = evaluate_tasks(
+                model, made.loaded.tokenizer, cell.tasks, data=bench.task_data, progress=phases.progress
+            )
+    profiled = profile(
+        model,
+        cell.latency,
+        vocabulary(model),
+        phases,
+        audited=made.audit,
+        twin=(lambda: bench.load().model) if _is_pruned(made.audit, made.dense) else None,
+    )
     return {
         "audit": made.audit,
         "quality": quality,
-        "speed": speed,
-        "io": IO(load=made.load, generation=generation),
+        "speed": Speed(latency=profiled.latency, breakdown=profiled.breakdown, dram=profiled.dram),
+        "energy": profiled.energy,
+        "io": IO(load=made.load, generation=profiled.generation),
         "cost": _cost(cell, phases, made, begun),
-        "samples": samples,
+        "samples": Samples(latency=profiled.samples, memory=None),
         "method_notes": made.notes,
         "recovery_notes": made.recovered.notes,
         "provenance": {**_sources(bench, made), **made.recovered.provenance},
@@ -93,16 +117,21 @@ def _perplexities(bench: Workbench, loaded: LoadedModel) -> list[Perplexity]:
         windows = evaluation_windows(
             spec.corpus,
             spec.split,
-            spec.length,
+            spec.length or positions(loaded.model),
             spec.windows,
             loaded.tokenizer,
             vocabulary(loaded.model),
             bench.corpora,
+            fewer=spec.fewer,
+            tail=spec.tail,
+            joiner=spec.joiner,
         )
         results.append(
             perplexity(
                 loaded.model,
                 windows.tokens,
+                tail=windows.tail,
+                protocol=spec.protocol,
                 corpus=spec.corpus.name,
                 split=spec.split,
                 bos=windows.bos,
@@ -111,30 +140,6 @@ def _perplexities(bench: Workbench, loaded: LoadedModel) -> list[Perplexity]:
             )
         )
     return results
-
-
-def _profile(bench: Workbench, model: Any, *, pruned: bool) -> tuple[Speed, Samples, list[GenerationIO]]:
-    """Time every shape; a pruned model's rounds alternate with those of a dense twin in the same process."""
-    latencies: list[Latency] = []
-    samples: list[LatencySamples] = []
-    generation: list[GenerationIO] = []
-    if bench.cell.latency:
-        prompts = [_prompt(model, spec.batch_size, spec.prompt) for spec in bench.cell.latency]
-        with bench.phases.phase("generate"):  # the pruned model alone: what generation needs in memory
-            for spec, prompt in zip(bench.cell.latency, prompts, strict=True):
-                once = spec.model_copy(update={"min_rounds": 1, "min_time_s": 0.0})
-                measure_latency(model, prompt, once)
-        with bench.phases.phase("bandwidth"):
-            bandwidth, source = read_bandwidth(bench.device)
-        with bench.phases.phase("latency"):
-            twin = bench.load().model if pruned else None
-            for number, (spec, prompt) in enumerate(zip(bench.cell.latency, prompts, strict=True)):
-                latency, raw = measure_latency(model, prompt, spec, dense=twin)
-                latencies.append(latency)
-                samples.append(raw)
-                generation.append(generation_io(model, latency, bandwidth, source))
-                bench.phases.progress(number + 1, len(prompts))
-    return Speed(latency=latencies), Samples(latency=samples, memory=None), generation
 
 
 def _is_pruned(audited: Audit, dense: DenseFacts) -> bool:
@@ -164,22 +169,21 @@ def _cost(cell: Cell, phases: Phases, made: Made, begun: float) -> Cost:
     )
 
 
-def _fair(memory: Memory) -> Memory:
-    """Peaks of the cell without the phases that need memory for the measuring itself."""
-    peaks = [entry.peak_rss_bytes for entry in memory.phases if entry.phase not in OURS]
-    known = [peak for peak in peaks if peak is not None]
-    return memory.model_copy(update={"peak_rss_bytes": max(known)}) if known else memory
-
-
 def _peak(memory: Memory, phase: str) -> int | None:
     return next((entry.peak_rss_bytes for entry in memory.phases if entry.phase == phase), None)
 
 
-def _prompt(model: Any, batch: int, length: int) -> torch.Tensor:
-    """Fixed prompt ids, int64 [batch, length]: the same for every cell of a model, whatever its seed."""
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, vocabulary(model), (batch, length), generator=generator)
-    return ids.to(model.device)
+def _gpu_peak(memory: Memory, phase: str) -> tuple[int | None, str | None]:
+    """Bytes on the GPU in the ``phase`` at most, and who counted them: the closest to the method's own need first."""
+    gpu = next((entry.gpu for entry in memory.phases if entry.phase == phase), None)
+    if gpu is None:
+        return None, None
+    sources = (
+        (gpu.allocated_bytes, "torch's allocator, bytes allocated"),
+        (gpu.nvml_process_bytes, "NVML, this process"),
+        (gpu.nvml_device_bytes, "NVML, the whole device, others included"),
+    )
+    return next(((value, name) for value, name in sources if value is not None), (None, None))
 
 
 def _error(error: Exception, phase: str, command: str, peak: int | None) -> Error:

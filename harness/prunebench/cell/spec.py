@@ -13,11 +13,11 @@ from typing import Any
 from pydantic import Field
 
 from prunebench.calibration.spec import CalibrationSpec, CorpusRef
-from prunebench.measure.spec import LatencySpec
+from prunebench.measure.spec import LatencySpec, TaskSpec
 from prunebench.model.ref import ModelRef
 from prunebench.schema import Frozen
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised when the harness measures something differently, so that old cells are never taken for new ones."""
 
 
@@ -46,12 +46,23 @@ class RecoveryRef(PluginRef):
 
 
 class PerplexitySpec(Frozen):
-    """Perplexity over consecutive windows that do not overlap (SparseGPT's protocol)."""
+    """Perplexity over consecutive windows that do not overlap."""
 
     corpus: CorpusRef
     split: str
-    length: int = Field(gt=1, description="tokens per window; the last, incomplete window is dropped")
+    length: int | None = Field(gt=1, description="tokens per window; the model's max_position_embeddings where null")
     windows: int | None = Field(None, gt=0, description="the first so many windows; all where absent")
+    protocol: str = Field("sparsegpt", description="the name under which the rest was filled in")
+    fewer: bool = Field(False, description="fewer windows are no mistake where the text is short")
+    tail: bool = Field(False, description="the last, incomplete window counts too")
+    joiner: str | None = Field(None, description="stands between documents instead of the corpus's own")
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the number. Defaults that came later are left out: such cells keep the ids of older runs."""
+        later = {"protocol": "sparsegpt", "tail": False, "joiner": None}
+        data = self.model_dump(mode="json", exclude={"corpus", "fewer"})
+        kept = {key: value for key, value in data.items() if key not in later or value != later[key]}
+        return {**kept, "corpus": self.corpus.identity()}
 
 
 class Cell(Frozen):
@@ -62,12 +73,14 @@ class Cell(Frozen):
     recovery: RecoveryRef | None = None
     calibration: CalibrationSpec | None = None
     perplexity: tuple[PerplexitySpec, ...] = ()
+    tasks: tuple[TaskSpec, ...] = ()
     latency: tuple[LatencySpec, ...] = ()
     seed: int = 0
     device: str = "auto"
     threads: int | None = None
     keep_model: bool = Field(False, description="save the pruned model in the run folder")
     time_limit_s: float | None = Field(None, gt=0, description="the cell is ended after so many seconds")
+    memory_limit_bytes: int | None = Field(None, gt=0, description="the cell is ended where it holds more memory")
     protocol: int = PROTOCOL
 
     @property
@@ -86,19 +99,22 @@ class Cell(Frozen):
         method = self.method.model_dump(mode="json", exclude={"given"})
         data = self.model_dump(
             mode="json",
-            exclude={"model", "method", "recovery", "calibration", "perplexity", "time_limit_s", "keep_model"},
+            exclude={"model", "method", "recovery", "calibration", "perplexity", "tasks", "time_limit_s", "memory_limit_bytes", "keep_model"},
         )
         data["model"] = self.model.identity()
         data["method"] = method
         data["calibration"] = self.calibration and _with_corpus(self.calibration)
-        data["perplexity"] = [_with_corpus(spec) for spec in self.perplexity]
-        if self.recovery is not None:  # left out where there is none: such cells keep the ids of older runs
+        data["perplexity"] = [spec.identity() for spec in self.perplexity]
+        # What came later is left out where there is none: such cells keep the ids of older runs.
+        if self.tasks:
+            data["tasks"] = [spec.identity() for spec in self.tasks]
+        if self.recovery is not None:
             recovery = self.recovery.model_dump(mode="json", exclude={"given", "data"})
             data["recovery"] = {**recovery, "data": _with_corpus(self.recovery.data)}
         return data
 
 
-def _with_corpus(spec: CalibrationSpec | PerplexitySpec) -> dict[str, Any]:
+def _with_corpus(spec: CalibrationSpec) -> dict[str, Any]:
     return {**spec.model_dump(mode="json", exclude={"corpus"}), "corpus": spec.corpus.identity()}
 
 

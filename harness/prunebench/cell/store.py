@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from prunebench.cell.expect import Expectation
 from prunebench.cell.record import SCHEMA, Record
 from prunebench.cell.spec import Cell
 from prunebench.errors import PrunebenchError, first_line
@@ -53,6 +54,8 @@ class Plan:
     cells: tuple[Cell, ...]
     suite_sha256: str
     gate: float = 0.95
+    expect: tuple[Expectation, ...] = ()
+    """Published figures of these cells."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,10 @@ class RunStore:
     def scratch_path(self) -> Path:
         """For files that live as long as a run."""
         return self.folder / "scratch"
+
+    def stages_path(self, cell_id: str) -> Path:
+        """Results of a cell that has not ended yet."""
+        return self.folder / "cells" / f"{cell_id}.stages.json"
 
     def model_path(self, cell_id: str) -> Path:
         return self.folder / "models" / cell_id
@@ -147,6 +154,7 @@ class RunStore:
             "title": plan.title,
             "suite_sha256": plan.suite_sha256,
             "gate": plan.gate,
+            "expect": [figure.model_dump(mode="json") for figure in plan.expect],
             "cells": [{"id": cell.id, "cell": cell.model_dump(mode="json")} for cell in plan.cells],
         }
         write_atomically(store.plan_path, json.dumps(data, indent=1) + "\n")
@@ -172,6 +180,7 @@ class RunStore:
                 cells=tuple(Cell.model_validate(entry["cell"]) for entry in data["cells"]),
                 suite_sha256=data["suite_sha256"],
                 gate=data["gate"],
+                expect=tuple(Expectation.model_validate(figure) for figure in data.get("expect", [])),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise PrunebenchError(

@@ -10,6 +10,7 @@ import click
 
 COMMANDS = {
     "run": "Run a suite and write its report.",
+    "suites": "List the suites that come with prunebench.",
     "plan": "Show the cells of a suite, what is done already, and how much work is left.",
     "prune": "Prune one model and save it.",
     "report": "Render the report of a run again.",

@@ -10,7 +10,7 @@ import click
 @click.command("plugins")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def command(*, as_json: bool) -> None:
-    """List methods, recoveries, models and corpora with the plugin that provides each, and the plugins that cannot be used.
+    """List methods, recoveries, models, corpora and task data with the plugin that provides each, and the plugins that cannot be used.
 
     PRUNEBENCH_PLUGINS=a,b loads only these plugins (entry points or distributions), -a leaves one out, an empty
     value loads none.

@@ -20,4 +20,5 @@ def command() -> None:
     registry = load_plugins()
     methods = {name: registered.value for name, registered in registry.methods.items()}
     recoveries = {name: registered.value for name, registered in registry.recoveries.items()}
-    click.echo(json.dumps(json_schema(methods, registry.models, registry.corpora, recoveries), indent=2))
+    schema = json_schema(methods, registry.models, registry.corpora, recoveries, registry.task_data)
+    click.echo(json.dumps(schema, indent=2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from torch import nn
 from transformers import DynamicCache
 
 from prunebench.measure.results import GenerationIO, Latency, LoadIO
+from prunebench.model.load import Legs
 
 
 def generation_io(model: Any, latency: Latency, bandwidth: float, source: str) -> GenerationIO:
@@ -75,8 +77,8 @@ def kv_cache_bytes(model: Any, prompt: int, new_tokens: int, batch_size: int = 1
     return round(total * batch_size)
 
 
-def load_io(weight_file_bytes: int, seconds: float, disk_read_bytes: int | None) -> LoadIO:
-    """What loading read. ``disk_read_bytes`` is the growth of `disk_read_bytes()` meanwhile.
+def load_io(weight_file_bytes: int, seconds: float, disk_read_bytes: int | None, *, legs: Legs | None = None) -> LoadIO:
+    """What loading read. ``disk_read_bytes`` is the growth of `disk_read_bytes()` meanwhile; ``legs`` where they were apart.
 
     The page cache was warm where at most a tenth of the file came from the disk, cold where at least nine tenths did.
     """
@@ -84,7 +86,13 @@ def load_io(weight_file_bytes: int, seconds: float, disk_read_bytes: int | None)
     if disk_read_bytes is not None and weight_file_bytes > 0:
         share = disk_read_bytes / weight_file_bytes
         cache = "warm" if share <= 0.1 else "cold" if share >= 0.9 else "mixed"
-    return LoadIO(bytes=weight_file_bytes, seconds=seconds, disk_read_bytes=disk_read_bytes, cache=cache)
+    return LoadIO(
+        bytes=weight_file_bytes,
+        seconds=seconds,
+        disk_read_bytes=disk_read_bytes,
+        cache=cache,
+        **asdict(legs) if legs else {},
+    )
 
 
 def disk_read_bytes(path: Path = Path("/proc/self/io")) -> int | None:

@@ -7,7 +7,6 @@ and nothing but the model, an argmax and the clock stands in it.
 from __future__ import annotations
 
 import gc
-import inspect
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,24 +16,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
+from prunebench.measure.execution import Chosen, Decoder, choose
 from prunebench.measure.positions import check_positions
 from prunebench.measure.results import Latency, LatencySamples
 from prunebench.measure.spec import LatencySpec
 from prunebench.measure.statistics import paired_ratio, summary
 
-EXECUTION = "eager, dynamic KV cache"
 PAIRED_ROUNDS = 6
 """Fewer pairs bound no median at 95 % (see `paired_ratio`); an even number gives both models the first place as often."""
 
 
 @dataclass
 class _Timed:
-    """A model and its samples, seconds."""
+    """A model in its execution form, and its samples, seconds."""
 
-    model: Any
-    keywords: dict[str, Any]
+    decoder: Decoder
     ttft: list[float] = field(default_factory=list)
     inter_token: list[list[float]] = field(default_factory=list)
     spent: float = 0.0
@@ -47,9 +44,10 @@ def measure_latency(
     """Time ``model`` on ``prompt``, int64 [batch, prompt], until both minima of ``spec`` are met.
 
     The minimum time counts the model's own rounds. With ``dense`` given its rounds alternate with the model's, which
-    of them goes first too, and there are at least six; the speed-ups are paired ratios. Warm-up is at the measured
-    shape. ``device`` is where both models lie, by default where the first one's embedding does. Raises PrunebenchError
-    where the model has no positions for so many tokens, ValueError where ``prompt`` is not of the shape in ``spec``.
+    of them goes first too, and there are at least six; the speed-ups are paired ratios, and both models run in the same
+    execution form. Warm-up is at the measured shape. ``device`` is where both models lie, by default where the first
+    one's embedding does. Raises PrunebenchError where the model has no positions for so many tokens or cannot run in
+    the form that ``spec`` asks for, ValueError where ``prompt`` is not of the shape in ``spec``.
     """
     if prompt.shape != (spec.batch_size, spec.prompt):
         raise ValueError(f"the prompt is {list(prompt.shape)}, not {[spec.batch_size, spec.prompt]}")
@@ -57,49 +55,44 @@ def measure_latency(
     where = torch.device(device) if device is not None else model.get_input_embeddings().weight.device
     prompt = prompt.to(where)
     synchronise = torch.cuda.synchronize if where.type == "cuda" else _nothing
-    timed = [_Timed(each, _keywords(each)) for each in (model, dense) if each is not None]
+    models = [each.eval() for each in (model, dense) if each is not None]
+    chosen = choose(models, prompt, spec.new_tokens, spec.execution)
+    timed = [_Timed(each) for each in chosen.decoders]
     warmup = 3 if where.type == "cuda" else 1
     for each in timed * warmup:
-        each.model.eval()
-        _round(each, prompt, spec.new_tokens, synchronise)
+        one_round(each.decoder, prompt, spec.new_tokens, synchronise)
     least = spec.min_rounds if dense is None else max(spec.min_rounds, PAIRED_ROUNDS)
     with _no_collection():
         while len(timed[0].ttft) < least or timed[0].spent < spec.min_time_s:
             for each in timed if len(timed[0].ttft) % 2 else reversed(timed):
-                ttft, inter_token = _round(each, prompt, spec.new_tokens, synchronise)
+                ttft, inter_token = one_round(each.decoder, prompt, spec.new_tokens, synchronise)
                 each.ttft.append(ttft)
                 each.inter_token.append(inter_token)
                 each.spent += ttft + sum(inter_token)
-    return _result(spec, str(where), warmup, *timed)
+    return _result(spec, str(where), warmup, chosen, *timed)
 
 
-def _round(
-    timed: _Timed, prompt: Tensor, new_tokens: int, synchronise: Callable[[], None]
+def one_round(
+    decoder: Decoder, prompt: Tensor, new_tokens: int, synchronise: Callable[[], None] | None = None
 ) -> tuple[float, list[float]]:
-    """Seconds to the first token, and from each token to the next."""
-    model, keywords = timed.model, timed.keywords
-    cache = DynamicCache(config=model.config)
-    tokens = prompt
+    """Seconds to the first token, and from each token to the next; ``synchronise`` waits for the device."""
+    wait = synchronise or _nothing
     times = []
-    synchronise()
+    wait()
     before = time.perf_counter()
-    for _ in range(new_tokens):
-        logits = model(tokens, past_key_values=cache, use_cache=True, **keywords).logits
-        tokens = logits[:, -1].argmax(-1, keepdim=True)  # [batch, 1]
-        synchronise()
+    tokens = decoder.prompt(prompt)
+    for remaining in range(new_tokens - 1, -1, -1):
+        wait()
         now = time.perf_counter()
         times.append(now - before)
         before = now
+        if remaining:
+            tokens = decoder.step(tokens)
     return times[0], times[1:]
 
 
-def _keywords(model: Any) -> dict[str, Any]:
-    """Only the last position's logits are needed; nearly every family lets one say so."""
-    return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-
-
 def _result(
-    spec: LatencySpec, device: str, warmup: int, pruned: _Timed, dense: _Timed | None = None
+    spec: LatencySpec, device: str, warmup: int, chosen: Chosen, pruned: _Timed, dense: _Timed | None = None
 ) -> tuple[Latency, LatencySamples]:
     steps = summary(list(chain.from_iterable(pruned.inter_token)))
     latency = Latency(
@@ -107,7 +100,9 @@ def _result(
         new_tokens=spec.new_tokens,
         batch_size=spec.batch_size,
         device=device,
-        execution=EXECUTION,
+        execution=chosen.form,
+        same_tokens=chosen.same_tokens,
+        execution_notes=chosen.notes,
         warmup_rounds=warmup,
         rounds=len(pruned.ttft),
         ttft_s=summary(pruned.ttft),

@@ -12,17 +12,25 @@ import sys
 import tempfile
 import time
 from bisect import bisect_left, bisect_right
+from collections.abc import Collection
+from contextlib import suppress
 from types import TracebackType
 from typing import IO, Any, NamedTuple, Self
 
 import psutil
 
+from prunebench.measure.device_results import GpuSharing, PcieTraffic
+from prunebench.measure.gpu_log import GpuLog, pcie_traffic, read_log, sharing
 from prunebench.measure.results import GpuMemory, Memory, PhaseMemory, PhaseSpan, Timeline
 from prunebench.measure.timeline import Point, decimate, parse
 
 START = "start"
 """The phase before the first that is named."""
-_STOP_WITHIN_S = 5.0
+TRANSFERS = "load"
+"""The phase in which PCIe transfers are sampled: they cost the GPU's own figures some of their rate."""
+_STOP_WITHIN_S = 2.0
+_LATE_S = 1.0
+"""Samples that end so long before the phases do end too early."""
 
 
 class _Phase(NamedTuple):
@@ -30,16 +38,18 @@ class _Phase(NamedTuple):
     start: float  # time.monotonic, s
     rss: int | None
     allocator: tuple[int, int] | None = None  # peaks of torch's CUDA allocator, allocated and reserved, when it ended
+    uss: int | None = None  # when it ended
 
 
 class MemorySampler:
     """Context that samples this process; `phase` tags, `result` gives the peaks and the timeline.
 
-    ``interval_s`` is the time between samples in seconds, ``gpu`` whether NVML is asked too.
+    ``interval_s`` is the time between samples in seconds, ``gpu`` whether NVML is asked too, of the GPU ``device``.
     """
 
-    def __init__(self, interval_s: float = 0.01, *, gpu: bool = True) -> None:
+    def __init__(self, interval_s: float = 0.01, *, gpu: bool = True, device: str = "cuda") -> None:
         self._interval = interval_s
+        self._device = device
         self._gpu = gpu
         self._process: subprocess.Popen[bytes] | None = None
         self._file: IO[bytes] | None = None
@@ -47,7 +57,7 @@ class MemorySampler:
         self._phases: list[_Phase] = []
         self._end: _Phase | None = None
         self._sampled: list[Point] = []
-        self._uss: int | None = None
+        self._log = GpuLog()
 
     def __enter__(self) -> Self:
         self._phases = [_Phase(START, time.monotonic(), rss_bytes())]
@@ -55,7 +65,7 @@ class MemorySampler:
         try:
             self._file = tempfile.TemporaryFile()  # no name: nothing stays behind, whatever happens
             self._process = subprocess.Popen(
-                [*command, "gpu"] if self._gpu else command,
+                [*command, self._device] if self._gpu else command,
                 stdin=subprocess.PIPE,  # its closing is the sign to end, also when this process dies
                 stdout=self._file,
                 stderr=subprocess.DEVNULL,
@@ -72,6 +82,8 @@ class MemorySampler:
     def phase(self, name: str) -> None:
         """From now on samples belong to the phase ``name``, until the next call. Names may come back."""
         self._close_phase()
+        if self._gpu and TRANSFERS in (name, self._phases[-1].name):
+            self._tell(b"+" if name == TRANSFERS else b"-")
         self._phases.append(_Phase(name, time.monotonic(), rss_bytes()))
 
     def result(self) -> tuple[Memory, Timeline]:
@@ -84,26 +96,63 @@ class MemorySampler:
         began, end = self._phases[0].start, self._end.start
         sampled = self._sampled
         own = [Point(phase.start, phase.rss) for phase in (*self._phases, self._end) if phase.rss is not None]
-        spans = [
-            (phase, phase.start, following.start)
-            for phase, following in zip(self._phases, [*self._phases[1:], self._end], strict=True)
-        ]
-        peaks = _peaks(spans, sampled, own if sampled else [])
+        spans = self._spans()
+        late = self._late()
+        peaks = _peaks(spans, sampled, [point for point in own if sampled and point.time <= sampled[-1].time + _LATE_S])
         rss = [peak.peak_rss_bytes for peak in peaks if peak.peak_rss_bytes is not None]
+        if late is not None and (most := max_rss_bytes()) is not None:
+            rss.append(most)
         memory = Memory(
             source=self._source(bool(sampled)),
             interval_s=self._interval,
             baseline_rss_bytes=self._phases[min(1, len(self._phases) - 1)].rss,
             peak_rss_bytes=max(rss) if rss else max_rss_bytes(),
-            uss_bytes=self._uss,
+            uss_bytes=self._phases[-1].uss,
             gpu=_most([peak.gpu for peak in peaks]),
             phases=peaks,
+            problem="; ".join(filter(None, (late, *self._log.problems))) or None,
         )
         shown = [PhaseSpan(phase=phase.name, start_s=start - began, end_s=stop - began) for phase, start, stop in spans]
         # the moments at which phases begin are read without children: for the line only where the sampler gave nothing
         ends = [point for point in own if not sampled or not sampled[0].time <= point.time <= sampled[-1].time]
-        line = sorted([*(point for point in sampled if point.time <= end), *ends], key=lambda point: point.time)
+        # the first sample after the end closes the last stretch: of equal samples only the ends are written
+        last = [point._replace(time=end) for point in sampled if point.time > end][:1]
+        line = sorted([*(point for point in sampled if point.time <= end), *ends, *last], key=lambda point: point.time)
         return memory, decimate(line, began, shown)
+
+    def sharing(self) -> GpuSharing | None:
+        """End the sampling; whether others were on the GPU, None where none was watched."""
+        self._stop()
+        return sharing(self._log, [(phase.name, start, stop) for phase, start, stop in self._spans()])
+
+    def pcie(self) -> PcieTraffic | None:
+        """End the sampling; PCIe traffic while loading, None where there was none to be seen."""
+        self._stop()
+        return pcie_traffic(self._log)
+
+    def _spans(self) -> list[tuple[_Phase, float, float]]:
+        assert self._end is not None
+        return [
+            (phase, phase.start, following.start)
+            for phase, following in zip(self._phases, [*self._phases[1:], self._end], strict=True)
+        ]
+
+    def _late(self) -> str | None:
+        """What to say where the samples end before the phases do."""
+        if self._end is None or not self._sampled:
+            return None
+        if self._problem is None and self._end.start - self._sampled[-1].time <= _LATE_S:
+            return None
+        until = self._sampled[-1].time - self._phases[0].start
+        return f"the sampler gave nothing after {until:.1f} s: {self._problem or 'it stood still'}"
+
+    def _tell(self, what: bytes) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            try:
+                self._process.stdin.write(what)
+                self._process.stdin.flush()
+            except OSError as error:  # it is dead, which is noticed at the end
+                self._problem = str(error)
 
     def _source(self, sampled: bool) -> str:
         if sampled:
@@ -112,31 +161,43 @@ class MemorySampler:
         return f"getrusage ru_maxrss; the sampler did not run: {self._problem or 'it gave no sample'}"
 
     def _close_phase(self) -> None:
-        self._phases[-1] = self._phases[-1]._replace(allocator=_allocator_peaks())
+        self._phases[-1] = self._phases[-1]._replace(allocator=_allocator_peaks(), uss=uss_bytes())
 
     def _stop(self) -> None:
         if self._end is not None:
             return
         self._close_phase()
         self._end = _Phase("", time.monotonic(), rss_bytes())
-        self._uss = uss_bytes()
         if self._process is not None:
             self._end_process(self._process)
         if self._file is not None:
             self._file.seek(0)
-            self._sampled = parse(self._file.read().decode("ascii", errors="replace"))
+            written = self._file.read().decode("ascii", errors="replace")
+            self._sampled, self._log = parse(written), read_log(written.splitlines())
             self._file.close()
 
     def _end_process(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdin is not None
-        process.stdin.close()
+        with suppress(OSError):  # bytes that a dead sampler never took
+            process.stdin.close()
         try:
             process.wait(_STOP_WITHIN_S)
         except subprocess.TimeoutExpired:
+            self._problem = "it did not end when it was told to"
             process.kill()
-            process.wait()
-        if process.returncode:
-            self._problem = f"it ended with exit code {process.returncode}"
+            with suppress(subprocess.TimeoutExpired):  # what hangs in the kernel cannot be killed: leave it
+                process.wait(_STOP_WITHIN_S)
+        else:
+            if process.returncode:
+                self._problem = f"it ended with exit code {process.returncode}"
+
+
+def without(memory: Memory, phases: Collection[str]) -> Memory:
+    """``memory`` with the peaks of all phases but these, where the figures of those that are left are known."""
+    left = [entry for entry in memory.phases if entry.phase not in phases]
+    peaks = [entry.peak_rss_bytes for entry in left if entry.peak_rss_bytes is not None]
+    rss = max(peaks) if peaks and len(peaks) == len(left) else memory.peak_rss_bytes
+    return memory.model_copy(update={"peak_rss_bytes": rss, "gpu": _most([entry.gpu for entry in left])})
 
 
 def rss_bytes() -> int | None:
@@ -169,9 +230,12 @@ def _allocator_peaks() -> tuple[int, int] | None:
     torch: Any = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return None
-    peaks = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
-    torch.cuda.reset_peak_memory_stats()
-    return peaks
+    allocated = reserved = 0
+    for device in range(torch.cuda.device_count()):
+        allocated += torch.cuda.max_memory_allocated(device)
+        reserved += torch.cuda.max_memory_reserved(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    return allocated, reserved
 
 
 def _peaks(spans: list[tuple[_Phase, float, float]], sampled: list[Point], own: list[Point]) -> list[PhaseMemory]:
@@ -193,6 +257,7 @@ def _peaks(spans: list[tuple[_Phase, float, float]], sampled: list[Point], own: 
         found[phase.name] = PhaseMemory(
             phase=phase.name,
             peak_rss_bytes=_highest((*(point.rss for point in inside), before.peak_rss_bytes if before else None)),
+            uss_bytes=_highest((phase.uss, before.uss_bytes if before else None)),
             gpu=_most([gpu, before.gpu if before else None]),
         )
     return list(found.values())

@@ -1,40 +1,39 @@
-"""A thin, guarded layer over NVML (module `pynvml` of the distribution nvidia-ml-py).
+"""A thin, guarded session of NVML (module `pynvml` of the distribution nvidia-ml-py); `gpu` has the devices.
 
 Every call gives a value or None, "not available": no library, no driver, no permission, a call that the GPU does not
-support, a field that NVML leaves empty. Nothing here raises, and nothing here imports torch.
+support, a GPU that is lost. Nothing here raises, and nothing here imports torch.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
+import os
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-T = TypeVar("T")
+from prunebench.measure.gpu import Gpu, GpuDevice, count, text
 
-_NOT_AVAILABLE = 1 << 63
-"""NVML writes 'value not available' as all ones; bindings differ in whether they turn that into None."""
+_LOST = ("NVMLError_GpuIsLost", "NVMLError_ResetRequired")
+"""Errors after which no answer is to be expected from that GPU any more."""
 
 
-@dataclass(frozen=True)
-class GpuDevice:
-    """One GPU as NVML numbers it: physical order, blind to CUDA_VISIBLE_DEVICES."""
-
-    index: int
-    name: str | None
-    uuid: str | None
-    total_bytes: int | None
+def visible(device: str) -> str | None:
+    """The entry of CUDA_VISIBLE_DEVICES that ``device`` means, or the device's own number where that is not set."""
+    number = int(device.partition(":")[2] or 0)
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if shown is None:
+        return str(number) if number else None
+    entries = shown.split(",")
+    return entries[number] if number < len(entries) else ""
 
 
 class Nvml:
-    """An NVML session. ``reason`` says why there is none where `available` is False."""
+    """An NVML session. ``reason`` says why there is none where `available` is False; ``lost`` that a GPU fell off."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
+        self.lost: str | None = None
         self._library: Any = None
-        self._handles: dict[int, Any] = {}
         try:
             library = importlib.import_module("pynvml")
             library.nvmlInit()
@@ -58,95 +57,76 @@ class Nvml:
     def close(self) -> None:
         """End the session; every later call gives None."""
         library, self._library = self._library, None
-        self._handles.clear()
         if library is not None:
-            _guarded(library.nvmlShutdown)
+            try:
+                library.nvmlShutdown()
+            except Exception as error:  # it is over either way
+                self.reason = self.reason or f"{type(error).__name__}: {error}"
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        """What the function ``name`` of pynvml gives; None where it fails."""
+        return self.ask(name, *arguments)[0]
+
+    def ask(self, name: str, *arguments: Any) -> tuple[Any, str | None]:
+        """The same with the reason of a failure."""
+        if not self.available:
+            return None, self.reason or "the session is closed"
+        try:
+            return getattr(self._library, name)(*arguments), None
+        except Exception as error:  # every NVML error means the same here: not available
+            problem = f"{name}: {error}"
+            if type(error).__name__ in _LOST:
+                self.lost = problem
+            return None, problem
+
+    def constant(self, name: str) -> Any:
+        """A constant or a structure of pynvml; None where this version has none."""
+        return getattr(self._library, name, None)
 
     def driver(self) -> str | None:
         """Version of the driver, e.g. '570.86.15'."""
-        return _text(self._call("nvmlSystemGetDriverVersion"))
+        return text(self.call("nvmlSystemGetDriverVersion"))
 
     def devices(self) -> list[GpuDevice]:
         """All GPUs that NVML shows; empty where it is not available."""
-        count = _count(self._call("nvmlDeviceGetCount"))
-        found = []
-        for index in range(count or 0):
+        handles = ((index, self._handle(index)) for index in range(count(self.call("nvmlDeviceGetCount")) or 0))
+        return [Gpu(self, handle, index).described() for index, handle in handles if handle is not None]
+
+    def gpu(self, visible: str | None) -> Gpu | None:
+        """The GPU that CUDA calls 0, given ``visible``, the value of CUDA_VISIBLE_DEVICES; None where there is none.
+
+        A number is taken for NVML's own (bus order, which CUDA shares among equal GPUs). A GPU that is split (MIG)
+        stands for its first instance, which is what CUDA shows of it; 'MIG-...' names an instance by its uuid.
+        """
+        first = None if visible is None else visible.split(",")[0].strip()
+        if first is not None and first.startswith("MIG-"):
+            handle = self.call("nvmlDeviceGetHandleByUUID", first)
+            return None if handle is None else self._instance(handle)
+        for index in range(count(self.call("nvmlDeviceGetCount")) or 0):
             handle = self._handle(index)
             if handle is None:
                 continue
-            memory = self._call("nvmlDeviceGetMemoryInfo", handle)
-            found.append(
-                GpuDevice(
-                    index=index,
-                    name=_text(self._call("nvmlDeviceGetName", handle)),
-                    uuid=_text(self._call("nvmlDeviceGetUUID", handle)),
-                    total_bytes=_count(getattr(memory, "total", None)),
-                )
-            )
-        return found
-
-    def visible_index(self, visible: str | None) -> int | None:
-        """The GPU that CUDA calls 0, given ``visible``, the value of CUDA_VISIBLE_DEVICES; None where there is none.
-
-        A number is taken for NVML's own (bus order, which CUDA shares among equal GPUs); a MIG slice is not found.
-        """
-        known = self.devices()
-        if visible is None:
-            return known[0].index if known else None
-        first = visible.split(",")[0].strip()
-        for device in known:
-            if first == str(device.index) or (first.startswith("GPU-") and (device.uuid or "").startswith(first)):
-                return device.index
+            by_uuid = first is not None and first.startswith("GPU-")
+            if first in (None, str(index)) or (by_uuid and (self._uuid(handle) or "").startswith(first or "")):
+                return self._first_instance(handle, index)
         return None
 
-    def device_memory(self, index: int) -> int | None:
-        """Bytes in use on the whole GPU, by every process and the driver."""
-        handle = self._handle(index)
-        memory = None if handle is None else self._call("nvmlDeviceGetMemoryInfo", handle)
-        return _count(getattr(memory, "used", None))
-
-    def process_memory(self, index: int, pid: int) -> int | None:
-        """Bytes that one process holds on the GPU.
-
-        None also where NVML does not list the process: it lists pids of the host, which a container does not know.
-        """
-        handle = self._handle(index)
-        if handle is None:
-            return None
-        used: list[int] = []
-        for query in ("nvmlDeviceGetComputeRunningProcesses", "nvmlDeviceGetGraphicsRunningProcesses"):
-            listed = [_count(entry.usedGpuMemory) for entry in self._call(query, handle) or () if entry.pid == pid]
-            known = [value for value in listed if value is not None]
-            if known:  # several entries: one for each MIG instance
-                used.append(sum(known))
-        return max(used, default=None)  # a process that computes and draws stands in both lists
+    def _uuid(self, handle: Any) -> str | None:
+        return text(self.call("nvmlDeviceGetUUID", handle))
 
     def _handle(self, index: int) -> Any:
-        if index not in self._handles:
-            handle = self._call("nvmlDeviceGetHandleByIndex", index)
-            if handle is None:
-                return None
-            self._handles[index] = handle
-        return self._handles[index]
+        return self.call("nvmlDeviceGetHandleByIndex", index)
 
-    def _call(self, name: str, *arguments: Any) -> Any:
-        if self._library is None:
-            return None
-        return _guarded(lambda: getattr(self._library, name)(*arguments))
+    def _first_instance(self, handle: Any, index: int) -> Gpu:
+        mode = self.call("nvmlDeviceGetMigMode", handle)
+        if mode and mode[0]:
+            for number in range(count(self.call("nvmlDeviceGetMaxMigDeviceCount", handle)) or 0):
+                instance = self.call("nvmlDeviceGetMigDeviceHandleByIndex", handle, number)
+                if instance is not None:
+                    return Gpu(self, instance, index, parent=handle)
+        return Gpu(self, handle, index)
 
-
-def _guarded(call: Callable[[], T]) -> T | None:
-    try:
-        return call()
-    except Exception:  # every NVML error means the same here: not available
-        return None
-
-
-def _text(value: Any) -> str | None:
-    if isinstance(value, bytes):  # older bindings
-        return value.decode(errors="replace")
-    return value if isinstance(value, str) else None
-
-
-def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and 0 <= value < _NOT_AVAILABLE else None
+    def _instance(self, handle: Any) -> Gpu:
+        parent = self.call("nvmlDeviceGetDeviceHandleFromMigDeviceHandle", handle)
+        index = None if parent is None else count(self.call("nvmlDeviceGetIndex", parent))
+        return Gpu(self, handle, index, parent=parent, split=True)

@@ -1,6 +1,7 @@
-"""Perplexity over consecutive windows that do not overlap, by SparseGPT's protocol, windows weighted by tokens.
+"""Perplexity over consecutive windows that do not overlap: the mean is over tokens.
 
-All windows have one length, so that the mean over tokens and the mean of the windows' means are the same number.
+Where all windows have one length, that is also the mean of the windows' means, which some protocols name; a shorter
+window at the end counts by its tokens.
 """
 
 from __future__ import annotations
@@ -31,28 +32,35 @@ def perplexity(
     split: str,
     bos: str,
     tokens_sha256: str,
+    protocol: str = "sparsegpt",
+    tail: Tensor | None = None,
     batch_windows: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> results.Perplexity:
     """exp(total negative log-likelihood / tokens predicted) of ``model`` on ``tokens``, int64 [windows, length].
 
-    Every window predicts its tokens 2..length (Frantar and Alistarh 2023, arXiv:2301.00774, and the released code's
-    evaluation). Logits are taken to float32, the sum to float64. ``batch_windows`` run together (by default
+    ``tail`` is a shorter window at the end, int64 [1, tokens]. Every window predicts its tokens 2..length (Frantar and
+    Alistarh 2023, arXiv:2301.00774, and the released code's evaluation). Logits are taken to float32, the sum to float64. ``batch_windows`` run together (by default
     `windows_per_batch`); ``progress(done, total)`` is called in windows. The remaining arguments go on the result.
 
     Raises PrunebenchError where a window's likelihood is not finite, ValueError where the shape is wrong.
     """
-    if tokens.dim() != 2 or tokens.shape[0] < 1 or tokens.shape[1] < 2:
+    if tokens.dim() != 2 or tokens.shape[0] + (tail is not None) < 1 or tokens.shape[1] < 2:
         raise ValueError(f"tokens are [windows, length >= 2], not {list(tokens.shape)}")
-    windows, length = tokens.shape
-    check_positions(model, length, f"perplexity on {corpus}")
+    if tail is not None and (tail.dim() != 2 or tail.shape[0] != 1 or not 2 <= tail.shape[1] < tokens.shape[1]):
+        raise ValueError(f"the tail is [1, 2 <= tokens < length], not {list(tail.shape)}")
+    full, length = tokens.shape
+    windows = full + (tail is not None)
+    longest = length if full or tail is None else tail.shape[1]
+    check_positions(model, longest, f"perplexity on {corpus}")
     model.eval()
     device = model.get_input_embeddings().weight.device
-    scorer = _Scorer(model, tokens[:1, :PROBE_TOKENS].to(device))
+    scorer = _Scorer(model, (tokens if full or tail is None else tail)[:1, :PROBE_TOKENS].to(device))
     size = batch_windows or windows_per_batch(length, device)
     sums: list[float] = []  # of each window, nats
-    for start in range(0, windows, size):
-        for nll in scorer.nll(tokens[start : start + size].to(device)).tolist():
+    batches = [tokens[start : start + size] for start in range(0, full, size)] + ([] if tail is None else [tail])
+    for batch in batches:
+        for nll in scorer.nll(batch.to(device)).tolist():
             if not math.isfinite(nll):
                 raise PrunebenchError(
                     f"perplexity on {corpus}: the likelihood of window {len(sums)} is not finite",
@@ -61,14 +69,17 @@ def perplexity(
             sums.append(nll)
         if progress is not None:
             progress(len(sums), windows)
-    return _result(sums, length, corpus=corpus, split=split, bos=bos, tokens_sha256=tokens_sha256)
+    names = {"protocol": protocol, "corpus": corpus, "split": split, "bos": bos, "tokens_sha256": tokens_sha256}
+    return _result(sums, length, 0 if tail is None else tail.shape[1], names)
 
 
-def _result(sums: list[float], length: int, **names: str) -> results.Perplexity:
-    scored = len(sums) * (length - 1)
-    nll = math.fsum(sums) / scored
-    means = [value / (length - 1) for value in sums]
-    spread = math.sqrt(math.fsum((mean - nll) ** 2 for mean in means) / (len(sums) - 1)) if len(sums) > 1 else None
+def _result(sums: list[float], length: int, tail: int, names: dict[str, str]) -> results.Perplexity:
+    scored = [length - 1] * (len(sums) - bool(tail)) + ([tail - 1] if tail else [])
+    total = sum(scored)
+    nll = math.fsum(sums) / total
+    # of a ratio of sums; with windows of one length, the deviation of their means over the root of their number
+    squares = math.fsum((value - nll * count) ** 2 for value, count in zip(sums, scored, strict=True))
+    stderr = math.sqrt(squares * len(sums) / (len(sums) - 1)) / total if len(sums) > 1 else None
     try:
         value = math.exp(nll)
     except OverflowError as error:
@@ -80,9 +91,10 @@ def _result(sums: list[float], length: int, **names: str) -> results.Perplexity:
         window=length,
         stride=length,
         windows=len(sums),
-        tokens_scored=scored,
+        tail_tokens=tail,
+        tokens_scored=total,
         nll=nll,
-        nll_stderr=None if spread is None else spread / math.sqrt(len(sums)),
+        nll_stderr=stderr,
         perplexity=value,
         **names,
     )

@@ -7,6 +7,14 @@ from typing import Any
 from prunebench.errors import PrunebenchError
 
 
+def positions(model: Any) -> int:
+    """The model's `max_position_embeddings`. Raises PrunebenchError where its config names none."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if not isinstance(limit, int):
+        raise PrunebenchError("the model's config names no max_position_embeddings", hint="give the window a `length`")
+    return limit
+
+
 def check_positions(model: Any, tokens: int, what: str) -> None:
     """Raise PrunebenchError where ``tokens`` are more than a table of learned positions holds.
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from prunebench.measure.device_results import PcieTraffic
 from prunebench.schema import Part
 
 
@@ -70,20 +71,66 @@ class Audit(Part):
 
 
 class Perplexity(Part):
-    """exp(total negative log-likelihood / tokens scored); windows do not overlap, the tail is dropped."""
+    """exp(total negative log-likelihood / tokens scored); windows do not overlap."""
 
-    protocol: str = "sparsegpt"
+    protocol: str = Field("sparsegpt", description="whose: 'sparsegpt', 'wanda', 'llm-pruner', 'disp-llm'")
     corpus: str
     split: str
     window: int = Field(description="tokens per window")
     stride: int
-    windows: int
-    tokens_scored: int = Field(description="window - 1 predictions a window")
+    windows: int = Field(description="a shorter one at the end included")
+    tail_tokens: int = Field(
+        0, description="tokens of that shorter window; 0 where the tail is dropped or there is none"
+    )
+    tokens_scored: int = Field(description="all but the first of every window")
     bos: str = Field(description="where a begin-of-sequence token stands: 'none', 'first window', 'as in the file'")
     tokens_sha256: str
     nll: float = Field(description="mean negative log-likelihood in nats per token")
     nll_stderr: float | None = Field(description="standard error over windows")
     perplexity: float
+
+
+class TaskMetric(Part):
+    """One metric of one task, as lm-eval aggregates it."""
+
+    metric: str = Field(description="e.g. 'acc', 'acc_norm'")
+    filter: str = Field(description="what lm-eval does to the answers before it scores them; 'none' mostly")
+    value: float | None
+    stderr: float | None
+    higher_is_better: bool = True
+
+
+class TaskResult(Part):
+    """One task of lm-eval, or the aggregate of one of its groups."""
+
+    task: str = Field(description="as lm-eval has it")
+    group: str | None = Field(None, description="the group that it is a part of")
+    aggregate: bool = Field(False, description="the aggregate of a group, not a task of its own")
+    asked: bool = Field(description="stands for what the suite names and counts in the mean over tasks")
+    data: str = Field(description="'hub', registered data, or a folder's name")
+    num_fewshot: int | None = Field(description="examples before each question; None where a group's tasks differ")
+    version: str | None = Field(description="lm-eval's version of the task")
+    samples: int = Field(description="documents scored")
+    samples_total: int | None = Field(description="that there are")
+    metrics: list[TaskMetric]
+    headline: str = Field(description="the metric that stands for the task, one of `metrics`")
+    seeds: dict[str, int] = Field(description="random, numpy, torch, fewshot: lm-eval's defaults")
+    harness: str = Field(description="version of lm-eval")
+
+    @property
+    def headline_metric(self) -> TaskMetric:
+        """The metric that stands for the task, with its first filter."""
+        return next(one for one in self.metrics if one.metric == self.headline)
+
+    @property
+    def value(self) -> float | None:
+        """The headline score."""
+        return self.headline_metric.value
+
+    @property
+    def stderr(self) -> float | None:
+        """Its standard error."""
+        return self.headline_metric.stderr
 
 
 class Summary(Part):
@@ -114,7 +161,13 @@ class Latency(Part):
     new_tokens: int
     batch_size: int
     device: str
-    execution: str
+    execution: str = Field(description="how a token is computed: 'eager', 'static', 'lean', 'compiled', 'cuda-graph'")
+    same_tokens: bool | None = Field(
+        None, description="whether it gives the tokens of eager decoding; None where it is eager"
+    )
+    execution_notes: list[str] = Field(default_factory=list, description="why faster forms were passed over")
+    weights: str = Field("as stored", description="'2:4 kernels' where they ran in the sparse tensor cores' format")
+    unpaired: str | None = Field(None, description="why no dense rounds stand between this model's, where none do")
     warmup_rounds: int
     rounds: int
     ttft_s: Summary = Field(description="prompt phase: time to first token")
@@ -124,6 +177,36 @@ class Latency(Part):
     dense_inter_token_s: Summary | None = None
     ttft_speedup: Ratio | None = Field(None, description="None for the dense model itself")
     inter_token_speedup: Ratio | None = None
+
+
+class PartShare(Part):
+    """One part of the model in both phases, timed eagerly."""
+
+    part: str = Field(description="'attention', 'mlp', 'norms', 'head', 'rest'")
+    prompt_s: float = Field(description="of one prompt phase")
+    token_s: float = Field(description="of one generated token")
+    token_bytes: int = Field(description="that a generated token reads: weights, and the KV cache in the attention")
+
+
+class Breakdown(Part):
+    """Where the time and the bytes go at one shape; eager execution with hooks on the modules."""
+
+    prompt: int
+    new_tokens: int
+    batch_size: int
+    rounds: int
+    parts: list[PartShare]
+
+    @property
+    def prompt_s(self) -> float:
+        return sum(part.prompt_s for part in self.parts)
+
+    @property
+    def token_s(self) -> float:
+        return sum(part.token_s for part in self.parts)
+
+    def of(self, name: str) -> PartShare:
+        return next(part for part in self.parts if part.part == name)
 
 
 class GpuMemory(Part):
@@ -138,6 +221,7 @@ class GpuMemory(Part):
 class PhaseMemory(Part):
     phase: str
     peak_rss_bytes: int | None
+    uss_bytes: int | None = Field(None, description="unique set size of the process when the phase ended")
     gpu: GpuMemory | None = None
 
 
@@ -149,11 +233,16 @@ class Memory(Part):
     uss_bytes: int | None = Field(description="unique set size after the measurements")
     gpu: GpuMemory | None = None
     phases: list[PhaseMemory]
+    problem: str | None = Field(None, description="what went wrong with the sampling, where something did")
 
 
 class LoadIO(Part):
     bytes: int = Field(description="size of the weight files")
     seconds: float
+    host_s: float | None = Field(None, description="from the files into host memory")
+    device_s: float | None = Field(None, description="from there to the device; None where the two were not apart")
+    device_bytes: int | None = Field(None, description="that were moved to the device")
+    pcie: PcieTraffic | None = None
     disk_read_bytes: int | None = Field(description="bytes that came from the block device, by the kernel's count")
     cache: Literal["cold", "warm", "mixed"] | None = Field(description="page cache, from the two byte counts")
 
@@ -191,7 +280,8 @@ class Timeline(Part):
 
     time_s: list[float]
     rss_bytes: list[int]
-    gpu_bytes: list[int] | None = None
+    gpu_bytes: list[int] | None = Field(None, description="of the process, else of the whole device")
+    gpu_device_bytes: list[int] | None = Field(None, description="of the whole device, beside the process's own")
     phases: list[PhaseSpan]
 
 

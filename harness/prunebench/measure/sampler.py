@@ -1,11 +1,12 @@
-"""The memory sampler's own process: `python -m prunebench.measure.sampler PID INTERVAL_S [gpu]`.
+"""The memory sampler's own process: `python -m prunebench.measure.sampler PID INTERVAL_S [GPU]`.
 
-Every interval it reads the resident set of the process and its descendants and, where `gpu` is given, NVML's figures
-of the first GPU that the process may use. It writes lines `time rss gpu_process gpu_device` to its standard output:
-seconds by `time.monotonic`, one clock for all processes of a machine; bytes, `-` for not available. Runs of equal
-samples are written as their first and last line.
-It ends when its standard input is closed, that is also when its parent dies, or when the process is gone. It needs
-`poll`; where there is none it fails at once and the caller says so.
+Every interval it reads the resident set of the process and its descendants and, where `GPU` is given, NVML's figures
+of what torch calls by that name, e.g. cuda:1 (`gpu_watch`). It writes lines `time rss gpu_process gpu_device` to its
+standard output: seconds by `time.monotonic`, one clock for all processes of a machine; bytes, `-` for not available.
+Runs of equal samples are written as their first and last line. Lines that begin with a word are for `gpu_log`.
+It ends when its standard input is closed, that is also when its parent dies, or when the process is gone; `+` and `-`
+there begin and end the sampling of PCIe transfers. It needs `poll`; where there is none it fails at once and the caller
+says so.
 
 Imports the standard library, and psutil or NVML only where they are needed, so that it starts in a tenth of a second.
 """
@@ -16,11 +17,11 @@ import os
 import select
 import sys
 import time
-from collections.abc import Callable
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
-GPU_EVERY = 5
-"""NVML is asked at every fifth tick: its process query takes about a millisecond."""
+if TYPE_CHECKING:
+    from prunebench.measure.gpu_watch import GpuWatch
+
 CHILDREN_EVERY_S = 0.5
 FLUSH_EVERY_S = 1.0
 
@@ -58,6 +59,17 @@ def linux_children(pid: int) -> list[int]:
     return found
 
 
+def linux_tree(root: int) -> set[int]:
+    """Pids of ``root`` and all its descendants but this process."""
+    found, waiting = {root}, linux_children(root)
+    while waiting:
+        pid = waiting.pop()
+        if pid != os.getpid():
+            found.add(pid)
+            waiting.extend(linux_children(pid))
+    return found
+
+
 class LinuxProcesses:
     """Resident set of a process and its descendants by /proc; pages that they share count once for each."""
 
@@ -85,12 +97,7 @@ class LinuxProcesses:
         return total
 
     def _find(self) -> None:
-        waiting = linux_children(self._pid)
-        while waiting:
-            pid = waiting.pop()
-            if pid == os.getpid():
-                continue
-            waiting.extend(linux_children(pid))
+        for pid in linux_tree(self._pid) - {self._pid}:
             if pid not in self._others:
                 try:
                     self._others[pid] = LinuxRss(pid)
@@ -115,26 +122,14 @@ class OtherProcesses:
             return None
 
 
-def gpu_reader(pid: int) -> Callable[[], tuple[int | None, int | None]] | None:
-    """A reader of NVML's bytes of the process and of its GPU; None where there is no GPU."""
-    from prunebench.measure.nvml import Nvml
-
-    nvml = Nvml()
-    index = nvml.visible_index(os.environ.get("CUDA_VISIBLE_DEVICES"))
-    if index is None:
-        nvml.close()
-        return None
-    return lambda: (nvml.process_memory(index, pid), nvml.device_memory(index))
-
-
-def sample(pid: int, interval_s: float, control: int, out: IO[str], *, gpu: bool = False) -> None:
+def sample(pid: int, interval_s: float, control: int, out: IO[str], *, gpu: str | None = None) -> None:
     """Write samples until the file descriptor ``control`` is closed or the process is gone.
 
     Ticks stand on a fixed grid; those that are missed are left out. What a tick costs is mostly waking up.
     """
-    processes = LinuxProcesses(pid) if sys.platform.startswith("linux") else OtherProcesses(pid)
-    read_gpu = gpu_reader(pid) if gpu else None
-    on_gpu: tuple[int | None, int | None] = (None, None)
+    linux = sys.platform.startswith("linux")
+    processes = LinuxProcesses(pid) if linux else OtherProcesses(pid)
+    watch = None if gpu is None else _watch(gpu, pid, linux=linux)
     written: Sample | None = None
     held: float | None = None  # when the last of a run of equal samples was taken; not yet written
     poller = select.poll()
@@ -142,12 +137,16 @@ def sample(pid: int, interval_s: float, control: int, out: IO[str], *, gpu: bool
     start = now = time.monotonic()
     flushed = float("-inf")
     ticks = 0
+    on_gpu: tuple[int | None, int | None] = (None, None)
     while True:
         rss = processes.rss(now)
         if rss is None:
             break
-        if read_gpu is not None and ticks % GPU_EVERY == 0:
-            on_gpu = read_gpu()
+        if watch is not None:
+            on_gpu = watch.latest(now)
+            if notes := watch.notes():
+                out.writelines(f"{note}\n" for note in notes)
+                flushed = float("-inf")
         values = (rss, *on_gpu)
         if values == written:
             held = now
@@ -161,11 +160,23 @@ def sample(pid: int, interval_s: float, control: int, out: IO[str], *, gpu: bool
             flushed = now
         ticks = max(ticks + 1, int((now - start) / interval_s))
         if poller.poll(max(0.0, start + ticks * interval_s - time.monotonic()) * 1000):
-            break
+            told = os.read(control, 64)
+            if not told:
+                break
+            if watch is not None:
+                watch.transfers = told.endswith(b"+")
         now = time.monotonic()
     if held is not None and written is not None:
         out.write(_line(held, written))
+    if watch is not None:
+        out.writelines(f"{note}\n" for note in watch.notes())
     out.flush()
+
+
+def _watch(device: str, pid: int, *, linux: bool) -> GpuWatch:
+    from prunebench.measure.gpu_watch import GpuWatch
+
+    return GpuWatch(device, (lambda: linux_tree(pid)) if linux else (lambda: {pid}))
 
 
 def _line(moment: float, values: Sample) -> str:
@@ -174,7 +185,9 @@ def _line(moment: float, values: Sample) -> str:
 
 def main(arguments: list[str]) -> None:
     """Sample as the command line says until the standard input ends."""
-    sample(int(arguments[0]), float(arguments[1]), sys.stdin.fileno(), sys.stdout, gpu="gpu" in arguments[2:])
+    pid, interval_s, *gpu = arguments
+    sample(int(pid), float(interval_s), sys.stdin.fileno(), sys.stdout, gpu=gpu[0] if gpu else None)
+    os._exit(0)  # a thread that hangs in NVML must not hold the interpreter
 
 
 if __name__ == "__main__":

@@ -41,15 +41,17 @@ def parse(text: str) -> list[Point]:
 def decimate(points: Sequence[Point], began: float, phases: list[PhaseSpan], limit: int = POINTS) -> Timeline:
     """At most ``limit`` of the points, ordered by time, times in seconds since ``began``.
 
-    The span is cut into buckets of equal length; each keeps its first, lowest and highest RSS and its highest GPU
-    use, so that no peak is lost and no step is smeared over more than a bucket.
+    The span is cut into buckets of equal length; each keeps its first, lowest and highest RSS and its highest uses
+    of the GPU, so that no peak is lost and no step is smeared over more than a bucket.
     """
-    kept = list(points) if len(points) <= limit else _extremes(points, limit // 4)
+    kept = list(points) if len(points) <= limit else _extremes(points, max(1, limit // 5))
     gpu = _filled([point.gpu for point in kept])
+    own = any(point.gpu_process is not None for point in kept)
     return Timeline(
         time_s=[round(point.time - began, 4) for point in kept],
         rss_bytes=[point.rss for point in kept],
         gpu_bytes=gpu,
+        gpu_device_bytes=_filled([point.gpu_device for point in kept]) if own else None,
         phases=phases,
     )
 
@@ -68,6 +70,7 @@ def _extremes(points: Sequence[Point], buckets: int) -> list[Point]:
         kept.add(min(inside, key=lambda index: points[index].rss))
         kept.add(max(inside, key=lambda index: points[index].rss))
         kept.add(max(inside, key=lambda index: points[index].gpu or 0))
+        kept.add(max(inside, key=lambda index: points[index].gpu_device or 0))
     return [points[index] for index in sorted(kept)]
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from safetensors import SafetensorError
 
@@ -22,6 +23,15 @@ __all__ = ["LoadedModel", "load", "load_pruned", "prepare"]
 
 
 @dataclass(frozen=True)
+class Legs:
+    """The two ways that weights go: from the files into host memory, and on to the device."""
+
+    host_s: float
+    device_s: float | None = None
+    device_bytes: int | None = None
+
+
+@dataclass(frozen=True)
 class LoadedModel:
     """A causal LM in eval mode without gradients, and what loading it took."""
 
@@ -32,6 +42,8 @@ class LoadedModel:
     seconds: float
     """Weights and config from disk to device; imports and tokenizer apart."""
     tokenizer_seconds: float
+    legs: Legs | None = None
+    """None where the weights went to the device as they were read."""
 
 
 def load(folder: Path, *, dtype: str, device: str, trust_remote_code: bool = False) -> LoadedModel:
@@ -47,9 +59,11 @@ def load(folder: Path, *, dtype: str, device: str, trust_remote_code: bool = Fal
     torch.empty((), device=device)  # starts the device; that is not loading
     with quiet():
         started = time.perf_counter()
-        model = _load_model(checkpoint, dtype=getattr(torch, dtype), device=device, trust_remote_code=trust_remote_code)
-        if device != "cpu":
-            torch.accelerator.synchronize()
+        apart = device == "cpu" or _fits(checkpoint.weight_bytes)
+        first = "cpu" if apart else device
+        model = _load_model(checkpoint, dtype=getattr(torch, dtype), device=first, trust_remote_code=trust_remote_code)
+        legs = _onwards(model, device, time.perf_counter() - started) if apart else None
+        _finish(device)
         seconds = time.perf_counter() - started
         started = time.perf_counter()
         try:
@@ -61,7 +75,29 @@ def load(folder: Path, *, dtype: str, device: str, trust_remote_code: bool = Fal
                 f"{folder}: transformers cannot read the tokenizer: {first_line(error)}",
                 hint="save it there anew with AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)",
             ) from error
-    return LoadedModel(model, tokenizer, checkpoint.weight_bytes, seconds, time.perf_counter() - started)
+    return LoadedModel(model, tokenizer, checkpoint.weight_bytes, seconds, time.perf_counter() - started, legs)
+
+
+def _fits(weight_bytes: int) -> bool:
+    """Whether the host has room for the weights on their way, with half as much again for the larger of two dtypes."""
+    return psutil.virtual_memory().available > 2.5 * weight_bytes
+
+
+def _onwards(model: Any, device: str, host_s: float) -> Legs:
+    """Move a model from host memory to the ``device``; what both legs took."""
+    if device == "cpu":
+        return Legs(host_s)
+    started = time.perf_counter()
+    moved = {tensor.data_ptr(): tensor.nbytes for tensor in (*model.parameters(), *model.buffers())}
+    model.to(device)
+    _finish(device)
+    return Legs(host_s, time.perf_counter() - started, sum(moved.values()))
+
+
+def _finish(device: str) -> None:
+    """Wait for what was queued on the device."""
+    if device != "cpu" and torch.accelerator.is_available():
+        torch.accelerator.synchronize()
 
 
 def load_pruned(folder: str | Path, *, dtype: str | None = None, device: str = "cpu") -> Any:

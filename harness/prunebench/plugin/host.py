@@ -20,13 +20,14 @@ import pluggy
 
 from prunebench.calibration.corpus import Corpus
 from prunebench.errors import PrunebenchError
+from prunebench.measure.task_data import HUB, TaskData
 from prunebench.model.source import ModelAsset
 from prunebench.plugin import API_VERSION, NAME, spec
 from prunebench.plugin.lazy import heavy_imports_later
 from prunebench.plugin.method import Method, Options
 from prunebench.plugin.recovery import CALIBRATION, DATA, KEY, Recovery
 
-Kind = Literal["method", "recovery", "model", "corpus"]
+Kind = Literal["method", "recovery", "model", "corpus", "task data"]
 
 RESTRICT = "PRUNEBENCH_PLUGINS"
 
@@ -63,6 +64,7 @@ class Registry:
     recoveries: dict[str, Registered] = field(default_factory=dict)
     models: dict[str, Registered] = field(default_factory=dict)
     corpora: dict[str, Registered] = field(default_factory=dict)
+    task_data: dict[str, Registered] = field(default_factory=dict)
     problems: list[PluginProblem] = field(default_factory=list)
     hooks: pluggy.PluginManager = field(default_factory=lambda: pluggy.PluginManager(NAME))
 
@@ -72,6 +74,7 @@ class Registry:
             "recovery": self.recoveries,
             "model": self.models,
             "corpus": self.corpora,
+            "task data": self.task_data,
         }[kind]
 
     def notify(self, hook: str, **facts: Any) -> None:
@@ -84,7 +87,7 @@ class Registry:
                 logging.getLogger(NAME).exception("%s of %s raised", hook, implementation.plugin_name)
 
     def all(self) -> list[Registered]:
-        kinds = (self.methods, self.recoveries, self.models, self.corpora)
+        kinds = (self.methods, self.recoveries, self.models, self.corpora, self.task_data)
         return [registered for kind in kinds for registered in kind.values()]
 
 
@@ -116,9 +119,14 @@ def _class_complaint(base: type, *reserved: str) -> Callable[[Any], str | None]:
     return complain
 
 
-def _instance_complaint(kind: type) -> Callable[[Any], str | None]:
+def _instance_complaint(kind: type, *reserved: str) -> Callable[[Any], str | None]:
+    """What is wrong with an object that should be a ``kind``; ``reserved`` are names that mean something in a suite."""
+
     def complain(value: Any) -> str | None:
-        return None if isinstance(value, kind) else f"returned {value!r}, not a prunebench.{kind.__name__} object"
+        if not isinstance(value, kind):
+            return f"returned {value!r}, not a prunebench.{kind.__name__} object"
+        name = getattr(value, "name", None)
+        return f"the name '{name}' means something else in a suite; take another" if name in reserved else None
 
     return complain
 
@@ -128,6 +136,7 @@ _REGISTERING = (
     _Registering("prunebench_register_recovery", "recovery", _class_complaint(Recovery, DATA)),
     _Registering("prunebench_register_model_source", "model", _instance_complaint(ModelAsset)),
     _Registering("prunebench_register_corpus", "corpus", _instance_complaint(Corpus)),
+    _Registering("prunebench_register_task_data", "task data", _instance_complaint(TaskData, HUB)),
 )
 
 

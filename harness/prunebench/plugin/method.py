@@ -118,6 +118,8 @@ class Method(ABC):
     needs_calibration: ClassVar[bool] = False
     uses_seed: ClassVar[bool] = False
     """Whether the outcome depends on the seed beyond the calibration sample."""
+    trains: ClassVar[bool] = False
+    """Whether `prune` trains weights, so that even a share of 0 changes the model."""
 
     class Options(Options):
         """Options of this method; override with your own subclass of `prunebench.Options`."""

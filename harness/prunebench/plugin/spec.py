@@ -12,6 +12,7 @@ from prunebench.plugin import NAME
 
 if TYPE_CHECKING:
     from prunebench.calibration.corpus import Corpus
+    from prunebench.measure.task_data import TaskData
     from prunebench.model.source import ModelAsset
     from prunebench.plugin.method import Method
     from prunebench.plugin.recovery import Recovery
@@ -37,6 +38,11 @@ def prunebench_register_model_source() -> ModelAsset | list[ModelAsset]:  # type
 @_spec
 def prunebench_register_corpus() -> Corpus | list[Corpus]:  # type: ignore[empty-body]
     """Text corpora that a suite can name: instances of `prunebench.Corpus`. Added in API 1."""
+
+
+@_spec
+def prunebench_register_task_data() -> TaskData | list[TaskData]:  # type: ignore[empty-body]
+    """Rows for tasks of lm-eval: instances of `prunebench.TaskData`. Added in API 1."""
 
 
 @_spec

@@ -1,4 +1,7 @@
-"""How much work a cell is, before anything is loaded: a lower bound that ranks cells and totals a suite."""
+"""How much work a cell is, before anything is loaded: a lower bound that ranks cells and totals a suite.
+
+Tasks are left out: their tokens are known when lm-eval has made its prompts.
+"""
 
 from __future__ import annotations
 
@@ -32,13 +35,13 @@ def estimate(cell: Cell, registry: Registry) -> Estimate:
     Calibration tokens count twice for methods that go layer by layer (one pass for the statistics, one through the
     pruned layer) and once for the others; training tokens of a recovery three times, in every epoch. Timing counts the
     least number of rounds, and for a pruned model the dense rounds between them. Unknown: perplexity over all windows of
-    a corpus, a model whose size is not known.
+    a corpus or in windows as long as the model takes, a model whose size is not known.
     """
     tokens = _calibration_tokens(cell, registry.methods[cell.method.name].value)
     if cell.recovery is not None:
         tokens += _training_tokens(cell.recovery, registry.recoveries[cell.recovery.name].value)
     for spec in cell.perplexity:
-        if spec.windows is None:
+        if spec.windows is None or spec.length is None:
             return Estimate(None, None)
         tokens += spec.windows * spec.length
     models = 1 if cell.method.name == DENSE else 2

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from prunebench.calibration.corpus import SAMPLER_NAMES, Corpus, corpus_of, resolve_corpus
+from prunebench.calibration.protocols import PROTOCOLS, ProtocolName
 from prunebench.calibration.spec import CalibrationSpec, CorpusRef
 from prunebench.cell.spec import MethodRef, PerplexitySpec
 from prunebench.errors import PrunebenchError, did_you_mean
-from prunebench.measure.spec import LatencySpec
+from prunebench.measure.spec import LatencySpec, TaskSpec
 from prunebench.model.ref import ModelRef
 from prunebench.model.source import resolve
 from prunebench.suite import methods
+from prunebench.suite.expectations import Offered, Wanted
+from prunebench.suite.expectations import resolve as resolve_expectations
 from prunebench.suite.overrides import override
 from prunebench.suite.problems import Problems, absent, fields_of
 from prunebench.suite.recoveries import Training
@@ -34,6 +37,7 @@ from prunebench.suite.schema import (
     section_at,
 )
 from prunebench.suite.source import Source, read
+from prunebench.suite.tasks import task_specs
 
 if TYPE_CHECKING:
     from prunebench.plugin.host import Registry
@@ -62,6 +66,9 @@ class Suite:
     threads: int | None
     keep_models: bool
     time_limit_s: float | None
+    expect: tuple[Wanted, ...] = ()
+    """Published figures of its cells."""
+    tasks: tuple[TaskSpec, ...] = ()
 
     @property
     def methods(self) -> tuple[MethodRef, ...]:
@@ -97,6 +104,7 @@ def check_suite(source: Source, registry: Registry) -> Suite:
         ),
         calibration=calibration,
         perplexity=tuple(look.perplexity(quality.perplexity)),
+        tasks=task_specs(quality.tasks, registry, problems),
         latency=tuple(_latency(profile.latency)),
         gate=quality.gate,
         seeds=tuple(dict.fromkeys(file.seeds)),
@@ -105,8 +113,16 @@ def check_suite(source: Source, registry: Registry) -> Suite:
         keep_models=file.keep_models,
         time_limit_s=(file.limits or LimitsEntry()).time_s,
     )
+    if not wrong & {"models", "methods", "quality", "expect"} and not problems.errors:
+        offered = Offered(suite.models, suite.treatments, suite.perplexity, _tasks(suite))
+        suite = replace(suite, expect=tuple(resolve_expectations(file.expect, offered, registry, problems)))
     problems.stop()
     return suite
+
+
+def _tasks(suite: Suite) -> list[str]:
+    """The names of the tasks that the cells are scored on."""
+    return [task.name for task in getattr(suite, "tasks", ())]
 
 
 def _validated(data: dict[str, Any], problems: Problems) -> tuple[SuiteFile, set[str]]:
@@ -213,10 +229,29 @@ class _Lookup:
         for index, entry in enumerate(entries):
             path = ("quality", "perplexity", index)
             for ref, corpus in self.corpora(entry.corpus, path):
-                splits = self.splits(entry.split or [corpus.evaluation_split], corpus, path)
-                some = [corpus.evaluation_windows] if entry.windows is None else entry.windows
-                for split, windows, length in itertools.product(splits, some, entry.length):
-                    yield PerplexitySpec(corpus=ref, split=split, length=length, windows=windows)
+                for name in dict.fromkeys(entry.protocol):
+                    yield from self.protocol(name, entry, ref, corpus, path)
+
+    def protocol(
+        self, name: ProtocolName, entry: PerplexityEntry, ref: CorpusRef, corpus: Corpus, path: KeyPath
+    ) -> Iterator[PerplexitySpec]:
+        """What one protocol measures on one corpus: its own choices where the entry makes none."""
+        known = PROTOCOLS[name]
+        usual = known.splits.get(ref.name, corpus.evaluation_split) if ref.path is None else corpus.evaluation_split
+        splits = self.splits(entry.split or [usual], corpus, path)
+        for split, length in itertools.product(splits, [known.length] if entry.length is None else entry.length):
+            some = [known.windows(length) or corpus.evaluation_windows] if entry.windows is None else entry.windows
+            for windows in some:
+                yield PerplexitySpec(
+                    corpus=ref,
+                    split=split,
+                    length=length,
+                    windows=windows,
+                    protocol=name,
+                    fewer=entry.windows is None,
+                    tail=known.tail if entry.tail is None else entry.tail,
+                    joiner=known.joiners.get(ref.name) if ref.path is None else None,
+                )
 
     def corpora(self, named: list[str | dict[str, Any]], path: KeyPath) -> Iterator[tuple[CorpusRef, Corpus]]:
         for index, value in enumerate(named):

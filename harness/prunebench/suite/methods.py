@@ -30,6 +30,11 @@ class Treatment:
     calibration: tuple[CalibrationSpec, ...] | None = None
     """None where the suite's is meant."""
 
+    @property
+    def label(self) -> str:
+        """As `Cell.label`."""
+        return self.method.label if self.recovery is None else f"{self.method.label} + {self.recovery.label}"
+
 
 def outcome_varies(method: Any, *, sampled: bool) -> bool:
     """Whether the seed decides what a Method class does; ``sampled``: calibration windows are drawn by the seed."""

@@ -29,12 +29,14 @@ def plan(suite: Suite, registry: Registry, only: Sequence[str] = (), skip: Seque
     cells: dict[str, Cell] = {}
     for cell in _grid(suite, registry):
         cells.setdefault(cell.id, cell)
+    chosen = tuple(select(list(cells.values()), only, skip))
     return Plan(
         suite=suite.name,
         title=suite.title,
-        cells=tuple(select(list(cells.values()), only, skip)),
+        cells=chosen,
         suite_sha256=hashlib.sha256(suite.text.encode()).hexdigest(),
         gate=suite.gate,
+        expect=tuple(figure for wanted in suite.expect if (figure := wanted.among(chosen))),
     )
 
 
@@ -55,6 +57,7 @@ def _grid(suite: Suite, registry: Registry) -> Iterator[Cell]:
                         recovery=recovery,
                         calibration=calibration,
                         perplexity=suite.perplexity,
+                        tasks=suite.tasks,
                         latency=suite.latency,
                         seed=seed,
                         device=suite.device,

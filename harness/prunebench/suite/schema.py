@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+from prunebench.calibration.protocols import DEFAULT, PROTOCOLS, ProtocolName
+
 Dtype = Literal["float32", "bfloat16", "float16"]
 T = TypeVar("T")
 
@@ -96,19 +98,44 @@ class TrainingEntry(Section):
 
 
 class PerplexityEntry(Section):
-    """Windows that do not overlap, from the beginning of the corpus; SparseGPT's protocol."""
+    """Windows that do not overlap, from the beginning of the corpus; no seed plays a part."""
 
     corpus: Many[str | dict[str, Any]] = Field(description=CORPUS)
-    split: Many[str] | None = Field(None, description="the corpus's own evaluation split where absent")
-    windows: Many[Count] | None = Field(
-        None, description="the first so many windows; the corpus's usual number, else all"
+    protocol: Many[ProtocolName] = Field(
+        [DEFAULT],
+        description="fills in what is left out here: "
+        + "; ".join(f"{name}: {protocol.summary}" for name, protocol in PROTOCOLS.items()),
     )
-    length: Many[Annotated[int, Field(gt=1)]] = Field([2048], description="tokens per window")
+    split: Many[str] | None = Field(None, description="the protocol's, else the corpus's own evaluation split")
+    windows: Many[Count] | None = Field(
+        None, description="the first so many windows; the protocol's, else the corpus's usual number, else all"
+    )
+    length: Many[Annotated[int, Field(gt=1)]] | None = Field(None, description="tokens per window; the protocol's")
+    tail: bool | None = Field(None, description="whether a shorter window at the end counts; the protocol's")
+
+
+class TaskEntry(Section):
+    """Tasks, groups or tags of lm-eval. Its prompts and metrics are used as they are, its own rows or others."""
+
+    task: Many[str] = Field(description="a name, or several that share what follows; `lm-eval ls tasks` lists them")
+    data: str = Field(
+        "hub",
+        description="where the rows come from: hub, the data sets that lm-eval names; registered data; or a folder, "
+        "relative to the suite, with TASK/SPLIT.parquet, .jsonl or .jsonl.gz, SPLIT being train, validation, test or dev",
+    )
+    limit: Count | None = Field(None, description="the first so many questions of each task; all where absent")
+    num_fewshot: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="examples before each question; the task's own number where absent, 0 if it has none"
+    )
+    batch_size: Count = Field(8, description="requests side by side")
 
 
 class QualityEntry(Section):
     gate: float = Field(0.95, gt=0, le=1, description="share of dense quality below which speed is greyed")
     perplexity: ManyOrNone[PerplexityEntry] = Field([], description="one or several; every cell measures them all")
+    tasks: ManyOrNone[Annotated[TaskEntry, _Short("task")]] = Field(
+        [], description="zero-shot or few-shot tasks, run by lm-eval; where there are some, the gate is about them"
+    )
 
 
 class LatencyEntry(Section):
@@ -119,6 +146,13 @@ class LatencyEntry(Section):
     batch_size: Many[Count] = Field([1], description="sequences side by side")
     min_rounds: Many[Count] = Field([5], description="at least so many rounds, and ...")
     min_time_s: Many[Annotated[float, Field(ge=0)]] = Field([3.0], description="... at least so many seconds")
+    execution: Many[Literal["fastest", "eager", "static", "lean", "compiled", "cuda-graph"]] = Field(
+        ["fastest"],
+        description="how a generated token is computed. eager: the model's own pass and a growing KV cache; static: with a "
+        "KV cache of fixed size; lean: our own step for Llama, Mistral, Qwen2 and Qwen3, without the model's Python; "
+        "compiled: torch.compile, minutes to compile; cuda-graph: lean, recorded once; fastest: cuda-graph on a GPU, "
+        "else lean, else eager: the first that gives the same tokens as eager",
+    )
 
 
 class ProfileEntry(Section):
@@ -130,6 +164,29 @@ class ProfileEntry(Section):
 
 class LimitsEntry(Section):
     time_s: float | None = Field(None, gt=0, description="a cell is ended after so many seconds")
+
+
+class ExpectEntry(Section):
+    """A published figure, which the report shows beside what is measured."""
+
+    model: str = Field(description="a model of this suite, by its name")
+    method: str = Field(description="a method of this suite")
+    options: dict[str, Any] = Field({}, description="those of its options that tell the cell from the method's others")
+    recovery: str | None = Field(None, description="what repaired the model, by its name; none where absent")
+    metric: str = Field(
+        "perplexity", description="perplexity, parameters, removed_share, speedup, a task's name, or tasks-mean"
+    )
+    corpus: str | None = Field(None, description="of a perplexity; needed where the suite measures several")
+    protocol: ProtocolName | None = Field(None, description="of a perplexity; needed where the suite measures several")
+    length: Annotated[int, Field(gt=1)] | None = Field(None, description="tokens per window, likewise")
+    tasks: Many[str] | None = Field(None, description="that a mean is over; all tasks of the suite where absent")
+    value: float = Field(description="as published: scores of tasks in per cent, shares as fractions")
+    tolerance: float | None = Field(
+        None,
+        ge=0,
+        description="relative difference up to which a measured figure agrees; 0.02 for perplexity and tasks",
+    )
+    source: str = Field(min_length=1, description="paper and table, or repository")
 
 
 class SuiteFile(Section):
@@ -144,7 +201,12 @@ class SuiteFile(Section):
     calibration: CalibrationEntry | None = Field(None, description="for the methods that need it")
     quality: QualityEntry | None = Field(default_factory=QualityEntry)
     profile: ProfileEntry | None = Field(default_factory=ProfileEntry)
-    seeds: Many[Annotated[int, Field(ge=0)]] = Field([0], description="of calibration samples and random methods")
+    seeds: Many[Annotated[int, Field(ge=0)]] = Field(
+        [0],
+        description="of calibration samples, random methods and recoveries; the text that is evaluated never depends on "
+        "them. Several give a mean and a spread",
+    )
+    expect: ManyOrNone[ExpectEntry] = Field([], description="published figures that the cells should reproduce")
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$", description="auto, cpu, cuda, cuda:0 ..."
     )
@@ -177,6 +239,7 @@ def json_schema(
     models: Mapping[str, Any],
     corpora: Mapping[str, Any],
     recoveries: Mapping[str, Any] | None = None,
+    task_data: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of a suite file, for editors.
 
@@ -200,6 +263,7 @@ def json_schema(
         "anyOf": [method, {"type": "array", "items": method, "minItems": 1}],
     }
     defs["ModelEntry"]["properties"]["model"]["examples"] = sorted(models)
+    defs["TaskEntry"]["properties"]["data"]["examples"] = ["hub", *sorted(task_data or {})]
     own = {key: value for key, value in defs["CalibrationEntry"].items() if key != "required"}
     defs["own-calibration"] = {**own, "description": "other text than the suite's; what is left out is as there"}
     sections = ["CalibrationEntry", "PerplexityEntry"]

@@ -43,18 +43,19 @@ class Source:
 
 
 def shipped() -> dict[str, Path]:
-    """The suites that come with prunebench, by name."""
+    """The suites that come with prunebench, by name; those in a folder have its name before theirs: 'papers/wanda'."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "suites", package.parents[1] / "suites"):  # a wheel, an editable checkout
         if folder.is_dir():
-            return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+            found = {path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.yaml")}
+            return dict(sorted(found.items(), key=lambda item: ("/" in item[0], item[0])))
     return {}
 
 
 def read(path_or_name: str | Path) -> Source:
     """Read a suite. Raises PrunebenchError for a file that is missing, not UTF-8, not YAML, or no mapping."""
     path = _find(str(path_or_name))
-    file = path.name if path in shipped().values() else str(path_or_name)
+    file = next((f"{name}.yaml" for name, ours in shipped().items() if ours == path), str(path_or_name))
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -79,9 +80,10 @@ def _kind(value: Any) -> str:
 
 def _find(given: str) -> Path:
     path = Path(given).expanduser()
-    bare = path.suffix not in {".yaml", ".yml"} and path.name == given
     ours = shipped()
-    if bare and given in ours:
+    named = path.suffix not in {".yaml", ".yml"}
+    bare = named and (path.name == given or given.partition("/")[0] in {name.partition("/")[0] for name in ours})
+    if named and given in ours:
         return ours[given]
     if path.exists():
         return path

@@ -1,0 +1,28 @@
+"""`prunebench suites`: the suites that come with prunebench."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.command("suites")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def command(*, as_json: bool) -> None:
+    """List the shipped suites; `run`, `plan` and the others take them by these names.
+
+    What a suite needs stands at the top of its file.
+    """
+    from prunebench.suite.source import read, shipped
+
+    rows = []
+    for name, path in shipped().items():
+        data = read(path).data
+        rows.append({"name": name, "title": str(data.get("title") or data.get("name")), "file": str(path)})
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    width = max((len(row["name"]) for row in rows), default=0)
+    for row in rows:
+        click.echo(f"{row['name']:{width}}  {row['title']}")

@@ -1,0 +1,66 @@
+"""What watching costs the watched: a fixed piece of work with the sampler on against off, in turns."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from prunebench.measure.memory import MemorySampler
+from prunebench.measure.statistics import paired_ratio
+
+pytestmark = [
+    pytest.mark.bench,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc/PID/schedstat"),
+]
+ROUNDS = 120
+STEPS = 1_000_000
+
+
+def work() -> float:
+    """Seconds of CPU-bound work in one thread; it allocates nothing that grows."""
+    begun = time.perf_counter()
+    total = 0
+    for number in range(STEPS):
+        total = (total + number * number) & 0xFFFFFFFF
+    assert total
+    return time.perf_counter() - begun
+
+
+def cpu_seconds(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[0]) / 1e9
+
+
+def test_the_sampler_costs_less_than_one_per_cent() -> None:
+    """The paired ratio on / off of wall time, and the sampler's own CPU time over the time for which it watched.
+
+    One sampler for the whole test, made to stand still for the rounds without it: starting it is no part of this.
+    """
+    on: list[float] = []
+    off: list[float] = []
+    used = 0.0
+    with MemorySampler(gpu=False) as sampler:
+        while os.fstat(sampler._file.fileno()).st_size == 0:
+            time.sleep(0.01)
+        pid = sampler._process.pid
+        work()
+        for number in range(ROUNDS):
+            for watched in (True, False) if number % 2 else (False, True):
+                os.kill(pid, signal.SIGCONT if watched else signal.SIGSTOP)
+                time.sleep(0.01)
+                before = cpu_seconds(pid)
+                (on if watched else off).append(work())
+                used += cpu_seconds(pid) - before
+        os.kill(pid, signal.SIGCONT)
+    ratio = paired_ratio(on, off)
+    share = used / sum(on)
+    print(
+        f"sampler on / off: {ratio.estimate:.4f} [{ratio.low:.4f}, {ratio.high:.4f}] over {ROUNDS} rounds of "
+        f"{sum(off) / ROUNDS:.2f} s; its own CPU time {share:.2%} of one core"
+    )
+    assert ratio.low < 1.01
+    assert share < 0.02  # of a core that is not the work's own where there are two

@@ -1,0 +1,103 @@
+"""The suites that come with prunebench: sound, planned without a network, found by name also in their folders."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from prunebench.cli import prunebench
+from prunebench.errors import PrunebenchError
+from prunebench.plugin.host import load_plugins
+from prunebench.suite.load import load_suite
+from prunebench.suite.plan import plan
+from prunebench.suite.source import read, shipped
+
+PAPERS = {"sparsegpt", "wanda", "llm-pruner", "blockpruner", "shortgpt"}
+
+
+@pytest.fixture(scope="module")
+def registry():
+    return load_plugins()
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("a plan opens no connection")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.mark.parametrize("name", list(shipped()))
+@pytest.mark.usefixtures("no_network")
+def test_it_loads_and_plans_without_a_network(name, registry):
+    suite = load_suite(name, registry=registry)
+    planned = plan(suite, registry)
+    assert planned.cells[0].method.name == "dense"
+    assert len({cell.id for cell in planned.cells}) == len(planned.cells)
+    assert suite.text.startswith("#")  # says what it is for and what it needs
+
+
+def test_every_headline_of_the_papers_has_a_suite_with_its_figures(registry):
+    assert {name.partition("/")[2] for name in shipped() if name.startswith("papers/")} == PAPERS
+    for name in PAPERS:
+        suite = load_suite(f"papers/{name}", registry=registry)
+        planned = plan(suite, registry)
+        assert suite.name == f"papers-{name}"
+        assert any(figure.method == "dense" for figure in planned.expect)
+        own = [figure for figure in planned.expect if figure.method.split()[0] == name]
+        assert own
+        assert all(len(figure.cells) == 1 for figure in planned.expect)
+        assert len(planned.expect) == len(read(f"papers/{name}").data["expect"])
+        assert re.search(r"arXiv:\d{4}\.\d{5}", suite.text)
+        assert "Known to differ" in " ".join(suite.text.replace("#", " ").split())
+        assert "GPU" in suite.text
+
+
+def test_the_standard_suite_is_the_issues_grid(registry):
+    suite = load_suite("standard", registry=registry)
+    assert {shape.batch_size for shape in suite.latency} == {1, 8, 32}
+    assert {shape.prompt for shape in suite.latency} == {128, 2048}
+    assert len(suite.seeds) == 3
+    assert {spec.corpus.name for spec in suite.perplexity} == {"wikitext2", "c4"}
+    assert len(suite.tasks) == 7
+    sparsities = {str(one.options.get("sparsity")) for one in suite.methods}
+    assert {"0.2", "0.5", "2:4"} <= sparsities
+
+
+def test_a_misspelt_name_in_a_folder_gets_the_nearest():
+    with pytest.raises(PrunebenchError, match="no suite 'papers/wnda'") as caught:
+        read("papers/wnda")
+    assert caught.value.hint == "did you mean 'papers/wanda'?"
+
+
+def test_problems_name_the_suite_with_its_folder():
+    assert read("papers/wanda").where["name",].startswith("papers/wanda.yaml:")
+
+
+def test_another_model_on_the_command_line_leaves_the_papers_figures_out(registry):
+    suite = load_suite("papers/wanda", registry=registry, overrides=["models=tiny-llama"])
+    assert suite.expect == ()
+    assert len(plan(suite, registry).cells) == 10
+
+
+def test_a_file_of_ones_own_in_a_folder_of_that_name_still_counts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("papers").mkdir()
+    Path("papers/mine.yaml").write_text("name: mine\n")
+    assert read("papers/mine.yaml").data == {"name": "mine"}
+
+
+def test_they_are_listed():
+    result = CliRunner().invoke(prunebench, ["suites", "--json"])
+    assert result.exit_code == 0, result.output
+    assert [row["name"] for row in json.loads(result.output)] == list(shipped())
+    text = CliRunner().invoke(prunebench, ["suites"]).output
+    assert "papers/wanda" in text
+    assert "Smoke test" in text
