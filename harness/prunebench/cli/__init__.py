@@ -13,6 +13,7 @@ COMMANDS = {
     "suites": "List the suites that come with prunebench.",
     "plan": "Show the cells of a suite, what is done already, and how much work is left.",
     "prune": "Prune one model and save it.",
+    "profile": "Show where a model's time and bytes go.",
     "report": "Render the report of a run again.",
     "export": "Print or write the records of a run as one table.",
     "plugins": "List the plugins and what they offer.",

@@ -198,7 +198,7 @@ def _form(*, removed: int, blocks: int, narrower: bool, more_zeros: bool, legal:
         parts.append("dense with zeros")
         notes.append("zeros in dense tensors: dense kernels do the same work, no speed-up expected here")
         if "2:4" in legal:
-            notes.append("the 2:4 pattern holds everywhere, so sparse tensor cores could use it; this run does not")
+            notes.append("the 2:4 pattern holds everywhere: sparse tensor cores can use it, where a GPU has them")
     if not parts:
         return _Form("dense", faster=False, note="nothing is removed: no speed-up expected")
     return _Form(", ".join(parts), faster=bool(removed or blocks or narrower), note="; ".join(notes))

@@ -33,22 +33,41 @@ class UnavailableError(Exception):
 
 
 @dataclass(frozen=True)
+class _Norm:
+    """A root-mean-square norm over the last dimension."""
+
+    weight: Tensor
+    epsilon: float
+    floor: Tensor  # root of size x epsilon
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Computed in float32 and weighted in the model's precision, as the modules do."""
+        if inputs.is_cuda:
+            return functional.rms_norm(inputs, self.weight.shape, self.weight, self.epsilon)
+        # on a CPU that call is a dozen kernels; 1 / sqrt(mean square + epsilon) is root of size / hypot(length, floor)
+        exact = inputs.float()
+        length = torch.linalg.vector_norm(exact, dim=-1, keepdim=True)
+        scale = self.weight.shape[0] ** 0.5 / torch.hypot(length, self.floor)
+        return (exact * scale).to(inputs.dtype) * self.weight
+
+
+@dataclass(frozen=True)
 class _Attention:
-    norm: tuple[Tensor, float]
+    norm: _Norm
     into: Product
     out: Product
     query_heads: int
     key_heads: int
     scaling: float
-    query_norm: tuple[Tensor, float] | None
-    key_norm: tuple[Tensor, float] | None
+    query_norm: _Norm | None
+    key_norm: _Norm | None
     keys: Tensor  # [batch, key heads, length, head]
     values: Tensor
 
 
 @dataclass(frozen=True)
 class _MLP:
-    norm: tuple[Tensor, float]
+    norm: _Norm
     into: Product
     out: Product
     width: int
@@ -108,26 +127,23 @@ class Lean:
             if attention is not None:
                 hidden = hidden + self._attend(attention, hidden, cosine, sine, mask)
             if mlp is not None:
-                weight, epsilon = mlp.norm
-                both = mlp.into(functional.rms_norm(hidden, weight.shape, weight, epsilon))
+                both = mlp.into(mlp.norm(hidden))
                 hidden = hidden + mlp.out(mlp.activation(both[..., : mlp.width]) * both[..., mlp.width :])
-        weight, epsilon = self._norm
-        logits = self._head(functional.rms_norm(hidden, weight.shape, weight, epsilon))
+        logits = self._head(self._norm(hidden))
         self._at += 1
         if self._fixed:
             self._place += 1
         return logits[:, -1].argmax(-1, keepdim=True)
 
     def _attend(self, part: _Attention, hidden: Tensor, cosine: Tensor, sine: Tensor, mask: Tensor | None) -> Tensor:
-        weight, epsilon = part.norm
         heads = part.query_heads + 2 * part.key_heads
-        split = part.into(functional.rms_norm(hidden, weight.shape, weight, epsilon)).view(self._batch, 1, heads, -1)
+        split = part.into(part.norm(hidden)).view(self._batch, 1, heads, -1)
         turned = split[:, :, : -part.key_heads]  # queries and keys, [batch, 1, heads, head]
         if part.query_norm is not None and part.key_norm is not None:
             turned = torch.cat(
                 [
-                    functional.rms_norm(turned[:, :, : part.query_heads], part.query_norm[0].shape, *part.query_norm),
-                    functional.rms_norm(turned[:, :, part.query_heads :], part.key_norm[0].shape, *part.key_norm),
+                    part.query_norm(turned[:, :, : part.query_heads]),
+                    part.key_norm(turned[:, :, part.query_heads :]),
                 ],
                 dim=2,
             )
@@ -235,10 +251,12 @@ def _plain(module: Any, kind: type[nn.Module], what: str) -> Any:
     return module
 
 
-def _norm(module: Any, what: str) -> tuple[Tensor, float]:
+def _norm(module: Any, what: str) -> _Norm:
     if not type(module).__name__.endswith("RMSNorm") or _hooked(module):
         raise UnavailableError(f"{what} is a {type(module).__name__}{' with hooks' if _hooked(module) else ''}")
-    return module.weight.data, float(module.variance_epsilon)
+    weight, epsilon = module.weight.data, float(module.variance_epsilon)
+    floor = torch.tensor((weight.shape[0] * epsilon) ** 0.5, device=weight.device)
+    return _Norm(weight, epsilon, floor)
 
 
 def _hooked(module: nn.Module) -> bool:
@@ -265,20 +283,23 @@ def _matrix_vector(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -
 
 
 def _fastest_product(head: nn.Linear, batch: int) -> Callable[..., Tensor]:
-    """For one sequence on a CPU in half precision the general product repacks its weights at every call; where the
-    matrix-vector kernel reads the head faster on this machine, that one is used.
+    """How weights meet the input. For one sequence on a CPU the matrix-vector kernel has less around it, and does not
+    repack half-precision weights at every call as the general product does; where this machine reads the head faster
+    through the general one, that is used.
     """
     weight = head.weight
-    if batch > 1 or weight.device.type != "cpu" or weight.dtype == torch.float32:
+    if batch > 1 or weight.device.type != "cpu":
         return functional.linear
     inputs = torch.ones(1, 1, weight.shape[1], dtype=weight.dtype)
-    seconds: dict[Callable[..., Tensor], float] = {}
-    for kernel in (functional.linear, _matrix_vector):
-        kernel(inputs, weight)
-        times = []
-        for _ in range(5):
-            before = time.perf_counter()
-            kernel(inputs, weight)
-            times.append(time.perf_counter() - before)
-        seconds[kernel] = min(times)
-    return min(seconds, key=lambda kernel: seconds[kernel])
+    general, vector = _seconds(functional.linear, inputs, weight), _seconds(_matrix_vector, inputs, weight)
+    return functional.linear if general < 0.9 * vector else _matrix_vector
+
+
+def _seconds(product: Callable[..., Tensor], inputs: Tensor, weight: Tensor) -> float:
+    """The best of a few calls, the first one left out."""
+    times = []
+    for _ in range(6):
+        before = time.perf_counter()
+        product(inputs, weight)
+        times.append(time.perf_counter() - before)
+    return min(times[1:])

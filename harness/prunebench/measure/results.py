@@ -179,6 +179,16 @@ class Latency(Part):
     inter_token_speedup: Ratio | None = None
 
 
+class FormTime(Part):
+    """One execution form beside the others."""
+
+    form: str
+    inter_token_s: float | None = Field(None, description="median; None where the model cannot run so")
+    speedup: Ratio | None = Field(None, description="over `generate()` of transformers")
+    same_tokens: bool | None = None
+    note: str | None = None
+
+
 class PartShare(Part):
     """One part of the model in both phases, timed eagerly."""
 

@@ -1,0 +1,159 @@
+"""`prunebench profile`: where a model's time and bytes go on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from prunebench.cell.model_profile import ModelProfile
+
+
+@click.command("profile", short_help="Show where a model's time and bytes go.")
+@click.argument("model")
+@click.option("--prompt", default=128, show_default=True, type=click.IntRange(1), help="Prompt tokens.")
+@click.option("--new-tokens", default=32, show_default=True, type=click.IntRange(2), help="Tokens to generate.")
+@click.option("--batch-size", default=1, show_default=True, type=click.IntRange(1), help="Sequences side by side.")
+@click.option(
+    "--dtype",
+    default="float32",
+    show_default=True,
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    help="Precision in which the weights run.",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:0 ...")
+@click.option("--min-time", default=5.0, show_default=True, type=click.FloatRange(0), help="Seconds to time at least.")
+@click.option("--compiled", is_flag=True, help="Compare torch.compile as well; takes minutes to compile.")
+@click.option("--json", "as_json", type=click.Path(path_type=Path), help="Write everything to this file, too.")
+def command(
+    model: str,
+    prompt: int,
+    new_tokens: int,
+    batch_size: int,
+    dtype: str,
+    device: str,
+    min_time: float,
+    as_json: Path | None,
+    *,
+    compiled: bool,
+) -> None:
+    """Measure MODEL as it is: load, prompt phase, generation phase, and what a token must read.
+
+    MODEL is a registered name, a folder of safetensors or of a pruned model, a .gguf file or a Hub id. The execution
+    forms are timed against generate() of transformers in alternating rounds.
+    """
+    from prunebench.cell.model_profile import profile_model
+    from prunebench.measure.spec import Form, LatencySpec
+    from prunebench.plugin.host import load_plugins
+    from prunebench.suite.prune import one_cell
+
+    cell = one_cell(model, "dense", {}, load_plugins(), dtype=dtype, device=device)
+    shape = LatencySpec(prompt=prompt, new_tokens=new_tokens, batch_size=batch_size, min_rounds=5, min_time_s=min_time)
+    forms: list[Form] = ["eager", "static", "lean"]
+    if cell.device != "cpu":
+        forms.append("cuda-graph")
+    if compiled:
+        forms.append("compiled")
+    found = profile_model(cell, shape, forms, progress=_tell)
+    if as_json is not None:
+        as_json.write_text(found.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    _show(found)
+
+
+def _tell(phase: str, done: int, total: int) -> None:  # noqa: ARG001
+    if not done:
+        click.echo(f"{phase} ...", err=True)
+
+
+def _show(found: ModelProfile) -> None:
+    from rich.console import Console
+
+    console = Console(width=None, highlight=False)
+    latency, io = found.latency, found.generation
+    threads = f", {found.threads} threads" if found.device == "cpu" else ""
+    console.print(
+        f"[bold]{_plain(found.model)}[/bold]: {found.parameters:,} parameters, {found.dtype}, {found.device}{threads}; "
+        f"prompt {latency.prompt}, {latency.new_tokens} new tokens, batch {latency.batch_size}, {latency.execution}"
+    )
+    cache = "" if found.load.cache is None else f", page cache {found.load.cache}"
+    rows = [
+        ("load", f"{found.load.seconds:.2f} s", f"{found.load.bytes / 1e6:,.0f} MB of files{cache}"),
+        ("time to first token", _ms(latency.ttft_s.median), f"p90 {_ms(latency.ttft_s.p90)}, {latency.rounds} rounds"),
+        (
+            "inter-token latency",
+            _ms(latency.inter_token_s.median),
+            f"p90 {_ms(latency.inter_token_s.p90)}, {latency.tokens_per_s:,.1f} tokens/s",
+        ),
+        (
+            "I/O floor of a token",
+            _ms(io.floor_s),
+            f"{(io.weight_bytes + io.kv_cache_bytes) / 1e6:,.1f} MB at {io.bandwidth_bytes_per_s / 1e9:.1f} GB/s",
+        ),
+        ("bandwidth utilisation", f"{io.utilisation:.0%}", io.bandwidth_source),
+    ]
+    if found.energy is not None and found.energy.joules_per_token is not None:
+        rows.append(("energy of a token", f"{found.energy.joules_per_token:.3g} J", found.energy.source or ""))
+    elif found.energy is not None:
+        rows.append(("energy", "not available", found.energy.reason or ""))
+    _table(console, "", ("", "", ""), rows)
+    split = found.breakdown
+    total = sum(part.token_bytes for part in split.parts)
+    parts = [
+        (
+            {"mlp": "MLP"}.get(part.part, part.part),
+            f"{_ms(part.prompt_s)}  {part.prompt_s / split.prompt_s:4.0%}",
+            f"{_ms(part.token_s)}  {part.token_s / split.token_s:4.0%}",
+            f"{part.token_bytes / 1e6:,.1f} MB  {part.token_bytes / total:4.0%}",
+        )
+        for part in split.parts
+    ]
+    _table(console, "Where it goes (eager, hooks on the modules)", ("", "prompt", "a token", "a token reads"), parts)
+    if found.forms:
+        forms = [
+            (
+                form.form,
+                "-" if form.inter_token_s is None else _ms(form.inter_token_s),
+                "" if form.speedup is None else f"{1 / form.speedup.estimate:.2f} x generate()",
+                {True: "same tokens", False: "other tokens", None: ""}[form.same_tokens]
+                if not form.note
+                else form.note,
+            )
+            for form in found.forms
+        ]
+        _table(console, "Execution forms, alternating in one run", ("", "a token", "", ""), forms)
+    words = {True: "holds here", False: "does not hold here", None: "cannot be seen here"}
+    claims = [(claim.claim, words[claim.holds], claim.evidence) for claim in found.findings]
+    _table(console, "What is widely cited of generation (Deja Vu, 2023)", ("", "", ""), claims)
+
+
+def _table(console: Console, title: str, heads: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> None:
+    from rich.table import Table
+
+    table = Table(
+        *heads,
+        title=title or None,
+        title_justify="left",
+        box=None,
+        show_header=any(heads),
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
+    for row in rows:
+        table.add_row(*(_plain(str(value)) for value in row))
+    console.print()
+    console.print(table)
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:,.2f} ms"
