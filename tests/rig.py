@@ -32,6 +32,7 @@ class Rig:
     environment: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
         tiny_checkpoint(self.folder / "model", "llama")
         (self.folder / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 200)
         self.environment |= {
@@ -53,7 +54,7 @@ class Rig:
         path.write_text(SUITE.format(methods="\n".join(f"  - {method}" for method in methods), more=more))
         return path
 
-    def prunebench(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    def prunebench(self, *arguments: str | Path, timeout_s: float = 110) -> subprocess.CompletedProcess[str]:
         """Run the command line as a user would, in the rig's folder."""
         return subprocess.run(
             [sys.executable, "-m", "prunebench", *map(str, arguments)],
@@ -61,5 +62,5 @@ class Rig:
             env={**os.environ, **self.environment},
             capture_output=True,
             text=True,
-            timeout=110,
+            timeout=timeout_s,
         )

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from prunebench.model.made import MadeAsset
     from prunebench.model.source import ModelAsset
     from prunebench.model.wheel import WheelAsset, fetch
+    from prunebench.notebook import load_run, run
     from prunebench.plugin import API_VERSION, hookimpl
+    from prunebench.plugin.allocation import Allocation
     from prunebench.plugin.context import Context
     from prunebench.plugin.method import (
         LayerwiseMethod,
@@ -39,11 +41,13 @@ if TYPE_CHECKING:
         pattern_of,
     )
     from prunebench.plugin.recovery import Recovery, TrainingOptions
+    from prunebench.plugin.section import Number, Paragraph, ReportData, ReportSection, Table
     from prunebench.suite.prune import Pruned, prune
     from prunebench.training.loop import Penalty, TrainingLog
 
 _HOMES = {
     "API_VERSION": "prunebench.plugin",
+    "Allocation": "prunebench.plugin.allocation",
     "Anatomy": "prunebench.model.anatomy",
     "Block": "prunebench.model.anatomy",
     "Context": "prunebench.plugin.context",
@@ -57,15 +61,21 @@ _HOMES = {
     "MadeAsset": "prunebench.model.made",
     "Method": "prunebench.plugin.method",
     "ModelAsset": "prunebench.model.source",
+    "Number": "prunebench.plugin.section",
     "Options": "prunebench.plugin.method",
+    "Paragraph": "prunebench.plugin.section",
     "Pattern": "prunebench.plugin.method",
     "Penalty": "prunebench.training.loop",
     "PrunebenchError": "prunebench.errors",
+    "Pruned": "prunebench.suite.prune",
     "Recovery": "prunebench.plugin.recovery",
     "Reference": "prunebench.plugin.method",
+    "ReportData": "prunebench.plugin.section",
+    "ReportSection": "prunebench.plugin.section",
     "Sparsity": "prunebench.plugin.method",
     "SparsityOptions": "prunebench.plugin.method",
     "Stream": "prunebench.calibration.stream",
+    "Table": "prunebench.plugin.section",
     "Tangent": "prunebench.calibration.stream",
     "TaskData": "prunebench.measure.task_data",
     "TrainingLog": "prunebench.training.loop",
@@ -75,17 +85,19 @@ _HOMES = {
     "cache_dir": "prunebench.model.cache",
     "fetch": "prunebench.model.wheel",
     "hookimpl": "prunebench.plugin",
-    "load_pruned": "prunebench.model.load",
-    "prune": "prunebench.suite.prune",
-    "Pruned": "prunebench.suite.prune",
     "kth_lowest": "prunebench.calibration.masks",
+    "load_pruned": "prunebench.model.load",
+    "load_run": "prunebench.notebook",
+    "run": "prunebench.notebook",
     "lowest": "prunebench.calibration.masks",
     "lowest_overall": "prunebench.calibration.masks",
     "pattern_of": "prunebench.plugin.method",
+    "prune": "prunebench.suite.prune",
 }
 
 __all__ = [
     "API_VERSION",
+    "Allocation",
     "Anatomy",
     "Block",
     "Context",
@@ -99,16 +111,21 @@ __all__ = [
     "MadeAsset",
     "Method",
     "ModelAsset",
+    "Number",
     "Options",
+    "Paragraph",
     "Pattern",
     "Penalty",
     "PrunebenchError",
     "Pruned",
     "Recovery",
     "Reference",
+    "ReportData",
+    "ReportSection",
     "Sparsity",
     "SparsityOptions",
     "Stream",
+    "Table",
     "Tangent",
     "TaskData",
     "TrainingLog",
@@ -120,10 +137,12 @@ __all__ = [
     "hookimpl",
     "kth_lowest",
     "load_pruned",
+    "load_run",
     "lowest",
     "lowest_overall",
     "pattern_of",
     "prune",
+    "run",
 ]
 
 

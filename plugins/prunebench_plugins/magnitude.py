@@ -60,6 +60,11 @@ class Magnitude(LinearMethod):
                 raise ValueError("Wanda's code has no global threshold: `mode: reference` needs `scope: layer`")
             return self
 
+    @classmethod
+    def refuses_allocation(cls, options: Any) -> str | None:
+        own = "`scope: global` decides it" if options.scope == "global" else None
+        return own or super().refuses_allocation(options)
+
     def score(self, weight: torch.Tensor, stats: LinearStats) -> torch.Tensor:  # noqa: ARG002
         return _magnitude(weight)
 

@@ -6,31 +6,84 @@ Importing this package is cheap: pandas, matplotlib and jinja2 are imported when
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from prunebench.cell.store import RunStore
+    from prunebench.plugin.section import ReportSection
+    from prunebench_report.digest import Summary
 
-__all__ = ["export", "import_libraries", "render", "write_report"]
+__all__ = ["compare", "export", "import_libraries", "main_table", "render", "summary", "write_report"]
 
 
-def write_report(folder: Path) -> Path:
-    """Render `report.html` into the run folder and return its path. Raises PrunebenchError where it is no run."""
+def write_report(
+    folder: Path,
+    *more: Path,
+    out: Path | None = None,
+    only: Sequence[str] = (),
+    sections: Sequence[type[ReportSection]] = (),
+    running: bool = False,
+) -> Path:
+    """Render the report of a run, or of several as one, into ``out`` (`report.html` in the run folder) and return it.
+
+    ``only`` keeps cells by shell patterns, ``sections`` are those of plugins, ``running`` says that cells are still to
+    come. Raises PrunebenchError where a folder is no run.
+    """
     from prunebench.cell.store import RunStore, write_atomically
 
-    store = RunStore.open(folder)
-    write_atomically(store.report_path, render(store))
-    return store.report_path
+    stores = [RunStore.open(one) for one in (folder, *more)]
+    path = out or stores[0].report_path
+    write_atomically(path, render(*stores, only=only, sections=sections, running=running))
+    return path
 
 
-def render(store: RunStore) -> str:
-    """The report of a run as one HTML document; the same store gives the same text."""
+def render(
+    *stores: RunStore, only: Sequence[str] = (), sections: Sequence[type[ReportSection]] = (), running: bool = False
+) -> str:
+    """The report of a run, or of several as one, as an HTML document; the same stores give the same text."""
     from prunebench_report.document import document
+    from prunebench_report.gather import gather
     from prunebench_report.view import view
 
-    return document(view(store))
+    return document(view(gather(stores, only), sections, running=running))
+
+
+def main_table(folders: Sequence[Path], form: Literal["markdown", "latex"], *, only: Sequence[str] = ()) -> str:
+    """The main table of a run, or of several, for a paper. Raises PrunebenchError where a folder is no run."""
+    from prunebench.cell.store import RunStore
+    from prunebench_report import papers
+    from prunebench_report.gather import gather
+
+    return papers.main_table(gather([RunStore.open(one) for one in folders], only), form)
+
+
+def summary(folder: Path) -> Summary:
+    """The verdict and a compact table of a run as text. Raises PrunebenchError where the folder is no run."""
+    from prunebench.cell.store import RunStore
+    from prunebench_report import digest
+    from prunebench_report.gather import gather
+
+    return digest.summary(gather([RunStore.open(folder)]))
+
+
+def compare(a: Path, b: Path, html: Path | None = None) -> dict[str, Any]:
+    """What run ``b`` changed against ``a``, cell by cell, written to ``html`` too where that is given.
+
+    Raises PrunebenchError where a folder is no run.
+    """
+    from prunebench.cell.store import RunStore, write_atomically
+    from prunebench_report.comparison import comparison
+    from prunebench_report.document import comparison_document
+    from prunebench_report.gather import gather
+
+    found = comparison(*(gather([RunStore.open(folder)]) for folder in (a, b)))
+    found |= {"a": str(a), "b": str(b)}
+    if html is not None:
+        write_atomically(html, comparison_document(found))
+    return found
 
 
 def import_libraries() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from prunebench_report import devices, strips, tasks
-from prunebench_report.frames import Row, protocol, shape
+from prunebench_report import devices, speed, strips, tasks, where
+from prunebench_report.frames import Row, protocol
 from prunebench_report.heatmap import heatmap
 from prunebench_report.provenance import flatten
 from prunebench_report.text import MISSING, count, number, percent, ranges, seconds, shorten, size, tail, times
@@ -14,7 +14,7 @@ from prunebench_report.text import MISSING, count, number, percent, ranges, seco
 if TYPE_CHECKING:
     from prunebench.calibration.spec import CalibrationSpec
     from prunebench.cell.record import Record
-    from prunebench.measure.results import Audit, Latency, Ratio, Summary
+    from prunebench.measure.results import Audit, Latency, LatencySamples, Ratio, Summary
 
 Facts = list[tuple[str, str]]
 
@@ -27,16 +27,17 @@ def card(record: Record, row: Row, own: Mapping[str, str]) -> dict[str, Any]:
         "status": record.status,
         "summary": _summary(row),
         "method": _method(record),
-        "audit": _audit(record.audit) if record.audit else [],
+        "audit": _audit(record, record.audit) if record.audit else [],
         "heatmap": heatmap(record.audit) if record.audit else None,
         "quality": [_perplexity(row, index, one) for index, one in enumerate(_perplexities(record))],
         "tasks": tasks.parts(record),
-        "speed": [_latency(record, index, one) for index, one in enumerate(_latencies(record))],
+        "speed": [_latency(one, raw) for one, raw in speed.timed(record)],
         "memory": devices.memory(record),
         "timeline": strips.timeline(record.samples.memory if record.samples else None),
         "load": devices.loading(record),
         "energy": devices.energy(record),
         "floors": [strips.floor(one) for one in record.io.generation] if record.io else [],
+        "dram": where.dram(record),
         "phases": strips.phases(record.cost.phases) if record.cost else [],
         "notes": _notes(record),
         "provenance": [(key, value) for key, value in own.items() if key != "command"],
@@ -59,6 +60,13 @@ def failure(record: Record, row: Row) -> dict[str, Any]:
         "log": tail(error.log_tail) if error else "",
         "command": command(record),
     }
+
+
+def brief(record: Record, row: Row) -> dict[str, str]:
+    """A failure in a line, for the many of a large run."""
+    error = record.error
+    told = f"{error.type} in {error.phase}: {shorten(error.message, 200)}" if error else "the record says no more"
+    return {"id": record.id, "name": row["name"], "status": record.status, "told": told}
 
 
 def command(record: Record) -> str:
@@ -90,6 +98,9 @@ def _method(record: Record) -> Facts:
         facts.append(("Model hash" if cell.model.sha256 else "Model revision", pin))
     facts.append(("Method", f"{method.name} ({method.distribution} {method.version})"))
     facts.append(("Options", _options(method.options)))
+    if spread := cell.allocation:
+        facts.append(("Allocation", f"{spread.name} ({spread.distribution} {spread.version})"))
+        facts.append(("Allocation options", _options(spread.options)))
     reference = record.provenance.get("reference")
     if isinstance(reference, Mapping):
         where = [f"arXiv:{reference['arxiv']}" if reference.get("arxiv") else "", str(reference.get("code") or "")]
@@ -107,6 +118,7 @@ def _method(record: Record) -> Facts:
     facts += [("Seed", str(cell.seed)), ("Device", cell.device)]
     if cell.threads:
         facts.append(("Threads", str(cell.threads)))
+    facts += [("Flagged", flag) for flag in record.flags]
     return facts
 
 
@@ -125,10 +137,12 @@ def _windows(spec: CalibrationSpec) -> str:
     return f"{spec.corpus.name} {spec.split}, {spec.sampler}, {windows}"
 
 
-def _audit(audit: Audit) -> Facts:
+def _audit(record: Record, audit: Audit) -> Facts:
+    measured = speed.said(record)
     facts: Facts = [
         ("Runs as", audit.form),
         ("Speed-up expected", f"{'yes' if audit.speedup_expected else 'no'}: {audit.note}"),
+        *([("Speed-up found", measured)] if measured else []),
         ("Zeros", f"{percent(audit.sparsity, 2)} of {count(audit.prunable)} prunable weights"),
         ("Zeros of the dense model", count(audit.zeros_dense)),
         ("Parameters", f"{count(audit.parameters)} of {count(audit.parameters_dense)}"),
@@ -169,10 +183,6 @@ def _perplexities(record: Record) -> list[Any]:
     return record.quality.perplexity if record.quality else []
 
 
-def _latencies(record: Record) -> list[Latency]:
-    return record.speed.latency if record.speed else []
-
-
 def _perplexity(row: Row, index: int, one: Any) -> dict[str, str]:
     suffix = f"_{index + 1}" if index else ""
     low, high = row.get(f"perplexity_low{suffix}"), row.get(f"perplexity_high{suffix}")
@@ -186,8 +196,7 @@ def _perplexity(row: Row, index: int, one: Any) -> dict[str, str]:
     }
 
 
-def _latency(record: Record, index: int, one: Latency) -> dict[str, Any]:
-    raw = record.samples.latency if record.samples else []
+def _latency(one: Latency, raw: LatencySamples | None) -> dict[str, Any]:
     rows = [
         _quantiles("First token", one.ttft_s, one.ttft_speedup),
         _quantiles("First token, dense between", one.dense_ttft_s, None),
@@ -195,11 +204,12 @@ def _latency(record: Record, index: int, one: Latency) -> dict[str, Any]:
         _quantiles("Between tokens, dense between", one.dense_inter_token_s, None),
     ]
     return {
-        "shape": shape(one),
+        "shape": speed.shape(one),
         "rounds": f"{one.rounds} rounds after {one.warmup_rounds} warm-up",
         "tokens_per_s": number(one.tokens_per_s),
         "rows": [row for row in rows if row],
-        "strip": strips.samples(raw[index]) if index < len(raw) else None,
+        "strip": strips.samples(raw),
+        "facts": speed.facts(one),
     }
 
 

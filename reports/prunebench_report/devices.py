@@ -154,10 +154,12 @@ def _watts(value: float | None) -> str:
 
 def warnings(records: Sequence[Record], names: dict[str, str]) -> list[str]:
     """Cells that had to share the machine, one sentence a kind; ``names`` by cell id."""
-    shared, doubtful, busy, broken = [], [], [], []
+    shared, doubtful, busy, broken, flagged = [], [], [], [], []
     top = 0.0
     for record in records:
         name = names.get(record.id, record.id)
+        if record.flags:
+            flagged.append(name)
         if record.memory and record.memory.problem:
             broken.append(f"{name} ({clean(record.memory.problem)})")
         if (contention := record.contention) is None:
@@ -181,6 +183,11 @@ def warnings(records: Sequence[Record], names: dict[str, str]) -> list[str]:
     if busy:
         found.append(
             f"The CPU was busy with others while timing {_listed(busy)}: they took up to {percent(top, 0)} of its cores."
+        )
+    if flagged:
+        found.append(
+            f"Global state was changed, or processes were left running, in {_listed(flagged)}: it was put back before "
+            "measuring where that was possible. The details of the cells say what."
         )
     if broken:
         found.append(f"Memory was not sampled to the end in {_listed(broken)}.")

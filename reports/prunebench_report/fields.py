@@ -33,6 +33,8 @@ IDENTITY = (
             "method": "pruning method",
             "label": "method with the options that the suite names",
             "options": "all options, JSON",
+            "allocation": "how the share was spread over the model",
+            "allocation_options": "all its options, JSON",
             "recovery": "what repaired the pruned model",
             "recovery_options": "all its options, JSON",
             "distribution": "distribution that provides the method",
@@ -105,11 +107,20 @@ SPEED = (
             "inter_token_speedup": "dense time / pruned time, generation phase",
             "inter_token_speedup_low": "lower end of its 95 % interval",
             "inter_token_speedup_high": "upper end of it",
+            "sparse24_speedup": "the same through kernels for 2:4 weights, where the GPU has them",
+            "sparse24_speedup_low": "lower end of its 95 % interval",
+            "sparse24_speedup_high": "upper end of it",
         },
     ),
     *_fields("truth", {"speedup_paired": "ratios are of interleaved rounds, not of two cells timed apart"}),
     *_fields("integer", {"rounds": "timed rounds"}),
-    *_fields("text", {"latency_protocol": "prompt, new tokens, batch size, device, execution"}),
+    *_fields(
+        "text",
+        {
+            "latency_protocol": "prompt, new tokens, batch size, device, execution",
+            "execution": "how a token is computed: eager, static, lean, compiled, cuda-graph",
+        },
+    ),
     *_fields(
         "real",
         {
@@ -121,6 +132,21 @@ SPEED = (
     ),
 )
 """One set a latency shape; from the second on the names end in _2, _3, ..."""
+
+_PARTS = {"attention": "attention", "mlp": "the MLPs", "norms": "the norms", "head": "the head", "rest": "the rest"}
+
+BREAKDOWN = (
+    *_fields(
+        "real",
+        {
+            f"{part}_{key}": f"{meaning} {name}, timed eagerly"
+            for part, name in _PARTS.items()
+            for key, meaning in (("prompt_s", "of one prompt, in"), ("token_s", "of one generated token, in"))
+        },
+    ),
+    *_fields("integer", {f"{part}_token_bytes": f"that one token reads in {name}" for part, name in _PARTS.items()}),
+    *_fields("real", {"dram_utilisation": "DRAM traffic / peak bandwidth while generating, by NVML's GPM counters"}),
+)
 
 REST = (
     *_fields(
@@ -148,7 +174,13 @@ REST = (
             "peak_rss_ratio": "peak_rss_bytes to dense",
         },
     ),
-    *_fields("text", {"form": "how the weights ran"}),
+    *_fields(
+        "text",
+        {
+            "form": "how the weights ran",
+            "granularity": "what was pruned, counted: unstructured, n:m, width, blocks, layers, none",
+        },
+    ),
     *_fields("truth", {"speedup_expected": "whether the hardware can use that form"}),
     *_fields(
         "integer",
@@ -156,6 +188,7 @@ REST = (
             "peak_rss_bytes": "peak resident set of the cell's process",
             "uss_bytes": "unique set size after the measurements",
             "peak_gpu_bytes": "peak of the process on the GPU",
+            "generate_gpu_bytes": "allocated on the GPU while only the pruned model generates",
             "load_bytes": "size of the weight files",
         },
     ),
@@ -216,7 +249,7 @@ PUBLISHED = (
 )
 """One set a published figure of the cell, none where the suite has none; from the second on numbered as the others."""
 
-_ALL = (*IDENTITY, *QUALITY, *TASKS, *TASKS_TOGETHER, *GATE, *SPEED, *REST, *PUBLISHED)
+_ALL = (*IDENTITY, *QUALITY, *TASKS, *TASKS_TOGETHER, *GATE, *SPEED, *BREAKDOWN, *REST, *PUBLISHED)
 _KINDS = {field.name: field.kind for field in _ALL}
 
 
@@ -233,7 +266,7 @@ def names(perplexities: int, shapes: int, published: int = 0, tasks: int = 0) ->
     columns += [field.name for field in TASKS_TOGETHER] if tasks else []
     columns += [field.name for field in GATE]
     columns += [numbered(field.name, index) for index in range(max(1, shapes)) for field in SPEED]
-    columns += [field.name for field in REST]
+    columns += [field.name for field in (*BREAKDOWN, *REST)]
     return columns + [numbered(field.name, index) for index in range(published) for field in PUBLISHED]
 
 

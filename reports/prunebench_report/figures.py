@@ -51,6 +51,23 @@ SIZE = Panel(
     log_y=True,
 )
 
+MEMORY = Panel(
+    "memory",
+    "Quality against memory",
+    "memory_bytes",
+    "recovery_percent",
+    "Weights in memory, MB",
+    "Recovery of dense quality, %",
+    -1,
+    1,
+    1e-6,
+    gated=True,
+)
+
+MOST = 60
+"""Points in a plot beyond which dominated ones are thinned out and only those on the frontier are named."""
+
+_TOLD = 30
 _DRAWABLE = 1e30
 """What lies beyond stands in the table only; an axis that reached it would show nothing else."""
 
@@ -65,7 +82,15 @@ def figures(table: Sequence[Row], gate: float) -> list[dict[str, str]]:
         judged = next((quality_key(row) for row in done if row["method"] != "dense"), SPEED.y)
         speed = SPEED if judged == SPEED.y else replace(SPEED, y=judged, y_label="Mean recovery over tasks, %")
         relative = any(row["method"] != "dense" and _point(row, speed) for row in done)
-        for panel in (speed if relative else TIME, SIZE):
+        whole = any(row.get("generate_gpu_bytes") is not None for row in done)
+        memory = replace(
+            MEMORY,
+            y=speed.y,
+            y_label=speed.y_label,
+            x="generate_gpu_bytes" if whole else MEMORY.x,
+            x_label="Allocated on the GPU while generating, MB" if whole else MEMORY.x_label,
+        )
+        for panel in (speed, memory, SIZE) if relative else (TIME, SIZE):
             points = [point for row in done if (point := _point(row, panel))]
             if any(point.method != "dense" for point in points):
                 prefix = f"{panel.key}{number_}"
@@ -111,18 +136,41 @@ def _figure(
     on = frontier([(panel.x_better * p.x_settled, panel.y_better * p.y) for p in points])
     best = {points[index].cell for index in on}
     desc = _describe(panel, points, best)
-    drawn = draw(panel, points, methods, gate, best)
+    shown = _thinned(points, best)
+    if len(shown) < len(points):
+        caption += f", {len(shown)} of {len(points)} cells drawn"
+    drawn = draw(panel, shown, methods, gate, best, named=best if len(points) > MOST else None)
     return {
         "id": prefix,
         "caption": caption,
         "desc": desc,
-        "svg": inline(*drawn, points, panel, prefix=prefix, caption=caption, desc=desc),
+        "svg": inline(*drawn, shown, panel, prefix=prefix, caption=caption, desc=desc),
     }
+
+
+def _thinned(points: Sequence[Point], best: set[str]) -> list[Point]:
+    """All points of a small run; of a large one dense, the frontier, and dominated ones, at even steps of their order."""
+    if len(points) <= MOST:
+        return list(points)
+    front = [index for index, p in enumerate(points) if p.cell in best]
+    behind = [index for index, p in enumerate(points) if p.cell not in best and p.method != "dense"]
+    kept = {index for index, p in enumerate(points) if p.method == "dense"}
+    kept |= _even(front, MOST * 2 // 3)
+    kept |= _even(behind, max(1, MOST - len(kept)))
+    return [p for index, p in enumerate(points) if index in kept]
+
+
+def _even(indices: Sequence[int], most: int) -> set[int]:
+    """At most so many of them, the first and the last among them."""
+    if len(indices) <= most:
+        return set(indices)
+    return {indices[round(step * (len(indices) - 1) / max(1, most - 1))] for step in range(most)}
 
 
 def _describe(panel: Panel, points: Sequence[Point], best: set[str]) -> str:
     xs, ys = [p.x for p in points], [p.y for p in points]
-    names = ", ".join(p.name for p in sorted(points, key=lambda p: p.x) if p.cell in best)
+    front = [p.name for p in sorted(points, key=lambda p: p.x) if p.cell in best]
+    names = ", ".join(front[:_TOLD]) + (f" and {len(front) - _TOLD} more" if len(front) > _TOLD else "")
     return (
         f"{len(points)} cells. {panel.x_label} from {number(min(xs))} to {number(max(xs))}; "
         f"{panel.y_label} from {number(min(ys))} to {number(max(ys))}. Not dominated: {names}."

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from prunebench_report import fields, published, tasks
+from prunebench_report import fields, published, speed, tasks, where
 from prunebench_report.devices import TIMED
 from prunebench_report.text import clean, finite
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from prunebench.cell.expect import Expectation
     from prunebench.cell.record import Record
     from prunebench.cell.spec import Cell
-    from prunebench.measure.results import Latency, Perplexity, Ratio
+    from prunebench.measure.results import Audit, Perplexity
 
 Row = dict[str, Any]
 
@@ -69,21 +68,27 @@ def rows(frame: pd.DataFrame) -> list[Row]:
 
 def _columns(records: Sequence[Record], expect: Sequence[Expectation]) -> list[str]:
     perplexities = max((len(r.quality.perplexity) for r in records if r.quality), default=0)
-    shapes = max((len(r.speed.latency) for r in records if r.speed), default=0)
+    shapes = max((len(speed.stored(record)) for record in records), default=0)
     figures = max((sum(record.id in one.cells for one in expect) for record in records), default=0)
     scores = max((len(tasks.asked(record)) for record in records), default=0)
     return fields.names(perplexities, shapes, published=figures, tasks=scores)
 
 
-def names(cells: Sequence[Cell]) -> dict[str, str]:
-    """A name for each cell id: its label, with the model, the seed and at last the id where labels repeat."""
-    result = {cell.id: clean(cell.label) for cell in cells}
-    models = {cell.id: cell.model.name for cell in cells}
-    if len(set(models.values())) > 1:
-        result = {key: f"{name} · {clean(models[key])}" for key, name in result.items()}
-    for suffix in ({cell.id: f"seed {cell.seed}" for cell in cells}, {cell.id: cell.id[:6] for cell in cells}):
-        repeated = {name for name, count in Counter(result.values()).items() if count > 1}
-        result = {key: f"{name} · {suffix[key]}" if name in repeated else name for key, name in result.items()}
+def names(cells: Sequence[Cell], runs: Mapping[str, str] | None = None) -> dict[str, str]:
+    """A name for each cell id: its label, with the model, the seed, the run and at last the id where labels repeat."""
+    by_id = {cell.id: cell for cell in cells}  # an id is a hash: computed once
+    result = {key: clean(cell.label) for key, cell in by_id.items()}
+    if len({cell.model.name for cell in cells}) > 1:
+        result = {key: f"{name} · {clean(by_id[key].model.name)}" for key, name in result.items()}
+    by_run = {key: (runs or {}).get(key, "") for key in by_id}
+    by_seed = {key: f"seed {cell.seed}" for key, cell in by_id.items()}
+    for suffix in (by_run, by_seed, {key: key[:6] for key in by_id}):
+        groups: dict[str, list[str]] = {}
+        for key, name in result.items():
+            groups.setdefault(name, []).append(key)
+        for members in groups.values():
+            if len({suffix[key] for key in members}) > 1:
+                result |= {key: f"{result[key]} · {suffix[key]}" for key in members}
     return result
 
 
@@ -107,6 +112,8 @@ def _row(record: Record, dense: Record | None, gate: float, name: str) -> Row:
         "method": cell.method.name,
         "label": cell.label,
         "options": json.dumps(cell.method.options, sort_keys=True),
+        "allocation": cell.allocation and cell.allocation.name,
+        "allocation_options": cell.allocation and json.dumps(cell.allocation.options, sort_keys=True),
         "recovery": cell.recovery and cell.recovery.name,
         "recovery_options": cell.recovery and json.dumps(cell.recovery.options, sort_keys=True),
         "distribution": cell.method.distribution,
@@ -118,7 +125,8 @@ def _row(record: Record, dense: Record | None, gate: float, name: str) -> Row:
         "finished": record.finished,
         **_quality(record, dense, gate),
         **tasks.columns(record, dense, gate),
-        **_speed(record, dense),
+        **speed.columns(record, dense),
+        **where.columns(record),
         **_size(record, dense),
         **_cost(record),
         **_devices(record, dense),
@@ -171,45 +179,6 @@ def protocol(one: Perplexity) -> str:
     )
 
 
-def shape(one: Latency) -> str:
-    """Everything that names a latency, in one line."""
-    return f"prompt {one.prompt}, {one.new_tokens} new tokens, batch {one.batch_size}, {one.device}, {one.execution}"
-
-
-def _speed(record: Record, dense: Record | None) -> Row:
-    row: Row = {}
-    is_dense = dense is not None and dense.id == record.id
-    generation = {(g.prompt, g.new_tokens, g.batch_size): g for g in record.io.generation} if record.io else {}
-    for index, one in enumerate(record.speed.latency if record.speed else []):
-        key = (one.prompt, one.new_tokens, one.batch_size)
-        others = dense.speed.latency if dense and dense.speed else []
-        other = next((o for o in others if (o.prompt, o.new_tokens, o.batch_size) == key), None)
-        values: Row = {"tokens_per_s": one.tokens_per_s, "rounds": one.rounds, "latency_protocol": shape(one)}
-        for name, mine, ratio, theirs in (
-            ("ttft", one.ttft_s, one.ttft_speedup, other and other.ttft_s),
-            ("inter_token", one.inter_token_s, one.inter_token_speedup, other and other.inter_token_s),
-        ):
-            values |= {f"{name}_p50_s": mine.median, f"{name}_p90_s": mine.p90, f"{name}_p99_s": mine.p99}
-            values |= _speedup(
-                f"{name}_speedup", ratio, theirs.median / mine.median if theirs and mine.median else None
-            )
-        if not is_dense and values.get("inter_token_speedup") is not None:
-            values["speedup_paired"] = one.inter_token_speedup is not None
-        if io := generation.get(key):
-            values |= {"io_floor_s": io.floor_s, "io_utilisation": io.utilisation}
-            values["io_bytes_per_token"] = float(io.weight_bytes + io.kv_cache_bytes)
-            values["bandwidth_bytes_per_s"] = io.bandwidth_bytes_per_s
-        row |= {fields.numbered(name, index): finite(value) for name, value in values.items()}
-    return row
-
-
-def _speedup(key: str, ratio: Ratio | None, apart: float | None) -> Row:
-    """The paired ratio where there is one, else that of two cells timed apart, without an interval."""
-    if ratio is None:
-        return {key: apart}
-    return {key: ratio.estimate, f"{key}_low": ratio.low, f"{key}_high": ratio.high}
-
-
 def _size(record: Record, dense: Record | None) -> Row:
     row: Row = {}
     if memory := record.memory:
@@ -218,6 +187,8 @@ def _size(record: Record, dense: Record | None) -> Row:
             row["peak_gpu_bytes"] = next(
                 (v for v in (gpu.nvml_process_bytes, gpu.reserved_bytes, gpu.allocated_bytes) if v is not None), None
             )
+        alone = next((one.gpu for one in memory.phases if one.phase == "generate" and one.gpu), None)
+        row["generate_gpu_bytes"] = alone and alone.allocated_bytes
         row["peak_rss_ratio"] = _ratio(
             memory.peak_rss_bytes, dense.memory.peak_rss_bytes if dense and dense.memory else None
         )
@@ -237,9 +208,22 @@ def _size(record: Record, dense: Record | None) -> Row:
             "memory_ratio": _ratio(audit.memory_bytes, other.memory_bytes if other else None),
             "disk_ratio": _ratio(audit.disk_bytes, other.disk_bytes if other else None),
             "form": audit.form,
+            "granularity": granularity(audit),
             "speedup_expected": audit.speedup_expected,
         }
     return row
+
+
+def granularity(audit: Audit) -> str:
+    """What was pruned, by what was counted: 'layers', 'blocks', 'width', 'n:m', 'unstructured', 'none'."""
+    legal = any(one.groups and not one.violations for one in audit.patterns)
+    parts = [
+        ("layers", bool(audit.removed_layers)),
+        ("blocks", bool(audit.removed_blocks)),
+        ("width", bool(audit.widths) or audit.hidden != audit.hidden_dense),
+        ("n:m" if legal else "unstructured", audit.zeros > audit.zeros_dense),
+    ]
+    return ", ".join(name for name, there in parts if there) or "none"
 
 
 def _ratio(value: int | None, reference: int | None) -> float | None:
@@ -263,6 +247,8 @@ def _cost(record: Record) -> Row:
 
 def _devices(record: Record, dense: Record | None) -> Row:
     row: Row = {}
+    if record.speed and record.speed.dram:
+        row["dram_utilisation"] = record.speed.dram.utilisation
     if energy := record.energy:
         row |= {"joules_per_token": energy.joules_per_token, "joules_per_prompt": energy.joules_per_prompt}
         other = dense.energy if dense else None

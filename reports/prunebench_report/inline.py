@@ -28,13 +28,17 @@ def inline(
         svg = svg.replace(colour, f"var({variable})")
     # The page's own font; the size stays, so that the label placement holds.
     svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
-    svg = svg.replace('<a href="#row-', '<a tabindex="-1" href="#row-')
+    svg = svg.replace(' target="_blank"', "")
     for point in points:
         anchor = f'<g id="{prefix}-at-{point.cell}">'
         tip = f"{clean(point.name)}: {panel.x_label} {number(point.x)}, {panel.y_label} {number(point.y)}"
         svg = svg.replace(anchor, f"{anchor}<title>{escape(tip)}</title>")
+        # By keyboard the same rows are reached from the table.
+        link = f'<a tabindex="-1" aria-label="{escape(clean(point.name))}" href="#row-{point.cell}"'
+        svg = svg.replace(f'<a href="#row-{point.cell}"', link)
+    svg = re.sub(r"(\d\.\d{2})\d+", r"\1", svg)  # hundredths of a pixel are enough
     head = (
-        f'<svg class="plot" role="img" aria-labelledby="{prefix}-t {prefix}-d" viewBox="0 0 {WIDTH} {HEIGHT}">'
+        f'<svg class="plot" role="group" aria-labelledby="{prefix}-t {prefix}-d" viewBox="0 0 {WIDTH} {HEIGHT}">'
         f'<title id="{prefix}-t">{escape(clean(caption))}</title><desc id="{prefix}-d">{escape(clean(desc))}</desc>'
     )
     written = "".join(

@@ -35,6 +35,7 @@ COLUMNS = (
     Column("tasks_mean", "Tasks", "Quality", "share", "mean score", 1),
     Column(RECOVERY, "Task recovery", "Quality", "percent", "mean of score / dense", 1),
     Column("inter_token_speedup", "Speed-up", "Speed", "ratio", "per token", 1),
+    Column("sparse24_speedup", "2:4 kernels", "Speed", "ratio", "the same model", 1),
     Column("inter_token_p50_s", "Between tokens", "Speed", "time", "median", -1, speedup="inter_token_speedup"),
     Column("ttft_p50_s", "First token", "Speed", "time", "median", -1, speedup="ttft_speedup"),
     Column("tokens_per_s", "Tokens", "Speed", "rate", "generated", 1, speedup="inter_token_speedup"),
@@ -50,7 +51,7 @@ COLUMNS = (
     Column("recover_s", "Retraining", "Cost", "time", "after pruning", -1),
     Column("load_s", "Loading", "Cost", "time", "dense model", -1),
 )
-_OPTIONAL = {"tasks_mean", RECOVERY, "peak_gpu_bytes", "recover_s", "joules_per_token"}
+_OPTIONAL = {"tasks_mean", RECOVERY, "peak_gpu_bytes", "recover_s", "joules_per_token", "sparse24_speedup"}
 
 _SCALES: dict[Unit, tuple[tuple[float, str, float], ...]] = {
     # From this value on, the unit, and what a value is multiplied by.
@@ -84,12 +85,34 @@ def matrix(table: Sequence[Row], gate: float) -> dict[str, Any]:
         position += span
         ends.add(position - 1)
     starts = {end + 1 for end in ends} | {0}
+    facets = _facets(table)
     return {
+        "filters": [
+            {"key": key, "label": label, "options": values} for key, label, values in facets if len(values) > 1
+        ],
         "groups": groups,
         "columns": [{**head, "first": index in starts} for index, head in enumerate(heads)],
         "gate": f"{100 * gate:g} %{' mean task' if judged == RECOVERY else ''}",
-        "rows": [_row(row, columns, scales, starts) for row in table],
+        "rows": [
+            {
+                **_row(row, columns, scales, starts),
+                "facets": [v.index(_facet(row, k)) for k, _, v in facets if len(v) > 1],
+            }
+            for row in table
+        ],
     }
+
+
+def _facets(table: Sequence[Row]) -> list[tuple[str, str, list[str]]]:
+    """What rows can be picked by: key, label, and the values that there are."""
+    return [
+        (key, label, list(dict.fromkeys(_facet(row, key) for row in table)))
+        for key, label in (("method", "Method"), ("model", "Model"), ("status", "Status"), ("granularity", "Pruned"))
+    ]
+
+
+def _facet(row: Row, key: str) -> str:
+    return str(row.get(key) or MISSING)
 
 
 def _scale(column: Column, table: Sequence[Row]) -> tuple[str, float, int | None]:
@@ -123,13 +146,15 @@ def _row(
         tags.append(row["form"])
     if ok and (many := seeds.said(row)):
         tags.append(many)
+    if row.get("run"):
+        tags.append(f"run {row['run']}")
     cells = []
     for index, (column, scale) in enumerate(zip(columns, scales, strict=True)):
         cell = _cell(row, column, scale, is_dense=is_dense)
         if below and column.key == quality_key(row):
             cell["note"] = "below the gate"
         greyed = below and column.group == "Speed"
-        cells.append({**cell, "greyed": greyed, "first": index in starts})
+        cells.append({**cell, "greyed": greyed, "first": index in starts, "worded": column.unit != "ratio"})
     return {
         "id": row["cell"],
         "members": row.get("members", []),

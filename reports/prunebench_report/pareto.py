@@ -8,8 +8,12 @@ from typing import Any
 
 def dominates(better: Sequence[float], worse: Sequence[float]) -> bool:
     """Whether ``better`` is nowhere below ``worse`` and somewhere above it."""
-    pairs = list(zip(better, worse, strict=True))
-    return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
+    above = False
+    for a, b in zip(better, worse, strict=True):
+        if a < b:
+            return False
+        above = above or a > b
+    return above
 
 
 def frontier(points: Sequence[tuple[float, float]]) -> list[int]:

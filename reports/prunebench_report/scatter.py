@@ -15,9 +15,14 @@ if TYPE_CHECKING:
 
 
 def draw(
-    panel: Panel, points: Sequence[Point], methods: Sequence[str], gate: float, best: set[str]
+    panel: Panel,
+    points: Sequence[Point],
+    methods: Sequence[str],
+    gate: float,
+    best: set[str],
+    named: set[str] | None = None,
 ) -> tuple[str, list[Text]]:
-    """The SVG by matplotlib, and the labels that belong into it."""
+    """The SVG by matplotlib, and the labels that belong into it: of all points, or of dense and those in ``named``."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -38,7 +43,8 @@ def draw(
             _mark(axes, point, methods, hollow=point.cell not in best)
         steps = _frontier(axes, panel, [p for p in points if p.cell in best])
         hints = _hints(axes, panel, gate)
-        texts = [*_names(axes, panel, points, steps, hints), *hints]
+        labelled = [p for p in points if named is None or p.cell in named or p.method == "dense"]
+        texts = [*_names(axes, panel, labelled, steps, hints), *hints]
         buffer = io.StringIO()
         canvas: Any = FigureCanvasSVG(figure)
         canvas.print_svg(buffer, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})

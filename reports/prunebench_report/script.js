@@ -1,83 +1,197 @@
 "use strict";
 (() => {
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+  const byId = (id) => document.getElementById(id);
   const root = document.documentElement;
-  const data = JSON.parse(document.getElementById("data").textContent);
+  const data = JSON.parse(byId("data").textContent);
   all("[data-js]").forEach((element) => { element.hidden = false; });
 
+  // What the reader chose, in the fragment: #sort=perplexity.up&method=wanda&hide=prune_s&theme=dark&at=row-...
+  const state = new Map();
+  const read = () => {
+    const text = location.hash.slice(1);
+    if (!text.includes("=")) { if (text) state.set("at", decodeURIComponent(text)); return; }
+    state.clear();
+    new URLSearchParams(text).forEach((value, key) => state.set(key, value));
+  };
+  const write = () => {
+    const rest = new URLSearchParams([...state].filter(([, value]) => value));
+    const only = rest.size === 1 && rest.get("at");
+    const fragment = only || rest.toString();
+    if (fragment === location.hash.slice(1)) return;
+    try { history.replaceState(null, "", `#${fragment}`); } catch { location.hash = fragment; }
+  };
+  const set = (key, value) => { state.delete(key); if (value) state.set(key, value); write(); };
+
   // Theme: follow the system until the reader chooses.
-  const theme = document.getElementById("theme");
+  const theme = byId("theme");
   const themes = ["auto", "light", "dark"];
+  const paint = () => {
+    const name = themes.includes(state.get("theme")) ? state.get("theme") : "auto";
+    root.dataset.theme = name;
+    theme.querySelector("span").textContent = name;
+    return name;
+  };
   theme.addEventListener("click", () => {
-    const next = themes[(themes.indexOf(root.dataset.theme || "auto") + 1) % themes.length];
-    root.dataset.theme = next;
-    theme.querySelector("span").textContent = next;
+    const next = themes[(themes.indexOf(root.dataset.theme) + 1) % 3];
+    set("theme", next === "auto" ? "" : next);
+    paint();
   });
 
-  // Sort: numbers by data-v, text as text, missing values last, dense always on top.
-  const table = document.getElementById("cells");
-  const said = document.getElementById("said");
+  // The table. Sort: numbers by data-v, names as text, missing values last, dense always on top.
+  const table = byId("cells");
+  const body = table.tBodies[0];
+  const given = [...body.rows];
+  const heads = all("button.sort", table);
+  const keys = heads.map((button) => button.dataset.key);
+  const names = new Map(given.map((row) => [row, row.firstElementChild.firstChild.textContent]));
+  const name = (row) => names.get(row);
   const value = (row, index) => {
-    const cell = row.cells[index];
-    if (cell.dataset.v === undefined) return cell.dataset.t === undefined ? null : cell.dataset.t;
-    return Number(cell.dataset.v);
+    if (index === 0) return name(row);
+    const number = row.children[index].getAttribute("data-v");
+    return number === null ? null : Number(number);
   };
-  all("button.sort", table).forEach((button) => {
-    button.addEventListener("click", () => {
-      const head = button.closest("th");
-      const index = Number(button.dataset.column);
-      const rising = head.getAttribute("aria-sort") !== "ascending";
-      all("th[aria-sort]", table).forEach((other) => other.setAttribute("aria-sort", "none"));
-      head.setAttribute("aria-sort", rising ? "ascending" : "descending");
-      const body = table.tBodies[0];
-      const rows = [...body.rows].map((row) => [row, value(row, index)]);
-      rows.sort(([a, x], [b, y]) => {
-        const pinned = ("pinned" in b.dataset) - ("pinned" in a.dataset);
-        if (pinned) return pinned;
+  const words = new Intl.Collator("en", { numeric: true });
+  const arrange = () => {
+    const [key, way] = (state.get("sort") || "").split(".");
+    const index = keys.indexOf(key);
+    heads.forEach((button, at) => button.closest("th").setAttribute(
+      "aria-sort", at === index ? (way === "down" ? "descending" : "ascending") : "none"));
+    const rows = given.map((row) => [row, index < 0 ? null : value(row, index), "pinned" in row.dataset]);
+    if (index >= 0) {
+      const sign = way === "down" ? -1 : 1;
+      rows.sort(([, x, up], [, y, above]) => {
+        if (up !== above) return up ? -1 : 1;
         if (x === null || y === null) return (x === null) - (y === null);
-        const order = typeof x === "number" ? x - y : x.localeCompare(y, "en", { numeric: true });
-        return rising ? order : -order;
+        return sign * (index ? x - y : words.compare(x, y));
       });
-      body.append(...rows.map(([row]) => row));
-      said.textContent = `Sorted by ${button.dataset.name}, ${rising ? "ascending" : "descending"}`;
+    }
+    body.append(...rows.map(([row]) => row));
+    return index < 0 ? "" : `Sorted by ${heads[index].textContent}, ${way === "down" ? "descending" : "ascending"}`;
+  };
+  heads.forEach((button) => button.addEventListener("click", () => {
+    const rising = button.closest("th").getAttribute("aria-sort") !== "ascending";
+    set("sort", `${button.dataset.key}.${rising ? "up" : "down"}`);
+    byId("said").textContent = arrange();
+  }));
+
+  // Filters: every choice must fit; dense stays in sight of what it is compared with.
+  const selects = all("select[data-filter]");
+  const find = byId("find");
+  const count = byId("count");
+  const sift = () => {
+    const wanted = selects.map((one) => [Number(one.dataset.place), one.selectedIndex - 1]).filter(([, pick]) => pick >= 0);
+    const text = find.value.trim().toLowerCase();
+    let shown = 0;
+    given.forEach((row) => {
+      const facets = (row.dataset.f || "").split(" ");
+      const fits = wanted.every(([place, pick]) => Number(facets[place]) === pick) && name(row).toLowerCase().includes(text);
+      row.hidden = !fits;
+      shown += fits;
     });
+    const part = wanted.length > 0 || text !== "";
+    count.hidden = !part;
+    count.textContent = part ? `${shown} of ${given.length} rows` : "";
+    return count.textContent || `all ${given.length} rows`;
+  };
+  selects.forEach((one) => one.addEventListener("change", () => {
+    set(one.dataset.filter, one.selectedIndex > 0 ? one.value : "");
+    byId("said").textContent = sift();
+  }));
+  find.addEventListener("input", () => { set("find", find.value.trim()); byId("said").textContent = sift(); });
+
+  // Columns: one style sheet says which are hidden, so that a thousand rows need no change.
+  const sheet = new CSSStyleSheet();
+  document.adoptedStyleSheets = [sheet];
+  const boxes = all("input[data-column]");
+  const spans = all("thead tr:first-child th", table).map((head) => [head, head.colSpan]);
+  const columns = () => {
+    const hidden = boxes.map((box) => !box.checked);
+    sheet.replaceSync(hidden.map((off, at) => (off ? `#cells tbody tr > :nth-child(${at + 2}), #cells thead tr:last-child > :nth-child(${at + 2}), #cells col:nth-child(${at + 2}) { display: none }` : "")).join(""));
+    let first = 0;
+    spans.forEach(([head, span]) => {
+      const left = hidden.slice(first, first + span).filter((off) => !off).length;
+      head.hidden = !left;
+      head.colSpan = left || 1;
+      head.style.setProperty("--n", left);
+      first += span;
+    });
+  };
+  boxes.forEach((box) => box.addEventListener("change", () => {
+    set("hide", boxes.filter((one) => !one.checked).map((one) => one.dataset.column).join(","));
+    columns();
+  }));
+
+  const restore = () => {
+    paint();
+    selects.forEach((one) => { one.value = state.get(one.dataset.filter) || ""; if (one.selectedIndex < 0) one.selectedIndex = 0; });
+    find.value = state.get("find") || "";
+    const off = (state.get("hide") || "").split(",");
+    boxes.forEach((box) => { box.checked = !off.includes(box.dataset.column); });
+    if (off[0]) columns(); else if (sheet.cssRules.length) columns();
+    if (state.get("sort") || body.rows[0] !== given[0]) arrange();
+    sift();
+  };
+  byId("reset").addEventListener("click", () => {
+    const kept = state.get("theme");
+    state.clear();
+    set("theme", kept);
+    restore();
+    arrange();
+    byId("said").textContent = "The table is as it was written";
   });
 
-  // A link to a closed card opens it.
+  // A link to a row or a card: open what hides it, mark it, keep the other choices in the fragment.
   const reveal = () => {
-    const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
-    const closed = target && target.closest("details:not([open])");
-    if (closed) { closed.open = true; target.scrollIntoView(); }
+    all(".at").forEach((one) => one.classList.remove("at"));
+    const target = state.get("at") && byId(state.get("at"));
+    if (!target) return;
+    let moved = location.hash.includes("=");
+    for (let closed = target.closest("details:not([open])"); closed; closed = closed.parentElement.closest("details:not([open])")) {
+      closed.open = true;
+      moved = true;
+    }
+    if (target.matches("tr")) { target.hidden = false; target.classList.add("at"); }
+    if (moved) target.scrollIntoView();
   };
-  addEventListener("hashchange", reveal);
+  addEventListener("hashchange", () => { const whole = location.hash.includes("="); read(); if (whole) restore(); reveal(); write(); });
+  read();
+  restore();
   reveal();
+
   const cards = all("details.card");
-  document.getElementById("open-all").addEventListener("click", () => {
+  byId("open-all").addEventListener("click", () => {
     const open = cards.some((card) => !card.open);
     cards.forEach((card) => { card.open = open; });
   });
   let closed = [];
   addEventListener("beforeprint", () => {
-    closed = all("details:not([open])");
+    closed = all("details:not([open]):not(.menu)");
     closed.forEach((one) => { one.open = true; });
   });
   addEventListener("afterprint", () => closed.forEach((one) => { one.open = false; }));
 
-  // Downloads of what is embedded.
-  const save = (text, type, name) => {
+  // Downloads of what is embedded, a whole object a cell.
+  const save = (text, type, file) => {
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([text], { type }));
-    link.download = name;
+    link.download = file;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   };
   const stem = data.suite.replace(/[^\w.-]+/g, "-") || "run";
   const quote = (field) => (/[",\r\n]/.test(field) ? `"${field.replaceAll('"', '""')}"` : field);
-  document.getElementById("save-json").addEventListener("click", () => {
-    save(JSON.stringify(data, null, 1), "application/json", `${stem}.json`);
+  const whole = () => data.cells.map((line) => {
+    const cell = { ...data.same };
+    data.varying.forEach((key, at) => { cell[key] = line[at]; });
+    return Object.fromEntries(data.columns.map((key) => [key, cell[key] ?? null]));
   });
-  document.getElementById("save-csv").addEventListener("click", () => {
-    const lines = [data.columns, ...data.cells.map((cell) => data.columns.map((key) => cell[key] ?? ""))];
+  byId("save-json").addEventListener("click", () => {
+    const { suite, title, gate, suite_sha256 } = data;
+    save(JSON.stringify({ suite, title, gate, suite_sha256, cells: whole() }, null, 1), "application/json", `${stem}.json`);
+  });
+  byId("save-csv").addEventListener("click", () => {
+    const lines = [data.columns, ...whole().map((cell) => Object.values(cell).map((field) => field ?? ""))];
     save(lines.map((line) => line.map((field) => quote(String(field))).join(",")).join("\n") + "\n", "text/csv", `${stem}.csv`);
   });
 })();

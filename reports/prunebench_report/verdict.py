@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -126,18 +126,15 @@ def _dominated(rows: Sequence[Row], where: str) -> Statement | None:
         return None
     beaten: list[tuple[str, Row]] = []
     for method in methods:
-        winners = [
-            min(
-                (o for o in placed if o["method"] != method and dominates(points[o["cell"]], points[row["cell"]])),
-                key=lambda other: (round(abs(other["sparsity"] - row["sparsity"]), 2), -_recovery(other)),
-                default=None,
-            )
-            for row in placed
-            if row["method"] == method
-        ]
-        known = [winner for winner in winners if winner]
-        if len(known) == len(winners):
-            beaten.append((method, known[0]))
+        others = [row for row in placed if row["method"] != method]
+        winners: list[Row] = []
+        for row in (row for row in placed if row["method"] == method):
+            winner = _beater(row, others, points)
+            if winner is None:
+                break  # one that nobody beats is enough to spare its method
+            winners.append(winner)
+        else:
+            beaten.append((method, winners[0]))
     question = f"Methods beaten on every count{where}"
     if not beaten:
         text = "Every method has a cell that no other method beats in quality, speed and size together."
@@ -147,6 +144,17 @@ def _dominated(rows: Sequence[Row], where: str) -> Statement | None:
         spans += [Span("; " if index else ""), Span(f"{method} is beaten by "), _cell(winner)]
     spans.append(Span(": at least as good in quality, speed and size at once."))
     return Statement("dominated", question, f"{len(beaten)} of {len(methods)}", tuple(spans))
+
+
+def _beater(row: Row, others: Sequence[Row], points: Mapping[str, tuple[float, ...]]) -> Row | None:
+    """Of the cells that dominate this one the nearest in sparsity, then the best in quality."""
+    mine = points[row["cell"]]
+    better = [other for other in others if dominates(points[other["cell"]], mine)]
+    return min(
+        better,
+        key=lambda other: (round(abs(other["sparsity"] - row["sparsity"]), 2), -_recovery(other)),
+        default=None,
+    )
 
 
 def _zeros(rows: Sequence[Row], where: str) -> Statement | None:

@@ -4,46 +4,64 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from prunebench.cell.record import Record
-from prunebench_report import devices, fields, frames, provenance, published, seeds, tasks
-from prunebench_report.cards import card, failure
+from prunebench_report import (
+    costs,
+    detail,
+    devices,
+    fields,
+    frames,
+    plugged,
+    provenance,
+    published,
+    seeds,
+    speed,
+    tasks,
+    where,
+)
+from prunebench_report.cards import brief, card, failure
 from prunebench_report.figures import figures
 from prunebench_report.matrix import matrix
-from prunebench_report.text import clean, shorten
+from prunebench_report.text import clean
 from prunebench_report.verdict import verdict
 
 if TYPE_CHECKING:
     from prunebench.cell.spec import Cell
-    from prunebench.cell.store import Damaged, Plan, RunStore
+    from prunebench.cell.store import Damaged, Plan
+    from prunebench.plugin.section import ReportSection
+    from prunebench_report.gather import Gathered
 
 SCHEMA = 1
 _ORDER = ("ok", "failed", "timeout", "out-of-memory", "skipped", "damaged", "not run")
-_SUITE_LIMIT = 100_000
 
 
-def view(store: RunStore) -> dict[str, Any]:
-    """All that the template shows of a run. Raises PrunebenchError where the folder is no run."""
-    plan = store.read_plan()
-    records, damaged = store.records(plan.cells)
-    named = frames.names(plan.cells)
+def view(gathered: Gathered, sections: Sequence[type[ReportSection]] = (), *, running: bool = False) -> dict[str, Any]:
+    """All that the template shows; ``sections`` are those of plugins, ``running`` is True while cells are still run."""
+    plan, records, damaged = gathered.plan, gathered.records, gathered.damaged
+    named = frames.names(plan.cells, gathered.runs)
     table = frames.plain(records, plan.gate, plan.expect)
     for row in table:
         row["name"] = named[row["cell"]]
     shared, own = provenance.split(records)
     by_id = {row["cell"]: row for row in table}
     every = _in_plan_order(plan.cells, by_id, damaged, named)
-    rows = seeds.pooled(every, plan.cells, plan.gate)
+    rows = seeds.pooled([_with_run(row, gathered.runs) for row in every], plan.cells, plan.gate)
     results = [row for row in rows if row["status"] not in ("not run", "damaged")]
     one_by_one = {cell for row in rows for cell in row.get("members", ())}
     shown = {cell: row["cell"] for row in rows for cell in row.get("members", (row["cell"],))}
+    picked = detail.chosen(rows) if len(table) > detail.ALL else rows
+    inside = detail.ids(picked)
+    detailed = [record for record in records if record.id in inside]
+    failed = [record for record in records if record.status != "ok"]
     return {
         "title": plan.title or plan.suite,
         "suite": plan.suite,
-        "suite_sha256": plan.suite_sha256,
+        "suites": [one._asdict() for one in gathered.suites],
+        "running": running,
         "version": provenance.tool_version(records),
         "when": when(records),
         "machines": provenance.machines(records),
@@ -51,7 +69,7 @@ def view(store: RunStore) -> dict[str, Any]:
         "protocols": _protocols(table),
         "total": len(plan.cells),
         "totals": _totals(every),
-        "warnings": warnings(plan, records, damaged),
+        "warnings": warnings(gathered, running=running),
         "verdict": [
             {
                 "key": statement.key,
@@ -62,23 +80,50 @@ def view(store: RunStore) -> dict[str, Any]:
             for statement in verdict(results, plan.gate)
         ],
         "figures": figures(results, plan.gate),
-        "table": matrix(rows, plan.gate),
-        "seed_table": matrix([row for row in every if row["cell"] in one_by_one], plan.gate) if one_by_one else None,
+        "table": _linked(matrix(rows, plan.gate), {record.id for record in detailed}),
+        "seed_table": _linked(
+            matrix([row for row in every if row["cell"] in one_by_one], plan.gate), {record.id for record in detailed}
+        )
+        if one_by_one
+        else None,
+        "left_out": len(records) - len(detailed),
         "published": published.section(plan.expect, records, shown),
-        "tasks": tasks.section(records, {row["cell"]: row["dense_cell"] for row in table}, named),
-        "failures": [failure(one, by_id[one.id]) for one in records if one.status != "ok"],
+        "tasks": tasks.section(detailed, {row["cell"]: row["dense_cell"] for row in table}, named),
+        "where": where.section(detailed, named),
+        "where_parts": list(where.NAMES.values()),
+        "costs": costs.section(picked),
+        "sections": plugged.sections(sections, table, records) if sections else [],
+        "failures": [failure(one, by_id[one.id]) for one in failed[: detail.FAILURES]],
+        "more_failures": [brief(one, by_id[one.id]) for one in failed[detail.FAILURES :]],
         "damaged": [{"name": named[one.path.stem], "file": one.path.name, "reason": one.reason} for one in damaged],
-        "cards": [card(one, by_id[one.id], own[one.id]) for one in records],
+        "cards": [card(one, by_id[one.id], own[one.id]) for one in detailed],
         "provenance": list(shared.items()),
-        "suite_text": _suite_text(store),
         "data": data(plan, table),
         "gate": f"{100 * plan.gate:g} %",
     }
 
 
+def _with_run(row: frames.Row, runs: Mapping[str, str]) -> frames.Row:
+    return {**row, "run": runs[row["cell"]]} if row["cell"] in runs else row
+
+
+def _linked(grid: dict[str, Any], cards: set[str]) -> dict[str, Any]:
+    """The table with what each row's name leads to: its card, or the first of its seeds."""
+    for row in grid["rows"]:
+        row["link"] = (
+            f"#row-{row['members'][0]}" if row["members"] else f"#cell-{row['id']}" if row["id"] in cards else None
+        )
+    return grid
+
+
 def data(plan: Plan, table: Sequence[frames.Row]) -> str:
-    """The embedded JSON: what `prunebench export --format json` gives, with the run's name. Safe inside <script>."""
+    """The embedded JSON: what `prunebench export --format json` gives, with the run's name. Safe inside <script>.
+
+    What all cells share stands once in `same`; `cells` has a list a cell, in the order of `varying`.
+    """
     columns = list(table[0]) if table else fields.names(1, 1)
+    values = [[row[column] for column in columns] for row in table]
+    same = [len({(type(line[index]), line[index]) for line in values}) == 1 for index in range(len(columns))]
     content = {
         "schema": SCHEMA,
         "suite": plan.suite,
@@ -86,7 +131,9 @@ def data(plan: Plan, table: Sequence[frames.Row]) -> str:
         "suite_sha256": plan.suite_sha256,
         "gate": plan.gate,
         "columns": columns,
-        "cells": [{key: value for key, value in row.items() if value is not None} for row in table],
+        "same": {column: values[0][index] for index, column in enumerate(columns) if values and same[index]},
+        "varying": [column for index, column in enumerate(columns) if not (values and same[index])],
+        "cells": [[value for index, value in enumerate(line) if not same[index]] for line in values],
     }
     text = json.dumps(content, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
@@ -114,12 +161,15 @@ DRIFT = 0.1
 """A dense model that is slower by more than this in another cell makes milliseconds of different rows incomparable."""
 
 
-def warnings(plan: Plan, records: Sequence[Record], damaged: Sequence[Damaged]) -> list[str]:
+def warnings(gathered: Gathered, *, running: bool = False) -> list[str]:
     """Why some of the numbers cannot be compared, one sentence each."""
+    plan, records, damaged = gathered.plan, gathered.records, gathered.damaged
     found = []
     missing = len(plan.cells) - len(records) - len(damaged)
-    if missing:
+    if missing and not running:
         found.append(f"Not run: {missing} of {len(plan.cells)} cells. The verdict is about the others.")
+    if len(gathered.gates) > 1:
+        found.append("The runs have different quality gates; that of the first is used.")
     found += [f"The record {one.path.name} cannot be used: {clean(one.reason)}." for one in damaged]
     done = [record for record in records if record.status == "ok"]
     if done and not any(record.cell.method.name == "dense" for record in done):
@@ -128,14 +178,14 @@ def warnings(plan: Plan, records: Sequence[Record], damaged: Sequence[Damaged]) 
         record
         for record in done
         if record.cell.method.name != "dense"
-        and record.speed
-        and any(one.inter_token_speedup is None for one in record.speed.latency)
+        and any(one.inter_token_speedup is None and not one.unpaired for one in speed.stored(record))
     ]
     if apart:
         found.append(
             f"{len(apart)} cells were not timed in rounds interleaved with dense: "
             "their speed-up compares two processes and has no interval."
         )
+    found += speed.warnings(done)
     if (drift := _drift(done)) > DRIFT:
         found.append(
             f"The machine's own speed drifted: the dense model took up to {drift:.0%} longer per token in some cells than "
@@ -153,10 +203,10 @@ def _drift(records: Sequence[Record]) -> float:
     """How much slower the dense model was in its slowest cell than in its quickest, the worst of all models and shapes."""
     medians: dict[tuple[object, ...], list[float]] = {}
     for record in records:
-        for one in record.speed.latency if record.speed else []:
+        for one in speed.stored(record):
             dense = one.inter_token_s if record.cell.method.name == "dense" else one.dense_inter_token_s
             if dense is not None and dense.median > 0:
-                shape = (record.cell.model.name, one.prompt, one.new_tokens, one.batch_size)
+                shape = (record.cell.model.name, one.prompt, one.new_tokens, one.batch_size, one.execution)
                 medians.setdefault(shape, []).append(dense.median)
     return max((max(several) / min(several) - 1 for several in medians.values()), default=0.0)
 
@@ -194,11 +244,3 @@ def _protocols(table: Sequence[frames.Row]) -> list[str]:
         for name, key in keys.items()
         for text in dict.fromkeys(row[key] for row in table if row.get(key))
     ]
-
-
-def _suite_text(store: RunStore) -> str | None:
-    try:
-        text = store.suite_path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    return shorten(text, _SUITE_LIMIT)

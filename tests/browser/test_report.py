@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,10 @@ def column(page, index):
 
 
 def names(page):
-    return page.execute_script("return [...document.querySelectorAll('#cells tbody th')].map(h => h.dataset.t)")
+    script = (
+        "return [...document.querySelectorAll('#cells tbody tr:not([hidden]) th')].map(h => h.firstChild.textContent)"
+    )
+    return page.execute_script(script)
 
 
 def press(page, selector):
@@ -40,7 +44,7 @@ def test_the_policy_stops_what_the_page_does_not_need(page):
 
 def test_columns_sort_both_ways_with_dense_on_top_and_missing_values_last(page):
     def sort():
-        page.execute_script("document.querySelector('button.sort[data-column=\"1\"]').click()")
+        page.execute_script("document.querySelector('button.sort[data-key=\"perplexity\"]').click()")
         return column(page, 1), page.execute_script(
             "return document.querySelectorAll('#cells [aria-sort]')[1].ariaSort"
         )
@@ -95,6 +99,111 @@ def test_all_cards_open_and_close_and_print_opens_them(page):
     assert page.execute_script(opened) == count
     page.execute_script("dispatchEvent(new Event('afterprint'))")
     assert page.execute_script(opened) == 0
+
+
+def fragment(page):
+    return page.execute_script("return location.hash")
+
+
+def choose(page, selector, value):
+    script = (
+        "const e = document.querySelector(arguments[0]); e.value = arguments[1]; e.dispatchEvent(new Event('change'))"
+    )
+    page.execute_script(script, selector, value)
+
+
+def test_rows_are_filtered_and_the_address_says_so(page):
+    choose(page, "select[data-filter=method]", "wanda")
+    assert names(page) == ["wanda sparsity=0.5", "wanda sparsity=2:4", "wanda sparsity=0.1"]
+    assert page.find_element("id", "count").text == "3 of 10 rows"
+    choose(page, "select[data-filter=granularity]", "n:m")
+    assert names(page) == ["wanda sparsity=2:4"]
+    assert fragment(page) == "#method=wanda&granularity=n%3Am"
+    press(page, "#reset")
+    assert len(names(page)) == 10
+    assert fragment(page) == ""
+    page.find_element("id", "find").send_keys("SHORT")
+    assert names(page) == ["shortgpt ratio=0.1", "shortgpt ratio=0.25"]
+
+
+def test_status_is_a_filter(page):
+    choose(page, "select[data-filter=status]", "failed")
+    assert names(page) == ["sparsegpt sparsity=0.5"]
+
+
+def test_columns_can_be_hidden_and_their_groups_shrink(page):
+    script = (
+        "const table = document.getElementById('cells');"
+        "return [[...table.tBodies[0].rows[1].cells].filter(c => c.offsetParent).length,"
+        " [...table.tHead.rows[0].cells].slice(1).filter(c => !c.hidden).reduce((sum, c) => sum + c.colSpan, 1)]"
+    )
+    before, spans = page.execute_script(script)
+    assert before == spans
+    press(page, ".menu summary")
+    for key in ("prune_s", "load_s", "ttft_p50_s"):
+        press(page, f"input[data-column={key}]")
+    assert page.execute_script(script) == [before - 3, before - 3]
+    assert fragment(page) == "#hide=ttft_p50_s%2Cprune_s%2Cload_s"
+
+
+def test_the_address_brings_everything_back(page, report):
+    page.get("about:blank")
+    page.get(f"{report.as_uri()}#sort=perplexity.down&hide=load_s&theme=dark&find=spars")
+    assert page.find_element("css selector", "#theme").text == "Theme: dark"
+    shown = names(page)
+    assert shown[0] == "random sparsity=0.5"
+    assert all("spars" in name for name in shown)
+    hidden = "return getComputedStyle(document.querySelector('#cells tbody td:last-child')).display"
+    assert page.execute_script(hidden) == "none"
+    choose(page, "select[data-filter=method]", "wanda")
+    assert "theme=dark" in fragment(page)
+
+
+def test_a_link_to_a_row_keeps_the_other_choices(page):
+    press(page, "button.sort[data-key=perplexity]")
+    row = page.find_element("css selector", "#cells tbody tr:nth-child(4)")
+    page.execute_script("location.hash = arguments[0]", row.get_attribute("id"))
+    page.execute_async_script("setTimeout(arguments[0], 50)")
+    assert "at" in row.get_attribute("class").split()
+    assert fragment(page) == f"#sort=perplexity.up&at={row.get_attribute('id')}"
+
+
+def test_head_and_first_column_stay_in_sight(page):
+    page.set_window_size(900, 500)
+    page.execute_script("document.querySelector('.tall').scrollTo(400, 300)")
+    place = "const r = document.querySelector(arguments[0]).getBoundingClientRect(); return [r.left, r.top]"
+    left, top = page.execute_script(place, ".tall")
+    head_left, head_top = page.execute_script(place, "#cells thead tr:first-child .corner")
+    assert head_left - left < 3
+    assert head_top - top < 3
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing(page, theme):
+    axe = pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
+    source = (Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+    choose_theme = "document.documentElement.dataset.theme = arguments[0]"
+    page.execute_script(choose_theme, theme)
+    page.execute_script("[...document.querySelectorAll('details.card')].slice(0, 2).forEach(d => { d.open = true; })")
+    page.execute_script(source)
+    found = page.execute_async_script(
+        "axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa']})"
+        ".then(result => arguments[0](result.violations))"
+    )
+    told = [(one["id"], [node["html"][:120] for node in one["nodes"][:3]]) for one in found]
+    assert told == []
+
+
+def test_the_print_view_is_light_and_lets_nothing_scroll(page):
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": []})
+    page.execute_script("document.documentElement.dataset.theme = 'dark'")
+    style = "const s = getComputedStyle(document.querySelector(arguments[0])); return s[arguments[1]]"
+    assert page.execute_script(style, "body", "backgroundColor") == "rgb(255, 255, 255)"
+    assert page.execute_script(style, ".tall", "overflowY") == "visible"
+    assert (
+        page.execute_script(style, "#theme", "display") == "none" or not page.find_element("id", "theme").is_displayed()
+    )
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
 
 
 @pytest.mark.parametrize("form", ["csv", "json"])

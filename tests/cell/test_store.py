@@ -8,25 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from prunebench.cell.record import Error, Record
-from prunebench.cell.spec import Cell, MethodRef
+from prunebench.cell.envelope import seal
+from prunebench.cell.spec import Cell
 from prunebench.cell.store import Damaged, Plan, RunStore, write_atomically
 from prunebench.errors import PrunebenchError
-from prunebench.model.ref import ModelRef
-
-
-def cell(seed: int = 0) -> Cell:
-    method = MethodRef(name="magnitude", distribution="prunebench", version="0.1.0", options={"sparsity": 0.5})
-    return Cell(model=ModelRef(name="m", kind="hub", location="org/m"), method=method, seed=seed)
-
-
-def record(of: Cell, status: str = "ok") -> Record:
-    error = None if status == "ok" else Error(phase="prune", type="X", message="m", log_tail="", command="c")
-    return Record(id=of.id, cell=of, status=status, started="2026-01-01T00:00:00+00:00", finished="", error=error)
-
-
-def store(folder: Path, *cells: Cell, suite: str = "s") -> RunStore:
-    return RunStore.create(folder, Plan(suite, suite, cells, "0" * 64), f"name: {suite}\n")
+from small_records import cell, record, store
 
 
 def test_plan_and_records_survive_the_disk(tmp_path: Path) -> None:
@@ -49,9 +35,9 @@ DAMAGE = {
     "empty": (lambda _: "", "not JSON"),
     "foreign": (lambda _: '{"hello": 1}', "schema None"),
     "a list": (lambda _: "[]", "schema 'list'"),
-    "newer": (lambda text: text.replace('"schema": 1', '"schema": 2'), "schema 2, this version reads 1"),
-    "hand-edited": (lambda text: text.replace('"status": "ok"', '"status": "good"'), "status"),
-    "another cell's": (lambda text: text.replace('"seed": 0', '"seed": 9'), "holds the record of cell"),
+    "newer": (lambda text: text.replace('"schema": 2', '"schema": 3'), "schema 3, this version reads 2"),
+    "hand-edited": (lambda text: text.replace('"status": "ok"', '"status": "failed"'), "its checksum does not fit"),
+    "another cell's": (lambda _: seal(record(cell(9))), "holds the record of cell"),
     "binary": (lambda _: "\udcff", "can't decode"),
 }
 

@@ -113,7 +113,7 @@ def test_a_failed_row_says_what_where_and_how_to_reproduce_it(done) -> None:
     assert found["exiting"].error.message == "the process ended with code 0 and left no record"
     assert found["crashing"].error.type == "SIGSEGV"
     assert found["murdering"].error.type == "launcher died"
-    assert "layer 1" in found["poisoning"].error.message
+    assert "model.layers.1.mlp" in found["poisoning"].error.message
     assert {found[name].error.phase for name in ["exiting", "crashing", "murdering"]} == {"prune"}
     again = subprocess.run(
         error.command, shell=True, capture_output=True, text=True, timeout=100, env={**os.environ, **rig.environment},

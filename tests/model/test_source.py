@@ -124,6 +124,11 @@ def _shards(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
 
 
+def _outside(folder: Path) -> None:
+    _rename(folder, "../model.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../model.safetensors"}}))
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -135,6 +140,7 @@ def _shards(folder: Path) -> None:
         (lambda folder: _rename(folder, "pytorch_model.bin"), "never loaded"),
         (_truncate, "is truncated"),
         (_shards, "lacks 1 of its 2 shards: model-00002-of-00002.safetensors"),
+        (_outside, "names '../model.safetensors': a shard must lie in the model's folder"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 from prunebench.measure.device_results import Contention, CpuLoad, EnergyResult, GpuSharing, PcieTraffic
 from prunebench.measure.results import GpuMemory
 from prunebench_report import frames, render
-from prunebench_report.view import view
+from shown import view
 
 NVML = "NVML total energy counter, whole GPU"
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import prunebench_report
+from prunebench.cell.envelope import CHECKSUM, checksum
 from prunebench.errors import PrunebenchError
 from prunebench_report import render, write_report
 
@@ -110,7 +111,10 @@ def test_structure_for_those_who_cannot_see(html):
     page = Page(html)
     assert page.all("html")[0]["lang"] == "en"
     assert len(page.all("h1")) == 1
-    assert all(attrs.get("role") == "img" and attrs.keys() & {"aria-label", "aria-labelledby"} for attrs in svgs(page))
+    assert all(
+        attrs.get("role") in ("img", "group") and attrs.keys() & {"aria-label", "aria-labelledby"}
+        for attrs in svgs(page)
+    )
     assert all("scope" in attrs for attrs in page.all("th"))
     assert all(attrs.get("type") == "button" for attrs in page.all("button"))
     scrolled = [attrs for _, attrs in page.tags if "scroll" in (attrs.get("class") or "").split()]
@@ -155,6 +159,7 @@ def hostile_run(build, tmp_path):
     bad = build.failed(build.cell(HOSTILE), message=HOSTILE, log=HOSTILE * 2000)
     bad.error.type = bad.error.phase = bad.error.hint = bad.error.command = HOSTILE
     good = build.record(build.cell("shortgpt", HOSTILE, ratio=0.1), 41.0, 1.2)
+    good.flags = [HOSTILE]
     good.method_notes = {HOSTILE: [HOSTILE, {"deep": HOSTILE}]}
     good.provenance |= {"cpu": HOSTILE, HOSTILE: HOSTILE, "lone": "LONE"}
     good.quality.perplexity[0].corpus = HOSTILE
@@ -164,8 +169,9 @@ def hostile_run(build, tmp_path):
     dense = build.quickstart(HOSTILE)[0]
     store = build.store(tmp_path / "run", [dense, good, bad], missing=[strange], title=HOSTILE, suite_text=HOSTILE)
     store.record_path(strange.id).write_text(HOSTILE, encoding="utf-8")
-    text = store.record_path(good.id).read_text(encoding="utf-8")
-    store.record_path(good.id).write_text(text.replace("LONE", "\\ud800"), encoding="utf-8")
+    data = json.loads(store.record_path(good.id).read_text(encoding="utf-8").replace("LONE", "\\ud800"))
+    data.pop(CHECKSUM)
+    store.record_path(good.id).write_text(json.dumps({**data, CHECKSUM: checksum(data)}), encoding="utf-8")
     return store
 
 

@@ -75,7 +75,7 @@ def test_without_dense_quality_stands_against_time(build):
 
 
 def test_tooltips_name_the_cell_and_its_numbers(build):
-    svg = figures(frames.plain(build.quickstart(), 0.95), 0.95)[1]["svg"]
+    svg = figures(frames.plain(build.quickstart(), 0.95), 0.95)[2]["svg"]
     assert "<title>wanda sparsity=0.5: Size on disk, MB 538, Perplexity (log) 52.3</title>" in svg
 
 

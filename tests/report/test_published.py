@@ -10,7 +10,7 @@ from prunebench.cell.expect import Expectation
 from prunebench.cell.store import Plan, RunStore
 from prunebench.measure.results import TaskMetric, TaskResult
 from prunebench_report import export, render
-from prunebench_report.view import view
+from shown import view
 
 MINUS = "\N{MINUS SIGN}"
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from prunebench_report import render
 from prunebench_report.frames import plain
 from prunebench_report.seeds import groups, pooled, said, spread
-from prunebench_report.view import view
+from shown import view
 
 GATE = 0.95
 VALUES = [26.0, 27.0, 29.5]

@@ -12,7 +12,7 @@ from prunebench_report import frames, render
 from prunebench_report.tasks import section
 from prunebench_report.text import MINUS
 from prunebench_report.verdict import verdict
-from prunebench_report.view import view
+from shown import view
 
 DENSE = {"boolq": 0.60, "arc_easy": 0.50, "hellaswag": 0.40}
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from prunebench_report.view import view
+from shown import view
 
 MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 
@@ -59,6 +59,7 @@ def test_cells_show_value_delta_and_tone(shown):
         "note": "+109 %",
         "tone": "worse",
         "greyed": False,
+        "worded": True,
         "first": None,
     }
     assert cell(shown, "shortgpt ratio=0.25", "disk_bytes")["note"] == f"{MINUS}21 %"
@@ -107,18 +108,26 @@ def test_what_all_cells_share_is_said_once(shown):
     assert "load_average" not in shared
 
 
+def cells_of(data):
+    """The cells that stand in the embedded data, whole."""
+    return [{**data["same"], **dict(zip(data["varying"], line, strict=True))} for line in data["cells"]]
+
+
 def test_the_embedded_data_are_the_table(shown):
     data = json.loads(shown["data"])
-    assert [one["status"] for one in data["cells"]] == ["ok"] * 8 + ["out-of-memory"]
-    assert set(data["cells"][0]) <= set(data["columns"])
+    cells = cells_of(data)
+    assert [one["status"] for one in cells] == ["ok"] * 8 + ["out-of-memory"]
+    assert all(set(one) == set(data["columns"]) for one in cells)
+    assert data["same"]["device"] == "cpu"
     assert data["gate"] == 0.95
 
 
 def test_figures_mark_the_frontier_and_link_to_rows(shown):
-    speed, size = shown["figures"]
+    speed, memory, size = shown["figures"]
     assert "Not dominated: dense, shortgpt ratio=0.1, shortgpt ratio=0.25." in speed["desc"]
     for row in shown["table"]["rows"][1:8]:
         assert f'href="#row-{row["id"]}"' in speed["svg"]
+    assert "Weights in memory, MB" in memory["desc"]
     assert "var(--ink)" in size["svg"]
     assert "#0101" not in size["svg"]
     assert len(speed["svg"]) < 60_000
@@ -165,8 +174,10 @@ def test_two_models_have_figures_and_baselines_of_their_own(build, tmp_path):
     shown = view(build.store(tmp_path / "run", [*build.quickstart(), *build.quickstart("other")]))
     assert [one["caption"] for one in shown["figures"]] == [
         "Quality against speed, smollm2-135m-instruct",
+        "Quality against memory, smollm2-135m-instruct",
         "Quality against size, smollm2-135m-instruct",
         "Quality against speed, other",
+        "Quality against memory, other",
         "Quality against size, other",
     ]
     assert [row["dense"] for row in shown["table"]["rows"]].count(True) == 2

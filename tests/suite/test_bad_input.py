@@ -160,7 +160,7 @@ BAD = {
         "name: ../Mini",
         "s.yaml:1: name: '../Mini' is not valid (small letters, digits, hyphens; names the run)",
     ),
-    "no name": ("name: mini\n", "", "s.yaml: 'name' is missing (small letters, digits, hyphens; names the run)"),
+    "no name": ("name: mini\n", "", "s.yaml:1: 'name' is missing (small letters, digits, hyphens; names the run)"),
     "merge key": ("name: mini", "<<: {a: 1}\nname: mini", "s.yaml:1: <<: unknown key '<<' (known: "),
     "section that is none": (
         "quality:\n  perplexity: {corpus: boolq-passages, windows: 4, length: 128}",

@@ -100,7 +100,7 @@ def test_duplicate_keys_are_errors():
         ("a: !!int x", "f.yaml:1: .*tag"),
         ("a: 1\n---\nb: 2", "f.yaml:2: .*one suite a file"),
         ("a: 1\nb: \x00", "f.yaml:2: .*remove that character"),
-        ("[" * 1500, "f.yaml: YAML: nested too deeply"),
+        ("[" * 1500, "f.yaml:1: YAML: nested too deeply"),
         ("a: " + "9" * 5000, "f.yaml:1: a number of 5000 digits"),
     ],
 )

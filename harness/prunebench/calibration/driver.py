@@ -12,15 +12,16 @@ The states stay on the model's device; with a compute device, one layer and one 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from prunebench.calibration.capture import Call, bare, batches_of, capture, run
 from prunebench.calibration.placement import moved, placed
+from prunebench.calibration.shares import Shares, at_share, by_share
 from prunebench.calibration.statistics import STATISTICS, InputStatistic
 from prunebench.errors import PrunebenchError
 from prunebench.model.anatomy import anatomy
@@ -62,6 +63,11 @@ class LinearStats:
         """
         return _asked_for("hessian", self.second_moment)
 
+    def copied(self) -> LinearStats:
+        """The same with tensors of its own."""
+        copies = [None if kept is None else kept.clone() for kept in (self.norm, self.second_moment)]
+        return replace(self, norm=copies[0], second_moment=copies[1])
+
     @contextmanager
     def naming(self) -> Iterator[None]:
         """Within, the message of a PrunebenchError gets the layer and the linear in front."""
@@ -91,10 +97,12 @@ def prune_linears(
     generator: torch.Generator,
     progress: Progress,
     device: torch.device | None = None,
+    shares: Shares | None = None,
 ) -> None:
     """Let ``method`` prune every linear of the decoder layers in place; tokens int64 [windows, length] or None.
 
-    ``device`` is where layers compute and are pruned, one at a time; None: each where it lies.
+    ``device`` is where layers compute and are pruned, one at a time; None: each where it lies. ``shares`` stand, linear
+    by linear, for the method's option `sparsity`.
     """
     parts = anatomy(model)
     states, calls = ([], []) if tokens is None else capture(model, parts, tokens)
@@ -103,7 +111,9 @@ def prune_linears(
         inputs = parts.inputs_of(layer)
         with placed(layer, device):
             for groups in [(group,) for group in inputs] if method.true_sequential else [inputs]:
-                _prune(method, index, layer, groups, batches, generator, device)
+                _prune(
+                    method, (index, f"{parts.layers_path}.{index}"), layer, groups, batches, generator, device, shares
+                )
             if index + 1 < len(parts.layers):  # nobody reads the last layer's output
                 for batch, call in batches:
                     batch.copy_(_run(layer, batch, call, device))
@@ -112,29 +122,39 @@ def prune_linears(
 
 def _prune(
     method: LayerwiseMethod,
-    index: int,
+    place: tuple[int, str],
     layer: nn.Module,
     groups: tuple[tuple[str, ...], ...],
     batches: Batches,
     generator: torch.Generator,
     device: torch.device | None,
+    shares: Shares | None,
 ) -> None:
-    """Let ``method`` prune the linears of a layer that read these inputs."""
+    """Let ``method`` prune the linears of a layer, the one at ``place`` (index, path), that read these inputs."""
+    index, path = place
     tapped: list[Any] = [layer.get_submodule(group[0]) for group in groups]
     gathered = _gather(layer, tapped, method.statistics if batches else (), batches, device)
     for group in groups:
         found = gathered.pop(0)  # one Hessian less while the next input's linears are pruned
-        for statistic in found.values():
-            if not statistic.finite():
-                raise PrunebenchError(
-                    f"layer {index}: the input of {group[0]} is not finite on the calibration windows",
-                    hint="use float32, or look for a damaged checkpoint",
-                )
-        results = {name: statistic.result() for name, statistic in found.items()}
-        norm, hessian = results.get("input_norm"), results.get("hessian")
-        stats = [LinearStats(index, name, generator, norm, hessian) for name in group]
-        linears: list[Any] = [layer.get_submodule(name) for name in group]
-        method.prune_group([linear.weight for linear in linears], stats)
+        stats = _stats_of(index, group[0], found, generator)
+        parts = by_share(group, path, shares)
+        for number, (share, names) in enumerate(parts, start=1):
+            own = stats if number == len(parts) else stats.copied()  # a method may compute in place
+            linears: list[Any] = [layer.get_submodule(name) for name in names]
+            with at_share(method, share):
+                method.prune_group([linear.weight for linear in linears], [replace(own, name=name) for name in names])
+
+
+def _stats_of(index: int, name: str, found: Mapping[str, InputStatistic], generator: torch.Generator) -> LinearStats:
+    """What was gathered of one input. Raises PrunebenchError where that is not finite."""
+    for statistic in found.values():
+        if not statistic.finite():
+            raise PrunebenchError(
+                f"layer {index}: the input of {name} is not finite on the calibration windows",
+                hint="use float32, or look for a damaged checkpoint",
+            )
+    results = {kind: statistic.result() for kind, statistic in found.items()}
+    return LinearStats(index, name, generator, results.get("input_norm"), results.get("hessian"))
 
 
 def _gather(
@@ -143,8 +163,13 @@ def _gather(
     wanted: Collection[str],
     batches: Batches,
     device: torch.device | None,
+    *,
+    whole: bool = False,
 ) -> list[dict[str, InputStatistic]]:
-    """The wanted statistics of the inputs of the tapped linears, one dict for each linear, over all batches."""
+    """The wanted statistics of the inputs of the tapped linears, one dict for each linear, over all batches.
+
+    ``whole``: the layer is run to its end, and its outputs take the batches' places.
+    """
     taps = [
         {name: STATISTICS[name](linear.in_features, linear.weight.device) for name in sorted(wanted)}
         for linear in tapped
@@ -158,21 +183,23 @@ def _gather(
             for statistic in tap.values():
                 statistic.add(inputs, windows)
             seen += 1
-            if seen == len(tapped):
+            if seen == len(tapped) and not whole:
                 raise _Enough
 
         return hook
 
-    if not (wanted and tapped):
+    if not (wanted and tapped) and not whole:
         return taps
     handles = [linear.register_forward_pre_hook(hook_of(tap)) for linear, tap in zip(tapped, taps, strict=True)]
     try:
         for batch, call in batches:
             seen, windows = 0, len(batch)
             try:
-                _run(layer, batch, call, device)
+                after = _run(layer, batch, call, device)
             except _Enough:
                 continue
+            if whole:
+                batch.copy_(after)
     finally:
         for handle in handles:
             handle.remove()
@@ -182,6 +209,32 @@ def _gather(
 def _run(layer: nn.Module, batch: torch.Tensor, call: Call, device: torch.device | None) -> torch.Tensor:
     """The layer's output for a batch, computed on ``device``."""
     return run(layer, moved(batch, device), Call(moved(call.args, device), moved(call.kwargs, device)))
+
+
+def observe_linears(
+    model: Any,
+    statistics: Collection[str],
+    tokens: torch.Tensor,
+    see: Callable[[Mapping[str, nn.Linear], Mapping[str, LinearStats]], None],
+    generator: torch.Generator,
+    progress: Progress,
+    device: torch.device | None = None,
+) -> None:
+    """Call ``see(linears, stats)``, both by name, for every layer of the model as it is; each layer is run once."""
+    parts = anatomy(model)
+    states, calls = capture(model, parts, tokens)
+    for index, layer in enumerate(parts.layers):
+        inputs = parts.inputs_of(layer)
+        tapped: Sequence[Any] = [layer.get_submodule(group[0]) for group in inputs]
+        with placed(layer, device):
+            batches = list(zip(states, calls[index], strict=True))
+            gathered = _gather(layer, list(tapped), statistics, batches, device, whole=True)
+            stats: dict[str, LinearStats] = {}
+            for group, found in zip(inputs, gathered, strict=True):
+                shared = _stats_of(index, group[0], found, generator)
+                stats |= {name: replace(shared, name=name) for name in group}
+            see(parts.linears(layer), stats)
+        progress(index + 1, len(parts.layers))
 
 
 def observe_layers(

@@ -11,13 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prunebench.cell.events import EventWriter
+from prunebench.cell.processes import adopt_orphans
 from prunebench.cell.spec import Cell
 from prunebench.cell.store import write_atomically
+from prunebench.plugin.files import plugin_files, with_files
 
 
 def command(spec: Path) -> str:
     """What a person types to run the cell of ``spec`` again."""
-    return shlex.join([sys.executable, "-m", "prunebench.cell", str(spec.resolve())])
+    files = [word for file in plugin_files() for word in ("--plugin", str(file.path))]
+    return shlex.join([sys.executable, "-m", "prunebench.cell", str(spec.resolve()), *files])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,10 +29,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("spec", type=Path, help="the cell, as `prunebench run` writes it under specs/")
     parser.add_argument("--record", type=Path, help="write the record here")
     parser.add_argument("--events", type=Path, help="append progress here, one JSON line each")
+    parser.add_argument("--stages", type=Path, help="keep results of finished stages here, and take over what is there")
     parser.add_argument("--keep", type=Path, help="save the pruned model in this folder")
+    parser.add_argument("--plugin", type=Path, action="append", default=[], help="a plugin that is a single file")
     given = parser.parse_args(arguments)
+    with with_files(given.plugin):
+        return _run(given)
+
+
+def _run(given: argparse.Namespace) -> int:
     cell = Cell.model_validate_json(given.spec.read_text(encoding="utf-8"))
 
+    adopt_orphans()
     sys.stdout.flush()
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a plugin prints is log, not record
@@ -37,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from prunebench.cell.run import run_cell
 
     with (given.events or Path(os.devnull)).open("a", encoding="utf-8") as file:
-        record = run_cell(cell, events=EventWriter(file), command=command(given.spec), keep=given.keep)
+        record = run_cell(
+            cell, events=EventWriter(file), command=command(given.spec), keep=given.keep, stages=given.stages
+        )
     text = record.model_dump_json(by_alias=True, indent=1) + "\n"
     if given.record is None:
         out.write(text)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,15 +17,20 @@ import numpy as np
 import torch
 
 from prunebench.calibration.windows import Windows, calibration_windows
+from prunebench.cell.guard import Flags, guarded
+from prunebench.cell.lookup import plugin_of
+from prunebench.cell.notes import plain
 from prunebench.cell.phases import Phases
 from prunebench.cell.recover import Recovered, recover, recovery_of
 from prunebench.cell.spec import Cell
+from prunebench.cell.traces import Traces
 from prunebench.errors import PrunebenchError
 from prunebench.measure.audit import DenseFacts, audit, dense_facts
 from prunebench.measure.io import disk_read_bytes, load_io
 from prunebench.measure.results import Audit, LoadIO
 from prunebench.model.anatomy import anatomy
 from prunebench.model.load import LoadedModel, load, prepare
+from prunebench.plugin.allocation import Allocation, allocate
 from prunebench.plugin.context import Context
 from prunebench.plugin.host import Registry, load_plugins
 from prunebench.plugin.method import pattern_of
@@ -47,6 +52,8 @@ class Workbench:
     layer_device: torch.device | None = None
     """Where a layer at a time is pruned, if that is elsewhere than where the model lies."""
     folder: Path = Path()
+    flags: Flags = field(default_factory=Flags)
+    """What plugins changed for others."""
 
     @property
     def corpora(self) -> dict[str, Corpus]:
@@ -73,6 +80,8 @@ class Made:
     notes: dict[str, Any]
     recovered: Recovered
     reference: Reference | None
+    flags: tuple[str, ...] = ()
+    """What method and recovery changed in the process and left behind."""
 
     def made_by(self, cell: Cell) -> dict[str, Any]:
         """What the plan file says of the model's origin; for people."""
@@ -90,6 +99,8 @@ class Made:
                 "corpus": cell.calibration.corpus.name,
                 "sha256": self.calibration.sha256,
             }
+        if cell.allocation is not None:
+            told["allocation"] = {"name": cell.allocation.name, "options": cell.allocation.options}
         if cell.recovery is not None:
             told["recovery"] = {"name": cell.recovery.name, "options": cell.recovery.options}
         return told
@@ -99,15 +110,19 @@ def workbench(cell: Cell, phases: Phases, layer_device: str | None = None) -> Wo
     """Prepare this process for ``cell``: threads, seeds, plugins, devices."""
     if cell.threads is not None:
         torch.set_num_threads(cell.threads)
+    flags = Flags()
+    with guarded("a plugin's import", flags):
+        registry = load_plugins()
     _seed(cell.seed)
     place = None if layer_device is None else torch.device(_device(layer_device))
-    return Workbench(cell, load_plugins(), phases, _device(cell.device), place)
+    return Workbench(cell, registry, phases, _device(cell.device), place, flags=flags)
 
 
 def make(bench: Workbench) -> Made:
     """Load, prune, recover and audit. Raises what a plugin raises, and PrunebenchError for what a user can mend."""
     cell, phases = bench.cell, bench.phases
-    method, recovery = _method(cell, bench.registry), recovery_of(cell, bench.registry)
+    method: Method = plugin_of(cell.method, "method", bench.registry)
+    allocation, recovery = _allocation(cell, bench.registry), recovery_of(cell, bench.registry)
     with phases.phase("fetch"):
         bench.folder = prepare(cell.model)
     with phases.phase("load"):
@@ -117,15 +132,20 @@ def make(bench: Workbench) -> Made:
     read = None if before is None or after is None else after - before
     with phases.phase("audit"):
         dense = dense_facts(loaded.model)
-    calibration, notes, kept = _prune(bench, method, loaded)
-    recovered = recover(recovery, cell, loaded, kept, bench.corpora, phases)
+    calibration, notes, kept = _prune(bench, method, allocation, loaded)
+    recovered = recover(recovery, cell, loaded, kept, bench.corpora, phases, bench.flags)
+    _seed(cell.seed)
     with phases.phase("audit"):
         audited = audit(loaded.model, dense, kept, _patterns(cell))
     load_result = load_io(loaded.weight_bytes, loaded.seconds, read, legs=loaded.legs)
-    return Made(loaded, dense, audited, load_result, calibration, notes, recovered, method.reference)
+    return Made(
+        loaded, dense, audited, load_result, calibration, notes, recovered, method.reference, tuple(bench.flags.found)
+    )
 
 
-def _prune(bench: Workbench, method: Method, loaded: LoadedModel) -> tuple[Windows | None, dict[str, Any], list[int]]:
+def _prune(
+    bench: Workbench, method: Method, allocation: Allocation | None, loaded: LoadedModel
+) -> tuple[Windows | None, dict[str, Any], list[int]]:
     """Prune the loaded model in place; gives the calibration tokens, the method's notes and the layers that stay."""
     cell, phases = bench.cell, bench.phases
     windows = None
@@ -142,21 +162,23 @@ def _prune(bench: Workbench, method: Method, loaded: LoadedModel) -> tuple[Windo
         log=logging.getLogger(f"prunebench.{cell.method.name}"),
         device=bench.layer_device,
     )
-    with phases.phase("prune"), torch.no_grad():
+    traces = Traces(loaded.model, "the method")
+    with phases.phase("prune"), torch.no_grad(), guarded("the method", bench.flags):
+        if allocation is not None:
+            context.shares = allocate(allocation, loaded.model, method.options.sparsity, context)
         method.prune(loaded.model, context)
-    return windows, context.notes, context.kept_layers
+        if allocation is not None and not context.went_by_shares:
+            raise PrunebenchError(
+                f"'{cell.method.name}' pruned without looking at the allocation '{allocation.name}'",
+                hint="its author should override `refuses_allocation`, or prune with `context.prune_linears`",
+            )
+    with phases.phase("check"):
+        traces.check(loaded.model, bench.flags)
+    return windows, plain(context.notes, "the method", bench.flags), context.kept_layers
 
 
-def _method(cell: Cell, registry: Registry) -> Method:
-    entry = registry.methods.get(cell.method.name)
-    if entry is None:
-        problems = [p.message for p in registry.problems if p.distribution == cell.method.distribution]
-        raise PrunebenchError(
-            f"no plugin registers the method '{cell.method.name}'" + (f": {'; '.join(problems)}" if problems else ""),
-            hint=f"install {cell.method.distribution} {cell.method.version}; `prunebench plugins` lists what is there",
-        )
-    method: Method = entry.value(entry.value.Options.model_validate(cell.method.options))
-    return method
+def _allocation(cell: Cell, registry: Registry) -> Allocation | None:
+    return None if cell.allocation is None else plugin_of(cell.allocation, "allocation", registry)
 
 
 def _patterns(cell: Cell) -> Sequence[tuple[int, int]]:

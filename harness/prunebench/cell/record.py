@@ -24,7 +24,7 @@ from prunebench.measure.results import (
 )
 from prunebench.schema import Part
 
-SCHEMA = 1
+SCHEMA = 2
 
 Status = Literal["ok", "failed", "timeout", "out-of-memory", "skipped"]
 
@@ -110,7 +110,8 @@ class Record(Part):
     )
     recovery_notes: dict[str, Any] = Field(default_factory=dict, description="what the recovery says of itself")
     flags: list[str] = Field(
-        default_factory=list, description="what method or recovery changed for others and left behind, one sentence each"
+        default_factory=list,
+        description="what method or recovery changed for others and left behind, one sentence each",
     )
     provenance: dict[str, Any] = Field(default_factory=dict)
     error: Error | None = None

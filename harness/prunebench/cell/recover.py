@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prunebench.calibration.windows import calibration_windows
-from prunebench.errors import PrunebenchError
+from prunebench.cell.guard import Flags, guarded
+from prunebench.cell.lookup import plugin_of
+from prunebench.cell.notes import plain
+from prunebench.cell.traces import Traces
 from prunebench.plugin.context import Context
 
 if TYPE_CHECKING:
@@ -44,15 +47,7 @@ def recovery_of(cell: Cell, registry: Registry) -> Recovery | None:
     """The recovery that the cell names. Raises PrunebenchError where no plugin registers it."""
     if cell.recovery is None:
         return None
-    entry = registry.recoveries.get(cell.recovery.name)
-    if entry is None:
-        problems = [p.message for p in registry.problems if p.distribution == cell.recovery.distribution]
-        raise PrunebenchError(
-            f"no plugin registers the recovery '{cell.recovery.name}'"
-            + (f": {'; '.join(problems)}" if problems else ""),
-            hint=f"install {cell.recovery.distribution} {cell.recovery.version}; `prunebench plugins` lists what is there",
-        )
-    recovery: Recovery = entry.value(entry.value.Options.model_validate(cell.recovery.options))
+    recovery: Recovery = plugin_of(cell.recovery, "recovery", registry)
     return recovery
 
 
@@ -63,8 +58,9 @@ def recover(
     kept_layers: list[int],
     corpora: Mapping[str, Corpus],
     phases: Phases,
+    flags: Flags,
 ) -> Recovered:
-    """Repair the pruned model in place, in a phase of its own."""
+    """Repair the pruned model in place, in a phase of its own; what it changes for others goes to ``flags``."""
     if recovery is None or cell.recovery is None:
         return Recovered()
     model = loaded.model
@@ -78,14 +74,18 @@ def recover(
         progress=phases.progress,
         log=logging.getLogger(f"prunebench.{cell.recovery.name}"),
     )
+    traces = Traces(model, "the recovery")
     with phases.phase(PHASE):
-        with torch.enable_grad():
+        with torch.enable_grad(), guarded("the recovery", flags):
             recovery.recover(model, context)
         model.eval()
         for parameter in model.parameters():
             parameter.grad = None
             parameter.requires_grad = False
+        traces.check(model, flags)
     provenance: dict[str, Any] = {"recovery_plugin": f"{cell.recovery.distribution} {cell.recovery.version}"}
     if recovery.reference is not None:
         provenance["recovery_reference"] = asdict(recovery.reference)
-    return Recovered(context.notes, context.trained_tokens or None, windows.sha256, provenance)
+    return Recovered(
+        plain(context.notes, "the recovery", flags), context.trained_tokens or None, windows.sha256, provenance
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from prunebench.cell.phases import Phases
 from prunebench.cell.profile import OURS, profile
 from prunebench.cell.record import Cost, Error, Quality, Record, Samples, Speed
 from prunebench.cell.spec import Cell
+from prunebench.cell.stages import Stages
 from prunebench.errors import PrunebenchError
 from prunebench.measure.audit import DenseFacts
 from prunebench.measure.contention import CpuWatch
@@ -26,16 +28,19 @@ from prunebench.measure.memory import MemorySampler, without
 from prunebench.measure.perplexity import perplexity
 from prunebench.measure.positions import positions
 from prunebench.measure.provenance import machine
-from prunebench.measure.results import IO, Audit, Memory, Perplexity
+from prunebench.measure.results import IO, Audit, Memory, Perplexity, TaskResult
 from prunebench.measure.tasks import evaluate_tasks
 from prunebench.model import checkpoint
 from prunebench.model.load import LoadedModel
 
 
-def run_cell(cell: Cell, *, events: EventWriter, command: str, keep: Path | None = None) -> Record:
+def run_cell(
+    cell: Cell, *, events: EventWriter, command: str, keep: Path | None = None, stages: Path | None = None
+) -> Record:
     """Run ``cell`` here and now; a failure becomes a failed record, never an exception.
 
-    ``command`` reproduces the cell and goes on the record; ``keep`` is the folder for the pruned model, if it is kept.
+    ``command`` reproduces the cell and goes on the record; ``keep`` is the folder for the pruned model, if it is kept;
+    ``stages`` is the file where results stay until the record is written, and from which those of a crash are taken.
     """
     started = _now()
     begun = time.perf_counter()
@@ -50,7 +55,7 @@ def run_cell(cell: Cell, *, events: EventWriter, command: str, keep: Path | None
         phases = Phases(events.phase, events.progress, tag)
         base: dict[str, Any] = {"id": cell.id, "cell": cell, "started": started}
         try:
-            results = _measure(cell, phases, begun, keep)
+            results = _measure(cell, phases, begun, keep, Stages(stages))
             watch.stop()
             memory, timeline = sampler.result()
             results["samples"].memory = timeline
@@ -60,7 +65,7 @@ def run_cell(cell: Cell, *, events: EventWriter, command: str, keep: Path | None
                 record.cost.peak_gpu_bytes, record.cost.peak_gpu_source = _gpu_peak(memory, "prune")
             if record.io is not None:
                 record.io.load.pcie = sampler.pcie()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             memory, _ = sampler.result()
             record = Record(
                 **base,
@@ -74,7 +79,7 @@ def run_cell(cell: Cell, *, events: EventWriter, command: str, keep: Path | None
     return record
 
 
-def _measure(cell: Cell, phases: Phases, begun: float, keep: Path | None) -> dict[str, Any]:
+def _measure(cell: Cell, phases: Phases, begun: float, keep: Path | None, stages: Stages) -> dict[str, Any]:
     bench = workbench(cell, phases)
     made = make(bench)
     model = made.loaded.model
@@ -83,12 +88,11 @@ def _measure(cell: Cell, phases: Phases, begun: float, keep: Path | None) -> dic
             checkpoint.save(model, made.loaded.tokenizer, keep, made_by=made.made_by(cell))
 
     with phases.phase("perplexity"):
-        quality = Quality(perplexity=_perplexities(bench, made.loaded))
+        stages.begin(model)
+        quality = Quality(perplexity=_perplexities(bench, made.loaded, stages))
     if cell.tasks:
         with phases.phase("tasks"):
-            quality.tasks = evaluate_tasks(
-                model, made.loaded.tokenizer, cell.tasks, data=bench.task_data, progress=phases.progress
-            )
+            quality.tasks = _tasks(bench, made.loaded, stages)
     profiled = profile(
         model,
         cell.latency,
@@ -107,13 +111,18 @@ def _measure(cell: Cell, phases: Phases, begun: float, keep: Path | None) -> dic
         "samples": Samples(latency=profiled.samples, memory=None),
         "method_notes": made.notes,
         "recovery_notes": made.recovered.notes,
-        "provenance": {**_sources(bench, made), **made.recovered.provenance},
+        "flags": list(made.flags),
+        "provenance": {**_sources(bench, made), **made.recovered.provenance, **_reused(stages)},
     }
 
 
-def _perplexities(bench: Workbench, loaded: LoadedModel) -> list[Perplexity]:
-    results = []
-    for spec in bench.cell.perplexity:
+def _perplexities(bench: Workbench, loaded: LoadedModel, stages: Stages) -> list[Perplexity]:
+    results: list[Perplexity] = []
+    for number, spec in enumerate(bench.cell.perplexity):
+        stage = f"perplexity {number + 1}"
+        if known := stages.get(stage, Perplexity):
+            results += known
+            continue
         windows = evaluation_windows(
             spec.corpus,
             spec.split,
@@ -139,7 +148,32 @@ def _perplexities(bench: Workbench, loaded: LoadedModel) -> list[Perplexity]:
                 progress=bench.phases.progress,
             )
         )
+        stages.put(stage, results[-1:])
     return results
+
+
+def _tasks(bench: Workbench, loaded: LoadedModel, stages: Stages) -> list[TaskResult]:
+    """Each entry by itself, so that it is kept when the next one fails."""
+    results: list[TaskResult] = []
+    count = len(bench.cell.tasks)
+    for number, spec in enumerate(bench.cell.tasks):
+        stage = f"tasks {spec.name}, {number + 1}"
+        found = stages.get(stage, TaskResult)
+        if found is None:
+            progress = _part(bench.phases.progress, number, count)
+            found = evaluate_tasks(loaded.model, loaded.tokenizer, [spec], data=bench.task_data, progress=progress)
+            stages.put(stage, found)
+        results += found
+    return results
+
+
+def _part(progress: Callable[[int, int], None], number: int, count: int) -> Callable[[int, int], None]:
+    """Progress within one of ``count`` equal parts, as progress of the whole."""
+    return lambda done, total: progress(number * total + done, count * total)
+
+
+def _reused(stages: Stages) -> dict[str, Any]:
+    return {"taken_over_from_an_interrupted_run": list(stages.reused)} if stages.reused else {}
 
 
 def _is_pruned(audited: Audit, dense: DenseFacts) -> bool:
@@ -186,7 +220,7 @@ def _gpu_peak(memory: Memory, phase: str) -> tuple[int | None, str | None]:
     return next(((value, name) for value, name in sources if value is not None), (None, None))
 
 
-def _error(error: Exception, phase: str, command: str, peak: int | None) -> Error:
+def _error(error: BaseException, phase: str, command: str, peak: int | None) -> Error:
     return Error(
         phase=phase,
         type=type(error).__name__,

@@ -39,6 +39,10 @@ class MethodRef(PluginRef):
     """A pruning method with all its options."""
 
 
+class AllocationRef(PluginRef):
+    """How the method's share is spread over the model."""
+
+
 class RecoveryRef(PluginRef):
     """What repairs the pruned model, and the windows that it trains on."""
 
@@ -70,6 +74,7 @@ class Cell(Frozen):
 
     model: ModelRef
     method: MethodRef
+    allocation: AllocationRef | None = None
     recovery: RecoveryRef | None = None
     calibration: CalibrationSpec | None = None
     perplexity: tuple[PerplexitySpec, ...] = ()
@@ -91,15 +96,26 @@ class Cell(Frozen):
 
     @property
     def label(self) -> str:
-        """Method and recovery with the options that the suite names; for people, not unique over models and seeds."""
-        return self.method.label if self.recovery is None else f"{self.method.label} + {self.recovery.label}"
+        """Method, allocation and recovery with the options that the suite names; for people, not unique over models and seeds."""
+        return label_of(self.method, self.allocation, self.recovery)
 
     def identity(self) -> dict[str, Any]:
         """The part that `id` hashes. Labels, time limits and what is kept afterwards do not change an outcome."""
         method = self.method.model_dump(mode="json", exclude={"given"})
         data = self.model_dump(
             mode="json",
-            exclude={"model", "method", "recovery", "calibration", "perplexity", "tasks", "time_limit_s", "memory_limit_bytes", "keep_model"},
+            exclude={
+                "model",
+                "method",
+                "allocation",
+                "recovery",
+                "calibration",
+                "perplexity",
+                "tasks",
+                "time_limit_s",
+                "memory_limit_bytes",
+                "keep_model",
+            },
         )
         data["model"] = self.model.identity()
         data["method"] = method
@@ -108,10 +124,18 @@ class Cell(Frozen):
         # What came later is left out where there is none: such cells keep the ids of older runs.
         if self.tasks:
             data["tasks"] = [spec.identity() for spec in self.tasks]
+        if self.allocation is not None:
+            data["allocation"] = self.allocation.model_dump(mode="json", exclude={"given"})
         if self.recovery is not None:
             recovery = self.recovery.model_dump(mode="json", exclude={"given", "data"})
             data["recovery"] = {**recovery, "data": _with_corpus(self.recovery.data)}
         return data
+
+
+def label_of(method: MethodRef, allocation: AllocationRef | None, recovery: RecoveryRef | None) -> str:
+    """What is done to a model, in a few words: 'wanda sparsity=0.7 allocation=owl + lora rank=8'."""
+    spread = "" if allocation is None else f" allocation={allocation.label}"
+    return f"{method.label}{spread}" + ("" if recovery is None else f" + {recovery.label}")
 
 
 def _with_corpus(spec: CalibrationSpec) -> dict[str, Any]:

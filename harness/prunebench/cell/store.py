@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
+from prunebench.cell.envelope import UnusableError, seal, unseal
 from prunebench.cell.expect import Expectation
+from prunebench.cell.lock import NAME as LOCK_NAME
+from prunebench.cell.lock import Owner, hold
 from prunebench.cell.record import SCHEMA, Record
 from prunebench.cell.spec import Cell
 from prunebench.errors import PrunebenchError, first_line
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
     """Write ``text`` so that a reader sees the old file or the whole new one, also after a power cut.
 
+    Where ``durable`` is False a power cut may leave an empty file: for what is written again on the next occasion.
     Raises PrunebenchError where the disk is full or the folder cannot be written.
     """
     try:
@@ -32,9 +34,12 @@ def write_atomically(path: Path, text: str) -> None:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             Path(name).chmod(0o644)
             Path(name).replace(path)
+            if durable:
+                _sync_folder(path.parent)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
@@ -43,6 +48,16 @@ def write_atomically(path: Path, text: str) -> None:
             f"cannot write {path}: {error.strerror or error}",
             hint="free some space or choose another folder with --out; what is finished is kept",
         ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name last, too; some file systems cannot, and need not."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @dataclass(frozen=True)
@@ -108,25 +123,23 @@ class RunStore:
         return self.folder / "models" / cell_id
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the folder for one run; the kernel lets go of it when the process ends, however it ends.
+    def lock(self, mark: str = "") -> Iterator[Owner | None]:
+        """Hold the folder for one run, see `prunebench.cell.lock`; ``mark`` is what the run's processes carry.
 
-        Raises PrunebenchError where another run holds it.
+        Files that a killed run had not finished writing are removed. Raises PrunebenchError where another run holds it.
         """
-        with (self.folder / ".lock").open("a", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise PrunebenchError(
-                    f"another run is writing to {self.folder}", hint="wait for it, or choose another folder with --out"
-                ) from error
-            yield
+        with hold(self.folder, mark) as former:
+            for folder in (self.folder, self.record_path("").parent, self.spec_path("").parent):
+                for path in folder.glob(".*.json.*") if folder.is_dir() else ():
+                    path.unlink(missing_ok=True)
+            shutil.rmtree(self.scratch_path, ignore_errors=True)
+            yield former
 
     # -- the plan
 
     @classmethod
-    def create(cls, folder: Path, plan: Plan, suite_text: str) -> RunStore:
-        """Make ``folder`` a run of this suite, or go on with it.
+    def check(cls, folder: Path, suite: str) -> RunStore:
+        """The store in ``folder``, which is or can become a run of ``suite``; nothing is written.
 
         Raises PrunebenchError where the folder holds something else or another suite's run.
         """
@@ -134,20 +147,26 @@ class RunStore:
         if folder.exists() and not folder.is_dir():
             raise PrunebenchError(f"{folder} is a file, not a run folder", hint="choose another folder with --out")
         if store.plan_path.exists():
-            other = store.read_plan().suite
-            if other != plan.suite:
+            other = store._planned_suite()
+            if other not in (None, suite):
                 raise PrunebenchError(
-                    f"{folder} belongs to the suite '{other}', not to '{plan.suite}'",
+                    f"{folder} belongs to the suite '{other}', not to '{suite}'",
                     hint="choose another folder with --out",
                 )
-        elif folder.exists() and any(folder.iterdir()):
+        elif folder.exists() and any(path.name != LOCK_NAME for path in folder.iterdir()):
             raise PrunebenchError(
                 f"{folder} is not a run of prunebench (it has no plan.json) and is not empty",
                 hint="choose another folder with --out",
             )
+        return store
+
+    @classmethod
+    def create(cls, folder: Path, plan: Plan, suite_text: str) -> RunStore:
+        """Make ``folder`` a run of this suite, or go on with it. Raises PrunebenchError as `check` does."""
+        store = cls.check(folder, plan.suite)
         write_atomically(store.suite_path, suite_text)
         for cell in plan.cells:
-            write_atomically(store.spec_path(cell.id), cell.model_dump_json(indent=1) + "\n")
+            write_atomically(store.spec_path(cell.id), cell.model_dump_json(indent=1) + "\n", durable=False)
         data = {
             "schema": SCHEMA,
             "suite": plan.suite,
@@ -171,6 +190,13 @@ class RunStore:
             )
         return store
 
+    def _planned_suite(self) -> str | None:
+        """The suite of the plan; None where that is damaged: then it is written anew, records are found by their ids."""
+        try:
+            return self.read_plan().suite
+        except PrunebenchError:
+            return None
+
     def read_plan(self) -> Plan:
         try:
             data: dict[str, Any] = json.loads(self.plan_path.read_text(encoding="utf-8"))
@@ -182,7 +208,7 @@ class RunStore:
                 gate=data["gate"],
                 expect=tuple(Expectation.model_validate(figure) for figure in data.get("expect", [])),
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise PrunebenchError(
                 f"{self.plan_path} cannot be read: {first_line(error)}",
                 hint="run the suite again with the same --out: finished cells are kept",
@@ -191,28 +217,24 @@ class RunStore:
     # -- records
 
     def write(self, record: Record) -> None:
-        write_atomically(self.record_path(record.id), record.model_dump_json(by_alias=True, indent=1) + "\n")
+        """Store a record; a file in its place that is no record stays beside it, with the ending `.damaged`."""
+        path = self.record_path(record.id)
+        if isinstance(self.read(record.id), Damaged):
+            with suppress(OSError):
+                path.replace(path.with_suffix(".json.damaged"))
+        write_atomically(path, seal(record))
 
     def read(self, cell_id: str) -> Record | Damaged | None:
         """The record of a cell; None where there is none, Damaged where the file is no record of this cell."""
         path = self.record_path(cell_id)
         try:
-            text = path.read_text(encoding="utf-8")
+            record = unseal(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
+        except UnusableError as error:
+            return Damaged(path, str(error))
         except (OSError, UnicodeDecodeError) as error:
             return Damaged(path, first_line(error))
-        try:
-            data = json.loads(text)
-            if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-                found = data.get("schema") if isinstance(data, dict) else type(data).__name__
-                return Damaged(path, f"schema {found!r}, this version reads {SCHEMA}")
-            record = Record.model_validate(data)
-        except ValidationError as error:
-            where = ".".join(map(str, error.errors()[0]["loc"]))
-            return Damaged(path, f"not a record: {where}: {error.errors()[0]['msg']}")
-        except ValueError as error:
-            return Damaged(path, f"not JSON: {first_line(error)}")
         if record.id != cell_id or record.cell.id != cell_id:
             return Damaged(path, f"holds the record of cell {record.cell.id}")
         return record

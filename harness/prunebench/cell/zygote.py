@@ -3,25 +3,35 @@
 Importing torch and transformers takes seconds; forking takes milliseconds, and the child is as much a process of its
 own as a started one: own memory, own session, own exit. The zygote itself never touches a tensor or a GPU.
 
-Protocol, one JSON line each way: {"argv": [...], "log": path} -> {"pid": n} -> {"exit": code}, code < 0 for a signal.
-The standard input closing ends the zygote.
+It adopts what a cell leaves behind and ends it before the next cell begins, and when the run itself is killed.
+
+Protocol, one JSON line each way: {"argv": [...], "log": path, "environment": {...}} -> {"pid": n} ->
+{"exit": code, "peak_rss_bytes": n, "left": [command lines]}, code < 0 for a signal. The standard input closing ends it.
 """
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import os
 import signal
 import sys
+import tempfile
 import traceback
 from typing import Any
+
+from prunebench.cell.processes import adopt_orphans, be_killed_first, die_with_parent, end_children, end_session
+
+GRACE_S = 0.5
+"""Helpers of a cell that has ended, its memory sampler for one, end by themselves within this time."""
 
 
 def serve() -> None:
     """Answer requests until the standard input closes. Linux only (os.fork with threads' libraries loaded)."""
-    die_with_parent()
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run decides what Ctrl-C means
+    die_with_parent(signal.SIGTERM)
+    adopt_orphans()
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     # otherwise asking whether there is a GPU would initialise CUDA, and a forked child could not use it any more
@@ -47,14 +57,21 @@ def serve() -> None:
             replies.close()
             _child(request)
         reply({"pid": pid})
-        _, status = os.waitpid(pid, 0)
-        reply({"exit": os.waitstatus_to_exitcode(status)})
+        _, status, usage = os.wait4(pid, 0)
+        left = end_children(GRACE_S)
+        code = os.waitstatus_to_exitcode(status)
+        reply({"exit": code, "peak_rss_bytes": usage.ru_maxrss * 1024, "left": left})
+    end_children(0)
 
 
-def die_with_parent() -> None:
-    """Ask the kernel to end this process when its parent ends, so that a killed run leaves nothing behind."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
+def _leave(*_: Any) -> None:
+    """The run has ended or wants this process to: take everything along, the running cell first."""
+    from prunebench.cell.processes import children
+
+    for pid in children():
+        end_session(pid)
+    end_children(0)
+    os._exit(0)
 
 
 def _child(request: dict[str, Any]) -> None:
@@ -62,12 +79,16 @@ def _child(request: dict[str, Any]) -> None:
     code = 1
     try:
         os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         die_with_parent()
+        be_killed_first()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         null = os.open(os.devnull, os.O_RDONLY)
         for source, target in ((null, 0), (log, 1), (log, 2)):
             os.dup2(source, target)
+        os.environ.update(request.get("environment", {}))
+        tempfile.tempdir = None  # asked for again, from the environment
         from prunebench.cell.__main__ import main
 
         code = main(request["argv"])
@@ -76,9 +97,16 @@ def _child(request: dict[str, Any]) -> None:
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        _flush()
+        os._exit(code & 0xFF)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):  # a plugin closed or replaced it, or the disk is full
+            continue
 
 
 def _read_line(descriptor: int) -> bytes:

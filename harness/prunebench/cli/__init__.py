@@ -14,8 +14,10 @@ COMMANDS = {
     "plan": "Show the cells of a suite, what is done already, and how much work is left.",
     "prune": "Prune one model and save it.",
     "profile": "Show where a model's time and bytes go.",
-    "report": "Render the report of a run again.",
+    "report": "Render the report of a run again, or of several as one.",
+    "compare": "Compare two runs, cell by cell.",
     "export": "Print or write the records of a run as one table.",
+    "doctor": "Say what this machine can measure, and what it cannot and why.",
     "plugins": "List the plugins and what they offer.",
     "schema": "Print the JSON Schema of suite files, for editors.",
 }
@@ -57,11 +59,17 @@ def _version(ctx: click.Context, _: Any, wanted: bool) -> None:
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--version", is_flag=True, callback=_version, expose_value=False, is_eager=True, help="Show the version.")
-def prunebench() -> None:
+@click.option("-v", "--verbose", is_flag=True, help="Log what happens, and show where an error comes from.")
+def prunebench(*, verbose: bool) -> None:
     """Benchmark harness for pruning large language models: quality, speed, memory and I/O under one protocol.
 
     Start with `prunebench run quickstart`.
     """
+    if verbose:
+        import logging
+
+        logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+        logging.getLogger("prunebench").setLevel(logging.DEBUG)
 
 
 def main() -> None:
@@ -71,6 +79,12 @@ def main() -> None:
     try:
         prunebench(prog_name="prunebench")
     except PrunebenchError as error:
+        import logging
+
+        if logging.getLogger("prunebench").isEnabledFor(logging.DEBUG):
+            import traceback
+
+            traceback.print_exc()
         click.echo(f"error: {error.message}", err=True)
         if error.hint:
             click.echo(f"  fix: {error.hint}", err=True)

@@ -16,10 +16,31 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def plugin_option(function: F) -> F:
+    """Adds --plugin FILE, which is in force while the command runs."""
+    return click.option(
+        "--plugin",
+        multiple=True,
+        metavar="FILE",
+        expose_value=False,
+        is_eager=True,
+        callback=_load_files,
+        help="A plugin that is a single .py file. Repeatable.",
+    )(function)
+
+
+def _load_files(context: click.Context, _: click.Parameter, files: tuple[str, ...]) -> None:
+    if files:
+        from prunebench.plugin.files import with_files
+
+        context.with_resource(with_files(files))
+
+
 def suite_options(function: F) -> F:
-    """Adds SUITE, --out, --set, --only and --skip: parameters `suite`, `out`, `overrides`, `only`, `skip`."""
+    """Adds SUITE, --plugin, --out, --set, --only and --skip: parameters `suite`, `out`, `overrides`, `only`, `skip`."""
     decorators = (
         click.argument("suite"),
+        plugin_option,
         click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/<name of the suite>]"),
         click.option(
             "--set",

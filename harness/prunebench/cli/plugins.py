@@ -1,20 +1,43 @@
-"""`prunebench plugins`: what is there, where it comes from, and what is wrong with it."""
+"""`prunebench plugins`: what is there, where it comes from, and what is wrong with it; `show`, `check` and `new`."""
 
 from __future__ import annotations
 
+import importlib
 import json
 
 import click
 
+from prunebench.cli.options import plugin_option
 
-@click.command("plugins")
+SUBCOMMANDS = ("show", "check", "new")
+
+
+class _Subcommands(click.Group):
+    """Imports a subcommand when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(SUBCOMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in SUBCOMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"prunebench.cli.plugins_{cmd_name}").command
+        return command
+
+
+@click.group("plugins", cls=_Subcommands, invoke_without_command=True, short_help="List the plugins.")
+@plugin_option
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
-def command(*, as_json: bool) -> None:
-    """List methods, recoveries, models, corpora and task data with the plugin that provides each, and the plugins that cannot be used.
+@click.pass_context
+def command(context: click.Context, *, as_json: bool) -> None:
+    """List methods, allocations, recoveries, models, corpora and task data with the plugin that provides each, and the plugins that cannot be used.
 
     PRUNEBENCH_PLUGINS=a,b loads only these plugins (entry points or distributions), -a leaves one out, an empty
     value loads none.
     """
+    if context.invoked_subcommand is not None:
+        return
+    from prunebench.plugin.describe import text_of
     from prunebench.plugin.host import load_plugins
 
     registry = load_plugins()
@@ -26,7 +49,7 @@ def command(*, as_json: bool) -> None:
             "version": entry.version,
             "status": "ok",
             "origin": entry.origin,
-            "message": _summary(entry.value),
+            "message": text_of(entry.value).partition("\n")[0],
         }
         for entry in registry.all()
     ]
@@ -55,10 +78,3 @@ def command(*, as_json: bool) -> None:
         click.echo(
             "  ".join([*(text.ljust(width) for text, width in zip(line, widths, strict=False)), line[4]]).rstrip()
         )
-
-
-def _summary(value: object) -> str:
-    """First line of what a plugin author wrote about the thing."""
-    text = getattr(value, "summary", None) or getattr(value, "__doc__", None) or ""
-    lines = str(text).strip().splitlines()
-    return lines[0] if lines else ""

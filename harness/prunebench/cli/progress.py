@@ -90,7 +90,7 @@ def outcome(record: Record) -> str:
         if record.error.hint:  # ours: the message is for people, the class is not
             return f"{record.status} while in '{record.error.phase}': {message} (fix: {record.error.hint})"
         return f"{record.status} while in '{record.error.phase}': {record.error.type}: {message}"
-    words: list[str] = [record.status]
+    words: list[str] = [record.status, *([f"flagged ({len(record.flags)})"] if record.flags else [])]
     words += (
         [f"perplexity {_short(result.perplexity)}" for result in record.quality.perplexity] if record.quality else []
     )

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from prunebench.cli.options import plugin_option
+
 if TYPE_CHECKING:
     from prunebench.suite.prune import Pruned
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 @click.command("prune", short_help="Prune one model and save it.")
 @click.argument("model")
 @click.argument("method")
+@plugin_option
 @click.argument("options", nargs=-1, metavar="[OPTION=VALUE]...")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the pruned model.")
 @click.option(
@@ -70,7 +73,7 @@ def command(
     result = prune(
         model,
         method,
-        calibration=_assignments(calibration) or None,
+        calibration=assignments(calibration) or None,
         out=out,
         format=format_,
         seed=seed,
@@ -78,7 +81,7 @@ def command(
         device=device,
         layer_device=layer_device,
         progress=_Progress(),
-        **_assignments(options),
+        **assignments(options),
     )
     click.echo(summary(result, out))
 
@@ -105,7 +108,7 @@ def summary(result: Pruned, out: Path) -> str:
     return f"{'; '.join(facts)}\n{audit.note}\nsaved in {out}"
 
 
-def _assignments(words: tuple[str, ...]) -> dict[str, Any]:
+def assignments(words: tuple[str, ...]) -> dict[str, Any]:
     from prunebench.errors import PrunebenchError
     from prunebench.suite import yaml
 

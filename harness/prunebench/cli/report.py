@@ -1,16 +1,59 @@
-"""`prunebench report`: render a run's report again."""
+"""`prunebench report`: render the report of a run again, or of several runs as one."""
 
 from __future__ import annotations
 
+import webbrowser
 from pathlib import Path
+from typing import Literal
 
 import click
 
+from prunebench.cli.options import plugin_option
+
 
 @click.command("report")
-@click.argument("run", type=click.Path(path_type=Path))
-def command(run: Path) -> None:
-    """Write RUN/report.html from the records in the run folder RUN."""
-    from prunebench_report import write_report
+@click.argument("runs", metavar="RUN...", type=click.Path(path_type=Path), nargs=-1, required=True)
+@plugin_option
+@click.option("--out", type=click.Path(path_type=Path), help="Write here instead.  [default: RUN/report.html]")
+@click.option("--only", multiple=True, metavar="PATTERN", help="Keep cells by method, label, model or id. Repeatable.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["html", "markdown", "latex"]),
+    default="html",
+    show_default=True,
+    help="markdown and latex print the main table, for papers.",
+)
+@click.option("--open", "show", is_flag=True, help="Open the report in a browser.")
+def command(
+    runs: tuple[Path, ...],
+    out: Path | None,
+    only: tuple[str, ...],
+    form: Literal["html", "markdown", "latex"],
+    show: bool,
+) -> None:
+    """Write RUN/report.html from the records in the run folder RUN.
 
-    click.echo(write_report(run))
+    Of several run folders one report is made, in report.html of the present folder; a cell that stands in more than
+    one of them is shown once.
+    """
+    from prunebench.plugin.host import load_plugins
+    from prunebench_report import main_table, write_report
+
+    if form != "html":
+        text = main_table(runs, form, only=only)
+        if out is None:
+            click.echo(text, nl=False)
+        else:
+            from prunebench.cell.store import write_atomically
+
+            write_atomically(out, text)
+            click.echo(out, err=True)
+        return
+    sections = [one.value for one in load_plugins().sections.values()]
+    path = write_report(
+        *runs, out=out or (Path("report.html") if len(runs) > 1 else None), only=only, sections=sections
+    )
+    click.echo(path)
+    if show:
+        webbrowser.open(path.resolve().as_uri())

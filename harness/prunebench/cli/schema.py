@@ -7,7 +7,7 @@ import click
 
 @click.command("schema", short_help="Print the JSON Schema of a suite file.")
 def command() -> None:
-    """Print the JSON Schema of a suite file, with the options of every installed method and recovery.
+    """Print the JSON Schema of a suite file, with the options of every installed method, allocation and recovery.
 
     Save it and name it in the first line of a suite, and editors complete and check the suite:
     `# yaml-language-server: $schema=suite.schema.json`
@@ -20,5 +20,6 @@ def command() -> None:
     registry = load_plugins()
     methods = {name: registered.value for name, registered in registry.methods.items()}
     recoveries = {name: registered.value for name, registered in registry.recoveries.items()}
-    schema = json_schema(methods, registry.models, registry.corpora, recoveries, registry.task_data)
+    allocations = {name: registered.value for name, registered in registry.allocations.items()}
+    schema = json_schema(methods, registry.models, registry.corpora, recoveries, registry.task_data, allocations)
     click.echo(json.dumps(schema, indent=2))

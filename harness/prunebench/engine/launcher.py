@@ -1,4 +1,4 @@
-"""Starts a cell in a process of its own and waits for its end."""
+"""Starts a cell in a process of its own, holds it to its limits, and waits for its end."""
 
 from __future__ import annotations
 
@@ -10,11 +10,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
+
+from prunebench.cell.processes import MARK, end_marked, end_session, kill
+from prunebench.engine.memory import used_bytes
 
 TICK_S = 0.1
+QUICK_TICK_S = 0.02
+"""Where memory is limited: a process can fill gigabytes in a tenth of a second."""
+GRACE_S = 10.0
+"""The zygote answers so long after its cell was killed, or it is taken for stuck."""
 
 
 class LauncherDiedError(RuntimeError):
@@ -26,17 +36,49 @@ class LauncherDiedError(RuntimeError):
         self.said = said
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What a cell may take; None is no limit."""
+
+    time_s: float | None = None
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A cell to be started: the arguments of `prunebench.cell`, the file its output is appended to, its surroundings."""
+
+    argv: list[str]
+    log: Path
+    limits: Limits = Limits()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a cell's process ended."""
+
+    code: int
+    """Its exit code, negative for a signal."""
+    cut: Literal["time", "memory"] | None = None
+    """The limit for which it was killed."""
+    peak_rss_bytes: int | None = None
+    left: tuple[str, ...] = ()
+    """Command lines of processes that it left running; they were ended."""
+
+
 class Launcher(Protocol):
     """One way of starting cells, one at a time."""
+
+    @property
+    def mark(self) -> str:
+        """What all processes that it starts carry in their environment, see `prunebench.cell.processes`."""
 
     def start(self) -> None:
         """Get ready in the background; calling it early is never needed, only quicker."""
 
-    def run(self, argv: list[str], log: Path, tick: Callable[[], None], limit_s: float | None) -> int | None:
-        """Run `prunebench.cell` with ``argv``, its output appended to ``log``, calling ``tick`` while it runs.
-
-        Gives the exit code, negative for a signal; None where it was ended after ``limit_s`` seconds.
-        """
+    def run(self, job: Job, tick: Callable[[], None]) -> Ended:
+        """Run a cell to its end, calling ``tick`` while it runs. Raises LauncherDiedError."""
 
     def close(self) -> None:
         """End whatever is still running."""
@@ -51,68 +93,87 @@ class SpawnLauncher:
     """A fresh interpreter for every cell."""
 
     def __init__(self) -> None:
+        self.mark = uuid.uuid4().hex
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Nothing can be prepared."""
 
-    def run(self, argv: list[str], log: Path, tick: Callable[[], None], limit_s: float | None) -> int | None:
-        with log.open("ab") as file:
+    def run(self, job: Job, tick: Callable[[], None]) -> Ended:
+        with job.log.open("ab") as file:
             self._process = process = subprocess.Popen(
-                [sys.executable, "-m", "prunebench.cell", *argv],
+                [sys.executable, "-m", "prunebench.cell", *job.argv],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
                 start_new_session=True,
+                env={**os.environ, **job.environment, MARK: self.mark},
             )
-        deadline = None if limit_s is None else time.monotonic() + limit_s
+        guard = _Guard(process.pid, job.limits)
+        cut: Literal["time", "memory"] | None = None
         try:
             while True:
-                try:
-                    return process.wait(TICK_S)
-                except subprocess.TimeoutExpired:
-                    tick()
-                    if deadline is not None and time.monotonic() > deadline:
-                        return None
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(guard.tick_s)
+                    break
+                tick()
+                if cut := guard.exceeded():
+                    break
         finally:
             end_session(process.pid)
-            process.wait()
+            code = process.wait()
             self._process = None
+            end_marked(self.mark)
+        return Ended(code, cut, guard.peak_bytes)
 
     def close(self) -> None:
         if self._process is not None:
             end_session(self._process.pid)
             self._process.wait()
+        end_marked(self.mark)
 
 
 class ForkLauncher:
     """A zygote that has imported torch and transformers once forks every cell (`prunebench.cell.zygote`)."""
 
     def __init__(self) -> None:
+        self.mark = uuid.uuid4().hex
         self._zygote: subprocess.Popen[bytes] | None = None
         self._greeted = False
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the zygote
 
-    def run(self, argv: list[str], log: Path, tick: Callable[[], None], limit_s: float | None) -> int | None:
+    def run(self, job: Job, tick: Callable[[], None]) -> Ended:
         zygote = self._ready(tick)
         assert zygote.stdin is not None
-        zygote.stdin.write(json.dumps({"argv": argv, "log": str(log)}).encode() + b"\n")
-        zygote.stdin.flush()
-        pid: int = self._reply(zygote, tick, None)["pid"]  # type: ignore[index]
+        request = {"argv": job.argv, "log": str(job.log), "environment": dict(job.environment)}
         try:
-            end = self._reply(zygote, tick, limit_s)
-            if end is not None:
-                return end["exit"]
-        finally:
+            zygote.stdin.write(json.dumps(request).encode() + b"\n")
+            zygote.stdin.flush()
+        except BrokenPipeError:
+            raise self._died(zygote) from None
+        started = self._reply(zygote, tick)
+        assert started is not None
+        pid: int = started["pid"]
+        guard = _Guard(pid, job.limits)
+        try:
+            end = self._reply(zygote, tick, guard)
+        except BaseException:
             end_session(pid)
-        self._reply(zygote, tick, None)
-        return None
+            raise
+        cut = guard.cut
+        if end is None:
+            end_session(pid)
+            kill(pid)  # it may have left its session
+            deadline = _Guard(zygote.pid, Limits(time_s=GRACE_S))
+            end = self._reply(zygote, tick, deadline)
+        if end is None:  # the cell stopped its zygote
+            self._end_zygote(zygote)
+            return Ended(-signal.SIGKILL, cut, guard.peak_bytes)
+        return Ended(end["exit"], cut, end["peak_rss_bytes"], tuple(end["left"]))
 
     def close(self) -> None:
         if self._zygote is not None:
-            self._zygote.kill()
-            self._zygote.wait()
-            self._zygote = None
+            self._end_zygote(self._zygote)
         self._complaints.close()
 
     def start(self) -> None:
@@ -124,43 +185,77 @@ class ForkLauncher:
             stderr=self._complaints,
             bufsize=0,
             start_new_session=True,
+            env={**os.environ, MARK: self.mark},
         )
+
+    def _end_zygote(self, zygote: subprocess.Popen[bytes]) -> None:
+        """Ask it to leave and to take everything along; one that has not begun yet, or is stuck, is killed."""
+        if self._greeted:
+            zygote.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                zygote.wait(GRACE_S / 2)
+        zygote.kill()
+        zygote.wait()
+        for pipe in (zygote.stdin, zygote.stdout):
+            if pipe is not None:
+                pipe.close()
+        self._zygote = None
+        if self._greeted:
+            end_marked(self.mark)
 
     def _ready(self, tick: Callable[[], None]) -> subprocess.Popen[bytes]:
         if self._zygote is None or (self._greeted and self._zygote.poll() is not None):
             self.start()
         assert self._zygote is not None
         if not self._greeted:
-            self._greeted = self._reply(self._zygote, tick, None) is not None
+            self._greeted = self._reply(self._zygote, tick) is not None
         return self._zygote
 
     def _reply(
-        self, zygote: subprocess.Popen[bytes], tick: Callable[[], None], limit_s: float | None
-    ) -> dict[str, int] | None:
-        """The next line of the zygote; None where none came within ``limit_s``. Raises LauncherDiedError."""
+        self, zygote: subprocess.Popen[bytes], tick: Callable[[], None], guard: _Guard | None = None
+    ) -> dict[str, Any] | None:
+        """The next line of the zygote; None where ``guard`` found a limit exceeded. Raises LauncherDiedError."""
         assert zygote.stdout is not None
-        deadline = None if limit_s is None else time.monotonic() + limit_s
         while True:
-            readable, _, _ = select.select([zygote.stdout], [], [], TICK_S)
+            readable, _, _ = select.select([zygote.stdout], [], [], TICK_S if guard is None else guard.tick_s)
             if readable:
                 line = zygote.stdout.readline()
                 if line:
-                    reply: dict[str, int] = json.loads(line)
+                    reply: dict[str, Any] = json.loads(line)
                     return reply
-                zygote.wait()
-                self._zygote = None
-                self._complaints.seek(0)
-                raise LauncherDiedError(
-                    zygote.returncode, self._complaints.read()[-8000:].decode(errors="replace").strip()
-                )
+                raise self._died(zygote)
             tick()
-            if deadline is not None and time.monotonic() > deadline:
+            if guard is not None and guard.exceeded():
                 return None
 
+    def _died(self, zygote: subprocess.Popen[bytes]) -> LauncherDiedError:
+        zygote.wait()
+        self._zygote = None
+        end_marked(self.mark)
+        self._complaints.seek(0)
+        said = self._complaints.read()[-8000:].decode(errors="replace").strip()
+        return LauncherDiedError(zygote.returncode, said)
 
-def end_session(leader: int) -> None:
-    """Kill a cell's process and the ones it forked, as far as they still are in its session."""
-    try:
-        os.killpg(leader, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        return
+
+class _Guard:
+    """Watches one process's limits."""
+
+    def __init__(self, pid: int, limits: Limits) -> None:
+        self._pid = pid
+        self._limits = limits
+        self._deadline = None if limits.time_s is None else time.monotonic() + limits.time_s
+        self.tick_s = TICK_S if limits.memory_bytes is None else QUICK_TICK_S
+        self.peak_bytes: int | None = None
+        self.cut: Literal["time", "memory"] | None = None
+
+    def exceeded(self) -> Literal["time", "memory"] | None:
+        """The limit that the process is over, if it is over one."""
+        if self._limits.memory_bytes is not None:
+            used = used_bytes(self._pid, self._limits.memory_bytes)
+            if used is not None:
+                self.peak_bytes = max(used, self.peak_bytes or 0)
+                if used > self._limits.memory_bytes:
+                    self.cut = "memory"
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            self.cut = self.cut or "time"
+        return self.cut

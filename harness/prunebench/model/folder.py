@@ -78,6 +78,11 @@ def _weights(folder: Path) -> tuple[Path, ...]:
         if not isinstance(shards, dict) or not shards:
             raise PrunebenchError(f"{folder / listed} has no weight_map")
         names = sorted({str(name) for name in shards.values()})
+        if outside := [name for name in names if Path(name).name != name]:
+            raise PrunebenchError(
+                f"{folder / listed} names {outside[0]!r}: a shard must lie in the model's folder",
+                hint="copy the file there, and name it in the index by its name alone",
+            )
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise PrunebenchError(

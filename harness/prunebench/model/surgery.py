@@ -107,7 +107,7 @@ def _stand_ins(parts: Anatomy, layer: torch.nn.Module, block: Block) -> list[tup
         found = [(last, NoMLP())]
     norm = parts.family.norms[block.kind]
     found += [(path, torch.nn.Identity()) for path in (*inner, norm) if path is not None]
-    return found
+    return [(path, module.train(layer.training)) for path, module in found]
 
 
 def replace(model: torch.nn.Module, path: str, module: torch.nn.Module) -> None:

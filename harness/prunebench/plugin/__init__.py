@@ -12,6 +12,10 @@ NAME = "prunebench"
 """Hook prefix and entry-point group."""
 
 API_VERSION = 1
-"""Raised when a hook or base class changes incompatibly; a plugin may say `PRUNEBENCH_API = 1` in its module."""
+"""Raised when a hook or base class changes incompatibly; a plugin may say `PRUNEBENCH_API = 1` in its module.
+
+Within a version hooks, their arguments and base classes are only added to. What is to go is marked as deprecated
+(pluggy's `warn_on_impl` for hooks) for at least one minor release before the version is raised.
+"""
 
 hookimpl = pluggy.HookimplMarker(NAME)

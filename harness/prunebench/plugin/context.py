@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,8 @@ from prunebench.model.width import keep_groups, keep_hidden
 from prunebench.training.loop import Penalty, TrainingLog, train
 
 if TYPE_CHECKING:
-    from prunebench.plugin.method import LayerwiseMethod
+    from prunebench.calibration.driver import LinearStats
+    from prunebench.plugin.method import LayerwiseMethod, Statistic
     from prunebench.training.settings import TrainingSettings
 
 
@@ -47,6 +48,9 @@ class Context:
     device: torch.device | None = None
     """Where decoder layers compute, one at a time, if that is elsewhere than where the model lies; else None."""
 
+    shares: Mapping[str, float] | None = None
+    """The share of each linear, by its path, where an allocation decides it; `prune_linears` goes by them."""
+    went_by_shares: bool = False
     trained_tokens: int = 0
     """Tokens that went through the model in `train`, each as often as it was seen."""
 
@@ -67,7 +71,20 @@ class Context:
     def prune_linears(self, model: Any, method: LayerwiseMethod) -> None:
         """Prune every linear of every decoder layer, predecessors pruned before their successors are measured."""
         tokens = self.windows if method.statistics else None
-        driver.prune_linears(model, method, tokens, self.generator, self.progress, self.device)
+        self.went_by_shares = self.shares is not None
+        driver.prune_linears(model, method, tokens, self.generator, self.progress, self.device, self.shares)
+
+    def observe_linears(
+        self,
+        model: Any,
+        statistics: Collection[Statistic],
+        see: Callable[[Mapping[str, torch.nn.Linear], Mapping[str, LinearStats]], None],
+    ) -> None:
+        """Run the dense decoder over the calibration windows and call ``see(linears, stats)`` for each layer in order.
+
+        Both are by the linear's name in the layer; ``statistics`` are those of `LayerwiseMethod`. Nothing may be changed.
+        """
+        driver.observe_linears(model, statistics, self.windows, see, self.generator, self.progress, self.device)
 
     def observe_layers(self, model: Any, see: Callable[[int, torch.Tensor, torch.Tensor], None]) -> None:
         """Run the dense decoder over the calibration windows and call ``see(layer, before, after)`` for each layer.

@@ -23,11 +23,15 @@ from prunebench.errors import PrunebenchError
 from prunebench.measure.task_data import HUB, TaskData
 from prunebench.model.source import ModelAsset
 from prunebench.plugin import API_VERSION, NAME, spec
+from prunebench.plugin.allocation import ALLOCATION, Allocation
+from prunebench.plugin.files import PluginFile, plugin_files
 from prunebench.plugin.lazy import heavy_imports_later
 from prunebench.plugin.method import Method, Options
 from prunebench.plugin.recovery import CALIBRATION, DATA, KEY, Recovery
+from prunebench.plugin.section import ReportSection
+from prunebench.plugin.trace import traced
 
-Kind = Literal["method", "recovery", "model", "corpus", "task data"]
+Kind = Literal["method", "allocation", "recovery", "model", "corpus", "task data", "section"]
 
 RESTRICT = "PRUNEBENCH_PLUGINS"
 
@@ -61,20 +65,24 @@ class Registry:
     """Everything that plugins registered, by name, and the problems met on the way."""
 
     methods: dict[str, Registered] = field(default_factory=dict)
+    allocations: dict[str, Registered] = field(default_factory=dict)
     recoveries: dict[str, Registered] = field(default_factory=dict)
     models: dict[str, Registered] = field(default_factory=dict)
     corpora: dict[str, Registered] = field(default_factory=dict)
     task_data: dict[str, Registered] = field(default_factory=dict)
+    sections: dict[str, Registered] = field(default_factory=dict)
     problems: list[PluginProblem] = field(default_factory=list)
     hooks: pluggy.PluginManager = field(default_factory=lambda: pluggy.PluginManager(NAME))
 
     def of_kind(self, kind: Kind) -> dict[str, Registered]:
         return {
             "method": self.methods,
+            "allocation": self.allocations,
             "recovery": self.recoveries,
             "model": self.models,
             "corpus": self.corpora,
             "task data": self.task_data,
+            "section": self.sections,
         }[kind]
 
     def notify(self, hook: str, **facts: Any) -> None:
@@ -82,12 +90,21 @@ class Registry:
         caller = getattr(self.hooks.hook, hook)
         for implementation in caller.get_hookimpls():
             try:
-                implementation.function(*(facts[name] for name in implementation.argnames))
+                given = [facts[name] for name in implementation.argnames]
+                traced(hook, implementation.plugin_name, lambda: implementation.function(*given))  # noqa: B023
             except Exception:
                 logging.getLogger(NAME).exception("%s of %s raised", hook, implementation.plugin_name)
 
     def all(self) -> list[Registered]:
-        kinds = (self.methods, self.recoveries, self.models, self.corpora, self.task_data)
+        kinds = (
+            self.methods,
+            self.allocations,
+            self.recoveries,
+            self.models,
+            self.corpora,
+            self.task_data,
+            self.sections,
+        )
         return [registered for kind in kinds for registered in kind.values()]
 
 
@@ -131,25 +148,42 @@ def _instance_complaint(kind: type, *reserved: str) -> Callable[[Any], str | Non
     return complain
 
 
+def _section_complaint(value: Any) -> str | None:
+    """What is wrong with a class that should be a section of the report."""
+    if not (inspect.isclass(value) and issubclass(value, ReportSection)):
+        return f"returned {value!r}, not a subclass of prunebench.ReportSection"
+    if inspect.isabstract(value):
+        return f"{value.__name__} leaves build undefined"
+    return None if isinstance(getattr(value, "title", None), str) else f"{value.__name__} has no title"
+
+
 _REGISTERING = (
-    _Registering("prunebench_register_method", "method", _class_complaint(Method, KEY, CALIBRATION)),
+    _Registering("prunebench_register_method", "method", _class_complaint(Method, KEY, CALIBRATION, ALLOCATION)),
+    _Registering("prunebench_register_allocation", "allocation", _class_complaint(Allocation)),
     _Registering("prunebench_register_recovery", "recovery", _class_complaint(Recovery, DATA)),
     _Registering("prunebench_register_model_source", "model", _instance_complaint(ModelAsset)),
     _Registering("prunebench_register_corpus", "corpus", _instance_complaint(Corpus)),
     _Registering("prunebench_register_task_data", "task data", _instance_complaint(TaskData, HUB)),
+    _Registering("prunebench_register_report_section", "section", _section_complaint),
 )
 
 
 def load_plugins(points: Iterable[EntryPoint] | None = None) -> Registry:
-    """Load every enabled plugin by itself. ``points`` defaults to the installed entry points of the group."""
+    """Load every enabled plugin by itself.
+
+    ``points`` defaults to the installed entry points of the group and the single files that the environment names
+    (`prunebench.plugin.files`), which no restriction leaves out.
+    """
     registry = Registry()
     registry.hooks.add_hookspecs(spec)
-    found = entry_points(group=NAME) if points is None else points
+    found: list[EntryPoint | PluginFile] = list(entry_points(group=NAME) if points is None else points)
+    if points is None:
+        found += plugin_files()
     enabled = _restriction(os.environ.get(RESTRICT))
     with heavy_imports_later():
         for point in sorted(found, key=_built_ins_first):
             distribution, version = _origin(point)
-            if not enabled({point.name, distribution}):
+            if not isinstance(point, PluginFile) and not enabled({point.name, distribution}):
                 registry.problems.append(
                     PluginProblem(point.name, distribution, version, f"left out by {RESTRICT}", status="disabled")
                 )
@@ -164,7 +198,7 @@ def load_plugins(points: Iterable[EntryPoint] | None = None) -> Registry:
     return registry
 
 
-def _load(point: EntryPoint, registry: Registry, distribution: str, version: str) -> None:
+def _load(point: EntryPoint | PluginFile, registry: Registry, distribution: str, version: str) -> None:
     module = point.load()
     wanted = getattr(module, "PRUNEBENCH_API", API_VERSION)
     if wanted != API_VERSION:
@@ -186,7 +220,7 @@ def _load(point: EntryPoint, registry: Registry, distribution: str, version: str
         implementation = getattr(module, registering.hook, None)
         if implementation is None:
             continue
-        values = implementation()
+        values = traced(registering.hook, f"{distribution}:{point.name}", implementation)
         for value in values if isinstance(values, list | tuple) else [values]:
             offers.append(_checked(registering, value, distribution, version, getattr(module, "__file__", "") or ""))
     for offer in offers:
@@ -228,13 +262,15 @@ def _restriction(setting: str | None) -> Callable[[set[str]], bool]:
     return lambda names: bool(names & wanted) and not names & refused
 
 
-def _origin(point: EntryPoint) -> tuple[str, str]:
+def _origin(point: EntryPoint | PluginFile) -> tuple[str, str]:
+    if isinstance(point, PluginFile):
+        return point.origin
     if point.dist is None:
         return "unknown", "unknown"
     return point.dist.name, point.dist.version
 
 
-def _built_ins_first(point: EntryPoint) -> tuple[bool, str, str]:
+def _built_ins_first(point: EntryPoint | PluginFile) -> tuple[bool, str, str]:
     """So that nobody takes the name of a built-in by being loaded before it."""
     distribution, _ = _origin(point)
     return (distribution != NAME, distribution, point.name)

@@ -127,6 +127,12 @@ class Method(ABC):
     def __init__(self, options: Any) -> None:
         self.options = options
 
+    @classmethod
+    def refuses_allocation(cls, options: Any) -> str | None:
+        """Why an allocation makes no sense with these (parsed) options; None where it decides the share of each linear."""
+        del options
+        return "it decides itself how much goes from where"
+
     @abstractmethod
     def prune(self, model: Any, context: Context) -> None:
         """Prune ``model`` (a transformers causal LM) in place.
@@ -136,6 +142,8 @@ class Method(ABC):
 
 
 class SparsityOptions(Options):
+    """Options of a method that takes a share of the weights, or N:M."""
+
     sparsity: Sparsity = 0.5
 
 
@@ -152,6 +160,14 @@ class LayerwiseMethod(Method):
         super().__init_subclass__(**kwargs)
         if cls.statistics:
             cls.needs_calibration = True
+
+    @classmethod
+    def refuses_allocation(cls, options: Any) -> str | None:
+        """N:M leaves every matrix the same share; any other `sparsity` may differ from linear to linear."""
+        sparsity = getattr(options, "sparsity", None)
+        if sparsity is None:
+            return "it has no option `sparsity`"
+        return f"{sparsity} takes the same share from every matrix" if pattern_of(sparsity) else None
 
     @property
     def true_sequential(self) -> bool:

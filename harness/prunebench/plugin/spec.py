@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from prunebench.calibration.corpus import Corpus
     from prunebench.measure.task_data import TaskData
     from prunebench.model.source import ModelAsset
+    from prunebench.plugin.allocation import Allocation
     from prunebench.plugin.method import Method
     from prunebench.plugin.recovery import Recovery
+    from prunebench.plugin.section import ReportSection
 
 _spec = pluggy.HookspecMarker(NAME)
 
@@ -23,6 +25,11 @@ _spec = pluggy.HookspecMarker(NAME)
 @_spec
 def prunebench_register_method() -> type[Method] | list[type[Method]]:  # type: ignore[empty-body]
     """Pruning methods: subclasses of `prunebench.Method`, each with a `name`. Added in API 1."""
+
+
+@_spec
+def prunebench_register_allocation() -> type[Allocation] | list[type[Allocation]]:  # type: ignore[empty-body]
+    """How a share is spread over layers: subclasses of `prunebench.Allocation`, each with a `name`. Added in API 1."""
 
 
 @_spec
@@ -43,6 +50,11 @@ def prunebench_register_corpus() -> Corpus | list[Corpus]:  # type: ignore[empty
 @_spec
 def prunebench_register_task_data() -> TaskData | list[TaskData]:  # type: ignore[empty-body]
     """Rows for tasks of lm-eval: instances of `prunebench.TaskData`. Added in API 1."""
+
+
+@_spec
+def prunebench_register_report_section() -> type[ReportSection] | list[type[ReportSection]]:  # type: ignore[empty-body]
+    """Sections of the report: subclasses of `prunebench.ReportSection`, data and text only. Added in API 1."""
 
 
 @_spec

@@ -33,11 +33,14 @@ def estimate(cell: Cell, registry: Registry) -> Estimate:
     """The work of one cell.
 
     Calibration tokens count twice for methods that go layer by layer (one pass for the statistics, one through the
-    pruned layer) and once for the others; training tokens of a recovery three times, in every epoch. Timing counts the
+    pruned layer) and once for the others and for an allocation; training tokens of a recovery three times, in every epoch. Timing counts the
     least number of rounds, and for a pruned model the dense rounds between them. Unknown: perplexity over all windows of
     a corpus or in windows as long as the model takes, a model whose size is not known.
     """
-    tokens = _calibration_tokens(cell, registry.methods[cell.method.name].value)
+    method = registry.methods[cell.method.name].value
+    tokens = _calibration_tokens(cell, method) if method.needs_calibration else 0
+    if cell.allocation is not None and registry.allocations[cell.allocation.name].value.needs_calibration:
+        tokens += 0 if cell.calibration is None else cell.calibration.tokens
     if cell.recovery is not None:
         tokens += _training_tokens(cell.recovery, registry.recoveries[cell.recovery.name].value)
     for spec in cell.perplexity:

@@ -72,7 +72,12 @@ def resolve(
 def _what(one: Cell | Treatment) -> dict[str, Any]:
     """What is done to the model, however the suite writes it."""
     method = one.method.model_dump(exclude={"given"})
-    return {"method": method, "recovery": one.recovery and one.recovery.model_dump(exclude={"given"})}
+    spread = one.allocation and one.allocation.model_dump(exclude={"given"})
+    return {
+        "method": method,
+        "allocation": spread,
+        "recovery": one.recovery and one.recovery.model_dump(exclude={"given"}),
+    }
 
 
 @dataclass(frozen=True)
@@ -126,11 +131,13 @@ class _One:
             for place, each in enumerate(here)
             if _what(each) not in map(_what, here[:place])  # dense, which may stand in the file as well
             and all(each.method.options.get(key) == value for key, value in given.items())
+            and (each.allocation and each.allocation.name) == entry.allocation
             and (each.recovery and each.recovery.name) == entry.recovery
         ]
         if len(fitting) == 1:
             return fitting[0]
         words = [entry.method, *(f"{key}={value}" for key, value in given.items())]
+        words += [f"allocation={entry.allocation}"] if entry.allocation else []
         label = " ".join(words) + (f" + {entry.recovery}" if entry.recovery else "")
         if fitting:
             several = ", ".join(f"'{each.label}'" for each in fitting)

@@ -66,6 +66,7 @@ class Suite:
     threads: int | None
     keep_models: bool
     time_limit_s: float | None
+    memory_limit_bytes: int | None = None
     expect: tuple[Wanted, ...] = ()
     """Published figures of its cells."""
     tasks: tuple[TaskSpec, ...] = ()
@@ -112,6 +113,7 @@ def check_suite(source: Source, registry: Registry) -> Suite:
         threads=file.threads,
         keep_models=file.keep_models,
         time_limit_s=(file.limits or LimitsEntry()).time_s,
+        memory_limit_bytes=(file.limits or LimitsEntry()).memory,
     )
     if not wrong & {"models", "methods", "quality", "expect"} and not problems.errors:
         offered = Offered(suite.models, suite.treatments, suite.perplexity, _tasks(suite))

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from prunebench.calibration.spec import CalibrationSpec
-from prunebench.cell.spec import MethodRef, RecoveryRef
+from prunebench.cell.spec import AllocationRef, MethodRef, RecoveryRef, label_of
 from prunebench.errors import did_you_mean
+from prunebench.plugin.allocation import ALLOCATION
 from prunebench.plugin.recovery import CALIBRATION, KEY
-from prunebench.suite import recoveries
+from prunebench.suite import allocations, recoveries
 from prunebench.suite.options import combinations, name_and_options
 from prunebench.suite.problems import Problems, absent
 
@@ -29,15 +30,16 @@ class Treatment:
     recovery: RecoveryRef | None = None
     calibration: tuple[CalibrationSpec, ...] | None = None
     """None where the suite's is meant."""
+    allocation: AllocationRef | None = None
 
     @property
     def label(self) -> str:
         """As `Cell.label`."""
-        return self.method.label if self.recovery is None else f"{self.method.label} + {self.recovery.label}"
+        return label_of(self.method, self.allocation, self.recovery)
 
 
 def outcome_varies(method: Any, *, sampled: bool) -> bool:
-    """Whether the seed decides what a Method class does; ``sampled``: calibration windows are drawn by the seed."""
+    """Whether the seed decides what a Method or Allocation class does; ``sampled``: calibration windows are drawn by the seed."""
     return bool(method.uses_seed or (method.needs_calibration and sampled))
 
 
@@ -76,16 +78,22 @@ def expand(
                 (*path, name), f"unknown method '{name}'", absent(name, did_you_mean(name, registry.methods), registry)
             )
             continue
+        spread: list[AllocationRef | None] = [None]
+        place = (*path, name, ALLOCATION)
+        if ALLOCATION in options:
+            spread = list(allocations.expand(options[ALLOCATION], place, registry, problems))
+        looking = [name] if registered.value.needs_calibration else []
+        looking += [one.name for one in spread if one and registry.allocations[one.name].value.needs_calibration]
         own = None
         if CALIBRATION in options:
             at = (*path, name, CALIBRATION)
             own = own_text(options[CALIBRATION], at)
-            if not registered.value.needs_calibration:
+            if not looking:
                 problems.add(at, f"'{name}' looks at no text", "leave `calibration` out of its options")
-        elif registered.value.needs_calibration and not calibrated:
+        elif looking and not calibrated:
             problems.add(
                 (*path, name),
-                f"'{name}' needs calibration and the suite has none",
+                f"'{looking[0]}' needs calibration and the suite has none",
                 "add for example calibration: {corpus: boolq-passages, windows: 16, length: 512}",
             )
         repairs: list[RecoveryRef | None] = [None]
@@ -98,7 +106,9 @@ def expand(
                     "the dense model is what every cell is held against, and takes no recovery",
                     "for a trained control, write magnitude: {sparsity: 0, recovery: ...}",
                 )
-        rest = {key: value for key, value in options.items() if key not in {KEY, CALIBRATION}}
+        rest = {key: value for key, value in options.items() if key not in {KEY, CALIBRATION, ALLOCATION}}
         for fields in combinations(registered, rest, (*path, name), problems):
-            found += [Treatment(MethodRef(**fields), repair, own) for repair in repairs]
+            method = MethodRef(**fields)
+            fitting = [one for one in spread if allocations.check_pair(registered, method, one, place, problems)]
+            found += [Treatment(method, repair, own, one) for one in fitting for repair in repairs]
     return found

@@ -46,14 +46,18 @@ def _grid(suite: Suite, registry: Registry) -> Iterator[Cell]:
             method, recovery = treatment.method, treatment.recovery
             kind = registry.methods[method.name].value
             own = suite.calibration if treatment.calibration is None else treatment.calibration
-            calibrations = own if kind.needs_calibration else (None,)
+            kinds = [kind]
+            if treatment.allocation is not None:
+                kinds.append(registry.allocations[treatment.allocation.name].value)
+            calibrations = own if any(each.needs_calibration for each in kinds) else (None,)
             for calibration in calibrations:
                 sampled = calibration is not None and calibration.sampler not in SEEDLESS
-                varies = recovery is not None or outcome_varies(kind, sampled=sampled)
+                varies = recovery is not None or any(outcome_varies(each, sampled=sampled) for each in kinds)
                 for seed in suite.seeds if varies else suite.seeds[:1]:
                     yield Cell(
                         model=model,
                         method=method,
+                        allocation=treatment.allocation,
                         recovery=recovery,
                         calibration=calibration,
                         perplexity=suite.perplexity,
@@ -64,6 +68,7 @@ def _grid(suite: Suite, registry: Registry) -> Iterator[Cell]:
                         threads=suite.threads,
                         keep_model=suite.keep_models,
                         time_limit_s=suite.time_limit_s,
+                        memory_limit_bytes=suite.memory_limit_bytes,
                     )
 
 

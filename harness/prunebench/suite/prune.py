@@ -60,7 +60,7 @@ def prune(
     ``model`` is what a suite calls a model (a registered name, a folder, a .gguf file, a Hub id), or a transformers causal LM,
     which is pruned in place. ``calibration`` is a suite's `calibration:` section; for a model in memory the token ids, int64
     [windows, length]. ``device`` is where the model lies; with ``layer_device`` one decoder layer at a time visits that, for a GPU
-    that cannot hold the model. ``options`` are the method's, `recovery` among them. ``progress`` is called with (phase, done, total).
+    that cannot hold the model. ``options`` are the method's, `allocation` and `recovery` among them. ``progress`` is called with (phase, done, total).
 
     Raises PrunebenchError for anything that the user can mend; ``out`` is then as it was before.
     """
@@ -140,9 +140,9 @@ def _in_memory(
 
     if name not in registry.methods:
         raise PrunebenchError(f"unknown method '{name}'", hint=did_you_mean(name, registry.methods))
-    if isinstance(tokens, Mapping) or "recovery" in options:
+    if isinstance(tokens, Mapping) or {"recovery", "allocation"} & set(options):
         raise PrunebenchError(
-            "a model in memory takes its calibration tokens as a tensor, and no recovery",
+            "a model in memory takes its calibration tokens as a tensor, and neither allocation nor recovery",
             hint="give int64 ids [windows, length], or name the model's folder instead of the model",
         )
     kind = registry.methods[name].value

@@ -6,10 +6,11 @@ a list, which fans out into the grid.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from prunebench.calibration.protocols import DEFAULT, PROTOCOLS, ProtocolName
@@ -58,6 +59,20 @@ ManyOrNone = Annotated[list[T], _OneOrMany(none=True)]
 """One, several, or none (null)."""
 
 Count = Annotated[int, Field(gt=0)]
+
+
+def _bytes(value: Any) -> Any:
+    """Bytes of '8 GB' (10^9) or '8 GiB' (2^30); everything but such text is left to the type's own check."""
+    match = re.fullmatch(r"\s*(\d{1,6}(?:\.\d{1,6})?)\s*([kKMGT]i?)?B\s*", value) if isinstance(value, str) else None
+    if match is None:
+        return value
+    unit = match[2] or ""
+    base = 1024 if unit.endswith("i") else 1000
+    return int(float(match[1]) * base ** " kMGT".index(unit[:1].replace("K", "k") or " "))
+
+
+MemorySize = Annotated[int, Field(gt=0), BeforeValidator(_bytes, json_schema_input_type=int | str)]
+"""Bytes, or text with a unit: kB MB GB TB are powers of 1000, KiB MiB GiB TiB of 1024."""
 
 
 class Section(BaseModel):
@@ -164,6 +179,9 @@ class ProfileEntry(Section):
 
 class LimitsEntry(Section):
     time_s: float | None = Field(None, gt=0, description="a cell is ended after so many seconds")
+    memory: MemorySize | None = Field(
+        None, description="a cell is ended where its processes hold more memory: bytes, or text such as 8 GB or 12 GiB"
+    )
 
 
 class ExpectEntry(Section):
@@ -172,6 +190,7 @@ class ExpectEntry(Section):
     model: str = Field(description="a model of this suite, by its name")
     method: str = Field(description="a method of this suite")
     options: dict[str, Any] = Field({}, description="those of its options that tell the cell from the method's others")
+    allocation: str | None = Field(None, description="how its share was spread, by its name; none where absent")
     recovery: str | None = Field(None, description="what repaired the model, by its name; none where absent")
     metric: str = Field(
         "perplexity", description="perplexity, parameters, removed_share, speedup, a task's name, or tasks-mean"
@@ -240,10 +259,11 @@ def json_schema(
     corpora: Mapping[str, Any],
     recoveries: Mapping[str, Any] | None = None,
     task_data: Mapping[str, Any] | None = None,
+    allocations: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of a suite file, for editors.
 
-    ``methods`` and ``recoveries`` map names to Method and Recovery classes, whose options become part of the schema;
+    ``methods``, ``recoveries`` and ``allocations`` map names to classes of plugins, whose options become part of the schema;
     the names of models and corpora become examples (both may also be paths).
     """
     schema = SuiteFile.model_json_schema()
@@ -253,7 +273,9 @@ def json_schema(
         options = _options_schema(f"method-{name}", method, defs)
         if recoveries and "properties" in options:
             options["properties"]["recovery"] = {"$ref": "#/$defs/recovery"}
-        if method.needs_calibration and "properties" in options:
+        if allocations and "sparsity" in options.get("properties", {}):
+            options["properties"]["allocation"] = {"$ref": "#/$defs/allocation"}
+        if (method.needs_calibration or allocations) and "properties" in options:
             options["properties"]["calibration"] = {"$ref": "#/$defs/own-calibration"}
         forms.append(_named(name, options))
     method = {"anyOf": forms}
@@ -267,6 +289,10 @@ def json_schema(
     own = {key: value for key, value in defs["CalibrationEntry"].items() if key != "required"}
     defs["own-calibration"] = {**own, "description": "other text than the suite's; what is left out is as there"}
     sections = ["CalibrationEntry", "PerplexityEntry"]
+    if allocations:
+        one = {"anyOf": _plugin_forms("allocation", allocations, defs)}
+        several = {"type": "array", "items": one, "minItems": 1, "description": "fans out into the grid"}
+        defs["allocation"] = {"description": "spreads the share over the model", "anyOf": [one, several]}
     if recoveries:
         defs |= _recovery_schema(recoveries, defs)
         sections.append("TrainingEntry")
@@ -279,6 +305,14 @@ def _named(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """A mapping from ``name`` to options, or to null for their defaults."""
     entry = {"anyOf": [options, {"type": "null"}]}
     return {"type": "object", "properties": {name: entry}, "required": [name], "additionalProperties": False}
+
+
+def _plugin_forms(prefix: str, plugins: Mapping[str, Any], defs: dict[str, Any]) -> list[dict[str, Any]]:
+    """A name, a name with options, or null."""
+    forms = [
+        _named(name, _options_schema(f"{prefix}-{name}", plugin, defs)) for name, plugin in sorted(plugins.items())
+    ]
+    return [{"enum": sorted(plugins)}, {"type": "null"}, *forms]
 
 
 def _recovery_schema(recoveries: Mapping[str, Any], defs: dict[str, Any]) -> dict[str, Any]:

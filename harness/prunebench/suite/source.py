@@ -28,7 +28,7 @@ class Source:
         An index that the source does not have is left out: a single value may stand for a list of one.
         """
         written: yaml.Path = ()
-        place = self.file
+        place = f"{self.file}:1"
         for key in path:
             if (*written, key) in self.where:
                 place = self.where[*written, key]

@@ -76,12 +76,12 @@ def parse(text: str, source: str) -> Document:
         raise PrunebenchError(f"{source}:{line}: YAML: {error.reason}", hint="remove that character") from error
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = f"{source}:{mark.line + 1}" if mark else source
+        where = f"{source}:{mark.line + 1 if mark else 1}"
         context = f" ({error.context})" if error.context else ""
         raise PrunebenchError(f"{where}: YAML: {error.problem}{context}", hint=_syntax_hint(error)) from error
     except (YAMLError, RecursionError) as error:
         what = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
-        raise PrunebenchError(f"{source}: YAML: {what}") from error
+        raise PrunebenchError(f"{source}:1: YAML: {what}") from error
 
 
 def parse_value(text: str, source: str) -> Any:

@@ -1,0 +1,43 @@
+"""`prunebench compare`: two runs, cell by cell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("compare")
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option("--html", type=click.Path(path_type=Path), help="Write the comparison to this file too.")
+def command(a: Path, b: Path, html: Path | None) -> None:
+    """Compare the run folders A and B: what B changed against A.
+
+    Cells are paired by all that decides their outcome, apart from what differs between the runs as a whole (the device,
+    a version, the model). A difference within its uncertainty is "no significant change".
+    """
+    from rich.console import Console
+
+    from prunebench.cli.tables import grid, wide
+    from prunebench_report import compare
+
+    found = compare(a, b, html)
+    console = wide(Console(highlight=False))
+    console.print(f"A: {found['a']}   B: {found['b']}", markup=False, soft_wrap=True)
+    for name, before, after in found["differs"]:
+        console.print(f"  {name}: {before} in A, {after} in B", markup=False, soft_wrap=True)
+    rows = [
+        [row["name"], head, cell["values"], cell["note"]]
+        for row in found["rows"]
+        for head, cell in zip(found["heads"], row["cells"], strict=True)
+        if cell["significant"] or head in found["always"]
+    ]
+    if rows:
+        console.print(grid(["cell", "figure", "A to B", "change"], rows))
+    for name, there in (("A", found["only_a"]), ("B", found["only_b"])):
+        if there:
+            console.print(f"only in {name}: {', '.join(there)}", markup=False, soft_wrap=True)
+    console.print(found["summary"], markup=False, soft_wrap=True)
+    if html is not None:
+        click.echo(html)

@@ -1,0 +1,41 @@
+"""`prunebench plugins new NAME`: the package of a new plugin, which works as it is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("new", short_help="Write the package of a new plugin.")
+@click.argument("name")
+@click.option(
+    "--kind",
+    default="method",
+    show_default=True,
+    type=click.Choice(["method", "allocation", "recovery", "corpus", "model-source", "report-section"]),
+    help="What it registers.",
+)
+@click.option(
+    "--in", "parent", default=".", show_default=True, type=click.Path(path_type=Path), help="Folder for the package."
+)
+def command(name: str, kind: str, parent: Path) -> None:
+    """Write a complete package for the plugin NAME: code of about 25 lines, its tests, a suite that compares it.
+
+    The single file works without the package as well: prunebench run SUITE --plugin FILE.
+    """
+    from prunebench.errors import PrunebenchError
+    from prunebench.plugin.host import load_plugins
+    from prunebench.plugin.scaffold import write_package
+
+    wanted = {"model-source": "model", "report-section": "section"}.get(kind, kind)
+    for entry in load_plugins().all():
+        if entry.name == name and entry.kind == wanted:
+            raise PrunebenchError(
+                f"the {kind} '{name}' is there already, from {entry.distribution} {entry.version}",
+                hint="take another name; a suite names plugins by it",
+            )
+    folder = write_package(name, kind, parent)
+    for path in sorted(file for file in folder.rglob("*") if file.is_file()):
+        click.echo(path)
+    click.echo(f"next: pip install -e {folder}, then what {folder / 'README.md'} says")

@@ -1,0 +1,74 @@
+"""What a plugin offers, in words: its options with types, bounds and defaults, as `plugins show` and the docs need them."""
+
+from __future__ import annotations
+
+import json
+import types
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic_core import PydanticUndefined
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from prunebench.plugin.method import Options
+
+_SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "a multiple of", "min_length": "length >="}
+
+
+@dataclass(frozen=True)
+class OptionFacts:
+    """One option as a person reads it."""
+
+    name: str
+    type: str
+    bounds: str
+    """'>= 0, < 1'; empty where there are none."""
+    default: str
+    """As a suite would write it; 'required' where there is none."""
+    description: str
+
+
+def options_of(options: type[Options]) -> list[OptionFacts]:
+    """The options of a plugin, in the order of its class."""
+    return [_facts(field.alias or name, field) for name, field in options.model_fields.items()]
+
+
+def text_of(value: Any) -> str:
+    """What an author wrote about a thing: its summary, or else its docstring."""
+    return str(getattr(value, "summary", None) or getattr(value, "__doc__", None) or "").strip()
+
+
+def _facts(name: str, field: FieldInfo) -> OptionFacts:
+    default = field.get_default(call_default_factory=True, validated_data={})
+    return OptionFacts(
+        name=name,
+        type=_type(field.annotation),
+        bounds=", ".join(_bounds(field.metadata)),
+        default="required" if default is PydanticUndefined else json.dumps(default, default=str).strip('"'),
+        description=field.description or "",
+    )
+
+
+def _type(annotation: Any) -> str:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type(arguments[0])
+    if origin is Literal:
+        return " | ".join(map(str, arguments))
+    if origin in {Union, types.UnionType}:
+        return " | ".join(_type(argument) for argument in arguments)
+    if origin is not None:
+        inner = ", ".join(_type(argument) for argument in arguments if argument is not Ellipsis)
+        return f"{origin.__name__}[{inner}]"
+    return {type(None): "null", str: "text"}.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def _bounds(metadata: list[Any]) -> list[str]:
+    found = []
+    for one in metadata:
+        for attribute, sign in _SIGNS.items():
+            if (limit := getattr(one, attribute, None)) is not None:
+                found.append(f"{sign} {limit:g}" if isinstance(limit, float) else f"{sign} {limit}")
+    return found

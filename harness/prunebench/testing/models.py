@@ -1,0 +1,83 @@
+"""Seeded models below 1M parameters, one a family, a small tokenizer and token windows; nothing is downloaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "opt", "gpt_neox", "phi")
+VOCABULARY = 320
+LAYERS = 4
+
+_COMMON = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 48,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 1,
+}
+_GATED = _COMMON | {"intermediate_size": 80, "num_key_value_heads": 2, "tie_word_embeddings": False}
+_CONFIGS: dict[str, dict[str, Any]] = {
+    "llama": _GATED | {"tie_word_embeddings": True},
+    "mistral": _GATED | {"sliding_window": 16},
+    # The two upper layers look back 8 tokens only: a config with a per-layer list.
+    "qwen2": _GATED | {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2},
+    "qwen3": _GATED | {"head_dim": 16},  # hidden_size / heads is 12
+    "gemma": _GATED | {"head_dim": 16, "tie_word_embeddings": True},
+    "opt": _COMMON | {"ffn_dim": 80, "word_embed_proj_dim": 48, "dropout": 0.0},  # tied, biased
+    "gpt_neox": _COMMON | {"intermediate_size": 80, "tie_word_embeddings": False},  # parallel residual
+    "phi": _GATED,  # parallel residual, one norm for both
+}
+
+
+def tiny_model(family: str, seed: int = 0, **config_overrides: Any) -> Any:
+    """A causal LM in eval mode with random weights: norms and biases too, so that forgetting one shows."""
+    config = CONFIG_MAPPING[family](**{**_CONFIGS[family], **config_overrides})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.dim() == 1:
+                    centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+                    parameter.normal_(centre, 0.1)
+                else:
+                    parameter.normal_(0.0, 0.08)
+    return model.requires_grad_(requires_grad=False)
+
+
+def tiny_calibration(windows: int = 4, length: int = 24, seed: int = 5) -> torch.Tensor:
+    """Token ids that every tiny model knows, int64 [windows, length]."""
+    return torch.randint(2, VOCABULARY, (windows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE of 320 tokens, learnt from a few sentences; decodes to exactly what was encoded."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    text = ["the quick brown fox jumps over the lazy dog", "a tall man was sitting in the shade of an old tree"]
+    tokenizer.train_from_iterator([f"{line}, then {other}" for line in text for other in text], trainer)
+    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+
+
+def tiny_checkpoint(folder: Path, family: str = "llama", seed: int = 0, **config_overrides: Any) -> Path:
+    """Save a tiny model and its tokenizer in ``folder``, which `from_pretrained` then reads."""
+    tiny_model(family, seed, **config_overrides).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder

@@ -1,0 +1,116 @@
+"""What every recovery promises, tried on a model that lost the smaller half of its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from prunebench.calibration.masks import lowest
+from prunebench.measure.audit import dense_facts
+from prunebench.model.anatomy import anatomy
+from prunebench.plugin.context import Context
+from prunebench.testing import surroundings
+from prunebench.testing.models import tiny_calibration, tiny_model
+from prunebench.testing.promises import Promise, as_json, documented, finite, generates, saved
+from prunebench.testing.trial import Pruned, promise, same
+
+if TYPE_CHECKING:
+    from prunebench.plugin.recovery import Recovery
+
+
+@dataclass(frozen=True)
+class RecoveryTrial:
+    """One recovery with some options on one family."""
+
+    kind: type[Recovery]
+    family: str = "llama"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def parsed(self) -> Any:
+        return self.kind.Options.model_validate(dict(self.options))
+
+    def sparse(self) -> Any:
+        """A tiny model whose prunable matrices are half zeros, exactly."""
+        model = tiny_model(self.family)
+        with torch.no_grad():
+            for linear in Context(None, 0, []).linears(model).values():
+                linear.weight.masked_fill_(lowest(linear.weight.abs(), 0.5, group="matrix"), 0)
+        return model
+
+    def recover(self, model: Any, seed: int = 0) -> Context:
+        """Repair ``model`` in place, and tidy up as the harness does."""
+        context = Context(tiny_calibration(), seed, list(range(len(anatomy(model).layers))))
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            torch.manual_seed(seed)
+            self.kind(self.parsed()).recover(model, context)
+        for parameter in model.eval().requires_grad_(requires_grad=False).parameters():
+            parameter.grad = None
+        return context
+
+    @cached_property
+    def pruned(self) -> Pruned:
+        """The repaired model; not to be changed."""
+        model = self.sparse()
+        facts = dense_facts(model)
+        return Pruned(model, self.recover(model), facts)
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        return self.pruned.context.notes
+
+
+def same_model(trial: RecoveryTrial) -> None:
+    before, after = trial.sparse(), trial.pruned.model
+    promise(type(before) is type(after), f"a {type(before).__name__} became a {type(after).__name__}")
+    shapes = [{name: value.shape for name, value in one.state_dict().items()} for one in (before, after)]
+    changed = sorted(name for name in {*shapes[0], *shapes[1]} if shapes[0].get(name) != shapes[1].get(name))
+    promise(not changed, f"{', '.join(changed[:3])} came, went or changed its shape")
+
+
+def zeros(trial: RecoveryTrial) -> None:
+    before = Context(None, 0, []).linears(trial.sparse())
+    for path, linear in trial.pruned.context.linears(trial.pruned.model).items():
+        back = int((linear.weight[before[path].weight == 0] != 0).sum())
+        promise(back == 0, f"{back} weights of {path} that were pruned are no longer zero")
+
+
+def seed(trial: RecoveryTrial) -> None:
+    again = trial.sparse()
+    trial.recover(again)
+    changed = same(trial.pruned.state, again.state_dict())
+    promise(changed is None, f"two runs with one seed differ in {changed}")
+
+
+def tidy(trial: RecoveryTrial) -> None:
+    model = trial.sparse()
+    hooks, before = surroundings.hooks(model), surroundings.of_process()
+    context = trial.recover(model)
+    after = surroundings.of_process()
+    for what, value in before.items():
+        if "random" not in what:  # the harness seeds anew after a recovery
+            promise(bool(after[what] == value), f"{what} changed")
+    promise(not surroundings.hooked(model, hooks), "hooks are left on the model")
+    promise(torch.equal(context.windows, tiny_calibration()), "the training tokens changed")
+
+
+def offline(trial: RecoveryTrial) -> None:
+    with surroundings.no_network():
+        trial.recover(trial.sparse())
+
+
+RECOVERY_PROMISES = (
+    Promise("finite", "repairs, and logits stay finite", finite),
+    Promise("model", "leaves a model of the same class and shapes", same_model),
+    Promise("zeros", "leaves zeros at zero", zeros),
+    Promise("seed", "gives the same result for the same seed", seed),
+    Promise("saved", "is the same after saving and loading", saved),
+    Promise("generates", "generates with a KV cache what it generates without", generates),
+    Promise("tidy", "leaves no hooks, dtype, threads or TF32 behind", tidy),
+    Promise("json", "has options and notes that survive JSON", as_json),
+    Promise("documented", "says what it is and what each option means", documented),
+    Promise("offline", "needs no network", offline),
+)

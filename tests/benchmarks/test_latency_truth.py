@@ -1,0 +1,122 @@
+"""Whether the latency figures are true: nothing is found where there is nothing, and a known difference in its size.
+
+Real clocks and models that are bound by memory, so these want a quiet machine: `tox run -e bench`.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from prunebench.measure.forms import GENERATE, compare_forms
+from prunebench.measure.io import weight_bytes
+from prunebench.measure.latency import measure_latency
+from prunebench.measure.spec import LatencySpec
+from prunebench.model.surgery import remove_layers
+from smollm2 import smollm2
+
+pytestmark = pytest.mark.bench
+
+RUNS = 20
+
+
+def prompt(tokens: int = 16) -> torch.Tensor:
+    return torch.randint(0, 2000, (1, tokens), generator=torch.Generator().manual_seed(1))
+
+
+def shape(seconds: float, rounds: int = 6, new_tokens: int = 9) -> LatencySpec:
+    return LatencySpec(prompt=16, new_tokens=new_tokens, batch_size=1, min_rounds=rounds, min_time_s=seconds)
+
+
+def seeded(layers: int) -> Any:
+    """A Llama of 51 MB a layer: far more than any cache, hardly anything beside the layers."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=1024,
+        intermediate_size=2816,
+        num_hidden_layers=layers,
+        num_attention_heads=16,
+        num_key_value_heads=16,
+        vocab_size=2000,
+        max_position_embeddings=256,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def test_dense_against_dense_is_one() -> None:
+    """A 95 % interval that holds 1 in at least 19 of 20 runs."""
+    model, twin = seeded(4), seeded(4)
+    found = []
+    for _ in range(RUNS):
+        latency, _ = measure_latency(model, prompt(), shape(2.0), dense=twin)
+        assert latency.inter_token_speedup is not None
+        found.append(latency.inter_token_speedup)
+    hits = sum(one.low <= 1 <= one.high for one in found)
+    print(f"\nA/A: {hits} of {RUNS} intervals hold 1; " + " ".join(f"[{one.low:.3f} {one.high:.3f}]" for one in found))
+    assert hits >= RUNS - 1
+
+
+def test_a_minute_narrows_dense_against_dense_to_three_percent() -> None:
+    model, twin = smollm2().model, smollm2().model
+    begun = time.perf_counter()
+    latency, _ = measure_latency(model, prompt(), shape(27.0), dense=twin)
+    taken = time.perf_counter() - begun
+    ratio = latency.inter_token_speedup
+    assert ratio is not None
+    half = (ratio.high - ratio.low) / 2
+    print(f"\nA/A in {taken:.0f} s: {ratio.estimate:.4f} [{ratio.low:.4f}, {ratio.high:.4f}], half-width {half:.2%}")
+    assert half <= 0.03
+    assert ratio.low <= 1 <= ratio.high or abs(ratio.estimate - 1) < 0.01
+
+
+def test_a_layer_that_runs_twice_is_found_in_its_size() -> None:
+    """One layer of eight twice: its bytes are read twice."""
+    dense, slower = seeded(8), seeded(8)
+    again = copy.deepcopy(slower.model.layers[4])
+    slower.model.layers.insert(5, again)
+    for number, layer in enumerate(slower.model.layers):
+        layer.self_attn.layer_idx = number
+    slower.config.num_hidden_layers = 9
+    predicted = weight_bytes(dense) / weight_bytes(slower)
+    latency, _ = measure_latency(slower, prompt(), shape(8.0), dense=dense)
+    ratio = latency.inter_token_speedup
+    assert ratio is not None
+    print(f"\na layer twice: {ratio.estimate:.3f} [{ratio.low:.3f}, {ratio.high:.3f}], bytes say {predicted:.3f}")
+    assert ratio.high < 1
+    assert ratio.estimate == pytest.approx(predicted, rel=0.05)
+
+
+@pytest.mark.parametrize("execution", ["eager", "lean"])
+def test_half_the_layers_give_the_ratio_of_the_bytes(execution: Any) -> None:
+    dense, pruned = seeded(12), seeded(12)
+    remove_layers(pruned, range(3, 9))
+    predicted = weight_bytes(dense) / weight_bytes(pruned)
+    spec = shape(5.0).model_copy(update={"execution": execution})
+    latency, _ = measure_latency(pruned, prompt(), spec, dense=dense)
+    ratio = latency.inter_token_speedup
+    assert ratio is not None
+    print(
+        f"\nhalf the layers, {execution}: {ratio.estimate:.3f} [{ratio.low:.3f}, {ratio.high:.3f}], bytes say {predicted:.3f}"
+    )
+    assert ratio.estimate == pytest.approx(predicted, rel=0.10)
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [("float32", 0.78), ("bfloat16", 0.65)])
+def test_a_token_beside_generate(dtype: str, limit: float) -> None:
+    """What is left of the Python between two tokens, on SmolLM2 at batch 1."""
+    model = smollm2(dtype).model
+    found = {one.form: one for one in compare_forms(model, prompt(128), 24, ["eager", "static", "lean"], rounds=8)}
+    lines = [
+        f"{name:11}" + (f"{1 / one.speedup.estimate:.2f} x {GENERATE}" if one.speedup else "")
+        for name, one in found.items()
+    ]
+    print(f"\n{dtype}\n" + "\n".join(lines))
+    lean = found["lean"]
+    assert lean.same_tokens
+    assert lean.speedup is not None
+    assert 1 / lean.speedup.estimate <= limit

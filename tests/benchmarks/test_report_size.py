@@ -1,0 +1,96 @@
+"""What a report weighs, how long it takes to render, to appear and to sort: `tox run -e bench` prints the figures."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from prunebench_report import render
+
+pytestmark = pytest.mark.bench
+
+
+@pytest.fixture(scope="module")
+def build():
+    spec = importlib.util.spec_from_file_location("report_builder", Path(__file__).parents[1] / "report" / "builder.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["report_builder"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def records(build, count):
+    """Dense and so many cells of five methods, all different."""
+    found = [build.quickstart()[0]]
+    methods = ["magnitude", "wanda", "sparsegpt", "random", "owl"]
+    for number in range(1, count):
+        if number % 4 == 0:
+            cell = build.cell("shortgpt", ratio=round(number / (4 * count), 5))
+            found.append(build.record(cell, 25 + number * 0.3, 1 + number / count / 2))
+        else:
+            cell = build.cell(methods[number % 5], sparsity=round(number / count, 5))
+            found.append(build.record(cell, 25 + (number % 97) * 3, 1 + (number % 7) / 1000))
+    return found
+
+
+@pytest.fixture(scope="module", params=[50, 1000])
+def rendered(request, build, tmp_path_factory):
+    """(cells, seconds, file) of a report."""
+    folder = tmp_path_factory.mktemp("sizes")
+    store = build.store(folder / "run", records(build, request.param))
+    begun = time.perf_counter()
+    text = render(store)
+    spent = time.perf_counter() - begun
+    path = folder / "report.html"
+    path.write_text(text, encoding="utf-8")
+    return request.param, spent, path
+
+
+def test_size_and_time_to_render(rendered):
+    cells, seconds, path = rendered
+    size = path.stat().st_size
+    print(f"\n{cells} cells: {size / 1e6:.2f} MB in {seconds:.1f} s")
+    assert size <= {50: 2_000_000, 1000: 5_000_000}[cells]
+    assert seconds <= 15
+
+
+def test_first_paint_and_sorting(rendered, tmp_path):
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    cells, _, path = rendered
+    if not shutil.which("chromium") or not shutil.which("chromedriver"):
+        pytest.skip("chromium or chromedriver is not installed (apt-get install chromium chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for flag in ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"):
+        options.add_argument(flag)
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    try:
+        browser.set_window_size(1280, 900)
+        paints, sorts = [], []
+        for _ in range(3):
+            browser.get("about:blank")
+            browser.get(path.as_uri())
+            browser.execute_async_script("requestAnimationFrame(() => setTimeout(arguments[0], 50))")
+            paints.append(
+                browser.execute_script("return performance.getEntriesByName('first-contentful-paint')[0].startTime")
+            )
+            sorts += browser.execute_script(
+                "return ['perplexity', 'cell', 'inter_token_speedup'].map(key => {"
+                "  const begun = performance.now();"
+                "  document.querySelector(`button.sort[data-key=${key}]`).click();"
+                "  document.getElementById('cells').offsetHeight;"
+                "  return performance.now() - begun; })"
+            )
+    finally:
+        browser.quit()
+    paint, sort = min(paints), min(sorts)
+    print(
+        f"\n{cells} rows: first paint {paint:.0f} ms, sorting {sort:.0f} ms (best of {len(sorts)}; worst {max(sorts):.0f})"
+    )
+    assert paint < 1000
+    assert sort < 100

@@ -1,0 +1,47 @@
+"""What the local engine makes of an end without a record, and how it holds a cell's log."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from prunebench.cell.events import EventReader
+from prunebench.engine import local
+from prunebench.engine.launcher import Ended, Limits
+from prunebench.engine.memory import used_bytes
+
+
+@pytest.mark.parametrize(
+    ("ended", "starved", "status", "kind"),
+    [
+        (Ended(-9), True, "out-of-memory", "SIGKILL"),
+        (Ended(-9), False, "failed", "SIGKILL"),
+        (Ended(-9, "time"), False, "timeout", "timeout"),
+        (Ended(-9, "memory", 3_000_000_000), False, "out-of-memory", "memory limit"),
+        (Ended(-40), False, "failed", "signal 40"),
+        (Ended(4), True, "failed", "exit"),
+    ],
+)
+def test_the_cause_of_an_end_without_a_record(ended: Ended, starved: bool, status: str, kind: str) -> None:
+    lost = local._cause(ended, Limits(5.0, 2_000_000_000), starved=starved)
+    assert (lost.status, lost.kind) == (status, kind)
+
+
+def test_a_log_is_cut_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "LOG_MOST", 1000)
+    monkeypatch.setattr(local, "LOG_KEPT", 10)
+    log = tmp_path / "log"
+    with log.open("ab", buffering=0) as cell:
+        cell.write(b"x" * 990 + b"0123456789A")
+        local._Follower(EventReader(tmp_path / "events"), None, log)()
+        cell.write(b"more")
+    assert log.read_text().endswith("its end:\n123456789Amore")
+
+
+def test_memory_is_that_of_the_process_with_its_children() -> None:
+    used = used_bytes(os.getpid(), 1 << 60)
+    assert used is not None
+    assert 10_000_000 < used < 1 << 40
+    assert used_bytes(2**22 + 1, 1) is None

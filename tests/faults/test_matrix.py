@@ -1,0 +1,68 @@
+"""Every fault is one row, with its phase and cause, and nobody else notices. The whole matrix: `tox run -e faults`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from faults import matrix
+
+SOUND = ("dense", "magnitude", "sound", "random")
+
+
+def check(found: matrix.Run, faults: tuple[str, ...]) -> None:
+    assert found.process.returncode == 1, found.process.stdout + found.process.stderr
+    assert "Traceback" not in found.process.stdout + found.process.stderr
+    records = found.records
+    assert set(records) == {*faults, *SOUND}
+    for name in faults:
+        status, phase, words = matrix.EXPECTED[name]
+        record = records[name]
+        assert record.status == status, (name, matrix.said(record))
+        assert words in matrix.said(record), name
+        if record.error is not None:
+            assert record.error.phase == phase, name
+            assert record.error.command.endswith(f"{record.id}.json"), name
+            assert name == "kills-launcher" or (record.error.peak_rss_bytes or 0) > 50_000_000, name
+    assert all(records[name].status == "ok" and not records[name].flags for name in SOUND)
+    assert found.left == 0
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> matrix.Run:
+    return matrix.run(tmp_path_factory.mktemp("quick"), matrix.QUICK)
+
+
+def test_faults_become_rows(quick: matrix.Run) -> None:
+    check(quick, matrix.QUICK)
+
+
+def test_flags_are_in_the_report(quick: matrix.Run) -> None:
+    page = (quick.rig.folder / "runs" / "tiny" / "report.html").read_text()
+    assert "Global state was changed, or processes were left running, in" in page
+    assert "changed the environment: OMP_NUM_THREADS, PRUNEBENCH_CACHE; restored" in page
+
+
+def test_the_command_of_a_row_reproduces_it(quick: matrix.Run) -> None:
+    error = quick.records["hook"].error
+    assert error is not None
+    environment = {**os.environ, **quick.rig.environment}
+    again = subprocess.run(error.command, shell=True, capture_output=True, text=True, timeout=100, env=environment)
+    assert again.returncode == 1
+    assert "left a hook on model.layers.1" in again.stdout
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+def test_the_whole_matrix(tmp_path: Path) -> None:
+    faults = tuple(matrix.EXPECTED)
+    found = matrix.run(tmp_path / "faulty", faults)
+    alone = matrix.run(tmp_path / "alone", ())
+    same = all(matrix.outcome(found.records[name]) == matrix.outcome(alone.records[name]) for name in SOUND)
+    print()
+    print(matrix.table(found, same))
+    check(found, faults)
+    assert same

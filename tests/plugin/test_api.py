@@ -1,0 +1,58 @@
+"""The public API is whole, light and documented: names, hooks, options."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import prunebench
+from prunebench.plugin import spec
+from prunebench.plugin.describe import options_of
+from prunebench.plugin.host import load_plugins
+
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+HOOKS = [name for name in vars(spec) if name.startswith("prunebench_")]
+
+
+def test_every_exported_name_is_there_and_says_what_it_is() -> None:
+    assert len(set(prunebench.__all__)) == len(prunebench.__all__)
+    assert set(prunebench.__all__) == set(prunebench._HOMES)
+    for name in prunebench.__all__:
+        value = getattr(prunebench, name)
+        if inspect.isclass(value) or inspect.isfunction(value):
+            assert (value.__doc__ or "").strip(), f"{name} has no docstring"
+
+
+def test_importing_the_package_costs_nothing() -> None:
+    code = (
+        "import sys, prunebench; from prunebench import hookimpl, LinearMethod, Recovery, Allocation, run, prune\n"
+        "assert not {'torch', 'transformers', 'pandas', 'pytest'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_every_hook_says_what_it_is_and_since_when() -> None:
+    for name in HOOKS:
+        text = inspect.getdoc(getattr(spec, name)) or ""
+        assert re.search(r"Added in API \d+\.$", text), name
+        assert name in README, f"README.md does not name {name}"
+
+
+def test_every_option_of_every_plugin_is_described() -> None:
+    registry = load_plugins()
+    for entry in (*registry.methods.values(), *registry.allocations.values(), *registry.recoveries.values()):
+        for option in options_of(entry.value.Options):
+            assert option.description, f"{entry.name}: {option.name}"
+
+
+def test_options_are_told_with_types_bounds_and_defaults() -> None:
+    registry = load_plugins()
+    found = {option.name: option for option in options_of(registry.methods["magnitude"].value.Options)}
+    assert (found["mode"].type, found["mode"].default) == ("clean | reference", "clean")
+    assert (found["min_density"].type, found["min_density"].bounds) == ("float", ">= 0, <= 1")
+    lora = {option.name: option for option in options_of(registry.recoveries["lora"].value.Options)}
+    assert (lora["max_steps"].type, lora["max_steps"].default) == ("int | null", "null")
+    assert lora["targets"].type == "list[text] | null"

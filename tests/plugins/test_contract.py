@@ -1,0 +1,89 @@
+"""Every method that comes with prunebench keeps the contract that it asks of others."""
+
+from __future__ import annotations
+
+from prunebench.plugin.host import load_plugins
+from prunebench.testing import AllocationContract, MethodContract, RecoveryContract
+
+REGISTRY = load_plugins()
+METHODS = {name: entry.value for name, entry in REGISTRY.methods.items() if entry.distribution == "prunebench"}
+SHORT = {"max_steps": 1, "batch_size": 2, "micro_batch_size": 2}
+TRIED = {
+    "dense": {},
+    "random": {"sparsity": 0.5},
+    "magnitude": {"sparsity": 0.3},
+    "wanda": {"sparsity": 0.5},
+    "sparsegpt": {"sparsity": 0.5, "block_size": 16},
+    "imp": {"sparsity": 0.5, "rounds": 2, **SHORT},
+    "llm-pruner": {"ratio": 0.5, "protect_first": 1, "protect_last": 0},
+    "blockpruner": {"count": 2},
+    "shortgpt": {"count": 1},
+}
+
+
+class _Ours(MethodContract):
+    families = ("llama",)  # tests/plugins/test_families.py has them all
+
+
+class _OnOPT(MethodContract):
+    families = ("opt",)  # biases, tied embeddings, ReLU
+
+
+def test_every_method_is_tried() -> None:
+    assert set(TRIED) == set(METHODS)
+
+
+class TestDense(_Ours):
+    method = METHODS["dense"]
+
+
+class TestRandom(_OnOPT):
+    method, options = METHODS["random"], TRIED["random"]
+
+
+class TestMagnitude(_Ours):
+    method, options = METHODS["magnitude"], TRIED["magnitude"]
+
+
+class TestMagnitudeGlobal(_OnOPT):
+    method, options = METHODS["magnitude"], {"sparsity": 0.5, "scope": "global"}
+
+
+class TestWanda(_Ours):
+    method, options = METHODS["wanda"], TRIED["wanda"]
+
+
+class TestSparseGPT(_OnOPT):
+    method, options = METHODS["sparsegpt"], TRIED["sparsegpt"]
+
+
+class TestIMP(_OnOPT):
+    method, options = METHODS["imp"], TRIED["imp"]
+
+
+class TestLLMPruner(_Ours):
+    method, options = METHODS["llm-pruner"], TRIED["llm-pruner"]
+
+
+class TestBlockPruner(_OnOPT):
+    method, options = METHODS["blockpruner"], TRIED["blockpruner"]
+
+
+class TestShortGPT(_Ours):
+    method, options = METHODS["shortgpt"], TRIED["shortgpt"]
+
+
+class TestUniform(AllocationContract):
+    allocation, families = REGISTRY.allocations["uniform"].value, ("llama",)
+
+
+class TestOWL(AllocationContract):
+    allocation, families, options = REGISTRY.allocations["owl"].value, ("llama", "gpt_neox"), {"threshold": 3.0}
+
+
+class TestLoRA(RecoveryContract):
+    recovery, families, options = REGISTRY.recoveries["lora"].value, ("llama",), SHORT
+
+
+class TestFineTune(RecoveryContract):
+    recovery, families, options = REGISTRY.recoveries["finetune"].value, ("opt",), SHORT

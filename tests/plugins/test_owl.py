@@ -1,0 +1,167 @@
+"""OWL and uniform: the formula's invariants, an independent computation, and the pruned model's own zeros."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prunebench import Context, PrunebenchError
+from prunebench.plugin.allocation import allocate
+from prunebench.plugin.host import load_plugins
+from prunebench.testing import tiny_calibration
+from prunebench_plugins.owl import spread
+from tiny import tiny_model
+
+ALLOCATIONS = {name: entry.value for name, entry in load_plugins().allocations.items()}
+METHODS = {name: entry.value for name, entry in load_plugins().methods.items()}
+
+
+def context_of(model) -> Context:
+    return Context(tiny_calibration(), 0, list(range(len(model.model.layers))))
+
+
+def owl(**options):
+    kind = ALLOCATIONS["owl"]
+    return kind(kind.Options.model_validate(options))
+
+
+def outlying(seed: int = 0):
+    """A tiny Llama whose layers have heavier tails the deeper they lie."""
+    model = tiny_model("llama", seed)
+    for depth, layer in enumerate(model.model.layers, start=1):
+        for parameter in layer.mlp.parameters():
+            parameter.copy_(parameter.sign() * parameter.abs() ** (1 + depth))
+    return model
+
+
+def shares_of(model, sparsity: float = 0.6, **options) -> list[float]:
+    return owl(**options).shares(model, sparsity, context_of(model))
+
+
+def by_hand(model, sparsity: float, threshold: float, spread: float) -> list[float]:
+    """The paper's formulas, with inputs caught by plain hooks in one forward of the whole model."""
+    seen: dict[str, torch.Tensor] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and ".layers." in name:
+            module.register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args[0].flatten(0, 1)}))
+    model(tiny_calibration())
+    ratios = []
+    for layer in range(len(model.model.layers)):
+        inside = [name for name in seen if f".layers.{layer}." in name]
+        scores = torch.cat([(model.get_submodule(n).weight.abs() * seen[n].norm(dim=0)).flatten() for n in inside])
+        ratios.append(100 * float((scores > threshold * scores.mean()).float().mean()))
+    scaled = torch.tensor(ratios, dtype=torch.float64)
+    scaled = (scaled - scaled.min()) / (scaled.max() - scaled.min()) * 2 * spread
+    return (1 - (scaled - scaled.mean() + 1 - sparsity)).tolist()
+
+
+@pytest.mark.parametrize("threshold", [3.0, 5.0])
+def test_shares_are_those_of_the_papers_formulas(threshold: float) -> None:
+    found = shares_of(outlying(), threshold=threshold, spread=0.15)
+    assert found == pytest.approx(by_hand(outlying(), 0.6, threshold, 0.15), abs=1e-6)
+    assert len(set(found)) > 1
+
+
+def test_mean_and_range_are_exact_and_more_outliers_keep_more() -> None:
+    model = outlying()
+    context = context_of(model)
+    found = owl(threshold=3.0, spread=0.1).shares(model, 0.5, context)
+    outliers = context.notes["outliers"]
+    assert sum(found) / len(found) == pytest.approx(0.5)
+    assert max(found) - min(found) == pytest.approx(0.2)
+    assert sorted(range(4), key=outliers.__getitem__) == sorted(range(4), key=found.__getitem__, reverse=True)
+
+
+def test_no_spread_is_uniform() -> None:
+    assert shares_of(outlying(), spread=0) == pytest.approx([0.6] * 4)
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=40), st.floats(0.2, 0.8), st.floats(0, 0.1))
+def test_the_mean_share_is_the_one_asked_for(outliers: list[float], sparsity: float, width: float) -> None:
+    found = spread(outliers, sparsity, width)
+    assert sum(found) / len(found) == pytest.approx(sparsity)
+    assert max(found) - min(found) == pytest.approx(2 * width if len(set(outliers)) > 1 else 0, abs=1e-9)
+
+
+def test_a_share_never_leaves_the_unit_interval() -> None:
+    assert max(spread([0.0, 1.0, 1.0, 1.0], 0.95, 0.5)) == 0.99
+    assert min(spread([0.0, 0.0, 0.0, 1.0], 0.05, 0.5)) == 0.0
+
+
+def test_the_model_stays_as_it_is() -> None:
+    model, before = outlying(), outlying()
+    shares_of(model)
+    assert all(map(torch.equal, model.parameters(), before.parameters()))
+
+
+@pytest.mark.parametrize("name", ["magnitude", "random", "wanda", "sparsegpt"])
+def test_every_layer_loses_its_own_share(name: str) -> None:
+    model = outlying()
+    context = context_of(model)
+    kind = METHODS[name]
+    method = kind(kind.Options(sparsity=0.5))
+    with torch.no_grad():
+        context.shares = allocate(owl(threshold=3.0, spread=0.2), model, 0.5, context)
+        method.prune(model, context)
+    for wanted, layer in zip(context.notes["allocation"]["layer_shares"], model.model.layers, strict=True):
+        weights = [module.weight for module in layer.modules() if isinstance(module, torch.nn.Linear)]
+        zeros = sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
+        assert zeros == pytest.approx(wanted, abs=0.03)
+    assert method.options.sparsity == 0.5
+
+
+def test_uniform_is_what_happens_without_an_allocation() -> None:
+    one, other = tiny_model("qwen2"), tiny_model("qwen2")
+    kind = METHODS["wanda"]
+    context = context_of(one)
+    context.shares = allocate(ALLOCATIONS["uniform"](None), one, 0.5, context)
+    kind(kind.Options(sparsity=0.5)).prune(one, context)
+    kind(kind.Options(sparsity=0.5)).prune(other, context_of(other))
+    assert all(map(torch.equal, one.parameters(), other.parameters()))
+
+
+@pytest.mark.parametrize("name", ["wanda", "sparsegpt"])
+def test_linears_that_share_an_input_may_have_shares_of_their_own(name: str) -> None:
+    model = tiny_model("llama")
+    context = context_of(model)
+    linears = context.linears(model)
+    shares = {path: 0.75 if path.endswith("k_proj") else 0.25 for path in linears}
+    kind = METHODS[name]
+    context.shares = shares
+    kind(kind.Options(sparsity=0.5)).prune(model, context)
+    for path, linear in linears.items():
+        assert float((linear.weight == 0).float().mean()) == pytest.approx(shares[path], abs=0.03), path
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([0.5] * 3, "3 shares are given, the model has 4"),
+        ([0.5, 0.5, 0.5, 1.2], "gets 1.2, which is no share"),
+        ([0.5, 0.5, float("nan"), 0.5], "gets nan"),
+        ({"model.layers.0.self_attn.q_proj": 0.5}, "is left out"),
+        ({"lm_head": 0.5}, "left out|no prunable linear"),
+    ],
+)
+def test_what_is_no_allocation_is_refused(given, said: str) -> None:
+    class Odd(ALLOCATIONS["uniform"]):
+        name = "odd"
+
+        def shares(self, model, sparsity, context):
+            return given
+
+    model = tiny_model("llama")
+    with pytest.raises(PrunebenchError, match=said):
+        allocate(Odd(None), model, 0.5, context_of(model))
+
+
+def test_a_cell_records_the_shares_and_its_text(run_cell) -> None:
+    record = run_cell("magnitude", sparsity=0.5, allocation={"owl": {"threshold": 3.0}})
+    assert record.status == "ok", record.error
+    assert record.cell.label == "magnitude sparsity=0.5 allocation=owl threshold=3"
+    assert record.cost.calibration_sha256
+    assert len(record.method_notes["allocation"]["layer_shares"]) == 4
+    assert record.method_notes["allocation"]["mean_share"] == pytest.approx(0.5)
+    assert record.audit.sparsity == pytest.approx(0.5, abs=0.01)

@@ -1,0 +1,220 @@
+"""The kit notices what it is there to notice: methods that break one promise each."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from prunebench import Allocation, Field, LinearMethod, Method, Options, PrunebenchError, Recovery, SparsityOptions
+from prunebench.plugin.host import Registered
+from prunebench.testing.check import check
+
+EVERYWHERE = ("llama",)
+
+
+class Sound(LinearMethod):
+    """Drop the smallest."""
+
+    name = "sound"
+
+    def score(self, weight, stats):
+        return weight.abs().float()
+
+
+class Broken(Sound):
+    """A method that does one thing more than it should."""
+
+    def prune(self, model, context) -> None:
+        super().prune(model, context)
+        self.also(model, context)
+
+    def also(self, model, context) -> None:
+        raise NotImplementedError
+
+
+class NotFinite(Broken):
+    def also(self, model, context) -> None:
+        model.model.layers[0].mlp.up_proj.weight[0, 0] = float("inf")
+
+
+class TooMuch(Sound):
+    def mask(self, weight, stats):
+        return torch.ones_like(weight, dtype=torch.bool) if self.options.sparsity else weight == 0
+
+
+class Undeclared(Broken):
+    def also(self, model, context) -> None:
+        context.remove_layers(model, [1])
+
+
+class Seedy(Sound):
+    def score(self, weight, stats):
+        return torch.rand(weight.shape, generator=stats.generator)
+
+
+class Forgetful(Sound):
+    def score(self, weight, stats):
+        return torch.rand(weight.shape)
+
+
+class NotNothing(Broken):
+    def also(self, model, context) -> None:
+        model.model.layers[1].mlp.up_proj.weight.mul_(2)
+
+
+class SameForAll(Sound):
+    def mask(self, weight, stats):
+        return weight.abs() < weight.abs().median() if self.options.sparsity else weight.isnan()
+
+
+class Touching(Broken):
+    def also(self, model, context) -> None:
+        model.model.norm.weight.mul_(1.5)
+
+
+class Unsaved(Broken):
+    def also(self, model, context) -> None:
+        model.model.layers[0].mlp.act_fn = torch.nn.Tanh()
+
+
+class Hooking(Broken):
+    def also(self, model, context) -> None:
+        model.model.layers[0].register_forward_hook(lambda *_: None)
+
+
+class Grading(Broken):
+    def also(self, model, context) -> None:
+        model.model.norm.weight.requires_grad_(True)
+
+
+class Drawing(Broken):
+    def also(self, model, context) -> None:
+        random.random()
+
+
+class Threading(Broken):
+    def also(self, model, context) -> None:
+        torch.set_num_threads(torch.get_num_threads() + 1)
+
+
+class Eating(Broken):
+    def also(self, model, context) -> None:
+        context.windows.zero_()
+
+
+class Noting(Broken):
+    def also(self, model, context) -> None:
+        context.notes["tensor"] = torch.zeros(1)
+
+
+class Undescribed(Sound):
+    class Options(SparsityOptions):
+        power: float = Field(1.0)
+
+
+class Calling(Broken):
+    def also(self, model, context) -> None:
+        import socket
+
+        socket.getaddrinfo("example.org", 80)
+
+
+class Crashing(Broken):
+    def also(self, model, context) -> None:
+        raise ZeroDivisionError("of its own")
+
+
+def verdicts(kind, value, families=EVERYWHERE, **options):
+    entry = Registered(kind, getattr(value, "name", "x"), value, "dist", "1", "")
+    threads = torch.get_num_threads()
+    found = {verdict.promise.name: verdict for verdict in check(entry, options, families)}
+    torch.set_num_threads(threads)
+    return found
+
+
+def broken(kind, value, **options) -> set[str]:
+    return {name for name, verdict in verdicts(kind, value, **options).items() if verdict.status == "broken"}
+
+
+def test_a_sound_method_breaks_nothing() -> None:
+    found = verdicts("method", Sound, ("llama", "opt"))
+    assert {verdict.status for name, verdict in found.items() if name != "cuda"} == {"kept"}
+
+
+@pytest.mark.parametrize(
+    ("method", "promise"),
+    [
+        (TooMuch, "amount"),
+        (Undeclared, "structure"),
+        (Seedy, "seed"),
+        (Forgetful, "seed"),
+        (Forgetful, "tidy"),
+        (NotNothing, "zero"),
+        (SameForAll, "more"),
+        (Touching, "untouched"),
+        (Unsaved, "saved"),
+        (Hooking, "tidy"),
+        (Grading, "tidy"),
+        (Drawing, "tidy"),
+        (Threading, "tidy"),
+        (Eating, "tidy"),
+        (Noting, "json"),
+        (Undescribed, "documented"),
+        (Calling, "offline"),
+        (NotFinite, "finite"),
+        (Crashing, "finite"),
+    ],
+)
+def test_a_broken_promise_is_noticed(method: type[Method], promise: str) -> None:
+    assert promise in broken("method", method)
+
+
+def test_a_refused_family_is_no_broken_promise() -> None:
+    class Picky(Sound):
+        def prune(self, model, context) -> None:
+            if model.config.model_type == "opt":
+                raise PrunebenchError("only gated MLPs")
+            super().prune(model, context)
+
+    found = verdicts("method", Picky, ("llama", "opt"))["finite"]
+    assert (found.status, found.details) == ("kept", "opt is refused: only gated MLPs")
+    assert verdicts("method", Picky, ("opt",))["finite"].status == "not tried"
+
+
+class Lopsided(Allocation):
+    """Twice as much."""
+
+    name = "lopsided"
+
+    def shares(self, model, sparsity, context):
+        model.model.norm.weight.mul_(2)
+        return [min(1.0, 2 * sparsity)] * len(context.kept_layers)
+
+
+def test_an_allocation_that_gives_something_else_or_changes_the_model_is_noticed() -> None:
+    assert broken("allocation", Lopsided) == {"mean", "looks"}
+
+
+class Refilling(Recovery):
+    """Fills zeros."""
+
+    name = "refilling"
+
+    class Options(Options):
+        by: float = Field(0.1, description="what")
+
+    def recover(self, model, context) -> None:
+        with torch.no_grad():
+            for linear in context.linears(model).values():
+                linear.weight.add_(self.options.by * torch.rand(linear.weight.shape, generator=context.generator))
+
+
+def test_a_recovery_that_fills_zeros_is_noticed() -> None:
+    assert broken("recovery", Refilling) == {"zeros"}
+
+
+def test_a_corpus_promises_nothing() -> None:
+    with pytest.raises(PrunebenchError, match="promises of method, allocation, recovery only"):
+        verdicts("corpus", Sound)
