@@ -169,9 +169,8 @@ def _scores(row: frames.Row) -> dict[str, tuple[float, float | None]]:
 def _score(x: frames.Row, y: frames.Row, task: str) -> dict[str, Any]:
     before, after = _scores(x).get(task), _scores(y).get(task)
     if before is None or after is None:
-        return _shown(
-            *(MISSING if one is None else fixed(100 * one[0], 1) for one in (before, after)), None, None, None
-        )
+        shown = [MISSING if one is None else fixed(100 * one[0], 1) for one in (before, after)]
+        return _shown(shown[0], shown[1], None, None, None)
     z = z_score(*after, *before)
     significant = False if before == after else None if z is None else abs(z) > tasks.SIGNIFICANT
     change = signs(f"{100 * (after[0] - before[0]):+.1f}")

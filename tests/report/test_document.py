@@ -190,6 +190,48 @@ def test_hostile_text_stays_text(build, tmp_path):
     assert len(html) < 600_000
 
 
+def test_a_megabyte_of_text_stays_short_and_text(build, tmp_path):
+    huge = "</script>\u202e\x1b[0m" + "x<b>&" * 200_000
+    bad = build.failed(build.cell("wanda", sparsity=0.5), message=huge, log=huge)
+    bad.error.hint = bad.error.type = huge[:2000]
+    good = build.record(build.cell("shortgpt", ratio=0.1), 41.0, 1.2)
+    good.method_notes = {"note": huge}
+    good.provenance["cpu"] = huge
+    html = render(build.store(tmp_path / "run", [build.quickstart()[0], good, bad], title=huge[:200], suite_text=huge))
+    assert len(html) < 1_000_000
+    assert len(Page(html).all("script")) == 2
+    assert not set(html) & set("\x1b\u202e")
+
+
+def test_a_large_run_shows_all_rows_and_the_cards_that_matter(build, tmp_path):
+    records = [build.quickstart()[0], build.quickstart()[6]]
+    records += [build.record(build.cell("wanda", sparsity=n / 100), 25 + n, 1.0) for n in range(1, 65)]
+    records += [build.failed(build.cell("owl", sparsity=n / 100)) for n in range(1, 46)]
+    html = render(build.store(tmp_path / "run", records))
+    page = Page(html)
+    ids = {attrs.get("id") for _, attrs in page.tags}
+    assert all(f"row-{record.id}" in ids for record in records)
+    assert f"cell-{records[0].id}" in ids
+    assert f"cell-{records[1].id}" in ids
+    assert sum((one or "").startswith("cell-") for one in ids) == 40
+    assert "40 of 111 cells" in html
+    assert "5 more, without their logs" in html
+    data = json.loads(re.search(r'id="data">(.*?)</script>', html, re.DOTALL)[1])
+    assert len(data["cells"]) == len(records)
+    for _, attrs in page.tags:
+        if (attrs.get("href") or "").startswith("#"):
+            assert attrs["href"][1:] in ids
+
+
+def test_a_running_report_reloads_itself_and_a_finished_one_does_not(build, tmp_path):
+    store = build.store(tmp_path / "run", build.quickstart()[:2], missing=[build.cell("owl")])
+    running = render(store, running=True)
+    assert '<meta http-equiv="refresh" content="30">' in running
+    assert "The run goes on" in running
+    assert "Not run:" not in running
+    assert 'http-equiv="refresh"' not in render(store)
+
+
 def test_plain_templates_escape_and_refuse_unknown_names():
     folder = Path(prunebench_report.__file__).parent / "templates"
     for template in folder.glob("*.j2"):

@@ -20,6 +20,7 @@ from prunebench.measure.execution import Eager, decoder
 from prunebench.measure.gpm import DramMeter
 from prunebench.measure.io import generation_io
 from prunebench.measure.latency import measure_latency, one_round
+from prunebench.measure.positions import check_positions
 from prunebench.measure.results import Audit, Breakdown, GenerationIO, Latency, LatencySamples
 from prunebench.measure.spec import LatencySpec
 from prunebench.model.checkpoint import memory_bytes
@@ -63,11 +64,9 @@ def profile(
         return found
     prompts = [prompt_ids(vocabulary, shape.batch_size, shape.prompt, model.device) for shape in shapes]
     with phases.phase("generate"):  # the pruned model alone: what generation needs in memory
-        for shape, prompt in zip(shapes, prompts, strict=True):
-            once = shape.model_copy(update={"min_rounds": 1, "min_time_s": 0.0, "execution": "eager"})
-            measure_latency(model, prompt, once)
-    with phases.phase("breakdown"):
         found.breakdown = breakdown(model, prompts[0], shapes[0].new_tokens, rounds=2)
+        for shape, prompt in zip(shapes[1:], prompts[1:], strict=True):
+            generate_once(model, prompt, shape.new_tokens)
     with phases.phase("bandwidth"):
         bandwidth, source = read_bandwidth(model.device)
     dense = None
@@ -97,6 +96,13 @@ def prompt_ids(vocabulary: int, batch: int, length: int, device: torch.device | 
     """Fixed prompt ids, int64 [batch, length]: the same for every cell of a model, whatever its seed."""
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, vocabulary, (batch, length), generator=generator).to(device)
+
+
+@torch.inference_mode()
+def generate_once(model: Any, prompt: Tensor, new_tokens: int) -> None:
+    """One eager round."""
+    check_positions(model, prompt.shape[1] + new_tokens, "the latency shape")
+    one_round(Eager(model), prompt, new_tokens)
 
 
 def too_large(audited: Audit, model: Any) -> str | None:

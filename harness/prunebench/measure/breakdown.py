@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from prunebench.measure.execution import Eager
 from prunebench.measure.io import kv_cache_bytes
 from prunebench.measure.latency import one_round
+from prunebench.measure.positions import check_positions
 from prunebench.measure.results import Breakdown, PartShare
 from prunebench.model.anatomy import KINDS, Anatomy, anatomy
 
@@ -31,8 +32,10 @@ def breakdown(model: Any, prompt: Tensor, new_tokens: int, *, rounds: int = 3) -
     """Seconds and bytes by part for one ``prompt``, int64 [batch, prompt], and for one generated token.
 
     Medians over ``rounds`` rounds, behind one to warm up; for the generation phase over all its tokens. Bytes are those
-    that a generated token reads: weights as stored, and the KV cache, which the attention reads.
+    that a generated token reads: weights as stored, and the KV cache, which the attention reads. Raises PrunebenchError
+    where the model has no positions for so many tokens.
     """
+    check_positions(model, prompt.shape[1] + new_tokens, "the latency shape")
     parts = anatomy(model)
     prompts: list[dict[str, float]] = []
     steps: list[dict[str, float]] = []

@@ -46,8 +46,8 @@ def compare_forms(
     steps: dict[str, list[float]] = {GENERATE: [], **{form: [] for form in decoders}}
     for _ in range(rounds + 1):
         steps[GENERATE].append(generate_s(model, prompt, new_tokens))
-        for form, each in decoders.items():
-            steps[form].append(median(one_round(each, prompt, new_tokens, synchronise)[1]))
+        for name, each in decoders.items():
+            steps[name].append(median(one_round(each, prompt, new_tokens, synchronise)[1]))
     found = [FormTime(form=GENERATE, inter_token_s=median(steps[GENERATE][1:]))]
     for form in forms:
         times = steps.get(form, [])[1:]

@@ -47,7 +47,7 @@ class _Norm:
         # on a CPU that call is a dozen kernels; 1 / sqrt(mean square + epsilon) is root of size / hypot(length, floor)
         exact = inputs.float()
         length = torch.linalg.vector_norm(exact, dim=-1, keepdim=True)
-        scale = self.weight.shape[0] ** 0.5 / torch.hypot(length, self.floor)
+        scale: Tensor = self.weight.shape[0] ** 0.5 / torch.hypot(length, self.floor)
         return (exact * scale).to(inputs.dtype) * self.weight
 
 
