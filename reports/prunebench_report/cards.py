@@ -82,7 +82,7 @@ def _summary(row: Row) -> str:
     parts = []
     recovery = row.get(tasks.quality_key(row))
     if recovery is not None:
-        parts.append(f"recovery {number(recovery)} %{' over tasks' if row.get('tasks_run') else ''}")
+        parts.append(f"recovery {number(recovery)} %{' over tasks' if tasks.judged_by_tasks(row) else ''}")
     if row.get("inter_token_speedup") is not None:
         parts.append(f"{times(row['inter_token_speedup'])} per token")
     if row.get("disk_bytes") is not None:

@@ -78,7 +78,7 @@ TASKS = (
 """One set a task, none where no tasks were run; from the second on numbered as the others."""
 
 TASKS_TOGETHER = (
-    *_fields("integer", {"tasks_run": "number of tasks"}),
+    *_fields("integer", {"tasks_run": "number of tasks", "tasks_questions": "of the task that was asked least"}),
     *_fields(
         "real",
         {"tasks_mean": "mean of the scores", "tasks_recovery_percent": "mean of task_recovery_percent over the tasks"},
@@ -87,7 +87,9 @@ TASKS_TOGETHER = (
 
 GATE = _fields(
     "truth",
-    {"gate_passed": "tasks_recovery_percent, or without tasks every recovery_percent, reaches the quality gate"},
+    {
+        "gate_passed": "tasks_recovery_percent, or with fewer than 100 questions a task every recovery_percent, reaches the quality gate"
+    },
 )
 
 SPEED = (

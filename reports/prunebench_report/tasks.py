@@ -24,9 +24,20 @@ SIGNIFICANT = 1.96
 RECOVERY = "tasks_recovery_percent"
 
 
+LEAST_QUESTIONS = 100
+"""A task on fewer questions has a standard error of five points and more: no gate can rest on that."""
+
+
 def quality_key(row: Mapping[str, Any]) -> str:
-    """The column that the gate judges: the tasks' mean recovery where tasks were run, else that of perplexity."""
-    return RECOVERY if row.get("tasks_run") else "recovery_percent"
+    """The column that the gate judges: the tasks' mean recovery where each was asked enough, else that of perplexity."""
+    return RECOVERY if judged_by_tasks(row) else "recovery_percent"
+
+
+def judged_by_tasks(row: Mapping[str, Any]) -> bool:
+    """Whether the tasks decide: on `LEAST_QUESTIONS` each, or for want of a perplexity."""
+    if not row.get("tasks_run"):
+        return False
+    return (row.get("tasks_questions") or 0) >= LEAST_QUESTIONS or row.get("perplexity") is None
 
 
 def asked(record: Record | None) -> list[TaskResult]:
@@ -62,10 +73,16 @@ def columns(record: Record, dense: Record | None, gate: float) -> dict[str, Any]
     whole = len(known) == len(recoveries)
     values_known = [one.value for one in scores if one.value is not None]
     row["tasks_run"] = len(scores)
+    row["tasks_questions"] = min(one.samples for one in scores)
     row["tasks_mean"] = fmean(values_known) if len(values_known) == len(scores) else None
     row[RECOVERY] = 100 * fmean(known) if whole else None
-    row["gate_passed"] = row[RECOVERY] >= 100 * gate if whole else None
+    if row["tasks_questions"] >= LEAST_QUESTIONS or not _perplexities(record):
+        row["gate_passed"] = row[RECOVERY] >= 100 * gate if whole else None
     return row
+
+
+def _perplexities(record: Record | None) -> bool:
+    return bool(record and record.quality and record.quality.perplexity)
 
 
 def protocol(one: TaskResult) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from prunebench_report import seeds
 from prunebench_report.frames import Row, by_model
 from prunebench_report.pareto import dominates, settled_speedup
-from prunebench_report.tasks import quality_key
+from prunebench_report.tasks import judged_by_tasks, quality_key
 from prunebench_report.text import TIMES, fixed, number, percent, times
 
 FAST = 1.2
@@ -90,7 +90,7 @@ def _quality_when_fast(rows: Sequence[Row], where: str) -> Statement | None:
 
 def _speed_above_gate(rows: Sequence[Row], gate: float, where: str) -> Statement | None:
     limit = f"{100 * gate:g} %"
-    over = " over tasks" if any(row.get("tasks_run") for row in rows) else ""
+    over = " over tasks" if any(judged_by_tasks(row) for row in rows) else ""
     question = f"Best speed at {limit} recovery{over} or more{where}"
     judged = [row for row in rows if _recovery(row) is not None]
     if not judged:
@@ -204,8 +204,7 @@ def _recovery(row: Row) -> Any:
 
 
 def _judged(row: Row) -> str:
-    count = row.get("tasks_run")
-    return f"mean over {count} tasks, " if count else ""
+    return f"mean over {row['tasks_run']} tasks, " if judged_by_tasks(row) else ""
 
 
 def _kept(row: Row) -> str:

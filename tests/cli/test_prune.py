@@ -150,7 +150,7 @@ def test_in_python_a_model_in_memory(tmp_path: Path) -> None:
         ("wanda", {}, "needs calibration"),
         ("wand", {}, "unknown method"),
         ("magnitude", {"sparsity": 2}, "magnitude: sparsity: "),
-        ("magnitude", {"recovery": "lora"}, "no recovery"),
+        ("magnitude", {"recovery": "lora"}, "neither allocation nor recovery"),
     ],
 )
 def test_in_python_bad_input_for_a_model_in_memory(method: str, options: dict[str, object], said: str) -> None:

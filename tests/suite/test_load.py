@@ -25,11 +25,11 @@ def test_shipped_quickstart_is_the_documented_grid():
         "blockpruner count=2",
         "llm-pruner ratio=0.25",
     ]
-    assert suite.treatments[-1].recovery.label == "lora batch_size=4 learning_rate=0.001"
+    assert suite.treatments[-1].recovery.label == "lora batch_size=2 learning_rate=0.001"
     assert [model.name for model in suite.models] == ["smollm2-135m-instruct"]
     assert suite.calibration[0].split == "calibration"
     assert suite.perplexity[0].split == "evaluation"
-    assert suite.latency == (LatencySpec(prompt=128, new_tokens=12, batch_size=1, min_rounds=5, min_time_s=4.0),)
+    assert suite.latency == (LatencySpec(prompt=64, new_tokens=10, batch_size=1, min_rounds=6, min_time_s=3.0),)
     assert suite.time_limit_s == 3600
 
 

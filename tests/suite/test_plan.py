@@ -37,10 +37,10 @@ def test_the_quickstart_has_eight_cells_in_order():
         "sparsegpt sparsity=2:4",
         "shortgpt ratio=0.1",
         "blockpruner count=2",
-        "llm-pruner ratio=0.25 + lora batch_size=4 learning_rate=0.001",
+        "llm-pruner ratio=0.25 + lora batch_size=2 learning_rate=0.001",
     ]
     windows = [cell.calibration and (cell.calibration.windows, cell.calibration.length) for cell in cells]
-    assert windows == [None, None, None, (4, 512), (4, 512), (4, 512), (1, 256), (10, 64)]
+    assert windows == [None, None, None, (4, 384), (4, 384), (4, 384), (1, 160), (10, 64)]
 
 
 def test_the_grid_model_by_model_with_dense_in_front_and_seeds_where_they_matter(load, registry):

@@ -214,8 +214,15 @@ def _folder() -> str | None:
 
 
 def _living(before: set[threading.Thread]) -> list[threading.Thread]:
-    """Threads that are new and stay; one that is about to end is given a moment."""
-    new = [thread for thread in threading.enumerate() if thread not in before and thread.is_alive()]
+    """Threads that are new and stay; one that is about to end is given a moment.
+
+    The monitor of progress bars (tqdm) wakes every ten seconds for an instant: that is no trace worth a flag.
+    """
+    new = [
+        thread
+        for thread in threading.enumerate()
+        if thread not in before and thread.is_alive() and not type(thread).__module__.startswith("tqdm.")
+    ]
     deadline = time.monotonic() + 0.2
     for thread in new:
         if thread is not threading.current_thread():

@@ -149,7 +149,8 @@ class QualityEntry(Section):
     gate: float = Field(0.95, gt=0, le=1, description="share of dense quality below which speed is greyed")
     perplexity: ManyOrNone[PerplexityEntry] = Field([], description="one or several; every cell measures them all")
     tasks: ManyOrNone[Annotated[TaskEntry, _Short("task")]] = Field(
-        [], description="zero-shot or few-shot tasks, run by lm-eval; where there are some, the gate is about them"
+        [],
+        description="zero-shot or few-shot tasks, run by lm-eval; with 100 questions or more each the gate is about them",
     )
 
 
