@@ -71,7 +71,7 @@ def matrix(table: Sequence[Row], gate: float) -> dict[str, Any]:
     """Groups, columns and rows for the template; ``table`` may hold rows of cells that were never run."""
     columns = [c for c in COLUMNS if c.key not in _OPTIONAL or any(row.get(c.key) is not None for row in table)]
     scales = [_scale(column, table) for column in columns]
-    judged = RECOVERY if any(column.key == RECOVERY for column in columns) else "recovery_percent"
+    judged = next((quality_key(row) for row in table if row["status"] == "ok"), "recovery_percent")
     heads = []
     for column, (unit, _, _) in zip(columns, scales, strict=True):
         note = f"gate {100 * gate:g} %" if column.key == judged else column.meaning
