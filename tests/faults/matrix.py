@@ -46,8 +46,6 @@ EXPECTED: dict[str, tuple[str, str | None, str]] = {
 }
 """Status, phase, and words of the error or of a flag."""
 
-QUICK = ("raises", "os-exit", "allocates", "fills-disk", "daemon", "daemon-then-exit", "nan", "hook", "process-state")
-
 
 @dataclass(frozen=True)
 class Run:

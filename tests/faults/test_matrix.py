@@ -1,4 +1,4 @@
-"""Every fault is one row, with its phase and cause, and nobody else notices. The whole matrix: `tox run -e faults`."""
+"""Every fault is one row, with its phase and cause, and nobody else notices: `tox run -e faults`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from faults import matrix
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
 SOUND = ("dense", "magnitude", "sound", "random")
 
@@ -32,37 +34,29 @@ def check(found: matrix.Run, faults: tuple[str, ...]) -> None:
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory: pytest.TempPathFactory) -> matrix.Run:
-    return matrix.run(tmp_path_factory.mktemp("quick"), matrix.QUICK)
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> matrix.Run:
+    return matrix.run(tmp_path_factory.mktemp("faulty"), tuple(matrix.EXPECTED))
 
 
-def test_faults_become_rows(quick: matrix.Run) -> None:
-    check(quick, matrix.QUICK)
+def test_the_whole_matrix(faulty: matrix.Run, tmp_path: Path) -> None:
+    alone = matrix.run(tmp_path, ())
+    same = all(matrix.outcome(faulty.records[name]) == matrix.outcome(alone.records[name]) for name in SOUND)
+    print()
+    print(matrix.table(faulty, same))
+    check(faulty, tuple(matrix.EXPECTED))
+    assert same
 
 
-def test_flags_are_in_the_report(quick: matrix.Run) -> None:
-    page = (quick.rig.folder / "runs" / "tiny" / "report.html").read_text()
+def test_flags_are_in_the_report(faulty: matrix.Run) -> None:
+    page = (faulty.rig.folder / "runs" / "tiny" / "report.html").read_text()
     assert "Global state was changed, or processes were left running, in" in page
     assert "changed the environment: OMP_NUM_THREADS, PRUNEBENCH_CACHE; restored" in page
 
 
-def test_the_command_of_a_row_reproduces_it(quick: matrix.Run) -> None:
-    error = quick.records["hook"].error
+def test_the_command_of_a_row_reproduces_it(faulty: matrix.Run) -> None:
+    error = faulty.records["hook"].error
     assert error is not None
-    environment = {**os.environ, **quick.rig.environment}
+    environment = {**os.environ, **faulty.rig.environment}
     again = subprocess.run(error.command, shell=True, capture_output=True, text=True, timeout=100, env=environment)
     assert again.returncode == 1
     assert "left a hook on model.layers.1" in again.stdout
-
-
-@pytest.mark.faults
-@pytest.mark.timeout(900)
-def test_the_whole_matrix(tmp_path: Path) -> None:
-    faults = tuple(matrix.EXPECTED)
-    found = matrix.run(tmp_path / "faulty", faults)
-    alone = matrix.run(tmp_path / "alone", ())
-    same = all(matrix.outcome(found.records[name]) == matrix.outcome(alone.records[name]) for name in SOUND)
-    print()
-    print(matrix.table(found, same))
-    check(found, faults)
-    assert same
