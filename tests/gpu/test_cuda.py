@@ -16,6 +16,22 @@ from prunebench.plugin.host import load_plugins
 from rig import Rig
 from tiny import FAMILIES, tiny_model
 
+GREEDY = """
+import torch
+from prunebench import Method, hookimpl
+
+class Greedy(Method):
+    name = "greedy"
+    def prune(self, model, context):
+        kept = []
+        while True:
+            kept.append(torch.ones(1 << 30, dtype=torch.uint8, device="cuda"))
+
+@hookimpl
+def prunebench_register_method():
+    return Greedy
+"""
+
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA GPU"),
@@ -79,6 +95,19 @@ def test_a_run_on_the_gpu_has_gpu_figures(tmp_path: Path) -> None:
         assert record.memory.gpu.nvml_device_bytes is None or record.memory.gpu.nvml_device_bytes > 0
         assert record.speed.latency[0].device.startswith("cuda")
         assert record.provenance["gpus"]
+
+
+def test_a_method_that_exhausts_the_gpu_is_one_row(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.plugin("greedy", GREEDY)
+    result = rig.prunebench("run", rig.suite("greedy", "wanda: {sparsity: 2:4}"), "--set", "device=cuda")
+    assert result.returncode == 1, result.stdout + result.stderr
+    good, _ = RunStore.open(tmp_path / "runs" / "tiny").records()
+    records = {record.cell.method.name: record for record in good}
+    assert records["greedy"].status == "out-of-memory"
+    assert records["greedy"].error is not None
+    assert records["greedy"].error.phase == "prune"
+    assert records["dense"].status == records["wanda"].status == "ok"
 
 
 def test_bandwidth_and_nvml_answer() -> None:
