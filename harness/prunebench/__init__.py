@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from prunebench.plugin import API_VERSION, hookimpl
     from prunebench.plugin.allocation import Allocation
     from prunebench.plugin.context import Context
+    from prunebench.plugin.engine import Engine, EngineContext
     from prunebench.plugin.method import (
         LayerwiseMethod,
         LinearMethod,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         SparsityOptions,
         pattern_of,
     )
+    from prunebench.plugin.metric import Figure, Metric, MetricContext
     from prunebench.plugin.recovery import Recovery, TrainingOptions
     from prunebench.plugin.section import Number, Paragraph, ReportData, ReportSection, Table
     from prunebench.suite.prune import Pruned, prune
@@ -53,13 +55,18 @@ _HOMES = {
     "Context": "prunebench.plugin.context",
     "Corpus": "prunebench.calibration.corpus",
     "Cut": "prunebench.model.anatomy",
+    "Engine": "prunebench.plugin.engine",
+    "EngineContext": "prunebench.plugin.engine",
     "Field": "pydantic",
+    "Figure": "prunebench.plugin.metric",
     "HubCorpus": "prunebench.calibration.hub",
     "LayerwiseMethod": "prunebench.plugin.method",
     "LinearMethod": "prunebench.plugin.method",
     "LinearStats": "prunebench.calibration.driver",
     "MadeAsset": "prunebench.model.made",
     "Method": "prunebench.plugin.method",
+    "Metric": "prunebench.plugin.metric",
+    "MetricContext": "prunebench.plugin.metric",
     "ModelAsset": "prunebench.model.source",
     "Number": "prunebench.plugin.section",
     "Options": "prunebench.plugin.method",
@@ -103,13 +110,18 @@ __all__ = [
     "Context",
     "Corpus",
     "Cut",
+    "Engine",
+    "EngineContext",
     "Field",
+    "Figure",
     "HubCorpus",
     "LayerwiseMethod",
     "LinearMethod",
     "LinearStats",
     "MadeAsset",
     "Method",
+    "Metric",
+    "MetricContext",
     "ModelAsset",
     "Number",
     "Options",

@@ -24,19 +24,22 @@ def run(
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     report: bool = True,
+    engine: str = "local",
+    engine_options: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
     """Run a suite as `prunebench run` does, each cell in a process of its own, and give its table, a row a cell.
 
     ``suite`` is a file, the name of a shipped one, or its content as a dict; ``out`` the run folder (`runs/NAME`), in which
     ``report`` writes report.html; ``plugins`` are single files; ``overrides`` ('calibration.windows=8'), ``only`` and ``skip``
-    as on the command line. Cells with a result are not run again; a cell that fails is a row whose `status` says so.
+    as on the command line, ``engine`` ('ray' with {'address': 'auto'}) too. Cells with a result are not run again; a cell that fails is a row whose `status` says so.
     The columns are those of `prunebench export`; seconds, bytes and joules stand in their names.
     Raises PrunebenchError where the suite or the folder is wrong.
     """
     from prunebench.cell.store import RunStore
     from prunebench.cli.progress import show
+    from prunebench.engine.known import choose
     from prunebench.engine.launcher import launcher
-    from prunebench.engine.local import LocalEngine
+    from prunebench.engine.session import Session
     from prunebench.plugin.files import with_files
     from prunebench.plugin.host import load_plugins
     from prunebench.suite.plan import plan
@@ -45,12 +48,13 @@ def run(
         registry = load_plugins()
         loaded = _load(suite, registry, overrides)
         chosen, whole = plan(loaded, registry, only, skip), plan(loaded, registry)
+        where = choose(engine, engine_options or {}, registry)
         folder = Path("runs") / loaded.name if out is None else Path(out)
         with RunStore.check(folder, whole.suite).lock(starter.mark):
             store = RunStore.create(folder, whole, loaded.text)
             todo = [cell for cell in chosen.cells if not store.finished(cell)]
             with show(len(todo)) as watcher:
-                for _ in LocalEngine(store, registry, watcher, starter).run(todo):
+                for _ in Session(store, registry, watcher, starter).run(where, todo):
                     pass
             if report:
                 from prunebench_report import write_report

@@ -65,6 +65,10 @@ class Magnitude(LinearMethod):
         own = "`scope: global` decides it" if options.scope == "global" else None
         return own or super().refuses_allocation(options)
 
+    @classmethod
+    def refuses_streaming(cls, options: Any) -> str | None:
+        return "`scope: global` compares the weights of all layers" if options.scope == "global" else None
+
     def score(self, weight: torch.Tensor, stats: LinearStats) -> torch.Tensor:  # noqa: ARG002
         return _magnitude(weight)
 

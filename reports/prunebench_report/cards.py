@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from prunebench_report import devices, speed, strips, tasks, where
+from prunebench_report import devices, metrics, speed, strips, tasks, where
 from prunebench_report.frames import Row, protocol
 from prunebench_report.heatmap import heatmap
 from prunebench_report.provenance import flatten
@@ -31,6 +31,7 @@ def card(record: Record, row: Row, own: Mapping[str, str]) -> dict[str, Any]:
         "heatmap": heatmap(record.audit) if record.audit else None,
         "quality": [_perplexity(row, index, one) for index, one in enumerate(_perplexities(record))],
         "tasks": tasks.parts(record),
+        "metrics": metrics.parts(record),
         "speed": [_latency(one, raw) for one, raw in speed.timed(record)],
         "memory": devices.memory(record),
         "timeline": strips.timeline(record.samples.memory if record.samples else None),

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prunebench.measure.headline import z_score
-from prunebench_report import frames, tasks
+from prunebench_report import frames, metrics, tasks
 from prunebench_report.matrix import COLUMNS, Column
 from prunebench_report.text import MISSING, delta, fixed, number, percent, seconds, signs, size, times
 
@@ -43,14 +44,16 @@ def comparison(a: Gathered, b: Gathered) -> dict[str, Any]:
     named_a, named_b = frames.names(a.plan.cells), frames.names(b.plan.cells)
     pairs = [(cell, keys_b[key]) for key, cell in keys_a.items() if key in keys_b]
     done = [(rows_a[x], rows_b[y]) for x, y in pairs if x in rows_a and y in rows_b]
-    metrics = [_BY_KEY[key] for key in _KEYS if any(row.get(key) is not None for pair in done for row in pair)]
-    scores = _tasks(done)
+    kinds = [_BY_KEY[key] for key in _KEYS if any(row.get(key) is not None for pair in done for row in pair)]
+    scores, further = _common(done, _scores), _common(done, _further)
     rows = [
         {
             "name": named_a[x["cell"]],
             "a": x["cell"],
             "b": y["cell"],
-            "cells": [_cell(x, y, metric) for metric in metrics] + [_score(x, y, task) for task in scores],
+            "cells": [_cell(x, y, kind) for kind in kinds]
+            + [_score(x, y, task) for task in scores]
+            + [_figure(x, y, name) for name in further],
         }
         for x, y in done
     ]
@@ -59,7 +62,7 @@ def comparison(a: Gathered, b: Gathered) -> dict[str, Any]:
     judged = sum(one is not None for one in verdicts)
     return {
         "differs": differs,
-        "heads": [metric.head for metric in metrics] + list(scores),
+        "heads": [kind.head for kind in kinds] + scores + further,
         "always": [_BY_KEY["perplexity"].head, _BY_KEY["inter_token_speedup"].head],
         "rows": rows,
         "only_a": [named_a[cell] for key, cell in keys_a.items() if key not in keys_b],
@@ -147,11 +150,13 @@ def _significant(x: frames.Row, y: frames.Row, metric: Column, before: float, af
     return bool(high_a < low_b or high_b < low_a)
 
 
-def _tasks(done: Sequence[tuple[frames.Row, frames.Row]]) -> list[str]:
-    """Names of the tasks that stand in both rows of a pair."""
+def _common(
+    done: Sequence[tuple[frames.Row, frames.Row]], figures: Callable[[frames.Row], Mapping[str, Any]]
+) -> list[str]:
+    """Names of the tasks or metrics that stand in both rows of a pair."""
     found: dict[str, None] = {}
     for x, y in done:
-        found |= dict.fromkeys(name for name in _scores(x) if name in _scores(y))
+        found |= dict.fromkeys(name for name in figures(x) if name in figures(y))
     return list(found)
 
 
@@ -175,6 +180,26 @@ def _score(x: frames.Row, y: frames.Row, task: str) -> dict[str, Any]:
     significant = False if before == after else None if z is None else abs(z) > tasks.SIGNIFICANT
     change = signs(f"{100 * (after[0] - before[0]):+.1f}")
     return _shown(fixed(100 * before[0], 1), fixed(100 * after[0], 1), change, significant, None)
+
+
+def _further(row: frames.Row) -> dict[str, tuple[float, str, bool]]:
+    """Value, unit and whether higher is better, by the metric's name."""
+    found = {}
+    for suffix in (key.removeprefix("metric_value") for key in row if re.fullmatch(r"metric_value(_\d+)?", key)):
+        if row[f"metric_value{suffix}"] is not None:
+            kept = (row[f"metric_{key}{suffix}"] for key in ("value", "unit", "higher_is_better"))
+            found[row[f"metric{suffix}"]] = tuple(kept)
+    return found
+
+
+def _figure(x: frames.Row, y: frames.Row, name: str) -> dict[str, Any]:
+    """A metric's figure: nothing says how uncertain it is, so that only an equal one is judged."""
+    before, after = _further(x).get(name), _further(y).get(name)
+    texts = [MISSING if one is None else metrics.shown(one[0], one[1]) for one in (before, after)]
+    if before is None or after is None:
+        return _shown(texts[0], texts[1], None, None, None)
+    change = metrics.change(after[0], before[0], after[1])
+    return _shown(texts[0], texts[1], change or "same", None if change else False, None)
 
 
 def _shown(a: str, b: str, change: str | None, significant: bool | None, tone: str | None) -> dict[str, Any]:

@@ -85,6 +85,26 @@ TASKS_TOGETHER = (
     ),
 )
 
+METRICS = (
+    *_fields("text", {"metric": "a figure of a plugin's metric", "metric_unit": "its unit; empty where it has none"}),
+    *_fields("truth", {"metric_higher_is_better": "whether more of it is better"}),
+    *_fields(
+        "real",
+        {
+            "metric_value": "the figure",
+            "metric_recovery_percent": "figure / dense (dense / figure where lower is better), where both are above zero",
+        },
+    ),
+    *_fields(
+        "text",
+        {
+            "metric_reason": "why there is no figure",
+            "metric_protocol": "options, text, distribution that provides it, version",
+        },
+    ),
+)
+"""One set a figure, none where the suite names no metrics; from the second on numbered as the others."""
+
 GATE = _fields(
     "truth",
     {
@@ -251,7 +271,7 @@ PUBLISHED = (
 )
 """One set a published figure of the cell, none where the suite has none; from the second on numbered as the others."""
 
-_ALL = (*IDENTITY, *QUALITY, *TASKS, *TASKS_TOGETHER, *GATE, *SPEED, *BREAKDOWN, *REST, *PUBLISHED)
+_ALL = (*IDENTITY, *QUALITY, *TASKS, *TASKS_TOGETHER, *METRICS, *GATE, *SPEED, *BREAKDOWN, *REST, *PUBLISHED)
 _KINDS = {field.name: field.kind for field in _ALL}
 
 
@@ -260,12 +280,13 @@ def kind_of(column: str) -> Kind:
     return _KINDS[column] if column in _KINDS else _KINDS[re.sub(r"_\d+$", "", column)]
 
 
-def names(perplexities: int, shapes: int, published: int = 0, tasks: int = 0) -> list[str]:
+def names(perplexities: int, shapes: int, published: int = 0, tasks: int = 0, metrics: int = 0) -> list[str]:
     """All columns, in order, for so many perplexity protocols and latency shapes (at least one set of each) and figures."""
     columns = [field.name for field in IDENTITY]
     columns += [numbered(field.name, index) for index in range(max(1, perplexities)) for field in QUALITY]
     columns += [numbered(field.name, index) for index in range(tasks) for field in TASKS]
     columns += [field.name for field in TASKS_TOGETHER] if tasks else []
+    columns += [numbered(field.name, index) for index in range(metrics) for field in METRICS]
     columns += [field.name for field in GATE]
     columns += [numbered(field.name, index) for index in range(max(1, shapes)) for field in SPEED]
     columns += [field.name for field in (*BREAKDOWN, *REST)]

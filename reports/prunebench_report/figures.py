@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,7 +12,7 @@ from prunebench_report.plot import Panel, Point
 from prunebench_report.scatter import draw
 from prunebench_report.seeds import spread
 from prunebench_report.tasks import quality_key
-from prunebench_report.text import TIMES, number
+from prunebench_report.text import TIMES, brief, number
 
 SPEED = Panel(
     "speed",
@@ -108,19 +107,13 @@ def _point(row: Row, panel: Panel) -> Point | None:
         row["cell"],
         row["name"],
         row["method"],
-        _mark(row["label"]),
+        brief(row["label"]),
         x * panel.x_factor,
         y,
         (x if settled is None else settled) * panel.x_factor,
         _range(row, panel.x, panel.x_factor),
         _range(row, panel.y, 1.0),
     )
-
-
-def _mark(label: str) -> str:
-    """A label short enough for a plot: the values of the method's options, and a recovery's name alone."""
-    method, plus, recovery = re.sub(r"\b\w+=", "", label).partition(" + ")
-    return f"{method}{plus}{recovery.partition(' ')[0]}"
 
 
 def _range(row: Row, key: str, factor: float) -> tuple[float, float] | None:

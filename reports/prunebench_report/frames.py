@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from prunebench_report import fields, published, speed, tasks, where
+from prunebench_report import fields, metrics, published, speed, tasks, where
 from prunebench_report.devices import TIMED
 from prunebench_report.text import clean, finite
 
@@ -39,7 +39,12 @@ def plain(records: Sequence[Record], gate: float, expect: Sequence[Expectation] 
     for record in records:
         if record.status == "ok" and record.cell.method.name == "dense":
             dense.setdefault(_comparable(record.cell), record)
-    found = [_row(record, dense.get(_comparable(record.cell)), gate, named[record.id]) for record in records]
+    judged = metrics.order(records)
+    found = []
+    for record in records:
+        other = dense.get(_comparable(record.cell))
+        row = _row(record, other, gate, named[record.id])
+        found.append({**row, **_harmless(metrics.columns(record, other, judged))})
     for record, row in zip(records, found, strict=True):
         for index, one in enumerate(published.columns(expect, record)):
             row |= {fields.numbered(key, index): value for key, value in one.items()}
@@ -71,7 +76,8 @@ def _columns(records: Sequence[Record], expect: Sequence[Expectation]) -> list[s
     shapes = max((len(speed.stored(record)) for record in records), default=0)
     figures = max((sum(record.id in one.cells for one in expect) for record in records), default=0)
     scores = max((len(tasks.asked(record)) for record in records), default=0)
-    return fields.names(perplexities, shapes, published=figures, tasks=scores)
+    judged = len(metrics.order(records))
+    return fields.names(perplexities, shapes, published=figures, tasks=scores, metrics=judged)
 
 
 def names(cells: Sequence[Cell], runs: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -96,7 +102,7 @@ def _comparable(cell: Cell) -> str:
     """What two cells must share before their numbers stand side by side."""
     identity = cell.identity()
     kept = {key: identity[key] for key in ("model", "perplexity", "latency", "device", "threads", "protocol")}
-    kept["tasks"] = identity.get("tasks")
+    kept |= {key: identity.get(key) for key in ("tasks", "metrics")}
     return json.dumps(kept, sort_keys=True)
 
 
@@ -134,6 +140,10 @@ def _row(record: Record, dense: Record | None, gate: float, name: str) -> Row:
     if error := record.error:
         row |= {"error_phase": error.phase, "error_type": error.type}
         row |= {"error_message": error.message[:2000], "error_hint": error.hint}
+    return _harmless(row)
+
+
+def _harmless(row: Row) -> Row:
     return {key: clean(value) if isinstance(value, str) else finite(value) for key, value in row.items()}
 
 

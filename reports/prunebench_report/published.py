@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
@@ -100,8 +101,11 @@ def _scores(record: Record) -> dict[str, float]:
 
 
 def _values(figure: Expectation, by_id: Mapping[str, Record]) -> list[float]:
-    done = [by_id[cell] for cell in figure.cells if cell in by_id and by_id[cell].status == "ok"]
-    return [value for record in done if (value := measured(record, figure)) is not None]
+    return [value for record in _done(figure, by_id) if (value := measured(record, figure)) is not None]
+
+
+def _done(figure: Expectation, by_id: Mapping[str, Record]) -> list[Record]:
+    return [by_id[cell] for cell in figure.cells if cell in by_id and by_id[cell].status == "ok"]
 
 
 def _row(figure: Expectation, values: Sequence[float], by_id: Mapping[str, Record]) -> dict[str, Any]:
@@ -112,7 +116,7 @@ def _row(figure: Expectation, values: Sequence[float], by_id: Mapping[str, Recor
         "method": clean(figure.method),
         "metric": metric(figure),
         "published": _said(figure, figure.value),
-        "measured": _said(figure, mean) + _spread(figure, values),
+        "measured": _said(figure, mean) + _spread(figure, values, by_id),
         "difference": _words(difference),
         "agrees": None if difference is None else abs(difference) <= figure.tolerance,
         "state": _state(figure, difference, by_id),
@@ -157,12 +161,19 @@ def _said(figure: Expectation, value: float | None) -> str:
     return number(value, 4) + (TIMES if figure.metric == "speedup" else "")
 
 
-def _spread(figure: Expectation, values: Sequence[float]) -> str:
+def _spread(figure: Expectation, values: Sequence[float], by_id: Mapping[str, Record]) -> str:
+    """The deviation and what it is over: seeds, or cells of settings that the figure does not tell apart."""
     if len(values) < 2:
         return ""
+    cells = [one.cell for one in _done(figure, by_id) if measured(one, figure) is not None]
+    settings = {json.dumps({**cell.identity(), "seed": None}, sort_keys=True) for cell in cells}
+    seeds = len({cell.seed for cell in cells})
+    told = f"{seeds} seed{'s' if seeds > 1 else ''}"
+    if len(settings) > 1:
+        told = f"{len(cells)} cells: {len(settings)} settings, {told}"
     deviation = stdev(values)
     text = percent(deviation, 2) if figure.metric == "removed_share" else number(deviation, 2)
-    return f" ± {text} ({len(values)} seeds)"
+    return f" ± {text} ({told})"
 
 
 def _relative(

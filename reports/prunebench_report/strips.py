@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from prunebench_report.text import number, percent, seconds, size
 
@@ -18,22 +18,26 @@ _TICKS = 160
 _STYLES = ("", "dashed", "dotted")
 
 
-def timeline(memory: Timeline | None) -> dict[str, Any] | None:
-    """Memory over time with the phases as bands; None where there are fewer than two samples."""
-    if memory is None or len(memory.time_s) < 2 or len(memory.time_s) != len(memory.rss_bytes):
+def drawable(memory: Timeline | None) -> TypeGuard[Timeline]:
+    """Whether there are two samples or more."""
+    return memory is not None and len(memory.time_s) >= 2 and len(memory.time_s) == len(memory.rss_bytes)
+
+
+def timeline(
+    memory: Timeline | None, *, beside: Sequence[Timeline] = (), width: int = WIDTH, height: int = _HEIGHT
+) -> dict[str, Any] | None:
+    """Memory over time with the phases as bands, on axes that hold those ``beside`` too; None where it is not drawable."""
+    if not drawable(memory):
         return None
-    series = {"resident set": memory.rss_bytes}
-    if memory.gpu_bytes and len(memory.gpu_bytes) == len(memory.time_s):
-        series["GPU"] = memory.gpu_bytes
-    if memory.gpu_device_bytes and len(memory.gpu_device_bytes) == len(memory.time_s):
-        series["GPU with everything on it"] = memory.gpu_device_bytes
-    end = max([memory.time_s[-1], *(span.end_s for span in memory.phases)]) or 1.0
-    ceiling = max(max(values) for values in series.values()) or 1
+    series = _series(memory)
+    together = [memory, *beside]
+    end = max(_end(one) for one in together) or 1.0
+    ceiling = max(max(values) for one in together for values in _series(one).values()) or 1
     step = nice(ceiling / 3)
     top = step * math.ceil(ceiling / step)
     bands = []
     for index, span in enumerate(memory.phases):
-        left, right = WIDTH * span.start_s / end, WIDTH * min(span.end_s, end) / end
+        left, right = width * span.start_s / end, width * min(span.end_s, end) / end
         room = right - left > 7 * len(span.phase) + 6
         bands.append(
             {
@@ -46,28 +50,42 @@ def timeline(memory: Timeline | None) -> dict[str, Any] | None:
         )
     peak = max(memory.rss_bytes)
     return {
-        "width": WIDTH,
-        "height": _HEIGHT,
+        "width": width,
+        "height": height,
         "bands": bands,
         "lines": [
-            {"name": name, "path": _line(memory.time_s, values, end, top), "style": _STYLES[index]}
+            {"name": name, "path": _line(memory.time_s, values, (end, width), (top, height)), "style": _STYLES[index]}
             for index, (name, values) in enumerate(series.items())
         ],
         "levels": [
-            {"y": round(_HEIGHT * (1 - level * step / top), 1), "text": size(level * step) if level else "0"}
+            {"y": round(height * (1 - level * step / top), 1), "text": size(level * step) if level else "0"}
             for level in range(round(top / step) + 1)
         ],
-        "times": [{"x": round(WIDTH * share), "text": seconds(end * share) if share else "0"} for share in (0, 0.5, 1)],
-        "title": f"Memory over {seconds(end)}, peak resident set {size(peak)}",
+        "times": [{"x": round(width * share), "text": seconds(end * share) if share else "0"} for share in (0, 0.5, 1)],
+        "title": f"Memory over {seconds(_end(memory))}, peak resident set {size(peak)}",
         "desc": "Phases: " + "; ".join(str(band["title"]) for band in bands) + ".",
     }
 
 
-def _line(times: Sequence[float], values: Sequence[int], end: float, top: float) -> str:
+def _series(memory: Timeline) -> dict[str, list[int]]:
+    series = {"resident set": memory.rss_bytes}
+    if memory.gpu_bytes and len(memory.gpu_bytes) == len(memory.time_s):
+        series["GPU"] = memory.gpu_bytes
+    if memory.gpu_device_bytes and len(memory.gpu_device_bytes) == len(memory.time_s):
+        series["GPU with everything on it"] = memory.gpu_device_bytes
+    return series
+
+
+def _end(memory: Timeline) -> float:
+    return max([memory.time_s[-1], *(span.end_s for span in memory.phases)])
+
+
+def _line(times: Sequence[float], values: Sequence[int], across: tuple[float, int], upwards: tuple[float, int]) -> str:
     """An SVG path through the points; what would fall on the pixel before it, or inside a level stretch, is left out."""
+    (end, width), (top, height) = across, upwards
     points: list[tuple[int, int]] = []
     for time, value in zip(times, values, strict=True):
-        point = round(WIDTH * min(max(time / end, 0), 1)), round(_HEIGHT * (1 - value / top))
+        point = round(width * min(max(time / end, 0), 1)), round(height * (1 - value / top))
         if points[-1:] == [point]:
             continue
         if len(points) > 1 and points[-1][1] == points[-2][1] == point[1]:

@@ -28,6 +28,12 @@ def shorten(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[:limit]} [... {len(text) - limit:,} more characters]"
 
 
+def brief(label: str) -> str:
+    """A cell's label for where there is little room: the values of the method's options, and a recovery's name alone."""
+    method, plus, recovery = re.sub(r"\b\w+=", "", label).partition(" + ")
+    return f"{method}{plus}{recovery.partition(' ')[0]}"
+
+
 def tail(text: str, *, lines: int = 20, limit: int = 4000) -> str:
     """The end of a log: at most so many lines and characters."""
     end = clean(text[-4 * limit :]).rstrip().splitlines()[-lines:]

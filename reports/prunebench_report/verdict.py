@@ -12,7 +12,7 @@ from prunebench_report import seeds
 from prunebench_report.frames import Row, by_model
 from prunebench_report.pareto import dominates, settled_speedup
 from prunebench_report.tasks import judged_by_tasks, quality_key
-from prunebench_report.text import TIMES, fixed, number, percent, times
+from prunebench_report.text import TIMES, brief, fixed, number, percent, times
 
 FAST = 1.2
 """The speed-up that the first sentence asks for."""
@@ -139,11 +139,22 @@ def _dominated(rows: Sequence[Row], where: str) -> Statement | None:
     if not beaten:
         text = "Every method has a cell that no other method beats in quality, speed and size together."
         return _say("dominated", question, "none", text)
+    by_winner: dict[str, list[str]] = {}
+    for method, winner in beaten:
+        by_winner.setdefault(winner["cell"], []).append(method)
+    labels = {winner["cell"]: winner["label"] for _, winner in beaten}
     spans: list[Span] = []
-    for index, (method, winner) in enumerate(beaten):
-        spans += [Span("; " if index else ""), Span(f"{method} is beaten by "), _cell(winner)]
+    for index, (cell, names) in enumerate(by_winner.items()):
+        verb = "" if index else " is beaten" if len(names) == 1 else " are beaten"
+        spans.append(Span(f"{'; ' if index else ''}{_listed(names)}{verb} by "))
+        spans.append(Span(brief(labels[cell]), cell))
     spans.append(Span(": at least as good in quality, speed and size at once."))
     return Statement("dominated", question, f"{len(beaten)} of {len(methods)}", tuple(spans))
+
+
+def _listed(words: Sequence[str]) -> str:
+    """'random, imp and magnitude'."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _beater(row: Row, others: Sequence[Row], points: Mapping[str, tuple[float, ...]]) -> Row | None:

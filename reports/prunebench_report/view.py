@@ -15,12 +15,14 @@ from prunebench_report import (
     devices,
     fields,
     frames,
+    metrics,
     plugged,
     provenance,
     published,
     seeds,
     speed,
     tasks,
+    timelines,
     where,
 )
 from prunebench_report.cards import brief, card, failure
@@ -89,8 +91,10 @@ def view(gathered: Gathered, sections: Sequence[type[ReportSection]] = (), *, ru
         "left_out": len(records) - len(detailed),
         "published": published.section(plan.expect, records, shown),
         "tasks": tasks.section(detailed, {row["cell"]: row["dense_cell"] for row in table}, named),
+        "metrics": metrics.section(detailed, {row["cell"]: row["dense_cell"] for row in table}, named),
         "where": where.section(detailed, named),
         "where_parts": list(where.NAMES.values()),
+        "timelines": timelines.section(detailed, named),
         "costs": costs.section(picked),
         "sections": plugged.sections(sections, table, records) if sections else [],
         "failures": [failure(one, by_id[one.id]) for one in failed[: detail.FAILURES]],
@@ -188,7 +192,7 @@ def warnings(gathered: Gathered, *, running: bool = False) -> list[str]:
     found += speed.warnings(done)
     if (drift := _drift(done)) > DRIFT:
         found.append(
-            f"The machine's own speed drifted: the dense model took up to {drift:.0%} longer per token in some cells than "
+            f"The machine's own speed drifted: the dense model took up to {100 * drift:.0f} % longer per token in some cells than "
             "in others. Compare speed-ups, which are paired, not milliseconds of different rows."
         )
     machines = provenance.machines(records)

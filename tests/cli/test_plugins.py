@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from prunebench import run
 from prunebench.cli import prunebench
 from prunebench.errors import PrunebenchError
 from prunebench.plugin.scaffold import KINDS, write_package
@@ -39,7 +40,7 @@ def test_every_package_is_whole_and_registers_what_it_says(tmp_path: Path, kind:
     assert planned.exit_code == 0, planned.output
 
 
-@pytest.mark.parametrize("kind", ["method", "allocation", "recovery"])
+@pytest.mark.parametrize("kind", ["method", "allocation", "recovery", "metric"])
 def test_what_is_written_keeps_the_contract(tmp_path: Path, kind: str) -> None:
     folder = write_package("my-idea", kind, tmp_path)
     done = invoke("plugins", "check", "my-idea", "--family", "llama", "--plugin", folder / MODULE)
@@ -47,6 +48,26 @@ def test_what_is_written_keeps_the_contract(tmp_path: Path, kind: str) -> None:
     assert f"{kind} my-idea of {MODULE} sha256:" in done.output
     assert "BROKEN" not in done.output
     assert len([line for line in done.output.splitlines() if line.startswith("ok ")]) >= 8
+
+
+def test_an_engine_that_is_written_runs_cells(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("PRUNEBENCH_CACHE", str(tmp_path / "cache"))
+    folder = write_package("my-idea", "engine", tmp_path)
+    suite = {"name": "mine", "models": "tiny-llama", "methods": ["magnitude"], "profile": None, "device": "cpu"}
+    options = {"engine": "my-idea", "engine_options": {"pause_s": "0.1"}, "plugins": [folder / MODULE]}
+    frame = run(suite, out=tmp_path / "run", report=False, **options)
+    assert list(frame["method"]) == ["dense", "magnitude"]
+    assert set(frame["status"]) == {"ok"}
+    taken = invoke("plugins", "new", "local", "--kind", "engine", "--in", tmp_path)
+    assert "the engine 'local' is there already" in str(taken.exception)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_readme_says_what_holds_for_its_kind(tmp_path: Path, kind: str) -> None:
+    text = (write_package("my-idea", kind, tmp_path) / "README.md").read_text()
+    counts = kind in {"method", "allocation", "recovery", "metric"}
+    assert ("part of every result's id" in text) == ("Raise `version`" in text) == counts
+    assert ("--engine my-idea" in text) == (kind == "engine")
 
 
 @pytest.mark.parametrize("name", ["My-Idea", "9lives", "a_b", "../out", "a--b", ""])
@@ -95,6 +116,13 @@ def test_show_says_paper_structures_and_every_option() -> None:
     assert (owl["kind"], owl["needs_calibration"]) == ("allocation", True)
     assert [option["name"] for option in owl["options"]] == ["threshold", "spread"]
     assert "did you mean 'wanda'" in str(invoke("plugins", "show", "wnda").exception)
+    metric = invoke("plugins", "show", "kl-divergence").output
+    for words in (
+        "arXiv:2407.09141",
+        "kl-divergence, nats: lower is better",
+        "top1-agreement, share: higher is better",
+    ):
+        assert words in metric
 
 
 def test_showing_imports_no_torch() -> None:

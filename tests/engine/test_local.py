@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from prunebench.cell.events import EventReader
-from prunebench.engine import local
+from prunebench.engine import here
 from prunebench.engine.launcher import Ended, Limits
 from prunebench.engine.memory import used_bytes
 
@@ -25,17 +25,17 @@ from prunebench.engine.memory import used_bytes
     ],
 )
 def test_the_cause_of_an_end_without_a_record(ended: Ended, starved: bool, status: str, kind: str) -> None:
-    lost = local._cause(ended, Limits(5.0, 2_000_000_000), starved=starved)
+    lost = here._cause(ended, Limits(5.0, 2_000_000_000), starved=starved)
     assert (lost.status, lost.kind) == (status, kind)
 
 
 def test_a_log_is_cut_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "LOG_MOST", 1000)
-    monkeypatch.setattr(local, "LOG_KEPT", 10)
+    monkeypatch.setattr(here, "LOG_MOST", 1000)
+    monkeypatch.setattr(here, "LOG_KEPT", 10)
     log = tmp_path / "log"
     with log.open("ab", buffering=0) as cell:
         cell.write(b"x" * 990 + b"0123456789A")
-        local._Follower(EventReader(tmp_path / "events"), None, log)()
+        here.Follower(EventReader(tmp_path / "events"), lambda _: None, log)()
         cell.write(b"more")
     assert log.read_text().endswith("its end:\n123456789Amore")
 

@@ -43,7 +43,8 @@ def test_every_hook_says_what_it_is_and_since_when() -> None:
 
 def test_every_option_of_every_plugin_is_described() -> None:
     registry = load_plugins()
-    for entry in (*registry.methods.values(), *registry.allocations.values(), *registry.recoveries.values()):
+    kinds = (registry.methods, registry.allocations, registry.recoveries, registry.metrics)
+    for entry in (entry for kind in kinds for entry in kind.values()):
         for option in options_of(entry.value.Options):
             assert option.description, f"{entry.name}: {option.name}"
 

@@ -103,6 +103,36 @@ BROKEN = {
         "from prunebench import hookimpl\n@hookimpl\ndef prunebench_register_task_data():\n    return {}\n",
         "not a prunebench.TaskData object",
     ),
+    "metric without a direction": (
+        (
+            "from prunebench import Metric, hookimpl\n"
+            "class Mine(Metric):\n    name = 'mine'\n    def measure(self, model, tokenizer, context): return 1.0\n"
+            "@hookimpl\ndef prunebench_register_metric():\n    return Mine\n"
+        ),
+        "Mine.higher_is_better is neither True nor False",
+    ),
+    "metric with an option that suites need": (
+        (
+            "import prunebench\nfrom prunebench import Metric, hookimpl\n"
+            "class Mine(Metric):\n    name = 'mine'\n    higher_is_better = True\n"
+            "    class Options(prunebench.Options):\n        data: int = 1\n"
+            "    def measure(self, model, tokenizer, context): return 1.0\n"
+            "@hookimpl\ndef prunebench_register_metric():\n    return Mine\n"
+        ),
+        "Mine has an option 'data', a key that suites need",
+    ),
+    "an engine with a name that is taken": (
+        (
+            "from prunebench import Engine, hookimpl\n"
+            "class Mine(Engine):\n    name = 'ray'\n    def run(self, cells, context): yield from ()\n"
+            "@hookimpl\ndef prunebench_register_engine():\n    return Mine\n"
+        ),
+        "the engine 'ray' is built in",
+    ),
+    "no engine": (
+        "from prunebench import hookimpl\n@hookimpl\ndef prunebench_register_engine():\n    return dict\n",
+        "not a subclass of prunebench.Engine",
+    ),
     "wrong API": ("PRUNEBENCH_API = 99\n" + GOOD.format(name="late"), "plugin API 99, this prunebench has API 1"),
     "wrong hook argument": (
         "from prunebench import hookimpl\n@hookimpl\ndef prunebench_cell_started(sell):\n    return None\n",

@@ -53,6 +53,18 @@ def test_the_mean_over_seeds_stands_beside_the_figure(build, store):
     assert row["cell"] == f"{records[0].id}-seeds"
 
 
+def test_cells_that_differ_in_more_than_the_seed_are_not_called_seeds(build, store):
+    records = [
+        build.record(build.cell("wanda", seed=seed, sparsity=0.5, mode=mode), 50.0 + seed, 1.0)
+        for mode in ("clean", "reference")
+        for seed in (0, 1, 2)
+    ]
+    [row] = view(store([expect(50.5, [one.cell for one in records])], records))["published"]
+    assert row["measured"] == "51.00 ± 0.89 (6 cells: 2 settings, 3 seeds)"
+    [row] = view(store([expect(50.5, [one.cell for one in records[::3]])], records))["published"]
+    assert row["measured"] == "50.00 ± 0 (2 cells: 2 settings, 1 seed)"
+
+
 @pytest.mark.parametrize(
     ("value", "words", "state"),
     [

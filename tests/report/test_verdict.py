@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from prunebench.cell.spec import RecoveryRef
 from prunebench_report import frames
 from prunebench_report.verdict import verdict
 
@@ -48,8 +49,18 @@ def test_where_no_cell_passes_the_gate_the_nearest_is_named(build):
 def test_dominated_methods_are_named_with_the_nearest_cell_that_beats_them(build):
     found = say(build.quickstart())["dominated"]
     assert found.figure == "2 of 4"
-    assert "random is beaten by wanda sparsity=0.5" in found.text
-    assert "shortgpt is beaten" not in found.text
+    assert "random and magnitude are beaten by wanda 0.5: at least as good" in found.text
+    assert "shortgpt" not in found.text
+
+
+def test_a_long_label_is_shortened_and_named_once_for_all_that_it_beats(build):
+    long = build.cell("wanda", sparsity=0.5, mode="clean")
+    repair = RecoveryRef(name="lora", distribution="d", version="1", given={"rank": 8}, data=long.calibration)
+    winner = long.model_copy(update={"recovery": repair})
+    losers = [build.record(build.cell(name, sparsity=0.5), 99.0, 1.0) for name in ("random", "imp", "magnitude")]
+    found = say([build.quickstart()[0], build.record(winner, 30.0, 1.0), *losers])["dominated"]
+    assert found.text.startswith("random, imp and magnitude are beaten by wanda 0.5 clean + lora: ")
+    assert cells_of(found) == [winner.id]
 
 
 def test_zeros_without_speed_up_are_said_with_the_measured_ratio(build):

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prunebench.calibration.capture import Call, bare, batches_of, capture, run
-from prunebench.calibration.placement import moved, placed
+from prunebench.calibration.placement import Lender, at_work, framed, moved, placed
 from prunebench.calibration.shares import Shares, at_share, by_share
 from prunebench.calibration.statistics import STATISTICS, InputStatistic
 from prunebench.errors import PrunebenchError
-from prunebench.model.anatomy import anatomy
+from prunebench.model.anatomy import Anatomy, anatomy
 
 if TYPE_CHECKING:
     from torch import nn
@@ -98,18 +98,19 @@ def prune_linears(
     progress: Progress,
     device: torch.device | None = None,
     shares: Shares | None = None,
+    lender: Lender | None = None,
 ) -> None:
     """Let ``method`` prune every linear of the decoder layers in place; tokens int64 [windows, length] or None.
 
     ``device`` is where layers compute and are pruned, one at a time; None: each where it lies. ``shares`` stand, linear
-    by linear, for the method's option `sparsity`.
+    by linear, for the method's option `sparsity`. ``lender``: where layers come from and go to, if not from memory.
     """
     parts = anatomy(model)
-    states, calls = ([], []) if tokens is None else capture(model, parts, tokens)
+    states, calls = ([], []) if tokens is None else _captured(model, parts, tokens, lender)
     for index, layer in enumerate(parts.layers):
         batches = list(zip(states, calls[index], strict=True)) if calls else []
         inputs = parts.inputs_of(layer)
-        with placed(layer, device):
+        with at_work(layer, index, device, lender, changes=True):
             for groups in [(group,) for group in inputs] if method.true_sequential else [inputs]:
                 _prune(
                     method, (index, f"{parts.layers_path}.{index}"), layer, groups, batches, generator, device, shares
@@ -118,6 +119,13 @@ def prune_linears(
                 for batch, call in batches:
                     batch.copy_(_run(layer, batch, call, device))
         progress(index + 1, len(parts.layers))
+
+
+def _captured(
+    model: Any, parts: Anatomy, tokens: torch.Tensor, lender: Lender | None
+) -> tuple[list[torch.Tensor], list[list[Call]]]:
+    with framed(lender):
+        return capture(model, parts, tokens)
 
 
 def _prune(
@@ -219,14 +227,15 @@ def observe_linears(
     generator: torch.Generator,
     progress: Progress,
     device: torch.device | None = None,
+    lender: Lender | None = None,
 ) -> None:
     """Call ``see(linears, stats)``, both by name, for every layer of the model as it is; each layer is run once."""
     parts = anatomy(model)
-    states, calls = capture(model, parts, tokens)
+    states, calls = _captured(model, parts, tokens, lender)
     for index, layer in enumerate(parts.layers):
         inputs = parts.inputs_of(layer)
-        tapped: Sequence[Any] = [layer.get_submodule(group[0]) for group in inputs]
-        with placed(layer, device):
+        with at_work(layer, index, device, lender, changes=False):
+            tapped: Sequence[Any] = [layer.get_submodule(group[0]) for group in inputs]
             batches = list(zip(states, calls[index], strict=True))
             gathered = _gather(layer, list(tapped), statistics, batches, device, whole=True)
             stats: dict[str, LinearStats] = {}

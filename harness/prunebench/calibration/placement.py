@@ -3,10 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol
 
 import torch
+
+
+class Lender(Protocol):
+    """Lends the parts of a model that is not in memory as a whole; outside the contexts they have no weights."""
+
+    def frame(self) -> AbstractContextManager[None]:
+        """Everything that the decoder has besides its layers."""
+
+    def layer(self, index: int, *, changes: bool) -> AbstractContextManager[None]:
+        """One layer; what ``changes`` it is kept."""
+
+
+def framed(lender: Lender | None) -> AbstractContextManager[None]:
+    """Within, the model runs but for its layers. Without a lender it always does."""
+    return nullcontext() if lender is None else lender.frame()
+
+
+@contextmanager
+def at_work(
+    layer: torch.nn.Module, index: int, device: torch.device | None, lender: Lender | None, *, changes: bool
+) -> Iterator[None]:
+    """Within, ``layer`` has its weights, and they lie on ``device``; see `placed` and `Lender`."""
+    with nullcontext() if lender is None else lender.layer(index, changes=changes), placed(layer, device):
+        yield
 
 
 @contextmanager

@@ -117,11 +117,16 @@ def _owner(path: Path) -> Owner | None:
         return None
 
 
+def clean_up(mark: str) -> None:
+    """Remove what a run that carried ``mark`` has left on this machine: processes and temporary files."""
+    end_marked(mark, kin=True)
+    for folder in Path(tempfile.gettempdir()).glob(f"{SCRATCH_PREFIX}{mark[:8]}-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _clean_up_after(former: Owner) -> None:
     if former.mark and former.host == platform.node():
-        end_marked(former.mark)
-        for folder in Path(tempfile.gettempdir()).glob(f"{SCRATCH_PREFIX}{former.mark[:8]}-*"):
-            shutil.rmtree(folder, ignore_errors=True)
+        clean_up(former.mark)
 
 
 def _write(descriptor: int, text: str) -> None:

@@ -21,6 +21,7 @@ from prunebench.cell.guard import Flags, guarded
 from prunebench.cell.lookup import plugin_of
 from prunebench.cell.notes import plain
 from prunebench.cell.phases import Phases
+from prunebench.cell.placed import countable, load_placed, stays_as_it_is
 from prunebench.cell.recover import Recovered, recover, recovery_of
 from prunebench.cell.spec import Cell
 from prunebench.cell.traces import Traces
@@ -29,7 +30,7 @@ from prunebench.measure.audit import DenseFacts, audit, dense_facts
 from prunebench.measure.io import disk_read_bytes, load_io
 from prunebench.measure.results import Audit, LoadIO
 from prunebench.model.anatomy import anatomy
-from prunebench.model.load import LoadedModel, load, prepare
+from prunebench.model.load import LoadedModel, prepare
 from prunebench.plugin.allocation import Allocation, allocate
 from prunebench.plugin.context import Context
 from prunebench.plugin.host import Registry, load_plugins
@@ -37,6 +38,7 @@ from prunebench.plugin.method import pattern_of
 
 if TYPE_CHECKING:
     from prunebench.calibration.corpus import Corpus
+    from prunebench.calibration.placement import Lender
     from prunebench.measure.task_data import TaskData
     from prunebench.plugin.method import Method, Reference
 
@@ -63,9 +65,9 @@ class Workbench:
     def task_data(self) -> dict[str, TaskData]:
         return {name: entry.value for name, entry in self.registry.task_data.items()}
 
-    def load(self) -> LoadedModel:
-        model = self.cell.model
-        return load(self.folder, dtype=model.dtype, device=self.device, trust_remote_code=model.trust_remote_code)
+    def load(self, *, as_it_is: bool = True) -> LoadedModel:
+        """The dense model; ``as_it_is``: nothing will be changed in it."""
+        return load_placed(self.cell.model, self.folder, self.device, as_it_is=as_it_is)
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,6 @@ class Made:
     notes: dict[str, Any]
     recovered: Recovered
     reference: Reference | None
-    flags: tuple[str, ...] = ()
-    """What method and recovery changed in the process and left behind."""
 
     def made_by(self, cell: Cell) -> dict[str, Any]:
         """What the plan file says of the model's origin; for people."""
@@ -113,40 +113,45 @@ def workbench(cell: Cell, phases: Phases, layer_device: str | None = None) -> Wo
     flags = Flags()
     with guarded("a plugin's import", flags):
         registry = load_plugins()
-    _seed(cell.seed)
+    seed_all(cell.seed)
+    device = _device(cell.device)
+    if layer_device is None and cell.model.placement is not None and device != "cpu":
+        layer_device = device  # the model is pruned in host memory, and spread afterwards
     place = None if layer_device is None else torch.device(_device(layer_device))
-    return Workbench(cell, registry, phases, _device(cell.device), place, flags=flags)
+    return Workbench(cell, registry, phases, device, place, flags=flags)
 
 
 def make(bench: Workbench) -> Made:
     """Load, prune, recover and audit. Raises what a plugin raises, and PrunebenchError for what a user can mend."""
     cell, phases = bench.cell, bench.phases
     method: Method = plugin_of(cell.method, "method", bench.registry)
-    allocation, recovery = _allocation(cell, bench.registry), recovery_of(cell, bench.registry)
+    allocation, recovery = allocation_of(cell, bench.registry), recovery_of(cell, bench.registry)
     with phases.phase("fetch"):
         bench.folder = prepare(cell.model)
     with phases.phase("load"):
         before = disk_read_bytes()
-        loaded = bench.load()
+        loaded = bench.load(as_it_is=stays_as_it_is(method, recovery))
         after = disk_read_bytes()
     read = None if before is None or after is None else after - before
     with phases.phase("audit"):
-        dense = dense_facts(loaded.model)
-    calibration, notes, kept = _prune(bench, method, allocation, loaded)
+        counted, counts = countable(loaded, bench.folder, cell.model.dtype, patterns_of(cell))
+        dense = dense_facts(counted, counts)
+    calibration, notes, kept = prune_loaded(bench, method, allocation, loaded)
     recovered = recover(recovery, cell, loaded, kept, bench.corpora, phases, bench.flags)
-    _seed(cell.seed)
+    seed_all(cell.seed)
     with phases.phase("audit"):
-        audited = audit(loaded.model, dense, kept, _patterns(cell))
+        audited = audit(counted, dense, kept, patterns_of(cell), counts)
     load_result = load_io(loaded.weight_bytes, loaded.seconds, read, legs=loaded.legs)
-    return Made(
-        loaded, dense, audited, load_result, calibration, notes, recovered, method.reference, tuple(bench.flags.found)
-    )
+    return Made(loaded, dense, audited, load_result, calibration, notes, recovered, method.reference)
 
 
-def _prune(
-    bench: Workbench, method: Method, allocation: Allocation | None, loaded: LoadedModel
+def prune_loaded(
+    bench: Workbench, method: Method, allocation: Allocation | None, loaded: LoadedModel, lender: Lender | None = None
 ) -> tuple[Windows | None, dict[str, Any], list[int]]:
-    """Prune the loaded model in place; gives the calibration tokens, the method's notes and the layers that stay."""
+    """Prune the loaded model in place; gives the calibration tokens, the method's notes and the layers that stay.
+
+    ``lender``: where its layers come from and go to, if they are not in memory.
+    """
     cell, phases = bench.cell, bench.phases
     windows = None
     if cell.calibration is not None:
@@ -161,6 +166,7 @@ def _prune(
         progress=phases.progress,
         log=logging.getLogger(f"prunebench.{cell.method.name}"),
         device=bench.layer_device,
+        lender=lender,
     )
     traces = Traces(loaded.model, "the method")
     with phases.phase("prune"), torch.no_grad(), guarded("the method", bench.flags):
@@ -177,11 +183,11 @@ def _prune(
     return windows, plain(context.notes, "the method", bench.flags), context.kept_layers
 
 
-def _allocation(cell: Cell, registry: Registry) -> Allocation | None:
+def allocation_of(cell: Cell, registry: Registry) -> Allocation | None:
     return None if cell.allocation is None else plugin_of(cell.allocation, "allocation", registry)
 
 
-def _patterns(cell: Cell) -> Sequence[tuple[int, int]]:
+def patterns_of(cell: Cell) -> Sequence[tuple[int, int]]:
     """2:4 is what hardware can use, so it is always checked; and what was asked for."""
     asked = pattern_of(cell.method.options.get("sparsity", 0.0))
     return sorted({(2, 4), (asked.keep, asked.of)} if asked else {(2, 4)})
@@ -199,7 +205,8 @@ def _device(wanted: str) -> str:
     return wanted
 
 
-def _seed(seed: int) -> None:
+def seed_all(seed: int) -> None:
+    """Seed torch, numpy and random."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - a plugin may draw from the global generator
     random.seed(seed)

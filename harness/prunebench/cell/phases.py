@@ -18,17 +18,19 @@ def _nobody(*_: Any) -> None:
 @dataclass
 class Phases:
     """Times the phases and tells who asks: ``told`` of each begin, ``moved`` of (phase, done, total), ``tagged`` of each
-    begin too, to tag memory samples.
+    begin too, to tag memory samples. ``admitted`` is called before all that and returns when the phase may begin.
     """
 
     told: Callable[[str], None] = _nobody
     moved: Callable[[str, int, int], None] = _nobody
     tagged: Callable[[str], None] = _nobody
+    admitted: Callable[[str], None] = _nobody
     times: list[PhaseTime] = field(default_factory=list)
     current: str = "start"
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
+        self.admitted(name)
         self.current = name
         self.told(name)
         self.tagged(name)

@@ -71,14 +71,19 @@ def end_children(grace_s: float, spare: set[int] | None = None) -> list[str]:
     return [line for line in ended.values() if line and not any(name in line for name in HELPERS)]
 
 
-def end_marked(mark: str) -> int:
-    """Kill every process that carries ``mark``, but this one; gives their number."""
+def end_marked(mark: str, *, kin: bool = False) -> int:
+    """Kill every process that carries ``mark``, but this one; gives their number.
+
+    With ``kin`` also those whose mark is this one and a number, 'MARK-2': what ran side by side in one run.
+    """
     import psutil
 
     found: set[int] = set()
     begun = time.monotonic()
     while time.monotonic() - begun < _WITHIN_S:
-        living = [process for process in psutil.process_iter() if process.pid != os.getpid() and _has(process, mark)]
+        living = [
+            process for process in psutil.process_iter() if process.pid != os.getpid() and _has(process, mark, kin)
+        ]
         if not living:
             break
         for process in living:
@@ -109,12 +114,14 @@ def command_line(pid: int) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _has(process: object, mark: str) -> bool:
+def _has(process: object, mark: str, kin: bool) -> bool:
     import psutil
 
     assert isinstance(process, psutil.Process)
     try:
-        return process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE
+        found = process.environ().get(MARK, "")
+        ours = found == mark or (kin and found.startswith(f"{mark}-"))
+        return ours and process.status() != psutil.STATUS_ZOMBIE
     except (psutil.Error, OSError):
         return False
 

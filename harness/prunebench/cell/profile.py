@@ -24,10 +24,12 @@ from prunebench.measure.positions import check_positions
 from prunebench.measure.results import Audit, Breakdown, GenerationIO, Latency, LatencySamples
 from prunebench.measure.spec import LatencySpec
 from prunebench.model.checkpoint import memory_bytes
+from prunebench.model.spread import input_device, is_spread
 
-OURS = ("bandwidth", "latency", "2:4 kernels")
+OURS = ("metrics", "bandwidth", "latency", "2:4 kernels")
 """Phases in which memory holds a buffer of ours, or a dense twin beside the pruned model: no peak of the model's own."""
 
+SPREAD = "the model is spread over several devices: the dense one is not timed between its rounds"
 SPARE = 1.25
 """A twin is loaded beside the model where so many times its bytes are free."""
 
@@ -55,6 +57,8 @@ def profile(
 ) -> Profile:
     """Time ``model`` at every shape. ``twin`` loads the dense model, for a pruned one.
 
+    A model that is spread over several places has no I/O floor, no breakdown and no twin: not available.
+
     Dense rounds alternate with the model's own where both fit in memory; where they do not, `Latency.unpaired` says so.
     A model whose zeros follow 2:4 is timed a second time with the sparse tensor cores' kernels, where the GPU has them;
     the model is converted for that, in place.
@@ -62,28 +66,30 @@ def profile(
     found = Profile()
     if not shapes:
         return found
-    prompts = [prompt_ids(vocabulary, shape.batch_size, shape.prompt, model.device) for shape in shapes]
+    device, apart = input_device(model), is_spread(model)
+    prompts = [prompt_ids(vocabulary, shape.batch_size, shape.prompt, device) for shape in shapes]
     with phases.phase("generate"):  # the pruned model alone: what generation needs in memory
-        found.breakdown = breakdown(model, prompts[0], shapes[0].new_tokens, rounds=2)
-        for shape, prompt in zip(shapes[1:], prompts[1:], strict=True):
+        if not apart:
+            found.breakdown = breakdown(model, prompts[0], shapes[0].new_tokens, rounds=2)
+        for shape, prompt in list(zip(shapes, prompts, strict=True))[0 if apart else 1 :]:
             generate_once(model, prompt, shape.new_tokens)
     with phases.phase("bandwidth"):
-        bandwidth, source = read_bandwidth(model.device)
+        bandwidth = None if apart else read_bandwidth(device)
     dense = None
     with phases.phase("latency"):
-        unpaired = None if twin is None else too_large(audited, model)
+        unpaired = None if twin is None else SPREAD if apart else too_large(audited, model)
         dense = None if twin is None or unpaired else twin()
         for number, (shape, prompt) in enumerate(zip(shapes, prompts, strict=True)):
-            _add(found, model, prompt, shape, dense, bandwidth, source)
+            _add(found, model, prompt, shape, dense, bandwidth)
             found.latency[-1].unpaired = unpaired
             phases.progress(number + 1, len(prompts))
     with phases.phase("energy"):
         found.energy, found.dram = _energy(model, prompts[0], shapes[0], found.latency[0].execution)
-    if sparse24.applies(audited) and sparse24.unsupported(model) is None:
+    if not apart and sparse24.applies(audited) and sparse24.unsupported(model) is None:
         with phases.phase("2:4 kernels"):
             converted, of = sparse24.convert(model)
             for shape, prompt in zip(shapes, prompts, strict=True):
-                _add(found, model, prompt, shape, dense, bandwidth, source)
+                _add(found, model, prompt, shape, dense, bandwidth)
                 found.latency[-1].weights = sparse24.LABEL
                 if converted < of:
                     found.latency[-1].execution_notes.append(
@@ -118,20 +124,27 @@ def too_large(audited: Audit, model: Any) -> str | None:
 
 
 def _add(
-    found: Profile, model: Any, prompt: Tensor, shape: LatencySpec, dense: Any, bandwidth: float, source: str
+    found: Profile,
+    model: Any,
+    prompt: Tensor,
+    shape: LatencySpec,
+    dense: Any,
+    bandwidth: tuple[float, str] | None,
 ) -> None:
+    """``bandwidth``: bytes per second and how that was had; None where a token's bytes come over several ways."""
     latency, raw = measure_latency(model, prompt, shape, dense=dense)
     found.latency.append(latency)
     found.samples.append(raw)
-    found.generation.append(generation_io(model, latency, bandwidth, source))
+    if bandwidth is not None:
+        found.generation.append(generation_io(model, latency, *bandwidth))
 
 
 @torch.inference_mode()
 def _energy(model: Any, prompt: Tensor, shape: LatencySpec, form: Any) -> tuple[EnergyResult, DramTraffic | None]:
     """Joules of both phases, and on a GPU the DRAM traffic of the generation phase, in the form that was timed."""
-    cuda = model.device.type == "cuda"
+    cuda = input_device(model).type == "cuda"
     synchronise = torch.cuda.synchronize if cuda else None
-    device = str(model.device) if cuda else "cpu"
+    device = str(input_device(model)) if cuda else "cpu"
     runs = decoder(model, form, shape.batch_size, shape.prompt + shape.new_tokens)
     alone = Eager(model)  # the prompt phase is the same in every form
 
@@ -151,7 +164,7 @@ def _energy(model: Any, prompt: Tensor, shape: LatencySpec, form: Any) -> tuple[
         prompts_in_generation=True,
         synchronise=synchronise,
     )
-    if not cuda:
+    if not cuda or is_spread(model):
         return energy, None
     tokens = runs.prompt(prompt)
     with DramMeter(device) as meter:

@@ -18,6 +18,7 @@ from prunebench.measure.results import (
     Latency,
     LatencySamples,
     Memory,
+    MetricResult,
     Perplexity,
     TaskResult,
     Timeline,
@@ -77,6 +78,7 @@ class Quality(Part):
 
     perplexity: list[Perplexity]
     tasks: list[TaskResult] = Field(default_factory=list)
+    metrics: list[MetricResult] = Field(default_factory=list, description="of plugins")
 
 
 class Speed(Part):
@@ -111,7 +113,7 @@ class Record(Part):
     recovery_notes: dict[str, Any] = Field(default_factory=dict, description="what the recovery says of itself")
     flags: list[str] = Field(
         default_factory=list,
-        description="what method or recovery changed for others and left behind, one sentence each",
+        description="what method, recovery or a metric changed for others and left behind, and metrics without a figure: one sentence each",
     )
     provenance: dict[str, Any] = Field(default_factory=dict)
     error: Error | None = None

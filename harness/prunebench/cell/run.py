@@ -15,11 +15,13 @@ import torch
 from prunebench.calibration.windows import evaluation_windows
 from prunebench.cell.events import EventWriter
 from prunebench.cell.make import Made, Workbench, make, vocabulary, workbench
+from prunebench.cell.metrics import measure_metrics
 from prunebench.cell.phases import Phases
 from prunebench.cell.profile import OURS, profile
 from prunebench.cell.record import Cost, Error, Quality, Record, Samples, Speed
 from prunebench.cell.spec import Cell
 from prunebench.cell.stages import Stages
+from prunebench.cell.turns import Turns
 from prunebench.errors import PrunebenchError
 from prunebench.measure.audit import DenseFacts
 from prunebench.measure.contention import CpuWatch
@@ -32,6 +34,7 @@ from prunebench.measure.results import IO, Audit, Memory, Perplexity, TaskResult
 from prunebench.measure.tasks import evaluate_tasks
 from prunebench.model import checkpoint
 from prunebench.model.load import LoadedModel
+from prunebench.model.spread import places, spread
 
 
 def run_cell(
@@ -45,6 +48,13 @@ def run_cell(
     started = _now()
     begun = time.perf_counter()
     watch = CpuWatch()
+
+    def waiting(phase: str) -> None:
+        events.phase(phase)
+        watch.phase(phase)
+
+    turns = Turns.of_this_process(waiting)
+    turns.take("start")
     device = cell.device if cell.device.startswith("cuda") else "cuda"
     with MemorySampler(gpu=cell.device != "cpu" and torch.cuda.is_available(), device=device) as sampler:
 
@@ -52,7 +62,7 @@ def run_cell(
             sampler.phase(phase)
             watch.phase(phase)
 
-        phases = Phases(events.phase, events.progress, tag)
+        phases = Phases(events.phase, events.progress, tag, turns.take)
         base: dict[str, Any] = {"id": cell.id, "cell": cell, "started": started}
         try:
             results = _measure(cell, phases, begun, keep, Stages(stages))
@@ -89,10 +99,15 @@ def _measure(cell: Cell, phases: Phases, begun: float, keep: Path | None, stages
 
     with phases.phase("perplexity"):
         stages.begin(model)
+        if cell.model.placement is not None and places(model) is None:
+            spread(model, cell.model.placement, bench.device)
         quality = Quality(perplexity=_perplexities(bench, made.loaded, stages))
     if cell.tasks:
         with phases.phase("tasks"):
             quality.tasks = _tasks(bench, made.loaded, stages)
+    if cell.metrics:
+        with phases.phase("metrics"):
+            quality.metrics = measure_metrics(bench, made, stages, lambda *part: _part(phases.progress, *part))
     profiled = profile(
         model,
         cell.latency,
@@ -111,7 +126,7 @@ def _measure(cell: Cell, phases: Phases, begun: float, keep: Path | None, stages
         "samples": Samples(latency=profiled.samples, memory=None),
         "method_notes": made.notes,
         "recovery_notes": made.recovered.notes,
-        "flags": list(made.flags),
+        "flags": list(bench.flags.found),
         "provenance": {**_sources(bench, made), **made.recovered.provenance, **_reused(stages)},
     }
 
@@ -186,6 +201,8 @@ def _sources(bench: Workbench, made: Made) -> dict[str, Any]:
     sources: dict[str, Any] = {}
     if made.reference is not None:
         sources["reference"] = asdict(made.reference)
+    if placed := places(made.loaded.model):
+        sources["placement"] = placed
     if bench.cell.model.kind == "hub":
         sources["model_revision"] = bench.folder.name
     return sources

@@ -69,6 +69,17 @@ class PerplexitySpec(Frozen):
         return {**kept, "corpus": self.corpus.identity()}
 
 
+class MetricRef(PluginRef):
+    """A metric beside perplexity and tasks, and the text that it looks at."""
+
+    data: PerplexitySpec | None = Field(None, description="its windows; None where it looks at no text")
+
+    def identity(self) -> dict[str, Any]:
+        """What decides its figures."""
+        named = self.model_dump(mode="json", exclude={"given", "data"})
+        return {**named, "data": self.data and self.data.identity()}
+
+
 class Cell(Frozen):
     """One model x one method x its options x one seed, under one protocol."""
 
@@ -79,10 +90,14 @@ class Cell(Frozen):
     calibration: CalibrationSpec | None = None
     perplexity: tuple[PerplexitySpec, ...] = ()
     tasks: tuple[TaskSpec, ...] = ()
+    metrics: tuple[MetricRef, ...] = ()
     latency: tuple[LatencySpec, ...] = ()
     seed: int = 0
     device: str = "auto"
     threads: int | None = None
+    gpus: int | None = Field(
+        None, gt=0, description="GPUs that an engine gives it; one, or all for a model spread over devices"
+    )
     keep_model: bool = Field(False, description="save the pruned model in the run folder")
     time_limit_s: float | None = Field(None, gt=0, description="the cell is ended after so many seconds")
     memory_limit_bytes: int | None = Field(None, gt=0, description="the cell is ended where it holds more memory")
@@ -112,9 +127,11 @@ class Cell(Frozen):
                 "calibration",
                 "perplexity",
                 "tasks",
+                "metrics",
                 "time_limit_s",
                 "memory_limit_bytes",
                 "keep_model",
+                "gpus",
             },
         )
         data["model"] = self.model.identity()
@@ -124,6 +141,8 @@ class Cell(Frozen):
         # What came later is left out where there is none: such cells keep the ids of older runs.
         if self.tasks:
             data["tasks"] = [spec.identity() for spec in self.tasks]
+        if self.metrics:
+            data["metrics"] = [ref.identity() for ref in self.metrics]
         if self.allocation is not None:
             data["allocation"] = self.allocation.model_dump(mode="json", exclude={"given"})
         if self.recovery is not None:

@@ -34,7 +34,7 @@ class Traces:
         Raises PrunebenchError for a hook that was left behind and for a weight that is not finite.
         """
         for path, hook in _hooks(model):
-            if id(hook) not in self._hooks and _origin(hook).partition(".")[0] not in LIBRARIES:
+            if self._left(hook):
                 raise PrunebenchError(
                     f"{self._who} left a hook on {path or 'the model'}: {_name(hook)} of {_origin(hook)}",
                     hint="remove every handle before the method returns, and put what the model needs into its weights",
@@ -44,6 +44,26 @@ class Traces:
                 f"{name}: some weights are not finite",
                 hint="the method divides by zero or overflows there; try it in float32",
             )
+        self._tidy(model, flags)
+        dtypes = {parameter.dtype for parameter in model.parameters()}
+        if new := dtypes - self._dtypes:
+            flags.add(self._who, f"left weights as {', '.join(sorted(map(str, new)))}; they are measured like that")
+
+    def restore(self, model: Any, flags: Flags) -> None:
+        """The same for code that had nothing to change: hooks that it left are taken off."""
+        for module in model.modules():
+            for kind in KINDS:
+                hooks = getattr(module, kind, None) or {}
+                for number, hook in list(hooks.items()):
+                    if self._left(hook):
+                        del hooks[number]
+                        flags.add(self._who, f"left a hook, {_name(hook)} of {_origin(hook)}; removed")
+        self._tidy(model, flags)
+
+    def _left(self, hook: Callable[..., Any]) -> bool:
+        return id(hook) not in self._hooks and _origin(hook).partition(".")[0] not in LIBRARIES
+
+    def _tidy(self, model: Any, flags: Flags) -> None:
         if any(module.training for module in model.modules()):
             flags.add(self._who, "left the model in training mode; restored")
             model.eval()
@@ -55,16 +75,13 @@ class Traces:
             for parameter in learning:
                 parameter.grad = None
                 parameter.requires_grad = False
-        dtypes = {parameter.dtype for parameter in model.parameters()}
-        if new := dtypes - self._dtypes:
-            flags.add(self._who, f"left weights as {', '.join(sorted(map(str, new)))}; they are measured like that")
 
 
 @torch.no_grad()
 def first_not_finite(model: Any) -> str | None:
-    """The path of the first parameter that holds NaN or infinity, if there is one."""
+    """The path of the first parameter that holds NaN or infinity, if there is one. What is on the meta device holds nothing."""
     for name, weight in model.named_parameters():
-        if weight.numel() and weight.is_floating_point():
+        if weight.numel() and weight.is_floating_point() and not weight.is_meta:
             low, high = torch.aminmax(weight)  # NaN comes through; half the time of isfinite on all
             if not bool(torch.isfinite(high) & torch.isfinite(low)):
                 return str(name)

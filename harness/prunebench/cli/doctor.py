@@ -60,7 +60,7 @@ def _machine() -> Iterator[Finding]:
     yield Finding(
         "machine", "CUDA", "ok" if usable else "no", f"{torch.version.cuda}" if usable else "torch sees no GPU"
     )
-    for name in ("prunebench", "python", "torch", "transformers", "lm-eval", "datasets"):
+    for name in ("prunebench", "python", "torch", "transformers", "lm-eval", "datasets", "ray"):
         yield Finding("versions", name, *_version(name, facts))
 
 
@@ -70,8 +70,11 @@ def _version(name: str, facts: dict[str, Any]) -> tuple[str, str]:
     try:
         return "ok", str(facts.get(name) or version(name))
     except PackageNotFoundError:
-        extra = "; corpora on the hub need it: pip install 'prunebench[hub]'" if name == "datasets" else ""
-        return "no", f"not installed{extra}"
+        extra = {
+            "datasets": "; corpora on the hub need it: pip install 'prunebench[hub]'",
+            "ray": "; runs over several machines need it: pip install 'prunebench[ray]'",
+        }
+        return "no", f"not installed{extra.get(name, '')}"
 
 
 def _measured() -> Iterator[Finding]:

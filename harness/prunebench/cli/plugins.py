@@ -30,13 +30,14 @@ class _Subcommands(click.Group):
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @click.pass_context
 def command(context: click.Context, *, as_json: bool) -> None:
-    """List methods, allocations, recoveries, models, corpora and task data with the plugin that provides each, and the plugins that cannot be used.
+    """List methods, allocations, recoveries, models, corpora, task data, metrics and engines with the plugin that provides each, and the plugins that cannot be used.
 
     PRUNEBENCH_PLUGINS=a,b loads only these plugins (entry points or distributions), -a leaves one out, an empty
     value loads none.
     """
     if context.invoked_subcommand is not None:
         return
+    from prunebench.engine.known import built_in
     from prunebench.plugin.describe import text_of
     from prunebench.plugin.host import load_plugins
 
@@ -51,7 +52,7 @@ def command(context: click.Context, *, as_json: bool) -> None:
             "origin": entry.origin,
             "message": text_of(entry.value).partition("\n")[0],
         }
-        for entry in registry.all()
+        for entry in (*registry.all(), *built_in())
     ]
     rows += [
         {

@@ -17,7 +17,7 @@ SIGNS = {"kept": "ok", "broken": "BROKEN", "not tried": "-"}
 @click.argument("options", nargs=-1, metavar="[OPTION=VALUE]...")
 @click.option("--family", "families", multiple=True, help="Try these families only. Repeatable.")
 def command(name: str, options: tuple[str, ...], families: tuple[str, ...]) -> None:
-    """Try the promises of the method, allocation or recovery NAME on small seeded models of several families.
+    """Try the promises of the method, allocation, recovery or metric NAME on small seeded models of several families.
 
     One line a promise; exit code 1 where one is broken. Nothing is downloaded. The same promises as tests:
     `prunebench.testing.MethodContract`.

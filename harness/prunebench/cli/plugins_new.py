@@ -13,7 +13,9 @@ import click
     "--kind",
     default="method",
     show_default=True,
-    type=click.Choice(["method", "allocation", "recovery", "corpus", "model-source", "report-section"]),
+    type=click.Choice(
+        ["method", "allocation", "recovery", "corpus", "model-source", "metric", "engine", "report-section"]
+    ),
     help="What it registers.",
 )
 @click.option(
@@ -24,12 +26,13 @@ def command(name: str, kind: str, parent: Path) -> None:
 
     The single file works without the package as well: prunebench run SUITE --plugin FILE.
     """
+    from prunebench.engine.known import built_in
     from prunebench.errors import PrunebenchError
     from prunebench.plugin.host import load_plugins
     from prunebench.plugin.scaffold import write_package
 
     wanted = {"model-source": "model", "report-section": "section"}.get(kind, kind)
-    for entry in load_plugins().all():
+    for entry in (*load_plugins().all(), *built_in()):
         if entry.name == name and entry.kind == wanted:
             raise PrunebenchError(
                 f"the {kind} '{name}' is there already, from {entry.distribution} {entry.version}",

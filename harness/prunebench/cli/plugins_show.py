@@ -24,7 +24,7 @@ WIDTH = 110
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def command(name: str, *, as_json: bool) -> None:
-    """Say what the method, allocation, recovery, model, corpus or task data NAME is: its paper, what it removes, its options."""
+    """Say what the method, allocation, recovery, metric, model, corpus, task data or engine NAME is: its paper, what it removes, its options."""
     from prunebench.plugin.host import load_plugins
 
     registry = load_plugins()
@@ -41,12 +41,14 @@ def command(name: str, *, as_json: bool) -> None:
 
 def named(name: str, registry: Registry) -> list[Registered]:
     """Everything of that name. Raises PrunebenchError where there is nothing."""
+    from prunebench.engine.known import built_in
     from prunebench.errors import PrunebenchError, did_you_mean
     from prunebench.suite.problems import absent
 
-    found = [entry for entry in registry.all() if entry.name == name]
+    known = [*registry.all(), *built_in()]
+    found = [entry for entry in known if entry.name == name]
     if not found:
-        hint = did_you_mean(name, {entry.name for entry in registry.all()})
+        hint = did_you_mean(name, {entry.name for entry in known})
         raise PrunebenchError(f"no plugin is called '{name}'", hint=absent(name, hint, registry))
     return found
 
@@ -71,6 +73,9 @@ def described(entry: Registered) -> dict[str, Any]:
     for key in ("title", "licence", "splits", "parameters", "needs_calibration", "uses_seed", "trains"):
         if hasattr(value, key):
             facts[key] = getattr(value, key)
+    if entry.kind == "metric":
+        facts["needs_text"] = value.needs_text
+        facts["figures"] = {value.name: (value.unit, value.higher_is_better), **value.figures}
     if entry.kind == "method":
         with heavy_imports_later():
             from prunebench.model.anatomy import FAMILIES
@@ -104,9 +109,16 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
         if key in facts:
             value = facts[key]
             yield f"  {words:<12} {', '.join(value) if isinstance(value, (list, tuple)) else value}"
-    for key, words in (("needs_calibration", "calibration"), ("uses_seed", "seed"), ("trains", "trains")):
+    for key, words in (
+        ("needs_calibration", "calibration"),
+        ("uses_seed", "seed"),
+        ("trains", "trains"),
+        ("needs_text", "text"),
+    ):
         if key in facts:
             yield f"  {words:<12} {'yes' if facts[key] else 'no'}"
+    for name, (unit, higher) in facts.get("figures", {}).items():
+        yield f"  gives        {name}{f', {unit}' if unit else ''}: {'higher' if higher else 'lower'} is better"
     if "options" in facts:
         yield ""
         yield "  options" if facts["options"] else "  no options"

@@ -1,4 +1,4 @@
-"""How a run looks in a terminal: two bars; elsewhere: a line when a cell starts and one when it ends."""
+"""How a run looks in a terminal: a bar for all, one for each running cell; elsewhere a line as a cell starts and ends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from prunebench.cell.events import Event
 from prunebench.cell.record import Record
 from prunebench.cell.spec import Cell
-from prunebench.engine.local import Watcher
+from prunebench.engine.session import Watcher
 
 
 @contextmanager
@@ -33,19 +33,21 @@ class _Lines:
     console: Console
     cells: int
     number: int = 0
-    _begun: float = field(default=0.0, init=False)
+    _running: dict[str, tuple[int, float]] = field(default_factory=dict, init=False)
+    """The number of each running cell, and when it began."""
 
     def started(self, cell: Cell) -> None:
         self.number += 1
-        self._begun = time.monotonic()
+        self._running[cell.id] = self.number, time.monotonic()
         self.console.print(f"[{self.number}/{self.cells}] {_name(cell)} ...", markup=False)
 
-    def moved(self, event: Event) -> None:
+    def moved(self, cell: Cell, event: Event) -> None:
         """Phases are for terminals."""
 
     def finished(self, record: Record) -> None:
-        spent = time.monotonic() - self._begun
-        line = f"[{self.number}/{self.cells}] {_name(record.cell)}: {outcome(record)} ({spent:.1f} s)"
+        number, begun = self._running.pop(record.id)
+        spent = time.monotonic() - begun
+        line = f"[{number}/{self.cells}] {_name(record.cell)}: {outcome(record)} ({spent:.1f} s)"
         self.console.print(line, markup=False)
 
 
@@ -53,24 +55,24 @@ class _Lines:
 class _Bars(_Lines):
     progress: Progress
     _whole: TaskID | None = field(default=None, init=False)
-    _part: TaskID | None = field(default=None, init=False)
+    _parts: dict[str, TaskID] = field(default_factory=dict, init=False)
 
     def started(self, cell: Cell) -> None:
         self.number += 1
-        self._begun = time.monotonic()
+        self._running[cell.id] = self.number, time.monotonic()
         if self._whole is None:
             self._whole = self.progress.add_task("cells", total=self.cells, where="")
-        if self._part is not None:
-            self.progress.remove_task(self._part)
         self.progress.update(self._whole, where=f"{self.number} of {self.cells}")
-        self._part = self.progress.add_task(_name(cell), total=None, where="start")
+        self._parts[cell.id] = self.progress.add_task(_name(cell), total=None, where="start")
 
-    def moved(self, event: Event) -> None:
-        if self._part is not None:
-            self.progress.update(self._part, where=event.phase, total=event.total or None, completed=event.done)
+    def moved(self, cell: Cell, event: Event) -> None:
+        if (part := self._parts.get(cell.id)) is not None:
+            self.progress.update(part, where=event.phase, total=event.total or None, completed=event.done)
 
     def finished(self, record: Record) -> None:
         super().finished(record)
+        if (part := self._parts.pop(record.id, None)) is not None:
+            self.progress.remove_task(part)
         if self._whole is not None:
             self.progress.advance(self._whole)
 

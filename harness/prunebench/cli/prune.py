@@ -42,6 +42,13 @@ if TYPE_CHECKING:
     help="Where one decoder layer at a time is pruned, e.g. --device cpu --layer-device cuda for a model too big for the GPU.",
 )
 @click.option(
+    "--stream",
+    is_flag=True,
+    help="Never hold the model: read a layer from its files, prune it, write it. For layer-wise methods; two layers, the "
+    "embeddings and the calibration states must fit.",
+)
+@click.option("--shard-size", default="2 GB", show_default=True, help="Of the weight files that --stream writes.")
+@click.option(
     "--format",
     "format_",
     default="prunebench",
@@ -59,6 +66,8 @@ def command(
     dtype: str,
     device: str,
     layer_device: str | None,
+    stream: bool,
+    shard_size: str,
     format_: Any,
 ) -> None:
     """Prune MODEL with METHOD and save it in the folder --out, whole or not at all.
@@ -80,6 +89,8 @@ def command(
         dtype=dtype,
         device=device,
         layer_device=layer_device,
+        stream=stream,
+        shard_size=shard_size,
         progress=_Progress(),
         **assignments(options),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,19 @@ from prunebench.cli.options import load_plan, suite_options
 @click.command("run")
 @suite_options
 @click.option("--no-report", is_flag=True, help="Leave report.html as it is.")
+@click.option("--engine", default="local", show_default=True, help="Where cells run: local, ray, or a plugin's engine.")
+@click.option(
+    "--engine-option",
+    "options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="An option of the engine, see `prunebench plugins show ENGINE`. Repeatable.",
+)
+@click.option(
+    "--ray-address",
+    metavar="ADDRESS",
+    help="The cluster of --engine ray: HOST:PORT or auto; one is started here if absent.",
+)
 def command(
     suite: str,
     out: Path | None,
@@ -26,14 +39,18 @@ def command(
     only: tuple[str, ...],
     skip: tuple[str, ...],
     no_report: bool,
+    engine: str,
+    options: tuple[str, ...],
+    ray_address: str | None,
 ) -> None:
     """Run SUITE (a file, or a shipped suite such as quickstart) and write its report.
 
     Cells that have a result are not run again, so the same command goes on after an interruption.
     """
     signal.signal(signal.SIGTERM, _interrupt)
+    given = _engine_options(engine, options, ray_address)
     try:
-        failed, cells = _run(suite, out, overrides, only, skip, report=not no_report)
+        failed, cells = _run(suite, out, overrides, only, skip, engine, given, report=not no_report)
     except KeyboardInterrupt:
         click.echo("stopped; the same command goes on where it was", err=True)
         sys.exit(130)
@@ -48,6 +65,8 @@ def _run(
     overrides: tuple[str, ...],
     only: tuple[str, ...],
     skip: tuple[str, ...],
+    engine: str,
+    options: Mapping[str, str],
     *,
     report: bool,
 ) -> tuple[list[str], str]:
@@ -56,15 +75,19 @@ def _run(
 
     begun = time.monotonic()
     with closing(launcher()) as starter:
-        starter.start()  # its seconds of imports run beside the planning
+        if engine == "local":
+            starter.start()  # its seconds of imports run beside the planning
         from prunebench.cell.store import RunStore
+        from prunebench.cell.turns import Turns, turns_folder
         from prunebench.cli.live import LiveReport
         from prunebench.cli.progress import show
-        from prunebench.engine.local import LocalEngine
+        from prunebench.engine.known import choose
+        from prunebench.engine.session import Session
         from prunebench.suite.plan import plan as whole_plan
 
         loaded, plan, folder, registry = load_plan(suite, out, overrides, only, skip)
         whole = whole_plan(loaded, registry)
+        chosen = choose(engine, options, registry)
         with RunStore.check(folder, whole.suite).lock(starter.mark) as former:
             # a selection does not shorten the report
             store = RunStore.create(folder, whole, loaded.text)
@@ -87,21 +110,42 @@ def _run(
             sections = [section.value for section in registry.sections.values()]
             measured = 0.0
             with show(len(todo)) as watcher, LiveReport(partial(_report, folder, sections)) as live:
-                engine = LocalEngine(store, registry, watcher, starter)
-                for number, record in enumerate(engine.run(todo), 1):
+                session = Session(store, registry, watcher, starter)
+                for number, record in enumerate(session.run(chosen, todo), 1):
                     measured += record.cost.measured_s if record.cost else 0.0
                     if report and number < len(todo):
-                        live.cell_finished()
+                        with Turns(turns_folder() if session.most_at_once > 1 else None) as turns:
+                            if turns.free():
+                                live.cell_finished()
             if report:
                 from prunebench.cli import ending
 
                 ending.show(folder)
                 click.echo(f"report: {_report(folder, sections, running=False)}")
             if measured:
-                total = time.monotonic() - begun
-                own = total - measured
-                click.echo(f"{total:.0f} s in all, {own:.1f} s of it ({own / total:.1%}) the harness itself")
+                click.echo(_spent(time.monotonic() - begun, measured, session.most_at_once))
             return [cell.label for cell in plan.cells if not store.finished(cell)], cells
+
+
+def _engine_options(engine: str, options: Sequence[str], ray_address: str | None) -> dict[str, str]:
+    """Options of the engine by their names."""
+    if ray_address is not None and engine != "ray":
+        raise click.UsageError("--ray-address goes with --engine ray")
+    given = {} if ray_address is None else {"address": ray_address}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not key or not equals:
+            raise click.UsageError(f"--engine-option {option}: write KEY=VALUE")
+        given[key] = value
+    return given
+
+
+def _spent(total: float, measured: float, at_once: int) -> str:
+    """Where the time of a run went; ``measured`` seconds of cells, ``at_once`` of them at most side by side."""
+    if at_once > 1:
+        return f"{total:.0f} s in all, for {measured:.0f} s of cells, up to {at_once} side by side"
+    own = total - measured
+    return f"{total:.0f} s in all, {own:.1f} s of it ({own / total:.1%}) the harness itself"
 
 
 def _report(folder: Path, sections: Sequence[Any], running: bool) -> Path:

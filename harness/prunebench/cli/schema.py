@@ -7,7 +7,7 @@ import click
 
 @click.command("schema", short_help="Print the JSON Schema of a suite file.")
 def command() -> None:
-    """Print the JSON Schema of a suite file, with the options of every installed method, allocation and recovery.
+    """Print the JSON Schema of a suite file, with the options of every installed method, allocation, recovery and metric.
 
     Save it and name it in the first line of a suite, and editors complete and check the suite:
     `# yaml-language-server: $schema=suite.schema.json`
@@ -21,5 +21,8 @@ def command() -> None:
     methods = {name: registered.value for name, registered in registry.methods.items()}
     recoveries = {name: registered.value for name, registered in registry.recoveries.items()}
     allocations = {name: registered.value for name, registered in registry.allocations.items()}
-    schema = json_schema(methods, registry.models, registry.corpora, recoveries, registry.task_data, allocations)
+    metrics = {name: registered.value for name, registered in registry.metrics.items()}
+    schema = json_schema(
+        methods, registry.models, registry.corpora, recoveries, registry.task_data, allocations, metrics
+    )
     click.echo(json.dumps(schema, indent=2))

@@ -44,6 +44,11 @@ class Limits:
     memory_bytes: int | None = None
 
 
+def _not_at_all() -> float:
+    """A cell that never waits for others."""
+    return 0.0
+
+
 @dataclass(frozen=True)
 class Job:
     """A cell to be started: the arguments of `prunebench.cell`, the file its output is appended to, its surroundings."""
@@ -52,6 +57,8 @@ class Job:
     log: Path
     limits: Limits = Limits()
     environment: Mapping[str, str] = field(default_factory=dict)
+    waited_s: Callable[[], float] = _not_at_all
+    """How long it has waited for others by now, which its time limit does not count."""
 
 
 @dataclass(frozen=True)
@@ -77,27 +84,36 @@ class Launcher(Protocol):
     def start(self) -> None:
         """Get ready in the background; calling it early is never needed, only quicker."""
 
+    def ready(self, tick: Callable[[], None]) -> None:
+        """Get ready and wait for that, calling ``tick`` meanwhile. Raises LauncherDiedError."""
+
     def run(self, job: Job, tick: Callable[[], None]) -> Ended:
         """Run a cell to its end, calling ``tick`` while it runs. Raises LauncherDiedError."""
+
+    def another(self, number: int) -> Launcher:
+        """One of the same kind for cells that run beside its own; a killed run's successor finds what both left."""
 
     def close(self) -> None:
         """End whatever is still running."""
 
 
-def launcher() -> Launcher:
+def launcher(mark: str | None = None) -> Launcher:
     """The quick one where fork is safe, else a fresh interpreter a cell."""
-    return ForkLauncher() if sys.platform == "linux" else SpawnLauncher()
+    return ForkLauncher(mark) if sys.platform == "linux" else SpawnLauncher(mark)
 
 
 class SpawnLauncher:
     """A fresh interpreter for every cell."""
 
-    def __init__(self) -> None:
-        self.mark = uuid.uuid4().hex
+    def __init__(self, mark: str | None = None) -> None:
+        self.mark = mark or uuid.uuid4().hex
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Nothing can be prepared."""
+
+    def ready(self, tick: Callable[[], None]) -> None:
+        """It always is."""
 
     def run(self, job: Job, tick: Callable[[], None]) -> Ended:
         with job.log.open("ab") as file:
@@ -109,7 +125,7 @@ class SpawnLauncher:
                 start_new_session=True,
                 env={**os.environ, **job.environment, MARK: self.mark},
             )
-        guard = _Guard(process.pid, job.limits)
+        guard = _Guard(process.pid, job.limits, job.waited_s)
         cut: Literal["time", "memory"] | None = None
         try:
             while True:
@@ -126,6 +142,9 @@ class SpawnLauncher:
             end_marked(self.mark)
         return Ended(code, cut, guard.peak_bytes)
 
+    def another(self, number: int) -> SpawnLauncher:
+        return SpawnLauncher(f"{self.mark}-{number}")
+
     def close(self) -> None:
         if self._process is not None:
             end_session(self._process.pid)
@@ -136,11 +155,14 @@ class SpawnLauncher:
 class ForkLauncher:
     """A zygote that has imported torch and transformers once forks every cell (`prunebench.cell.zygote`)."""
 
-    def __init__(self) -> None:
-        self.mark = uuid.uuid4().hex
+    def __init__(self, mark: str | None = None) -> None:
+        self.mark = mark or uuid.uuid4().hex
         self._zygote: subprocess.Popen[bytes] | None = None
         self._greeted = False
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the zygote
+
+    def ready(self, tick: Callable[[], None]) -> None:
+        self._ready(tick)
 
     def run(self, job: Job, tick: Callable[[], None]) -> Ended:
         zygote = self._ready(tick)
@@ -154,7 +176,7 @@ class ForkLauncher:
         started = self._reply(zygote, tick)
         assert started is not None
         pid: int = started["pid"]
-        guard = _Guard(pid, job.limits)
+        guard = _Guard(pid, job.limits, job.waited_s)
         try:
             end = self._reply(zygote, tick, guard)
         except BaseException:
@@ -170,6 +192,9 @@ class ForkLauncher:
             self._end_zygote(zygote)
             return Ended(-signal.SIGKILL, cut, guard.peak_bytes)
         return Ended(end["exit"], cut, end["peak_rss_bytes"], tuple(end["left"]))
+
+    def another(self, number: int) -> ForkLauncher:
+        return ForkLauncher(f"{self.mark}-{number}")
 
     def close(self) -> None:
         if self._zygote is not None:
@@ -195,16 +220,14 @@ class ForkLauncher:
             with suppress(subprocess.TimeoutExpired):
                 zygote.wait(GRACE_S / 2)
         zygote.kill()
-        zygote.wait()
-        for pipe in (zygote.stdin, zygote.stdout):
-            if pipe is not None:
-                pipe.close()
-        self._zygote = None
+        self._buried(zygote)
         if self._greeted:
             end_marked(self.mark)
 
     def _ready(self, tick: Callable[[], None]) -> subprocess.Popen[bytes]:
-        if self._zygote is None or (self._greeted and self._zygote.poll() is not None):
+        if self._zygote is not None and self._greeted and self._zygote.poll() is not None:
+            self._buried(self._zygote)
+        if self._zygote is None:
             self.start()
         assert self._zygote is not None
         if not self._greeted:
@@ -228,9 +251,16 @@ class ForkLauncher:
             if guard is not None and guard.exceeded():
                 return None
 
-    def _died(self, zygote: subprocess.Popen[bytes]) -> LauncherDiedError:
+    def _buried(self, zygote: subprocess.Popen[bytes]) -> None:
+        """It has ended, or is about to: nothing of it stays."""
         zygote.wait()
+        for pipe in (zygote.stdin, zygote.stdout):
+            if pipe is not None:
+                pipe.close()
         self._zygote = None
+
+    def _died(self, zygote: subprocess.Popen[bytes]) -> LauncherDiedError:
+        self._buried(zygote)
         end_marked(self.mark)
         self._complaints.seek(0)
         said = self._complaints.read()[-8000:].decode(errors="replace").strip()
@@ -240,9 +270,10 @@ class ForkLauncher:
 class _Guard:
     """Watches one process's limits."""
 
-    def __init__(self, pid: int, limits: Limits) -> None:
+    def __init__(self, pid: int, limits: Limits, waited_s: Callable[[], float] = _not_at_all) -> None:
         self._pid = pid
         self._limits = limits
+        self._waited_s = waited_s
         self._deadline = None if limits.time_s is None else time.monotonic() + limits.time_s
         self.tick_s = TICK_S if limits.memory_bytes is None else QUICK_TICK_S
         self.peak_bytes: int | None = None
@@ -256,6 +287,6 @@ class _Guard:
                 self.peak_bytes = max(used, self.peak_bytes or 0)
                 if used > self._limits.memory_bytes:
                     self.cut = "memory"
-        if self._deadline is not None and time.monotonic() > self._deadline:
+        if self._deadline is not None and time.monotonic() > self._deadline + self._waited_s():
             self.cut = self.cut or "time"
         return self.cut

@@ -5,7 +5,7 @@ Counted on the weights themselves, whatever the method says of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -46,10 +46,15 @@ class DenseFacts:
         return sum(self.prunable_by_layer)
 
 
-class _Linear(NamedTuple):
-    layer: int  # in the model as it is now
-    name: str
-    weight: Tensor  # [out, in]
+@dataclass(frozen=True)
+class LayerCount:
+    """What is counted on the linears of one layer, by name."""
+
+    shapes: Mapping[str, tuple[int, int]]
+    zeros: Mapping[str, int]
+    groups: Mapping[tuple[int, int], int]
+    """Groups of weights by pattern (keep, of), and of these the ones with more non-zeros than the pattern allows."""
+    violations: Mapping[tuple[int, int], int]
 
 
 class _Form(NamedTuple):
@@ -59,65 +64,96 @@ class _Form(NamedTuple):
 
 
 @torch.no_grad()
-def dense_facts(model: Any) -> DenseFacts:
-    """Count the dense ``model``. Raises PrunebenchError where one of its weights is not finite."""
-    prunable = [0] * len(anatomy(model).layers)
-    zeros = list(prunable)
-    weights: dict[tuple[int, str], int] = {}
-    for linear in _linears(model):
-        _check_finite(linear, linear.layer)
-        weights[linear.layer, linear.name] = linear.weight.numel()
-        prunable[linear.layer] += linear.weight.numel()
-        zeros[linear.layer] += linear.weight.numel() - int(torch.count_nonzero(linear.weight.bool()))
+def count_layer(linears: Mapping[str, nn.Linear], layer: int, patterns: Sequence[tuple[int, int]] = ()) -> LayerCount:
+    """Count the ``linears`` of a layer, whose index in the dense model is ``layer``; ``patterns`` as for `audit`.
+
+    Raises PrunebenchError where a weight is not finite.
+    """
+    shapes, zeros = {}, {}
+    groups, violations = dict.fromkeys(patterns, 0), dict.fromkeys(patterns, 0)
+    for name, linear in linears.items():
+        _check_finite(linear.weight, name, layer)
+        kept = (
+            linear.weight.bool()
+        )  # [out, in], True where a weight is not zero; many times faster than counting floats
+        rows, columns = kept.shape
+        shapes[name] = rows, columns
+        zeros[name] = kept.numel() - int(torch.count_nonzero(kept))
+        for pattern in patterns:
+            checked = nm_violations(kept, *pattern)
+            groups[pattern] += checked[0]
+            violations[pattern] += checked[1]
+    return LayerCount(shapes, zeros, groups, violations)
+
+
+def dense_facts(model: Any, counts: Sequence[LayerCount] | None = None) -> DenseFacts:
+    """The dense ``model``, counted here or, where its layers are not in memory, before: ``counts``, one a layer.
+
+    Raises PrunebenchError where one of its weights is not finite.
+    """
+    parts = anatomy(model)
+    if counts is None:
+        counts = [count_layer(parts.linears(layer), index) for index, layer in enumerate(parts.layers)]
+    weights = {
+        (index, name): rows * columns
+        for index, count in enumerate(counts)
+        for name, (rows, columns) in count.shapes.items()
+    }
     return DenseFacts(
         parameters=parameter_count(model),
-        prunable_by_layer=tuple(prunable),
-        zeros_by_layer=tuple(zeros),
+        prunable_by_layer=tuple(sum(rows * columns for rows, columns in count.shapes.values()) for count in counts),
+        zeros_by_layer=tuple(sum(count.zeros.values()) for count in counts),
         shape=shape_of(model),
         weights=weights,
     )
 
 
-@torch.no_grad()
 def audit(
-    model: Any, dense: DenseFacts, kept_layers: Sequence[int], patterns: Sequence[tuple[int, int]] = ()
+    model: Any,
+    dense: DenseFacts,
+    kept_layers: Sequence[int],
+    patterns: Sequence[tuple[int, int]] = (),
+    counts: Sequence[LayerCount] | None = None,
 ) -> results.Audit:
-    """Count the pruned ``model``.
+    """Count the pruned ``model``, here or, where its layers are not in memory, before: ``counts``, one a layer.
 
     ``kept_layers`` are the indices, in the dense model, of the decoder layers that remain, in order; ``patterns`` are
     pairs (keep, of) for which groups of weights are checked. Raises PrunebenchError where a weight is not finite or
     the model has another number of layers than ``kept_layers``.
     """
-    layers = len(anatomy(model).layers)
+    parts = anatomy(model)
+    layers = len(parts.layers)
     if layers != len(kept_layers):
         raise PrunebenchError(
             f"the pruned model has {layers} decoder layers, {len(kept_layers)} are said to remain of {dense.layers}",
             hint="the method must remove layers through its context, which keeps count",
         )
-    linears: list[results.LinearAudit] = []
-    groups = dict.fromkeys(patterns, 0)
-    violations = dict.fromkeys(patterns, 0)
-    for linear in _linears(model):
-        layer = kept_layers[linear.layer]
-        _check_finite(linear, layer)
-        kept = (
-            linear.weight.bool()
-        )  # [out, in], True where a weight is not zero; many times faster than counting floats
-        rows, columns = kept.shape
-        zeros = kept.numel() - int(torch.count_nonzero(kept))
-        size = dense.weights[layer, linear.name]
-        linears.append(
-            results.LinearAudit(layer=layer, name=linear.name, rows=rows, columns=columns, zeros=zeros, dense=size)
+    if counts is None:
+        counts = [
+            count_layer(parts.linears(module), layer, patterns)
+            for layer, module in zip(kept_layers, parts.layers, strict=True)
+        ]
+    linears = [
+        results.LinearAudit(
+            layer=layer,
+            name=name,
+            rows=rows,
+            columns=columns,
+            zeros=count.zeros[name],
+            dense=dense.weights[layer, name],
         )
-        for pattern in patterns:
-            checked = nm_violations(kept, *pattern)
-            groups[pattern] += checked[0]
-            violations[pattern] += checked[1]
+        for layer, count in zip(kept_layers, counts, strict=True)
+        for name, (rows, columns) in count.shapes.items()
+    ]
     prunable = sum(entry.rows * entry.columns for entry in linears)
     zeros = sum(entry.zeros for entry in linears)
     parameters = parameter_count(model)
     checked_patterns = [
-        results.PatternAudit(pattern=f"{keep}:{of}", groups=groups[keep, of], violations=violations[keep, of])
+        results.PatternAudit(
+            pattern=f"{keep}:{of}",
+            groups=sum(count.groups[keep, of] for count in counts),
+            violations=sum(count.violations[keep, of] for count in counts),
+        )
         for keep, of in patterns
     ]
     shape = shape_of(model)
@@ -204,20 +240,12 @@ def _form(*, removed: int, blocks: int, narrower: bool, more_zeros: bool, legal:
     return _Form(", ".join(parts), faster=bool(removed or blocks or narrower), note="; ".join(notes))
 
 
-def _linears(model: Any) -> Iterator[_Linear]:
-    parts = anatomy(model)
-    for index, layer in enumerate(parts.layers):
-        found: dict[str, nn.Linear] = parts.linears(layer)
-        for name, linear in found.items():
-            yield _Linear(index, name, linear.weight)
-
-
-def _check_finite(linear: _Linear, layer: int) -> None:
-    if not linear.weight.numel():
+def _check_finite(weight: Tensor, name: str, layer: int) -> None:
+    if not weight.numel():
         return
-    low, high = torch.aminmax(linear.weight)  # NaN comes through
-    if not torch.isfinite(high - low) and not bool(torch.isfinite(linear.weight).all()):
+    low, high = torch.aminmax(weight)  # NaN comes through
+    if not torch.isfinite(high - low) and not bool(torch.isfinite(weight).all()):
         raise PrunebenchError(
-            f"layer {layer}, {linear.name}: some weights are not finite",
+            f"layer {layer}, {name}: some weights are not finite",
             hint="the method divides by zero or overflows there; try it in float32",
         )

@@ -19,6 +19,7 @@ from transformers import DynamicCache, StaticCache
 from prunebench.errors import PrunebenchError
 from prunebench.measure.lean import Lean, UnavailableError
 from prunebench.measure.spec import FASTEST, Form
+from prunebench.model.spread import is_spread
 
 
 class Decoder(Protocol):
@@ -168,6 +169,14 @@ def choose(models: Sequence[Any], prompt: Tensor, new_tokens: int, asked: Form |
     """
     batch, length = prompt.shape[0], prompt.shape[1] + new_tokens
     notes: list[str] = []
+    if any(is_spread(model) for model in models):
+        if asked not in {FASTEST, "eager"}:
+            raise PrunebenchError(
+                f"execution '{asked}': the model is spread over several devices",
+                hint="`execution: eager` is the only form there",
+            )
+        notes.append("the model is spread over several devices: eager is the only form there")
+        asked = "eager"
     for form in candidates(prompt.device.type) if asked == FASTEST else [asked]:
         if form == "eager":
             break

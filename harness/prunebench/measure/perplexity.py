@@ -17,6 +17,7 @@ from prunebench.errors import PrunebenchError
 from prunebench.measure import results
 from prunebench.measure.positions import check_positions
 from prunebench.model.batches import windows_per_batch
+from prunebench.model.spread import input_device
 
 LOGITS_BYTES = 32 << 20
 """Logits that stand in memory at once, as float32: small enough for the cache and for the allocator to reuse."""
@@ -54,7 +55,7 @@ def perplexity(
     longest = length if full or tail is None else tail.shape[1]
     check_positions(model, longest, f"perplexity on {corpus}")
     model.eval()
-    device = model.get_input_embeddings().weight.device
+    device = input_device(model)
     scorer = _Scorer(model, (tokens if full or tail is None else tail)[:1, :PROBE_TOKENS].to(device))
     size = batch_windows or windows_per_batch(length, device)
     sums: list[float] = []  # of each window, nats

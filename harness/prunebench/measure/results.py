@@ -133,6 +133,31 @@ class TaskResult(Part):
         return self.headline_metric.stderr
 
 
+class MetricFigure(Part):
+    """One number of a plugin's metric."""
+
+    name: str = Field(description="the metric's own name, or that of a figure beside it")
+    unit: str = Field(description="'share' for what lies between 0 and 1; empty where there is none")
+    higher_is_better: bool
+    value: float | None
+    reason: str | None = Field(None, description="why there is no value")
+
+
+class MetricResult(Part):
+    """One metric that a plugin registered, on this model."""
+
+    metric: str
+    label: str = Field(description="with the options that the suite names")
+    distribution: str = Field(description="that provides it")
+    version: str = Field(description="of that distribution")
+    text: str | None = Field(None, description="corpus and split; None where it looks at no text")
+    windows: int | None = None
+    window: int | None = Field(None, description="tokens per window")
+    tokens_sha256: str | None = None
+    figures: list[MetricFigure]
+    seconds: float = Field(description="with loading the dense model, for the first metric that asks for it")
+
+
 class Summary(Part):
     """Raw samples in a few numbers, all in the unit of the key that holds them."""
 

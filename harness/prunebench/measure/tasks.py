@@ -28,6 +28,7 @@ from prunebench.measure.spec import TaskSpec
 from prunebench.measure.task_data import HUB, TaskData
 from prunebench.measure.task_index import TaskIndex, task_index
 from prunebench.measure.task_rows import rows_for
+from prunebench.model.spread import input_device
 
 SEEDS = {"random": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234}
 """What `simple_evaluate` and the command line of lm-eval set where nothing is said."""
@@ -57,7 +58,7 @@ def evaluate_tasks(
         return []
     index = task_index()
     results: list[TaskResult] = []
-    with _as_found(model.device), tempfile.TemporaryDirectory(prefix="prunebench-tasks-") as scratch:
+    with _as_found(input_device(model)), tempfile.TemporaryDirectory(prefix="prunebench-tasks-") as scratch:
         manager = _manager(index, specs)
         for number, spec in enumerate(specs):
             moved = None if progress is None else _part(progress, number, len(specs))

@@ -11,24 +11,12 @@ from typing import Any
 import torch
 
 from prunebench.errors import PrunebenchError
-from prunebench.model.files import replaced
+from prunebench.model.files import disk_errors, replaced, scratch, take_place
+from prunebench.model.folder import INDEX, SINGLE
+from prunebench.model.headers import Entry
+from prunebench.model.layout import Tensors, layout, new_file
 from prunebench.model.quiet import quiet
 from prunebench.model.shape import VARIANT, PruningFile, is_plain, shape_of, write_plan
-
-# safetensors: name of each type, in the order in which a file holds tensors of several types, widest first
-_NAMES = {
-    torch.float64: "F64",
-    torch.int64: "I64",
-    torch.float32: "F32",
-    torch.int32: "I32",
-    torch.bfloat16: "BF16",
-    torch.float16: "F16",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-_ORDER = {dtype: place for place, dtype in enumerate(_NAMES)}
 
 
 def memory_bytes(model: torch.nn.Module) -> int:
@@ -44,20 +32,10 @@ def parameter_count(model: torch.nn.Module) -> int:
 def safetensors_bytes(model: Any) -> int:
     """Exact size of the one safetensors file that ``model.save_pretrained`` writes, without writing it.
 
-    The format: 8 bytes, a JSON header padded to a multiple of 8, the tensors without gaps; of tied ones transformers
-    keeps the main one. Raises PrunebenchError for an element type that the format is not written with here.
+    Of tied tensors transformers keeps the main one. Raises PrunebenchError for an element type that the format is not
+    written with here.
     """
-    tensors = _saved(model)
-    unknown = sorted({str(tensor.dtype) for tensor in tensors.values()} - {str(dtype) for dtype in _NAMES})
-    if unknown:
-        raise PrunebenchError(f"the size of a safetensors file with {', '.join(unknown)} is not known")
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, tensor in sorted(tensors.items(), key=lambda item: (_ORDER[item[1].dtype], item[0])):
-        start, end = end, end + tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    return 8 + -(-len(text) // 8) * 8 + end
+    return layout(_saved(model)).nbytes
 
 
 def save(model: Any, tokenizer: Any, folder: Path, *, made_by: Mapping[str, Any] | None = None) -> None:
@@ -87,8 +65,55 @@ def save_into(model: Any, tokenizer: Any, folder: Path, *, variant: str | None =
         if tokenizer is not None:
             tokenizer.save_pretrained(aside)
         yield aside
-        for path in aside.iterdir():  # some writers leave files that only their owner may read
-            path.chmod(0o644)
+        _readable(aside)
+
+
+@contextmanager
+def save_by_pieces(model: Any, tokenizer: Any, folder: Path, *, shard_bytes: int) -> Iterator[tuple[Path, Tensors]]:
+    """As `save_into` for a model on the meta device, whose tensors the block writes one by one, by their names in the model.
+
+    The block gets the folder and the tensors of its weight files, which hold at most ``shard_bytes`` each unless one
+    tensor is larger, as transformers fills them.
+    """
+    check_target(folder)
+    with scratch(folder) as beside:
+        aside = beside / folder.name
+        with disk_errors(folder), quiet():
+            aside.mkdir()
+            model.save_pretrained(aside, state_dict={})  # the config alone
+            if tokenizer is not None:
+                tokenizer.save_pretrained(aside)
+            entries = _new_shards(model, aside, shard_bytes)
+        with Tensors(entries, write=True) as tensors:
+            yield aside, tensors
+        with disk_errors(folder):
+            _readable(aside)
+            take_place(aside, folder)
+
+
+def _new_shards(model: Any, folder: Path, shard_bytes: int) -> dict[str, Entry]:
+    """Weight files of the right size, empty yet, with their index where there are several; where each tensor lies, by name."""
+    from huggingface_hub import split_torch_state_dict_into_shards
+
+    names = saved_names(model)
+    written = dict(_saved(model))  # in the order in which transformers fills its shards
+    stem, suffix = SINGLE.rsplit(".", 1)
+    split = split_torch_state_dict_into_shards(
+        written, filename_pattern=f"{stem}{{suffix}}.{suffix}", max_shard_size=shard_bytes
+    )
+    entries: dict[str, Entry] = {}
+    for file, inside in split.filename_to_tensors.items():
+        entries |= new_file(folder / file, {name: written[name] for name in inside})
+    if split.is_sharded:
+        told = {"total_parameters": parameter_count(model), **split.metadata}
+        index = {"metadata": told, "weight_map": split.tensor_to_filename}
+        (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return {name: entries[written_as] for name, written_as in names.items()}
+
+
+def _readable(folder: Path) -> None:
+    for path in folder.iterdir():  # some writers leave files that only their owner may read
+        path.chmod(0o644)
 
 
 def check_target(folder: Path) -> None:
@@ -98,14 +123,36 @@ def check_target(folder: Path) -> None:
         raise PrunebenchError(f"{folder} exists and is no checkpoint", hint="choose another folder")
 
 
+def saved_names(model: Any) -> dict[str, str]:
+    """The name in a weight file of each tensor that is written, by its name in the model, in the model's order.
+
+    Raises PrunebenchError where a tensor is not written as it is, but joined with others or split.
+    """
+    found = {}
+    for name, tensor in _kept(model).items():
+        written = _as_written(model, {name: tensor})
+        if [part.shape for part in written.values()] != [tensor.shape]:
+            raise PrunebenchError(
+                f"{name} lies on disk in another form than in memory",
+                hint="a model of this family must be loaded as a whole",
+            )
+        found[name] = next(iter(written))
+    return found
+
+
 def _saved(model: Any) -> Mapping[str, torch.Tensor]:
-    """The tensors that are written: of several names for one memory the declared alias goes."""
+    return _as_written(model, _kept(model))
+
+
+def _kept(model: Any) -> dict[str, torch.Tensor]:
+    """The tensors that are written, on the meta device: of several names for one memory the declared alias goes."""
     aliases = set(getattr(model, "all_tied_weights_keys", None) or ())
     kept: dict[object, str] = {}
     state: dict[str, torch.Tensor] = model.state_dict(keep_vars=True)
     for name in sorted(state, key=lambda name: (name in aliases, name)):
         kept.setdefault(_identity(state[name]), name)
-    return _as_written(model, {name: state[name].detach().to("meta") for name in kept.values()})
+    names = set(kept.values())
+    return {name: tensor.detach().to("meta") for name, tensor in state.items() if name in names}
 
 
 def _as_written(model: Any, state: dict[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:

@@ -47,9 +47,14 @@ def replaced(target: Path) -> Iterator[Path]:
     with scratch(target) as folder, disk_errors(target):
         aside = folder / target.name
         yield aside
-        if target.is_dir():  # a folder that is not empty cannot be renamed over
-            target.replace(folder / "old")
-        aside.replace(target)
+        take_place(aside, target)
+
+
+def take_place(aside: Path, target: Path) -> None:
+    """Rename ``aside``, which lies in a `scratch` of ``target``, over it."""
+    if target.is_dir():  # a folder that is not empty cannot be renamed over
+        target.replace(aside.parent / "old")
+    aside.replace(target)
 
 
 def sweep(target: Path) -> None:

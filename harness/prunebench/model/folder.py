@@ -69,7 +69,8 @@ def fingerprint(folder: Path, *, code: bool = False) -> str:
 
 def _weights(folder: Path) -> tuple[Path, ...]:
     """The files that are loaded: one file, else the shards of the index."""
-    single, listed = PRUNED if (folder / PLAN).is_file() and not (folder / SINGLE).is_file() else (SINGLE, INDEX)
+    plain = any((folder / name).is_file() for name in (SINGLE, INDEX))
+    single, listed = PRUNED if (folder / PLAN).is_file() and not plain else (SINGLE, INDEX)
     if (folder / single).is_file():
         return (folder / single,)
     if (folder / listed).is_file():

@@ -37,11 +37,30 @@ class Header:
     parameters: int | None
 
 
+@dataclass(frozen=True)
+class Entry:
+    """Where a safetensors file holds a tensor. ``dtype`` is the format's name, ``start`` counts from the file's begin."""
+
+    path: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    nbytes: int
+
+
 def safetensors_header(path: Path, *, tied: bool = False) -> Header:
     """Check that a safetensors file is complete and count its parameters; ``tied``: a stored head is not counted.
 
     Raises PrunebenchError where the file is none or is truncated.
     """
+    entries = safetensors_entries(path)
+    sizes = {name: math.prod(entry.shape) for name, entry in entries.items()}
+    dtypes = {name: entry.dtype for name, entry in entries.items()}
+    return Header(frozenset(sizes), _count(sizes, dtypes, tied=tied))
+
+
+def safetensors_entries(path: Path) -> dict[str, Entry]:
+    """Where each tensor lies. Raises PrunebenchError where the file is no safetensors file or is not complete."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -57,15 +76,21 @@ def safetensors_header(path: Path, *, tied: bool = False) -> Header:
     try:
         tensors: dict[str, Any] = json.loads(text)
         tensors.pop("__metadata__", None)
-        data = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
-        sizes = {name: math.prod(entry["shape"]) for name, entry in tensors.items()}
-        dtypes = {name: entry["dtype"] for name, entry in tensors.items()}
+        found = {name: _entry(path, 8 + length, entry) for name, entry in tensors.items()}
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise PrunebenchError(f"{path} is not a safetensors file: its header cannot be read", hint=_AGAIN) from error
-    if size != 8 + length + data:
-        fault = "is truncated" if size < 8 + length + data else "is too long"
-        raise PrunebenchError(f"{path} {fault}: {size} bytes, its header names {8 + length + data}", hint=_AGAIN)
-    return Header(frozenset(sizes), _count(sizes, dtypes, tied=tied))
+    end = max((entry.start + entry.nbytes for entry in found.values()), default=8 + length)
+    if size != end:
+        fault = "is truncated" if size < end else "is too long"
+        raise PrunebenchError(f"{path} {fault}: {size} bytes, its header names {end}", hint=_AGAIN)
+    return found
+
+
+def _entry(path: Path, data: int, told: Mapping[str, Any]) -> Entry:
+    """``data`` is where the tensors' bytes begin; they are numbered from there."""
+    start, end = told["data_offsets"]
+    math.prod(told["shape"])  # numbers, or it is no header
+    return Entry(path, told["dtype"], tuple(told["shape"]), data + start, end - start)
 
 
 def _count(sizes: Mapping[str, int], dtypes: Mapping[str, str], *, tied: bool) -> int | None:

@@ -17,7 +17,9 @@ from prunebench.model.anatomy import FAMILIES
 from prunebench.model.folder import Checkpoint, check_loaded, read_checkpoint
 from prunebench.model.prepare import prepare
 from prunebench.model.quiet import quiet
+from prunebench.model.ref import Placement
 from prunebench.model.shape import VARIANT, give_shape, read_plan
+from prunebench.model.spread import budget
 
 __all__ = ["LoadedModel", "load", "load_pruned", "prepare"]
 
@@ -52,8 +54,6 @@ def load(folder: Path, *, dtype: str, device: str, trust_remote_code: bool = Fal
     Raises PrunebenchError where the folder is incomplete or damaged, the weights do not fit the config, or
     transformers does not know the architecture.
     """
-    from transformers import AutoTokenizer
-
     import_libraries()
     checkpoint = read_checkpoint(folder)
     torch.empty((), device=device)  # starts the device; that is not loading
@@ -65,17 +65,77 @@ def load(folder: Path, *, dtype: str, device: str, trust_remote_code: bool = Fal
         legs = _onwards(model, device, time.perf_counter() - started) if apart else None
         _finish(device)
         seconds = time.perf_counter() - started
+        tokenizer, tokenizer_seconds = _load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    return LoadedModel(model, tokenizer, checkpoint.weight_bytes, seconds, tokenizer_seconds, legs)
+
+
+def load_spread(
+    folder: Path, *, dtype: str, device: str, placement: Placement, trust_remote_code: bool = False
+) -> LoadedModel:
+    """As `load`, over the places of ``placement``: what fits nowhere else stays in its files and is read when it is needed."""
+    import_libraries()
+    checkpoint = read_checkpoint(folder)
+    memory = budget(placement, device)
+    with quiet():
         started = time.perf_counter()
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=trust_remote_code
-            )
-        except Exception as error:
-            raise PrunebenchError(
-                f"{folder}: transformers cannot read the tokenizer: {first_line(error)}",
-                hint="save it there anew with AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)",
-            ) from error
-    return LoadedModel(model, tokenizer, checkpoint.weight_bytes, seconds, time.perf_counter() - started, legs)
+        model = _load_model(
+            checkpoint, dtype=getattr(torch, dtype), device="auto", trust_remote_code=trust_remote_code, memory=memory
+        )
+        _finish(device)
+        seconds = time.perf_counter() - started
+        tokenizer, tokenizer_seconds = _load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    return LoadedModel(model, tokenizer, checkpoint.weight_bytes, seconds, tokenizer_seconds)
+
+
+def load_bare(folder: Path, *, dtype: str, device: str) -> LoadedModel:
+    """The model in ``folder`` without its weights, which stay on the meta device; buffers that no file holds are real.
+
+    For going through it piece by piece (see `streamed`). Checked and refused as by `load`, and where the
+    weights are packed, or narrower than the config says.
+    """
+    checkpoint = read_checkpoint(folder)
+    plan = read_plan(folder)
+    if checkpoint.parameters is None or (plan is not None and not plan.plain):
+        kind = "are packed" if plan is None else "are narrower than config.json says"
+        raise PrunebenchError(
+            f"{folder}: the weights {kind}, so they cannot be read layer by layer",
+            hint="prune it without --stream, or name the checkpoint that it was made from",
+        )
+    with quiet():
+        started = time.perf_counter()
+        model = _load_model(checkpoint, dtype=getattr(torch, dtype), device="meta", trust_remote_code=False)
+        _make_buffers(model, device)
+        seconds = time.perf_counter() - started
+        tokenizer, tokenizer_seconds = _load_tokenizer(folder, trust_remote_code=False)
+    return LoadedModel(model, tokenizer, checkpoint.weight_bytes, seconds, tokenizer_seconds)
+
+
+@torch.no_grad()
+def _make_buffers(model: Any, device: str) -> None:
+    """Compute the buffers that are in no file, such as rotary frequencies, as transformers does after loading."""
+    for module in model.modules():
+        names = [name for name in module._non_persistent_buffers_set if module._buffers[name] is not None]
+        for name in names:
+            module._buffers[name] = torch.empty_like(module._buffers[name], device="cpu")
+        if names:
+            model._init_weights(module)
+        for name in names:
+            module._buffers[name] = module._buffers[name].to(device)
+
+
+def _load_tokenizer(folder: Path, *, trust_remote_code: bool) -> tuple[Any, float]:
+    """The tokenizer, and the seconds that it took."""
+    from transformers import AutoTokenizer
+
+    started = time.perf_counter()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        raise PrunebenchError(
+            f"{folder}: transformers cannot read the tokenizer: {first_line(error)}",
+            hint="save it there anew with AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)",
+        ) from error
+    return tokenizer, time.perf_counter() - started
 
 
 def _fits(weight_bytes: int) -> bool:
@@ -113,7 +173,15 @@ def load_pruned(folder: str | Path, *, dtype: str | None = None, device: str = "
         )
 
 
-def _load_model(checkpoint: Checkpoint, *, dtype: Any, device: str, trust_remote_code: bool) -> Any:
+def _load_model(
+    checkpoint: Checkpoint,
+    *,
+    dtype: Any,
+    device: str,
+    trust_remote_code: bool,
+    memory: dict[int | str, int] | None = None,
+) -> Any:
+    """``device`` 'auto' spreads the model over several, each with as many bytes as ``memory`` says."""
     folder = checkpoint.folder
     common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     try:
@@ -121,7 +189,8 @@ def _load_model(checkpoint: Checkpoint, *, dtype: Any, device: str, trust_remote
         model, report = loader.from_pretrained(
             folder,
             dtype=dtype,
-            device_map=None if device == "cpu" else {"": device},
+            device_map={"cpu": None, "auto": "auto"}.get(device, {"": device}),
+            max_memory=memory,
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # reported then, with their names
             output_loading_info=True,

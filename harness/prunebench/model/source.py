@@ -16,7 +16,7 @@ from prunebench.model.cache import file_sha256
 from prunebench.model.folder import fingerprint, read_checkpoint
 from prunebench.model.headers import gguf_header
 from prunebench.model.made import MadeAsset
-from prunebench.model.ref import ModelRef
+from prunebench.model.ref import ModelRef, Placement
 from prunebench.model.wheel import WheelAsset
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -44,6 +44,7 @@ def resolve(
     dtype: Dtype = "float32",
     trust_remote_code: bool = False,
     name: str | None = None,
+    placement: Placement | None = None,
 ) -> ModelRef:
     """Look up what a suite calls a model. ``base``: the folder that relative paths start from.
 
@@ -51,7 +52,7 @@ def resolve(
     Hub id 'org/name' or 'org/name@revision'. Local files are pinned by their SHA-256.
     Raises PrunebenchError where nothing answers to ``text`` or a local model is incomplete.
     """
-    common: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
+    common: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code, "placement": placement}
     if not text:
         raise PrunebenchError("a model's name is empty", hint=did_you_mean(text, assets))
     if text in assets:

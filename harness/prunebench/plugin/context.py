@@ -19,6 +19,7 @@ from prunebench.training.loop import Penalty, TrainingLog, train
 
 if TYPE_CHECKING:
     from prunebench.calibration.driver import LinearStats
+    from prunebench.calibration.placement import Lender
     from prunebench.plugin.method import LayerwiseMethod, Statistic
     from prunebench.training.settings import TrainingSettings
 
@@ -50,6 +51,8 @@ class Context:
 
     shares: Mapping[str, float] | None = None
     """The share of each linear, by its path, where an allocation decides it; `prune_linears` goes by them."""
+    lender: Lender | None = None
+    """Where layers come from, one at a time, if the model is not in memory; then only the tools that go layer by layer work."""
     went_by_shares: bool = False
     trained_tokens: int = 0
     """Tokens that went through the model in `train`, each as often as it was seen."""
@@ -72,7 +75,9 @@ class Context:
         """Prune every linear of every decoder layer, predecessors pruned before their successors are measured."""
         tokens = self.windows if method.statistics else None
         self.went_by_shares = self.shares is not None
-        driver.prune_linears(model, method, tokens, self.generator, self.progress, self.device, self.shares)
+        driver.prune_linears(
+            model, method, tokens, self.generator, self.progress, self.device, self.shares, self.lender
+        )
 
     def observe_linears(
         self,
@@ -84,7 +89,9 @@ class Context:
 
         Both are by the linear's name in the layer; ``statistics`` are those of `LayerwiseMethod`. Nothing may be changed.
         """
-        driver.observe_linears(model, statistics, self.windows, see, self.generator, self.progress, self.device)
+        driver.observe_linears(
+            model, statistics, self.windows, see, self.generator, self.progress, self.device, self.lender
+        )
 
     def observe_layers(self, model: Any, see: Callable[[int, torch.Tensor, torch.Tensor], None]) -> None:
         """Run the dense decoder over the calibration windows and call ``see(layer, before, after)`` for each layer.
@@ -92,14 +99,17 @@ class Context:
         before, after: hidden states [windows of the batch, length, hidden], as the layer gets and gives them, so
         that the last layer's output has not passed the final norm. They lie where the layer computes.
         """
+        self._needs_whole("observe_layers")
         driver.observe_layers(model, self.windows, see, self.progress, self.device)
 
     def stream(self, model: Any) -> Stream:
         """The model over the calibration windows, layer by layer, for methods that compare variants of it."""
+        self._needs_whole("stream")
         return Stream(model, self.windows, self.device)
 
     def remove_layers(self, model: Any, layers: Iterable[int]) -> None:
         """Take these decoder layers (current indices) out of the model for good."""
+        self._needs_whole("remove_layers")
         gone = set(layers)
         if len(gone) >= len(anatomy(model).layers):
             raise PrunebenchError(
@@ -122,6 +132,7 @@ class Context:
 
         A linear with less than 1 % zeros counts as dense: it was not made sparse, a few of its weights happen to be zero.
         """
+        self._needs_whole("zeros")
         masks = {}
         for path, linear in self.linears(model).items():
             kept = linear.weight.detach().bool()  # many times faster to count than floats
@@ -143,6 +154,7 @@ class Context:
         ``masks`` by the same paths, True where a weight is held at zero; ``penalty`` is added to the loss. Raises
         PrunebenchError where the loss or a gradient is not finite.
         """
+        self._needs_whole("train")
         log = train(
             model,
             parameters,
@@ -158,6 +170,7 @@ class Context:
 
     def remove_blocks(self, model: Any, blocks: Iterable[Block]) -> None:
         """Take these attentions and MLPs out for good, and the layers that then have neither. Indices as they are now."""
+        self._needs_whole("remove_blocks")
         remove_blocks(model, blocks)
         parts = anatomy(model)
         left = {block.layer for block in parts.blocks}
@@ -169,8 +182,18 @@ class Context:
 
         ``kept``: indices as they are now, in order, for each sub-block that changes. Raises PrunebenchError where none would stay.
         """
+        self._needs_whole("keep_groups")
         keep_groups(model, kept)
 
     def keep_hidden(self, model: Any, kept: Sequence[int]) -> None:
         """Keep these channels of the residual stream in all matrices, norms and embeddings; indices as they are now."""
+        self._needs_whole("keep_hidden")
         keep_hidden(model, kept)
+
+    def _needs_whole(self, tool: str) -> None:
+        """Refuse a tool that looks at several layers, where only one is there at a time."""
+        if self.lender is not None:
+            raise PrunebenchError(
+                f"`context.{tool}` needs the whole model in memory, and this one is pruned layer by layer from its files",
+                hint="leave out --stream; the author can say so before any work, by `refuses_streaming`",
+            )

@@ -24,14 +24,16 @@ from prunebench.measure.task_data import HUB, TaskData
 from prunebench.model.source import ModelAsset
 from prunebench.plugin import API_VERSION, NAME, spec
 from prunebench.plugin.allocation import ALLOCATION, Allocation
+from prunebench.plugin.engine import BUILT_IN, Engine
 from prunebench.plugin.files import PluginFile, plugin_files
 from prunebench.plugin.lazy import heavy_imports_later
 from prunebench.plugin.method import Method, Options
+from prunebench.plugin.metric import TEXT, Metric
 from prunebench.plugin.recovery import CALIBRATION, DATA, KEY, Recovery
 from prunebench.plugin.section import ReportSection
 from prunebench.plugin.trace import traced
 
-Kind = Literal["method", "allocation", "recovery", "model", "corpus", "task data", "section"]
+Kind = Literal["method", "allocation", "recovery", "model", "corpus", "task data", "metric", "section", "engine"]
 
 RESTRICT = "PRUNEBENCH_PLUGINS"
 
@@ -70,7 +72,9 @@ class Registry:
     models: dict[str, Registered] = field(default_factory=dict)
     corpora: dict[str, Registered] = field(default_factory=dict)
     task_data: dict[str, Registered] = field(default_factory=dict)
+    metrics: dict[str, Registered] = field(default_factory=dict)
     sections: dict[str, Registered] = field(default_factory=dict)
+    engines: dict[str, Registered] = field(default_factory=dict)
     problems: list[PluginProblem] = field(default_factory=list)
     hooks: pluggy.PluginManager = field(default_factory=lambda: pluggy.PluginManager(NAME))
 
@@ -82,7 +86,9 @@ class Registry:
             "model": self.models,
             "corpus": self.corpora,
             "task data": self.task_data,
+            "metric": self.metrics,
             "section": self.sections,
+            "engine": self.engines,
         }[kind]
 
     def notify(self, hook: str, **facts: Any) -> None:
@@ -103,7 +109,9 @@ class Registry:
             self.models,
             self.corpora,
             self.task_data,
+            self.metrics,
             self.sections,
+            self.engines,
         )
         return [registered for kind in kinds for registered in kind.values()]
 
@@ -136,6 +144,14 @@ def _class_complaint(base: type, *reserved: str) -> Callable[[Any], str | None]:
     return complain
 
 
+def _metric_complaint(value: Any) -> str | None:
+    """What is wrong with a class that should be a metric."""
+    complaint = _class_complaint(Metric, TEXT)(value)
+    if complaint is None and not isinstance(getattr(value, "higher_is_better", None), bool):
+        return f"{value.__name__}.higher_is_better is neither True nor False"
+    return complaint
+
+
 def _instance_complaint(kind: type, *reserved: str) -> Callable[[Any], str | None]:
     """What is wrong with an object that should be a ``kind``; ``reserved`` are names that mean something in a suite."""
 
@@ -146,6 +162,14 @@ def _instance_complaint(kind: type, *reserved: str) -> Callable[[Any], str | Non
         return f"the name '{name}' means something else in a suite; take another" if name in reserved else None
 
     return complain
+
+
+def _engine_complaint(value: Any) -> str | None:
+    """What is wrong with a class that should be an engine."""
+    complaint = _class_complaint(Engine)(value)
+    if complaint is None and getattr(value, "name", None) in BUILT_IN:
+        return f"the engine '{value.name}' is built in; take another name"
+    return complaint
 
 
 def _section_complaint(value: Any) -> str | None:
@@ -164,7 +188,9 @@ _REGISTERING = (
     _Registering("prunebench_register_model_source", "model", _instance_complaint(ModelAsset)),
     _Registering("prunebench_register_corpus", "corpus", _instance_complaint(Corpus)),
     _Registering("prunebench_register_task_data", "task data", _instance_complaint(TaskData, HUB)),
+    _Registering("prunebench_register_metric", "metric", _metric_complaint),
     _Registering("prunebench_register_report_section", "section", _section_complaint),
+    _Registering("prunebench_register_engine", "engine", _engine_complaint),
 )
 
 

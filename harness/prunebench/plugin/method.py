@@ -133,6 +133,15 @@ class Method(ABC):
         del options
         return "it decides itself how much goes from where"
 
+    @classmethod
+    def refuses_streaming(cls, options: Any) -> str | None:
+        """Why these (parsed) options cannot prune a model layer by layer from its files; None where they can.
+
+        A method that can leaves all work to `context.prune_linears`, and looks at no weight outside `prune_group`.
+        """
+        del options
+        return "it looks at the model as a whole"
+
     @abstractmethod
     def prune(self, model: Any, context: Context) -> None:
         """Prune ``model`` (a transformers causal LM) in place.
@@ -168,6 +177,11 @@ class LayerwiseMethod(Method):
         if sparsity is None:
             return "it has no option `sparsity`"
         return f"{sparsity} takes the same share from every matrix" if pattern_of(sparsity) else None
+
+    @classmethod
+    def refuses_streaming(cls, options: Any) -> str | None:
+        """None: what `prune` leaves to the harness goes layer by layer."""
+        return None if issubclass(cls, LayerwiseMethod) else super().refuses_streaming(options)
 
     @property
     def true_sequential(self) -> bool:

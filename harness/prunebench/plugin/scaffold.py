@@ -13,6 +13,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 _TRIED = "prunebench plugins check {name}"
 _BASE = "  - magnitude: {sparsity: 0.5}\n"
+_RAISED = """ Raise `version` in `pyproject.toml` whenever results change: finished cells are never run
+again under the same version."""
 KINDS: Mapping[str, tuple[str, str, str]] = {
     "method": (_TRIED, _BASE + "  - wanda: {sparsity: 0.5}\n  - {name}: {sparsity: 0.5}", "tiny-text"),
     "allocation": (_TRIED, "  - wanda: {sparsity: 0.7, allocation: [null, owl, {name}]}", "tiny-text"),
@@ -23,6 +25,8 @@ KINDS: Mapping[str, tuple[str, str, str]] = {
         "  - magnitude: {sparsity: [0.3, 0.5]}\n  - wanda: {sparsity: [0.3, 0.5]}",
         "tiny-text",
     ),
+    "metric": (_TRIED, "  - wanda: {sparsity: [0.3, 0.5]}", "tiny-text"),
+    "engine": ("prunebench plugins show {name}", _BASE + "  - wanda: {sparsity: 0.5}", "tiny-text"),
     "model-source": ("prunebench plugins show {name}", _BASE.rstrip("\n"), "tiny-text"),
 }
 """How the README tries it, the methods of its suite, and the suite's text."""
@@ -40,15 +44,22 @@ def write_package(name: str, kind: str, parent: Path) -> Path:
     if kind not in KINDS:
         raise PrunebenchError(f"there is no template for a {kind}", hint=did_you_mean(kind, KINDS))
     check, methods, corpus = (text.replace("{name}", name) for text in KINDS[kind])
+    tried = KINDS[kind][0] == _TRIED
     words = {
         "name": name,
         "distribution": f"prunebench-{name}",
         "module": f"prunebench_{name.replace('-', '_')}",
         "class": "".join(part.capitalize() for part in name.split("-")),
         "kind": kind.replace("-", " "),
+        "article": "An" if kind[0] in "aeiou" else "A",
         "check": check,
+        "tests": "the same promises as tests, and a whole cell" if tried else "its tests",
+        "counts": "; its version is part of every result's id" if tried else "",
+        "raised": _RAISED if tried else "",
         "methods": methods,
         "corpus": corpus,
+        "engine": f" --engine {name}" if kind == "engine" else "",
+        "metrics": f"\n  metrics: [kl-divergence, {name}]" if kind == "metric" else "",
     }
     folder = parent / words["distribution"]
     if folder.exists():

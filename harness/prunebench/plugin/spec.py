@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from prunebench.measure.task_data import TaskData
     from prunebench.model.source import ModelAsset
     from prunebench.plugin.allocation import Allocation
+    from prunebench.plugin.engine import Engine
     from prunebench.plugin.method import Method
+    from prunebench.plugin.metric import Metric
     from prunebench.plugin.recovery import Recovery
     from prunebench.plugin.section import ReportSection
 
@@ -53,8 +55,18 @@ def prunebench_register_task_data() -> TaskData | list[TaskData]:  # type: ignor
 
 
 @_spec
+def prunebench_register_metric() -> type[Metric] | list[type[Metric]]:  # type: ignore[empty-body]
+    """Figures beside perplexity and tasks: subclasses of `prunebench.Metric`, each with a `name`. Added in API 1."""
+
+
+@_spec
 def prunebench_register_report_section() -> type[ReportSection] | list[type[ReportSection]]:  # type: ignore[empty-body]
     """Sections of the report: subclasses of `prunebench.ReportSection`, data and text only. Added in API 1."""
+
+
+@_spec
+def prunebench_register_engine() -> type[Engine] | list[type[Engine]]:  # type: ignore[empty-body]
+    """Where cells run: subclasses of `prunebench.Engine`, each with a `name`. Added in API 1."""
 
 
 @_spec

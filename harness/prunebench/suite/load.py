@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from prunebench.calibration.corpus import SAMPLER_NAMES, Corpus, corpus_of, resolve_corpus
-from prunebench.calibration.protocols import PROTOCOLS, ProtocolName
+from prunebench.calibration.protocols import DEFAULT, PROTOCOLS, ProtocolName
 from prunebench.calibration.spec import CalibrationSpec, CorpusRef
-from prunebench.cell.spec import MethodRef, PerplexitySpec
+from prunebench.cell.spec import MethodRef, MetricRef, PerplexitySpec
 from prunebench.errors import PrunebenchError, did_you_mean
 from prunebench.measure.spec import LatencySpec, TaskSpec
-from prunebench.model.ref import ModelRef
+from prunebench.model.ref import ModelRef, Placement
 from prunebench.model.source import resolve
 from prunebench.suite import methods
 from prunebench.suite.expectations import Offered, Wanted
 from prunebench.suite.expectations import resolve as resolve_expectations
+from prunebench.suite.metrics import metric_refs
 from prunebench.suite.overrides import override
 from prunebench.suite.problems import Problems, absent, fields_of
 from prunebench.suite.recoveries import Training
@@ -33,6 +34,7 @@ from prunebench.suite.schema import (
     ProfileEntry,
     QualityEntry,
     SuiteFile,
+    TextEntry,
     TrainingEntry,
     section_at,
 )
@@ -70,6 +72,8 @@ class Suite:
     expect: tuple[Wanted, ...] = ()
     """Published figures of its cells."""
     tasks: tuple[TaskSpec, ...] = ()
+    gpus: int | None = None
+    metrics: tuple[MetricRef, ...] = ()
 
     @property
     def methods(self) -> tuple[MethodRef, ...]:
@@ -95,6 +99,9 @@ def check_suite(source: Source, registry: Registry) -> Suite:
     training = Training(calibration[0] if calibration else None, look.training, calibrated=calibrated)
     quality = file.quality or QualityEntry()
     profile = file.profile or ProfileEntry(latency=[])
+    perplexity = tuple(look.perplexity(quality.perplexity))
+    shared = perplexity[0] if perplexity else None
+    measured = bool(quality.perplexity or wrong)
     suite = Suite(
         name=file.name,
         title=file.title or file.name,
@@ -104,13 +111,15 @@ def check_suite(source: Source, registry: Registry) -> Suite:
             methods.expand(file.methods, registry, problems, training, look.own_text(file), calibrated=calibrated)
         ),
         calibration=calibration,
-        perplexity=tuple(look.perplexity(quality.perplexity)),
+        perplexity=perplexity,
         tasks=task_specs(quality.tasks, registry, problems),
+        metrics=metric_refs(quality.metrics, registry, problems, shared, look.text, measured=measured),
         latency=tuple(_latency(profile.latency)),
         gate=quality.gate,
         seeds=tuple(dict.fromkeys(file.seeds)),
         device=file.device,
         threads=file.threads,
+        gpus=file.gpus,
         keep_models=file.keep_models,
         time_limit_s=(file.limits or LimitsEntry()).time_s,
         memory_limit_bytes=(file.limits or LimitsEntry()).memory,
@@ -180,6 +189,7 @@ class _Lookup:
                     revision=entry.revision,
                     dtype=entry.dtype[0],
                     trust_remote_code=entry.trust_remote_code,
+                    placement=_placement(entry),
                     name=entry.name,
                 )
             except PrunebenchError as error:
@@ -219,6 +229,18 @@ class _Lookup:
         """The windows of a recovery's `data:`; None where something is wrong with it."""
         given = entry.model_dump(exclude_unset=True) | {"windows": entry.windows, "length": entry.length}
         return next(self.calibration(CalibrationEntry.model_validate(given), path), None)
+
+    def text(self, entry: TextEntry, path: KeyPath) -> PerplexitySpec | None:
+        """The windows of a metric's `data:`; None where something is wrong with it."""
+        given = PerplexityEntry.model_validate(entry.model_dump(exclude_none=True))
+        return next(
+            (
+                spec
+                for ref, corpus in self.corpora(given.corpus, path)
+                for spec in self.protocol(DEFAULT, given, ref, corpus, path)
+            ),
+            None,
+        )
 
     def calibration(self, entry: CalibrationEntry, path: KeyPath) -> Iterator[CalibrationSpec]:
         for ref, corpus in self.corpora(entry.corpus, path):
@@ -285,3 +307,13 @@ class _Lookup:
                     f"leave `sampler` out, then '{corpus.sampler}' is used",
                 )
         return wanted
+
+
+def _placement(entry: ModelEntry) -> Placement | None:
+    """Raises PrunebenchError where memory is shared out and nothing is to be spread."""
+    if entry.device_map is None:
+        if entry.max_memory is not None:
+            raise PrunebenchError("`max_memory` is for models that are spread", hint="add `device_map: auto`")
+        return None
+    sizes = sorted((str(place), size) for place, size in (entry.max_memory or {}).items())
+    return Placement(device_map=entry.device_map, max_memory=tuple(sizes))

@@ -32,7 +32,7 @@ class Pruned:
     """A pruned model and what is known of it."""
 
     model: Any
-    """The transformers causal LM, in eval mode."""
+    """The transformers causal LM, in eval mode; None where it was pruned from file to file."""
     tokenizer: Any
     audit: Audit
     """Counted on the model: zeros, parameters, removed and narrower parts."""
@@ -52,6 +52,8 @@ def prune(
     dtype: str = "float32",
     device: str = "auto",
     layer_device: str | None = None,
+    stream: bool = False,
+    shard_size: int | str = "2 GB",
     progress: Callable[[str, int, int], None] | None = None,
     **options: Any,
 ) -> Pruned:
@@ -60,7 +62,8 @@ def prune(
     ``model`` is what a suite calls a model (a registered name, a folder, a .gguf file, a Hub id), or a transformers causal LM,
     which is pruned in place. ``calibration`` is a suite's `calibration:` section; for a model in memory the token ids, int64
     [windows, length]. ``device`` is where the model lies; with ``layer_device`` one decoder layer at a time visits that, for a GPU
-    that cannot hold the model. ``options`` are the method's, `allocation` and `recovery` among them. ``progress`` is called with (phase, done, total).
+    that cannot hold the model. With ``stream`` the model is never held: layer-wise methods prune it from its safetensors files to
+    those in ``out``, of ``shard_size`` bytes at most, with the same result. ``options`` are the method's, `allocation` and `recovery` among them. ``progress`` is called with (phase, done, total).
 
     Raises PrunebenchError for anything that the user can mend; ``out`` is then as it was before.
     """
@@ -68,6 +71,13 @@ def prune(
 
     registry = load_plugins()
     target = None if out is None else _checked_target(Path(out), format)
+    if stream:
+        where = _checked_stream(model, target, format)
+        cell = one_cell(
+            str(model), method, options, registry, calibration=calibration, seed=seed, dtype=dtype, device=device
+        )
+        made = _make(cell, layer_device, progress, where, _bytes(shard_size))
+        return Pruned(None, made.loaded.tokenizer, made.audit, made.notes, {})
     if isinstance(model, str | Path):
         cell = one_cell(
             str(model), method, options, registry, calibration=calibration, seed=seed, dtype=dtype, device=device
@@ -82,12 +92,45 @@ def prune(
     return result
 
 
-def _make(cell: Cell, layer_device: str | None, progress: Callable[[str, int, int], None] | None) -> Made:
+def _make(
+    cell: Cell,
+    layer_device: str | None,
+    progress: Callable[[str, int, int], None] | None,
+    stream_to: Path | None = None,
+    shard_bytes: int = 0,
+) -> Made:
     from prunebench.cell.make import make, workbench
     from prunebench.cell.phases import Phases
+    from prunebench.cell.streamed import make_streamed
 
     phases = Phases() if progress is None else Phases(lambda phase: progress(phase, 0, 0), progress)
-    return make(workbench(cell, phases, layer_device))
+    bench = workbench(cell, phases, layer_device)
+    return make(bench) if stream_to is None else make_streamed(bench, stream_to, shard_bytes)
+
+
+def _checked_stream(model: Any, out: Path | None, format: str) -> Path:  # noqa: A002
+    if not isinstance(model, str | Path):
+        raise PrunebenchError("a model in memory cannot be streamed", hint="name its folder, or leave out `stream`")
+    if out is None:
+        raise PrunebenchError("a model that is streamed needs a place to go", hint="give `out`, a folder")
+    if format != "prunebench":
+        raise PrunebenchError(
+            f"the format '{format}' is for models whose layers differ, which streaming does not make",
+            hint="leave out `format`, or `stream`",
+        )
+    return out
+
+
+def _bytes(size: int | str) -> int:
+    """A size such as 2000000000, '2 GB' or '512 MiB', in bytes."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from prunebench.suite.schema import MemorySize
+
+    try:
+        return TypeAdapter(MemorySize).validate_python(size)
+    except ValidationError as error:
+        raise PrunebenchError(f"shard size: '{size}' is no size", hint="write bytes, or text such as 2 GB") from error
 
 
 def one_cell(

@@ -87,6 +87,12 @@ class ModelEntry(Section):
     dtype: Many[Dtype] = Field(["float32"], description="precision in which the weights run")
     revision: str | None = Field(None, description="Hub revision: a commit keeps the experiment the same for ever")
     trust_remote_code: bool = Field(default=False, description="run code that comes with the model")
+    device_map: Literal["auto"] | None = Field(
+        None, description="auto: spread over GPUs, host memory and disk (accelerate) for quality and timing"
+    )
+    max_memory: dict[int | Literal["cpu"], MemorySize] | None = Field(
+        None, description="with device_map: what a GPU, by its number, or cpu may hold; places not named hold nothing"
+    )
 
 
 CORPUS = "registered name, local .txt .jsonl .parquet .npy file, or {file: PATH, field: COLUMN}"
@@ -129,6 +135,17 @@ class PerplexityEntry(Section):
     tail: bool | None = Field(None, description="whether a shorter window at the end counts; the protocol's")
 
 
+class TextEntry(Section):
+    """The windows that a metric looks at: consecutive, from the beginning of the split; no seed plays a part."""
+
+    corpus: str | dict[str, Any] = Field(description=CORPUS)
+    split: str | None = Field(None, description="the corpus's own evaluation split where absent")
+    windows: Count | None = Field(
+        None, description="the first so many; the corpus's usual number where absent, else all"
+    )
+    length: Annotated[int, Field(gt=1)] = Field(512, description="tokens per window")
+
+
 class TaskEntry(Section):
     """Tasks, groups or tags of lm-eval. Its prompts and metrics are used as they are, its own rows or others."""
 
@@ -151,6 +168,10 @@ class QualityEntry(Section):
     tasks: ManyOrNone[Annotated[TaskEntry, _Short("task")]] = Field(
         [],
         description="zero-shot or few-shot tasks, run by lm-eval; with 100 questions or more each the gate is about them",
+    )
+    metrics: ManyOrNone[Any] = Field(
+        [],
+        description="metrics of plugins by name, or one-key mappings from a name to options; `data:` names their text",
     )
 
 
@@ -231,6 +252,10 @@ class SuiteFile(Section):
         "auto", pattern=r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$", description="auto, cpu, cuda, cuda:0 ..."
     )
     threads: Count | None = Field(None, description="CPU threads of a cell; torch's own choice where null")
+    gpus: Count | None = Field(
+        None,
+        description="GPUs of a cell, where it runs on GPUs: one where null, or all for a model spread over devices",
+    )
     keep_models: bool = Field(default=False, description="save every pruned model in the run folder")
     limits: LimitsEntry | None = Field(default_factory=LimitsEntry)
 
@@ -261,10 +286,11 @@ def json_schema(
     recoveries: Mapping[str, Any] | None = None,
     task_data: Mapping[str, Any] | None = None,
     allocations: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of a suite file, for editors.
 
-    ``methods``, ``recoveries`` and ``allocations`` map names to classes of plugins, whose options become part of the schema;
+    ``methods``, ``recoveries``, ``allocations`` and ``metrics`` map names to classes of plugins, whose options become part of the schema;
     the names of models and corpora become examples (both may also be paths).
     """
     schema = SuiteFile.model_json_schema()
@@ -297,6 +323,15 @@ def json_schema(
     if recoveries:
         defs |= _recovery_schema(recoveries, defs)
         sections.append("TrainingEntry")
+    if metrics:
+        defs |= _metric_schema(metrics, defs)
+        metric = {"$ref": "#/$defs/metric"}
+        defs["QualityEntry"]["properties"]["metrics"]["anyOf"] = [
+            metric,
+            {"type": "array", "items": metric},
+            {"type": "null"},
+        ]
+        sections.append("TextEntry")
     for section in sections:
         defs[section]["properties"]["corpus"]["examples"] = sorted(corpora)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "prunebench suite", **schema}
@@ -328,6 +363,18 @@ def _recovery_schema(recoveries: Mapping[str, Any], defs: dict[str, Any]) -> dic
     several = {"type": "array", "items": one, "minItems": 1, "description": "fans out into the grid"}
     described = {"description": "repairs the pruned model before it is measured", "anyOf": [one, several]}
     return {"recovery": described, "TrainingEntry": TrainingEntry.model_json_schema()}
+
+
+def _metric_schema(metrics: Mapping[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
+    """What may stand behind `metrics:`, one or a list, and the section that its `data:` is."""
+    forms: list[dict[str, Any]] = [{"enum": sorted(metrics)}]
+    for name, metric in sorted(metrics.items()):
+        options = _options_schema(f"metric-{name}", metric, defs)
+        if metric.needs_text and "properties" in options:
+            options["properties"]["data"] = {"$ref": "#/$defs/TextEntry"}
+        forms.append(_named(name, options))
+    described = {"description": "judges the pruned model beside perplexity and tasks", "anyOf": forms}
+    return {"metric": described, "TextEntry": TextEntry.model_json_schema()}
 
 
 def _options_schema(prefix: str, plugin: Any, defs: dict[str, Any]) -> dict[str, Any]:

@@ -10,13 +10,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prunebench.testing.contract import AllocationContract, MethodContract, RecoveryContract
+    from prunebench.testing.contract import AllocationContract, MethodContract, MetricContract, RecoveryContract
     from prunebench.testing.models import FAMILIES, tiny_calibration, tiny_checkpoint, tiny_model, tiny_tokenizer
 
 _HOMES = {
     "AllocationContract": "contract",
     "FAMILIES": "models",
     "MethodContract": "contract",
+    "MetricContract": "contract",
     "RecoveryContract": "contract",
     "tiny_calibration": "models",
     "tiny_checkpoint": "models",
@@ -28,6 +29,7 @@ __all__ = [
     "FAMILIES",
     "AllocationContract",
     "MethodContract",
+    "MetricContract",
     "RecoveryContract",
     "tiny_calibration",
     "tiny_checkpoint",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from prunebench.errors import PrunebenchError, first_line
 from prunebench.testing.allocations import ALLOCATION_PROMISES, AllocationTrial
+from prunebench.testing.metrics import METRIC_PROMISES, MetricTrial
 from prunebench.testing.promises import METHOD_PROMISES, Promise
 from prunebench.testing.recoveries import RECOVERY_PROMISES, RecoveryTrial
 from prunebench.testing.trial import BrokenPromiseError, NotApplicableError, Trial
@@ -19,6 +20,7 @@ KINDS: Mapping[str, tuple[Any, Sequence[Promise]]] = {
     "method": (Trial, METHOD_PROMISES),
     "allocation": (AllocationTrial, ALLOCATION_PROMISES),
     "recovery": (RecoveryTrial, RECOVERY_PROMISES),
+    "metric": (MetricTrial, METRIC_PROMISES),
 }
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from prunebench.errors import PrunebenchError
 from prunebench.testing.allocations import ALLOCATION_PROMISES, AllocationTrial
+from prunebench.testing.metrics import METRIC_PROMISES, MetricTrial
 from prunebench.testing.promises import METHOD_PROMISES, Promise
 from prunebench.testing.recoveries import RECOVERY_PROMISES, RecoveryTrial
 from prunebench.testing.trial import NotApplicableError, Trial
@@ -22,6 +23,7 @@ from prunebench.testing.trial import NotApplicableError, Trial
 if TYPE_CHECKING:
     from prunebench.plugin.allocation import Allocation
     from prunebench.plugin.method import Method
+    from prunebench.plugin.metric import Metric
     from prunebench.plugin.recovery import Recovery
 
 FAMILIES = ("llama", "qwen2", "opt", "gpt_neox")
@@ -96,3 +98,14 @@ class RecoveryContract(_Contract):
     @classmethod
     def trial(cls, family: str) -> RecoveryTrial:
         return RecoveryTrial(cls.recovery, family, cls.options)
+
+
+class MetricContract(_Contract):
+    """Tests of a metric."""
+
+    metric: ClassVar[type[Metric]]
+    promises: ClassVar[Sequence[Promise]] = METRIC_PROMISES
+
+    @classmethod
+    def trial(cls, family: str) -> MetricTrial:
+        return MetricTrial(cls.metric, family, cls.options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -40,19 +40,19 @@ def calibration() -> torch.Tensor:
 
 @pytest.fixture
 def run_cell(tmp_path: Path) -> Callable[..., Record]:
-    """`run_cell("mine", sparsity=0.5, recovery="lora")`: one whole cell on a tiny Llama, in this process.
+    """`run_cell("wanda", sparsity=0.5, recovery="lora", metrics=["mine"])`: one whole cell on a tiny Llama, in this process.
 
     Pruned, audited, measured in perplexity and time; gives its Record, whose `status` is 'ok' or whose `error` says why
     not. The method is one that `prunebench plugins` lists.
     """
 
-    def run(method: str, family: str = "llama", seed: int = 0, **options: Any) -> Record:
-        return _run(tmp_path, method, family, seed, options)
+    def run(method: str, family: str = "llama", seed: int = 0, metrics: Sequence[Any] = (), **options: Any) -> Record:
+        return _run(tmp_path, method, family, seed, metrics, options)
 
     return run
 
 
-def _run(folder: Path, method: str, family: str, seed: int, options: dict[str, Any]) -> Record:
+def _run(folder: Path, method: str, family: str, seed: int, metrics: Sequence[Any], options: dict[str, Any]) -> Record:
     import torch
 
     from prunebench.cell.events import EventWriter
@@ -72,7 +72,7 @@ def _run(folder: Path, method: str, family: str, seed: int, options: dict[str, A
         "models": str(model),
         "methods": [{method: options}],
         "calibration": text,
-        "quality": {"perplexity": dict(text)},
+        "quality": {"perplexity": dict(text), "metrics": list(metrics)},
         "profile": {"latency": {"prompt": 8, "new_tokens": 2, "min_rounds": 1, "min_time_s": 0.0}},
         "seeds": [seed],
         "device": "cpu",

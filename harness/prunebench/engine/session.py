@@ -1,0 +1,136 @@
+"""What every engine shares: records are stored, those who watch are told, and each cell ends in exactly one record."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from pydantic import ValidationError
+
+from prunebench.cell.__main__ import command
+from prunebench.cell.events import Event
+from prunebench.cell.record import Record, Status
+from prunebench.cell.spec import Cell
+from prunebench.cell.store import RunStore
+from prunebench.engine.here import Lost, Place, lost_record, now, run_here
+from prunebench.engine.launcher import Launcher
+from prunebench.errors import PrunebenchError, first_line
+from prunebench.plugin.engine import Engine, EngineContext
+
+if TYPE_CHECKING:
+    from prunebench.plugin.host import Registry
+
+
+class Watcher(Protocol):
+    """Who wants to see a run go by; several cells may run at once."""
+
+    def started(self, cell: Cell) -> None: ...
+
+    def moved(self, cell: Cell, event: Event) -> None: ...
+
+    def finished(self, record: Record) -> None: ...
+
+
+@dataclass
+class Session(EngineContext):
+    """A run while it goes on, on the side of the process that started it."""
+
+    store: RunStore
+    registry: Registry
+    watcher: Watcher
+    starter: Launcher
+    most_at_once: int = field(default=0, init=False)
+    """Cells that ran side by side, at most."""
+    _running: dict[str, str] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self.folder: Path = self.store.folder
+
+    def run(self, engine: Engine, cells: Sequence[Cell]) -> Iterator[Record]:
+        """Let ``engine`` run ``cells``, and store each record; an exception, Ctrl-C too, ends what still runs.
+
+        A cell of which the engine gives no record has failed. Raises PrunebenchError where the engine does or fails.
+        """
+        left = {cell.id: cell for cell in cells}
+        records = iter(engine.run(cells, self))
+        try:
+            for record in _faultless(records, engine.name):
+                cell = left.pop(getattr(record, "id", ""), None)
+                if cell is None:
+                    logging.getLogger("prunebench").error("the engine '%s' gave a record too many", engine.name)
+                    continue
+                yield self._keep(cell, record)
+            for cell in left.values():
+                message = f"the engine '{engine.name}' gave no record of it"
+                yield self._keep(cell, self.lost(cell, phase="start", kind="no record", message=message))
+        finally:
+            close = getattr(records, "close", None)
+            if close is not None:
+                close()
+            shutil.rmtree(self.store.scratch_path, ignore_errors=True)
+
+    def started(self, cell: Cell) -> None:
+        self._running[cell.id] = now()
+        self.most_at_once = max(self.most_at_once, len(self._running))
+        self.watcher.started(cell)
+        self.registry.notify("prunebench_cell_started", cell=cell)
+
+    def moved(self, cell: Cell, phase: str, done: int = 0, total: int = 0) -> None:
+        self.watcher.moved(cell, Event(phase, done, total))
+
+    def run_here(self, cell: Cell) -> Record:
+        def moved(event: Event) -> None:
+            self.moved(cell, event.phase, event.done, event.total)
+
+        return run_here(cell, Place.in_store(self.store, cell.id), self.starter, moved)
+
+    def record(self, cell: Cell, text: str | bytes) -> Record:
+        try:
+            record = Record.model_validate_json(text)
+        except ValidationError as error:
+            raise PrunebenchError(f"what cell {cell.id} gave is no record: {first_line(error)}") from error
+        if record.id != cell.id or record.cell.id != cell.id:
+            raise PrunebenchError(f"cell {cell.id} gave the record of cell {record.cell.id}")
+        again = command(self.store.spec_path(cell.id))
+        failed = record.error and record.error.model_copy(update={"command": again})
+        provenance = {**record.provenance, "command": again}
+        return record.model_copy(update={"error": failed, "provenance": provenance})
+
+    def lost(
+        self, cell: Cell, *, phase: str, kind: str, message: str, hint: str | None = None, status: Status = "failed"
+    ) -> Record:
+        started = self._running.get(cell.id, now())
+        return lost_record(cell, Place.in_store(self.store, cell.id), started, phase, Lost(status, kind, message, hint))
+
+    def _keep(self, cell: Cell, record: Record) -> Record:
+        if cell.id not in self._running:
+            self.started(cell)
+        self.store.write(record)
+        if record.status == "ok":
+            self.store.stages_path(cell.id).unlink(missing_ok=True)
+        del self._running[cell.id]
+        self.registry.notify("prunebench_cell_finished", cell=cell, record=record)
+        self.watcher.finished(record)
+        return record
+
+
+def _faultless(records: Iterator[Record], name: str) -> Iterator[Record]:
+    """What an engine yields; an exception of a plugin's own becomes one that the user is told in a sentence."""
+    while True:
+        try:
+            record = next(records)
+        except StopIteration:
+            return
+        except PrunebenchError:
+            raise
+        except Exception as error:
+            logging.getLogger("prunebench").debug("the engine '%s' raised", name, exc_info=True)
+            raise PrunebenchError(
+                f"the engine '{name}' failed: {type(error).__name__}: {first_line(error)}",
+                hint="what is finished is kept; `prunebench --verbose run ...` shows where, `--engine local` does without it",
+            ) from error
+        yield record

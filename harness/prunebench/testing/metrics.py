@@ -1,0 +1,136 @@
+"""What every metric promises, tried on a dense model, on one that lost the smaller half of its weights, and on a shorter one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from prunebench.calibration.masks import lowest
+from prunebench.model.surgery import remove_layers
+from prunebench.plugin.context import Context
+from prunebench.plugin.metric import MetricContext
+from prunebench.testing import surroundings
+from prunebench.testing.models import tiny_calibration, tiny_model, tiny_tokenizer
+from prunebench.testing.promises import Promise, as_json, documented
+from prunebench.testing.trial import NotApplicableError, promise, same
+
+if TYPE_CHECKING:
+    from prunebench.plugin.metric import Metric
+
+
+@dataclass(frozen=True)
+class MetricTrial:
+    """One metric with some options on one family."""
+
+    kind: type[Metric]
+    family: str = "llama"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def parsed(self) -> Any:
+        return self.kind.Options.model_validate(dict(self.options))
+
+    def dense(self) -> Any:
+        return tiny_model(self.family)
+
+    def sparse(self) -> Any:
+        model = self.dense()
+        for linear in Context(None, 0, []).linears(model).values():
+            linear.weight.masked_fill_(lowest(linear.weight.abs(), 0.5, group="matrix"), 0)
+        return model
+
+    def measure(self, model: Any, dense: Any = None, device: str = "cpu") -> dict[str, float]:
+        """The metric's figures by name."""
+        tokens = tiny_calibration() if self.kind.needs_text else None
+        other = self.dense() if dense is None else dense
+        context = MetricContext(tokens, seed=0, load_dense=lambda: other.to(device))
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(0)
+            given = self.kind(self.parsed()).measure(model.to(device), tiny_tokenizer(), context)
+        promise(
+            tokens is None or torch.equal(context.windows, tiny_calibration()), "the tokens of the text were changed"
+        )
+        values = given if isinstance(given, Mapping) else {self.kind.name: given}
+        return {name: float(value) for name, value in values.items()}
+
+    @cached_property
+    def figures(self) -> dict[str, float]:
+        """Of the model with zeros."""
+        return self.measure(self.sparse())
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        return self.figures
+
+
+def finite(trial: MetricTrial) -> None:
+    for what, model in (("dense", trial.dense()), ("pruned", trial.sparse())):
+        for name, value in trial.measure(model).items():
+            promise(math.isfinite(value), f"{name} of a {what} model is {value}")
+
+
+def shorter(trial: MetricTrial) -> None:
+    model = trial.dense()
+    remove_layers(model, {1})
+    for name, value in trial.measure(model).items():
+        promise(math.isfinite(value), f"{name} is {value} where a layer is gone")
+
+
+def names(trial: MetricTrial) -> None:
+    promise(bool(trial.figures), "it gave no figure")
+    missing = sorted(set(trial.kind.figures) - set(trial.figures))
+    promise(not missing, f"`figures` names {', '.join(missing)}, which it does not give")
+
+
+def seed(trial: MetricTrial) -> None:
+    again = trial.measure(trial.sparse())
+    promise(again == trial.figures, f"two runs with one seed gave {trial.figures} and {again}")
+
+
+def looks_only(trial: MetricTrial) -> None:
+    models = {"model": trial.sparse(), "dense model": trial.dense()}
+    hooks = {name: surroundings.hooks(model) for name, model in models.items()}
+    before = surroundings.of_process()
+    own = {name: surroundings.of_model(model) for name, model in models.items()}
+    trial.measure(models["model"], models["dense model"])
+    after = surroundings.of_process()
+    for what, value in before.items():
+        promise(bool(after[what] == value), f"{what} changed")
+    for name, fresh in (("model", trial.sparse()), ("dense model", trial.dense())):
+        changed = same(fresh.state_dict(), models[name].state_dict())
+        promise(changed is None, f"{changed} of the {name} changed; a metric only looks")
+        promise(surroundings.of_model(models[name]) == own[name], f"gradients, dtypes or modes of the {name} changed")
+        promise(not surroundings.hooked(models[name], hooks[name]), f"hooks are left on the {name}")
+
+
+def offline(trial: MetricTrial) -> None:
+    with surroundings.no_network():
+        trial.measure(trial.sparse())
+
+
+def on_cuda(trial: MetricTrial) -> None:
+    if not torch.cuda.is_available():
+        raise NotApplicableError("torch sees no GPU")
+    found = trial.measure(trial.sparse(), device="cuda")
+    for name, value in trial.figures.items():
+        there = found.get(name, math.nan)
+        promise(
+            math.isclose(there, value, rel_tol=0.02, abs_tol=1e-3), f"{name} is {value} on the CPU, {there} on the GPU"
+        )
+
+
+METRIC_PROMISES = (
+    Promise("finite", "gives finite figures of a dense and of a pruned model", finite),
+    Promise("shorter", "takes a model whose layers went", shorter),
+    Promise("names", "gives the figures that it names", names),
+    Promise("seed", "gives the same figures for the same seed", seed),
+    Promise("looks", "leaves models, hooks, gradients, dtype, threads and TF32 as they are", looks_only),
+    Promise("json", "has options that survive JSON", as_json),
+    Promise("documented", "says what it is and what each option means", documented),
+    Promise("offline", "needs no network", offline),
+    Promise("cuda", "runs on CUDA too", on_cuda),
+)

@@ -1,0 +1,200 @@
+"""Models lent part by part from their files: the same tensors, buffers and names as transformers' own loading gives."""
+
+from __future__ import annotations
+
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from prunebench.errors import PrunebenchError
+from prunebench.model.anatomy import anatomy
+from prunebench.model.checkpoint import safetensors_bytes, save_by_pieces
+from prunebench.model.folder import read_checkpoint
+from prunebench.model.headers import safetensors_entries
+from prunebench.model.layout import NAMES, Tensors, layout, new_file
+from prunebench.model.load import load, load_bare
+from prunebench.model.streamed import StreamedModel, stored_tensors
+from tiny import FAMILIES, tiny_checkpoint, tiny_model, tiny_tokenizer
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0, "original_max_position_embeddings": 32}
+
+
+def bare(folder: Path, dtype: str = "float32"):
+    return load_bare(folder, dtype=dtype, device="cpu").model
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_that_is_lent_is_what_loading_gives(family: str, dtype: str, tmp_path: Path) -> None:
+    tiny_checkpoint(tmp_path, family)
+    whole = load(tmp_path, dtype=dtype, device="cpu").model
+    model = bare(tmp_path, dtype)
+    assert all(parameter.is_meta for parameter in model.parameters())
+    for (name, buffer), (theirs, other) in zip(model.named_buffers(), whole.named_buffers(), strict=True):
+        assert name == theirs
+        assert torch.equal(buffer, other)
+        assert buffer.dtype == other.dtype
+    with stored_tensors(read_checkpoint(tmp_path)) as source:
+        streamed = StreamedModel(model, source)
+        ids = torch.arange(2, 26).view(2, 12)
+        parts = anatomy(model)
+        for index, layer in enumerate(parts.layers):
+            with streamed.layer(index, changes=False):
+                for name, tensor in anatomy(whole).layers[index].state_dict().items():
+                    assert torch.equal(layer.state_dict()[name], tensor)
+            assert all(parameter.is_meta for parameter in layer.parameters())
+        with streamed.frame():
+            expected = whole.get_input_embeddings()(ids)
+            assert torch.equal(model.get_input_embeddings()(ids), expected)
+            assert parts.final_norm is not None
+            assert torch.equal(parts.final_norm(expected), anatomy(whole).final_norm(expected))
+        assert all(parameter.is_meta for parameter in model.parameters())
+
+
+def test_rotary_frequencies_that_the_config_changes(tmp_path: Path) -> None:
+    tiny_checkpoint(tmp_path, "llama", rope_parameters=YARN)
+    whole = load(tmp_path, dtype="float32", device="cpu").model
+    assert not torch.equal(whole.model.rotary_emb.inv_freq, tiny_model("llama").model.rotary_emb.inv_freq)
+    assert torch.equal(bare(tmp_path).model.rotary_emb.inv_freq, whole.model.rotary_emb.inv_freq)
+
+
+def test_names_without_the_base_model_are_found(tmp_path: Path) -> None:
+    """Checkpoints that were saved from the decoder alone lack its prefix."""
+    model = tiny_model("opt")
+    model.model.save_pretrained(tmp_path)
+    model.config.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    with stored_tensors(read_checkpoint(tmp_path)) as source:
+        assert "decoder.layers.0.fc1.weight" in source.entries
+        lent = bare(tmp_path)
+        with StreamedModel(lent, source).layer(1, changes=False):
+            assert torch.equal(lent.model.decoder.layers[1].fc1.weight, model.model.decoder.layers[1].fc1.weight)
+
+
+def test_a_layer_is_gone_when_it_is_given_back(tmp_path: Path) -> None:
+    tiny_checkpoint(tmp_path, "llama")
+    model = bare(tmp_path)
+    alive: list[weakref.ref[torch.Tensor]] = []
+    with stored_tensors(read_checkpoint(tmp_path)) as source:
+        streamed = StreamedModel(model, source)
+        for index in range(4):
+            with streamed.layer(index, changes=False):
+                alive += [weakref.ref(weight) for weight in model.model.layers[index].parameters()]
+            assert not any(weight() is not None for weight in alive)
+
+
+def test_what_was_written_is_lent_the_next_time(tmp_path: Path) -> None:
+    tiny_checkpoint(tmp_path / "model", "llama")
+    model = bare(tmp_path / "model")
+    source = stored_tensors(read_checkpoint(tmp_path / "model"))
+    with source, save_by_pieces(model, None, tmp_path / "out", shard_bytes=1 << 30) as (_, target):
+        streamed = StreamedModel(model, source, target)
+        with streamed.layer(2, changes=True):
+            model.model.layers[2].mlp.up_proj.weight.fill_(3.0)
+        with streamed.layer(2, changes=False):
+            assert bool((model.model.layers[2].mlp.up_proj.weight == 3.0).all())
+        assert streamed.written == {2}
+
+
+def test_nothing_is_written_of_a_layer_whose_block_failed(tmp_path: Path) -> None:
+    tiny_checkpoint(tmp_path / "model", "llama")
+    model = bare(tmp_path / "model")
+    source = stored_tensors(read_checkpoint(tmp_path / "model"))
+    pieces = save_by_pieces(model, None, tmp_path / "out", shard_bytes=1 << 30)
+    with pytest.raises(ZeroDivisionError), source, pieces as (_, target):
+        streamed = StreamedModel(model, source, target)
+        with streamed.layer(0, changes=True):
+            _ = 1 / 0
+    assert streamed.written == set()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("change", ["shape", "type"])
+def test_another_shape_or_type_is_refused(change: str, tmp_path: Path) -> None:
+    tiny_checkpoint(tmp_path / "model", "llama")
+    model = bare(tmp_path / "model")
+    source = stored_tensors(read_checkpoint(tmp_path / "model"))
+    pieces = save_by_pieces(model, None, tmp_path / "out", shard_bytes=1 << 30)
+    said = r"model.layers.1.mlp.up_proj.weight has another shape or type"
+    with pytest.raises(PrunebenchError, match=said), source, pieces as (_, target):
+        lending = StreamedModel(model, source, target).layer(1, changes=True)
+        with lending:
+            linear = model.model.layers[1].mlp.up_proj
+            weight = linear.weight[:8] if change == "shape" else linear.weight.double()
+            linear.weight = torch.nn.Parameter(weight, requires_grad=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_shrinks_meanwhile_is_named(tmp_path: Path) -> None:
+    tiny_checkpoint(tmp_path, "llama")
+    with stored_tensors(read_checkpoint(tmp_path)) as source:
+        (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:60_000])
+        with pytest.raises(PrunebenchError, match=r"model\.safetensors has become shorter"):
+            for name in source.entries:
+                source.read(name)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.dictionaries(
+        st.text(min_size=1, max_size=8, alphabet="abc.é"),
+        st.tuples(st.sampled_from(sorted(NAMES, key=str)), st.lists(st.integers(0, 5), max_size=3)),
+        max_size=6,
+    )
+)
+def test_files_written_by_pieces_are_those_of_safetensors(tmp_path_factory, told) -> None:
+    folder = tmp_path_factory.mktemp("files")
+    tensors = {name: torch.randint(0, 2, shape).to(dtype) for name, (dtype, shape) in told.items()}
+    save_file(tensors, folder / "theirs", metadata={"format": "pt"})
+    with Tensors(new_file(folder / "ours", tensors), write=True) as target:
+        for name, tensor in tensors.items():
+            half = tensor.numel() // 2
+            for start, part in ((0, tensor.flatten()[:half]), (half, tensor.flatten()[half:])):
+                target.write(name, part, start)
+        assert all(torch.equal(target.read(name), tensor) for name, tensor in tensors.items())
+    assert (folder / "ours").read_bytes() == (folder / "theirs").read_bytes()
+    assert layout(tensors).nbytes == (folder / "theirs").stat().st_size
+
+
+def test_pieces_join_to_the_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prunebench.model.layout.PIECE", 7)
+    save_file({"a": torch.arange(30.0).view(5, 6)}, tmp_path / "file")
+    with Tensors(safetensors_entries(tmp_path / "file")) as source:
+        pieces = list(source.pieces("a"))
+    assert [start for start, _ in pieces] == [0, 7, 14, 21, 28]
+    assert torch.equal(torch.cat([piece for _, piece in pieces]), torch.arange(30.0))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+def test_shards_are_those_of_transformers(family: str, tmp_path: Path) -> None:
+    tiny_checkpoint(tmp_path / "model", family)
+    whole = load(tmp_path / "model", dtype="float32", device="cpu").model
+    whole.save_pretrained(tmp_path / "theirs", max_shard_size=100_000)
+    source = stored_tensors(read_checkpoint(tmp_path / "model"))
+    model = bare(tmp_path / "model")
+    with source, save_by_pieces(model, None, tmp_path / "ours", shard_bytes=100_000) as (_, target):
+        streamed = StreamedModel(model, source, target)
+        for index in range(4):
+            with streamed.layer(index, changes=True):
+                pass
+        streamed.copy_rest(lambda _name, _elements: None)
+    files = sorted(path.name for path in (tmp_path / "ours").iterdir())
+    assert len([name for name in files if name.endswith(".safetensors")]) > 2
+    assert files == sorted(path.name for path in (tmp_path / "theirs").iterdir())
+    for name in files:
+        assert (tmp_path / "ours" / name).read_bytes() == (tmp_path / "theirs" / name).read_bytes()
+
+
+def test_a_model_that_is_packed_or_narrower_is_refused(tmp_path: Path) -> None:
+    tiny_checkpoint(tmp_path, "llama")
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["model.norm.weight"] = weights["model.norm.weight"].to(torch.int8)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(PrunebenchError, match="are packed"):
+        bare(tmp_path)
+    assert safetensors_bytes(tiny_model("llama")) > 0
