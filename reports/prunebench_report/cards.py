@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from prunebench_report import devices, metrics, speed, strips, tasks, where
 from prunebench_report.frames import Row, protocol
 from prunebench_report.heatmap import heatmap
-from prunebench_report.provenance import flatten
+from prunebench_report.provenance import flatten, placement
 from prunebench_report.text import MISSING, count, number, percent, ranges, seconds, shorten, size, tail, times
 
 if TYPE_CHECKING:
@@ -144,6 +144,7 @@ def _audit(record: Record, audit: Audit) -> Facts:
         ("Runs as", audit.form),
         ("Speed-up expected", f"{'yes' if audit.speedup_expected else 'no'}: {audit.note}"),
         *([("Speed-up found", measured)] if measured else []),
+        *([("Placed", placed)] if (placed := placement(record)) else []),
         ("Zeros", f"{percent(audit.sparsity, 2)} of {count(audit.prunable)} prunable weights"),
         ("Zeros of the dense model", count(audit.zeros_dense)),
         ("Parameters", f"{count(audit.parameters)} of {count(audit.parameters_dense)}"),

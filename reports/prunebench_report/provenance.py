@@ -44,6 +44,16 @@ def split(records: Sequence[Record]) -> tuple[dict[str, str], dict[str, dict[str
     }
 
 
+def placement(record: Record) -> str | None:
+    """Where the decoder layers lay, in words; None for a model that was not to be spread."""
+    places = record.provenance.get("placement")
+    if not isinstance(places, Mapping) or not places:
+        return None
+    told = {"disk": "on disk", "cpu": "in host memory"}
+    parts = [f"{count} layers {told.get(str(place), f'on {place}')}" for place, count in places.items()]
+    return clean(", ".join(parts))
+
+
 def machines(records: Sequence[Record]) -> list[str]:
     """One line for each machine that the records name, in order of appearance."""
     return list(dict.fromkeys(line for record in records if (line := _machine(record.provenance))))

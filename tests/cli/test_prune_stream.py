@@ -145,6 +145,7 @@ def test_the_command_tells_what_it_does(folder: Path) -> None:
         (["./model", "wanda", "recovery={lora: {rank: 2}}"], "the recovery 'lora' trains the whole model"),
         (["./model", "wanda", "--format", "decilm"], "is for models whose layers differ"),
         (["./model", "wanda", "--shard-size", "two"], "'two' is no size"),
+        (["smollm2-135m-instruct", "wanda"], "is a GGUF file, whose weights are unpacked as a whole"),
         (["./narrow", "wanda"], "are narrower than config.json says"),
         (["./broken", "wanda"], "model.norm.weight: some weights are not finite"),
         (["./model", "wanda", "sparsity=2:5"], "groups of 5 do not divide"),

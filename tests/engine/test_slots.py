@@ -22,7 +22,7 @@ from prunebench.engine.launcher import Launcher, launcher
 from prunebench.engine.local import LocalEngine
 from prunebench.engine.session import Session
 from prunebench.errors import PrunebenchError
-from prunebench.model.ref import ModelRef
+from prunebench.model.ref import ModelRef, Placement
 from prunebench.plugin.files import with_files
 from prunebench.plugin.host import load_plugins
 from prunebench.suite.load import load_suite
@@ -161,9 +161,10 @@ def test_a_run_that_is_left_ends_all_its_cells(rig: Rig, session, starter: Launc
     assert not (run.folder / "scratch").exists()
 
 
-def cell(device: str = "auto", gpus: int | None = None) -> Cell:
+def cell(device: str = "auto", gpus: int | None = None, placement: Placement | None = None) -> Cell:
     method = MethodRef(name="dense", distribution="prunebench", version="0")
-    return Cell(model=ModelRef(name="m", kind="folder", location="/m"), method=method, device=device, gpus=gpus)
+    model = ModelRef(name="m", kind="folder", location="/m", placement=placement)
+    return Cell(model=model, method=method, device=device, gpus=gpus)
 
 
 @pytest.mark.parametrize(
@@ -176,6 +177,8 @@ def cell(device: str = "auto", gpus: int | None = None) -> Cell:
         ([cell()] * 9, 2, ["0", "1", "2"], ["0", "1"]),
         ([cell(gpus=2)] * 9, None, ["4", "5", "6", "7", "8"], ["4,5", "6,7"]),
         ([cell(gpus=2)] * 9, None, ["0", "1"], [None]),
+        ([cell(placement=Placement())] * 9, None, ["0", "1", "2"], [None]),
+        ([cell(placement=Placement(max_memory=(("0", 1), ("1", 1), ("cpu", 1))))] * 9, None, ["0", "1", "2"], ["0,1"]),
         ([cell("cpu")] * 9, None, ["0", "1"], [None]),
         ([cell("cpu")] * 9, 4, ["0", "1"], [None] * 4),
         ([cell("cuda:1")] * 9, None, ["0", "1"], [None]),

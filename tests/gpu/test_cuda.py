@@ -7,14 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from prunebench import Context, anatomy
+from prunebench import Context, anatomy, prune
 from prunebench.cell.store import RunStore
 from prunebench.measure.bandwidth import read_bandwidth
 from prunebench.measure.nvml import Nvml
 from prunebench.measure.perplexity import perplexity
+from prunebench.model.load import load, load_spread
+from prunebench.model.ref import Placement
+from prunebench.model.spread import input_device, is_spread, places, spread
 from prunebench.plugin.host import load_plugins
 from rig import Rig
-from tiny import FAMILIES, tiny_model
+from tiny import FAMILIES, tiny_checkpoint, tiny_model
 
 GREEDY = """
 import torch
@@ -117,3 +120,32 @@ def test_bandwidth_and_nvml_answer() -> None:
     nvml = Nvml()
     print(nvml.devices())
     nvml.close()
+
+
+def test_a_model_is_spread_over_the_gpu_and_host_memory(tmp_path: Path) -> None:
+    tiny_checkpoint(tmp_path, "llama")
+    whole = load(tmp_path, dtype="float32", device="cpu").model
+    ids = torch.arange(2, 26).view(2, 12)
+    half = Placement(max_memory=(("0", 250_000), ("cpu", 10**9)))
+    straight = load_spread(tmp_path, dtype="float32", device="cuda", placement=half).model
+    after = load(tmp_path, dtype="float32", device="cpu").model
+    spread(after, half, "cuda")
+    for model in (straight, after):
+        assert is_spread(model)
+        assert set(places(model)) == {"cuda:0", "cpu"}
+        assert input_device(model).type == "cuda"
+        torch.testing.assert_close(model(ids.cuda()).logits.cpu(), whole(ids).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("where", [{"device": "cuda"}, {"device": "cpu", "layer_device": "cuda"}])
+def test_streaming_gives_the_folder_of_pruning_in_memory(
+    where: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_checkpoint(tmp_path / "model", "llama")
+    (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 200)
+    monkeypatch.chdir(tmp_path)
+    text = {"corpus": "text.txt", "windows": 3, "length": 16}
+    for out, stream in (("whole", False), ("streamed", True)):
+        prune("model", "sparsegpt", sparsity="2:4", calibration=text, out=out, stream=stream, **where)
+    files = [{path.name: path.read_bytes() for path in (tmp_path / out).iterdir()} for out in ("whole", "streamed")]
+    assert files[0] == files[1]

@@ -99,7 +99,7 @@ def test_findings_say_what_does_not_hold():
     slow = io.model_copy(update={"utilisation": 0.2})
     claims = {one.claim: one for one in findings(split, latency, slow)}
     assert claims["generation is bound by loading parameters"].holds is False
-    assert "20%" in claims["generation is bound by loading parameters"].evidence
+    assert "20 %" in claims["generation is bound by loading parameters"].evidence
 
 
 def test_forms_stand_beside_generate():

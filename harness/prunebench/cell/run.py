@@ -99,7 +99,7 @@ def _measure(cell: Cell, phases: Phases, begun: float, keep: Path | None, stages
 
     with phases.phase("perplexity"):
         stages.begin(model)
-        if cell.model.placement is not None and places(model) is None:
+        if cell.model.placement is not None:
             spread(model, cell.model.placement, bench.device)
         quality = Quality(perplexity=_perplexities(bench, made.loaded, stages))
     if cell.tasks:
@@ -201,8 +201,8 @@ def _sources(bench: Workbench, made: Made) -> dict[str, Any]:
     sources: dict[str, Any] = {}
     if made.reference is not None:
         sources["reference"] = asdict(made.reference)
-    if placed := places(made.loaded.model):
-        sources["placement"] = placed
+    if bench.cell.model.placement is not None:
+        sources["placement"] = places(made.loaded.model)
     if bench.cell.model.kind == "hub":
         sources["model_revision"] = bench.folder.name
     return sources

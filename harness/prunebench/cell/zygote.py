@@ -5,19 +5,22 @@ own as a started one: own memory, own session, own exit. The zygote itself never
 
 It adopts what a cell leaves behind and ends it before the next cell begins, and when the run itself is killed.
 
-Protocol, one JSON line each way: {"argv": [...], "log": path, "environment": {...}} -> {"pid": n} ->
-{"exit": code, "peak_rss_bytes": n, "left": [command lines]}, code < 0 for a signal. The standard input closing ends it.
+Protocol, one JSON line each way: {"argv": [...], "log": path, "environment": {...}, "imports": [...]} -> {"pid": n}
+-> {"exit": code, "peak_rss_bytes": n, "left": [command lines]}, code < 0 for a signal. The standard input closing ends it.
 """
 
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import signal
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from prunebench.cell.processes import adopt_orphans, be_killed_first, die_with_parent, end_children, end_session
@@ -36,13 +39,11 @@ def serve() -> None:
     os.dup2(2, 1)
     # otherwise asking whether there is a GPU would initialise CUDA, and a forked child could not use it any more
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
-    gc.disable()  # thousands of modules make millions of objects, none of them garbage: a fifth of the time
-    import prunebench.cell.run  # noqa: F401
-    from prunebench.model.load import import_libraries
+    with _many_modules():
+        import prunebench.cell.run  # noqa: F401
+        from prunebench.model.load import import_libraries
 
-    import_libraries()
-    gc.enable()
-    gc.freeze()  # collecting in a child would copy the shared pages
+        import_libraries()
 
     def reply(message: dict[str, Any]) -> None:
         replies.write(json.dumps(message) + "\n")
@@ -52,6 +53,7 @@ def serve() -> None:
     # not the buffered reader: a forked child would share its buffer
     for line in iter(lambda: _read_line(0), b""):
         request = json.loads(line)
+        _import(request["imports"])
         pid = os.fork()
         if pid == 0:
             replies.close()
@@ -62,6 +64,28 @@ def serve() -> None:
         code = os.waitstatus_to_exitcode(status)
         reply({"exit": code, "peak_rss_bytes": usage.ru_maxrss * 1024, "left": left})
     end_children(0)
+
+
+@contextmanager
+def _many_modules() -> Iterator[None]:
+    gc.disable()  # thousands of modules make millions of objects, none of them garbage: a fifth of the time
+    yield
+    gc.enable()
+    gc.freeze()  # collecting in a child would copy the shared pages
+
+
+def _import(names: Sequence[str]) -> None:
+    """What every child would import by itself; one that cannot be had is the child's trouble."""
+    missing = [name for name in names if name not in sys.modules]
+    if not missing:
+        return
+    environment = dict(os.environ)
+    with _many_modules():
+        for name in missing:
+            with suppress(Exception):
+                importlib.import_module(name)
+    for name in os.environ.keys() - environment.keys():  # lm-eval sets some
+        del os.environ[name]
 
 
 def _leave(*_: Any) -> None:

@@ -94,7 +94,7 @@ def _show(found: ModelProfile) -> None:
             _ms(io.floor_s),
             f"{(io.weight_bytes + io.kv_cache_bytes) / 1e6:,.1f} MB at {io.bandwidth_bytes_per_s / 1e9:.1f} GB/s",
         ),
-        ("bandwidth utilisation", f"{io.utilisation:.0%}", io.bandwidth_source),
+        ("bandwidth utilisation", f"{100 * io.utilisation:.0f} %", io.bandwidth_source),
     ]
     if found.energy is not None and found.energy.joules_per_token is not None:
         rows.append(("energy of a token", f"{found.energy.joules_per_token:.3g} J", found.energy.source or ""))

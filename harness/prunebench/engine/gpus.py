@@ -28,12 +28,14 @@ class Slot:
 def gpus_of(cell: Cell, all_of_them: int) -> int:
     """How many GPUs ``cell`` runs on, on a machine that has so many: what its suite says, else one.
 
-    A model that its suite spreads over devices has all of them. None where the suite wants the CPU.
+    A model that its suite spreads over devices has those that it names, else all. None where the suite wants the CPU.
     """
     if cell.device not in {"auto", "cuda"} or not all_of_them:
         return 0
-    spread = getattr(cell.model, "device_map", None) is not None
-    return cell.gpus or (all_of_them if spread else 1)
+    if cell.gpus is not None or cell.model.placement is None:
+        return cell.gpus or 1
+    named = cell.model.placement.max_memory
+    return max((int(place) + 1 for place, _ in named if place.isdecimal()), default=1) if named else all_of_them
 
 
 def visible_gpus() -> list[str]:

@@ -31,6 +31,8 @@ LOG_TAIL = 8000
 LOG_MOST = 64_000_000
 """A log is cut to its tail where it grows beyond so many bytes."""
 LOG_KEPT = 1_000_000
+TASK_IMPORTS = ("lm_eval", "lm_eval.models.huggingface", "datasets")
+"""What cells with tasks import beside torch and transformers: three seconds."""
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -97,7 +99,8 @@ def run_here(
     ended: Ended | None = None
     try:
         surroundings = {**_surroundings(temporary), **environment}
-        ended = starter.run(Job(argv, place.log, limits, surroundings, follow.waited_s), follow)
+        imports = TASK_IMPORTS if cell.tasks else ()
+        ended = starter.run(Job(argv, place.log, limits, surroundings, follow.waited_s, imports), follow)
         if ended.cut is None and ended.code in (0, 1) and result.exists():
             return _with_leftovers(Record.model_validate_json(result.read_bytes()), ended)
         lost = _cause(ended, limits, starved=killed is not None and (kernel_kills() or 0) > killed)

@@ -59,6 +59,8 @@ class Job:
     environment: Mapping[str, str] = field(default_factory=dict)
     waited_s: Callable[[], float] = _not_at_all
     """How long it has waited for others by now, which its time limit does not count."""
+    imports: tuple[str, ...] = ()
+    """Modules that it will want: imported once for all cells where these are forked."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,6 @@ class Launcher(Protocol):
     def start(self) -> None:
         """Get ready in the background; calling it early is never needed, only quicker."""
 
-    def ready(self, tick: Callable[[], None]) -> None:
-        """Get ready and wait for that, calling ``tick`` meanwhile. Raises LauncherDiedError."""
-
     def run(self, job: Job, tick: Callable[[], None]) -> Ended:
         """Run a cell to its end, calling ``tick`` while it runs. Raises LauncherDiedError."""
 
@@ -111,9 +110,6 @@ class SpawnLauncher:
 
     def start(self) -> None:
         """Nothing can be prepared."""
-
-    def ready(self, tick: Callable[[], None]) -> None:
-        """It always is."""
 
     def run(self, job: Job, tick: Callable[[], None]) -> Ended:
         with job.log.open("ab") as file:
@@ -161,13 +157,15 @@ class ForkLauncher:
         self._greeted = False
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the zygote
 
-    def ready(self, tick: Callable[[], None]) -> None:
-        self._ready(tick)
-
     def run(self, job: Job, tick: Callable[[], None]) -> Ended:
         zygote = self._ready(tick)
         assert zygote.stdin is not None
-        request = {"argv": job.argv, "log": str(job.log), "environment": dict(job.environment)}
+        request = {
+            "argv": job.argv,
+            "log": str(job.log),
+            "environment": dict(job.environment),
+            "imports": job.imports,
+        }
         try:
             zygote.stdin.write(json.dumps(request).encode() + b"\n")
             zygote.stdin.flush()

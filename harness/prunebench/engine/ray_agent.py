@@ -25,7 +25,7 @@ from prunebench.cell.spec import Cell
 from prunebench.cell.turns import VARIABLE as TURNS
 from prunebench.cell.turns import Turns, turns_folder
 from prunebench.engine.here import Place, run_here
-from prunebench.engine.launcher import LauncherDiedError, launcher
+from prunebench.engine.launcher import launcher
 from prunebench.errors import PrunebenchError
 from prunebench.plugin import NAME
 from prunebench.plugin.files import VARIABLE as PLUGIN_FILES
@@ -118,6 +118,7 @@ class _Work:
         self._over = threading.Event()
         self._log = _Log(place.log)
         self._stages_seen: int | None = None
+        self._turns = Turns(turns_folder())
 
     def told(self) -> Iterator[Message]:
         """Run it, and give what it says until it has ended."""
@@ -141,11 +142,8 @@ class _Work:
     def _run(self) -> None:
         end: BaseException | None = None
         try:
-            with closing(launcher(self._mark)) as starter:
-                # what is imported now disturbs nobody who is timed; where it cannot be, the cell says so
-                with suppress(LauncherDiedError), Turns(turns_folder()) as turns:
-                    turns.share(self._check)
-                    starter.ready(self._check)
+            with closing(launcher(self._mark)) as starter, closing(self._turns):
+                self._turns.share(self._check)  # what is imported before its first phase disturbs nobody who is timed
                 self.record = run_here(
                     self._cell,
                     self._place,
@@ -162,6 +160,7 @@ class _Work:
         self._said.put(end)
 
     def _moved(self, event: Event) -> None:
+        self._turns.leave()  # the cell has a place of its own, or waits for one
         self._said.put(("event", (event.phase, event.done, event.total)))
 
     def _check(self) -> None:

@@ -17,7 +17,7 @@ from prunebench.cell.store import RunStore
 from prunebench.cell.turns import VARIABLE, Turns, turns_folder
 from prunebench.engine.gpus import Slot
 from prunebench.engine.here import Place, run_here
-from prunebench.engine.launcher import Launcher, LauncherDiedError
+from prunebench.engine.launcher import Launcher
 from prunebench.plugin.engine import EngineContext
 
 TICK_S = 0.1
@@ -91,7 +91,7 @@ class _Worker(threading.Thread):
         self.given: SimpleQueue[Cell] = SimpleQueue()
         self._number = number
         self._starter = starter
-        self._turns = turns
+        self._turns = Turns(turns)
         self._environment = {**environment, **({} if turns is None else {VARIABLE: str(turns)})}
         self._store = RunStore(folder)
         self._heard = heard
@@ -99,23 +99,22 @@ class _Worker(threading.Thread):
 
     def run(self) -> None:
         try:
-            # what is imported now disturbs nobody who is timed; where it cannot be, each cell says so
-            with suppress(LauncherDiedError), Turns(self._turns) as turns:
-                turns.share(self._check)
-                self._starter.ready(self._check)
             while not self._over.is_set():
                 self._say("free")
                 cell = self._next()
+                self._turns.share(self._check)  # what it imports before its first phase disturbs nobody who is timed
                 place = Place.in_store(self._store, cell.id)
                 record = run_here(
                     cell, place, self._starter, self._moved, tick=self._check, environment=self._environment
                 )
+                self._turns.leave()
                 self._say("ended", record)
         except StoppedError:
             pass
         except BaseException as error:
             self._say("broken", error)
         finally:
+            self._turns.close()
             if self._number:  # the first one belongs to the run
                 self._starter.close()
 
@@ -130,6 +129,7 @@ class _Worker(threading.Thread):
             raise StoppedError
 
     def _moved(self, event: Event) -> None:
+        self._turns.leave()  # the cell has a place of its own, or waits for one
         self._say("moved", event)
 
     def _say(

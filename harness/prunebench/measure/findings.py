@@ -46,20 +46,24 @@ def findings(split: Breakdown, latency: Latency, io: GenerationIO) -> list[Findi
             "generation is bound by loading parameters",
             io.utilisation >= BOUND,
             f"reading {io.weight_bytes / 1e6:,.0f} MB of weights and {io.kv_cache_bytes / 1e6:,.1f} MB of KV cache takes at "
-            f"least {_ms(io.floor_s)}, a token {_ms(io.measured_s)}: {io.utilisation:.0%} of the measured bandwidth",
+            f"least {_ms(io.floor_s)}, a token {_ms(io.measured_s)}: {_percent(io.utilisation)} of the measured bandwidth",
         ),
         Finding(
             "attention and MLP both matter",
             both,
-            f"of a token's time {time_share['attention']:.0%} attention, {time_share['mlp']:.0%} MLP",
+            f"of a token's time {_percent(time_share['attention'])} attention, {_percent(time_share['mlp'])} MLP",
         ),
         Finding(
             "the MLP is about two thirds of the bytes that both load",
             None if share is None else MLP_SHARE[0] <= share <= MLP_SHARE[1],
-            "no block is left" if share is None else f"{share:.0%} of {blocks / 1e6:,.1f} MB a token",
+            "no block is left" if share is None else f"{_percent(share)} of {blocks / 1e6:,.1f} MB a token",
         ),
         Finding("communication between devices is small", None, "one device: there is none"),
     ]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _ms(seconds: float) -> str:

@@ -22,6 +22,7 @@ from prunebench.measure.positions import check_positions
 from prunebench.measure.results import Latency, LatencySamples
 from prunebench.measure.spec import LatencySpec
 from prunebench.measure.statistics import paired_ratio, summary
+from prunebench.model.spread import input_device
 
 PAIRED_ROUNDS = 6
 """Fewer pairs bound no median at 95 % (see `paired_ratio`); an even number gives both models the first place as often."""
@@ -46,13 +47,13 @@ def measure_latency(
     The minimum time counts the model's own rounds. With ``dense`` given its rounds alternate with the model's, which
     of them goes first too, and there are at least six; the speed-ups are paired ratios, and both models run in the same
     execution form. Warm-up is at the measured shape. ``device`` is where both models lie, by default where the first
-    one's embedding does. Raises PrunebenchError where the model has no positions for so many tokens or cannot run in
+    one takes its tokens. Raises PrunebenchError where the model has no positions for so many tokens or cannot run in
     the form that ``spec`` asks for, ValueError where ``prompt`` is not of the shape in ``spec``.
     """
     if prompt.shape != (spec.batch_size, spec.prompt):
         raise ValueError(f"the prompt is {list(prompt.shape)}, not {[spec.batch_size, spec.prompt]}")
     check_positions(model, spec.prompt + spec.new_tokens, "the latency shape")
-    where = torch.device(device) if device is not None else model.get_input_embeddings().weight.device
+    where = torch.device(device) if device is not None else input_device(model)
     prompt = prompt.to(where)
     synchronise = torch.cuda.synchronize if where.type == "cuda" else _nothing
     models = [each.eval() for each in (model, dense) if each is not None]

@@ -175,7 +175,9 @@ def _language_model(model: Any, tokenizer: Any, batch_size: int) -> Any:
     from lm_eval.models.huggingface import HFLM
 
     # A copy, because a padding token is set on it.
-    return HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), backend="causal", batch_size=batch_size)
+    face = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), backend="causal", batch_size=batch_size)
+    face._device = input_device(model)  # it takes that of the first weight, which may be on disk
+    return face
 
 
 class _Watch:

@@ -46,14 +46,15 @@ def budget(placement: Placement, device: str) -> dict[int | str, int] | None:
 
 
 def spread(model: Any, placement: Placement, device: str) -> None:
-    """Move a model that lies in host memory to its places, in place: GPUs first, the rest stays."""
+    """Move a model that lies in host memory to its places, in place: GPUs first, the rest stays. One that does not stays."""
     from accelerate import dispatch_model, infer_auto_device_map
     from accelerate.utils import get_balanced_memory
 
+    if is_spread(model) or input_device(model).type != "cpu":
+        return
     whole = model._no_split_modules
     memory = get_balanced_memory(model, budget(placement, device), no_split_module_classes=whole)
     if all(place == "cpu" for place, size in memory.items() if size):
-        model.hf_device_map = {"": "cpu"}
         return
     memory["cpu"] = max(memory.get("cpu", 0), sum(tensor.nbytes for tensor in model.parameters()))  # never to disk
     model.tie_weights()
@@ -61,12 +62,12 @@ def spread(model: Any, placement: Placement, device: str) -> None:
     dispatch_model(model, chosen, skip_keys=model._skip_keys_device_placement)
 
 
-def places(model: Any) -> dict[str, int] | None:
-    """How many decoder layers lie where: 'cuda:0', 'cpu' or 'disk'. None where the model was never spread."""
-    chosen: dict[str, Any] | None = getattr(model, "hf_device_map", None)
-    if chosen is None:
-        return None
+def places(model: Any) -> dict[str, int]:
+    """How many decoder layers lie where: 'cuda:0', 'cpu' or 'disk'."""
+    chosen: dict[str, Any] = getattr(model, "hf_device_map", None) or {}
     parts = anatomy(model)
+    if not chosen:
+        return {str(input_device(model)): len(parts.layers)}
     found = Counter(_place(chosen, f"{parts.layers_path}.{index}") for index in range(len(parts.layers)))
     return dict(sorted(found.items()))
 

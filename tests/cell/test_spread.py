@@ -1,0 +1,170 @@
+"""Models that are spread over host memory and disk: the same numbers, the placement on the record, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import prunebench
+from prunebench.errors import PrunebenchError
+from prunebench.measure.execution import choose
+from prunebench.measure.perplexity import perplexity
+from prunebench.measure.tasks import _language_model
+from prunebench.model.load import load, load_spread
+from prunebench.model.ref import ModelRef, Placement
+from prunebench.model.spread import budget, input_device, is_spread, places, spread
+from rig import Rig
+from tiny import FAMILIES, tiny_checkpoint, tiny_tokenizer
+
+IDS = torch.arange(2, 26).view(2, 12)
+SMALL, HALF, LARGE = 40_000, 250_000, 10**9
+SUITE = """\
+name: spread
+models:
+  - {model: ./model, name: whole}
+  - {model: ./model, name: disk, device_map: auto, max_memory: {cpu: 40 kB}}
+  - {model: ./model, name: roomy, device_map: auto, max_memory: {cpu: 2 GB}}
+methods: [wanda: {sparsity: 0.5}]
+calibration: {corpus: text.txt, windows: 2, length: 16}
+quality: {perplexity: {corpus: text.txt, windows: 4, length: 16}}
+profile: {latency: {prompt: 8, new_tokens: 4, batch_size: 2, min_rounds: 2, min_time_s: 0}}
+device: cpu
+threads: 1
+"""
+
+
+def placement(size: int) -> Placement:
+    return Placement(max_memory=(("cpu", size),))
+
+
+def spread_out(folder: Path, size: int) -> Any:
+    return load_spread(folder, dtype="float32", device="cpu", placement=placement(size)).model
+
+
+@pytest.mark.parametrize("size", [SMALL, HALF, LARGE])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_perplexity_does_not_depend_on_where_weights_lie(family: str, size: int, tmp_path: Path) -> None:
+    tiny_checkpoint(tmp_path, family)
+    whole = load(tmp_path, dtype="float32", device="cpu").model
+    model = spread_out(tmp_path, size)
+    assert is_spread(model) == (size != LARGE)
+    assert input_device(model) == torch.device("cpu")
+    told = {"corpus": "c", "split": "s", "bos": "none", "tokens_sha256": "0"}
+    assert perplexity(model, IDS, **told) == perplexity(whole, IDS, **told)
+
+
+def test_layers_are_counted_where_they_lie(tmp_path: Path) -> None:
+    tiny_checkpoint(tmp_path, "llama")
+    assert places(spread_out(tmp_path, SMALL)) == {"disk": 4}
+    assert places(spread_out(tmp_path, LARGE)) == {"cpu": 4}
+    half = places(spread_out(tmp_path, HALF))
+    assert set(half) == {"cpu", "disk"}
+    assert sum(half.values()) == 4
+
+
+def test_a_model_in_memory_stays_there_without_a_gpu(tmp_path: Path) -> None:
+    tiny_checkpoint(tmp_path, "llama")
+    model = load(tmp_path, dtype="float32", device="cpu").model
+    spread(model, placement(LARGE), "cpu")
+    assert places(model) == {"cpu": 4}
+    assert not is_spread(model)
+
+
+def test_gpus_that_are_not_there_are_named() -> None:
+    many = Placement(max_memory=(("0", 10**9), ("99", 10**9), ("cpu", 10**9)))
+    with pytest.raises(PrunebenchError, match="max_memory names GPU 0; there are 0 for this cell"):
+        budget(many, "cpu")
+
+
+def test_a_spread_model_runs_eagerly(tmp_path: Path) -> None:
+    tiny_checkpoint(tmp_path, "llama")
+    model = spread_out(tmp_path, SMALL)
+    chosen = choose([model], IDS, 3)
+    assert chosen.form == "eager"
+    assert chosen.notes == ["the model is spread over several devices: eager is the only form there"]
+    with pytest.raises(PrunebenchError, match="execution 'lean': the model is spread"):
+        choose([model], IDS, 3, "lean")
+
+
+def test_tasks_send_their_tokens_to_where_the_model_computes(tmp_path: Path) -> None:
+    tiny_checkpoint(tmp_path, "llama")
+    assert _language_model(spread_out(tmp_path, SMALL), tiny_tokenizer(), 1).device == torch.device("cpu")
+
+
+def test_the_place_is_part_of_what_a_model_is_only_where_it_is_given() -> None:
+    model = ModelRef(name="m", kind="folder", location="/m", sha256="0" * 64)
+    assert "placement" not in model.identity()
+    small, large = (model.model_copy(update={"placement": placement(size)}) for size in (SMALL, LARGE))
+    assert len({json.dumps(each.identity()) for each in (model, small, large)}) == 3
+    assert ModelRef.model_validate_json(small.model_dump_json()) == small
+
+
+def test_a_run_over_models_in_memory_on_disk_and_in_a_large_budget(tmp_path: Path) -> None:
+    """Dense on disk goes from end to end; a method is refused there; where there is room it prunes as ever."""
+    rig = Rig(tmp_path)
+    (tmp_path / "spread.yaml").write_text(SUITE)
+    done = rig.prunebench("run", "spread.yaml", "--out", "runs")
+    assert done.returncode == 1, done.stdout + done.stderr
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for path in (tmp_path / "runs" / "cells").glob("*.json"):
+        record = json.loads(path.read_text())
+        if "cell" in record:
+            found[record["cell"]["model"]["name"], record["cell"]["method"]["name"]] = record
+
+    whole, disk = found["whole", "dense"], found["disk", "dense"]
+    assert disk["status"] == "ok", disk["error"]
+    assert disk["provenance"]["placement"] == {"disk": 4}
+    assert "placement" not in whole["provenance"]
+    assert disk["quality"]["perplexity"][0]["nll"] == whole["quality"]["perplexity"][0]["nll"]
+    assert disk["audit"] == whole["audit"]
+    [latency] = disk["speed"]["latency"]
+    assert latency["execution"] == "eager"
+    assert "spread over several devices" in latency["execution_notes"][0]
+    assert disk["io"]["generation"] == []
+    assert disk["speed"]["breakdown"] is None
+
+    refused = found["disk", "wanda"]
+    assert refused["status"] == "failed"
+    assert "of host memory, and it may have 4e-05 GB" in refused["error"]["message"]
+    assert "prunebench prune MODEL METHOD --stream" in refused["error"]["hint"]
+
+    pruned, roomy = found["whole", "wanda"], found["roomy", "wanda"]
+    assert roomy["provenance"]["placement"] == {"cpu": 4}
+    assert roomy["quality"]["perplexity"][0]["nll"] == pruned["quality"]["perplexity"][0]["nll"]
+    assert roomy["audit"] == pruned["audit"]
+    assert roomy["id"] != pruned["id"]
+    assert "4 layers on disk" in (tmp_path / "runs" / "report.html").read_text()
+
+
+def test_what_was_streamed_is_measured_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way of a checkpoint that fits nowhere."""
+    Rig(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    options = {"calibration": {"corpus": "text.txt", "windows": 2, "length": 16}, "out": "pruned", "stream": True}
+    pruned = prunebench.prune("model", "wanda", sparsity="2:4", shard_size="100 kB", **options)
+    model = spread_out(tmp_path / "pruned", SMALL)
+    whole = prunebench.load_pruned("pruned")
+    assert torch.equal(model(IDS).logits, whole(IDS).logits)
+    assert pruned.audit.sparsity == 0.5
+
+
+@pytest.mark.parametrize(
+    ("models", "said"),
+    [
+        ("{model: ./model, max_memory: {cpu: 1 GB}}", "`max_memory` is for models that are spread"),
+        ("{model: ./model, device_map: balanced}", "device_map"),
+        ("{model: ./model, device_map: auto, max_memory: {tpu: 1 GB}}", "max_memory"),
+        ("{model: ./model, device_map: auto, max_memory: {cpu: lots}}", "max_memory"),
+    ],
+)
+def test_a_suite_that_says_it_wrongly_names_the_key(models: str, said: str, tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    (tmp_path / "wrong.yaml").write_text(SUITE.replace("{model: ./model, name: whole}", models))
+    done = rig.prunebench("plan", "wrong.yaml")
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
