@@ -61,7 +61,7 @@ def divergence(dense: torch.Tensor, pruned: torch.Tensor) -> torch.Tensor:
 
 
 def _logits(model: Any, window: torch.Tensor) -> torch.Tensor:
-    logits: torch.Tensor = model(window[None].to(model.device), use_cache=False).logits[0]
+    logits: torch.Tensor = model(window[None], use_cache=False).logits[0]
     return logits
 
 

@@ -11,7 +11,7 @@ SIZE = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": F
 if __name__ == "__main__":
     cluster = Cluster(initialize_head=True, head_node_args=SIZE)
     second = cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
-    print("address", cluster.address, flush=True)
+    print("address", cluster.address, second.node_id, flush=True)
     for line in sys.stdin:
         if line.strip() == "kill":
             cluster.remove_node(second, allow_graceful=False)

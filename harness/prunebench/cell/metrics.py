@@ -21,6 +21,7 @@ from prunebench.cell.traces import Traces
 from prunebench.errors import PrunebenchError, first_line
 from prunebench.measure.positions import check_positions, positions
 from prunebench.measure.results import MetricFigure, MetricResult
+from prunebench.model.spread import input_device
 from prunebench.plugin.metric import Figure, Metric, MetricContext
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def _measured(
             kind = type(metric)
             text = _text(ref, bench, made)
             context = MetricContext(
-                tokens=None if text is None else text.tokens,
+                tokens=None if text is None else text.tokens.to(input_device(model)),
                 seed=bench.cell.seed,
                 load_dense=lambda: watch.begin("dense model", dense.load()),
                 progress=progress,

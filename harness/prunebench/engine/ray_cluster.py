@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import os
 import signal
 import socket
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from prunebench.cell.spec import Cell
 from prunebench.engine.gpus import gpus_of
 from prunebench.errors import PrunebenchError, first_line
+from prunebench.plugin import NAME
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_USAGE_STATS_PROMPT_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_SCHEDULER_EVENTS": "0",
 }
 KNOCK_S = 10.0
 OBJECT_STORE_BYTES = 200_000_000
@@ -131,11 +134,9 @@ def joined(address: str | None) -> Iterator[Any]:
         raise PrunebenchError(
             f"cannot {what}: {first_line(error)}", hint="`ray status --address ...` says whether a cluster is there"
         ) from error
-    with suppress(Exception):  # Ray prints deaths of workers, which are rows here; there is no public switch
-        logs = importlib.import_module("ray._private.ray_logging")
-        logs.global_worker_stdstream_dispatcher.remove_handler("ray_print_logs")
     try:
-        yield ray
+        with _not_printing():
+            yield ray
     finally:
         with _own_signals():
             ray.shutdown()
@@ -158,6 +159,27 @@ def _knock(address: str | None) -> None:
             f"cannot reach a Ray cluster at {address}: {error.strerror or error}",
             hint="`ray start --head` prints the address of the node that it starts",
         ) from error
+
+
+@contextmanager
+def _not_printing() -> Iterator[None]:
+    """Within, what Ray prints of workers and nodes that have died, pages of it, is logged: here these are rows.
+
+    Ray has no switch for that. Where its parts are called otherwise, it prints.
+    """
+    name, module = "print_to_stdstream", importlib.import_module("ray._private.worker")
+    before = getattr(module, name, None)
+
+    def log(data: Any, *_: Any, **__: Any) -> None:
+        logging.getLogger(NAME).debug("ray: %s", data)
+
+    if before is not None:
+        setattr(module, name, log)
+    try:
+        yield
+    finally:
+        if before is not None:
+            setattr(module, name, before)
 
 
 @contextmanager

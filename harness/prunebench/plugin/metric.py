@@ -39,7 +39,7 @@ class MetricContext:
     """One metric's surroundings, valid while `Metric.measure` runs."""
 
     tokens: torch.Tensor | None
-    """Token ids, int64 [windows, length], on the CPU: the text to look at. None where the metric asks for none."""
+    """Token ids, int64 [windows, length], where the model takes them: the text to look at. None where none is asked for."""
     seed: int
     """The cell's; torch, numpy and random are seeded with it before each metric."""
     load_dense: Callable[[], Any]
@@ -49,7 +49,10 @@ class MetricContext:
 
     @property
     def windows(self) -> torch.Tensor:
-        """The text as token ids, int64 [windows, length], on the CPU. Raises PrunebenchError where the metric has none."""
+        """The text as token ids, int64 [windows, length], on the device where the model takes them.
+
+        Raises PrunebenchError where the metric has none.
+        """
         if self.tokens is None:
             raise PrunebenchError(
                 "the metric asks for text and the cell has none for it", hint="set `needs_text = True` in the metric"

@@ -45,14 +45,15 @@ class MetricTrial:
 
     def measure(self, model: Any, dense: Any = None, device: str = "cpu") -> dict[str, float]:
         """The metric's figures by name."""
-        tokens = tiny_calibration() if self.kind.needs_text else None
+        tokens = tiny_calibration().to(device) if self.kind.needs_text else None
         other = self.dense() if dense is None else dense
         context = MetricContext(tokens, seed=0, load_dense=lambda: other.to(device))
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(0)
             given = self.kind(self.parsed()).measure(model.to(device), tiny_tokenizer(), context)
         promise(
-            tokens is None or torch.equal(context.windows, tiny_calibration()), "the tokens of the text were changed"
+            tokens is None or torch.equal(context.windows.cpu(), tiny_calibration()),
+            "the tokens of the text were changed",
         )
         values = given if isinstance(given, Mapping) else {self.kind.name: given}
         return {name: float(value) for name, value in values.items()}
