@@ -30,6 +30,11 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     return f"known: {', '.join(known)}" if known else "none is known here"
 
 
+def one_line(text: str) -> str:
+    """``text`` with its line breaks and control characters written out as escapes: names may hold them."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message that says something, at most 200 characters of it; else its class."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,12 @@ def test_a_path_wins_over_nothing_and_a_name_finds_the_shipped_suite(registry, t
     assert load_suite("quickstart.yaml", registry=registry).name == "mini"
     Path("plain").write_text(minimal, encoding="utf-8")
     assert load_suite("plain", registry=registry).name == "mini"
+
+
+@pytest.mark.parametrize("sign", ["\\n", "\\N", "\\L", "\\x1b"])
+def test_a_name_with_a_line_break_stays_in_its_line(load, minimal, sign):
+    with pytest.raises(PrunebenchError) as caught:
+        load(f'{minimal}\n"seed{sign}s": 1\n')
+    (line,) = str(caught.value).splitlines()
+    assert re.match(r"s\.yaml:\d+: seed.+s: unknown key", line)
+    assert line.isprintable()

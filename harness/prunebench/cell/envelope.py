@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from prunebench.cell.record import SCHEMA, Record
-from prunebench.errors import first_line
+from prunebench.errors import first_line, one_line
 
 CHECKSUM = "sha256"
 
@@ -59,8 +59,9 @@ def unseal(text: str) -> Record:
             schema += 1
         return Record.model_validate(data)
     except ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"]))
-        raise UnusableError(f"not a record: {where}: {error.errors()[0]['msg']}") from error
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UnusableError(one_line(f"not a record: {where}: {first['msg']}")) from error
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnusableError(f"not a record: {first_line(error)}") from error
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from prunebench.errors import PrunebenchError, did_you_mean
+from prunebench.errors import PrunebenchError, did_you_mean, one_line
 from prunebench.suite.source import Source
 from prunebench.suite.yaml import Path
 
@@ -30,7 +30,8 @@ class Problems:
     def add(self, path: Path, message: str, hint: str | None = None) -> None:
         written, place = self.source.found(path)
         name = dotted(written)
-        error = PrunebenchError(f"{place}: {name}: {message}" if name else f"{place}: {message}", hint=hint)
+        said = one_line(f"{place}: {name}: {message}" if name else f"{place}: {message}")
+        error = PrunebenchError(said, hint=None if hint is None else one_line(hint))
         if str(error) not in map(str, self.errors):
             self.errors.append(error)
 

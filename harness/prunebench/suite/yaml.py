@@ -19,7 +19,7 @@ from yaml.reader import Reader, ReaderError
 from yaml.resolver import BaseResolver
 from yaml.scanner import Scanner
 
-from prunebench.errors import PrunebenchError
+from prunebench.errors import PrunebenchError, one_line
 
 Path = tuple[str | int, ...]
 """Where a value stands: keys of mappings and indices of lists, from the top."""
@@ -78,7 +78,7 @@ def parse(text: str, source: str) -> Document:
         mark = error.problem_mark or error.context_mark
         where = f"{source}:{mark.line + 1 if mark else 1}"
         context = f" ({error.context})" if error.context else ""
-        raise PrunebenchError(f"{where}: YAML: {error.problem}{context}", hint=_syntax_hint(error)) from error
+        raise PrunebenchError(one_line(f"{where}: YAML: {error.problem}{context}"), hint=_syntax_hint(error)) from error
     except (YAMLError, RecursionError) as error:
         what = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
         raise PrunebenchError(f"{source}:1: YAML: {what}") from error
@@ -158,7 +158,7 @@ class _Builder:
             raise self.error(node, f"a number of {len(text)} digits") from error
 
     def error(self, node: Node, message: str, hint: str | None = None) -> PrunebenchError:
-        return PrunebenchError(f"{self.source}:{node.start_mark.line + 1}: {message}", hint=hint)
+        return PrunebenchError(f"{self.source}:{node.start_mark.line + 1}: {one_line(message)}", hint=hint)
 
 
 def _value(kind: str, text: str) -> Any:
