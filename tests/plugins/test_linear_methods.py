@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import cache
 
 import pytest
 import torch
@@ -10,14 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunebench import Context, LinearStats, Method, PrunebenchError, anatomy
-from prunebench.plugin.host import load_plugins
+from prunebench.plugin.host import Registry, load_plugins
 from tiny import FAMILIES, tiny_model
 
 SHARES = [0.0, 0.3, 0.5, 0.9]
 
 
+@cache
+def registry() -> Registry:
+    return load_plugins()
+
+
 def build(name: str, **options: object) -> Method:
-    cls = load_plugins().methods[name].value
+    cls = registry().methods[name].value
     return cls(cls.Options.model_validate(options))
 
 

@@ -216,5 +216,5 @@ def test_a_recovery_that_fills_zeros_is_noticed() -> None:
 
 
 def test_a_corpus_promises_nothing() -> None:
-    with pytest.raises(PrunebenchError, match="promises of method, allocation, recovery only"):
+    with pytest.raises(PrunebenchError, match="promises of method, allocation, recovery, metric only"):
         verdicts("corpus", Sound)
