@@ -103,6 +103,7 @@ def test_the_place_is_part_of_what_a_model_is_only_where_it_is_given() -> None:
     assert ModelRef.model_validate_json(small.model_dump_json()) == small
 
 
+@pytest.mark.streaming
 def test_a_run_over_models_in_memory_on_disk_and_in_a_large_budget(tmp_path: Path) -> None:
     """Dense on disk goes from end to end; a method is refused there; where there is room it prunes as ever."""
     rig = Rig(tmp_path)
@@ -140,6 +141,7 @@ def test_a_run_over_models_in_memory_on_disk_and_in_a_large_budget(tmp_path: Pat
     assert "4 layers on disk" in (tmp_path / "runs" / "report.html").read_text()
 
 
+@pytest.mark.streaming
 def test_what_was_streamed_is_measured_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The way of a checkpoint that fits nowhere."""
     Rig(tmp_path)

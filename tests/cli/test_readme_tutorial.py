@@ -1,4 +1,6 @@
-"""The README's tutorial for authors, run as it stands: from nothing to a report with one's own method in it."""
+"""The README's tutorial for authors, run as it stands: from nothing to a report with one's own method in it:
+`tox run -e thirdparty`.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,8 @@ import pytest
 
 import prunebench
 from rig import Rig
+
+pytestmark = pytest.mark.thirdparty
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 

@@ -146,6 +146,7 @@ def test_two_slots_give_what_one_gives_and_time_nothing_side_by_side(rig: Rig, s
     assert {"load", "generate", "latency"} <= {name for _, name, _, _ in spans}
 
 
+@pytest.mark.faults
 def test_a_run_that_is_left_ends_all_its_cells(rig: Rig, session, starter: Launcher) -> None:
     with with_files([rig.folder / "spans_plugin.py"]):
         run, cells = session("hanging", "hanging: {}", "slow", name="left")
