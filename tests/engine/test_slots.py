@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from prunebench.cell.events import Event
 from prunebench.cell.processes import MARK
 from prunebench.cell.record import Record
 from prunebench.cell.spec import Cell, MethodRef
@@ -79,6 +80,14 @@ class Watch:
         """Nothing."""
 
 
+class Impatient(Watch):
+    """Leaves as soon as a cell hangs."""
+
+    def moved(self, cell: Cell, event: object) -> None:
+        if cell.method.name == "hanging" and isinstance(event, Event) and event.phase == "prune":
+            raise KeyboardInterrupt
+
+
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Rig:
     rig = Rig(tmp_path_factory.mktemp("slots"))
@@ -108,12 +117,12 @@ def session(
     monkeypatch.setenv("TESTS", str(os.getpid()))
     (rig.folder / "spans").unlink(missing_ok=True)
 
-    def make(*methods: str, name: str) -> tuple[Session, list[Cell]]:
+    def make(*methods: str, name: str, watch: Watch | None = None) -> tuple[Session, list[Cell]]:
         registry = load_plugins()
         suite = load_suite(rig.suite(*methods), registry=registry)
         planned = plan(suite, registry)
         store = RunStore.create(tmp_path / name, planned, suite.text)
-        return Session(store, registry, Watch(), starter), list(planned.cells)
+        return Session(store, registry, watch or Watch(), starter), list(planned.cells)
 
     return make
 
@@ -152,10 +161,9 @@ def test_two_slots_give_what_one_gives_and_time_nothing_side_by_side(rig: Rig, s
 @pytest.mark.faults
 def test_a_run_that_is_left_ends_all_its_cells(rig: Rig, session, starter: Launcher) -> None:
     with with_files([rig.folder / "spans_plugin.py"]):
-        run, cells = session("hanging", "hanging: {}", "slow", name="left")
-        records = run.run(LocalEngine(LocalEngine.Options(slots=2)), cells)
-        assert next(records).cell.method.name == "dense"
-        records.close()
+        run, cells = session("hanging", "slow", name="left", watch=Impatient())
+        with pytest.raises(KeyboardInterrupt):
+            list(run.run(LocalEngine(LocalEngine.Options(slots=2)), cells))
     time.sleep(0.2)
     left = []
     for process in psutil.process_iter():
