@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunebench.measure.headline import task_recovery
 from prunebench_report import fields
+from prunebench_report.groups import models_with
 from prunebench_report.text import MISSING, clean, finite, fixed, number, seconds, shorten, signs
 
 if TYPE_CHECKING:
@@ -71,13 +72,8 @@ def section(
     ``dense_of`` has each cell's dense cell, ``named`` its name.
     """
     by_id = {record.id: record for record in records}
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        if record.status == "ok" and _by_key(record):
-            groups.setdefault(record.cell.model.name, []).append(record)
     tables = []
-    for model, members in groups.items():
-        members.sort(key=lambda record: record.cell.method.name != "dense")
+    for model, members in models_with(records, _by_key):
         keys = order(members)
         known = [_by_key(record) for record in reversed(members)]
         heads = {key: next(one[key] for one in known if key in one) for key in keys}
@@ -92,7 +88,7 @@ def section(
             rows.append({"id": record.id, "name": clean(named[record.id]), "dense": dense, "cells": cells})
         tables.append(
             {
-                "model": clean(model) if len(groups) > 1 else None,
+                "model": model,
                 "heads": [{"name": clean(_name(*one)), "about": clean(_about(one[1]))} for one in heads.values()],
                 "rows": rows,
                 "protocols": list(dict.fromkeys(clean(protocol(result)) for result, _ in heads.values())),

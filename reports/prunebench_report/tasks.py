@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunebench.measure.headline import task_recovery, z_score
 from prunebench_report import fields
+from prunebench_report.groups import models_with
 from prunebench_report.text import MISSING, clean, finite, fixed, number, signs
 
 if TYPE_CHECKING:
@@ -101,13 +102,8 @@ def section(
     ``dense_of`` has each cell's dense cell, ``named`` its name.
     """
     by_id = {record.id: record for record in records}
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        if record.status == "ok" and asked(record):
-            groups.setdefault(record.cell.model.name, []).append(record)
     tables = []
-    for model, members in groups.items():
-        members.sort(key=lambda record: record.cell.method.name != "dense")
+    for model, members in models_with(records, asked):
         heads = {_name(one): one for record in members for one in asked(record)}
         rows = []
         for record in members:
@@ -115,7 +111,7 @@ def section(
             rows.append(_row(record, None if dense is record else dense, list(heads), named[record.id]))
         tables.append(
             {
-                "model": clean(model) if len(groups) > 1 else None,
+                "model": model,
                 "tasks": [{"name": clean(one.task), "metric": _unit(one)} for one in heads.values()],
                 "rows": rows,
                 "protocols": [clean(protocol(one)) for one in heads.values()],

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prunebench.measure.findings import findings
-from prunebench_report.text import clean, number, percent, seconds, size
+from prunebench_report.groups import models_with
+from prunebench_report.text import number, percent, seconds, size
 
 if TYPE_CHECKING:
     from prunebench.cell.record import Record
@@ -33,19 +34,14 @@ def columns(record: Record) -> dict[str, Any]:
 
 def section(records: Sequence[Record], named: Mapping[str, str]) -> list[dict[str, Any]]:
     """For each model a bar chart a phase and the claims; ``named`` has each cell's name. Empty without breakdowns."""
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        if record.status == "ok" and record.speed and record.speed.breakdown:
-            groups.setdefault(record.cell.model.name, []).append(record)
     found = []
-    for model, members in groups.items():
-        members.sort(key=lambda record: record.cell.method.name != "dense")
+    for model, members in models_with(records, lambda record: record.speed and record.speed.breakdown):
         splits = [(record, record.speed.breakdown) for record in members if record.speed and record.speed.breakdown]
         longest = {kind: max(_total(split, key) for _, split in splits) for kind, key in _KINDS.items()}
         first = splits[0][1]
         found.append(
             {
-                "model": clean(model) if len(groups) > 1 else None,
+                "model": model,
                 "shape": f"prompt of {first.prompt} tokens, batch {first.batch_size}",
                 "rows": [_row(record, split, longest, named[record.id]) for record, split in splits],
                 "claims": _claims(members[0]),

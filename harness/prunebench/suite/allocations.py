@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from prunebench.cell.spec import AllocationRef, MethodRef
-from prunebench.errors import did_you_mean
-from prunebench.suite.options import combinations, name_and_options
-from prunebench.suite.problems import Problems, absent
+from prunebench.suite.options import combinations, each_or_none, look_up, name_and_options
+from prunebench.suite.problems import Problems
 
 if TYPE_CHECKING:
     from prunebench.plugin.host import Registered, Registry
@@ -17,11 +16,7 @@ if TYPE_CHECKING:
 
 def expand(value: Any, path: Path, registry: Registry, problems: Problems) -> Iterator[AllocationRef | None]:
     """The allocations that ``value`` at ``path`` names, None for none; what is wrong goes to ``problems``."""
-    if value == []:
-        problems.add(path, "an empty list makes no cells", "write null for no allocation, or leave the key out")
-    several = isinstance(value, list)
-    for place, entry in enumerate(value if several else [value]):
-        here = (*path, place) if several else path
+    for entry, here in each_or_none(value, path, "allocation", problems):
         if entry is None:
             yield None
             continue
@@ -29,12 +24,10 @@ def expand(value: Any, path: Path, registry: Registry, problems: Problems) -> It
         if named is None:
             continue
         name, options = named
-        registered = registry.allocations.get(name)
-        if registered is None:
-            hint = absent(name, did_you_mean(name, registry.allocations), registry)
-            problems.add((*here, name) if isinstance(entry, dict) else here, f"unknown allocation '{name}'", hint)
-            continue
         at = (*here, name) if isinstance(entry, dict) else here
+        registered = look_up(name, registry.allocations, at, registry, problems, noun="allocation")
+        if registered is None:
+            continue
         for fields in combinations(registered, options, at, problems):
             yield AllocationRef(**fields)
 

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from prunebench.calibration.spec import CalibrationSpec
 from prunebench.cell.spec import AllocationRef, MethodRef, RecoveryRef, label_of
-from prunebench.errors import did_you_mean
 from prunebench.plugin.allocation import ALLOCATION
 from prunebench.plugin.recovery import CALIBRATION, KEY
 from prunebench.suite import allocations, recoveries
-from prunebench.suite.options import combinations, name_and_options
+from prunebench.suite.options import combinations, look_up, name_and_options
 from prunebench.suite.problems import Problems, absent
 
 if TYPE_CHECKING:
@@ -72,11 +71,8 @@ def expand(
         if named is None:
             continue
         name, options = named
-        registered = registry.methods.get(name)
+        registered = look_up(name, registry.methods, (*path, name), registry, problems, noun="method")
         if registered is None:
-            problems.add(
-                (*path, name), f"unknown method '{name}'", absent(name, did_you_mean(name, registry.methods), registry)
-            )
             continue
         spread: list[AllocationRef | None] = [None]
         place = (*path, name, ALLOCATION)

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from prunebench.cell.spec import MetricRef, PerplexitySpec
-from prunebench.errors import did_you_mean
 from prunebench.plugin.metric import TEXT
-from prunebench.suite.options import combinations, name_and_options
-from prunebench.suite.problems import Problems, absent, fields_of
+from prunebench.suite.options import combinations, look_up, name_and_options
+from prunebench.suite.problems import Problems, fields_of
 from prunebench.suite.schema import TextEntry
 
 if TYPE_CHECKING:
@@ -59,10 +58,8 @@ def _expand(
         return
     name, options = named
     at = (*path, name) if isinstance(entry, dict) else path
-    registered = registry.metrics.get(name)
+    registered = look_up(name, registry.metrics, at, registry, problems, noun="metric")
     if registered is None:
-        hint = absent(name, did_you_mean(name, registry.metrics), registry)
-        problems.add(at, f"unknown metric '{name}'", hint)
         return
     looks, own = registered.value.needs_text, options.get(TEXT)
     data = None

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from prunebench.suite.problems import Problems, fields_of
+from prunebench.errors import did_you_mean
+from prunebench.suite.problems import Problems, absent, fields_of
 
 if TYPE_CHECKING:
-    from prunebench.plugin.host import Registered
+    from prunebench.plugin.host import Registered, Registry
     from prunebench.suite.yaml import Path
 
 
@@ -43,6 +44,26 @@ def name_and_options(
         )
         return None
     return name, options or {}
+
+
+def each_or_none(value: Any, path: Path, noun: str, problems: Problems) -> Iterator[tuple[Any, Path]]:
+    """The entries of ``value``, which is one or a list of them, each with its place; null, for no ``noun``, is one too."""
+    if value == []:
+        problems.add(path, "an empty list makes no cells", f"write null for no {noun}, or leave the key out")
+    if isinstance(value, list):
+        yield from ((entry, (*path, place)) for place, entry in enumerate(value))
+    else:
+        yield value, path
+
+
+def look_up(
+    name: str, known: Mapping[str, Registered], path: Path, registry: Registry, problems: Problems, *, noun: str
+) -> Registered | None:
+    """What is registered as ``name`` among ``known``; None, and a problem noted at ``path``, where nothing is."""
+    found = known.get(name)
+    if found is None:
+        problems.add(path, f"unknown {noun} '{name}'", absent(name, did_you_mean(name, known), registry))
+    return found
 
 
 def combinations(

@@ -10,10 +10,9 @@ from pydantic import ValidationError
 
 from prunebench.calibration.spec import CalibrationSpec
 from prunebench.cell.spec import RecoveryRef
-from prunebench.errors import did_you_mean
 from prunebench.plugin.recovery import DATA
-from prunebench.suite.options import combinations, name_and_options
-from prunebench.suite.problems import Problems, absent, fields_of
+from prunebench.suite.options import combinations, each_or_none, look_up, name_and_options
+from prunebench.suite.problems import Problems, fields_of
 from prunebench.suite.schema import TrainingEntry
 
 if TYPE_CHECKING:
@@ -39,11 +38,7 @@ def expand(
     value: Any, path: Path, registry: Registry, problems: Problems, training: Training
 ) -> Iterator[RecoveryRef | None]:
     """The recoveries that ``value`` at ``path`` names, None for none; what is wrong goes to ``problems``."""
-    if value == []:
-        problems.add(path, "an empty list makes no cells", "write null for no recovery, or leave the key out")
-    several = isinstance(value, list)
-    for place, entry in enumerate(value if several else [value]):
-        here = (*path, place) if several else path
+    for entry, here in each_or_none(value, path, "recovery", problems):
         if entry is None:
             yield None
             continue
@@ -53,10 +48,8 @@ def expand(
             continue
         name, options = named
         at = (*here, name) if isinstance(entry, dict) else here
-        registered = registry.recoveries.get(name)
+        registered = look_up(name, registry.recoveries, at, registry, problems, noun="recovery")
         if registered is None:
-            hint = absent(name, did_you_mean(name, registry.recoveries), registry)
-            problems.add(at, f"unknown recovery '{name}'", hint)
             continue
         data = _data(name, options, at, problems, training)
         rest = {key: value for key, value in options.items() if key != DATA}
