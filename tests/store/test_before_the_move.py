@@ -1,0 +1,83 @@
+"""A run folder made before the source tree moved (November 2026) still reports, resumes and compares as it did."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from prunebench.cli import prunebench
+
+MADE = Path(__file__).parent / "before_the_move"
+
+
+class Drawn(HTMLParser):
+    """What a report shows apart from its prose: the embedded data, the cells of tables, the geometry of pictures."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.data, self.cells, self.geometry = "", [], []
+        self._cell, self._data = 0, False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        given = dict(attributes)
+        self.geometry += [f"{tag} {key}={given[key]}" for key in ("d", "points", "cx", "cy", "viewbox") if key in given]
+        self._data = self._data or given.get("id") == "data"
+        if tag == "td":
+            self._cell += 1
+            self.cells.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._cell -= tag == "td"
+        self._data = self._data and tag != "script"
+
+    def handle_data(self, data: str) -> None:
+        if self._data:
+            self.data += data
+        if self._cell:
+            self.cells[-1] += data
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "runs" / "before-the-move"
+    shutil.copytree(MADE / "run", folder)
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def test_its_table_is_the_same(run):
+    result = CliRunner().invoke(prunebench, ["export", str(run), "--format", "json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == json.loads((MADE / "table.json").read_text())
+
+
+def test_its_report_shows_the_same_apart_from_the_prose(run):
+    result = CliRunner().invoke(prunebench, ["report", str(run)])
+    assert result.exit_code == 0, result.output
+    now = Drawn((run / "report.html").read_text())
+    before = Drawn(gzip.decompress((MADE / "report.html.gz").read_bytes()).decode())
+    assert before.geometry
+    assert now.geometry == before.geometry
+    assert [cell for cell in now.cells if any(map(str.isdigit, cell))] == [
+        cell for cell in before.cells if any(map(str.isdigit, cell))
+    ]
+    assert json.loads(now.data) == json.loads(before.data)
+
+
+def test_its_cells_are_not_run_again(run):
+    result = CliRunner().invoke(prunebench, ["run", str(MADE / "run" / "suite.yaml"), "--no-report"])
+    assert result.exit_code == 0, result.output
+    assert "10 cells, 10 finished" in result.output
+
+
+def test_it_compares(run):
+    result = CliRunner().invoke(prunebench, ["compare", str(run), str(run)])
+    assert result.exit_code == 0, result.output
+    assert "No significant change in 10 cells: 79 figures were judged." in result.output
