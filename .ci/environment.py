@@ -22,12 +22,23 @@ def main(folder: Path) -> None:
     stamp = folder / ".prunebench-environment"
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted.hexdigest():
         return
-    print(f"installing prunebench and what it needs into {folder} (once, a few minutes)", flush=True)
+    print(
+        f"installing prunebench and what it needs into {folder} (once, a few minutes)", flush=True
+    )
     stamp.unlink(missing_ok=True)
     if not (folder / "bin" / "python").exists():
         venv.EnvBuilder(with_pip=True, clear=True).create(folder)
-    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    subprocess.run([*pip, "-c", str(ROOT / ".ci" / "constraints.txt"), "-e", f"{ROOT}[hub,dev]"], check=True)
+    pip = [
+        str(folder / "bin" / "python"),
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--disable-pip-version-check",
+    ]
+    subprocess.run(
+        [*pip, "-c", str(ROOT / ".ci" / "constraints.txt"), "-e", f"{ROOT}[hub,dev]"], check=True
+    )
     stamp.write_text(wanted.hexdigest(), encoding="utf-8")
 
 

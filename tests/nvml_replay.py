@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
-FOLDER = Path(__file__).parent / "measure" / "nvml"
+FOLDER = Path(__file__).parent / "measure" / "devices" / "nvml"
 _SHIM = """\
 import importlib.util, sys
 spec = importlib.util.spec_from_file_location("nvml_replay", {here!r})
@@ -40,7 +40,9 @@ def real() -> ModuleType:
     places = [place for place in sys.path if not (Path(place) / "replayed").exists()]
     found = importlib.machinery.PathFinder.find_spec("pynvml", places)
     spec = importlib.util.spec_from_file_location("real_pynvml", found.origin)
-    module = sys.modules["real_pynvml"] = importlib.util.module_from_spec(spec)  # it looks itself up there
+    module = sys.modules["real_pynvml"] = importlib.util.module_from_spec(
+        spec
+    )  # it looks itself up there
     spec.loader.exec_module(module)
     return module
 
@@ -106,7 +108,9 @@ def _value(answer, pid, arguments):
         case {"gpm_percent": percent}:
             arguments[0].metrics[0].value = percent
             return arguments[0]
-    return SimpleNamespace(**{key: pid if value == "self" else value for key, value in answer.items()})
+    return SimpleNamespace(
+        **{key: pid if value == "self" else value for key, value in answer.items()}
+    )
 
 
 class Recorder:
@@ -136,7 +140,9 @@ class Recorder:
                 value = function(*arguments)
             except self._library.NVMLError as error:
                 codes = [key for key in dir(real()) if key.startswith("NVML_ERROR_")]
-                answers.append({"error": next(key for key in codes if getattr(real(), key) == error.value)})
+                answers.append(
+                    {"error": next(key for key in codes if getattr(real(), key) == error.value)}
+                )
                 raise
             answers.append(self._plain(value))
             return value
@@ -161,7 +167,11 @@ class Recorder:
             return {"gpm_percent": value.metrics[0].value}
         names = [field[0] for field in getattr(value, "_fields_", ())] or list(vars(value))
         found = {name: getattr(value, name) for name in names}
-        plain = {name: one for name, one in found.items() if one is None or isinstance(one, str | int | float)}
+        plain = {
+            name: one
+            for name, one in found.items()
+            if one is None or isinstance(one, str | int | float)
+        }
         if plain.get("pid") == os.getpid():
             plain["pid"] = "self"
         return plain

@@ -51,10 +51,14 @@ class Rig:
 
     def suite(self, *methods: str, more: str = "") -> Path:
         path = self.folder / "tiny.yaml"
-        path.write_text(SUITE.format(methods="\n".join(f"  - {method}" for method in methods), more=more))
+        path.write_text(
+            SUITE.format(methods="\n".join(f"  - {method}" for method in methods), more=more)
+        )
         return path
 
-    def prunebench(self, *arguments: str | Path, timeout_s: float = 110) -> subprocess.CompletedProcess[str]:
+    def prunebench(
+        self, *arguments: str | Path, timeout_s: float = 110
+    ) -> subprocess.CompletedProcess[str]:
         """Run the command line as a user would, in the rig's folder."""
         return subprocess.run(
             [sys.executable, "-m", "prunebench", *map(str, arguments)],

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from prunebench_report.gather import gather
-from prunebench_report.view import view as _view
+from prunebench_report.data.load_runs import gather
+from prunebench_report.output.view import view as _view
 
 
 def view(*stores, only=(), sections=(), running=False):

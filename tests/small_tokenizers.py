@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import PreTrainedTokenizerFast
 
 TEXT = (
@@ -16,7 +25,8 @@ def wrap(tokenizer: Tokenizer, **special: str) -> PreTrainedTokenizerFast:
 
 
 def trained(
-    pre_tokenizer: pre_tokenizers.PreTokenizer | None, normalizer: normalizers.Normalizer | None = None
+    pre_tokenizer: pre_tokenizers.PreTokenizer | None,
+    normalizer: normalizers.Normalizer | None = None,
 ) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=False))
     if normalizer is not None:
@@ -42,17 +52,27 @@ def gpt2_like() -> PreTrainedTokenizerFast:
 
 def llama3_like() -> PreTrainedTokenizerFast:
     """Splits by a pattern that looks ahead over a run of white space, and starts every text with <s>."""
-    pattern = Regex(r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+    pattern = Regex(
+        r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
     split = pre_tokenizers.Split(pattern, behavior="isolated")
-    tokenizer = trained(pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)]))
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer = trained(
+        pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
     return wrap(tokenizer, unk_token="<unk>", bos_token="<s>")
 
 
 def llama2_like() -> PreTrainedTokenizerFast:
     """Does not split at all, so that a merge may depend on any text around it."""
-    tokenizer = trained(None, normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]))
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer = trained(
+        None, normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
     return wrap(tokenizer, unk_token="<unk>", bos_token="<s>")
 
 

@@ -36,5 +36,7 @@ def reference_tokens(name: str) -> torch.Tensor:
 
 
 def reference_results() -> list[dict[str, Any]]:
-    results: list[dict[str, Any]] = json.loads(reference_file("results.json").read_text())["results"]
+    results: list[dict[str, Any]] = json.loads(reference_file("results.json").read_text())[
+        "results"
+    ]
     return results

@@ -11,7 +11,23 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "an", "old", "tree", "was", "tall")
+WORDS = (
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "a",
+    "lazy",
+    "dog",
+    "and",
+    "an",
+    "old",
+    "tree",
+    "was",
+    "tall",
+)
 
 
 def arc_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
@@ -26,7 +42,12 @@ def arc_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
         size = draw.choice([3, 4])
         labels = list("ABCD"[:size])
         choices = {"text": [words(draw.randint(1, 4)) for _ in labels], "label": labels}
-        row = {"id": str(number), "question": words(6), "choices": choices, "answerKey": draw.choice(labels)}
+        row = {
+            "id": str(number),
+            "question": words(6),
+            "choices": choices,
+            "answerKey": draw.choice(labels),
+        }
         rows.append(row)
     return rows
 
@@ -36,7 +57,12 @@ def hellaswag_rows(count: int) -> list[dict[str, Any]]:
     for number, row in enumerate(arc_rows(count, seed=1)):
         endings = (row["choices"]["text"] * 2)[:4]
         rows.append(
-            {"activity_label": "Fox", "ctx_a": row["question"], "ctx_b": "a dog", "endings": endings}
+            {
+                "activity_label": "Fox",
+                "ctx_a": row["question"],
+                "ctx_b": "a dog",
+                "endings": endings,
+            }
             | {"label": str(number % 4)}
         )
     return rows
@@ -47,7 +73,14 @@ def mmlu_rows(subjects: list[str], each: int) -> list[dict[str, Any]]:
     for number, row in enumerate(arc_rows(each * len(subjects), seed=2)):
         choices = (row["choices"]["text"] * 2)[:4]
         subject = subjects[number // each]
-        rows.append({"question": row["question"], "subject": subject, "choices": choices, "answer": number % 4})
+        rows.append(
+            {
+                "question": row["question"],
+                "subject": subject,
+                "choices": choices,
+                "answer": number % 4,
+            }
+        )
     return rows
 
 

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
-from prunebench.testing.models import FAMILIES, VOCABULARY, tiny_checkpoint, tiny_model, tiny_tokenizer
+from prunebench.testing.models import (
+    FAMILIES,
+    VOCABULARY,
+    tiny_checkpoint,
+    tiny_model,
+    tiny_tokenizer,
+)
 
 __all__ = ["FAMILIES", "VOCABULARY", "tiny_checkpoint", "tiny_model", "tiny_tokenizer"]

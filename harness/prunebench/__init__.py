@@ -12,25 +12,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pydantic import Field
 
-    from prunebench.calibration.corpus import Corpus
-    from prunebench.calibration.driver import LinearStats
-    from prunebench.calibration.hub import HubCorpus
-    from prunebench.calibration.masks import kth_lowest, lowest, lowest_overall
-    from prunebench.calibration.stream import Stream, Tangent
+    from prunebench.app import load_run, run
     from prunebench.errors import PrunebenchError
-    from prunebench.measure.task_data import TaskData
+    from prunebench.layerwise.masks import kth_lowest, lowest, lowest_overall
+    from prunebench.layerwise.partial_forward import Stream, Tangent
+    from prunebench.layerwise.walk import LinearStats
+    from prunebench.measure.quality.task_data import TaskData
     from prunebench.model.anatomy import Anatomy, Block, Cut, anatomy
     from prunebench.model.cache import cache_dir
+    from prunebench.model.generated import MadeAsset
     from prunebench.model.load import load_pruned
-    from prunebench.model.made import MadeAsset
     from prunebench.model.source import ModelAsset
     from prunebench.model.wheel import WheelAsset, fetch
-    from prunebench.notebook import load_run, run
     from prunebench.plugin import API_VERSION, hookimpl
-    from prunebench.plugin.allocation import Allocation
-    from prunebench.plugin.context import Context
-    from prunebench.plugin.engine import Engine, EngineContext
-    from prunebench.plugin.method import (
+    from prunebench.plugin.api.allocation import Allocation
+    from prunebench.plugin.api.context import Context
+    from prunebench.plugin.api.engine import Engine, EngineContext
+    from prunebench.plugin.api.method import (
         LayerwiseMethod,
         LinearMethod,
         Method,
@@ -41,64 +39,72 @@ if TYPE_CHECKING:
         SparsityOptions,
         pattern_of,
     )
-    from prunebench.plugin.metric import Figure, Metric, MetricContext
-    from prunebench.plugin.recovery import Recovery, TrainingOptions
-    from prunebench.plugin.section import Number, Paragraph, ReportData, ReportSection, Table
+    from prunebench.plugin.api.metric import Figure, Metric, MetricContext
+    from prunebench.plugin.api.recovery import Recovery, TrainingOptions
+    from prunebench.plugin.api.report_section import (
+        Number,
+        Paragraph,
+        ReportData,
+        ReportSection,
+        Table,
+    )
     from prunebench.suite.prune import Pruned, prune
+    from prunebench.text.corpus import Corpus
+    from prunebench.text.hub import HubCorpus
     from prunebench.training.loop import Penalty, TrainingLog
 
 _HOMES = {
     "API_VERSION": "prunebench.plugin",
-    "Allocation": "prunebench.plugin.allocation",
+    "Allocation": "prunebench.plugin.api.allocation",
     "Anatomy": "prunebench.model.anatomy",
     "Block": "prunebench.model.anatomy",
-    "Context": "prunebench.plugin.context",
-    "Corpus": "prunebench.calibration.corpus",
+    "Context": "prunebench.plugin.api.context",
+    "Corpus": "prunebench.text.corpus",
     "Cut": "prunebench.model.anatomy",
-    "Engine": "prunebench.plugin.engine",
-    "EngineContext": "prunebench.plugin.engine",
+    "Engine": "prunebench.plugin.api.engine",
+    "EngineContext": "prunebench.plugin.api.engine",
     "Field": "pydantic",
-    "Figure": "prunebench.plugin.metric",
-    "HubCorpus": "prunebench.calibration.hub",
-    "LayerwiseMethod": "prunebench.plugin.method",
-    "LinearMethod": "prunebench.plugin.method",
-    "LinearStats": "prunebench.calibration.driver",
-    "MadeAsset": "prunebench.model.made",
-    "Method": "prunebench.plugin.method",
-    "Metric": "prunebench.plugin.metric",
-    "MetricContext": "prunebench.plugin.metric",
+    "Figure": "prunebench.plugin.api.metric",
+    "HubCorpus": "prunebench.text.hub",
+    "LayerwiseMethod": "prunebench.plugin.api.method",
+    "LinearMethod": "prunebench.plugin.api.method",
+    "LinearStats": "prunebench.layerwise.walk",
+    "MadeAsset": "prunebench.model.generated",
+    "Method": "prunebench.plugin.api.method",
+    "Metric": "prunebench.plugin.api.metric",
+    "MetricContext": "prunebench.plugin.api.metric",
     "ModelAsset": "prunebench.model.source",
-    "Number": "prunebench.plugin.section",
-    "Options": "prunebench.plugin.method",
-    "Paragraph": "prunebench.plugin.section",
-    "Pattern": "prunebench.plugin.method",
+    "Number": "prunebench.plugin.api.report_section",
+    "Options": "prunebench.plugin.api.method",
+    "Paragraph": "prunebench.plugin.api.report_section",
+    "Pattern": "prunebench.plugin.api.method",
     "Penalty": "prunebench.training.loop",
     "PrunebenchError": "prunebench.errors",
     "Pruned": "prunebench.suite.prune",
-    "Recovery": "prunebench.plugin.recovery",
-    "Reference": "prunebench.plugin.method",
-    "ReportData": "prunebench.plugin.section",
-    "ReportSection": "prunebench.plugin.section",
-    "Sparsity": "prunebench.plugin.method",
-    "SparsityOptions": "prunebench.plugin.method",
-    "Stream": "prunebench.calibration.stream",
-    "Table": "prunebench.plugin.section",
-    "Tangent": "prunebench.calibration.stream",
-    "TaskData": "prunebench.measure.task_data",
+    "Recovery": "prunebench.plugin.api.recovery",
+    "Reference": "prunebench.plugin.api.method",
+    "ReportData": "prunebench.plugin.api.report_section",
+    "ReportSection": "prunebench.plugin.api.report_section",
+    "Sparsity": "prunebench.plugin.api.method",
+    "SparsityOptions": "prunebench.plugin.api.method",
+    "Stream": "prunebench.layerwise.partial_forward",
+    "Table": "prunebench.plugin.api.report_section",
+    "Tangent": "prunebench.layerwise.partial_forward",
+    "TaskData": "prunebench.measure.quality.task_data",
     "TrainingLog": "prunebench.training.loop",
-    "TrainingOptions": "prunebench.plugin.recovery",
+    "TrainingOptions": "prunebench.plugin.api.recovery",
     "WheelAsset": "prunebench.model.wheel",
     "anatomy": "prunebench.model.anatomy",
     "cache_dir": "prunebench.model.cache",
     "fetch": "prunebench.model.wheel",
     "hookimpl": "prunebench.plugin",
-    "kth_lowest": "prunebench.calibration.masks",
+    "kth_lowest": "prunebench.layerwise.masks",
     "load_pruned": "prunebench.model.load",
-    "load_run": "prunebench.notebook",
-    "run": "prunebench.notebook",
-    "lowest": "prunebench.calibration.masks",
-    "lowest_overall": "prunebench.calibration.masks",
-    "pattern_of": "prunebench.plugin.method",
+    "load_run": "prunebench.app",
+    "run": "prunebench.app",
+    "lowest": "prunebench.layerwise.masks",
+    "lowest_overall": "prunebench.layerwise.masks",
+    "pattern_of": "prunebench.plugin.api.method",
     "prune": "prunebench.suite.prune",
 }
 

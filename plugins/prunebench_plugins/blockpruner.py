@@ -48,12 +48,19 @@ class BlockPruner(Method):
     needs_calibration = True
 
     class Options(prunebench.Options):
-        blocks: Literal["mix", "mha", "mlp"] = Field("mix", description="which units may go: attentions, MLPs or both")
+        blocks: Literal["mix", "mha", "mlp"] = Field(
+            "mix", description="which units may go: attentions, MLPs or both"
+        )
         count: int | None = Field(None, ge=0, description="number of units to remove")
         ratio: float | None = Field(
-            None, ge=0, lt=1, description=f"share of all parameters to remove, at least; {RATIO} if neither is given"
+            None,
+            ge=0,
+            lt=1,
+            description=f"share of all parameters to remove, at least; {RATIO} if neither is given",
         )
-        mode: Literal["clean", "reference"] = Field("clean", description="quick and exact, or as released")
+        mode: Literal["clean", "reference"] = Field(
+            "clean", description="quick and exact, or as released"
+        )
 
         @model_validator(mode="after")
         def _one_of_them(self) -> Self:
@@ -68,7 +75,9 @@ class BlockPruner(Method):
         stream = context.stream(model)
         slack = max(1e-5, torch.finfo(parts.head.weight.dtype).eps / 2)
         planned = sum(range(len(units) - budget.steps() + 1, len(units) + 1))
-        search = _Search(stream, units, slack, lambda done: context.progress(done, max(done, planned)))
+        search = _Search(
+            stream, units, slack, lambda done: context.progress(done, max(done, planned))
+        )
         step = search.step if self.options.mode == "clean" else search.step_as_released
         gone: list[Block] = []
         losses: list[float] = []
@@ -78,7 +87,9 @@ class BlockPruner(Method):
             losses.append(best.loss / stream.targets)
         context.notes |= {
             "removed_in_order": [f"{context.kept_layers[unit.layer]}.{unit.kind}" for unit in gone],
-            "perplexity_after_each": [math.exp(min(loss, 700)) for loss in losses],  # e^710 is no float
+            "perplexity_after_each": [
+                math.exp(min(loss, 700)) for loss in losses
+            ],  # e^710 is no float
             "naive_evaluations": search.variants,
             "decoder_evaluations": round(stream.decoder_passes, 3),
             "head_evaluations": round(stream.head_passes, 3),
@@ -103,13 +114,17 @@ class _Budget:
             )
         if self._count is None:
             self._most = most
-            self._check(sorted(units, key=lambda unit: self._parameters([unit]))[len(units) - most :])
+            self._check(
+                sorted(units, key=lambda unit: self._parameters([unit]))[len(units) - most :]
+            )
 
     def steps(self) -> int:
         """About how many units will go."""
         if self._count is not None:
             return self._count
-        return math.ceil(self._ratio * self._total * len(self._units) / max(1, self._parameters(self._units)))
+        return math.ceil(
+            self._ratio * self._total * len(self._units) / max(1, self._parameters(self._units))
+        )
 
     def reached(self, gone: list[Block]) -> bool:
         if self._count is not None:
@@ -133,10 +148,23 @@ class _Budget:
         count = 0
         for index, layer in enumerate(self._parts.layers):
             kinds = {unit.kind for unit in gone if unit.layer == index}
-            left = {kind for kind in KINDS["mix"] if self._parts.has(layer, kind) and kind not in kinds}  # type: ignore[arg-type]
-            paths = [path for kind in kinds for path in (*family.blocks[kind], family.norms[kind]) if path is not None]
-            modules = [layer.get_submodule(path) for path in paths] if left else [layer] if kinds else []
-            count += sum(parameter.numel() for module in modules for parameter in module.parameters())
+            left = {
+                kind
+                for kind in KINDS["mix"]
+                if self._parts.has(layer, kind) and kind not in kinds  # type: ignore[arg-type]
+            }
+            paths = [
+                path
+                for kind in kinds
+                for path in (*family.blocks[kind], family.norms[kind])
+                if path is not None
+            ]
+            modules = (
+                [layer.get_submodule(path) for path in paths] if left else [layer] if kinds else []
+            )
+            count += sum(
+                parameter.numel() for module in modules for parameter in module.parameters()
+            )
         return count
 
 
@@ -164,7 +192,9 @@ class _Variant(NamedTuple):
 class _Search:
     """A greedy search: which units are left, what is gone, and the model to ask."""
 
-    def __init__(self, stream: Stream, units: list[Block], slack: float, looked_at: Callable[[int], None]) -> None:
+    def __init__(
+        self, stream: Stream, units: list[Block], slack: float, looked_at: Callable[[int], None]
+    ) -> None:
         self.stream = stream
         self.left = list(units)
         self._gone: dict[int, set[Any]] = {layer: set() for layer in range(stream.layers)}
@@ -184,10 +214,17 @@ class _Search:
         best: _Result | None = None
         tangents: list[Tangent | None] = []
         pending: list[_Variant] = []
-        for first, end in ((self._place(guess), max(places) + 1), (0, self._place(guess))):  # so the guess comes first
+        for first, end in (
+            (self._place(guess), max(places) + 1),
+            (0, self._place(guess)),
+        ):  # so the guess comes first
             states = stream.start() if end else []
             for place in range(end):
-                here = [unit for unit, its in zip(self.left, places, strict=True) if its == place >= first]
+                here = [
+                    unit
+                    for unit, its in zip(self.left, places, strict=True)
+                    if its == place >= first
+                ]
                 for unit in sorted(here, key=guess.__ne__):
                     if best is None:
                         best, tangents = self._measure(unit, states)
@@ -224,12 +261,16 @@ class _Search:
 
     def _commit(self, best: _Result) -> _Result:
         if math.isinf(best.loss):
-            raise PrunebenchError("the loss is infinite whichever unit goes", hint="use float32 or bfloat16")
+            raise PrunebenchError(
+                "the loss is infinite whichever unit goes", hint="use float32 or bfloat16"
+            )
         self.left.remove(best.unit)
         self._gone[best.layer].add(best.kind)
         return best
 
-    def _measure(self, unit: Block, states: list[torch.Tensor]) -> tuple[_Result, list[Tangent | None]]:
+    def _measure(
+        self, unit: Block, states: list[torch.Tensor]
+    ) -> tuple[_Result, list[Tangent | None]]:
         """The loss without this unit, from the states at its place, and the tangents where it ends."""
         tangents, nlls = [], []
         for batch, state in enumerate(states):
@@ -247,14 +288,20 @@ class _Search:
         ends, known = [], []
         for batch, (state, tangent) in enumerate(zip(states, tangents, strict=True)):
             ends.append(self._end(unit, batch, state))
-            known.append(stream.nll(batch, ends[-1]) if tangent is None else stream.bound(batch, ends[-1], tangent))
+            known.append(
+                stream.nll(batch, ends[-1])
+                if tangent is None
+                else stream.bound(batch, ends[-1], tangent)
+            )
             if math.fsum(known) > limit * self._slack:
                 break
         self._expected[unit] = math.fsum(known) * len(states) / len(known)
         variant = _Variant(unit, ends, known)
         return [] if variant.bound > limit * self._slack else [variant]
 
-    def _settle(self, pending: list[_Variant], tangents: list[Tangent | None], best: _Result) -> _Result:
+    def _settle(
+        self, pending: list[_Variant], tangents: list[Tangent | None], best: _Result
+    ) -> _Result:
         """Compute the loss of the variant with the lowest bound, and drop those that cannot be better than the best."""
         variant = pending.pop(min(range(len(pending)), key=lambda place: pending[place].bound))
         for batch, (end, tangent) in enumerate(zip(variant.ends, tangents, strict=True)):
@@ -264,7 +311,9 @@ class _Search:
                 break
         else:
             best = min(best, _result(variant.bound, variant.unit))
-        pending[:] = [other for other in pending if not other.bound > best.loss * self._slack]  # also a NaN stays
+        pending[:] = [
+            other for other in pending if not other.bound > best.loss * self._slack
+        ]  # also a NaN stays
         return best
 
     def _place(self, unit: Block) -> int:
@@ -276,14 +325,23 @@ class _Search:
         if self.stream.parallel:
             return self.stream.run(place, batch, state, self._gone[place])
         layer, second = divmod(place, 2)
-        return self.stream.run(layer, batch, state, self._gone[layer] | {"attention" if second else "mlp"})
+        return self.stream.run(
+            layer, batch, state, self._gone[layer] | {"attention" if second else "mlp"}
+        )
 
-    def _end(self, unit: Block, batch: int, state: torch.Tensor, *, whole: bool = False) -> torch.Tensor:
+    def _end(
+        self, unit: Block, batch: int, state: torch.Tensor, *, whole: bool = False
+    ) -> torch.Tensor:
         """The last layer's output without this unit, from the state at its place, or (``whole``) from layer 0's input."""
         first = 0 if whole else unit.layer
         for layer in range(first, self.stream.layers):
             gone = self._gone[layer] | ({unit.kind} if layer == unit.layer else set())
-            if layer == unit.layer and unit.kind == "mlp" and not whole and not self.stream.parallel:
+            if (
+                layer == unit.layer
+                and unit.kind == "mlp"
+                and not whole
+                and not self.stream.parallel
+            ):
                 gone = gone | {"attention"}  # whose output is in the state
             state = self.stream.run(layer, batch, state, gone)
         return state

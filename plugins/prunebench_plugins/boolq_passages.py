@@ -64,7 +64,9 @@ def split_passages(entries: Iterable[str]) -> dict[str, list[str]]:
         if passage not in seen:
             seen.add(passage)
             odd = hashlib.sha256(title.encode()).digest()[0] % 2
-            sides["evaluation" if odd and title not in _NEAR_CALIBRATION else "calibration"][passage] = None
+            sides["evaluation" if odd and title not in _NEAR_CALIBRATION else "calibration"][
+                passage
+            ] = None
     return {side: list(passages) for side, passages in sides.items()}
 
 
@@ -76,7 +78,9 @@ def _entries() -> Iterator[str]:
             for line in lines:
                 yield json.loads(line)["doc"]["query"].rpartition("\nQuestion: ")[0]
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
-        raise PrunebenchError(f"{path} cannot be read: {error!r}", hint="delete it and run again") from error
+        raise PrunebenchError(
+            f"{path} cannot be read: {error!r}", hint="delete it and run again"
+        ) from error
 
 
 @hookimpl

@@ -15,12 +15,14 @@ class FineTune(Recovery):
 
     name = "finetune"
     reference = Reference(
-        title="Learning both Weights and Connections for Efficient Neural Networks", arxiv="1506.02626"
+        title="Learning both Weights and Connections for Efficient Neural Networks",
+        arxiv="1506.02626",
     )
 
     class Options(TrainingOptions):
         scope: Literal["linears", "all"] = Field(
-            "linears", description="weights of the layers' linears, or every parameter: embeddings, norms, biases too"
+            "linears",
+            description="weights of the layers' linears, or every parameter: embeddings, norms, biases too",
         )
         learning_rate: float = Field(1e-5, gt=0, description="peak of the schedule")
 
@@ -28,7 +30,9 @@ class FineTune(Recovery):
         if self.options.scope == "all":
             parameters = dict(model.named_parameters())
         else:
-            parameters = {f"{path}.weight": linear.weight for path, linear in context.linears(model).items()}
+            parameters = {
+                f"{path}.weight": linear.weight for path, linear in context.linears(model).items()
+            }
         masks = context.zeros(model)
         log = context.train(model, parameters, self.options, masks=masks)
         context.notes |= {**log.notes, "masked_linears": len(masks)}

@@ -22,7 +22,9 @@ class _Alpaca(HubCorpus):
     def dataset(self, split: str) -> Dataset:
         first = super().dataset(split).train_test_split(test_size=0.2, seed=42)
         second = first["test"].train_test_split(test_size=0.5, seed=42)
-        return {"train": first["train"], "test": second["train"], "validation": second["test"]}[split]
+        return {"train": first["train"], "test": second["train"], "validation": second["test"]}[
+            split
+        ]
 
 
 class _BookCorpus(HubCorpus):
@@ -44,7 +46,8 @@ def prunebench_register_corpus() -> list[Corpus]:
             repository="Salesforce/wikitext",
             revision="b08601e04326c79dfdd32d625aee71d232d685c3",
             files={
-                split: f"wikitext-2-raw-v1/{split}-00000-of-00001.parquet" for split in ("train", "validation", "test")
+                split: f"wikitext-2-raw-v1/{split}-00000-of-00001.parquet"
+                for split in ("train", "validation", "test")
             },
             calibration_split="train",
             evaluation_split="test",
@@ -56,7 +59,10 @@ def prunebench_register_corpus() -> list[Corpus]:
             licence="LDC user agreement for non-members",
             repository="ptb-text-only/ptb_text_only",
             revision="refs/convert/parquet",
-            files={split: f"penn_treebank/{split}/0000.parquet" for split in ("train", "validation", "test")},
+            files={
+                split: f"penn_treebank/{split}/0000.parquet"
+                for split in ("train", "validation", "test")
+            },
             calibration_split="train",
             evaluation_split="test",
             sampler="joined-random",

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
-from prunebench import Field, Method, Penalty, Reference, TrainingOptions, hookimpl, lowest, lowest_overall
+from prunebench import (
+    Field,
+    Method,
+    Penalty,
+    Reference,
+    TrainingOptions,
+    hookimpl,
+    lowest,
+    lowest_overall,
+)
 
 if TYPE_CHECKING:
     from prunebench import Context
@@ -27,7 +36,8 @@ class IMP(Method):
 
     name = "imp"
     reference = Reference(
-        title="Learning both Weights and Connections for Efficient Neural Networks", arxiv="1506.02626"
+        title="Learning both Weights and Connections for Efficient Neural Networks",
+        arxiv="1506.02626",
     )
     structure: ClassVar = frozenset({"unstructured"})
     needs_calibration = True
@@ -35,33 +45,56 @@ class IMP(Method):
     trains = True
 
     class Options(TrainingOptions):
-        sparsity: float = Field(0.5, ge=0, lt=1, description="share of weights set to zero in the end")
-        rounds: int = Field(3, ge=1, description="each leaves (1 - sparsity)^(1 / rounds) of the survivors")
+        sparsity: float = Field(
+            0.5, ge=0, lt=1, description="share of weights set to zero in the end"
+        )
+        rounds: int = Field(
+            3, ge=1, description="each leaves (1 - sparsity)^(1 / rounds) of the survivors"
+        )
         scope: Literal["layer", "global"] = Field(
             "layer", description="weights compete within a matrix, or all together"
         )
         min_density: float = Field(
-            0.01, ge=0, lt=1, description="share of every matrix that stays, its largest; for the global scope"
+            0.01,
+            ge=0,
+            lt=1,
+            description="share of every matrix that stays, its largest; for the global scope",
         )
-        after_round: Literal["finetune", "rewind", "none"] = Field("finetune", description="what follows a pruning")
+        after_round: Literal["finetune", "rewind", "none"] = Field(
+            "finetune", description="what follows a pruning"
+        )
         finetune_after: bool | None = Field(
             None, description="train after the last round; if null, where after_round is finetune"
         )
-        penalty: Literal["l1", "l2"] | None = Field(None, description="train with it before pruning")
-        strength: float = Field(1e-5, ge=0, description="of the penalty: strength * sum |w|^p is added to the loss")
+        penalty: Literal["l1", "l2"] | None = Field(
+            None, description="train with it before pruning"
+        )
+        strength: float = Field(
+            1e-5, ge=0, description="of the penalty: strength * sum |w|^p is added to the loss"
+        )
         learning_rate: float = Field(1e-5, gt=0, description="peak of the schedule")
 
         def share(self, done: int) -> float:
             """The share of weights that is gone after ``done`` rounds, 1 - (1 - S)^(done / rounds)."""
-            return self.sparsity if done == self.rounds else 1 - (1 - self.sparsity) ** (done / self.rounds)
+            return (
+                self.sparsity
+                if done == self.rounds
+                else 1 - (1 - self.sparsity) ** (done / self.rounds)
+            )
 
     def prune(self, model: Any, context: Context) -> None:
         options = self.options
-        weights = {f"{path}.weight": linear.weight for path, linear in context.linears(model).items()}
+        weights = {
+            f"{path}.weight": linear.weight for path, linear in context.linears(model).items()
+        }
         penalty = None if options.penalty is None else Penalty(options.penalty, options.strength)
         rewind = options.after_round == "rewind"
-        checkpoint = {name: weight.detach().clone() for name, weight in weights.items()} if rewind else {}
-        masks = {name: torch.zeros_like(weight, dtype=torch.bool) for name, weight in weights.items()}
+        checkpoint = (
+            {name: weight.detach().clone() for name, weight in weights.items()} if rewind else {}
+        )
+        masks = {
+            name: torch.zeros_like(weight, dtype=torch.bool) for name, weight in weights.items()
+        }
         trainings: list[dict[str, Any]] = []
 
         def train(penalty: Penalty | None) -> None:
@@ -78,7 +111,9 @@ class IMP(Method):
                 weight.masked_fill_(masks[name], 0)
             if options.after_round == "finetune" and done < options.rounds:
                 train(penalty)
-        if options.finetune_after or (options.finetune_after is None and options.after_round == "finetune"):
+        if options.finetune_after or (
+            options.finetune_after is None and options.after_round == "finetune"
+        ):
             train(None)
         context.notes["shares"] = [options.share(done) for done in range(1, options.rounds + 1)]
         context.notes["trainings"] = trainings
@@ -93,7 +128,10 @@ class IMP(Method):
             return weight.abs().float().masked_fill_(held[id(weight)], -1)
 
         if self.options.scope == "layer":
-            return {name: lowest(score(weight), share, group="matrix") for name, weight in weights.items()}
+            return {
+                name: lowest(score(weight), share, group="matrix")
+                for name, weight in weights.items()
+            }
         return dict(lowest_overall(weights, score, share, min_density=self.options.min_density))
 
 

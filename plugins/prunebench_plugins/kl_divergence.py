@@ -31,7 +31,9 @@ class KLDivergence(Metric):
     reference = Reference(title="Accuracy is Not All You Need", arxiv="2407.09141")
 
     class Options(prunebench.Options):
-        chunk: int = Field(64, gt=0, description="tokens whose distributions stand in memory at once, as float32")
+        chunk: int = Field(
+            64, gt=0, description="tokens whose distributions stand in memory at once, as float32"
+        )
 
     def measure(self, model: Any, tokenizer: Any, context: MetricContext) -> dict[str, float]:  # noqa: ARG002
         dense = context.dense()

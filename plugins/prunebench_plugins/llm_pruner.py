@@ -65,7 +65,9 @@ class LLMPruner(Method):
             lt=1,
             description="share of the whole model's parameters to remove instead; the closest that whole groups reach",
         )
-        importance: Literal["taylor", "l1", "l2", "random"] = Field("taylor", description="what scores a weight")
+        importance: Literal["taylor", "l1", "l2", "random"] = Field(
+            "taylor", description="what scores a weight"
+        )
         taylor: Taylor = Field(
             "param_first",
             description="salience of importance taylor: w g summed before the absolute value (vectorize) or after it "
@@ -76,17 +78,23 @@ class LLMPruner(Method):
             description="how the weights of a group are put together; null: sum for taylor, mean for l1 and l2, as released",
         )
         protect_first: int | None = Field(
-            None, ge=0, description="layers at the bottom to leave alone; null: 4, but at most a quarter of the depth"
+            None,
+            ge=0,
+            description="layers at the bottom to leave alone; null: 4, but at most a quarter of the depth",
         )
         protect_last: int | None = Field(
-            None, ge=0, description="layers at the top to leave alone; null: 2, but at most an eighth of the depth"
+            None,
+            ge=0,
+            description="layers at the top to leave alone; null: 2, but at most an eighth of the depth",
         )
         iterative_steps: int = Field(1, ge=1, description="score and remove in so many equal steps")
         global_pruning: bool = Field(
-            default=False, description="rank all groups of all layers together instead of block by block"
+            default=False,
+            description="rank all groups of all layers together instead of block by block",
         )
         granularity: Literal["block", "channel"] = Field(
-            "block", description="channel: remove residual channels from the whole model; no layer is protected then"
+            "block",
+            description="channel: remove residual channels from the whole model; no layer is protected then",
         )
         mode: Literal["clean", "reference"] = Field(
             "clean",
@@ -99,7 +107,9 @@ class LLMPruner(Method):
                 raise ValueError("give `ratio` or `target_parameters`, not both")
             if self.granularity == "channel":
                 if self.importance == "taylor" and self.taylor in {"param_second", "param_mix"}:
-                    raise ValueError("`granularity: channel` is scored to first order: vectorize or param_first")
+                    raise ValueError(
+                        "`granularity: channel` is scored to first order: vectorize or param_first"
+                    )
                 if self.global_pruning:
                     raise ValueError("`granularity: channel` ranks all channels together already")
             return self
@@ -119,7 +129,9 @@ class LLMPruner(Method):
         steps = self.options.iterative_steps
         total = sum(parameter.numel() for parameter in model.parameters())
         initial: dict[str, int] = {}
-        if not self.options.global_pruning:  # the scores do not change the counts: refuse before computing gradients
+        if (
+            not self.options.global_pruning
+        ):  # the scores do not change the counts: refuse before computing gradients
             pools = self._pools(model, initial)
             self._amounts(pools, local_counts(pools), total, 1.0)
         for step in range(steps):
@@ -138,7 +150,9 @@ class LLMPruner(Method):
             if None in kept:
                 context.keep_hidden(model, kept[None])
             else:
-                context.keep_groups(model, {block: stay for block, stay in kept.items() if block is not None})
+                context.keep_groups(
+                    model, {block: stay for block, stay in kept.items() if block is not None}
+                )
         self._note(context, ratio, parameters_removed(pools, gone) / total, pools, gone)
 
     def _pools(self, model: Any, initial: dict[str, int]) -> list[Pool]:
@@ -150,11 +164,14 @@ class LLMPruner(Method):
         found = [pool_of(parts, block, initial) for block in parts.blocks if block.layer in layers]
         if not found:
             raise PrunebenchError(
-                f"all {len(parts.layers)} layers are protected", hint="lower `protect_first` or `protect_last`"
+                f"all {len(parts.layers)} layers are protected",
+                hint="lower `protect_first` or `protect_last`",
             )
         return found
 
-    def _amounts(self, pools: Sequence[Pool], counts: Counts, total: int, part: float) -> tuple[float, list[int]]:
+    def _amounts(
+        self, pools: Sequence[Pool], counts: Counts, total: int, part: float
+    ) -> tuple[float, list[int]]:
         """The group ratio once ``part`` of all steps are done, and how many groups each pool loses now."""
         target = self.options.target_parameters
         if target is None:
@@ -170,25 +187,49 @@ class LLMPruner(Method):
             )
         return ratio, gone
 
-    def _note(self, context: Context, ratio: float, share: float, pools: Sequence[Pool], gone: Sequence[int]) -> None:
+    def _note(
+        self,
+        context: Context,
+        ratio: float,
+        share: float,
+        pools: Sequence[Pool],
+        gone: Sequence[int],
+    ) -> None:
         """Put on the record what went over all steps; ``share``: of the model's parameters."""
-        removed = {pool.key: pool.initial - pool.present + count for pool, count in zip(pools, gone, strict=True)}
+        removed = {
+            pool.key: pool.initial - pool.present + count
+            for pool, count in zip(pools, gone, strict=True)
+        }
         context.notes |= {"ratio": ratio, "parameters_removed": share, "groups_removed": removed}
         wanted = self.options.target_parameters
         if wanted is not None:
-            context.notes["target_parameters"] = "reached from below" if share <= wanted else "reached from above"
-        heads = [pool for pool in pools if pool.block is not None and pool.block.kind == "attention"]
+            context.notes["target_parameters"] = (
+                "reached from below" if share <= wanted else "reached from above"
+            )
+        heads = [
+            pool for pool in pools if pool.block is not None and pool.block.kind == "attention"
+        ]
         if heads and ratio > 0 and not any(removed[pool.key] for pool in heads):
             groups = max(pool.initial for pool in heads)
-            context.notes["attention"] = f"no KV group went: a ratio of {ratio:.4g} takes none of {groups} in a layer"
+            context.notes["attention"] = (
+                f"no KV group went: a ratio of {ratio:.4g} takes none of {groups} in a layer"
+            )
             context.log.warning(context.notes["attention"])
 
-    def _scores(self, model: Any, pools: Sequence[Pool], context: Context, step: int) -> list[torch.Tensor]:
+    def _scores(
+        self, model: Any, pools: Sequence[Pool], context: Context, step: int
+    ) -> list[torch.Tensor]:
         """One score per group of each pool, float64 [groups]; the lowest goes first."""
         released = self.options.mode == "reference"
-        if self.options.importance == "random":  # the released code draws for each channel of a head
+        if (
+            self.options.importance == "random"
+        ):  # the released code draws for each channel of a head
             return [
-                torch.rand(pool.present, pool.channels if released else 1, generator=context.generator).double().sum(1)
+                torch.rand(
+                    pool.present, pool.channels if released else 1, generator=context.generator
+                )
+                .double()
+                .sum(1)
                 for pool in pools
             ]
         parts = anatomy(model)

@@ -131,7 +131,9 @@ def local_counts(pools: Sequence[Pool]) -> Counts:
     return lambda ratio: [pool.removed(ratio) for pool in pools]
 
 
-def global_counts(pools: Sequence[Pool], scores: Sequence[torch.Tensor], *, released: bool) -> Counts:
+def global_counts(
+    pools: Sequence[Pool], scores: Sequence[torch.Tensor], *, released: bool
+) -> Counts:
     """All groups compete by their raw scores, each [present groups]; a KV group counts as much as an MLP channel.
 
     The best group of each pool stays, and exactly the number asked for goes, ties by place. ``released``: as in the
@@ -141,7 +143,10 @@ def global_counts(pools: Sequence[Pool], scores: Sequence[torch.Tensor], *, rele
     values = torch.cat(list(scores))
     if not released:
         starts = torch.tensor([0, *(pool.present for pool in pools)]).cumsum(0).tolist()
-        best = [start + int(score.argsort(stable=True)[-1]) for start, score in zip(starts, scores, strict=False)]
+        best = [
+            start + int(score.argsort(stable=True)[-1])
+            for start, score in zip(starts, scores, strict=False)
+        ]
         free = torch.ones(len(values), dtype=torch.bool)
         free[best] = False
         owners, values = owners[free], values[free]
@@ -158,7 +163,10 @@ def global_counts(pools: Sequence[Pool], scores: Sequence[torch.Tensor], *, rele
             wanted = int(torch.searchsorted(values, values[wanted - 1], right=True))
         found: list[int] = owners[:wanted].bincount(minlength=len(pools)).tolist()
         if released:
-            found = [0 if count == pool.present else count for count, pool in zip(found, pools, strict=True)]
+            found = [
+                0 if count == pool.present else count
+                for count, pool in zip(found, pools, strict=True)
+            ]
         return found
 
     return counts
@@ -172,7 +180,9 @@ def parameters_removed(pools: Sequence[Pool], counts: Sequence[int]) -> int:
 
 def emptied(pools: Sequence[Pool], counts: Sequence[int]) -> Pool | None:
     """The first pool that would lose all its groups."""
-    return next((pool for pool, count in zip(pools, counts, strict=True) if count >= pool.present), None)
+    return next(
+        (pool for pool, count in zip(pools, counts, strict=True) if count >= pool.present), None
+    )
 
 
 def ratio_for(parameters: float, pools: Sequence[Pool], counts: Counts) -> float:
@@ -186,4 +196,6 @@ def ratio_for(parameters: float, pools: Sequence[Pool], counts: Counts) -> float
             high = middle
     if emptied(pools, counts(high)) is not None:
         return low
-    return min((low, high), key=lambda ratio: abs(parameters_removed(pools, counts(ratio)) - parameters))
+    return min(
+        (low, high), key=lambda ratio: abs(parameters_removed(pools, counts(ratio)) - parameters)
+    )

@@ -33,7 +33,11 @@ class Member(NamedTuple):
 
 
 def taylor_vector(
-    weight: torch.Tensor, first: torch.Tensor | None, second: torch.Tensor | None, taylor: Taylor, dim: int
+    weight: torch.Tensor,
+    first: torch.Tensor | None,
+    second: torch.Tensor | None,
+    taylor: Taylor,
+    dim: int,
 ) -> torch.Tensor:
     """Importance of each row (``dim`` 0) or column (1) of ``weight``, float32 [rows or columns].
 
@@ -74,11 +78,19 @@ def norm_vector(weight: torch.Tensor, power: int, dim: int) -> torch.Tensor:
 
 def norm_vectors(members: Sequence[Member], power: int) -> list[torch.Tensor]:
     """`norm_vector` of each member. Raises PrunebenchError for a weight that is not finite."""
-    return _finite(members, [norm_vector(member.weight, power, member.dim) for member in members], "its weights are")
+    return _finite(
+        members,
+        [norm_vector(member.weight, power, member.dim) for member in members],
+        "its weights are",
+    )
 
 
 def taylor_vectors(
-    model: Any, members: Sequence[Member], tokens: torch.Tensor, taylor: Taylor, seen: Callable[[int], None]
+    model: Any,
+    members: Sequence[Member],
+    tokens: torch.Tensor,
+    taylor: Taylor,
+    seen: Callable[[int], None],
 ) -> list[torch.Tensor]:
     """`taylor_vector` of each member for the mean next-token loss over ``tokens``, int64 [windows, length].
 
@@ -91,7 +103,8 @@ def taylor_vectors(
     windows, length = tokens.shape
     if length < 2:
         raise PrunebenchError(
-            "windows of one token have no next token to predict", hint="make the calibration windows longer"
+            "windows of one token have no next token to predict",
+            hint="make the calibration windows longer",
         )
     device = model.get_input_embeddings().weight.device
     batches = torch.split(tokens, max(1, BATCH_TOKENS.get(device.type, 2048) // length))
@@ -164,7 +177,9 @@ class _Sweep:
     Autograd calls hooks with gradients switched off.
     """
 
-    def __init__(self, members: Sequence[Member], taylor: Taylor, windows: int, passes: int) -> None:
+    def __init__(
+        self, members: Sequence[Member], taylor: Taylor, windows: int, passes: int
+    ) -> None:
         self.members = members
         self.taylor = taylor
         self.windows = windows
@@ -182,7 +197,11 @@ class _Sweep:
             for weight in weights:
                 weight.requires_grad = True
             return [weight.register_post_accumulate_grad_hook(self._take) for weight in weights]  # type: ignore[no-untyped-call]
-        linears = [module for module in model.modules() if id(getattr(module, "weight", None)) in self._sums]
+        linears = [
+            module
+            for module in model.modules()
+            if id(getattr(module, "weight", None)) in self._sums
+        ]
         return [
             *(linear.register_forward_pre_hook(_start_graph) for linear in linears),
             *(linear.register_forward_hook(self._watch) for linear in linears),
@@ -199,7 +218,9 @@ class _Sweep:
     def _watch(self, linear: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
         output.register_hook(partial(self._take_windows, linear.weight, inputs[0].detach()))  # type: ignore[no-untyped-call]
 
-    def _take_windows(self, weight: torch.nn.Parameter, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
+    def _take_windows(
+        self, weight: torch.nn.Parameter, inputs: torch.Tensor, gradient: torch.Tensor
+    ) -> None:
         """Add up each window's gradient of ``weight`` [out, in], and its square.
 
         inputs [..., in], gradient of the output [..., out], where the windows of the pass follow each other.
@@ -224,7 +245,9 @@ class _Sweep:
         if sums.left == 0:
             for place in sums.places:
                 dim = self.members[place].dim
-                self.vectors[place] = taylor_vector(weight, sums.first, sums.second, self.taylor, dim)
+                self.vectors[place] = taylor_vector(
+                    weight, sums.first, sums.second, self.taylor, dim
+                )
             sums.first = sums.second = None
 
 
@@ -267,15 +290,21 @@ def _gradients_for(model: Any, sweep: _Sweep) -> Iterator[None]:
 
 def _loss(model: Any, windows: torch.Tensor) -> torch.Tensor:
     """Mean next-token cross-entropy of ``windows``, int64 [windows, length], logits in float32."""
-    logits = model(input_ids=windows[:, :-1], use_cache=False).logits  # [windows, length - 1, vocabulary]
+    logits = model(
+        input_ids=windows[:, :-1], use_cache=False
+    ).logits  # [windows, length - 1, vocabulary]
     return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), windows[:, 1:].flatten())
 
 
-def _finite(members: Sequence[Member], vectors: list[torch.Tensor], what: str) -> list[torch.Tensor]:
+def _finite(
+    members: Sequence[Member], vectors: list[torch.Tensor], what: str
+) -> list[torch.Tensor]:
     # From the top down: backpropagation carries a broken gradient to all layers below.
     for member, vector in zip(reversed(members), reversed(vectors), strict=True):
         if not bool(torch.isfinite(vector).all()):
-            raise PrunebenchError(f"{member.name}: {what} not finite", hint="load the model in float32")
+            raise PrunebenchError(
+                f"{member.name}: {what} not finite", hint="load the model in float32"
+            )
     return vectors
 
 

@@ -33,15 +33,21 @@ class LoRA(Recovery):
     class Options(TrainingOptions):
         rank: int = Field(8, ge=1, description="rank of every update")
         alpha: float = Field(16.0, gt=0, description="updates are scaled by alpha / rank")
-        dropout: float = Field(0.05, ge=0, lt=1, description="of the updates' inputs while training")
+        dropout: float = Field(
+            0.05, ge=0, lt=1, description="of the updates' inputs while training"
+        )
         targets: list[str] | None = Field(
-            None, min_length=1, description="last components of the linears' names (q_proj); all of the layers if null"
+            None,
+            min_length=1,
+            description="last components of the linears' names (q_proj); all of the layers if null",
         )
         learning_rate: float = Field(1e-4, gt=0, description="peak of the schedule")
         epochs: int = Field(2, ge=1, description="passes over the training windows")
         batch_size: int = Field(64, ge=1, description="windows per optimiser step")
         warmup_steps: int = Field(
-            100, ge=0, description="linear warm-up; at most a tenth of all steps, however many are asked"
+            100,
+            ge=0,
+            description="linear warm-up; at most a tenth of all steps, however many are asked",
         )
 
     def recover(self, model: Any, context: Context) -> None:
@@ -50,7 +56,9 @@ class LoRA(Recovery):
         paths = self._paths(context.linears(model))
         zeros = context.zeros(model)
         masks = {path: zeros[f"{path}.weight"] for path in paths if f"{path}.weight" in zeros}
-        with torch.random.fork_rng(devices=[]):  # the first values of A, whatever the method drew before
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # the first values of A, whatever the method drew before
             torch.manual_seed(context.seed)
             adapted = LoraModel(model, self._config(paths, model, masks), adapter_name="default")
         adapters = {name: each for name, each in model.named_parameters() if ".lora_" in name}
@@ -131,7 +139,9 @@ def _layer_class(held: Mapping[torch.nn.Module, torch.Tensor]) -> Any:
             for name in self.active_adapters:
                 a, b = self.lora_A[name].weight, self.lora_B[name].weight  # [rank, in], [out, rank]
                 update: Any = Update.apply  # untyped in torch
-                result = result + update(self.lora_dropout[name](x), a, b, self.scaling[name], self.held)
+                result = result + update(
+                    self.lora_dropout[name](x), a, b, self.scaling[name], self.held
+                )
             return result
 
     return MaskedLinear

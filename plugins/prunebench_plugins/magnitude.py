@@ -49,15 +49,22 @@ class Magnitude(LinearMethod):
             "layer", description="weights compete within their matrix, or over all prunable weights"
         )
         min_density: float = Field(
-            0.01, ge=0, le=1, description="share of its weights that every matrix keeps; for scope global"
+            0.01,
+            ge=0,
+            le=1,
+            description="share of its weights that every matrix keeps; for scope global",
         )
 
         @model_validator(mode="after")
         def _what_global_allows(self) -> Self:
             if self.scope == "global" and pattern_of(self.sparsity):
-                raise ValueError(f"{self.sparsity} is decided group by group: it needs `scope: layer`")
+                raise ValueError(
+                    f"{self.sparsity} is decided group by group: it needs `scope: layer`"
+                )
             if self.scope == "global" and self.mode == "reference":
-                raise ValueError("Wanda's code has no global threshold: `mode: reference` needs `scope: layer`")
+                raise ValueError(
+                    "Wanda's code has no global threshold: `mode: reference` needs `scope: layer`"
+                )
             return self
 
     @classmethod
@@ -67,7 +74,11 @@ class Magnitude(LinearMethod):
 
     @classmethod
     def refuses_streaming(cls, options: Any) -> str | None:
-        return "`scope: global` compares the weights of all layers" if options.scope == "global" else None
+        return (
+            "`scope: global` compares the weights of all layers"
+            if options.scope == "global"
+            else None
+        )
 
     def score(self, weight: torch.Tensor, stats: LinearStats) -> torch.Tensor:  # noqa: ARG002
         return _magnitude(weight)
@@ -80,7 +91,11 @@ class Magnitude(LinearMethod):
         if pattern := pattern_of(sparsity):
             groups = score.reshape(-1, pattern.of)
             gone = groups.topk(pattern.of - pattern.keep, largest=False).indices
-            return torch.zeros_like(groups, dtype=torch.bool).scatter_(1, gone, value=True).view_as(score)
+            return (
+                torch.zeros_like(groups, dtype=torch.bool)
+                .scatter_(1, gone, value=True)
+                .view_as(score)
+            )
         return score <= kth_lowest(score.reshape(1, -1), int(score.numel() * sparsity) + 1)
 
     def prune(self, model: Any, context: Context) -> None:
@@ -88,7 +103,9 @@ class Magnitude(LinearMethod):
             super().prune(model, context)
             return
         weights = {path: linear.weight for path, linear in context.linears(model).items()}
-        masks = lowest_overall(weights, _magnitude, self.options.sparsity, min_density=self.options.min_density)
+        masks = lowest_overall(
+            weights, _magnitude, self.options.sparsity, min_density=self.options.min_density
+        )
         densities = {}
         for done, (path, mask) in enumerate(masks, start=1):
             weights[path].masked_fill_(mask, 0)

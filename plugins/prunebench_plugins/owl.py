@@ -47,7 +47,9 @@ class OWL(Allocation):
             gt=0,
             description="M: a score is an outlier above so many times the mean (5 in the recipes, 3 in the code)",
         )
-        spread: float = Field(0.08, ge=0, le=0.5, description="lambda: shares differ by up to twice as much")
+        spread: float = Field(
+            0.08, ge=0, le=0.5, description="lambda: shares differ by up to twice as much"
+        )
 
     def shares(self, model: Any, sparsity: float, context: Context) -> list[float]:
         """Notes: ``outliers``, the share of outliers of each layer in per cent."""
@@ -55,9 +57,14 @@ class OWL(Allocation):
 
         def see(linears: Mapping[str, torch.nn.Linear], stats: Mapping[str, LinearStats]) -> None:
             scores = torch.cat(
-                [(linear.weight.abs().float() * stats[name].input_norm).flatten() for name, linear in linears.items()]
+                [
+                    (linear.weight.abs().float() * stats[name].input_norm).flatten()
+                    for name, linear in linears.items()
+                ]
             )
-            outliers.append(100 * float((scores > self.options.threshold * scores.mean()).float().mean()))
+            outliers.append(
+                100 * float((scores > self.options.threshold * scores.mean()).float().mean())
+            )
 
         context.observe_linears(model, {"input_norm"}, see)
         context.notes["outliers"] = outliers

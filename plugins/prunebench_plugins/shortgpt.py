@@ -36,14 +36,19 @@ class ShortGPT(Method):
 
     class Options(prunebench.Options):
         ratio: float | None = Field(
-            None, ge=0, lt=1, description="share of the decoder layers to remove, nearest whole number; 0.25 if neither"
+            None,
+            ge=0,
+            lt=1,
+            description="share of the decoder layers to remove, nearest whole number; 0.25 if neither",
         )
         count: int | None = Field(None, ge=0, description="number of decoder layers to remove")
         metric: Literal["cosine", "angular"] = Field(
-            "cosine", description="layers one by one by Block Influence, or neighbours by angular distance"
+            "cosine",
+            description="layers one by one by Block Influence, or neighbours by angular distance",
         )
         tokens: Literal["all", "last"] | None = Field(
-            None, description="tokens of each window that count; by default all for cosine, the last for angular"
+            None,
+            description="tokens of each window that count; by default all for cosine, the last for angular",
         )
 
         @model_validator(mode="after")
@@ -66,7 +71,8 @@ class ShortGPT(Method):
         count = self.options.layers(layers)
         if count >= layers:
             raise PrunebenchError(
-                f"all {layers} layers would be removed", hint="ask for a smaller share, so that one layer stays"
+                f"all {layers} layers would be removed",
+                hint="ask for a smaller share, so that one layer stays",
             )
         if self.options.metric == "cosine":
             influence = self._mean(1, model, context)
@@ -109,7 +115,9 @@ class ShortGPT(Method):
                 if layer == layers - 1:
                     del inputs[batch]
             cosine = _cosine(before.to(dtype), after.to(dtype))
-            totals[layer - span + 1] += (cosine.arccos() / torch.pi if angular else 1 - cosine).sum().item()
+            totals[layer - span + 1] += (
+                (cosine.arccos() / torch.pi if angular else 1 - cosine).sum().item()
+            )
 
         context.observe_layers(model, see)
         bad = (~torch.isfinite(totals)).nonzero().flatten().tolist()
@@ -124,7 +132,9 @@ class ShortGPT(Method):
 def _cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Cosine of the angle between the rows of two tensors [..., hidden]; three times as quick as torch's own on a CPU."""
     norms = torch.linalg.vector_norm(a, dim=-1) * torch.linalg.vector_norm(b, dim=-1)
-    cosine: torch.Tensor = torch.einsum("...d,...d->...", a, b) / norms.clamp_min(torch.finfo(norms.dtype).tiny)
+    cosine: torch.Tensor = torch.einsum("...d,...d->...", a, b) / norms.clamp_min(
+        torch.finfo(norms.dtype).tiny
+    )
     return cosine.clamp(-1, 1)
 
 

@@ -51,7 +51,9 @@ class SparseGPT(LayerwiseMethod):
     statistics: ClassVar = frozenset({"hessian"})
 
     class Options(SparsityOptions):
-        block_size: int = Field(128, gt=0, description="input columns among which a linear's weights compete")
+        block_size: int = Field(
+            128, gt=0, description="input columns among which a linear's weights compete"
+        )
         damping: float = Field(
             0.01,
             gt=0,
@@ -59,7 +61,8 @@ class SparseGPT(LayerwiseMethod):
             description="share of the Hessian's mean diagonal that is added to its diagonal",
         )
         true_sequential: bool = Field(
-            False, description="measure each group of linears behind the pruned ones before it in the same layer"
+            False,
+            description="measure each group of linears behind the pruned ones before it in the same layer",
         )
         mode: Literal["clean", "reference"] = Field(
             "clean", description="exact count, or the threshold of the released code"
@@ -141,7 +144,10 @@ class SparseGPT(LayerwiseMethod):
                 )
             damping *= 10
             self.log.warning(
-                "layer %d, %s: the Hessian is not positive definite; damping %g", stats.layer, stats.name, damping
+                "layer %d, %s: the Hessian is not positive definite; damping %g",
+                stats.layer,
+                stats.name,
+                damping,
             )
         if damping != self.options.damping:
             self.damped.append({"layer": stats.layer, "linear": stats.name, "damping": damping})
@@ -181,18 +187,26 @@ def sweep(
     ``threshold``: the released code's rule for a share instead of the exact count.
     """
     pattern = pattern_of(sparsity)
-    choose = _cheapest_of_group(pattern.of - pattern.keep) if pattern else _cheapest(widths, float(sparsity), threshold)
+    choose = (
+        _cheapest_of_group(pattern.of - pattern.keep)
+        if pattern
+        else _cheapest(widths, float(sparsity), threshold)
+    )
     loss = columns.new_zeros(())
     for start in range(0, len(columns), block_size):
         end = min(start + block_size, len(columns))
         block = columns[start:end]
-        errors = _prune_block(block, factor[start:end, start:end], choose, pattern.of if pattern else None)
+        errors = _prune_block(
+            block, factor[start:end, start:end], choose, pattern.of if pattern else None
+        )
         columns[end:].addmm_(factor[start:end, end:].t(), errors, alpha=-1)
         loss += errors.square().sum() / 2
     return float(loss)
 
 
-def _prune_block(block: torch.Tensor, factor: torch.Tensor, choose: Choose, of: int | None) -> torch.Tensor:
+def _prune_block(
+    block: torch.Tensor, factor: torch.Tensor, choose: Choose, of: int | None
+) -> torch.Tensor:
     """Prune a block of columns [width, rows] in place; gives (w - q) / U_jj of each weight, [width, rows].
 
     ``of``: choose what goes for that many columns when their turn comes; None: for all at once, beforehand.
@@ -201,7 +215,9 @@ def _prune_block(block: torch.Tensor, factor: torch.Tensor, choose: Choose, of: 
     diagonal = factor.diagonal()
     inverse = diagonal.reciprocal()[:, None]
     gone = torch.zeros_like(block, dtype=torch.bool) if of else choose(block, diagonal)
-    scale = torch.zeros_like(block) if of else gone * inverse  # 1 / U_jj where a weight goes, else 0
+    scale = (
+        torch.zeros_like(block) if of else gone * inverse
+    )  # 1 / U_jj where a weight goes, else 0
     errors = torch.empty_like(block)
     stride = STRIDE if of is None else of * max(1, STRIDE // of)
     rows, scales, error_rows = block.unbind(), scale.unbind(), errors.unbind()

@@ -77,7 +77,9 @@ def _weights() -> bytes:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     parts, end = [], 0
     for name, shape in shapes().items():
-        draws = np.frombuffer(noise.randbytes(2 * int(np.prod(shape))), dtype="<i2").astype("<f4") * np.float32(_STEP)
+        draws = np.frombuffer(noise.randbytes(2 * int(np.prod(shape))), dtype="<i2").astype(
+            "<f4"
+        ) * np.float32(_STEP)
         values = draws + np.float32(1) if len(shape) == 1 else draws
         parts.append(values.astype("<f4").tobytes())
         start, end = end, end + len(parts[-1])
@@ -91,14 +93,29 @@ def _tokenizer() -> dict[str, Any]:
     """One token a byte, in the notation of GPT-2's tokenizer: printable bytes stand for themselves."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
-    signs = {byte: chr(byte) for byte in printable} | {byte: chr(256 + place) for place, byte in enumerate(others)}
-    bytewise = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    signs = {byte: chr(byte) for byte in printable} | {
+        byte: chr(256 + place) for place, byte in enumerate(others)
+    }
+    bytewise = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": True,
+    }
+    special = {
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": number, "content": text, **special} for number, text in _SPECIAL.items()],
+        "added_tokens": [
+            {"id": number, "content": text, **special} for number, text in _SPECIAL.items()
+        ],
         "normalizer": None,
         "pre_tokenizer": bytewise,
         "post_processor": None,

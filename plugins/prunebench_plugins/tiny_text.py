@@ -6,11 +6,67 @@ import random
 
 from prunebench import Corpus, hookimpl
 
-_WHO = ["gardener", "baker", "pilot", "clerk", "miller", "painter", "sailor", "teacher", "farmer", "printer"]
-_DOES = ["cuts", "mends", "counts", "carries", "sorts", "paints", "opens", "weighs", "repairs", "names"]
-_HOW = ("slowly", "twice", "carefully", "again", "early", "at noon", "in the rain", "before supper", "every week")
-_WHAT = ["hedge", "loaf", "map", "ledger", "wheel", "fence", "rope", "page", "field", "lamp", "kettle", "ladder"]
-_WHICH = ["old", "narrow", "second", "green", "heavy", "borrowed", "quiet", "broken", "small", "last"]
+_WHO = [
+    "gardener",
+    "baker",
+    "pilot",
+    "clerk",
+    "miller",
+    "painter",
+    "sailor",
+    "teacher",
+    "farmer",
+    "printer",
+]
+_DOES = [
+    "cuts",
+    "mends",
+    "counts",
+    "carries",
+    "sorts",
+    "paints",
+    "opens",
+    "weighs",
+    "repairs",
+    "names",
+]
+_HOW = (
+    "slowly",
+    "twice",
+    "carefully",
+    "again",
+    "early",
+    "at noon",
+    "in the rain",
+    "before supper",
+    "every week",
+)
+_WHAT = [
+    "hedge",
+    "loaf",
+    "map",
+    "ledger",
+    "wheel",
+    "fence",
+    "rope",
+    "page",
+    "field",
+    "lamp",
+    "kettle",
+    "ladder",
+]
+_WHICH = [
+    "old",
+    "narrow",
+    "second",
+    "green",
+    "heavy",
+    "borrowed",
+    "quiet",
+    "broken",
+    "small",
+    "last",
+]
 _PARAGRAPHS, _SENTENCES = 40, 6
 
 

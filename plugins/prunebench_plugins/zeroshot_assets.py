@@ -73,9 +73,23 @@ class ZeroShotAssets(TaskData):
         asset = ASSETS[task]
         path = fetch(asset)
         try:
-            rows = _arrow(path) if asset.member.endswith(".arrow") else list(_from_requests(path, *_MAKERS[task]))
-        except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, IndexError) as error:
-            raise PrunebenchError(f"{path} cannot be read: {error!r}", hint="delete it and run again") from error
+            rows = (
+                _arrow(path)
+                if asset.member.endswith(".arrow")
+                else list(_from_requests(path, *_MAKERS[task]))
+            )
+        except (
+            OSError,
+            EOFError,
+            zlib.error,
+            ValueError,
+            KeyError,
+            TypeError,
+            IndexError,
+        ) as error:
+            raise PrunebenchError(
+                f"{path} cannot be read: {error!r}", hint="delete it and run again"
+            ) from error
         return {split: rows}
 
 
@@ -103,7 +117,12 @@ def _boolq(doc: Row) -> Row:
     """A prompt of passage, question and 'Answer:', choices yes and no -> question and passage; label 1 is yes."""
     passage, _, question = doc["query"].rpartition("\nQuestion: ")
     label = int(doc["choices"][doc["gold"]] == "yes")
-    return {"question": question.removesuffix("?\nAnswer:"), "passage": passage, "idx": doc["idx"], "label": label}
+    return {
+        "question": question.removesuffix("?\nAnswer:"),
+        "passage": passage,
+        "idx": doc["idx"],
+        "label": label,
+    }
 
 
 def _multiple_choice(question: str) -> Callable[[Row], Row]:
@@ -117,7 +136,12 @@ def _multiple_choice(question: str) -> Callable[[Row], Row]:
         labels = [chr(ord("A") + place) for place in range(len(doc["choices"]))]
         asked = doc["query"].removeprefix("Question: ").removesuffix("\nAnswer:")
         choices = {"text": doc["choices"], "label": labels}
-        return {"id": doc["id"], question: asked, "choices": choices, "answerKey": labels[doc["gold"]]}
+        return {
+            "id": doc["id"],
+            question: asked,
+            "choices": choices,
+            "answerKey": labels[doc["gold"]],
+        }
 
     return row_of
 

@@ -25,7 +25,11 @@ def clean(text: str) -> str:
 
 def shorten(text: str, limit: int) -> str:
     """At most ``limit`` characters, saying how many were left out."""
-    return text if len(text) <= limit else f"{text[:limit]} [... {len(text) - limit:,} more characters]"
+    return (
+        text
+        if len(text) <= limit
+        else f"{text[:limit]} [... {len(text) - limit:,} more characters]"
+    )
 
 
 def brief(label: str) -> str:

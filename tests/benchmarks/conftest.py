@@ -6,7 +6,17 @@ from collections.abc import Callable
 
 import pytest
 
-HEADER = ("method", "dtype", "seconds", "yardstick", "ratio", "floor", "limit", "memory beyond the model", "perplexity")
+HEADER = (
+    "method",
+    "dtype",
+    "seconds",
+    "yardstick",
+    "ratio",
+    "floor",
+    "limit",
+    "memory beyond the model",
+    "perplexity",
+)
 ROWS = pytest.StashKey[list[tuple[str, ...]]]()
 
 
@@ -21,7 +31,9 @@ def cost(request: pytest.FixtureRequest) -> Callable[..., None]:
     return add
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     rows = config.stash.get(ROWS, [])
     if not rows:
         return
@@ -29,4 +41,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
     terminalreporter.section("what methods cost, each beside its yardstick in the same run")
     for line in lines:
-        terminalreporter.line("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+        terminalreporter.line(
+            "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
+        )

@@ -30,7 +30,9 @@ def plain_loop(model, tokens: torch.Tensor, steps: int) -> list[str]:
             with ExitStack() as removed:
                 for layer, kind in [*gone, unit]:
                     removed.enter_context(without(parts, layer, [kind]))
-                losses.append(sum(model(w[None], labels=w[None], use_cache=False).loss.item() for w in tokens))
+                losses.append(
+                    sum(model(w[None], labels=w[None], use_cache=False).loss.item() for w in tokens)
+                )
         gone.append(left.pop(losses.index(min(losses))))
     return [str(unit) for unit in gone]
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from prunebench.cell.events import Event
-from prunebench.cell.record import Record
-from prunebench.cell.spec import Cell
-from prunebench.cell.store import RunStore
 from prunebench.engine.launcher import launcher
 from prunebench.engine.local import LocalEngine
 from prunebench.engine.session import Session
+from prunebench.experiment.cell import Cell
 from prunebench.plugin.host import load_plugins
+from prunebench.record.record import Record
+from prunebench.store.run_folder import RunStore
 from prunebench.suite.load import load_suite
 from prunebench.suite.plan import plan
 from rig import Rig
@@ -44,21 +44,31 @@ class Clock:
         assert record.status == "ok", record.error
 
 
-def test_a_cell_loads_its_model_within_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cell_loads_its_model_within_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rig = Rig(tmp_path)
     for name, value in rig.environment.items():
         monkeypatch.setenv(name, value)
     registry = load_plugins()
     suite = load_suite(
-        rig.suite("magnitude: {sparsity: [0.2, 0.4, 0.6]}"), registry=registry, overrides=["profile.latency=null"]
+        rig.suite("magnitude: {sparsity: [0.2, 0.4, 0.6]}"),
+        registry=registry,
+        overrides=["profile.latency=null"],
     )
     planned = plan(suite, registry)
     store = RunStore.create(tmp_path / "run", planned, suite.text)
     clock = Clock()
     with closing(launcher()) as starter:
-        list(Session(store, registry, clock, starter).run(LocalEngine(LocalEngine.Options()), planned.cells))
+        list(
+            Session(store, registry, clock, starter).run(
+                LocalEngine(LocalEngine.Options()), planned.cells
+            )
+        )
     first, *others = clock.until_load
-    print(f"\nfirst cell {first:.2f} s (with the imports), others {', '.join(f'{one:.2f}' for one in others)} s")
+    print(
+        f"\nfirst cell {first:.2f} s (with the imports), others {', '.join(f'{one:.2f}' for one in others)} s"
+    )
     assert min(others) < START_S  # what else runs on the machine only adds
 
 

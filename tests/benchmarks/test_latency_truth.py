@@ -13,10 +13,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from prunebench.measure.forms import GENERATE, compare_forms
-from prunebench.measure.io import weight_bytes
-from prunebench.measure.latency import measure_latency
-from prunebench.measure.spec import LatencySpec
+from prunebench.experiment.measures import LatencySpec
+from prunebench.measure.speed.compare_forms import GENERATE, compare_forms
+from prunebench.measure.speed.io import weight_bytes
+from prunebench.measure.speed.latency import measure_latency
 from prunebench.model.surgery import remove_layers
 from smollm2 import smollm2
 
@@ -30,7 +30,9 @@ def prompt(tokens: int = 16) -> torch.Tensor:
 
 
 def shape(seconds: float, rounds: int = 6, new_tokens: int = 9) -> LatencySpec:
-    return LatencySpec(prompt=16, new_tokens=new_tokens, batch_size=1, min_rounds=rounds, min_time_s=seconds)
+    return LatencySpec(
+        prompt=16, new_tokens=new_tokens, batch_size=1, min_rounds=rounds, min_time_s=seconds
+    )
 
 
 def seeded(layers: int) -> Any:
@@ -57,7 +59,10 @@ def test_dense_against_dense_is_one() -> None:
         assert latency.inter_token_speedup is not None
         found.append(latency.inter_token_speedup)
     hits = sum(one.low <= 1 <= one.high for one in found)
-    print(f"\nA/A: {hits} of {RUNS} intervals hold 1; " + " ".join(f"[{one.low:.3f} {one.high:.3f}]" for one in found))
+    print(
+        f"\nA/A: {hits} of {RUNS} intervals hold 1; "
+        + " ".join(f"[{one.low:.3f} {one.high:.3f}]" for one in found)
+    )
     assert hits >= RUNS - 1
 
 
@@ -69,7 +74,9 @@ def test_a_minute_narrows_dense_against_dense_to_three_percent() -> None:
     ratio = latency.inter_token_speedup
     assert ratio is not None
     half = (ratio.high - ratio.low) / 2
-    print(f"\nA/A in {taken:.0f} s: {ratio.estimate:.4f} [{ratio.low:.4f}, {ratio.high:.4f}], half-width {half:.2%}")
+    print(
+        f"\nA/A in {taken:.0f} s: {ratio.estimate:.4f} [{ratio.low:.4f}, {ratio.high:.4f}], half-width {half:.2%}"
+    )
     assert half <= 0.03
     assert ratio.low <= 1 <= ratio.high or abs(ratio.estimate - 1) < 0.01
 
@@ -86,7 +93,9 @@ def test_a_layer_that_runs_twice_is_found_in_its_size() -> None:
     latency, _ = measure_latency(slower, prompt(), shape(8.0), dense=dense)
     ratio = latency.inter_token_speedup
     assert ratio is not None
-    print(f"\na layer twice: {ratio.estimate:.3f} [{ratio.low:.3f}, {ratio.high:.3f}], bytes say {predicted:.3f}")
+    print(
+        f"\na layer twice: {ratio.estimate:.3f} [{ratio.low:.3f}, {ratio.high:.3f}], bytes say {predicted:.3f}"
+    )
     assert ratio.high < 1
     assert ratio.estimate == pytest.approx(predicted, rel=0.05)
 
@@ -110,7 +119,10 @@ def test_half_the_layers_give_the_ratio_of_the_bytes(execution: Any) -> None:
 def test_a_token_beside_generate(dtype: str, limit: float) -> None:
     """What is left of the Python between two tokens, on SmolLM2 at batch 1."""
     model = smollm2(dtype).model
-    found = {one.form: one for one in compare_forms(model, prompt(128), 24, ["eager", "static", "lean"], rounds=8)}
+    found = {
+        one.form: one
+        for one in compare_forms(model, prompt(128), 24, ["eager", "static", "lean"], rounds=8)
+    }
     lines = [
         f"{name:11}" + (f"{1 / one.speedup.estimate:.2f} x {GENERATE}" if one.speedup else "")
         for name, one in found.items()

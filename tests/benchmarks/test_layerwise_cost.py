@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from prunebench import Context, anatomy
-from prunebench.measure.memory import MemorySampler
-from prunebench.measure.perplexity import perplexity
+from prunebench.measure.devices.memory import MemorySampler
+from prunebench.measure.quality.perplexity import perplexity
 from prunebench.plugin.host import load_plugins
 from smollm2 import reference_tokens, smollm2
 
@@ -44,7 +44,9 @@ def decoder_pass(model, tokens: torch.Tensor) -> float:
 def pruning(model, name: str, options, tokens: torch.Tensor) -> float:
     cls = load_plugins().methods[name].value
     begun = time.perf_counter()
-    cls(cls.Options(**options)).prune(model, Context(tokens, 0, list(range(len(anatomy(model).layers)))))
+    cls(cls.Options(**options)).prune(
+        model, Context(tokens, 0, list(range(len(anatomy(model).layers))))
+    )
     return time.perf_counter() - begun
 
 
@@ -55,8 +57,13 @@ def floor(model, name: str, tokens: torch.Tensor) -> float:
     count = windows * length
     linears = [parts.linears(layer) for layer in parts.layers]
     heads = model.config.num_attention_heads * parts.head_dim(parts.layers[0])
-    attention = 2 * count * length * heads  # causal: half of queries x keys, and of weights x values
-    layers = [2 * count * sum(linear.weight.numel() for linear in some.values()) + attention for some in linears]
+    attention = (
+        2 * count * length * heads
+    )  # causal: half of queries x keys, and of weights x values
+    layers = [
+        2 * count * sum(linear.weight.numel() for linear in some.values()) + attention
+        for some in linears
+    ]
     whole = sum(layers)
     if name == "magnitude":
         return 0.0
@@ -85,7 +92,9 @@ def test_cost_in_decoder_passes(name, options, limit, cost) -> None:
         seconds = pruning(model, name, options, tokens)
         memory, _ = sampler.result()
     passes.append(decoder_pass(model, tokens))  # zeros cost a dense kernel what any weight costs
-    ratio = seconds / (sum(passes) / 2)  # the machine drifts: between the pass before and the pass after
+    ratio = seconds / (
+        sum(passes) / 2
+    )  # the machine drifts: between the pass before and the pass after
     beyond = memory.phases[-1].peak_rss_bytes - memory.baseline_rss_bytes
     cost(
         method=" ".join([name, *(f"{key}={value}" for key, value in options.items())]),
@@ -105,7 +114,9 @@ def states(tokens: torch.Tensor, model) -> int:
     return tokens.numel() * model.config.hidden_size * 4
 
 
-@pytest.mark.parametrize(("name", "options"), [("wanda", {"sparsity": 0.5}), ("sparsegpt", {"sparsity": 0.5})])
+@pytest.mark.parametrize(
+    ("name", "options"), [("wanda", {"sparsity": 0.5}), ("sparsegpt", {"sparsity": 0.5})]
+)
 def test_bfloat16_beside_float32(name, options, cost) -> None:
     """A quarter of the windows, float32 and bfloat16 in turn; perplexity on four windows beside it."""
     tokens, evaluation = reference_tokens("calib")[:8], reference_tokens("eval")[:4]
@@ -114,7 +125,9 @@ def test_bfloat16_beside_float32(name, options, cost) -> None:
         model = smollm2(dtype).model
         dense = decoder_pass(model, tokens[:2])
         seconds[dtype] = pruning(model, name, options, tokens)
-        found = perplexity(model, evaluation, corpus="wikitext2", split="test", bos="none", tokens_sha256="")
+        found = perplexity(
+            model, evaluation, corpus="wikitext2", split="test", bos="none", tokens_sha256=""
+        )
         quality[dtype] = found.perplexity
         cost(
             method=f"{name} sparsity={options['sparsity']}, 8 windows",

@@ -18,13 +18,17 @@ pytestmark = pytest.mark.bench
 def backward_passes(model, tokens: torch.Tensor, layers: range, together: int) -> float:
     """Seconds of forward and backward over the tokens, gradients for the linears of these layers left to add up."""
     parts = anatomy(model)
-    weights = [linear.weight for index in layers for linear in parts.linears(parts.layers[index]).values()]
+    weights = [
+        linear.weight for index in layers for linear in parts.linears(parts.layers[index]).values()
+    ]
     for weight in weights:
         weight.requires_grad = True
     begun = time.perf_counter()
     for batch in tokens.split(together):
         logits = model(input_ids=batch[:, :-1], use_cache=False).logits
-        torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten()).backward()
+        torch.nn.functional.cross_entropy(
+            logits.float().flatten(0, 1), batch[:, 1:].flatten()
+        ).backward()
     seconds = time.perf_counter() - begun
     for weight in weights:
         weight.grad, weight.requires_grad = None, False
@@ -51,5 +55,7 @@ def test_pruning_costs_at_most_its_backward_passes_and_a_fifth(taylor: str, toge
     ratio = min(prunings) / min(passes)
     times = ", ".join(f"{seconds:.1f}" for seconds in prunings)
     yardsticks = ", ".join(f"{seconds:.1f}" for seconds in passes)
-    print(f"llm-pruner {taylor}: {times} s, backward passes {yardsticks} s, best over best {ratio:.2f} (at most 1.2)")
+    print(
+        f"llm-pruner {taylor}: {times} s, backward passes {yardsticks} s, best over best {ratio:.2f} (at most 1.2)"
+    )
     assert ratio <= 1.2

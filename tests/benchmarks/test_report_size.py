@@ -17,7 +17,9 @@ pytestmark = pytest.mark.bench
 
 @pytest.fixture(scope="module")
 def build():
-    spec = importlib.util.spec_from_file_location("report_builder", Path(__file__).parents[1] / "report" / "builder.py")
+    spec = importlib.util.spec_from_file_location(
+        "report_builder", Path(__file__).parents[1] / "report" / "builder.py"
+    )
     module = importlib.util.module_from_spec(spec)
     sys.modules["report_builder"] = module
     spec.loader.exec_module(module)
@@ -63,21 +65,29 @@ def test_first_paint_and_sorting(rendered, tmp_path):
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     cells, _, path = rendered
     if not shutil.which("chromium") or not shutil.which("chromedriver"):
-        pytest.skip("chromium or chromedriver is not installed (apt-get install chromium chromium-driver)")
+        pytest.skip(
+            "chromium or chromedriver is not installed (apt-get install chromium chromium-driver)"
+        )
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium")
     for flag in ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"):
         options.add_argument(flag)
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    browser = webdriver.Chrome(
+        options=options, service=webdriver.ChromeService(shutil.which("chromedriver"))
+    )
     try:
         browser.set_window_size(1280, 900)
         paints, sorts = [], []
         for _ in range(3):
             browser.get("about:blank")
             browser.get(path.as_uri())
-            browser.execute_async_script("requestAnimationFrame(() => setTimeout(arguments[0], 50))")
+            browser.execute_async_script(
+                "requestAnimationFrame(() => setTimeout(arguments[0], 50))"
+            )
             paints.append(
-                browser.execute_script("return performance.getEntriesByName('first-contentful-paint')[0].startTime")
+                browser.execute_script(
+                    "return performance.getEntriesByName('first-contentful-paint')[0].startTime"
+                )
             )
             sorts += browser.execute_script(
                 "return ['perplexity', 'cell', 'inter_token_speedup'].map(key => {"

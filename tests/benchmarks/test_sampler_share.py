@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from prunebench.measure.memory import MemorySampler
-from prunebench.measure.statistics import paired_ratio
+from prunebench.measure.devices.memory import MemorySampler
+from prunebench.measure.speed.summary import paired_ratio
 
 pytestmark = [
     pytest.mark.bench,

@@ -34,7 +34,9 @@ def report(tmp_path_factory) -> Path:
     from prunebench_report import write_report
 
     folder = tmp_path_factory.mktemp("report") / "run"
-    broken = build.failed(build.cell("sparsegpt", sparsity=0.5), log='</script><img src=x onerror="alert(1)">')
+    broken = build.failed(
+        build.cell("sparsegpt", sparsity=0.5), log='</script><img src=x onerror="alert(1)">'
+    )
     build.store(folder, [*build.quickstart(), broken], missing=[build.cell("owl", sparsity=0.6)])
     return write_report(folder)
 
@@ -45,7 +47,9 @@ def browser(tmp_path_factory):
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not binary or not driver:
-        pytest.skip("chromium or chromedriver is not installed (apt-get install chromium chromium-driver)")
+        pytest.skip(
+            "chromium or chromedriver is not installed (apt-get install chromium chromium-driver)"
+        )
     options = webdriver.ChromeOptions()
     options.binary_location = binary
     for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
@@ -76,8 +80,14 @@ def requests(browser):
     """A function that gives the addresses asked for since the page was opened."""
 
     def asked() -> list[str]:
-        messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-        return [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+        messages = [
+            json.loads(entry["message"])["message"] for entry in browser.get_log("performance")
+        ]
+        return [
+            m["params"]["request"]["url"]
+            for m in messages
+            if m["method"] == "Network.requestWillBeSent"
+        ]
 
     return asked
 

@@ -11,16 +11,12 @@ pytestmark = pytest.mark.browser
 
 
 def column(page, index):
-    script = (
-        "return [...document.querySelectorAll('#cells tbody tr')].map(r => r.cells[arguments[0]].dataset.v ?? null)"
-    )
+    script = "return [...document.querySelectorAll('#cells tbody tr')].map(r => r.cells[arguments[0]].dataset.v ?? null)"
     return [None if value is None else float(value) for value in page.execute_script(script, index)]
 
 
 def names(page):
-    script = (
-        "return [...document.querySelectorAll('#cells tbody tr:not([hidden]) th')].map(h => h.firstChild.textContent)"
-    )
+    script = "return [...document.querySelectorAll('#cells tbody tr:not([hidden]) th')].map(h => h.firstChild.textContent)"
     return page.execute_script(script)
 
 
@@ -44,7 +40,9 @@ def test_the_policy_stops_what_the_page_does_not_need(page):
 
 def test_columns_sort_both_ways_with_dense_on_top_and_missing_values_last(page):
     def sort():
-        page.execute_script("document.querySelector('button.sort[data-key=\"perplexity\"]').click()")
+        page.execute_script(
+            "document.querySelector('button.sort[data-key=\"perplexity\"]').click()"
+        )
         return column(page, 1), page.execute_script(
             "return document.querySelectorAll('#cells [aria-sort]')[1].ariaSort"
         )
@@ -57,7 +55,8 @@ def test_columns_sort_both_ways_with_dense_on_top_and_missing_values_last(page):
         assert known == sorted(known, reverse=direction < 0)
         assert values[-2:] == [None, None]
     assert (
-        page.execute_script("return document.getElementById('said').textContent") == "Sorted by Perplexity, descending"
+        page.execute_script("return document.getElementById('said').textContent")
+        == "Sorted by Perplexity, descending"
     )
 
 
@@ -106,9 +105,7 @@ def fragment(page):
 
 
 def choose(page, selector, value):
-    script = (
-        "const e = document.querySelector(arguments[0]); e.value = arguments[1]; e.dispatchEvent(new Event('change'))"
-    )
+    script = "const e = document.querySelector(arguments[0]); e.value = arguments[1]; e.dispatchEvent(new Event('change'))"
     page.execute_script(script, selector, value)
 
 
@@ -183,7 +180,9 @@ def test_axe_finds_nothing(page, theme):
     source = files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8")
     choose_theme = "document.documentElement.dataset.theme = arguments[0]"
     page.execute_script(choose_theme, theme)
-    page.execute_script("[...document.querySelectorAll('details.card')].slice(0, 2).forEach(d => { d.open = true; })")
+    page.execute_script(
+        "[...document.querySelectorAll('details.card')].slice(0, 2).forEach(d => { d.open = true; })"
+    )
     page.execute_script(source)
     found = page.execute_async_script(
         "axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa']})"
@@ -196,11 +195,14 @@ def test_axe_finds_nothing(page, theme):
 def test_the_print_view_is_light_and_lets_nothing_scroll(page):
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": []})
     page.execute_script("document.documentElement.dataset.theme = 'dark'")
-    style = "const s = getComputedStyle(document.querySelector(arguments[0])); return s[arguments[1]]"
+    style = (
+        "const s = getComputedStyle(document.querySelector(arguments[0])); return s[arguments[1]]"
+    )
     assert page.execute_script(style, "body", "backgroundColor") == "rgb(255, 255, 255)"
     assert page.execute_script(style, ".tall", "overflowY") == "visible"
     assert (
-        page.execute_script(style, "#theme", "display") == "none" or not page.find_element("id", "theme").is_displayed()
+        page.execute_script(style, "#theme", "display") == "none"
+        or not page.find_element("id", "theme").is_displayed()
     )
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
 

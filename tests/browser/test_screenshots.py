@@ -13,7 +13,12 @@ import pytest
 
 pytestmark = pytest.mark.browser
 
-VIEWS = [("light", 1280, "light"), ("dark", 1280, "dark"), ("phone", 360, "light"), ("phone-dark", 360, "dark")]
+VIEWS = [
+    ("light", 1280, "light"),
+    ("dark", 1280, "dark"),
+    ("phone", 360, "light"),
+    ("phone-dark", 360, "dark"),
+]
 
 
 @pytest.mark.parametrize("cards", ["closed", "open"])
@@ -22,13 +27,16 @@ def test_pictures(screenshots, browser, report, view, cards):
     name, width, scheme = view
     named = os.environ.get("PRUNEBENCH_REPORT")
     browser.execute_cdp_cmd(
-        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        "Emulation.setEmulatedMedia",
+        {"features": [{"name": "prefers-color-scheme", "value": scheme}]},
     )
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     browser.get(Path(named).resolve().as_uri() if named else report.as_uri())
     if cards == "open":
-        browser.execute_script("[...document.querySelectorAll('details.card')].slice(0, 9).forEach(d => d.open = true)")
+        browser.execute_script(
+            "[...document.querySelectorAll('details.card')].slice(0, 9).forEach(d => d.open = true)"
+        )
     height = browser.execute_script("return document.documentElement.scrollHeight")
     shot = browser.execute_cdp_cmd(
         "Page.captureScreenshot",

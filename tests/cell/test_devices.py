@@ -12,9 +12,9 @@ import torch
 from nvml_replay import read, shim
 from prunebench.cell import run as module
 from prunebench.cell.events import EventWriter
-from prunebench.cell.record import Record
-from prunebench.measure.memory import MemorySampler
+from prunebench.measure.devices.memory import MemorySampler
 from prunebench.plugin.host import load_plugins
+from prunebench.record.record import Record
 from prunebench.suite.load import load_suite
 from prunebench.suite.plan import plan
 from rig import Rig
@@ -44,7 +44,9 @@ def cell(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     registry = load_plugins()
     overrides = ["profile.latency=[]", "device=cpu"]
-    return plan(load_suite(rig.suite("slow"), registry=registry, overrides=overrides), registry).cells[1]
+    return plan(
+        load_suite(rig.suite("slow"), registry=registry, overrides=overrides), registry
+    ).cells[1]
 
 
 def run(cell):
@@ -54,9 +56,13 @@ def run(cell):
     return record
 
 
-def test_a_cell_on_a_shared_gpu_has_peaks_by_phase_and_names_the_others(cell, monkeypatch, tmp_path):
+def test_a_cell_on_a_shared_gpu_has_peaks_by_phase_and_names_the_others(
+    cell, monkeypatch, tmp_path
+):
     folder = shim(tmp_path / "shim", read("h100"))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    )
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(module, "MemorySampler", lambda **_: MemorySampler(gpu=True))
     record = run(cell)
@@ -77,7 +83,11 @@ def test_a_cell_on_the_cpu_tells_who_took_its_cores_and_nothing_of_a_gpu(cell):
     (load,) = [one for one in record.contention.cpu if one.phase == "prune"]
     assert load.wall_s >= 0.8
     assert 0 <= load.others_share <= 1
-    assert (record.cost.peak_gpu_bytes, record.cost.peak_gpu_source, record.memory.gpu) == (None, None, None)
+    assert (record.cost.peak_gpu_bytes, record.cost.peak_gpu_source, record.memory.gpu) == (
+        None,
+        None,
+        None,
+    )
     assert 0 < record.io.load.host_s <= record.io.load.seconds
     assert (record.io.load.device_s, record.io.load.pcie) == (None, None)
     assert all(entry.uss_bytes for entry in record.memory.phases)

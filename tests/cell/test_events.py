@@ -11,7 +11,9 @@ from prunebench.cell.events import Event, EventReader, EventWriter
 
 
 @given(st.lists(st.text(min_size=1, max_size=20), max_size=8), st.integers(1, 50))
-def test_what_is_written_in_pieces_is_read_once_and_in_order(tmp_path_factory, names: list[str], size: int) -> None:
+def test_what_is_written_in_pieces_is_read_once_and_in_order(
+    tmp_path_factory, names: list[str], size: int
+) -> None:
     folder = tmp_path_factory.mktemp("events")
     whole, part = folder / "whole", folder / "part"
     with whole.open("w") as file:

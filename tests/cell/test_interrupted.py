@@ -12,20 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from prunebench.cell import lock
-from prunebench.cell.envelope import STEPS, UnusableError, checksum, seal, unseal
-from prunebench.cell.processes import MARK
-from prunebench.cell.stages import Stages, fingerprint
-from prunebench.cell.store import RunStore
+from prunebench.cell.partial_results import Stages, fingerprint
 from prunebench.errors import PrunebenchError
-from prunebench.measure.results import PhaseMemory
+from prunebench.isolation.processes import MARK
+from prunebench.record.codec import STEPS, UnreadableRecordError, checksum, from_json, to_json
+from prunebench.record.results import PhaseMemory
+from prunebench.store import lock
+from prunebench.store.run_folder import RunStore
 from small_records import cell, record, store
 from tiny import tiny_model
 
 DIES = """
 import os, sys
 from pathlib import Path
-from prunebench.cell.store import write_atomically
+from prunebench.store.run_folder import write_atomically
 Path.replace = lambda *_: os.kill(os.getpid(), 9)
 write_atomically(Path(sys.argv[1]), "new")
 """
@@ -46,7 +46,9 @@ def test_a_power_cut_between_write_and_rename_leaves_the_old_file(tmp_path: Path
 def test_the_message_names_who_holds_the_folder(tmp_path: Path) -> None:
     with (
         lock.hold(tmp_path, "m"),
-        pytest.raises(PrunebenchError, match=rf"another run is writing .*process {os.getpid()} on "),
+        pytest.raises(
+            PrunebenchError, match=rf"another run is writing .*process {os.getpid()} on "
+        ),
         lock.hold(tmp_path),
     ):
         pytest.fail("both held the folder")
@@ -54,14 +56,20 @@ def test_the_message_names_who_holds_the_folder(tmp_path: Path) -> None:
 
 def owner(tmp_path: Path, host: str, mark: str = "") -> Path:
     path = tmp_path / lock.NAME
-    path.write_text(json.dumps({"pid": 999_999, "host": host, "started": "2026-01-01T00:00:00+00:00", "mark": mark}))
+    path.write_text(
+        json.dumps(
+            {"pid": 999_999, "host": host, "started": "2026-01-01T00:00:00+00:00", "mark": mark}
+        )
+    )
     return path
 
 
 def test_a_lock_of_another_machine_holds_while_it_is_renewed(tmp_path: Path) -> None:
     path = owner(tmp_path, "elsewhere")
     with (
-        pytest.raises(PrunebenchError, match=r"process 999999 on elsewhere.*its lock was renewed 0 s ago"),
+        pytest.raises(
+            PrunebenchError, match=r"process 999999 on elsewhere.*its lock was renewed 0 s ago"
+        ),
         lock.hold(tmp_path),
     ):
         pytest.fail("both held the folder")
@@ -72,12 +80,18 @@ def test_a_lock_of_another_machine_holds_while_it_is_renewed(tmp_path: Path) -> 
         assert former.host == "elsewhere"
 
 
-def test_where_the_file_system_has_no_locks_the_time_of_the_lock_file_decides(tmp_path: Path, monkeypatch) -> None:
+def test_where_the_file_system_has_no_locks_the_time_of_the_lock_file_decides(
+    tmp_path: Path, monkeypatch
+) -> None:
     def none(*_: object) -> None:
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(lock.fcntl, "flock", none)
-    with lock.hold(tmp_path), pytest.raises(PrunebenchError, match="its lock was renewed"), lock.hold(tmp_path):
+    with (
+        lock.hold(tmp_path),
+        pytest.raises(PrunebenchError, match="its lock was renewed"),
+        lock.hold(tmp_path),
+    ):
         pytest.fail("both held the folder")
     with lock.hold(tmp_path) as former:
         assert former is None
@@ -85,7 +99,9 @@ def test_where_the_file_system_has_no_locks_the_time_of_the_lock_file_decides(tm
 
 def test_a_stale_lock_is_taken_over_with_what_its_run_left_running(tmp_path: Path) -> None:
     mark = f"test-{os.getpid()}"
-    left = subprocess.Popen(["sleep", "100"], start_new_session=True, env={**os.environ, MARK: mark})
+    left = subprocess.Popen(
+        ["sleep", "100"], start_new_session=True, env={**os.environ, MARK: mark}
+    )
     owner(tmp_path, platform.node(), mark)
     time.sleep(0.1)
     with lock.hold(tmp_path) as former:
@@ -97,7 +113,10 @@ def test_a_stale_lock_is_taken_over_with_what_its_run_left_running(tmp_path: Pat
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(PrunebenchError, match="cannot write to"), lock.hold(tmp_path / "file" / "run"):
+    with (
+        pytest.raises(PrunebenchError, match="cannot write to"),
+        lock.hold(tmp_path / "file" / "run"),
+    ):
         pytest.fail("held")
 
 
@@ -125,24 +144,33 @@ def test_stages_are_taken_over_for_the_same_weights_only(tmp_path: Path) -> None
 
 
 def test_records_of_an_older_schema_are_read(monkeypatch) -> None:
-    data = json.loads(seal(record(cell())))
+    data = json.loads(to_json(record(cell())))
     del data["sha256"]
-    assert unseal(json.dumps({**data, "schema": 1})) == record(cell())
-    with pytest.raises(UnusableError, match="its checksum is missing"):
-        unseal(json.dumps(data))
+    assert from_json(json.dumps({**data, "schema": 1})) == record(cell())
+    with pytest.raises(UnreadableRecordError, match="its checksum is missing"):
+        from_json(json.dumps(data))
     monkeypatch.setitem(
-        STEPS, 1, lambda old: {**{key: value for key, value in old.items() if key != "was"}, "status": old["was"]}
+        STEPS,
+        1,
+        lambda old: {
+            **{key: value for key, value in old.items() if key != "was"},
+            "status": old["was"],
+        },
     )
-    assert unseal(json.dumps({**data, "schema": 1, "was": "skipped"})).status == "skipped"
+    assert from_json(json.dumps({**data, "schema": 1, "was": "skipped"})).status == "skipped"
 
 
 def test_order_and_spacing_are_no_damage_and_a_digit_is(tmp_path: Path) -> None:
-    text = seal(record(cell()))
+    text = to_json(record(cell()))
     data = json.loads(text)
-    assert unseal(json.dumps(dict(reversed(data.items())), separators=(",", ":"))) == record(cell())
-    assert data["sha256"] == checksum({key: value for key, value in data.items() if key != "sha256"})
-    with pytest.raises(UnusableError, match="does not fit"):
-        unseal(text.replace("2026-01-01", "2026-01-02"))
+    assert from_json(json.dumps(dict(reversed(data.items())), separators=(",", ":"))) == record(
+        cell()
+    )
+    assert data["sha256"] == checksum(
+        {key: value for key, value in data.items() if key != "sha256"}
+    )
+    with pytest.raises(UnreadableRecordError, match="does not fit"):
+        from_json(text.replace("2026-01-01", "2026-01-02"))
 
 
 def test_a_damaged_record_is_run_again_and_stays_beside(tmp_path: Path) -> None:

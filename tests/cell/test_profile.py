@@ -6,9 +6,9 @@ import torch
 from prunebench.cell import profile as module
 from prunebench.cell.phases import Phases
 from prunebench.cell.profile import profile, prompt_ids, too_large
-from prunebench.measure import sparse24
+from prunebench.experiment.measures import LatencySpec
 from prunebench.measure.audit import audit, dense_facts
-from prunebench.measure.spec import LatencySpec
+from prunebench.measure.speed import sparse24
 from prunebench.model.surgery import remove_layers
 from tiny import VOCABULARY, tiny_model
 
@@ -32,7 +32,9 @@ def test_everything_is_measured_at_the_first_shape_and_latency_at_all():
     second = SHAPE.model_copy(update={"batch_size": 2})
     found = profile(model, [SHAPE, second], VOCABULARY, phases, audited=audited, twin=twin)
     assert [one.batch_size for one in found.latency] == [1, 2]
-    assert all(one.inter_token_speedup is not None and one.unpaired is None for one in found.latency)
+    assert all(
+        one.inter_token_speedup is not None and one.unpaired is None for one in found.latency
+    )
     assert len(found.samples) == len(found.generation) == 2
     assert (found.breakdown.prompt, found.breakdown.batch_size) == (5, 1)
     assert found.energy.source or found.energy.reason
@@ -41,9 +43,18 @@ def test_everything_is_measured_at_the_first_shape_and_latency_at_all():
 
 def test_a_dense_model_that_does_not_fit_is_named_and_the_rest_is_measured(monkeypatch):
     model, audited = shortened()
-    monkeypatch.setattr(module.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1000})())
+    monkeypatch.setattr(
+        module.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1000})()
+    )
     assert "GB are free" in too_large(audited, model)
-    found = profile(model, [SHAPE], VOCABULARY, Phases(), audited=audited, twin=lambda: pytest.fail("was loaded"))
+    found = profile(
+        model,
+        [SHAPE],
+        VOCABULARY,
+        Phases(),
+        audited=audited,
+        twin=lambda: pytest.fail("was loaded"),
+    )
     assert "not timed between its rounds" in found.latency[0].unpaired
     assert found.latency[0].inter_token_speedup is None
 
@@ -85,7 +96,14 @@ def test_with_kernels_the_converted_model_is_timed_beside_the_other(monkeypatch)
     model, audited = two_four()
     monkeypatch.setattr(sparse24, "unsupported", lambda _: None)
     monkeypatch.setattr(sparse24, "convert", lambda _: (13, 14))
-    found = profile(model, [SHAPE], VOCABULARY, Phases(), audited=audited, twin=lambda: tiny_model("llama").eval())
+    found = profile(
+        model,
+        [SHAPE],
+        VOCABULARY,
+        Phases(),
+        audited=audited,
+        twin=lambda: tiny_model("llama").eval(),
+    )
     assert [one.weights for one in found.latency] == ["as stored", "2:4 kernels"]
     assert found.latency[1].inter_token_speedup is not None
     assert "13 of 14 matrices" in found.latency[1].execution_notes[-1]

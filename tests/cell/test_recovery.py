@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from prunebench.cell.events import EventWriter
-from prunebench.cell.record import Record
 from prunebench.cell.run import run_cell
-from prunebench.cell.spec import Cell
+from prunebench.experiment.cell import Cell
 from prunebench.plugin.host import load_plugins
+from prunebench.record.record import Record
 from prunebench.suite.load import load_suite
 from prunebench.suite.plan import plan
 from rig import Rig
@@ -43,7 +43,11 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Rig:
 
 def cell_of(rig: Rig, method: str) -> Cell:
     registry = load_plugins()
-    suite = load_suite(rig.suite(method, more="keep_models: true"), registry=registry, overrides=["profile.latency=[]"])
+    suite = load_suite(
+        rig.suite(method, more="keep_models: true"),
+        registry=registry,
+        overrides=["profile.latency=[]"],
+    )
     return plan(suite, registry).cells[1]
 
 
@@ -55,9 +59,13 @@ def run(cell: Cell, keep: Path | None = None) -> tuple[Record, str]:
     return record, events.getvalue()
 
 
-@pytest.mark.parametrize("method", ["magnitude: {sparsity: 2:4, recovery: RECOVERY}", "shortgpt: {recovery: RECOVERY}"])
+@pytest.mark.parametrize(
+    "method", ["magnitude: {sparsity: 2:4, recovery: RECOVERY}", "shortgpt: {recovery: RECOVERY}"]
+)
 def test_a_recovered_model_is_measured_with_its_cost_on_the_record(rig, method, tmp_path):
-    lora = "{lora: {epochs: 3, learning_rate: 0.01, data: {corpus: text.txt, windows: 4, length: 24}}}"
+    lora = (
+        "{lora: {epochs: 3, learning_rate: 0.01, data: {corpus: text.txt, windows: 4, length: 24}}}"
+    )
     plain, _ = run(cell_of(rig, method.replace("RECOVERY", "null")))
     cell = cell_of(rig, method.replace("RECOVERY", lora))
     record, events = run(cell, keep=tmp_path / "kept")
@@ -67,7 +75,9 @@ def test_a_recovered_model_is_measured_with_its_cost_on_the_record(rig, method, 
     assert record.cost.recover_sha256 != record.cost.calibration_sha256
     assert record.recovery_notes["last_loss"] < record.recovery_notes["first_loss"]
     assert record.quality.perplexity[0].perplexity < plain.quality.perplexity[0].perplexity
-    assert record.audit.model_dump(exclude={"linears"}) == plain.audit.model_dump(exclude={"linears"})
+    assert record.audit.model_dump(exclude={"linears"}) == plain.audit.model_dump(
+        exclude={"linears"}
+    )
     assert record.provenance["recovery_reference"]["arxiv"] == "2106.09685"
     assert '["recover", 3, 3]' in events
     assert (tmp_path / "kept" / "config.json").is_file()

@@ -11,11 +11,11 @@ import torch
 
 import prunebench
 from prunebench.errors import PrunebenchError
-from prunebench.measure.execution import choose
-from prunebench.measure.perplexity import perplexity
-from prunebench.measure.tasks import _language_model
+from prunebench.experiment.model import ModelRef, Placement
+from prunebench.measure.quality.perplexity import perplexity
+from prunebench.measure.quality.tasks import _language_model
+from prunebench.measure.speed.execution import choose
 from prunebench.model.load import load, load_spread
-from prunebench.model.ref import ModelRef, Placement
 from prunebench.model.spread import budget, input_device, is_spread, places, spread
 from rig import Rig
 from tiny import FAMILIES, tiny_checkpoint, tiny_tokenizer
@@ -47,7 +47,9 @@ def spread_out(folder: Path, size: int) -> Any:
 
 @pytest.mark.parametrize("size", [SMALL, HALF, LARGE])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_perplexity_does_not_depend_on_where_weights_lie(family: str, size: int, tmp_path: Path) -> None:
+def test_perplexity_does_not_depend_on_where_weights_lie(
+    family: str, size: int, tmp_path: Path
+) -> None:
     tiny_checkpoint(tmp_path, family)
     whole = load(tmp_path, dtype="float32", device="cpu").model
     model = spread_out(tmp_path, size)
@@ -85,20 +87,26 @@ def test_a_spread_model_runs_eagerly(tmp_path: Path) -> None:
     model = spread_out(tmp_path, SMALL)
     chosen = choose([model], IDS, 3)
     assert chosen.form == "eager"
-    assert chosen.notes == ["the model is spread over several devices: eager is the only form there"]
+    assert chosen.notes == [
+        "the model is spread over several devices: eager is the only form there"
+    ]
     with pytest.raises(PrunebenchError, match="execution 'lean': the model is spread"):
         choose([model], IDS, 3, "lean")
 
 
 def test_tasks_send_their_tokens_to_where_the_model_computes(tmp_path: Path) -> None:
     tiny_checkpoint(tmp_path, "llama")
-    assert _language_model(spread_out(tmp_path, SMALL), tiny_tokenizer(), 1).device == torch.device("cpu")
+    assert _language_model(spread_out(tmp_path, SMALL), tiny_tokenizer(), 1).device == torch.device(
+        "cpu"
+    )
 
 
 def test_the_place_is_part_of_what_a_model_is_only_where_it_is_given() -> None:
     model = ModelRef(name="m", kind="folder", location="/m", sha256="0" * 64)
     assert "placement" not in model.identity()
-    small, large = (model.model_copy(update={"placement": placement(size)}) for size in (SMALL, LARGE))
+    small, large = (
+        model.model_copy(update={"placement": placement(size)}) for size in (SMALL, LARGE)
+    )
     assert len({json.dumps(each.identity()) for each in (model, small, large)}) == 3
     assert ModelRef.model_validate_json(small.model_dump_json()) == small
 
@@ -142,11 +150,17 @@ def test_a_run_over_models_in_memory_on_disk_and_in_a_large_budget(tmp_path: Pat
 
 
 @pytest.mark.streaming
-def test_what_was_streamed_is_measured_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_streamed_is_measured_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The way of a checkpoint that fits nowhere."""
     Rig(tmp_path)
     monkeypatch.chdir(tmp_path)
-    options = {"calibration": {"corpus": "text.txt", "windows": 2, "length": 16}, "out": "pruned", "stream": True}
+    options = {
+        "calibration": {"corpus": "text.txt", "windows": 2, "length": 16},
+        "out": "pruned",
+        "stream": True,
+    }
     pruned = prunebench.prune("model", "wanda", sparsity="2:4", shard_size="100 kB", **options)
     model = spread_out(tmp_path / "pruned", SMALL)
     whole = prunebench.load_pruned("pruned")

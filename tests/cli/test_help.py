@@ -22,7 +22,8 @@ README = (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["plugins"], ["plan", "quickstart"], ["schema"], ["run", "--help"]]
+    "arguments",
+    [["--help"], ["--version"], ["plugins"], ["plan", "quickstart"], ["schema"], ["run", "--help"]],
 )
 def test_light_commands_import_no_torch(arguments: list[str]) -> None:
     code = (
@@ -66,8 +67,14 @@ def test_ci_runs_the_readmes_test_command() -> None:
 def test_the_readmes_suite_and_plugin_work(tmp_path: Path) -> None:
     """The example plugin runs on a tiny model, the example suite is planned."""
     rig = Rig(tmp_path)
-    [plugin] = [code for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "LinearMethod" in code]
-    assert tomllib.loads(re.search(r"```toml\n(.*?)```", README, re.DOTALL)[1])["project"]["entry-points"]["prunebench"]
+    [plugin] = [
+        code
+        for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+        if "LinearMethod" in code
+    ]
+    assert tomllib.loads(re.search(r"```toml\n(.*?)```", README, re.DOTALL)[1])["project"][
+        "entry-points"
+    ]["prunebench"]
     rig.plugin("mine", plugin)
     result = rig.prunebench("run", rig.suite("mine: {sparsity: 0.25}"))
     assert result.returncode == 0, result.stdout + result.stderr

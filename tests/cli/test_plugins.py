@@ -29,14 +29,22 @@ def test_every_package_is_whole_and_registers_what_it_says(tmp_path: Path, kind:
     assert done.exit_code == 0, done.output
     folder = tmp_path / "prunebench-my-idea"
     written = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert written == {"pyproject.toml", "README.md", "compare.yaml", MODULE, f"tests/test_{MODULE}"}
+    assert written == {
+        "pyproject.toml",
+        "README.md",
+        "compare.yaml",
+        MODULE,
+        f"tests/test_{MODULE}",
+    }
     assert all("$" not in (folder / path).read_text() for path in written)
     assert len((folder / MODULE).read_text().splitlines()) <= 30
     listed = invoke("plugins", "--json", "--plugin", folder / MODULE)
     row = next(row for row in json.loads(listed.output) if row["name"] == "my-idea")
     assert row["status"] == "ok"
     assert row["kind"] == kind.removesuffix("-source").removeprefix("report-")
-    planned = invoke("plan", folder / "compare.yaml", "--plugin", folder / MODULE, "--out", tmp_path / "run")
+    planned = invoke(
+        "plan", folder / "compare.yaml", "--plugin", folder / MODULE, "--out", tmp_path / "run"
+    )
     assert planned.exit_code == 0, planned.output
 
 
@@ -53,8 +61,18 @@ def test_what_is_written_keeps_the_contract(tmp_path: Path, kind: str) -> None:
 def test_an_engine_that_is_written_runs_cells(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("PRUNEBENCH_CACHE", str(tmp_path / "cache"))
     folder = write_package("my-idea", "engine", tmp_path)
-    suite = {"name": "mine", "models": "tiny-llama", "methods": ["magnitude"], "profile": None, "device": "cpu"}
-    options = {"engine": "my-idea", "engine_options": {"pause_s": "0.1"}, "plugins": [folder / MODULE]}
+    suite = {
+        "name": "mine",
+        "models": "tiny-llama",
+        "methods": ["magnitude"],
+        "profile": None,
+        "device": "cpu",
+    }
+    options = {
+        "engine": "my-idea",
+        "engine_options": {"pause_s": "0.1"},
+        "plugins": [folder / MODULE],
+    }
     frame = run(suite, out=tmp_path / "run", report=False, **options)
     assert list(frame["method"]) == ["dense", "magnitude"]
     assert set(frame["status"]) == {"ok"}
@@ -88,16 +106,25 @@ def test_nothing_is_overwritten_and_a_taken_name_is_said(tmp_path: Path) -> None
 def test_a_broken_promise_is_exit_code_1_and_names_the_family(tmp_path: Path) -> None:
     folder = write_package("my-idea", "method", tmp_path)
     path = folder / MODULE
-    path.write_text(path.read_text().replace("weight.abs().float()", "__import__('torch').rand(weight.shape)"))
+    path.write_text(
+        path.read_text().replace("weight.abs().float()", "__import__('torch').rand(weight.shape)")
+    )
     done = invoke("plugins", "check", "my-idea", "--family", "opt", "--plugin", path)
     assert done.exit_code == 1
-    assert "BROKEN  gives the same result for the same seed (opt: two runs with one seed differ" in done.output
+    assert (
+        "BROKEN  gives the same result for the same seed (opt: two runs with one seed differ"
+        in done.output
+    )
 
 
 def test_check_takes_options_and_refuses_wrong_ones() -> None:
-    done = invoke("plugins", "check", "magnitude", "sparsity=0.3", "scope=global", "--family", "opt")
+    done = invoke(
+        "plugins", "check", "magnitude", "sparsity=0.3", "scope=global", "--family", "opt"
+    )
     assert done.exit_code == 0, done.output
-    assert "did you mean 'llama'" in str(invoke("plugins", "check", "wanda", "--family", "lama").exception)
+    assert "did you mean 'llama'" in str(
+        invoke("plugins", "check", "wanda", "--family", "lama").exception
+    )
     assert "sparsity" in str(invoke("plugins", "check", "wanda", "sparsity=2").exception)
     assert "promises of" in str(invoke("plugins", "check", "c4").exception)
 
@@ -137,7 +164,9 @@ def test_showing_imports_no_torch() -> None:
 
 def test_hook_calls_can_be_watched(monkeypatch) -> None:
     monkeypatch.setenv("PRUNEBENCH_TRACE_HOOKS", "1")
-    assert "hook prunebench_register_method of prunebench:wanda: wanda (" in invoke("plugins").stderr
+    assert (
+        "hook prunebench_register_method of prunebench:wanda: wanda (" in invoke("plugins").stderr
+    )
     monkeypatch.setenv("PRUNEBENCH_TRACE_HOOKS", "0")
     assert not invoke("plugins").stderr
 
@@ -145,7 +174,9 @@ def test_hook_calls_can_be_watched(monkeypatch) -> None:
 @pytest.mark.parametrize("options", [[], ["--verbose"]])
 def test_verbose_shows_where_an_error_comes_from(tmp_path: Path, options: list[str]) -> None:
     command = [sys.executable, "-m", "prunebench", *options, "plan", "gone.yaml"]
-    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    told = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
     assert told.returncode == 2
     assert "there is no suite" in told.stderr
     assert ("Traceback" in told.stderr) == bool(options)
@@ -154,7 +185,9 @@ def test_verbose_shows_where_an_error_comes_from(tmp_path: Path, options: list[s
 def test_doctor_says_what_is_measured_and_why_not() -> None:
     found = json.loads(invoke("doctor", "--offline", "--json").output)
     by_name = {one["name"]: one for one in found}
-    assert {"machine", "versions", "measured", "caches", "plugins"} == {one["topic"] for one in found}
+    assert {"machine", "versions", "measured", "caches", "plugins"} == {
+        one["topic"] for one in found
+    }
     assert {one["status"] for one in found} <= {"ok", "no"}
     assert all(one["text"] for one in found)
     assert by_name["prunebench"]["status"] == "ok"
@@ -174,9 +207,18 @@ def test_doctor_gives_up_on_a_hub_that_does_not_answer(monkeypatch) -> None:
 
 
 def test_the_shell_completes_commands() -> None:
-    asked = {"_PRUNEBENCH_COMPLETE": "bash_complete", "COMP_WORDS": "prunebench pl", "COMP_CWORD": "1"}
+    asked = {
+        "_PRUNEBENCH_COMPLETE": "bash_complete",
+        "COMP_WORDS": "prunebench pl",
+        "COMP_CWORD": "1",
+    }
     asked["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        ["prunebench"], env={**os.environ, **asked}, capture_output=True, text=True, timeout=60, check=False
+        ["prunebench"],
+        env={**os.environ, **asked},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.stdout.split() == ["plain,plan", "plain,plugins"]

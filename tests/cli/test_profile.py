@@ -18,7 +18,16 @@ def model(tmp_path: Path) -> str:
 
 
 def test_it_shows_where_time_and_bytes_go(model: str, tmp_path: Path) -> None:
-    shape = ["--prompt", "8", "--new-tokens", "5", "--min-time", "0", "--json", str(tmp_path / "profile.json")]
+    shape = [
+        "--prompt",
+        "8",
+        "--new-tokens",
+        "5",
+        "--min-time",
+        "0",
+        "--json",
+        str(tmp_path / "profile.json"),
+    ]
     done = CliRunner().invoke(command, [model, *shape])
     assert done.exit_code == 0, done.output
     for words in (
@@ -33,7 +42,13 @@ def test_it_shows_where_time_and_bytes_go(model: str, tmp_path: Path) -> None:
         assert words in done.output
     data = json.loads((tmp_path / "profile.json").read_text())
     assert data["latency"]["prompt"] == 8
-    assert {part["part"] for part in data["breakdown"]["parts"]} == {"attention", "mlp", "norms", "head", "rest"}
+    assert {part["part"] for part in data["breakdown"]["parts"]} == {
+        "attention",
+        "mlp",
+        "norms",
+        "head",
+        "rest",
+    }
     assert [form["form"] for form in data["forms"]][:2] == ["generate()", "eager"]
 
 

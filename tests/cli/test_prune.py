@@ -28,7 +28,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def prune(*arguments: str) -> Result:
-    text = ["--calibration", "corpus=text.txt", "--calibration", "windows=2", "--calibration", "length=16"]
+    text = [
+        "--calibration",
+        "corpus=text.txt",
+        "--calibration",
+        "windows=2",
+        "--calibration",
+        "length=16",
+    ]
     return CliRunner().invoke(command, ["prune", *arguments, *text])
 
 
@@ -41,7 +48,9 @@ STRUCTURED = [
 
 
 @pytest.mark.parametrize("arguments", STRUCTURED, ids=lambda words: " ".join(words))
-def test_a_structured_method_saves_what_loads_and_generates(folder: Path, arguments: tuple[str, ...]) -> None:
+def test_a_structured_method_saves_what_loads_and_generates(
+    folder: Path, arguments: tuple[str, ...]
+) -> None:
     done = prune("./model", *arguments, "--out", "pruned")
     assert done.exit_code == 0, done.output
     dense = load(folder / "model", dtype="float32", device="cpu").model
@@ -50,8 +59,17 @@ def test_a_structured_method_saves_what_loads_and_generates(folder: Path, argume
     assert counts[0] < counts[1]
     assert f"{counts[0]:,} of {counts[1]:,} parameters" in done.output
     if arguments == STRUCTURED[2]:
-        assert "2 of 4 KV groups removed in 2 layers; 80 of 160 MLP channels removed in 2 layers" in done.output
-    text = model.generate(IDS, attention_mask=torch.ones_like(IDS), max_new_tokens=5, min_new_tokens=5, do_sample=False)
+        assert (
+            "2 of 4 KV groups removed in 2 layers; 80 of 160 MLP channels removed in 2 layers"
+            in done.output
+        )
+    text = model.generate(
+        IDS,
+        attention_mask=torch.ones_like(IDS),
+        max_new_tokens=5,
+        min_new_tokens=5,
+        do_sample=False,
+    )
     assert text.shape == (2, 17)
     told = json.loads((folder / "pruned" / "pruning.json").read_text())["made_by"]
     assert told["method"] == arguments[0]
@@ -92,7 +110,9 @@ def test_recovery_goes_with_the_options(folder: Path) -> None:
         (["./model", "wanda", "sparsity=2:5"], "groups of 5 do not divide"),
     ],
 )
-def test_bad_input_says_the_fix_and_leaves_nothing(folder: Path, arguments: list[str], said: str) -> None:
+def test_bad_input_says_the_fix_and_leaves_nothing(
+    folder: Path, arguments: list[str], said: str
+) -> None:
     before = sorted(path.name for path in folder.iterdir())
     done = prune(*arguments, "--out", "pruned")
     assert done.exit_code != 0
@@ -115,7 +135,9 @@ def test_an_earlier_model_stays_when_pruning_fails(folder: Path) -> None:
 
 
 def test_decilm_is_for_models_whose_layers_differ(folder: Path) -> None:
-    done = prune("./model", "blockpruner", "count=2", "blocks=mlp", "--out", "pruned", "--format", "decilm")
+    done = prune(
+        "./model", "blockpruner", "count=2", "blocks=mlp", "--out", "pruned", "--format", "decilm"
+    )
     assert done.exit_code == 0, done.output
     config = json.loads((folder / "pruned" / "config.json").read_text())
     assert sum(block["ffn"]["no_op"] for block in config["block_configs"]) == 2
@@ -153,7 +175,9 @@ def test_in_python_a_model_in_memory(tmp_path: Path) -> None:
         ("magnitude", {"recovery": "lora"}, "neither allocation nor recovery"),
     ],
 )
-def test_in_python_bad_input_for_a_model_in_memory(method: str, options: dict[str, object], said: str) -> None:
+def test_in_python_bad_input_for_a_model_in_memory(
+    method: str, options: dict[str, object], said: str
+) -> None:
     with pytest.raises(prunebench.PrunebenchError, match=said):
         prunebench.prune(tiny_model("llama"), method, **options)
 
@@ -161,11 +185,18 @@ def test_in_python_bad_input_for_a_model_in_memory(method: str, options: dict[st
 def test_layers_may_be_pruned_elsewhere(folder: Path) -> None:
     """Without a second device here: on the same one by name nothing differs, and a GPU that is not there is said."""
     for name, more in (("one", []), ("two", ["--layer-device", "cpu"])):
-        assert prune("./model", "sparsegpt", "sparsity=2:4", "--device", "cpu", *more, "--out", name).exit_code == 0
+        assert (
+            prune(
+                "./model", "sparsegpt", "sparsity=2:4", "--device", "cpu", *more, "--out", name
+            ).exit_code
+            == 0
+        )
     models = [prunebench.load_pruned(folder / name) for name in ("one", "two")]
     assert torch.equal(*(model(IDS).logits for model in models))
     if not torch.cuda.is_available():
-        done = prune("./model", "wanda", "--device", "cpu", "--layer-device", "cuda", "--out", "three")
+        done = prune(
+            "./model", "wanda", "--device", "cpu", "--layer-device", "cuda", "--out", "three"
+        )
         assert "torch sees no GPU" in str(done.exception)
 
 

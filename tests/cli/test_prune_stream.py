@@ -11,8 +11,8 @@ from click.testing import CliRunner, Result
 from transformers import AutoModelForCausalLM
 
 import prunebench
-from prunebench.calibration import driver
 from prunebench.cli import prunebench as command
+from prunebench.layerwise import walk as driver
 from prunebench.model.anatomy import anatomy
 from tiny import FAMILIES, tiny_checkpoint
 
@@ -28,7 +28,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def prune(out: str, method: str, *, stream: bool, **options):
-    return prunebench.prune("model", method, calibration=CALIBRATION, out=out, stream=stream, **options)
+    return prunebench.prune(
+        "model", method, calibration=CALIBRATION, out=out, stream=stream, **options
+    )
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -63,16 +65,25 @@ def test_from_shards_to_shards_in_another_type(dtype: str, tied: bool, folder: P
     (folder / "model" / "model.safetensors").unlink()
     model.save_pretrained(folder / "model", max_shard_size=90_000)
     whole = prune("whole", "wanda", stream=False, sparsity=0.5, dtype=dtype)
-    streamed = prune("streamed", "wanda", stream=True, sparsity=0.5, dtype=dtype, shard_size="40 kB")
+    streamed = prune(
+        "streamed", "wanda", stream=True, sparsity=0.5, dtype=dtype, shard_size="40 kB"
+    )
     assert len(list((folder / "streamed").glob("model-*.safetensors"))) > 3
     assert streamed.audit == whole.audit
     expected = whole.model.state_dict()
-    for loaded in (prunebench.load_pruned("streamed"), AutoModelForCausalLM.from_pretrained("streamed")):
+    for loaded in (
+        prunebench.load_pruned("streamed"),
+        AutoModelForCausalLM.from_pretrained("streamed"),
+    ):
         assert str(loaded.dtype) == f"torch.{dtype}"
-        assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
+        assert all(
+            torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items()
+        )
 
 
-@pytest.mark.parametrize("options", [{"true_sequential": True}, {"allocation": "owl"}, {"allocation": "uniform"}])
+@pytest.mark.parametrize(
+    "options", [{"true_sequential": True}, {"allocation": "owl"}, {"allocation": "uniform"}]
+)
 def test_what_goes_over_a_layer_again(options: dict[str, object], folder: Path) -> None:
     """Once more within a layer, and once more over all of them: OWL looks at the dense model first."""
     tiny_checkpoint(folder / "model", "llama")
@@ -97,12 +108,16 @@ def test_one_layer_at_a_time_has_weights(folder: Path, monkeypatch: pytest.Monke
 
     def watched(method, place, layer, *rest):
         layers = seen[0]
-        alive.append(sum(any(not weight.is_meta for weight in each.parameters()) for each in layers))
+        alive.append(
+            sum(any(not weight.is_meta for weight in each.parameters()) for each in layers)
+        )
         prune_layer(method, place, layer, *rest)
 
     seen: list[torch.nn.ModuleList] = []
     monkeypatch.setattr(driver, "_prune", watched)
-    monkeypatch.setattr(driver, "anatomy", lambda model: seen.append(anatomy(model).layers) or anatomy(model))
+    monkeypatch.setattr(
+        driver, "anatomy", lambda model: seen.append(anatomy(model).layers) or anatomy(model)
+    )
     prune("streamed", "sparsegpt", stream=True, sparsity=0.5)
     assert alive == [1, 1, 1, 1]
     assert all(weight.is_meta for weight in seen[0].parameters())
@@ -117,7 +132,14 @@ def test_a_folder_is_pruned_into_its_own_place(folder: Path) -> None:
 
 
 def cli(*arguments: str) -> Result:
-    text = ["--calibration", "corpus=text.txt", "--calibration", "windows=2", "--calibration", "length=16"]
+    text = [
+        "--calibration",
+        "corpus=text.txt",
+        "--calibration",
+        "windows=2",
+        "--calibration",
+        "length=16",
+    ]
     return CliRunner().invoke(command, ["prune", *arguments, *text, "--stream", "--out", "pruned"])
 
 
@@ -142,24 +164,36 @@ def test_the_command_tells_what_it_does(folder: Path) -> None:
         ),
         (["./model", "magnitude", "scope=global"], "compares the weights of all layers"),
         (["./model", "dense"], "it looks at the model as a whole"),
-        (["./model", "wanda", "recovery={lora: {rank: 2}}"], "the recovery 'lora' trains the whole model"),
+        (
+            ["./model", "wanda", "recovery={lora: {rank: 2}}"],
+            "the recovery 'lora' trains the whole model",
+        ),
         (["./model", "wanda", "--format", "decilm"], "is for models whose layers differ"),
         (["./model", "wanda", "--shard-size", "two"], "'two' is no size"),
-        (["smollm2-135m-instruct", "wanda"], "is a GGUF file, whose weights are unpacked as a whole"),
+        (
+            ["smollm2-135m-instruct", "wanda"],
+            "is a GGUF file, whose weights are unpacked as a whole",
+        ),
         (["./narrow", "wanda"], "are narrower than config.json says"),
         (["./broken", "wanda"], "model.norm.weight: some weights are not finite"),
         (["./model", "wanda", "sparsity=2:5"], "groups of 5 do not divide"),
     ],
 )
-def test_what_cannot_be_streamed_is_refused_and_leaves_nothing(folder: Path, arguments: list[str], said: str) -> None:
+def test_what_cannot_be_streamed_is_refused_and_leaves_nothing(
+    folder: Path, arguments: list[str], said: str
+) -> None:
     tiny_checkpoint(folder / "model", "llama")
     if arguments[0] == "./narrow":
-        prunebench.prune("model", "blockpruner", count=2, blocks="mlp", calibration=CALIBRATION, out="narrow")
+        prunebench.prune(
+            "model", "blockpruner", count=2, blocks="mlp", calibration=CALIBRATION, out="narrow"
+        )
     if arguments[0] == "./broken":
         model = AutoModelForCausalLM.from_pretrained("model")
         model.model.norm.weight.data[3] = float("nan")
         model.save_pretrained("broken")
-        (folder / "broken" / "tokenizer.json").write_bytes((folder / "model" / "tokenizer.json").read_bytes())
+        (folder / "broken" / "tokenizer.json").write_bytes(
+            (folder / "model" / "tokenizer.json").read_bytes()
+        )
     before = sorted(path.name for path in folder.iterdir())
     done = cli(*arguments)
     assert done.exit_code != 0
@@ -223,7 +257,9 @@ def prunebench_register_method():
         ("spoiler", "model.layers.2.self_attn.q_proj.weight: some weights are not finite"),
     ],
 )
-def test_methods_that_promise_more_than_they_keep_are_named(method: str, said: str, folder: Path) -> None:
+def test_methods_that_promise_more_than_they_keep_are_named(
+    method: str, said: str, folder: Path
+) -> None:
     tiny_checkpoint(folder / "model", "llama")
     (folder / "methods.py").write_text(PLUGIN)
     done = cli("./model", method, "sparsity=0.5", "--plugin", "methods.py")

@@ -21,7 +21,9 @@ README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding=
 
 
 def block(language: str, words: str) -> str:
-    [found] = [code for code in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if words in code]
+    [found] = [
+        code for code in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if words in code
+    ]
     return found
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from prunebench.cell.store import RunStore
+from prunebench.store.run_folder import RunStore
 from rig import Rig
 
 FAULTY = """
@@ -107,7 +107,11 @@ def test_a_failed_row_says_what_where_and_how_to_reproduce_it(done) -> None:
     rig, _ = done
     found = records(rig)
     error = found["raising"].error
-    assert (error.phase, error.type, error.message) == ("prune", "ValueError", "this method cannot do it")
+    assert (error.phase, error.type, error.message) == (
+        "prune",
+        "ValueError",
+        "this method cannot do it",
+    )
     assert "cannot do it" in error.log_tail
     assert error.peak_rss_bytes > 0
     assert found["exiting"].error.message == "the process ended with code 0 and left no record"
@@ -142,7 +146,9 @@ def test_an_ok_row_holds_every_measure(done) -> None:
         assert record.memory.peak_rss_bytes > 0
         assert record.io.load.bytes > 0
         assert record.io.generation[0].floor_s > 0
-        assert {"load", "prune", "perplexity", "latency"} <= {phase.phase for phase in record.cost.phases}
+        assert {"load", "prune", "perplexity", "latency"} <= {
+            phase.phase for phase in record.cost.phases
+        }
         assert record.provenance["torch"]
     assert dense.speed.latency[0].inter_token_speedup is None
     assert wanda.speed.latency[0].inter_token_speedup.rounds >= 2
@@ -292,9 +298,13 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> Rig:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"), BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+    ("arguments", "words"),
+    BAD,
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_bad_input_is_one_clear_line_and_exit_code_two(idle: Rig, arguments: list[str], words: str) -> None:
+def test_bad_input_is_one_clear_line_and_exit_code_two(
+    idle: Rig, arguments: list[str], words: str
+) -> None:
     result = idle.prunebench(*arguments)
     assert result.returncode == 2, result.stdout + result.stderr
     assert words in result.stderr

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from prunebench.cell.store import RunStore
+from prunebench.store.run_folder import RunStore
 from rig import Rig
 from task_folder import task_folder
 
@@ -29,7 +29,10 @@ def test_scores_are_in_record_export_and_report(rig: Rig) -> None:
     records, damaged = RunStore.open(rig.folder / "runs" / "tiny").records()
     assert not damaged
     for record in records:
-        assert [(one.task, one.samples) for one in record.quality.tasks] == [("arc_easy", 8), ("hellaswag", 8)]
+        assert [(one.task, one.samples) for one in record.quality.tasks] == [
+            ("arc_easy", 8),
+            ("hellaswag", 8),
+        ]
         assert record.quality.perplexity
         assert "tasks" in [phase.phase for phase in record.cost.phases]
     rows = json.loads(rig.prunebench("export", "runs/tiny", "--format", "json").stdout)

@@ -9,16 +9,30 @@ from pathlib import Path
 
 import pytest
 
-from prunebench.cell.store import RunStore
+from prunebench.store.run_folder import RunStore
 
-METHODS = {"dense", "random", "magnitude", "wanda", "sparsegpt", "llm-pruner", "blockpruner", "shortgpt"}
+METHODS = {
+    "dense",
+    "random",
+    "magnitude",
+    "wanda",
+    "sparsegpt",
+    "llm-pruner",
+    "blockpruner",
+    "shortgpt",
+}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = tmp_path_factory.mktemp("smoke")
     closed = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
-    environment = {"PRUNEBENCH_CACHE": str(where / "cache"), "PIP_NO_INDEX": "1", "HF_HUB_OFFLINE": "1", **closed}
+    environment = {
+        "PRUNEBENCH_CACHE": str(where / "cache"),
+        "PIP_NO_INDEX": "1",
+        "HF_HUB_OFFLINE": "1",
+        **closed,
+    }
     done = subprocess.run(
         [sys.executable, "-m", "prunebench", "run", "smoke"],
         cwd=where,

@@ -12,23 +12,23 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from prunebench.calibration.corpus import resolve_corpus
-from prunebench.cell.record import Record
-from prunebench.cell.spec import Cell, MethodRef, PerplexitySpec
-from prunebench.cell.store import Plan, RunStore
 from prunebench.cli import prunebench
-from prunebench.engine.known import built_in, choose
 from prunebench.engine.launcher import launcher
 from prunebench.engine.local import LocalEngine
-from prunebench.engine.ray_agent import Baggage, Errand, keep_cell, travelling
-from prunebench.engine.ray_cluster import Needs, Node, joined, needs_of
+from prunebench.engine.ray.agent import CellTask, RunContext, keep_cell, travelling
+from prunebench.engine.ray.cluster import Needs, Node, joined, needs_of
+from prunebench.engine.select import built_in, choose
 from prunebench.engine.session import Session
 from prunebench.errors import PrunebenchError
-from prunebench.model.ref import ModelRef
-from prunebench.plugin.engine import BUILT_IN
+from prunebench.experiment.cell import Cell, MethodRef, PerplexitySpec
+from prunebench.experiment.model import ModelRef
+from prunebench.plugin.api.engine import BUILT_IN
 from prunebench.plugin.files import VARIABLE as PLUGIN_FILES
 from prunebench.plugin.files import with_files
 from prunebench.plugin.host import Registry, load_plugins
+from prunebench.record.record import Record
+from prunebench.store.run_folder import Plan, RunStore
+from prunebench.text.corpus import resolve_corpus
 from rig import Rig
 
 PLUGIN = """
@@ -86,7 +86,9 @@ class Watch:
 
 def cell(seed: int = 0, **facts: object) -> Cell:
     method = MethodRef(name="dense", distribution="prunebench", version="0")
-    return Cell(model=ModelRef(name="m", kind="folder", location="/m"), method=method, seed=seed, **facts)
+    return Cell(
+        model=ModelRef(name="m", kind="folder", location="/m"), method=method, seed=seed, **facts
+    )
 
 
 @pytest.fixture
@@ -101,7 +103,9 @@ def session(tmp_path: Path, registry: Registry) -> Iterator[Callable[[list[Cell]
     with closing(launcher()) as starter:
 
         def make(cells: list[Cell]) -> Session:
-            store = RunStore.create(tmp_path / "run", Plan("s", "S", tuple(cells), "0"), "name: s\n")
+            store = RunStore.create(
+                tmp_path / "run", Plan("s", "S", tuple(cells), "0"), "name: s\n"
+            )
             return Session(store, registry, Watch(), starter)
 
         yield make
@@ -126,7 +130,10 @@ def test_a_plugins_engine_runs_the_cells(session, registry: Registry) -> None:
 
 def test_an_engine_that_fails_is_named(session, registry: Registry) -> None:
     run = session([cell()])
-    with pytest.raises(PrunebenchError, match="the engine 'backwards' failed: ZeroDivisionError: nothing to divide by"):
+    with pytest.raises(
+        PrunebenchError,
+        match="the engine 'backwards' failed: ZeroDivisionError: nothing to divide by",
+    ):
         list(run.run(choose("backwards", {"fault": "raises"}, registry), [cell()]))
 
 
@@ -156,7 +163,9 @@ def test_what_an_engine_brings_must_be_the_cells_record(session, registry: Regis
         ("ray", {"patience_s": "-1"}, "patience_s: Input should be greater than or equal to 0"),
     ],
 )
-def test_a_wrong_engine_is_one_clear_line(registry: Registry, name: str, options: dict[str, str], words: str) -> None:
+def test_a_wrong_engine_is_one_clear_line(
+    registry: Registry, name: str, options: dict[str, str], words: str
+) -> None:
     with pytest.raises(PrunebenchError, match=words):
         choose(name, options, registry)
 
@@ -205,7 +214,9 @@ SMALL, LARGE, PLAIN = Node("a", 16, 2, 64e9), Node("b", 64, 8, 512e9), Node("c",
         ({"memory_limit_bytes": 8_000_000_000}, [PLAIN], Needs(4, 0, 8_000_000_000)),
     ],
 )
-def test_what_a_cell_needs_of_a_node(facts: dict[str, object], nodes: list[Node], needs: Needs) -> None:
+def test_what_a_cell_needs_of_a_node(
+    facts: dict[str, object], nodes: list[Node], needs: Needs
+) -> None:
     assert needs_of(cell(**facts), nodes) == needs
     assert any(needs.fit(node) for node in nodes)
 
@@ -235,14 +246,18 @@ def tiny(rig: Rig, registry: Registry) -> Cell:
     )
 
 
-def test_a_keeper_tells_all_of_its_cell(rig: Rig, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_keeper_tells_all_of_its_cell(
+    rig: Rig, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.delenv(PLUGIN_FILES, raising=False)
     before = dict(os.environ)
     cell = tiny(rig, registry)
     brought = {**rig.environment, "OMP_NUM_THREADS": "1"}
-    baggage = Baggage(version("prunebench"), "feed0123", travelling(brought), (("mine.py", PLUGIN.encode()),))
-    told = list(keep_cell(baggage, Errand(cell.model_dump_json(), 1)))
+    baggage = RunContext(
+        version("prunebench"), "feed0123", travelling(brought), (("mine.py", PLUGIN.encode()),)
+    )
+    told = list(keep_cell(baggage, CellTask(cell.model_dump_json(), 1)))
     assert dict(os.environ) == before
     assert told[0][0] == "at"
     assert told[-1][0] == "record"
@@ -252,7 +267,9 @@ def test_a_keeper_tells_all_of_its_cell(rig: Rig, registry: Registry, monkeypatc
     phases = [what[0] for kind, what in told if kind == "event"]
     assert phases[0] == "fetch"
     assert {"load", "prune", "perplexity"} <= set(phases)
-    assert b"told by a plugin that came along" in b"".join(what for kind, what in told if kind == "log")
+    assert b"told by a plugin that came along" in b"".join(
+        what for kind, what in told if kind == "log"
+    )
     assert b"perplexity" in [what for kind, what in told if kind == "stages"][-1]
     sizes: dict[str, int] = {}
     for kind, what in told:
@@ -264,4 +281,4 @@ def test_a_keeper_tells_all_of_its_cell(rig: Rig, registry: Registry, monkeypatc
 
 def test_a_node_with_another_version_says_so() -> None:
     with pytest.raises(PrunebenchError, match=r"0\.0\.1 where the run was started"):
-        next(keep_cell(Baggage("0.0.1", "feed", {}, ()), Errand("{}", 1)))
+        next(keep_cell(RunContext("0.0.1", "feed", {}, ()), CellTask("{}", 1)))

@@ -8,23 +8,25 @@ from pathlib import Path
 import pytest
 
 from prunebench.cell.events import EventReader
-from prunebench.engine import here
-from prunebench.engine.launcher import Ended, Limits
-from prunebench.engine.memory import used_bytes
+from prunebench.engine import supervise as here
+from prunebench.engine.launcher import Limits, ProcessExit
+from prunebench.engine.memory_limit import used_bytes
 
 
 @pytest.mark.parametrize(
     ("ended", "starved", "status", "kind"),
     [
-        (Ended(-9), True, "out-of-memory", "SIGKILL"),
-        (Ended(-9), False, "failed", "SIGKILL"),
-        (Ended(-9, "time"), False, "timeout", "timeout"),
-        (Ended(-9, "memory", 3_000_000_000), False, "out-of-memory", "memory limit"),
-        (Ended(-40), False, "failed", "signal 40"),
-        (Ended(4), True, "failed", "exit"),
+        (ProcessExit(-9), True, "out-of-memory", "SIGKILL"),
+        (ProcessExit(-9), False, "failed", "SIGKILL"),
+        (ProcessExit(-9, "time"), False, "timeout", "timeout"),
+        (ProcessExit(-9, "memory", 3_000_000_000), False, "out-of-memory", "memory limit"),
+        (ProcessExit(-40), False, "failed", "signal 40"),
+        (ProcessExit(4), True, "failed", "exit"),
     ],
 )
-def test_the_cause_of_an_end_without_a_record(ended: Ended, starved: bool, status: str, kind: str) -> None:
+def test_the_cause_of_an_end_without_a_record(
+    ended: ProcessExit, starved: bool, status: str, kind: str
+) -> None:
     lost = here._cause(ended, Limits(5.0, 2_000_000_000), starved=starved)
     assert (lost.status, lost.kind) == (status, kind)
 

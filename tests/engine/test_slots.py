@@ -13,19 +13,19 @@ import psutil
 import pytest
 
 from prunebench.cell.events import Event
-from prunebench.cell.processes import MARK
-from prunebench.cell.record import Record
-from prunebench.cell.spec import Cell, MethodRef
-from prunebench.cell.store import RunStore
-from prunebench.cell.turns import TIMED
 from prunebench.engine.gpus import Slot, slots_for, visible_gpus
 from prunebench.engine.launcher import Launcher, launcher
 from prunebench.engine.local import LocalEngine
 from prunebench.engine.session import Session
 from prunebench.errors import PrunebenchError
-from prunebench.model.ref import ModelRef, Placement
+from prunebench.experiment.cell import Cell, MethodRef
+from prunebench.experiment.model import ModelRef, Placement
+from prunebench.isolation.processes import MARK
+from prunebench.isolation.timing_lock import TIMED
 from prunebench.plugin.files import with_files
 from prunebench.plugin.host import load_plugins
+from prunebench.record.record import Record
+from prunebench.store.run_folder import RunStore
 from prunebench.suite.load import load_suite
 from prunebench.suite.plan import plan
 from rig import Rig
@@ -136,7 +136,10 @@ def result(record: Record) -> tuple[object, ...]:
 def test_two_slots_give_what_one_gives_and_time_nothing_side_by_side(rig: Rig, session) -> None:
     with with_files([rig.folder / "spans_plugin.py"]):
         two, cells = session("slow", "slower", name="two")
-        beside = {record.id: record for record in two.run(LocalEngine(LocalEngine.Options(slots=2)), cells)}
+        beside = {
+            record.id: record
+            for record in two.run(LocalEngine(LocalEngine.Options(slots=2)), cells)
+        }
         assert two.most_at_once == 2
         lines = (rig.folder / "spans").read_text().splitlines()
         one, cells = session("slow", "slower", name="one")
@@ -168,11 +171,15 @@ def test_a_run_that_is_left_ends_all_its_cells(rig: Rig, session, starter: Launc
     left = []
     for process in psutil.process_iter():
         try:
-            left += [process.cmdline()] if process.environ().get(MARK, "").startswith(starter.mark) else []
+            left += (
+                [process.cmdline()]
+                if process.environ().get(MARK, "").startswith(starter.mark)
+                else []
+            )
         except psutil.Error:
             continue
     [only] = left  # the one that starts cells, which is the caller's
-    assert only[-1] == "prunebench.cell.zygote"
+    assert only[-1] == "prunebench.cell.fork_server"
     assert not (run.folder / "scratch").exists()
 
 
@@ -193,7 +200,12 @@ def cell(device: str = "auto", gpus: int | None = None, placement: Placement | N
         ([cell(gpus=2)] * 9, None, ["4", "5", "6", "7", "8"], ["4,5", "6,7"]),
         ([cell(gpus=2)] * 9, None, ["0", "1"], [None]),
         ([cell(placement=Placement())] * 9, None, ["0", "1", "2"], [None]),
-        ([cell(placement=Placement(max_memory=(("0", 1), ("1", 1), ("cpu", 1))))] * 9, None, ["0", "1", "2"], ["0,1"]),
+        (
+            [cell(placement=Placement(max_memory=(("0", 1), ("1", 1), ("cpu", 1))))] * 9,
+            None,
+            ["0", "1", "2"],
+            ["0,1"],
+        ),
         ([cell("cpu")] * 9, None, ["0", "1"], [None]),
         ([cell("cpu")] * 9, 4, ["0", "1"], [None] * 4),
         ([cell("cuda:1")] * 9, None, ["0", "1"], [None]),
@@ -214,9 +226,12 @@ def test_numbers_of_our_own_are_in_the_order_of_the_bus(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gpus", "wanted", "words"), [(3, None, "asks for 3 GPUs, and 2"), (1, 3, "3 slots want 3 GPUs")]
+    ("gpus", "wanted", "words"),
+    [(3, None, "asks for 3 GPUs, and 2"), (1, 3, "3 slots want 3 GPUs")],
 )
-def test_more_gpus_than_there_are_is_an_error_before_anything_runs(gpus: int, wanted: int | None, words: str) -> None:
+def test_more_gpus_than_there_are_is_an_error_before_anything_runs(
+    gpus: int, wanted: int | None, words: str
+) -> None:
     with pytest.raises(PrunebenchError, match=words):
         slots_for([cell(gpus=gpus)], wanted, lambda: ["0", "1"])
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import psutil
 
-from prunebench.cell.record import Record
-from prunebench.cell.store import RunStore
+from prunebench.record.record import Record
+from prunebench.store.run_folder import RunStore
 from rig import Rig
 
 PLUGIN = Path(__file__).parent / "plugin.py"
@@ -66,7 +66,13 @@ def run(folder: Path, faults: tuple[str, ...]) -> Run:
     rig = Rig(folder)
     rig.plugin("faults", PLUGIN.read_text())
     half = len(faults) // 2
-    methods = ["magnitude: {sparsity: 0.5}", *faults[:half], "sound", *faults[half:], "random: {sparsity: 0.5}"]
+    methods = [
+        "magnitude: {sparsity: 0.5}",
+        *faults[:half],
+        "sound",
+        *faults[half:],
+        "random: {sparsity: 0.5}",
+    ]
     limits = f"limits: {{time_s: {LIMIT_S}, memory: 2.5 GB}}\n"
     suite = rig.suite(*methods, more=limits)
     process = rig.prunebench("run", suite, "--set", "profile.latency=null", timeout_s=600)
@@ -87,7 +93,9 @@ def outcome(record: Record) -> dict[str, Any]:
 
 def said(record: Record) -> str:
     """The error, or the flags."""
-    return f"{record.error.type}: {record.error.message}" if record.error else "; ".join(record.flags)
+    return (
+        f"{record.error.type}: {record.error.message}" if record.error else "; ".join(record.flags)
+    )
 
 
 def table(found: Run, unchanged: bool) -> str:
@@ -95,9 +103,17 @@ def table(found: Run, unchanged: bool) -> str:
     lines = [f"{'fault':17} {'status':14} {'phase':8} {'peak':>8}  {'cause or flags'}"]
     for name, record in found.records.items():
         if name in EXPECTED:
-            peak = record.error.peak_rss_bytes if record.error else record.memory and record.memory.peak_rss_bytes
+            peak = (
+                record.error.peak_rss_bytes
+                if record.error
+                else record.memory and record.memory.peak_rss_bytes
+            )
             phase = record.error.phase if record.error else "-"
             cause = re.sub(r"\s+", " ", said(record))
-            lines.append(f"{name:17} {record.status:14} {phase:8} {(peak or 0) / 1e6:5.0f} MB  {cause[:110]}")
-    lines.append(f"left-over processes: {found.left}; other cells as without faults: {'yes' if unchanged else 'NO'}")
+            lines.append(
+                f"{name:17} {record.status:14} {phase:8} {(peak or 0) / 1e6:5.0f} MB  {cause[:110]}"
+            )
+    lines.append(
+        f"left-over processes: {found.left}; other cells as without faults: {'yes' if unchanged else 'NO'}"
+    )
     return "\n".join(lines)

@@ -75,7 +75,9 @@ def allocates(model, context):
 
 @faulty("fills-disk")
 def fills_disk(model, context):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, resource.RLIM_INFINITY))  # stands in for a full disk
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (2_000_000, resource.RLIM_INFINITY)
+    )  # stands in for a full disk
     with Path(os.environ["TMPDIR"], "full").open("wb") as file:
         while True:
             file.write(b"x" * 1_000_000)

@@ -16,10 +16,13 @@ from typing import Any
 import psutil
 import pytest
 
-from prunebench.cell.store import RunStore
+from prunebench.store.run_folder import RunStore
 from rig import Rig
 
-METHODS = ["magnitude: {sparsity: [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]}", "random: {sparsity: [0.2, 0.4, 0.6]}"]
+METHODS = [
+    "magnitude: {sparsity: [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]}",
+    "random: {sparsity: [0.2, 0.4, 0.6]}",
+]
 CELLS = 10
 OPTIONS = ("--set", "profile.latency=null", "--no-report")
 
@@ -39,7 +42,9 @@ def results(rig: Rig) -> dict[str, Any]:
     records, damaged = RunStore.open(rig.folder / "runs" / "tiny").records()
     assert not damaged
     return {
-        record.id: json.loads(record.model_dump_json(include={"id", "status", "audit", "quality", "flags"}))
+        record.id: json.loads(
+            record.model_dump_json(include={"id", "status", "audit", "quality", "flags"})
+        )
         for record in records
     }
 
@@ -47,7 +52,11 @@ def results(rig: Rig) -> dict[str, Any]:
 def written(rig: Rig) -> dict[str, int]:
     """When each record was written, in ns."""
     folder = rig.folder / "runs" / "tiny" / "cells"
-    records = [path for path in folder.glob("*.json") if not path.name.endswith(".stages.json") and path.name[0] != "."]
+    records = [
+        path
+        for path in folder.glob("*.json")
+        if not path.name.endswith(".stages.json") and path.name[0] != "."
+    ]
     return {path.stem: path.stat().st_mtime_ns for path in records}
 
 
@@ -73,7 +82,12 @@ def kill_until_done(rig: Rig, kills: int, seed: int, longest_s: float) -> Counte
         whom = chance.choice(["run", "run", "zygote", "cell"])
         time.sleep(chance.uniform(0.0, longest_s))
         deadline = time.monotonic() + 20
-        while whom == "cell" and victim(run, whom) == run.pid and run.poll() is None and time.monotonic() < deadline:
+        while (
+            whom == "cell"
+            and victim(run, whom) == run.pid
+            and run.poll() is None
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.02)  # there is none before the imports
         if run.poll() is None:
             target = victim(run, whom)
@@ -86,9 +100,15 @@ def kill_until_done(rig: Rig, kills: int, seed: int, longest_s: float) -> Counte
         run.wait(300)
         counts["runs"] += 1
         after = written(rig)
-        good = {cell for cell, record in results(rig).items() if record["status"] == "ok"} if after else set()
+        good = (
+            {cell for cell, record in results(rig).items() if record["status"] == "ok"}
+            if after
+            else set()
+        )
         assert before.keys() <= after.keys(), "a finished cell was lost"
-        assert all(after[cell] == moment for cell, moment in before.items()), "a finished cell was run again"
+        assert all(after[cell] == moment for cell, moment in before.items()), (
+            "a finished cell was run again"
+        )
         counts["cells finished between kills"] += len(good - before.keys())
         before = {cell: moment for cell, moment in after.items() if cell in good}
         if len(before) == CELLS:
@@ -105,7 +125,9 @@ def finish(rig: Rig) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     folder = rig.folder / "runs" / "tiny"
     assert not (folder / "scratch").exists()
-    assert not [path for path in folder.rglob(".*") if path.name != ".lock"], "half-written files stay"
+    assert not [path for path in folder.rglob(".*") if path.name != ".lock"], (
+        "half-written files stay"
+    )
     assert not list((folder / "cells").glob("*.stages.json"))
 
 
@@ -127,7 +149,10 @@ def compare(folder: Path, kills: int) -> Counter[str]:
 def of(process: psutil.Process, rig: Rig) -> bool:
     """Whether a living process was started for this rig."""
     environment = process.info["environ"] or {}
-    return environment.get("PRUNEBENCH_CACHE") == rig.environment["PRUNEBENCH_CACHE"] and process.status() != "zombie"
+    return (
+        environment.get("PRUNEBENCH_CACHE") == rig.environment["PRUNEBENCH_CACHE"]
+        and process.status() != "zombie"
+    )
 
 
 @pytest.mark.kill
@@ -137,4 +162,6 @@ def test_a_hundred_kills(tmp_path: Path) -> None:
     print()
     for name, count in counts.items():
         print(f"{count:5} {name}")
-    print("    0 finished cells lost, 0 repeated, 0 half-written records read; the table equals the undisturbed run's")
+    print(
+        "    0 finished cells lost, 0 repeated, 0 half-written records read; the table equals the undisturbed run's"
+    )

@@ -40,7 +40,10 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> matrix.Run:
 
 def test_the_whole_matrix(faulty: matrix.Run, tmp_path: Path) -> None:
     alone = matrix.run(tmp_path, ())
-    same = all(matrix.outcome(faulty.records[name]) == matrix.outcome(alone.records[name]) for name in SOUND)
+    same = all(
+        matrix.outcome(faulty.records[name]) == matrix.outcome(alone.records[name])
+        for name in SOUND
+    )
     print()
     print(matrix.table(faulty, same))
     check(faulty, tuple(matrix.EXPECTED))
@@ -57,6 +60,8 @@ def test_the_command_of_a_row_reproduces_it(faulty: matrix.Run) -> None:
     error = faulty.records["hook"].error
     assert error is not None
     environment = {**os.environ, **faulty.rig.environment}
-    again = subprocess.run(error.command, shell=True, capture_output=True, text=True, timeout=100, env=environment)
+    again = subprocess.run(
+        error.command, shell=True, capture_output=True, text=True, timeout=100, env=environment
+    )
     assert again.returncode == 1
     assert "left a hook on model.layers.1" in again.stdout

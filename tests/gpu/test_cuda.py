@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from prunebench import Context, anatomy, prune
-from prunebench.cell.store import RunStore
-from prunebench.measure.bandwidth import read_bandwidth
-from prunebench.measure.nvml import Nvml
-from prunebench.measure.perplexity import perplexity
+from prunebench.experiment.model import Placement
+from prunebench.measure.devices.nvml import Nvml
+from prunebench.measure.quality.perplexity import perplexity
+from prunebench.measure.speed.bandwidth import read_bandwidth
 from prunebench.model.load import load, load_spread
-from prunebench.model.ref import Placement
 from prunebench.model.spread import input_device, is_spread, places, spread
 from prunebench.plugin.host import load_plugins
+from prunebench.store.run_folder import RunStore
 from rig import Rig
 from tiny import FAMILIES, tiny_checkpoint, tiny_model
 
@@ -47,19 +47,27 @@ def test_wanda_on_the_gpu_agrees_with_the_cpu(family: str, sparsity: float | str
     masks, values = [], []
     for device in ("cpu", "cuda"):
         model = tiny_model(family).to(device)
-        tokens = torch.randint(0, model.config.vocab_size, (4, 16), generator=torch.Generator().manual_seed(0))
+        tokens = torch.randint(
+            0, model.config.vocab_size, (4, 16), generator=torch.Generator().manual_seed(0)
+        )
         cls = load_plugins().methods["wanda"].value
         with torch.no_grad():
             cls(cls.Options(sparsity=sparsity)).prune(
                 model, Context(tokens, 0, list(range(len(anatomy(model).layers))))
             )
         parts = anatomy(model)
-        weights = [linear.weight for layer in parts.layers for linear in parts.linears(layer).values()]
+        weights = [
+            linear.weight for layer in parts.layers for linear in parts.linears(layer).values()
+        ]
         masks.append(torch.cat([(weight == 0).flatten().cpu() for weight in weights]))
-        result = perplexity(model, tokens, corpus="random", split="all", bos="none", tokens_sha256="")
+        result = perplexity(
+            model, tokens, corpus="random", split="all", bos="none", tokens_sha256=""
+        )
         values.append(result.perplexity)
     differing = float((masks[0] != masks[1]).float().mean())
-    print(f"{family} {sparsity}: {differing:.2e} of the mask differs, perplexity {values[0]:.4f} and {values[1]:.4f}")
+    print(
+        f"{family} {sparsity}: {differing:.2e} of the mask differs, perplexity {values[0]:.4f} and {values[1]:.4f}"
+    )
     assert differing < 1e-3
     assert values[1] == pytest.approx(values[0], rel=1e-2)
 
@@ -67,11 +75,15 @@ def test_wanda_on_the_gpu_agrees_with_the_cpu(family: str, sparsity: float | str
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", ["wanda", "sparsegpt"])
 @pytest.mark.parametrize("sparsity", [0.5, "2:4"])
-def test_a_model_on_the_cpu_is_pruned_layer_by_layer_on_the_gpu(family: str, name: str, sparsity: float | str) -> None:
+def test_a_model_on_the_cpu_is_pruned_layer_by_layer_on_the_gpu(
+    family: str, name: str, sparsity: float | str
+) -> None:
     masks = []
     for device in (None, torch.device("cuda")):
         model = tiny_model(family)
-        tokens = torch.randint(0, model.config.vocab_size, (8, 32), generator=torch.Generator().manual_seed(0))
+        tokens = torch.randint(
+            0, model.config.vocab_size, (8, 32), generator=torch.Generator().manual_seed(0)
+        )
         cls = load_plugins().methods[name].value
         parts = anatomy(model)
         with torch.no_grad():
@@ -79,7 +91,9 @@ def test_a_model_on_the_cpu_is_pruned_layer_by_layer_on_the_gpu(family: str, nam
                 model, Context(tokens, 0, list(range(len(parts.layers))), device=device)
             )
         assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
-        weights = [linear.weight for layer in parts.layers for linear in parts.linears(layer).values()]
+        weights = [
+            linear.weight for layer in parts.layers for linear in parts.linears(layer).values()
+        ]
         masks.append(torch.cat([(weight == 0).flatten() for weight in weights]))
     differing = float((masks[0] != masks[1]).float().mean())
     print(f"{family} {name} {sparsity}: {differing:.2e} of the mask differs")
@@ -95,7 +109,9 @@ def test_a_run_on_the_gpu_has_gpu_figures(tmp_path: Path) -> None:
     for record in good:
         assert record.memory.gpu is not None
         assert record.memory.gpu.allocated_bytes > 0
-        assert record.memory.gpu.nvml_device_bytes is None or record.memory.gpu.nvml_device_bytes > 0
+        assert (
+            record.memory.gpu.nvml_device_bytes is None or record.memory.gpu.nvml_device_bytes > 0
+        )
         assert record.speed.latency[0].device.startswith("cuda")
         assert record.provenance["gpus"]
 
@@ -103,7 +119,9 @@ def test_a_run_on_the_gpu_has_gpu_figures(tmp_path: Path) -> None:
 def test_a_method_that_exhausts_the_gpu_is_one_row(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     rig.plugin("greedy", GREEDY)
-    result = rig.prunebench("run", rig.suite("greedy", "wanda: {sparsity: 2:4}"), "--set", "device=cuda")
+    result = rig.prunebench(
+        "run", rig.suite("greedy", "wanda: {sparsity: 2:4}"), "--set", "device=cuda"
+    )
     assert result.returncode == 1, result.stdout + result.stderr
     good, _ = RunStore.open(tmp_path / "runs" / "tiny").records()
     records = {record.cell.method.name: record for record in good}
@@ -134,7 +152,9 @@ def test_a_model_is_spread_over_the_gpu_and_host_memory(tmp_path: Path) -> None:
         assert is_spread(model)
         assert set(places(model)) == {"cuda:0", "cpu"}
         assert input_device(model).type == "cuda"
-        torch.testing.assert_close(model(ids.cuda()).logits.cpu(), whole(ids).logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            model(ids.cuda()).logits.cpu(), whole(ids).logits, rtol=1e-4, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("where", [{"device": "cuda"}, {"device": "cpu", "layer_device": "cuda"}])
@@ -146,6 +166,11 @@ def test_streaming_gives_the_folder_of_pruning_in_memory(
     monkeypatch.chdir(tmp_path)
     text = {"corpus": "text.txt", "windows": 3, "length": 16}
     for out, stream in (("whole", False), ("streamed", True)):
-        prune("model", "sparsegpt", sparsity="2:4", calibration=text, out=out, stream=stream, **where)
-    files = [{path.name: path.read_bytes() for path in (tmp_path / out).iterdir()} for out in ("whole", "streamed")]
+        prune(
+            "model", "sparsegpt", sparsity="2:4", calibration=text, out=out, stream=stream, **where
+        )
+    files = [
+        {path.name: path.read_bytes() for path in (tmp_path / out).iterdir()}
+        for out in ("whole", "streamed")
+    ]
     assert files[0] == files[1]

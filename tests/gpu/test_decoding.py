@@ -10,14 +10,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from prunebench.cell.phases import Phases
 from prunebench.cell.profile import profile
-from prunebench.measure import sparse24
+from prunebench.experiment.measures import LatencySpec
 from prunebench.measure.audit import audit, dense_facts
-from prunebench.measure.bandwidth import read_bandwidth
-from prunebench.measure.execution import choose
-from prunebench.measure.forms import compare_forms
-from prunebench.measure.io import generation_io
-from prunebench.measure.latency import measure_latency
-from prunebench.measure.spec import LatencySpec
+from prunebench.measure.speed import sparse24
+from prunebench.measure.speed.bandwidth import read_bandwidth
+from prunebench.measure.speed.compare_forms import compare_forms
+from prunebench.measure.speed.execution import choose
+from prunebench.measure.speed.io import generation_io
+from prunebench.measure.speed.latency import measure_latency
 from prunebench.model.anatomy import Block
 from prunebench.model.surgery import remove_layers
 from prunebench.model.width import keep_groups
@@ -33,7 +33,11 @@ def llama_7b(layers: int = 32) -> Any:
     """LLaMA-7B's shape with random weights, float16, made on the GPU."""
     torch.manual_seed(0)
     config = LlamaConfig(
-        hidden_size=4096, intermediate_size=11008, num_hidden_layers=layers, num_attention_heads=32, vocab_size=32000
+        hidden_size=4096,
+        intermediate_size=11008,
+        num_hidden_layers=layers,
+        num_attention_heads=32,
+        vocab_size=32000,
     )
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float16)
@@ -45,7 +49,9 @@ def llama_7b(layers: int = 32) -> Any:
 
 
 def prompt(vocabulary: int, batch: int = 1, length: int = 128) -> torch.Tensor:
-    return torch.randint(0, vocabulary, (batch, length), generator=torch.Generator().manual_seed(0)).cuda()
+    return torch.randint(
+        0, vocabulary, (batch, length), generator=torch.Generator().manual_seed(0)
+    ).cuda()
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
@@ -83,7 +89,11 @@ def test_a_7b_shape_reads_at_the_dram_s_speed(kind: str) -> None:
 @pytest.mark.timeout(900)
 def test_the_forms_beside_generate() -> None:
     found = compare_forms(
-        llama_7b(8), prompt(32000), 32, ["eager", "static", "lean", "cuda-graph", "compiled"], rounds=6
+        llama_7b(8),
+        prompt(32000),
+        32,
+        ["eager", "static", "lean", "cuda-graph", "compiled"],
+        rounds=6,
     )
     print()
     for one in found:

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from nvml_replay import Recorder, replay
-from prunebench.measure.energy import EnergyMeter, measure_energy
-from prunebench.measure.gpm import DramMeter
-from prunebench.measure.memory import MemorySampler
-from prunebench.measure.nvml import Nvml, visible
+from prunebench.measure.devices.dram_traffic import DramMeter
+from prunebench.measure.devices.energy import EnergyMeter, measure_energy
+from prunebench.measure.devices.memory import MemorySampler
+from prunebench.measure.devices.nvml import Nvml, visible
 from prunebench.model.load import load
 from tiny import tiny_checkpoint
 
@@ -98,12 +98,16 @@ def test_the_sampler_sees_an_allocation_on_the_gpu() -> None:
     assert during is not None
     assert during.allocated_bytes >= block.nbytes
     if before is not None and before.nvml_device_bytes is not None:
-        assert during.nvml_device_bytes - before.nvml_device_bytes == pytest.approx(block.nbytes, rel=0.05)
+        assert during.nvml_device_bytes - before.nvml_device_bytes == pytest.approx(
+            block.nbytes, rel=0.05
+        )
 
 
 def test_energy_and_dram_traffic_are_plausible_or_have_a_reason(buffer: torch.Tensor) -> None:
     found = measure_energy(
-        lambda: int(bool(read_for(0.05, buffer))), lambda: int(bool(read_for(0.05, buffer))), device="cuda"
+        lambda: int(bool(read_for(0.05, buffer))),
+        lambda: int(bool(read_for(0.05, buffer))),
+        device="cuda",
     )
     print(found)
     if found.source is None:
@@ -125,8 +129,8 @@ def test_energy_and_dram_traffic_are_plausible_or_have_a_reason(buffer: torch.Te
 def test_loading_has_two_legs(tmp_path: Path) -> None:
     loaded = load(tiny_checkpoint(tmp_path / "tiny", "llama"), dtype="float32", device="cuda")
     assert loaded.legs is not None and loaded.legs.device_s is not None
-    assert loaded.legs.device_bytes == sum(tensor.nbytes for tensor in loaded.model.parameters()) + sum(
-        tensor.nbytes for tensor in loaded.model.buffers()
-    )
+    assert loaded.legs.device_bytes == sum(
+        tensor.nbytes for tensor in loaded.model.parameters()
+    ) + sum(tensor.nbytes for tensor in loaded.model.buffers())
     assert {parameter.device.type for parameter in loaded.model.parameters()} == {"cuda"}
     assert loaded.model.lm_head.weight is loaded.model.model.embed_tokens.weight

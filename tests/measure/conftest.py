@@ -28,8 +28,13 @@ def make(**answers):
         "nvmlDeviceGetHandleByIndex": lambda index: f"handle {index}",
         "nvmlDeviceGetName": "NVIDIA Test",
         "nvmlDeviceGetUUID": lambda handle: f"GPU-{handle[-1]}aaa",
-        "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(total=80 << 30, used=int(handle[-1]) + (2 << 30)),
-        "nvmlDeviceGetComputeRunningProcesses": lambda _handle: [process(11, 1 << 30), process(12, 5)],
+        "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(
+            total=80 << 30, used=int(handle[-1]) + (2 << 30)
+        ),
+        "nvmlDeviceGetComputeRunningProcesses": lambda _handle: [
+            process(11, 1 << 30),
+            process(12, 5),
+        ],
         "nvmlDeviceGetGraphicsRunningProcesses": lambda _handle: [],
     }
     for name, answer in (standard | answers).items():

@@ -43,9 +43,20 @@ def test_a_dense_model_is_said_to_be_dense(family):
     model = tiny_model(family)
     dense = dense_facts(model)
     found = audit(model, dense, range(4), [(2, 4)])
-    assert (found.form, found.speedup_expected, found.sparsity, found.removed_share) == ("dense", False, 0, 0)
-    assert found.parameters == found.parameters_dense == sum(weight.numel() for weight in set(model.parameters()))
-    assert found.prunable == dense.prunable == sum(linear.weight.numel() for linear in linears(model))
+    assert (found.form, found.speedup_expected, found.sparsity, found.removed_share) == (
+        "dense",
+        False,
+        0,
+        0,
+    )
+    assert (
+        found.parameters
+        == found.parameters_dense
+        == sum(weight.numel() for weight in set(model.parameters()))
+    )
+    assert (
+        found.prunable == dense.prunable == sum(linear.weight.numel() for linear in linears(model))
+    )
     assert found.memory_bytes >= 4 * found.parameters
     assert found.disk_bytes >= 4 * found.parameters
     assert found.patterns[0].violations == found.patterns[0].groups == found.prunable / 4
@@ -60,7 +71,10 @@ def test_zeros_are_counted_matrix_by_matrix(share, seed):
     for linear in linears(model):
         linear.weight[torch.rand(linear.weight.shape, generator=generator) < share] = 0
     found = audit(model, dense, range(4))
-    expected = [sum(value == 0 for row in linear.weight.tolist() for value in row) for linear in linears(model)]
+    expected = [
+        sum(value == 0 for row in linear.weight.tolist() for value in row)
+        for linear in linears(model)
+    ]
     assert [entry.zeros for entry in found.linears] == expected
     assert found.zeros == sum(expected)
     assert found.sparsity == pytest.approx(sum(expected) / found.prunable)
@@ -119,14 +133,23 @@ def test_narrower_matrices_are_found():
     model = tiny_model("llama")
     dense = dense_facts(model)
     mlp = model.model.layers[2].mlp
-    for name, weight in (("gate_proj", mlp.gate_proj.weight[:64]), ("up_proj", mlp.up_proj.weight[:64])):
+    for name, weight in (
+        ("gate_proj", mlp.gate_proj.weight[:64]),
+        ("up_proj", mlp.up_proj.weight[:64]),
+    ):
         getattr(mlp, name).weight = torch.nn.Parameter(weight.clone(), requires_grad=False)
-    mlp.down_proj.weight = torch.nn.Parameter(mlp.down_proj.weight[:, :64].clone(), requires_grad=False)
+    mlp.down_proj.weight = torch.nn.Parameter(
+        mlp.down_proj.weight[:, :64].clone(), requires_grad=False
+    )
     found = audit(model, dense, range(4))
     assert (found.form, found.speedup_expected) == ("sliced", True)
     assert found.prunable_dense - found.prunable == 3 * 16 * 48
-    assert [(each.layer, each.kind, each.groups, each.groups_dense) for each in found.widths] == [(2, "mlp", 64, 80)]
-    assert {entry.dense for entry in found.linears if entry.layer == 2 and "mlp" in entry.name} == {80 * 48}
+    assert [(each.layer, each.kind, each.groups, each.groups_dense) for each in found.widths] == [
+        (2, "mlp", 64, 80)
+    ]
+    assert {entry.dense for entry in found.linears if entry.layer == 2 and "mlp" in entry.name} == {
+        80 * 48
+    }
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -69,7 +69,9 @@ def tiny_gguf(tmp_path_factory) -> Path:
             array = _interleaved(array, config.num_attention_heads)
         if "k_proj" in name:
             array = _interleaved(array, config.num_key_value_heads)
-        writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), np.ascontiguousarray(array))
+        writer.add_tensor(
+            names.get_name(name, try_suffixes=(".weight",)), np.ascontiguousarray(array)
+        )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -86,7 +88,9 @@ def _merges(backend: Any) -> list[list[str]]:
 def _interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
     """GGUF's Llama rotates neighbouring rows, transformers the two halves of a head."""
     rows, columns = weight.shape
-    return weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
+    return (
+        weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
+    )
 
 
 @pytest.fixture

@@ -17,7 +17,11 @@ def test_every_linear_in_the_layers_is_named_once(family):
     parts = anatomy(model)
     found = {id(linear) for layer in parts.layers for linear in parts.linears(layer).values()}
     head = model.get_output_embeddings()
-    assert found == {id(module) for module in model.modules() if isinstance(module, nn.Linear) and module is not head}
+    assert found == {
+        id(module)
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and module is not head
+    }
     names = list(parts.linears(parts.layers[0]))
     assert names == [name for group in parts.inputs for name in group]
     assert model.get_submodule(parts.layers_path) is parts.layers
@@ -49,7 +53,9 @@ def test_linears_of_a_group_see_the_same_input_and_others_do_not(family):
             assert torch.equal(seen[name], seen[group[0]])
     firsts = [seen[group[0]] for group in parts.inputs]
     for index, first in enumerate(firsts):
-        assert not any(first.shape == other.shape and torch.equal(first, other) for other in firsts[:index])
+        assert not any(
+            first.shape == other.shape and torch.equal(first, other) for other in firsts[:index]
+        )
     assert sorted(order) == sorted(seen)
 
 
@@ -79,7 +85,9 @@ def test_groups_are_the_heads_and_channels_of_the_config(family):
 def test_shapes_that_are_no_whole_heads_are_named():
     model = tiny_model("llama")
     model.model.layers[0].self_attn.k_proj = nn.Linear(48, 25)
-    with pytest.raises(PrunebenchError, match=r"25 rows of self_attn\.k_proj are no whole number of heads of 12"):
+    with pytest.raises(
+        PrunebenchError, match=r"25 rows of self_attn\.k_proj are no whole number of heads of 12"
+    ):
         anatomy(model).groups(model.model.layers[0], "attention")
 
 
@@ -91,9 +99,12 @@ def test_a_post_norm_model_has_no_final_norm():
 def test_an_unknown_family_is_named_with_the_known_ones():
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=20, bos_token_id=0, eos_token_id=1))
+    model = GPT2LMHeadModel(
+        GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=20, bos_token_id=0, eos_token_id=1)
+    )
     with pytest.raises(
-        PrunebenchError, match="'gpt2' is not known; known are llama, mistral, qwen2, qwen3, gemma, opt, gpt_neox, phi"
+        PrunebenchError,
+        match="'gpt2' is not known; known are llama, mistral, qwen2, qwen3, gemma, opt, gpt_neox, phi",
     ):
         anatomy(model)
 

@@ -60,7 +60,8 @@ def test_removed_equals_silenced(family, gone):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
-    "gone", [[Block(0, "attention")], [Block(0, "attention"), Block(2, "attention"), Block(3, "mlp")]]
+    "gone",
+    [[Block(0, "attention")], [Block(0, "attention"), Block(2, "attention"), Block(3, "mlp")]],
 )
 def test_generation_with_a_cache_is_generation_without(family, gone):
     """The first layer's cache tells the positions, so removing its attention is the case to look at."""
@@ -86,9 +87,10 @@ def test_a_linear_method_walks_what_is_there():
     model = tiny_model("llama")
     remove_blocks(model, [Block(0, "attention"), Block(1, "mlp")])
     parts = anatomy(model)
-    assert [sorted(parts.linears(layer)) == sorted(sum(parts.inputs_of(layer), ())) for layer in parts.layers] == [
-        True
-    ] * 4
+    assert [
+        sorted(parts.linears(layer)) == sorted(sum(parts.inputs_of(layer), ()))
+        for layer in parts.layers
+    ] == [True] * 4
     assert len(parts.linears(parts.layers[0])) == 3
     assert len(parts.linears(parts.layers[1])) == 4
 

@@ -138,6 +138,9 @@ def test_a_folder_takes_the_place_of_a_full_one(tmp_path):
 
 
 def test_a_full_disk_is_said_with_the_fix(tmp_path):
-    with pytest.raises(PrunebenchError, match="No space left") as caught, replaced(tmp_path / "file"):
+    with (
+        pytest.raises(PrunebenchError, match="No space left") as caught,
+        replaced(tmp_path / "file"),
+    ):
         raise OSError(28, "No space left on device")
     assert "PRUNEBENCH_CACHE" in caught.value.hint

@@ -40,7 +40,9 @@ def test_tied_weights_count_once():
 def test_weights_that_share_memory_under_two_parameters_count_once():
     model = tiny_model("llama")
     before = parameter_count(model), memory_bytes(model)
-    model.lm_head.weight = torch.nn.Parameter(model.model.embed_tokens.weight.data, requires_grad=False)
+    model.lm_head.weight = torch.nn.Parameter(
+        model.model.embed_tokens.weight.data, requires_grad=False
+    )
     assert (parameter_count(model), memory_bytes(model)) == before
 
 
@@ -74,7 +76,9 @@ def test_what_was_saved_loads_with_plain_transformers(tmp_path, capfd):
     save(model, tiny_tokenizer(), tmp_path / "kept")
     assert capfd.readouterr() == ("", "")
     ids = torch.arange(9)[None]
-    assert torch.equal(AutoModelForCausalLM.from_pretrained(tmp_path / "kept")(ids).logits, model(ids).logits)
+    assert torch.equal(
+        AutoModelForCausalLM.from_pretrained(tmp_path / "kept")(ids).logits, model(ids).logits
+    )
     assert AutoTokenizer.from_pretrained(tmp_path / "kept")("an old tree")["input_ids"]
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
     assert all(path.stat().st_mode & 0o044 == 0o044 for path in (tmp_path / "kept").iterdir())

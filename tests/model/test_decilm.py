@@ -32,9 +32,13 @@ def test_each_layer_has_the_tensors_that_its_config_entry_asks_for(tmp_path, mon
     expected = {"model.embed_tokens.weight": [320, 48], "model.norm.weight": [48]}
     for index, block in enumerate(config.block_configs):
         here = f"model.layers.{index}"
-        assert not hasattr(block.ffn, "ffn_mult"), "vLLM would round the width up to a multiple of 256"
+        assert not hasattr(block.ffn, "ffn_mult"), (
+            "vLLM would round the width up to a multiple of 256"
+        )
         if not block.attention.no_op:
-            values = config.num_attention_heads // block.attention.n_heads_in_group * config.head_dim
+            values = (
+                config.num_attention_heads // block.attention.n_heads_in_group * config.head_dim
+            )
             queries = config.num_attention_heads * config.head_dim
             expected |= {
                 f"{here}.self_attn.q_proj.weight": [queries, 48],
@@ -54,7 +58,8 @@ def test_each_layer_has_the_tensors_that_its_config_entry_asks_for(tmp_path, mon
     with safe_open(tmp_path / "kept" / "model.safetensors", "pt") as file:
         stored = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         assert torch.equal(
-            file.get_tensor("model.layers.3.mlp.up_proj.weight"), model.model.layers[3].mlp.up_proj.weight
+            file.get_tensor("model.layers.3.mlp.up_proj.weight"),
+            model.model.layers[3].mlp.up_proj.weight,
         )
     assert stored == expected
 

@@ -25,7 +25,9 @@ def _outcome(read, path: Path) -> Header | str:
 @pytest.fixture
 def weights(tmp_path) -> Path:
     path = tmp_path / "model.safetensors"
-    save_file({"a.weight": torch.ones(3, 5), "lm_head.weight": torch.ones(7, dtype=torch.float16)}, path)
+    save_file(
+        {"a.weight": torch.ones(3, 5), "lm_head.weight": torch.ones(7, dtype=torch.float16)}, path
+    )
     return path
 
 
@@ -59,12 +61,16 @@ def test_a_truncated_file_is_named(weights, kept):
 def test_truncation_is_said_in_bytes(weights):
     size = weights.stat().st_size
     weights.write_bytes(weights.read_bytes()[:-3])
-    with pytest.raises(PrunebenchError, match=f"is truncated: {size - 3} bytes, its header names {size}"):
+    with pytest.raises(
+        PrunebenchError, match=f"is truncated: {size - 3} bytes, its header names {size}"
+    ):
         safetensors_header(weights)
 
 
 @given(header=st.recursive(st.none() | st.integers() | st.text(max_size=3), lambda inner: st.dictionaries(st.text(max_size=3), inner) | st.lists(inner)))  # fmt: skip
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None
+)
 def test_any_json_as_header_is_read_or_refused(tmp_path, header):
     path = tmp_path / "model.safetensors"
     text = json.dumps(header).encode()
@@ -74,7 +80,9 @@ def test_any_json_as_header_is_read_or_refused(tmp_path, header):
 
 def test_parameters_of_gguf(tiny_gguf):
     header = gguf_header(tiny_gguf)
-    assert header.parameters == sum(parameter.numel() for parameter in tiny_model("llama").parameters())
+    assert header.parameters == sum(
+        parameter.numel() for parameter in tiny_model("llama").parameters()
+    )
     assert "token_embd.weight" in header.names
 
 
@@ -95,7 +103,9 @@ def test_what_is_no_gguf_is_said(tmp_path, content):
 
 
 @given(place=st.integers(0, 5000), value=st.integers(0, 255), end=st.integers(0, 20_000))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None
+)
 def test_a_damaged_gguf_is_read_or_refused(tiny_gguf, tmp_path, place, value, end):
     data = bytearray(tiny_gguf.read_bytes()[:end] if end < 15_000 else tiny_gguf.read_bytes())
     if place < len(data):

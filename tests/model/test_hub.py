@@ -13,9 +13,9 @@ import huggingface_hub
 import pytest
 
 from prunebench.errors import PrunebenchError
+from prunebench.experiment.model import ModelRef
 from prunebench.model.hub import require_hub
 from prunebench.model.load import prepare
-from prunebench.model.ref import ModelRef
 from tiny import tiny_checkpoint
 
 COMMIT = "c0ffee" * 6 + "c0ff"
@@ -75,7 +75,13 @@ def fake_hub(tmp_path, hub_cache, closed_port, monkeypatch) -> Iterator[FakeHub]
     (folder / "modeling_own.py").write_text("raise SystemExit")
     (folder / "onnx").mkdir()
     (folder / "onnx" / "config.json").write_text("{}")
-    hub = FakeHub({str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()})
+    hub = FakeHub(
+        {
+            str(path.relative_to(folder)): path.read_bytes()
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
+    )
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_HEAD(self):
@@ -85,7 +91,9 @@ def fake_hub(tmp_path, hub_cache, closed_port, monkeypatch) -> Iterator[FakeHub]
             parts = self.path.partition("?")[0].strip("/").split("/")
             if self.path.startswith("/api/models/org/tiny/revision/"):
                 siblings = [{"rfilename": name} for name in hub.files]
-                self.answer(json.dumps({"id": "org/tiny", "sha": COMMIT, "siblings": siblings}).encode())
+                self.answer(
+                    json.dumps({"id": "org/tiny", "sha": COMMIT, "siblings": siblings}).encode()
+                )
             elif self.path.startswith(f"/api/models/org/tiny/tree/{COMMIT}"):
                 entries = [
                     {"type": "file", "path": name, "size": len(data), "oid": "0" * 40}
@@ -124,11 +132,15 @@ def fake_hub(tmp_path, hub_cache, closed_port, monkeypatch) -> Iterator[FakeHub]
         thread.join()
 
 
-def test_a_model_is_taken_from_the_hub_once_without_pickle_or_code(fake_hub, hub_cache, monkeypatch, capfd):
+def test_a_model_is_taken_from_the_hub_once_without_pickle_or_code(
+    fake_hub, hub_cache, monkeypatch, capfd
+):
     capfd.readouterr()
     folder = prepare(REF)
     assert capfd.readouterr().err == ""
-    wanted = {name for name in fake_hub.files if "/" not in name and not name.endswith((".bin", ".py"))}
+    wanted = {
+        name for name in fake_hub.files if "/" not in name and not name.endswith((".bin", ".py"))
+    }
     assert set(fake_hub.taken) == wanted == {path.name for path in folder.iterdir()}
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # from now on only what is there
     assert prepare(REF) == folder

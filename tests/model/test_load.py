@@ -54,7 +54,9 @@ def test_loading_to_a_device_has_two_legs_and_each_shared_tensor_moves_once(fold
     here = load(folder, dtype="bfloat16", device="cpu")
     assert here.legs == Legs(here.legs.host_s)
     assert 0 < here.legs.host_s <= here.seconds
-    there = load(folder, dtype="bfloat16", device="meta")  # a device without an accelerator behind it
+    there = load(
+        folder, dtype="bfloat16", device="meta"
+    )  # a device without an accelerator behind it
     assert {parameter.device.type for parameter in there.model.parameters()} == {"meta"}
     tensors = {id(tensor): tensor for tensor in (*here.model.parameters(), *here.model.buffers())}
     assert there.legs.device_bytes == sum(tensor.nbytes for tensor in tensors.values())
@@ -103,10 +105,19 @@ def _corrupt(folder: Path) -> None:
         (lambda folder: _edit_config(folder, num_hidden_layers=5), "missing keys: model.layers.4."),
         (lambda folder: _edit_config(folder, model_type="no-such-model"), "no-such-model"),
         (lambda folder: _edit_config(folder, model_type="vit"), "vit"),
-        (lambda folder: _edit_weights(folder, lambda weights: weights.pop("model.norm.weight")), "model.norm.weight"),
-        (lambda folder: _edit_weights(folder, _stretch), "model.norm.weight is [50] instead of [48]"),
+        (
+            lambda folder: _edit_weights(folder, lambda weights: weights.pop("model.norm.weight")),
+            "model.norm.weight",
+        ),
+        (
+            lambda folder: _edit_weights(folder, _stretch),
+            "model.norm.weight is [50] instead of [48]",
+        ),
         (_corrupt, "model.safetensors"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 100), "not a safetensors file"),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 100),
+            "not a safetensors file",
+        ),
         (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer"),
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), "cannot read the tokenizer"),
     ],

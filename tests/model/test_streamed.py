@@ -16,12 +16,17 @@ from prunebench.model.anatomy import anatomy
 from prunebench.model.checkpoint import safetensors_bytes, save_by_pieces
 from prunebench.model.folder import read_checkpoint
 from prunebench.model.headers import safetensors_entries
-from prunebench.model.layout import NAMES, Tensors, layout, new_file
 from prunebench.model.load import load, load_bare
+from prunebench.model.safetensors_io import NAMES, Tensors, layout, new_file
 from prunebench.model.streamed import StreamedModel, stored_tensors
 from tiny import FAMILIES, tiny_checkpoint, tiny_model, tiny_tokenizer
 
-YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0, "original_max_position_embeddings": 32}
+YARN = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "rope_theta": 10000.0,
+    "original_max_position_embeddings": 32,
+}
 
 
 def bare(folder: Path, dtype: str = "float32"):
@@ -35,7 +40,9 @@ def test_all_that_is_lent_is_what_loading_gives(family: str, dtype: str, tmp_pat
     whole = load(tmp_path, dtype=dtype, device="cpu").model
     model = bare(tmp_path, dtype)
     assert all(parameter.is_meta for parameter in model.parameters())
-    for (name, buffer), (theirs, other) in zip(model.named_buffers(), whole.named_buffers(), strict=True):
+    for (name, buffer), (theirs, other) in zip(
+        model.named_buffers(), whole.named_buffers(), strict=True
+    ):
         assert name == theirs
         assert torch.equal(buffer, other)
         assert buffer.dtype == other.dtype
@@ -59,7 +66,9 @@ def test_all_that_is_lent_is_what_loading_gives(family: str, dtype: str, tmp_pat
 def test_rotary_frequencies_that_the_config_changes(tmp_path: Path) -> None:
     tiny_checkpoint(tmp_path, "llama", rope_parameters=YARN)
     whole = load(tmp_path, dtype="float32", device="cpu").model
-    assert not torch.equal(whole.model.rotary_emb.inv_freq, tiny_model("llama").model.rotary_emb.inv_freq)
+    assert not torch.equal(
+        whole.model.rotary_emb.inv_freq, tiny_model("llama").model.rotary_emb.inv_freq
+    )
     assert torch.equal(bare(tmp_path).model.rotary_emb.inv_freq, whole.model.rotary_emb.inv_freq)
 
 
@@ -73,7 +82,9 @@ def test_names_without_the_base_model_are_found(tmp_path: Path) -> None:
         assert "decoder.layers.0.fc1.weight" in source.entries
         lent = bare(tmp_path)
         with StreamedModel(lent, source).layer(1, changes=False):
-            assert torch.equal(lent.model.decoder.layers[1].fc1.weight, model.model.decoder.layers[1].fc1.weight)
+            assert torch.equal(
+                lent.model.decoder.layers[1].fc1.weight, model.model.decoder.layers[1].fc1.weight
+            )
 
 
 def test_a_layer_is_gone_when_it_is_given_back(tmp_path: Path) -> None:
@@ -133,7 +144,9 @@ def test_another_shape_or_type_is_refused(change: str, tmp_path: Path) -> None:
 def test_a_file_that_shrinks_meanwhile_is_named(tmp_path: Path) -> None:
     tiny_checkpoint(tmp_path, "llama")
     with stored_tensors(read_checkpoint(tmp_path)) as source:
-        (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:60_000])
+        (tmp_path / "model.safetensors").write_bytes(
+            (tmp_path / "model.safetensors").read_bytes()[:60_000]
+        )
         with pytest.raises(PrunebenchError, match=r"model\.safetensors has become shorter"):
             for name in source.entries:
                 source.read(name)
@@ -162,7 +175,7 @@ def test_files_written_by_pieces_are_those_of_safetensors(tmp_path_factory, told
 
 
 def test_pieces_join_to_the_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prunebench.model.layout.PIECE", 7)
+    monkeypatch.setattr("prunebench.model.safetensors_io.PIECE", 7)
     save_file({"a": torch.arange(30.0).view(5, 6)}, tmp_path / "file")
     with Tensors(safetensors_entries(tmp_path / "file")) as source:
         pieces = list(source.pieces("a"))

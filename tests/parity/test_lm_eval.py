@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from prunebench.measure.spec import TaskDataRef, TaskSpec
-from prunebench.measure.task_data import task_files
-from prunebench.measure.task_index import task_index
-from prunebench.measure.tasks import evaluate_tasks
+from prunebench.experiment.measures import TaskDataRef, TaskSpec
+from prunebench.measure.quality.task_data import task_files
+from prunebench.measure.quality.task_index import task_index
+from prunebench.measure.quality.tasks import evaluate_tasks
 
 pytestmark = pytest.mark.parity
 
@@ -47,7 +47,10 @@ def test_seven_tasks(tmp_path: Path, shots: int) -> None:
         if not path.is_dir():
             pytest.skip(f"the real model or data is not there: {path}")
     theirs = command_line(tmp_path, shots)
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(MODEL), AutoTokenizer.from_pretrained(MODEL)
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(MODEL),
+        AutoTokenizer.from_pretrained(MODEL),
+    )
     specs = [
         TaskSpec(
             name=task,
@@ -70,6 +73,8 @@ def test_seven_tasks(tmp_path: Path, shots: int) -> None:
         for metric in result.metrics:
             theirs_of = theirs[result.task]
             assert metric.value == theirs_of[f"{metric.metric},{metric.filter}"], result.task
-            assert metric.stderr == theirs_of[f"{metric.metric}_stderr,{metric.filter}"], result.task
+            assert metric.stderr == theirs_of[f"{metric.metric}_stderr,{metric.filter}"], (
+                result.task
+            )
             compared += 1
     assert compared == 12

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from prunebench import Context, anatomy
-from prunebench.measure.perplexity import perplexity
+from prunebench.measure.quality.perplexity import perplexity
 from prunebench.plugin.host import load_plugins
 from smollm2 import reference_file, reference_results, reference_tokens, smollm2
 
@@ -28,7 +28,15 @@ SETTINGS = [
         0,
         0.01,
     ),
-    ("magnitude", {"sparsity": "2:4", "mode": "reference"}, ("magnitude", "2:4"), "magnitude-2of4", 0, 0, 0.05),
+    (
+        "magnitude",
+        {"sparsity": "2:4", "mode": "reference"},
+        ("magnitude", "2:4"),
+        "magnitude-2of4",
+        0,
+        0,
+        0.05,
+    ),
     ("wanda", {"sparsity": 0.5}, ("wanda", "unstructured 50%"), "wanda-50", 1e-5, 2 * 0.0015, 0.01),
     ("wanda", {"sparsity": "2:4"}, ("wanda", "2:4"), "wanda-2of4", 1e-5, 2 * 0.008, 0.05),
     (
@@ -50,8 +58,12 @@ def zeros_of(linear: torch.nn.Linear) -> np.ndarray:
     return (linear.weight == 0).numpy().reshape(-1).astype(np.uint8)
 
 
-@pytest.mark.parametrize(("name", "options", "published", "masks", "first", "deep", "tolerance"), SETTINGS)
-def test_masks_and_perplexity_agree(name, options, published, masks, first, deep, tolerance, agreement) -> None:
+@pytest.mark.parametrize(
+    ("name", "options", "published", "masks", "first", "deep", "tolerance"), SETTINGS
+)
+def test_masks_and_perplexity_agree(
+    name, options, published, masks, first, deep, tolerance, agreement
+) -> None:
     expected = next(r for r in reference_results() if (r["method"], r["setting"]) == published)
     loaded = smollm2()
     model = loaded.model
@@ -75,13 +87,24 @@ def test_masks_and_perplexity_agree(name, options, published, masks, first, deep
             differing = wrong / sum(ours.size for ours, _ in pairs)
             differences[place] = f"{differing:.2e} (<= {allowed:.0e})"
             assert differing <= allowed, layer
-    zeros = sum(int((lin.weight == 0).sum()) for layer in parts.layers for lin in parts.linears(layer).values())
+    zeros = sum(
+        int((lin.weight == 0).sum())
+        for layer in parts.layers
+        for lin in parts.linears(layer).values()
+    )
     assert zeros == pytest.approx(expected["zeros"], rel=1e-6)
 
     tokens = reference_tokens("eval")
-    result = perplexity(model, tokens, corpus="wikitext2", split="test", bos="none", tokens_sha256="")
+    result = perplexity(
+        model, tokens, corpus="wikitext2", split="test", bos="none", tokens_sha256=""
+    )
     setting = " ".join([name, *(f"{key}={value}" for key, value in options.items())])
-    counts = (f"{zeros:,}", f"{expected['zeros']:,}", f"{result.perplexity:.4f}", f"{expected['ppl_after']:.4f}")
+    counts = (
+        f"{zeros:,}",
+        f"{expected['zeros']:,}",
+        f"{result.perplexity:.4f}",
+        f"{expected['ppl_after']:.4f}",
+    )
     agreement((setting, " ".join(published), *differences, *counts))
     assert result.tokens_scored == 64 * 1023
     assert result.perplexity == pytest.approx(expected["ppl_after"], rel=tolerance)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import prunebench
-from prunebench.plugin import spec
+from prunebench.plugin import hookspecs as spec
 from prunebench.plugin.describe import options_of
 from prunebench.plugin.host import load_plugins
 
@@ -51,7 +51,9 @@ def test_every_option_of_every_plugin_is_described() -> None:
 
 def test_options_are_told_with_types_bounds_and_defaults() -> None:
     registry = load_plugins()
-    found = {option.name: option for option in options_of(registry.methods["magnitude"].value.Options)}
+    found = {
+        option.name: option for option in options_of(registry.methods["magnitude"].value.Options)
+    }
     assert (found["mode"].type, found["mode"].default) == ("clean | reference", "clean")
     assert (found["min_density"].type, found["min_density"].bounds) == ("float", ">= 0, <= 1")
     lora = {option.name: option for option in options_of(registry.recoveries["lora"].value.Options)}

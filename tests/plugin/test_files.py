@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from prunebench import PrunebenchError
-from prunebench.cell.store import RunStore
 from prunebench.plugin.files import VARIABLE, with_files
 from prunebench.plugin.host import load_plugins
+from prunebench.store.run_folder import RunStore
 from rig import Rig
 
 SOURCE = '''
@@ -62,7 +62,10 @@ def test_a_broken_file_is_a_named_problem(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["gone.py", "text.txt"])
 def test_what_is_no_python_file_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "text.txt").touch()
-    with pytest.raises(PrunebenchError, match="there is no Python file"), with_files([tmp_path / name]):
+    with (
+        pytest.raises(PrunebenchError, match="there is no Python file"),
+        with_files([tmp_path / name]),
+    ):
         pass
 
 
@@ -87,12 +90,26 @@ def test_a_run_uses_it_and_the_command_reproduces_the_cell(tmp_path: Path) -> No
     assert f"--plugin {path}" in command
     environment = {**os.environ, **rig.environment}
     again = subprocess.run(
-        command, shell=True, cwd="/", env=environment, capture_output=True, text=True, timeout=100, check=False
+        command,
+        shell=True,
+        cwd="/",
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
     )
     assert again.returncode == 0, again.stderr
     path.write_text(SOURCE + "# changed\n")
     stale = subprocess.run(
-        command, shell=True, cwd="/", env=environment, capture_output=True, text=True, timeout=100, check=False
+        command,
+        shell=True,
+        cwd="/",
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
     )
     assert stale.returncode == 1
     assert "is not the file that the cell was planned with" in stale.stdout

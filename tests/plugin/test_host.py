@@ -66,7 +66,9 @@ def test_the_built_ins_are_found_by_entry_points() -> None:
     assert not [problem for problem in registry.problems if problem.distribution == "prunebench"]
     assert {"dense", "random", "magnitude", "wanda", "shortgpt"} <= set(registry.methods)
     assert "smollm2-135m-instruct" in registry.models
-    assert {"boolq-passages", "wikitext2", "ptb", "c4", "alpaca", "pg19", "bookcorpus"} <= set(registry.corpora)
+    assert {"boolq-passages", "wikitext2", "ptb", "c4", "alpaca", "pg19", "bookcorpus"} <= set(
+        registry.corpora
+    )
     assert {entry.distribution for entry in registry.all()} >= {"prunebench"}
 
 
@@ -133,7 +135,10 @@ BROKEN = {
         "from prunebench import hookimpl\n@hookimpl\ndef prunebench_register_engine():\n    return dict\n",
         "not a subclass of prunebench.Engine",
     ),
-    "wrong API": ("PRUNEBENCH_API = 99\n" + GOOD.format(name="late"), "plugin API 99, this prunebench has API 1"),
+    "wrong API": (
+        "PRUNEBENCH_API = 99\n" + GOOD.format(name="late"),
+        "plugin API 99, this prunebench has API 1",
+    ),
     "wrong hook argument": (
         "from prunebench import hookimpl\n@hookimpl\ndef prunebench_cell_started(sell):\n    return None\n",
         "sell",
@@ -147,7 +152,11 @@ def test_a_broken_plugin_is_a_named_problem_and_the_others_load(load, fault: str
     registry = load(a=GOOD.format(name="first"), broken=source, z=GOOD.format(name="last"))
     assert set(registry.methods) == {"first", "last"}
     [problem] = registry.problems
-    assert (problem.plugin, problem.distribution, problem.version) == ("broken", "dist-broken", "1.2.3")
+    assert (problem.plugin, problem.distribution, problem.version) == (
+        "broken",
+        "dist-broken",
+        "1.2.3",
+    )
     assert words in problem.message
 
 
@@ -161,9 +170,18 @@ def test_the_first_of_two_equal_names_is_used_and_the_second_is_a_problem(load) 
 
 @pytest.mark.parametrize(
     ("setting", "loaded"),
-    [("", set()), ("a", {"one"}), ("dist-b", {"two"}), ("a,b", {"one", "two"}), ("-a", {"two"}), ("a,b,-b", {"one"})],
+    [
+        ("", set()),
+        ("a", {"one"}),
+        ("dist-b", {"two"}),
+        ("a,b", {"one", "two"}),
+        ("-a", {"two"}),
+        ("a,b,-b", {"one"}),
+    ],
 )
-def test_the_environment_restricts_plugins(load, monkeypatch, setting: str, loaded: set[str]) -> None:
+def test_the_environment_restricts_plugins(
+    load, monkeypatch, setting: str, loaded: set[str]
+) -> None:
     monkeypatch.setenv(RESTRICT, setting)
     registry = load(a=GOOD.format(name="one"), b=GOOD.format(name="two"))
     assert set(registry.methods) == loaded
@@ -186,13 +204,15 @@ def test_a_plugin_may_import_torch_at_its_top_without_loading_it(tmp_path: Path)
         "def now(): return torch.zeros(2)\n"
     )
     code = (
-        "import sys; from prunebench.plugin.lazy import heavy_imports_later\n"
+        "import sys; from prunebench.plugin.lazy_imports import heavy_imports_later\n"
         "with heavy_imports_later():\n    import late\n"
         "assert 'torch' not in sys.modules\n"
         "assert late.now().shape == (2,) and 'torch' in sys.modules\n"
         "import torch; assert isinstance(late.now(), torch.Tensor)\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(tmp_path)}, timeout=60)
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(tmp_path)}, timeout=60
+    )
 
 
 def test_plugins_json_needs_no_torch() -> None:
@@ -202,7 +222,9 @@ def test_plugins_json_needs_no_torch() -> None:
         "assert 'torch' not in sys.modules, 'torch was imported'\n"
         "print(result.output)"
     )
-    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
+    ).stdout
     rows = {(row["kind"], row["name"]): row for row in json.loads(out)}
     wanda = rows["method", "wanda"]
     assert wanda["distribution"] == "prunebench"

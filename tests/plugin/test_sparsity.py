@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from prunebench import LinearMethod, SparsityOptions, pattern_of
-from prunebench.plugin.method import parse_sparsity
+from prunebench.plugin.api.method import parse_sparsity
 
 
 @given(st.integers(2, 64).flatmap(lambda of: st.tuples(st.integers(1, of - 1), st.just(of))))
@@ -22,7 +22,9 @@ def test_both_counts_name_the_same_pattern(pattern: tuple[int, int]) -> None:
 
 
 def test_one_of_four_is_three_zeros() -> None:
-    options = SparsityOptions.model_validate_json(json.dumps({"sparsity": {"zeros": 3, "of": 4}}), strict=True)
+    options = SparsityOptions.model_validate_json(
+        json.dumps({"sparsity": {"zeros": 3, "of": 4}}), strict=True
+    )
     assert options.sparsity == "1:4"
     assert options.model_dump(mode="json") == {"sparsity": "1:4"}
 

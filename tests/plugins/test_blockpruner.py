@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunebench import Block, Context, Method, PrunebenchError, anatomy
-from prunebench.calibration import stream
+from prunebench.layerwise import partial_forward as stream
 from prunebench.model import batches
 from prunebench.model.surgery import remove_blocks
 from prunebench.plugin.host import load_plugins
@@ -32,7 +32,9 @@ def blockpruner(**options: object) -> Method:
 
 
 def tokens(model, windows: int = 3) -> torch.Tensor:
-    return torch.randint(0, model.config.vocab_size, (windows, 12), generator=torch.Generator().manual_seed(2))
+    return torch.randint(
+        0, model.config.vocab_size, (windows, 12), generator=torch.Generator().manual_seed(2)
+    )
 
 
 def prune(model, **options: object) -> Context:
@@ -43,12 +45,18 @@ def prune(model, **options: object) -> Context:
 
 
 def own_loss(model, ids: torch.Tensor) -> float:
-    return float(torch.stack([model(window[None], labels=window[None]).loss for window in ids]).double().mean())
+    return float(
+        torch.stack([model(window[None], labels=window[None]).loss for window in ids])
+        .double()
+        .mean()
+    )
 
 
 def released_loss(model, ids: torch.Tensor) -> float:
     """Means per window of losses in the logits' dtype."""
-    nlls = torch.nn.functional.cross_entropy(model(ids).logits[:, :-1].mT, ids[:, 1:], reduction="none").float()
+    nlls = torch.nn.functional.cross_entropy(
+        model(ids).logits[:, :-1].mT, ids[:, 1:], reduction="none"
+    ).float()
     return float(nlls.mean(dim=1).mean())
 
 
@@ -56,7 +64,9 @@ def released_loss(model, ids: torch.Tensor) -> float:
 def plain_greedy(model, blocks: str, count: int, loss=own_loss) -> tuple[list[str], list[float]]:
     """Every variant as a model of its own: the lowest loss goes, among equals attentions and lower layers first."""
     ids, order, losses = tokens(model), [], []
-    left = [Block(layer, kind) for kind in KINDS[blocks] for layer in range(len(anatomy(model).layers))]
+    left = [
+        Block(layer, kind) for kind in KINDS[blocks] for layer in range(len(anatomy(model).layers))
+    ]
     gone: list[Block] = []
     for _ in range(count):
         found = []
@@ -72,7 +82,9 @@ def plain_greedy(model, blocks: str, count: int, loss=own_loss) -> tuple[list[st
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_choices_are_those_of_the_plain_loop(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_choices_are_those_of_the_plain_loop(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(stream, "SUBSET", 8)
     monkeypatch.setitem(batches.BATCH_TOKENS, "cpu", 12)  # a window a batch
     model = tiny_model(family)
@@ -123,7 +135,14 @@ def test_among_equals_attentions_go_first_and_then_lower_layers(mode: str) -> No
     ids = torch.arange(8)[None]
     logits = model(ids).logits
     notes = prune(model, count=6, mode=mode).notes
-    assert notes["removed_in_order"] == ["0.attention", "1.attention", "2.attention", "3.attention", "0.mlp", "1.mlp"]
+    assert notes["removed_in_order"] == [
+        "0.attention",
+        "1.attention",
+        "2.attention",
+        "3.attention",
+        "0.mlp",
+        "1.mlp",
+    ]
     assert notes["perplexity_after_each"] == pytest.approx([dense] * 6, rel=1e-5)
     torch.testing.assert_close(model(ids).logits, logits)
 
@@ -196,7 +215,9 @@ def test_progress_counts_variants() -> None:
     model = tiny_model("llama")
     seen: list[tuple[int, int]] = []
     with torch.no_grad():
-        context = Context(tokens(model), 0, [0, 1, 2, 3], lambda done, total: seen.append((done, total)))
+        context = Context(
+            tokens(model), 0, [0, 1, 2, 3], lambda done, total: seen.append((done, total))
+        )
         blockpruner(count=2).prune(model, context)
     assert seen == [(done, 8 + 7) for done in range(1, 16)]
 
@@ -221,7 +242,9 @@ def test_all_attentions_may_go() -> None:
         ({"ratio": 0.95}, "ratio 0.95 is out of reach: all 7 units"),
     ],
 )
-def test_more_than_there_is_is_refused_before_any_work(options: dict[str, object], message: str) -> None:
+def test_more_than_there_is_is_refused_before_any_work(
+    options: dict[str, object], message: str
+) -> None:
     model = tiny_model("llama")
     with pytest.raises(PrunebenchError, match=message):
         prune(model, **options)
@@ -231,7 +254,9 @@ def test_more_than_there_is_is_refused_before_any_work(options: dict[str, object
 def test_a_loss_that_is_no_number_names_the_unit() -> None:
     model = tiny_model("llama")
     anatomy(model).layers[0].mlp.up_proj.weight[0, 0] = float("nan")
-    with pytest.raises(PrunebenchError, match=r"the loss without layer \d's (attention|mlp) is NaN"):
+    with pytest.raises(
+        PrunebenchError, match=r"the loss without layer \d's (attention|mlp) is NaN"
+    ):
         prune(model, count=1)
     assert len(anatomy(model).blocks) == 8
 

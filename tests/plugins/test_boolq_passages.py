@@ -29,7 +29,10 @@ def asset(path: Path, entries: list[str]) -> Path:
         for entry in entries:
             for answer in (" yes", " no"):
                 query = f"{entry}\nQuestion: is it so?\nAnswer:"
-                file.write(json.dumps({"doc": {"query": query}, "request": {"continuation": answer}}) + "\n")
+                file.write(
+                    json.dumps({"doc": {"query": query}, "request": {"continuation": answer}})
+                    + "\n"
+                )
     return path
 
 
@@ -62,7 +65,9 @@ def test_each_side_has_text_for_64_windows_of_1024(entries: list[str]) -> None:
         assert sum(map(len, passages)) > 64 * 1024 * 5.2
 
 
-def test_the_asset_is_read_once_and_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_asset_is_read_once_and_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = [f"Article {number % 30} -- Passage {number} of many." for number in range(100)]
     calls = []
 
@@ -86,7 +91,9 @@ def test_the_asset_is_read_once_and_in_order(tmp_path: Path, monkeypatch: pytest
     [b"no gzip", gzip.compress(b"no json\n"), gzip.compress(b'{"doc": {}}\n')],
     ids=["no gzip", "no JSON", "no text"],
 )
-def test_a_damaged_asset_is_named(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_asset_is_named(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "asset.gz").write_bytes(content)
     monkeypatch.setattr(boolq_passages, "fetch", lambda _: tmp_path / "asset.gz")
     with pytest.raises(PrunebenchError, match=r"asset\.gz cannot be read"):

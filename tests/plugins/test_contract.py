@@ -6,7 +6,11 @@ from prunebench.plugin.host import load_plugins
 from prunebench.testing import AllocationContract, MethodContract, RecoveryContract
 
 REGISTRY = load_plugins()
-METHODS = {name: entry.value for name, entry in REGISTRY.methods.items() if entry.distribution == "prunebench"}
+METHODS = {
+    name: entry.value
+    for name, entry in REGISTRY.methods.items()
+    if entry.distribution == "prunebench"
+}
 SHORT = {"max_steps": 1, "batch_size": 2, "micro_batch_size": 2}
 TRIED = {
     "dense": {},
@@ -78,7 +82,11 @@ class TestUniform(AllocationContract):
 
 
 class TestOWL(AllocationContract):
-    allocation, families, options = REGISTRY.allocations["owl"].value, ("llama", "gpt_neox"), {"threshold": 3.0}
+    allocation, families, options = (
+        REGISTRY.allocations["owl"].value,
+        ("llama", "gpt_neox"),
+        {"threshold": 3.0},
+    )
 
 
 class TestLoRA(RecoveryContract):

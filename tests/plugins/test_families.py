@@ -73,14 +73,26 @@ def table(found: dict[tuple[str, str], str]) -> str:
     rows = [*METHODS, *RECOVERIES]
     reasons = sorted({said for said in found.values() if said != "yes"})
     mark = {said: f"no ({number})" for number, said in enumerate(reasons, 1)} | {"yes": "yes"}
-    lines = ["| | " + " | ".join(TITLES[family] for family in FAMILIES) + " |", "|---" * (len(FAMILIES) + 1) + "|"]
-    lines += [f"| {row} | " + " | ".join(mark[found[family, row]] for family in FAMILIES) + " |" for row in rows]
-    return "\n".join([*lines, "", *(f"({number}) {said}." for number, said in enumerate(reasons, 1))]).rstrip()
+    lines = [
+        "| | " + " | ".join(TITLES[family] for family in FAMILIES) + " |",
+        "|---" * (len(FAMILIES) + 1) + "|",
+    ]
+    lines += [
+        f"| {row} | " + " | ".join(mark[found[family, row]] for family in FAMILIES) + " |"
+        for row in rows
+    ]
+    return "\n".join(
+        [*lines, "", *(f"({number}) {said}." for number, said in enumerate(reasons, 1))]
+    ).rstrip()
 
 
 @pytest.mark.timeout(300)
 def test_the_readme_has_the_table_of_what_works(tmp_path: Path) -> None:
-    found = {(family, row): outcome(family, row, tmp_path) for family in FAMILIES for row in [*METHODS, *RECOVERIES]}
+    found = {
+        (family, row): outcome(family, row, tmp_path)
+        for family in FAMILIES
+        for row in [*METHODS, *RECOVERIES]
+    }
     made = table(found)
     print(f"\n{made}\n")
     text = README.read_text(encoding="utf-8")
@@ -93,9 +105,9 @@ def test_every_method_and_recovery_is_in_the_table() -> None:
     registry = load_plugins()
     ours = {name for name, entry in registry.methods.items() if entry.distribution == "prunebench"}
     assert ours - {"dense"} == {name for name, _ in METHODS.values()}
-    assert {name for name, entry in registry.recoveries.items() if entry.distribution == "prunebench"} == set(
-        RECOVERIES.values()
-    )
+    assert {
+        name for name, entry in registry.recoveries.items() if entry.distribution == "prunebench"
+    } == set(RECOVERIES.values())
 
 
 def test_opt_350m_normalises_after_adding_and_is_refused_where_that_matters() -> None:

@@ -16,7 +16,9 @@ def sparse(family: str):
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for linear in list(Context(None, 0, []).linears(model).values())[1:]:
-            linear.weight.masked_fill_(torch.rand(linear.weight.shape, generator=generator) < 0.5, 0)
+            linear.weight.masked_fill_(
+                torch.rand(linear.weight.shape, generator=generator) < 0.5, 0
+            )
     return model
 
 
@@ -24,9 +26,11 @@ def recover(model, **options) -> Context:
     kind = load_plugins().recoveries["finetune"].value
     tokens = torch.randint(2, VOCABULARY, (4, 12), generator=torch.Generator().manual_seed(0))
     context = Context(tokens, 0, list(range(len(anatomy(model).layers))))
-    kind(kind.Options.model_validate({"learning_rate": 3e-3, "batch_size": 4, "epochs": 3, **options})).recover(
-        model, context
-    )
+    kind(
+        kind.Options.model_validate(
+            {"learning_rate": 3e-3, "batch_size": 4, "epochs": 3, **options}
+        )
+    ).recover(model, context)
     return context
 
 

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import constants
 
-from prunebench.calibration.corpus import SAMPLER_NAMES
 from prunebench.plugin.host import load_plugins
+from prunebench.text.corpus import SAMPLER_NAMES
 from prunebench_plugins import hub_corpora
 
 CORPORA = {corpus.name: corpus for corpus in hub_corpora.prunebench_register_corpus()}
@@ -59,8 +59,14 @@ def test_rows_come_as_they_lie(cache: Path) -> None:
 
 def test_alpaca_is_cut_in_disjoint_parts(cache: Path) -> None:
     put(cache, "alpaca", "test", [str(number) for number in range(1000)])
-    parts = {split: list(CORPORA["alpaca"].documents(split)) for split in ("train", "validation", "test")}
-    assert {split: len(rows) for split, rows in parts.items()} == {"train": 800, "validation": 100, "test": 100}
+    parts = {
+        split: list(CORPORA["alpaca"].documents(split)) for split in ("train", "validation", "test")
+    }
+    assert {split: len(rows) for split, rows in parts.items()} == {
+        "train": 800,
+        "validation": 100,
+        "test": 100,
+    }
     assert sorted(int(text) for rows in parts.values() for text in rows) == list(range(1000))
     assert parts["test"] == list(CORPORA["alpaca"].documents("test"))
     assert parts["test"] != sorted(parts["test"], key=int)

@@ -46,7 +46,15 @@ def zeros(model) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_masks_are_nested_exact_and_held(scope):
     model = tiny_model("qwen2")
-    context = prune(model, sparsity=0.7, rounds=3, scope=scope, after_round="finetune", weight_decay=0.1, **TRAINING)
+    context = prune(
+        model,
+        sparsity=0.7,
+        rounds=3,
+        scope=scope,
+        after_round="finetune",
+        weight_decay=0.1,
+        **TRAINING,
+    )
     masks = [masks for masks, _ in context.seen]
     assert len(masks) == 3
     for done, mask in enumerate(masks, start=1):
@@ -79,7 +87,9 @@ def test_the_global_scope_is_one_threshold_with_a_guard(sparsity, density, seed)
     model = tiny_model("llama", seed=seed, num_hidden_layers=2)
     with torch.no_grad():
         for number, linear in enumerate(Context(None, 0, []).linears(model).values()):
-            linear.weight.mul_(0.1 if number == 3 else 1.0)  # a matrix that a global threshold would empty
+            linear.weight.mul_(
+                0.1 if number == 3 else 1.0
+            )  # a matrix that a global threshold would empty
             linear.weight.copy_((linear.weight * 64).round() / 64)  # full of ties
     before = {name: weight.clone() for name, weight in weights(model).items()}
     flat = []
@@ -92,13 +102,22 @@ def test_the_global_scope_is_one_threshold_with_a_guard(sparsity, density, seed)
     expected = torch.zeros(order.numel(), dtype=torch.bool)
     expected[order[: int(order.numel() * sparsity)]] = True
     after = torch.cat([weight.flatten() for weight in before.values()]).masked_fill(expected, 0)
-    prune(model, sparsity=sparsity, rounds=1, scope="global", min_density=density, after_round="none")
+    prune(
+        model, sparsity=sparsity, rounds=1, scope="global", min_density=density, after_round="none"
+    )
     assert torch.equal(torch.cat([weight.flatten() for weight in weights(model).values()]), after)
 
 
 def test_rewinding_puts_the_survivors_back_and_prunes_by_the_trained_weights():
     model, dense = tiny_model("llama"), tiny_model("llama")
-    context = prune(model, sparsity=0.6, rounds=2, after_round="rewind", epochs=4, **TRAINING | {"learning_rate": 2e-2})
+    context = prune(
+        model,
+        sparsity=0.6,
+        rounds=2,
+        after_round="rewind",
+        epochs=4,
+        **TRAINING | {"learning_rate": 2e-2},
+    )
     assert len(context.seen) == 2
     one_shot = tiny_model("llama")
     prune(one_shot, "magnitude", sparsity=0.6)
@@ -111,7 +130,9 @@ def test_rewinding_puts_the_survivors_back_and_prunes_by_the_trained_weights():
 
 def test_a_last_training_after_rewinding_holds_the_mask():
     model = tiny_model("llama")
-    context = prune(model, sparsity=0.6, rounds=2, after_round="rewind", finetune_after=True, **TRAINING)
+    context = prune(
+        model, sparsity=0.6, rounds=2, after_round="rewind", finetune_after=True, **TRAINING
+    )
     assert len(context.seen) == 3
     last, _ = context.seen[-1]
     assert all(torch.equal(mask, last[name]) for name, mask in zeros(model).items())
@@ -119,7 +140,13 @@ def test_a_last_training_after_rewinding_holds_the_mask():
 
 def test_the_penalty_acts_before_prunings_alone():
     context = prune(
-        tiny_model("llama"), sparsity=0.5, rounds=2, after_round="finetune", penalty="l1", strength=1e-3, **TRAINING
+        tiny_model("llama"),
+        sparsity=0.5,
+        rounds=2,
+        after_round="finetune",
+        penalty="l1",
+        strength=1e-3,
+        **TRAINING,
     )
     assert [penalty and penalty.kind for _, penalty in context.seen] == ["l1", "l1", None]
     first, _ = context.seen[0]
@@ -127,6 +154,15 @@ def test_the_penalty_acts_before_prunings_alone():
 
 
 def test_a_guard_that_leaves_too_much_is_an_error():
-    with pytest.raises(PrunebenchError, match=r"weights cannot go while every matrix keeps 0\.2") as caught:
-        prune(tiny_model("llama"), sparsity=0.9, rounds=1, scope="global", min_density=0.2, after_round="none")
+    with pytest.raises(
+        PrunebenchError, match=r"weights cannot go while every matrix keeps 0\.2"
+    ) as caught:
+        prune(
+            tiny_model("llama"),
+            sparsity=0.9,
+            rounds=1,
+            scope="global",
+            min_density=0.2,
+            after_round="none",
+        )
     assert "min_density" in caught.value.hint

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunebench.errors import PrunebenchError
+from prunebench.plugin.api.metric import MetricContext
 from prunebench.plugin.host import load_plugins
-from prunebench.plugin.metric import MetricContext
 from prunebench.testing import MetricContract
 from prunebench_plugins.kl_divergence import divergence
 from tiny import tiny_model, tiny_tokenizer
@@ -40,7 +40,10 @@ def pruned():
 
 
 def test_dense_has_nothing_between_itself_and_itself() -> None:
-    assert measure(tiny_model("llama"), tiny_model("llama")) == {"kl-divergence": 0.0, "top1-agreement": 1.0}
+    assert measure(tiny_model("llama"), tiny_model("llama")) == {
+        "kl-divergence": 0.0,
+        "top1-agreement": 1.0,
+    }
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 256])

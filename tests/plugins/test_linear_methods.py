@@ -28,7 +28,9 @@ def build(name: str, **options: object) -> Method:
 
 
 def prune(model, method: Method, seed: int = 0, windows: int = 2):
-    ids = torch.randint(0, model.config.vocab_size, (windows, 16), generator=torch.Generator().manual_seed(5))
+    ids = torch.randint(
+        0, model.config.vocab_size, (windows, 16), generator=torch.Generator().manual_seed(5)
+    )
     needs = method.needs_calibration or bool(getattr(method, "statistics", ()))
     context = Context(ids if needs else None, seed, list(range(len(anatomy(model).layers))))
     with torch.no_grad():
@@ -38,7 +40,11 @@ def prune(model, method: Method, seed: int = 0, windows: int = 2):
 
 def linears(model) -> dict[tuple[int, str], torch.nn.Linear]:
     parts = anatomy(model)
-    return {(i, n): lin for i, layer in enumerate(parts.layers) for n, lin in parts.linears(layer).items()}
+    return {
+        (i, n): lin
+        for i, layer in enumerate(parts.layers)
+        for n, lin in parts.linears(layer).items()
+    }
 
 
 def stats(norm: torch.Tensor | None = None) -> LinearStats:
@@ -48,7 +54,9 @@ def stats(norm: torch.Tensor | None = None) -> LinearStats:
 @pytest.mark.parametrize("name", ["random", "magnitude", "wanda"])
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("sparsity", [0.5, "2:4"])
-def test_exact_sparsity_and_nothing_else_changed(name: str, family: str, sparsity: float | str) -> None:
+def test_exact_sparsity_and_nothing_else_changed(
+    name: str, family: str, sparsity: float | str
+) -> None:
     model, dense = tiny_model(family), tiny_model(family)
     prune(model, build(name, sparsity=sparsity))
     pruned = {id(lin.weight) for lin in linears(model).values()}
@@ -62,7 +70,9 @@ def test_exact_sparsity_and_nothing_else_changed(name: str, family: str, sparsit
             assert bool((zero.sum(1) == linear.in_features // 2).all())
         else:
             assert int(zero.sum()) == zero.numel() // 2
-    for (path, ours), (_, theirs) in zip(model.named_parameters(), dense.named_parameters(), strict=True):
+    for (path, ours), (_, theirs) in zip(
+        model.named_parameters(), dense.named_parameters(), strict=True
+    ):
         if id(ours) not in pruned:
             assert torch.equal(ours, theirs), path
     assert bool(torch.isfinite(model(torch.arange(8)[None]).logits).all())
@@ -78,7 +88,9 @@ def test_magnitude_keeps_the_largest(share: float) -> None:
 
 
 @given(st.lists(st.integers(-3, 3), min_size=12, max_size=12), st.floats(0, 0.99))
-def test_magnitude_in_reference_mode_follows_the_threshold_rule(values: list[int], share: float) -> None:
+def test_magnitude_in_reference_mode_follows_the_threshold_rule(
+    values: list[int], share: float
+) -> None:
     weight = torch.tensor(values, dtype=torch.float32).view(3, 4)
     mask = build("magnitude", sparsity=share, mode="reference").mask(weight, stats())
     threshold = sorted(abs(v) for v in values)[int(12 * share)]
@@ -103,7 +115,10 @@ def test_wanda_on_equal_norms_is_magnitude_by_row() -> None:
 
 def test_wanda_ignores_the_scale_of_rows_and_activations_and_drops_dead_inputs_first() -> None:
     generator = torch.Generator().manual_seed(0)
-    weight, norm = torch.randn(8, 12, generator=generator), torch.rand(12, generator=generator) + 0.1
+    weight, norm = (
+        torch.randn(8, 12, generator=generator),
+        torch.rand(12, generator=generator) + 0.1,
+    )
     method = build("wanda", sparsity=0.25)
     mask = method.mask(weight, stats(norm))
     assert torch.equal(mask, method.mask(weight * torch.arange(1, 9)[:, None], stats(norm)))
@@ -117,7 +132,9 @@ def test_wanda_ignores_the_scale_of_rows_and_activations_and_drops_dead_inputs_f
 def test_wanda_is_optimal_where_inputs_are_uncorrelated(seed: int) -> None:
     """With X X^T diagonal no other mask of the same size has a smaller output error (brute force over one row)."""
     generator = torch.Generator().manual_seed(seed)
-    inputs = torch.diag(torch.rand(6, generator=generator) + 0.1).double()  # [in, tokens], orthogonal features
+    inputs = torch.diag(
+        torch.rand(6, generator=generator) + 0.1
+    ).double()  # [in, tokens], orthogonal features
     weight = torch.randn(1, 6, generator=generator).double()
     mask = build("wanda", sparsity=0.5).mask(weight, stats(inputs.norm(dim=1).float()))
 
@@ -133,7 +150,10 @@ def test_a_pattern_that_does_not_divide_names_the_linear(name: str) -> None:
     model = tiny_model("llama")
     features = linears(model)[0, "self_attn.q_proj"].in_features
     of = next(m for m in range(3, 64) if features % m)
-    with pytest.raises(PrunebenchError, match=rf"layer 0, self_attn\.q_proj: groups of {of} do not divide {features}"):
+    with pytest.raises(
+        PrunebenchError,
+        match=rf"layer 0, self_attn\.q_proj: groups of {of} do not divide {features}",
+    ):
         prune(model, build(name, sparsity=f"2:{of}"))
 
 

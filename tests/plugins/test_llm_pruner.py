@@ -14,7 +14,14 @@ from prunebench.plugin.host import load_plugins
 from tiny import FAMILIES, tiny_model
 
 IDS = torch.randint(0, 320, (5, 24), generator=torch.Generator().manual_seed(2))
-GROUPED = ("llama", "mistral", "qwen2", "qwen3", "gemma", "phi")  # the tiny ones with two query heads per KV head
+GROUPED = (
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "phi",
+)  # the tiny ones with two query heads per KV head
 
 
 def llm_pruner(**options: object) -> Method:
@@ -55,8 +62,12 @@ def mask(model, block: Block, kept: list[int]) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("options", [{}, {"taylor": "param_mix", "global_pruning": True}, {"importance": "random"}])
-def test_sliced_equals_masked(family: str, options: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "options", [{}, {"taylor": "param_mix", "global_pruning": True}, {"importance": "random"}]
+)
+def test_sliced_equals_masked(
+    family: str, options: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = tiny_model(family)
     masked, kept = copy.deepcopy(model), recorded(monkeypatch)
     prune(model, ratio=0.5, **options)
@@ -79,7 +90,9 @@ def test_half_of_each_unprotected_block_goes_and_the_rest_is_bit_identical(famil
             assert ours.groups(layer, "mlp") == 40
             name = before.cuts("attention")[-1].linear
             per_group = whole.get_submodule(name).in_features // heads
-            assert layer.get_submodule(name).in_features == per_group * heads // 2  # query heads per KV head stay
+            assert (
+                layer.get_submodule(name).in_features == per_group * heads // 2
+            )  # query heads per KV head stay
             # The norms and what is written to the residual stay.
             assert layer.get_submodule(name).out_features == 48
         else:
@@ -88,7 +101,9 @@ def test_half_of_each_unprotected_block_goes_and_the_rest_is_bit_identical(famil
     for name, tensor in dense.state_dict().items():
         if ".layers." not in name:
             assert torch.equal(model.state_dict()[name], tensor)
-    removed = sum(p.numel() for p in dense.parameters()) - sum(p.numel() for p in model.parameters())
+    removed = sum(p.numel() for p in dense.parameters()) - sum(
+        p.numel() for p in model.parameters()
+    )
     share = removed / sum(p.numel() for p in dense.parameters())
     assert context.notes["parameters_removed"] == pytest.approx(share, abs=1e-12)
 
@@ -114,7 +129,9 @@ def test_steps_reach_the_counts_of_one(steps: int, options: dict[str, object]) -
         ("gpt_neox", "prod", "param_first"),
     ],
 )
-def test_modes_agree_where_each_query_head_has_its_own_keys(family: str, reduction: str, taylor: str) -> None:
+def test_modes_agree_where_each_query_head_has_its_own_keys(
+    family: str, reduction: str, taylor: str
+) -> None:
     options = {"ratio": 0.5, "reduction": reduction, "taylor": taylor, "protect_first": 2}
     clean, reference = tiny_model(family), tiny_model(family)
     prune(clean, mode="clean", **options)
@@ -123,12 +140,16 @@ def test_modes_agree_where_each_query_head_has_its_own_keys(family: str, reducti
 
 
 @pytest.mark.parametrize("family", GROUPED)
-def test_a_kv_group_whose_query_heads_do_nothing_goes_first(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kv_group_whose_query_heads_do_nothing_goes_first(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Three KV heads with two query heads each. The released code counts query heads 1 and 4 to KV head 1, not 2 and 3."""
     model = tiny_model(family, num_attention_heads=6, num_key_value_heads=3, hidden_size=48)
     parts = anatomy(model)
     for layer in parts.layers:
-        query, out = (layer.get_submodule(parts.cuts("attention")[place].linear) for place in (0, -1))
+        query, out = (
+            layer.get_submodule(parts.cuts("attention")[place].linear) for place in (0, -1)
+        )
         size = 2 * parts.head_dim(layer)
         for linear, rows in ((query, query.weight), (out, out.weight.t())):
             rows.data[size : 2 * size] = 0
@@ -147,7 +168,9 @@ def test_a_kv_group_whose_query_heads_do_nothing_goes_first(family: str, monkeyp
 
 
 @pytest.mark.parametrize("taylor", ["param_first", "param_mix"])
-def test_channels_whose_removal_changes_nothing_go_first(taylor: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_channels_whose_removal_changes_nothing_go_first(
+    taylor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, kept = tiny_model("llama"), recorded(monkeypatch)
     for layer in anatomy(model).layers:
         for linear in (layer.mlp.up_proj, layer.mlp.gate_proj):
@@ -164,7 +187,9 @@ def test_channel_granularity_narrows_the_residual_stream(family: str) -> None:
     model = tiny_model(family)
     options = {"granularity": "channel", "ratio": 0.25}
     if family == "gemma":
-        with pytest.raises(PrunebenchError, match="residual channels of this gemma model cannot go"):
+        with pytest.raises(
+            PrunebenchError, match="residual channels of this gemma model cannot go"
+        ):
             prune(model, **options)
         return
     before = sum(p.numel() for p in model.parameters())
@@ -191,7 +216,9 @@ def test_a_dead_residual_channel_goes_first(monkeypatch: pytest.MonkeyPatch) -> 
 
 @settings(max_examples=15, deadline=None)
 @given(target=st.floats(0, 0.25), ranked=st.booleans(), steps=st.integers(1, 2))
-def test_a_parameter_target_is_met_as_closely_as_one_more_group_allows(target: float, ranked: bool, steps: int) -> None:
+def test_a_parameter_target_is_met_as_closely_as_one_more_group_allows(
+    target: float, ranked: bool, steps: int
+) -> None:
     model = tiny_model("opt")
     total = sum(p.numel() for p in model.parameters())
     options = {"importance": "l2", "global_pruning": ranked, "iterative_steps": steps}
@@ -222,7 +249,9 @@ def test_global_ranking_in_reference_mode_spares_a_block_that_would_be_emptied()
     layer = anatomy(model).layers[1]
     for linear in (layer.fc1, layer.fc2):
         linear.weight.data *= 1e-3
-    removed = prune(model, importance="l1", ratio=0.6, global_pruning=True, mode="reference").notes["groups_removed"]
+    removed = prune(model, importance="l1", ratio=0.6, global_pruning=True, mode="reference").notes[
+        "groups_removed"
+    ]
     assert removed["1.mlp"] == 0
     assert sum(removed.values()) == 3 * 84 - int(3 * 84 * 0.4) - 80
 
@@ -254,7 +283,9 @@ def test_a_ratio_too_small_for_a_kv_group_is_said_and_prunes_the_mlps() -> None:
     notes = prune(tiny_model("llama"), ratio=0.3).notes
     assert notes["attention"] == "no KV group went: a ratio of 0.3 takes none of 2 in a layer"
     assert notes["groups_removed"] == {
-        f"{layer}.{kind}": count for layer in (1, 2, 3) for kind, count in (("attention", 0), ("mlp", 24))
+        f"{layer}.{kind}": count
+        for layer in (1, 2, 3)
+        for kind, count in (("attention", 0), ("mlp", 24))
     }
 
 
@@ -286,10 +317,17 @@ def test_a_broken_model_is_named_and_left_alone(taylor: str) -> None:
     model = tiny_model("llama")
     model.model.layers[2].mlp.up_proj.weight.data[3, 4] = float("nan")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with pytest.raises(PrunebenchError, match=r"loss .* not finite, and model.layers.2.mlp.up_proj.weight holds"):
+    with pytest.raises(
+        PrunebenchError, match=r"loss .* not finite, and model.layers.2.mlp.up_proj.weight holds"
+    ):
         prune(model, ratio=0.5, taylor=taylor)
-    assert all(torch.equal(tensor, before[name]) or "2.mlp.up" in name for name, tensor in model.state_dict().items())
-    assert all(parameter.grad is None and not parameter.requires_grad for parameter in model.parameters())
+    assert all(
+        torch.equal(tensor, before[name]) or "2.mlp.up" in name
+        for name, tensor in model.state_dict().items()
+    )
+    assert all(
+        parameter.grad is None and not parameter.requires_grad for parameter in model.parameters()
+    )
     with pytest.raises(PrunebenchError, match=r"layer 2, mlp.up_proj: its weights are not finite"):
         prune(model, ratio=0.5, importance="l2")
 
@@ -301,7 +339,9 @@ def test_a_gradient_that_overflows_is_named() -> None:
     layer.mlp.gate_proj.weight.data[5] = 0
     layer.mlp.down_proj.weight.data[:, 5] = 3e38
     layer.mlp.up_proj.weight.data[5] = 1e30
-    with pytest.raises(PrunebenchError, match=r"layer 2, mlp\.(gate|up)_proj: its gradient is not finite"):
+    with pytest.raises(
+        PrunebenchError, match=r"layer 2, mlp\.(gate|up)_proj: its gradient is not finite"
+    ):
         prune(model, ratio=0.5)
     assert model.model.layers[1].mlp.up_proj.out_features == 80
 
@@ -311,12 +351,20 @@ def test_a_gradient_that_overflows_is_named() -> None:
     [
         ({"ratio": 0.999}, "layer 1, KV groups: a ratio of 0.999 would remove all 2"),
         ({"target_parameters": 0.9}, r"layer 1, KV groups: a ratio of \S+ would remove all 2"),
-        ({"ratio": 0.999, "global_pruning": True}, "layer 1, KV groups: a ratio of 0.999 would remove all 2"),
-        ({"granularity": "channel", "ratio": 0.999}, "residual channels: a ratio of 0.999 would remove all 48"),
+        (
+            {"ratio": 0.999, "global_pruning": True},
+            "layer 1, KV groups: a ratio of 0.999 would remove all 2",
+        ),
+        (
+            {"granularity": "channel", "ratio": 0.999},
+            "residual channels: a ratio of 0.999 would remove all 48",
+        ),
         ({"protect_first": 2, "protect_last": 2}, "all 4 layers are protected"),
     ],
 )
-def test_what_cannot_be_done_is_said_and_changes_nothing(options: dict[str, object], said: str) -> None:
+def test_what_cannot_be_done_is_said_and_changes_nothing(
+    options: dict[str, object], said: str
+) -> None:
     model = tiny_model("llama")
     before = model(IDS).logits
     with pytest.raises(PrunebenchError, match=said):

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 from prunebench import Block, anatomy
 from prunebench_plugins.llm_pruner_groups import members
-from prunebench_plugins.llm_pruner_scores import group_scores, norm_vector, norm_vectors, taylor_vector, taylor_vectors
+from prunebench_plugins.llm_pruner_scores import (
+    group_scores,
+    norm_vector,
+    norm_vectors,
+    taylor_vector,
+    taylor_vectors,
+)
 from tiny import FAMILIES, tiny_model
 
 IDS = torch.randint(0, 320, (5, 200), generator=torch.Generator().manual_seed(2))[:, :100]
@@ -57,7 +63,9 @@ def test_vectors_are_those_of_the_whole_batch_s_gradient(family: str, taylor: st
             "param_mix": (member.weight * g - member.weight * f * member.weight / 2).abs(),
         }[taylor]
         expected = salience.sum(1 - member.dim).abs()
-        torch.testing.assert_close(vector, expected, rtol=1e-3, atol=1e-6 * float(expected.max()) + 1e-9)
+        torch.testing.assert_close(
+            vector, expected, rtol=1e-3, atol=1e-6 * float(expected.max()) + 1e-9
+        )
 
 
 @pytest.mark.parametrize("taylor", ["param_first", "param_second"])
@@ -73,7 +81,11 @@ def test_several_passes_give_the_vectors_of_one(taylor: str) -> None:
     for member, vector in zip(wanted, vectors, strict=True):
         name = names[id(member.weight)]
         second = sum(each[window % 5][name].square() for window in range(17)) / 17
-        salience = (member.weight * first[name]).abs() if taylor == "param_first" else member.weight.square() * second
+        salience = (
+            (member.weight * first[name]).abs()
+            if taylor == "param_first"
+            else member.weight.square() * second
+        )
         expected = salience.sum(1 - member.dim)
         torch.testing.assert_close(vector, expected, rtol=1e-3, atol=1e-6 * float(expected.max()))
 
@@ -92,7 +104,9 @@ def test_tied_embeddings_get_the_gradient_of_both_uses(family: str) -> None:
 
 
 @given(SIZES, SIZES, st.integers(0, 1), st.integers(0, 999))
-def test_the_absolute_value_of_a_sum_is_at_most_the_sum_of_absolute_values(rows, columns, dim, seed) -> None:
+def test_the_absolute_value_of_a_sum_is_at_most_the_sum_of_absolute_values(
+    rows, columns, dim, seed
+) -> None:
     w, g = drawn(seed, rows, columns), drawn(seed + 1, rows, columns)
     whole = taylor_vector(w, g, None, "vectorize", dim)
     parts = taylor_vector(w, g, None, "param_first", dim)
@@ -101,7 +115,9 @@ def test_the_absolute_value_of_a_sum_is_at_most_the_sum_of_absolute_values(rows,
 
 
 @given(SIZES, SIZES, st.integers(0, 1), st.integers(0, 999))
-def test_second_order_with_equal_curvature_everywhere_is_the_squared_norm(rows, columns, dim, seed) -> None:
+def test_second_order_with_equal_curvature_everywhere_is_the_squared_norm(
+    rows, columns, dim, seed
+) -> None:
     w = drawn(seed, rows, columns)
     second = taylor_vector(w, None, torch.ones_like(w), "param_second", dim)
     torch.testing.assert_close(second, norm_vector(w, 2, dim))
@@ -121,7 +137,9 @@ def test_norms_are_sums_over_rows_and_columns() -> None:
     ("reduction", "expected"),
     [("sum", [37, 64]), ("mean", [37 / 3, 64 / 3]), ("max", [21, 26]), ("prod", [280, 2160])],
 )
-def test_members_are_reduced_channel_by_channel_then_over_the_head(reduction: str, expected: list[float]) -> None:
+def test_members_are_reduced_channel_by_channel_then_over_the_head(
+    reduction: str, expected: list[float]
+) -> None:
     """Two KV heads of two channels, two query heads each."""
     q = torch.tensor([1.0, 2, 3, 4, 5, 6, 7, 8])  # over the query heads: 1 + 3, 2 + 4; 5 + 7, 6 + 8
     k = torch.tensor([5.0, 10, 10, 5])
@@ -131,8 +149,15 @@ def test_members_are_reduced_channel_by_channel_then_over_the_head(reduction: st
     assert misaligned.tolist() == [1 + 5 + 2 + 6, 3 + 7 + 4 + 8]
 
 
-@given(st.integers(1, 4), st.integers(1, 4), st.sampled_from(["sum", "mean", "max", "prod"]), st.integers(0, 999))
-def test_folding_agrees_without_grouped_queries(groups: int, channels: int, reduction: str, seed: int) -> None:
+@given(
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.sampled_from(["sum", "mean", "max", "prod"]),
+    st.integers(0, 999),
+)
+def test_folding_agrees_without_grouped_queries(
+    groups: int, channels: int, reduction: str, seed: int
+) -> None:
     vectors = [drawn(seed + place, groups * channels).abs() for place in range(4)]
     clean, released = (
         group_scores(vectors, groups, channels, reduction=reduction, misaligned=misaligned)
@@ -140,6 +165,8 @@ def test_folding_agrees_without_grouped_queries(groups: int, channels: int, redu
     )
     assert torch.equal(clean, released)
     # The same weights with query, key and value in one matrix, head by head.
-    fused = torch.stack([vector.view(groups, channels) for vector in vectors[:3]], dim=1).reshape(-1)
+    fused = torch.stack([vector.view(groups, channels) for vector in vectors[:3]], dim=1).reshape(
+        -1
+    )
     together = group_scores([fused, vectors[3]], groups, channels, reduction=reduction, fused=3)
     torch.testing.assert_close(together, clean)

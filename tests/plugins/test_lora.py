@@ -25,7 +25,9 @@ def half_zeros(model):
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for linear in Context(None, 0, []).linears(model).values():
-            linear.weight.masked_fill_(torch.rand(linear.weight.shape, generator=generator) < 0.5, 0)
+            linear.weight.masked_fill_(
+                torch.rand(linear.weight.shape, generator=generator) < 0.5, 0
+            )
     return model
 
 
@@ -85,7 +87,9 @@ def test_gradients_under_a_mask_are_those_of_the_masked_weights():
             model(tokens(1)).logits.square().mean().backward()
             plain = half_zeros(tiny_model("llama"))
             effective = {}
-            copies = {name: each.detach().clone().requires_grad_() for name, each in adapters.items()}
+            copies = {
+                name: each.detach().clone().requires_grad_() for name, each in adapters.items()
+            }
             for path, linear in self.linears(plain).items():
                 a, b = (copies[f"{path}.lora_{each}.default.weight"] for each in "AB")
                 effective[f"{path}.weight"] = linear.weight + SCALE * (b @ a) * (linear.weight != 0)
@@ -128,7 +132,11 @@ def test_half_precision_models_stay_so():
 def test_targets_choose_the_linears():
     model, before = tiny_model("llama"), tiny_model("llama")
     context = recover(model, targets=["q_proj", "down_proj"])
-    changed = {name for name, each in model.named_parameters() if not torch.equal(each, before.get_parameter(name))}
+    changed = {
+        name
+        for name, each in model.named_parameters()
+        if not torch.equal(each, before.get_parameter(name))
+    }
     assert {name.split(".")[-2] for name in changed} == {"q_proj", "down_proj"}
     assert len(changed) == context.notes["targets"] == 8
     with pytest.raises(PrunebenchError, match="no linear of the layers is called fc1") as caught:

@@ -42,21 +42,37 @@ def by_sorting(scores: list[list[float]], share: float, min_density: float) -> l
     free = []
     for which, values in enumerate(scores):
         order = sorted(range(len(values)), key=lambda place: (values[place], place))
-        free += [(values[i], which, i) for i in order[: len(values) - math.ceil(len(values) * min_density)]]
+        free += [
+            (values[i], which, i)
+            for i in order[: len(values) - math.ceil(len(values) * min_density)]
+        ]
     gone = {(which, place) for _, which, place in sorted(free)[:count]}
-    return [[(which, place) in gone for place in range(len(values))] for which, values in enumerate(scores)]
+    return [
+        [(which, place) in gone for place in range(len(values))]
+        for which, values in enumerate(scores)
+    ]
 
 
 # Few distinct values, so that ties decide; and values that differ in the last of their 32 bits.
-NEAR_ONE = [float(torch.tensor(1.0).view(torch.int32).add(step).view(torch.float32)) for step in range(-3, 4)]
+NEAR_ONE = [
+    float(torch.tensor(1.0).view(torch.int32).add(step).view(torch.float32))
+    for step in range(-3, 4)
+]
 VALUES = st.one_of(
-    st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.5, *NEAR_ONE]), st.floats(-1e3, 1e3, width=32, allow_nan=False)
+    st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.5, *NEAR_ONE]),
+    st.floats(-1e3, 1e3, width=32, allow_nan=False),
 )
 
 
 @settings(deadline=None, max_examples=200)
-@given(st.lists(st.lists(VALUES, min_size=1, max_size=12), min_size=1, max_size=5), st.floats(0, 0.99), st.floats(0, 1))
-def test_the_lowest_overall_are_those_of_a_sort(scores: list[list[float]], share: float, min_density: float) -> None:
+@given(
+    st.lists(st.lists(VALUES, min_size=1, max_size=12), min_size=1, max_size=5),
+    st.floats(0, 0.99),
+    st.floats(0, 1),
+)
+def test_the_lowest_overall_are_those_of_a_sort(
+    scores: list[list[float]], share: float, min_density: float
+) -> None:
     tensors = {str(which): torch.tensor([values]) for which, values in enumerate(scores)}
     most = sum(len(values) - math.ceil(len(values) * min_density) for values in scores)
     if int(sum(map(len, scores)) * share) > most:
@@ -81,7 +97,9 @@ def test_exactly_the_share_goes_and_it_is_the_smallest(family: str, share: float
     if share:
         assert before[~gone].min() >= before[gone].max()
     for path, weight in weights(model).items():
-        assert torch.equal(weight[weight != 0], dense[path][weight != 0]), "survivors are bit-identical"
+        assert torch.equal(weight[weight != 0], dense[path][weight != 0]), (
+            "survivors are bit-identical"
+        )
 
 
 def test_no_matrix_is_emptied_and_the_count_stays_exact() -> None:
@@ -93,7 +111,9 @@ def test_no_matrix_is_emptied_and_the_count_stays_exact() -> None:
     total = sum(weight.numel() for weight in weights(model).values())
     assert sum(int((weight == 0).sum()) for weight in weights(model).values()) == total // 2
     assert context.notes["lowest_density_in"] == path
-    assert context.notes["lowest_density"] == pytest.approx(math.ceil(small.numel() * 0.01) / small.numel())
+    assert context.notes["lowest_density"] == pytest.approx(
+        math.ceil(small.numel() * 0.01) / small.numel()
+    )
 
 
 def test_more_than_the_density_allows_is_refused_with_the_model_unchanged() -> None:
@@ -130,7 +150,8 @@ def test_weights_that_are_no_numbers_name_the_linear() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"sparsity": "2:4"}, "group by group"), ({"mode": "reference"}, "no global threshold")]
+    ("options", "message"),
+    [({"sparsity": "2:4"}, "group by group"), ({"mode": "reference"}, "no global threshold")],
 )
 def test_what_has_no_global_form_is_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunebench import Context, PrunebenchError
-from prunebench.plugin.allocation import allocate
+from prunebench.plugin.api.allocation import allocate
 from prunebench.plugin.host import load_plugins
 from prunebench.testing import tiny_calibration
 from prunebench_plugins.owl import spread
@@ -45,12 +45,16 @@ def by_hand(model, sparsity: float, threshold: float, spread: float) -> list[flo
     seen: dict[str, torch.Tensor] = {}
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear) and ".layers." in name:
-            module.register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args[0].flatten(0, 1)}))
+            module.register_forward_pre_hook(
+                lambda _, args, name=name: seen.update({name: args[0].flatten(0, 1)})
+            )
     model(tiny_calibration())
     ratios = []
     for layer in range(len(model.model.layers)):
         inside = [name for name in seen if f".layers.{layer}." in name]
-        scores = torch.cat([(model.get_submodule(n).weight.abs() * seen[n].norm(dim=0)).flatten() for n in inside])
+        scores = torch.cat(
+            [(model.get_submodule(n).weight.abs() * seen[n].norm(dim=0)).flatten() for n in inside]
+        )
         ratios.append(100 * float((scores > threshold * scores.mean()).float().mean()))
     scaled = torch.tensor(ratios, dtype=torch.float64)
     scaled = (scaled - scaled.min()) / (scaled.max() - scaled.min()) * 2 * spread
@@ -71,7 +75,9 @@ def test_mean_and_range_are_exact_and_more_outliers_keep_more() -> None:
     outliers = context.notes["outliers"]
     assert sum(found) / len(found) == pytest.approx(0.5)
     assert max(found) - min(found) == pytest.approx(0.2)
-    assert sorted(range(4), key=outliers.__getitem__) == sorted(range(4), key=found.__getitem__, reverse=True)
+    assert sorted(range(4), key=outliers.__getitem__) == sorted(
+        range(4), key=found.__getitem__, reverse=True
+    )
 
 
 def test_no_spread_is_uniform() -> None:
@@ -79,10 +85,14 @@ def test_no_spread_is_uniform() -> None:
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=40), st.floats(0.2, 0.8), st.floats(0, 0.1))
-def test_the_mean_share_is_the_one_asked_for(outliers: list[float], sparsity: float, width: float) -> None:
+def test_the_mean_share_is_the_one_asked_for(
+    outliers: list[float], sparsity: float, width: float
+) -> None:
     found = spread(outliers, sparsity, width)
     assert sum(found) / len(found) == pytest.approx(sparsity)
-    assert max(found) - min(found) == pytest.approx(2 * width if len(set(outliers)) > 1 else 0, abs=1e-9)
+    assert max(found) - min(found) == pytest.approx(
+        2 * width if len(set(outliers)) > 1 else 0, abs=1e-9
+    )
 
 
 def test_a_share_never_leaves_the_unit_interval() -> None:
@@ -105,9 +115,15 @@ def test_every_layer_loses_its_own_share(name: str) -> None:
     with torch.no_grad():
         context.shares = allocate(owl(threshold=3.0, spread=0.2), model, 0.5, context)
         method.prune(model, context)
-    for wanted, layer in zip(context.notes["allocation"]["layer_shares"], model.model.layers, strict=True):
-        weights = [module.weight for module in layer.modules() if isinstance(module, torch.nn.Linear)]
-        zeros = sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
+    for wanted, layer in zip(
+        context.notes["allocation"]["layer_shares"], model.model.layers, strict=True
+    ):
+        weights = [
+            module.weight for module in layer.modules() if isinstance(module, torch.nn.Linear)
+        ]
+        zeros = sum(int((weight == 0).sum()) for weight in weights) / sum(
+            weight.numel() for weight in weights
+        )
         assert zeros == pytest.approx(wanted, abs=0.03)
     assert method.options.sparsity == 0.5
 
@@ -132,7 +148,9 @@ def test_linears_that_share_an_input_may_have_shares_of_their_own(name: str) -> 
     context.shares = shares
     kind(kind.Options(sparsity=0.5)).prune(model, context)
     for path, linear in linears.items():
-        assert float((linear.weight == 0).float().mean()) == pytest.approx(shares[path], abs=0.03), path
+        assert float((linear.weight == 0).float().mean()) == pytest.approx(
+            shares[path], abs=0.03
+        ), path
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,12 @@ from prunebench.model.checkpoint import parameter_count
 from prunebench.plugin.host import load_plugins
 from prunebench_plugins.llm_pruner_groups import local_counts, pool_of
 
-LLAMA_7B = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "intermediate_size": 11008}
+LLAMA_7B = {
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "intermediate_size": 11008,
+}
 LLAMA_3_8B = LLAMA_7B | {"vocab_size": 128256, "num_key_value_heads": 8, "intermediate_size": 14336}
 TINYLLAMA = {
     "hidden_size": 2048,
@@ -26,7 +31,9 @@ TINYLLAMA = {
 
 def meta_model(config: dict[str, Any]) -> Any:
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(LlamaConfig(**config, tie_word_embeddings=False), dtype=torch.float16)
+        return AutoModelForCausalLM.from_config(
+            LlamaConfig(**config, tie_word_embeddings=False), dtype=torch.float16
+        )
 
 
 def context(config: dict[str, Any]) -> Context:
@@ -47,9 +54,13 @@ def test_the_dense_model_has_its_published_size() -> None:
     ],
     ids=["LLaMA-7B 0.25", "LLaMA-7B 0.6", "Llama-3-8B 0.25", "TinyLlama-1.1B 0.25"],
 )
-def test_llm_pruner_reaches_the_published_size(config, first, last, ratio, removed, expected) -> None:
+def test_llm_pruner_reaches_the_published_size(
+    config, first, last, ratio, removed, expected
+) -> None:
     cls = load_plugins().methods["llm-pruner"].value
-    layers = cls.Options(ratio=ratio, protect_first=first, protect_last=last).layers(config["num_hidden_layers"])
+    layers = cls.Options(ratio=ratio, protect_first=first, protect_last=last).layers(
+        config["num_hidden_layers"]
+    )
     model, around = meta_model(config), context(config)
     parts = anatomy(model)
     pools = [pool_of(parts, block, {}) for block in parts.blocks if block.layer in layers]
@@ -67,7 +78,9 @@ def test_the_published_recipe_is_the_default_for_32_layers() -> None:
 
 
 @pytest.mark.parametrize(
-    "option", [{"ratio": 0.25}, {"target_parameters": 1 - 5_422_977_024 / 6_738_415_616}], ids=["ratio", "parameters"]
+    "option",
+    [{"ratio": 0.25}, {"target_parameters": 1 - 5_422_977_024 / 6_738_415_616}],
+    ids=["ratio", "parameters"],
 )
 def test_the_whole_method_reaches_it_too(option: dict[str, float]) -> None:
     """Random scores need no weights, so that the method itself runs on the meta device."""

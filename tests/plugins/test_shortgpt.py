@@ -28,7 +28,9 @@ def shortgpt(**options: object) -> Method:
 
 
 def prune(model, **options: object) -> Context:
-    ids = torch.randint(0, model.config.vocab_size, (3, 12), generator=torch.Generator().manual_seed(2))
+    ids = torch.randint(
+        0, model.config.vocab_size, (3, 12), generator=torch.Generator().manual_seed(2)
+    )
     context = Context(ids, 0, list(range(len(anatomy(model).layers))))
     with torch.no_grad():
         shortgpt(**options).prune(model, context)
@@ -58,7 +60,9 @@ def test_an_identity_layer_has_no_influence_and_goes_first(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_result_generates_and_reloads_with_plain_from_pretrained(family: str, tmp_path: Path) -> None:
+def test_the_result_generates_and_reloads_with_plain_from_pretrained(
+    family: str, tmp_path: Path
+) -> None:
     model = tiny_model(family, num_hidden_layers=4)
     prune(model, ratio=0.5)
     assert len(anatomy(model).layers) == model.config.num_hidden_layers == 2
@@ -81,22 +85,30 @@ def test_block_influence_is_the_mean_cosine_distance_of_the_layers_themselves() 
     dense = tiny_model("llama", num_hidden_layers=3)
     anatomy(dense).final_norm.weight.data = gain.data.clone()
     notes = prune(model, count=0).notes
-    ids = torch.randint(0, dense.config.vocab_size, (3, 12), generator=torch.Generator().manual_seed(2))
+    ids = torch.randint(
+        0, dense.config.vocab_size, (3, 12), generator=torch.Generator().manual_seed(2)
+    )
     states = dense(ids, output_hidden_states=True).hidden_states
     for layer in range(2):
         cosine = torch.nn.functional.cosine_similarity(states[layer], states[layer + 1], dim=-1)
         assert notes["block_influence"][layer] == pytest.approx(float(1 - cosine.mean()), abs=1e-5)
-    contaminated = float(1 - torch.nn.functional.cosine_similarity(states[2], states[3], dim=-1).mean())
+    contaminated = float(
+        1 - torch.nn.functional.cosine_similarity(states[2], states[3], dim=-1).mean()
+    )
     assert abs(notes["block_influence"][2] - contaminated) > 1e-3
     assert all(0 <= influence <= 2 for influence in notes["block_influence"])
 
 
 def states_of(model) -> list[torch.Tensor]:
     """The input of each layer and the output of the last, [windows, length, hidden], before the final norm."""
-    ids = torch.randint(0, model.config.vocab_size, (3, 12), generator=torch.Generator().manual_seed(2))
+    ids = torch.randint(
+        0, model.config.vocab_size, (3, 12), generator=torch.Generator().manual_seed(2)
+    )
     found: list[torch.Tensor] = []
     for layer in anatomy(model).layers:
-        layer.register_forward_hook(lambda _, args, kwargs, output: found.extend((args[0], output)), with_kwargs=True)
+        layer.register_forward_hook(
+            lambda _, args, kwargs, output: found.extend((args[0], output)), with_kwargs=True
+        )
     with torch.no_grad():
         model(ids)
     return [*found[::2], found[-1]]
@@ -105,7 +117,9 @@ def states_of(model) -> list[torch.Tensor]:
 @pytest.mark.parametrize("elsewhere", [False, True])
 @pytest.mark.parametrize("tokens", ["all", "last", None])
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_the_neighbours_with_the_smallest_angle_go(count: int, tokens: str | None, elsewhere: bool) -> None:
+def test_the_neighbours_with_the_smallest_angle_go(
+    count: int, tokens: str | None, elsewhere: bool
+) -> None:
     model = tiny_model("llama", num_hidden_layers=5)
     states = [state.double() for state in states_of(tiny_model("llama", num_hidden_layers=5))]
     expected = []
@@ -113,7 +127,9 @@ def test_the_neighbours_with_the_smallest_angle_go(count: int, tokens: str | Non
         cosine = torch.nn.functional.cosine_similarity(states[first], states[first + count], dim=-1)
         angle = cosine.arccos() / torch.pi
         expected.append(float(angle.mean() if tokens == "all" else angle[:, -1].mean()))
-    ids = torch.randint(0, model.config.vocab_size, (3, 12), generator=torch.Generator().manual_seed(2))
+    ids = torch.randint(
+        0, model.config.vocab_size, (3, 12), generator=torch.Generator().manual_seed(2)
+    )
     context = Context(ids, 0, list(range(5)), device=torch.device("cpu") if elsewhere else None)
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
         patch.setitem(batches.BATCH_TOKENS, "cpu", 24)

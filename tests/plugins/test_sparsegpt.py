@@ -24,7 +24,9 @@ def build(**options: object) -> Method:
 
 
 def prune(model, method: Method) -> Context:
-    ids = torch.randint(0, model.config.vocab_size, (8, 32), generator=torch.Generator().manual_seed(5))
+    ids = torch.randint(
+        0, model.config.vocab_size, (8, 32), generator=torch.Generator().manual_seed(5)
+    )
     context = Context(ids, 0, list(range(len(anatomy(model).layers))))
     with torch.no_grad():
         method.prune(model, context)
@@ -33,7 +35,11 @@ def prune(model, method: Method) -> Context:
 
 def weights(model) -> dict[tuple[int, str], torch.Tensor]:
     parts = anatomy(model)
-    return {(i, n): lin.weight for i, layer in enumerate(parts.layers) for n, lin in parts.linears(layer).items()}
+    return {
+        (i, n): lin.weight
+        for i, layer in enumerate(parts.layers)
+        for n, lin in parts.linears(layer).items()
+    }
 
 
 def problem(rows: int = 12, features: int = 24, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -41,10 +47,14 @@ def problem(rows: int = 12, features: int = 24, seed: int = 0) -> tuple[torch.Te
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.randn(features, features, generator=generator, dtype=torch.float64)
     inputs = mixing @ torch.randn(features, 4 * features, generator=generator, dtype=torch.float64)
-    return torch.randn(rows, features, generator=generator, dtype=torch.float64), inputs @ inputs.t()
+    return torch.randn(
+        rows, features, generator=generator, dtype=torch.float64
+    ), inputs @ inputs.t()
 
 
-def solve(weight: torch.Tensor, hessian: torch.Tensor, sparsity: float | str, **rest) -> tuple[torch.Tensor, float]:
+def solve(
+    weight: torch.Tensor, hessian: torch.Tensor, sparsity: float | str, **rest
+) -> tuple[torch.Tensor, float]:
     """The pruned weights [rows, features], and the loss that the sweep reports."""
     columns = weight.t().clone()
     factor = inverse_factor(hessian, DAMPING)
@@ -54,7 +64,9 @@ def solve(weight: torch.Tensor, hessian: torch.Tensor, sparsity: float | str, **
 
 
 def damped(hessian: torch.Tensor) -> torch.Tensor:
-    return hessian + DAMPING * hessian.diagonal().mean() * torch.eye(len(hessian), dtype=hessian.dtype)
+    return hessian + DAMPING * hessian.diagonal().mean() * torch.eye(
+        len(hessian), dtype=hessian.dtype
+    )
 
 
 def error(change: torch.Tensor, hessian: torch.Tensor) -> float:
@@ -76,7 +88,9 @@ def test_the_factor_is_the_upper_root_of_the_damped_inverse() -> None:
     st.sampled_from([12, 24, 36, 128]),
     st.booleans(),
 )
-def test_the_loss_is_the_output_error_of_the_change(seed: int, sparsity: float | str, block: int, threshold) -> None:
+def test_the_loss_is_the_output_error_of_the_change(
+    seed: int, sparsity: float | str, block: int, threshold
+) -> None:
     """Invariant 1, an identity that holds only if factor, errors and updates all do."""
     weight, hessian = problem(features=72, seed=seed)
     pruned, loss = solve(weight, hessian, sparsity, block_size=block, threshold=threshold)
@@ -87,7 +101,9 @@ def test_the_loss_is_the_output_error_of_the_change(seed: int, sparsity: float |
 def test_uncorrelated_inputs_make_it_magnitude_by_block(scale: float) -> None:
     weight, _ = problem()
     pruned, _ = solve(weight, scale * torch.eye(24, dtype=torch.float64), 0.5, block_size=8)
-    mask = torch.cat([lowest(block, 0.5, group="matrix") for block in weight.abs().split(8, dim=1)], dim=1)
+    mask = torch.cat(
+        [lowest(block, 0.5, group="matrix") for block in weight.abs().split(8, dim=1)], dim=1
+    )
     assert torch.equal(pruned, weight.masked_fill(mask, 0))
 
 
@@ -101,7 +117,9 @@ def test_nothing_asked_for_is_nothing_changed() -> None:
 @pytest.mark.parametrize("sparsity", [0.5, "2:4"])
 def test_the_scale_of_the_hessian_does_not_matter(sparsity: float | str) -> None:
     weight, hessian = problem()
-    torch.testing.assert_close(solve(weight, hessian, sparsity)[0], solve(weight, 1e4 * hessian, sparsity)[0])
+    torch.testing.assert_close(
+        solve(weight, hessian, sparsity)[0], solve(weight, 1e4 * hessian, sparsity)[0]
+    )
 
 
 def test_blocks_decide_the_mask_and_nothing_else() -> None:
@@ -131,9 +149,13 @@ def test_on_average_better_than_wanda_and_wanda_better_than_magnitude() -> None:
     errors = torch.zeros(3)
     for seed in range(10):
         weight, hessian = problem(32, 48, seed)
-        hessian *= torch.logspace(-1, 1, 48, dtype=torch.float64).outer(torch.logspace(-1, 1, 48, dtype=torch.float64))
+        hessian *= torch.logspace(-1, 1, 48, dtype=torch.float64).outer(
+            torch.logspace(-1, 1, 48, dtype=torch.float64)
+        )
         by_magnitude = weight.masked_fill(lowest(weight.abs(), 0.5, group="matrix"), 0)
-        by_wanda = weight.masked_fill(lowest(weight.abs() * hessian.diagonal().sqrt(), 0.5, group="row"), 0)
+        by_wanda = weight.masked_fill(
+            lowest(weight.abs() * hessian.diagonal().sqrt(), 0.5, group="row"), 0
+        )
         for place, pruned in enumerate((solve(weight, hessian, 0.5)[0], by_wanda, by_magnitude)):
             errors[place] += error(weight - pruned, hessian)
     assert errors[0] < 0.7 * errors[1]
@@ -146,13 +168,18 @@ def test_each_linear_of_a_group_is_pruned_as_if_alone(threshold: bool) -> None:
     factor = inverse_factor(hessian, DAMPING)
     together = weight.t().clone()
     loss = sweep(together, factor, [5, 15], 0.5, block_size=8, threshold=threshold)
-    parts = [solve(part, hessian, 0.5, block_size=8, threshold=threshold) for part in weight.split([5, 15])]
+    parts = [
+        solve(part, hessian, 0.5, block_size=8, threshold=threshold)
+        for part in weight.split([5, 15])
+    ]
     torch.testing.assert_close(together.t(), torch.cat([part for part, _ in parts]))
     assert loss == pytest.approx(sum(each for _, each in parts))
 
 
 @given(st.floats(0, 0.99), st.integers(1, 30))
-def test_clean_counts_are_exact_and_the_published_rule_takes_one_more(share: float, block: int) -> None:
+def test_clean_counts_are_exact_and_the_published_rule_takes_one_more(
+    share: float, block: int
+) -> None:
     weight, hessian = problem(rows=7)
     for threshold in (False, True):
         pruned, _ = solve(weight, hessian, share, block_size=block, threshold=threshold)
@@ -163,7 +190,9 @@ def test_clean_counts_are_exact_and_the_published_rule_takes_one_more(share: flo
 @pytest.mark.parametrize("mode", ["clean", "reference"])
 @pytest.mark.parametrize("sparsity", [0.5, "2:4"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_gets_the_sparsity_asked_for(family: str, sparsity: float | str, mode: str) -> None:
+def test_every_family_gets_the_sparsity_asked_for(
+    family: str, sparsity: float | str, mode: str
+) -> None:
     model, dense = tiny_model(family), tiny_model(family)
     context = prune(model, build(sparsity=sparsity, mode=mode, block_size=32))
     for key, weight in weights(model).items():
@@ -171,12 +200,17 @@ def test_every_family_gets_the_sparsity_asked_for(family: str, sparsity: float |
         if sparsity == "2:4":
             assert bool((zero.reshape(-1, 4).sum(1) == 2).all()), key
         else:
-            expected = sum(int(block.numel() * 0.5) + (mode == "reference") for block in weight.split(32, dim=1))
+            expected = sum(
+                int(block.numel() * 0.5) + (mode == "reference")
+                for block in weight.split(32, dim=1)
+            )
             assert int(zero.sum()) == expected, key
         kept = weight[~zero] != weights(dense)[key][~zero]
         assert kept.float().mean() > 0.5, "what is kept makes up for what went"
     pruned = {id(weight) for weight in weights(model).values()}
-    for (path, ours), (_, theirs) in zip(model.named_parameters(), dense.named_parameters(), strict=True):
+    for (path, ours), (_, theirs) in zip(
+        model.named_parameters(), dense.named_parameters(), strict=True
+    ):
         assert id(ours) in pruned or torch.equal(ours, theirs), path
     assert bool(torch.isfinite(model(torch.arange(8)[None]).logits).all())
     assert len(context.notes["reconstruction_loss"]) == 4
@@ -198,7 +232,10 @@ def test_true_sequential_sees_what_was_pruned_in_the_layer(family: str) -> None:
 
 def test_bfloat16_weights_are_solved_in_float32() -> None:
     model, twin = tiny_model("llama").bfloat16(), tiny_model("llama").bfloat16()
-    stats, method = LinearStats(0, "x", torch.Generator(), second_moment=problem()[1].float()), build()
+    stats, method = (
+        LinearStats(0, "x", torch.Generator(), second_moment=problem()[1].float()),
+        build(),
+    )
     weight = weights(model)[0, "self_attn.q_proj"][:, :24].contiguous()
     exact = weight.float()
     method.prune_group([weight], [stats])
@@ -206,7 +243,9 @@ def test_bfloat16_weights_are_solved_in_float32() -> None:
     assert weight.dtype == torch.bfloat16
     assert torch.equal(weight, exact.bfloat16())
     prune(twin, build(sparsity="2:4"))
-    assert all(bool(((each == 0).reshape(-1, 4).sum(1) >= 2).all()) for each in weights(twin).values())
+    assert all(
+        bool(((each == 0).reshape(-1, 4).sum(1) >= 2).all()) for each in weights(twin).values()
+    )
 
 
 def test_inputs_that_are_always_zero_lose_their_weights() -> None:
@@ -214,9 +253,13 @@ def test_inputs_that_are_always_zero_lose_their_weights() -> None:
     weight, hessian = weight.float(), hessian.float()
     hessian[[3, 17]] = 0
     hessian[:, [3, 17]] = 0
-    build(sparsity=0.1).prune_group([weight], [LinearStats(0, "x", torch.Generator(), second_moment=hessian)])
+    build(sparsity=0.1).prune_group(
+        [weight], [LinearStats(0, "x", torch.Generator(), second_moment=hessian)]
+    )
     assert bool((weight[:, [3, 17]] == 0).all())
-    assert int((weight == 0).sum()) == int(0.1 * 12 * 24), "they are the cheapest, so that the count holds"
+    assert int((weight == 0).sum()) == int(0.1 * 12 * 24), (
+        "they are the cheapest, so that the count holds"
+    )
 
 
 def test_a_dead_feature_of_a_model_is_noticed() -> None:
@@ -236,7 +279,9 @@ def singular(value: float = 0.0) -> torch.Tensor:
 def test_damping_is_raised_until_the_hessian_is_definite(caplog: pytest.LogCaptureFixture) -> None:
     class Singular(type(build())):  # type: ignore[misc]
         def prune_group(self, weights, stats) -> None:
-            each = LinearStats(stats[0].layer, stats[0].name, stats[0].generator, second_moment=singular(0.3))
+            each = LinearStats(
+                stats[0].layer, stats[0].name, stats[0].generator, second_moment=singular(0.3)
+            )
             super().prune_group([weights[0][:, :24]], [each])
 
     model = tiny_model("llama")
@@ -245,14 +290,19 @@ def test_damping_is_raised_until_the_hessian_is_definite(caplog: pytest.LogCaptu
     raised = context.notes["damping_raised"]
     assert len(raised) == 16
     assert raised[0] == {"layer": 0, "linear": "self_attn.q_proj", "damping": pytest.approx(1.0)}
-    assert "layer 0, self_attn.q_proj: the Hessian is not positive definite; damping 0.1" in caplog.messages
+    assert (
+        "layer 0, self_attn.q_proj: the Hessian is not positive definite; damping 0.1"
+        in caplog.messages
+    )
     assert bool(torch.isfinite(weights(model)[0, "self_attn.q_proj"]).all())
 
 
 def test_a_hessian_that_no_damping_mends_names_layer_and_linear() -> None:
     weight = torch.ones(4, 24)
     stats = LinearStats(3, "mlp.up_proj", torch.Generator(), second_moment=-torch.eye(24))
-    with pytest.raises(PrunebenchError, match=r"^layer 3, mlp.up_proj: .*damping up to 100 ") as raised:
+    with pytest.raises(
+        PrunebenchError, match=r"^layer 3, mlp.up_proj: .*damping up to 100 "
+    ) as raised:
         build().prune_group([weight], [stats])
     assert "more windows" in str(raised.value.hint)
     assert torch.equal(weight, torch.ones(4, 24)), "left as it was"
@@ -267,7 +317,9 @@ def test_weights_that_are_not_finite_are_named() -> None:
 
 
 def test_a_pattern_that_does_not_divide_names_the_linear() -> None:
-    with pytest.raises(PrunebenchError, match=r"^layer 0, self_attn.q_proj: groups of 7 do not divide 48"):
+    with pytest.raises(
+        PrunebenchError, match=r"^layer 0, self_attn.q_proj: groups of 7 do not divide 48"
+    ):
         prune(tiny_model("llama"), build(sparsity="3:7", block_size=70))
 
 
@@ -276,4 +328,7 @@ def test_a_block_that_cuts_groups_is_refused_with_the_nearest_that_does_not() ->
         build(sparsity="2:4", block_size=98)
     with pytest.raises(ValidationError, match="use block_size 8"):
         build(sparsity="4:8", block_size=4)
-    assert pattern_of(build(sparsity={"zeros": 3, "of": 4}, block_size=4).options.sparsity) == (1, 4)
+    assert pattern_of(build(sparsity={"zeros": 3, "of": 4}, block_size=4).options.sparsity) == (
+        1,
+        4,
+    )

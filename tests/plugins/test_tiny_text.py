@@ -20,4 +20,6 @@ def test_the_sides_share_no_paragraph():
     calibration, evaluation = map(corpus.documents, corpus.splits)
     assert len(calibration) == len(evaluation) == 40
     assert not set(calibration) & set(evaluation)
-    assert all(sentence.endswith(".") and len(sentence) > 200 for sentence in [*calibration, *evaluation])
+    assert all(
+        sentence.endswith(".") and len(sentence) > 200 for sentence in [*calibration, *evaluation]
+    )

@@ -21,7 +21,10 @@ def requests(path: Path, docs: list[dict]) -> Path:
     """As the wheel has them: one request a choice, all of them a second time behind under other numbers."""
     lines = []
     for number, doc in enumerate([*docs, *docs]):
-        lines += [json.dumps({"doc_id": number, "doc": doc, "idx": idx}) for idx in range(len(doc["choices"]))]
+        lines += [
+            json.dumps({"doc_id": number, "doc": doc, "idx": idx})
+            for idx in range(len(doc["choices"]))
+        ]
     path.write_bytes(gzip.compress("\n".join(lines).encode()))
     return path
 
@@ -37,7 +40,12 @@ def serve(monkeypatch: pytest.MonkeyPatch):
 
 def test_boolq_requests_become_rows(serve, tmp_path):
     docs = [
-        {"idx": 3, "query": "A -- b.\nQuestion: c\nQuestion: is it so?\nAnswer:", "choices": ["yes", "no"], "gold": 1},
+        {
+            "idx": 3,
+            "query": "A -- b.\nQuestion: c\nQuestion: is it so?\nAnswer:",
+            "choices": ["yes", "no"],
+            "gold": 1,
+        },
         {"idx": 4, "query": "D.\nQuestion: and now?\nAnswer:", "choices": ["yes", "no"], "gold": 0},
     ]
     assert serve(requests(tmp_path / "r.gz", docs)).splits("boolq") == {
@@ -48,7 +56,9 @@ def test_boolq_requests_become_rows(serve, tmp_path):
     }
 
 
-@pytest.mark.parametrize(("task", "column"), [("arc_challenge", "question"), ("openbookqa", "question_stem")])
+@pytest.mark.parametrize(
+    ("task", "column"), [("arc_challenge", "question"), ("openbookqa", "question_stem")]
+)
 def test_choices_get_letters_and_the_answer_its_place(serve, tmp_path, task, column):
     docs = [{"id": "x", "query": "Question: why?\nAnswer:", "choices": ["a", "b", "c"], "gold": 2}]
     choices = {"text": ["a", "b", "c"], "label": ["A", "B", "C"]}
@@ -59,7 +69,10 @@ def test_choices_get_letters_and_the_answer_its_place(serve, tmp_path, task, col
 
 def test_arrow_files_are_read_as_they_are(serve, tmp_path):
     table = pa.table({"goal": ["g", "h"], "sol1": ["a", "b"], "sol2": ["c", "d"], "label": [0, 1]})
-    with pa.OSFile(str(tmp_path / "x.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+    with (
+        pa.OSFile(str(tmp_path / "x.arrow"), "wb") as sink,
+        pa.ipc.new_stream(sink, table.schema) as writer,
+    ):
         writer.write_table(table)
     assert serve(tmp_path / "x.arrow").splits("piqa") == {"validation": table.to_pylist()}
 
@@ -89,4 +102,6 @@ def test_rows_are_those_of_another_copy_of_the_data_set(task):
     if not other.is_file():
         pytest.skip(f"the other copy is not there: {other}")
     theirs = pq.read_table(other).to_pylist()
-    assert [seen_by_lm_eval(task, row) for row in rows] == [seen_by_lm_eval(task, row) for row in theirs]
+    assert [seen_by_lm_eval(task, row) for row in rows] == [
+        seen_by_lm_eval(task, row) for row in theirs
+    ]

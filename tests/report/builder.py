@@ -8,13 +8,13 @@ import random
 from pathlib import Path
 from typing import Any
 
-from prunebench.calibration.spec import CalibrationSpec, CorpusRef
-from prunebench.cell.record import Cost, Error, PhaseTime, Quality, Record, Samples, Speed
-from prunebench.cell.spec import Cell, MethodRef, PerplexitySpec
-from prunebench.cell.store import Plan, RunStore
-from prunebench.measure import results as r
-from prunebench.measure.spec import LatencySpec
-from prunebench.model.ref import ModelRef
+from prunebench.experiment.cell import Cell, MethodRef, PerplexitySpec
+from prunebench.experiment.measures import LatencySpec
+from prunebench.experiment.model import ModelRef
+from prunebench.experiment.text import CalibrationSpec, CorpusRef
+from prunebench.record import results as r
+from prunebench.record.record import Cost, Error, PhaseTime, Quality, Record, Samples, Speed
+from prunebench.store.run_folder import Plan, RunStore
 
 LAYERS = 30
 LINEARS = {
@@ -42,12 +42,18 @@ def cell(method: str, model: str = "smollm2-135m-instruct", seed: int = 0, **giv
     corpus = CorpusRef(name="boolq-passages")
     return Cell(
         model=source,
-        method=MethodRef(name=method, distribution="prunebench", version="0.1.0", options=given, given=given),
-        calibration=CalibrationSpec(corpus=corpus, split="train", sampler="concatenated", windows=32, length=512)
+        method=MethodRef(
+            name=method, distribution="prunebench", version="0.1.0", options=given, given=given
+        ),
+        calibration=CalibrationSpec(
+            corpus=corpus, split="train", sampler="concatenated", windows=32, length=512
+        )
         if method in ("wanda", "shortgpt")
         else None,
         perplexity=(PerplexitySpec(corpus=corpus, split="validation", length=1024, windows=16),),
-        latency=(LatencySpec(prompt=128, new_tokens=32, batch_size=1, min_rounds=5, min_time_s=2.0),),
+        latency=(
+            LatencySpec(prompt=128, new_tokens=32, batch_size=1, min_rounds=5, min_time_s=2.0),
+        ),
         seed=seed,
         device="cpu",
     )
@@ -67,7 +73,11 @@ def audit(one: Cell) -> r.Audit:
             name=name,
             rows=rows,
             columns=columns,
-            zeros=round(rows * columns * min(1, max(0, share + (share and generator.uniform(-spread, spread))))),
+            zeros=round(
+                rows
+                * columns
+                * min(1, max(0, share + (share and generator.uniform(-spread, spread))))
+            ),
         )
         for layer in kept
         for name, (rows, columns) in LINEARS.items()
@@ -90,11 +100,17 @@ def audit(one: Cell) -> r.Audit:
         kept_layers=kept,
         removed_layers=removed,
         patterns=[
-            r.PatternAudit(pattern="2:4", groups=prunable // 4, violations=0 if sparsity == "2:4" else prunable // 13)
+            r.PatternAudit(
+                pattern="2:4",
+                groups=prunable // 4,
+                violations=0 if sparsity == "2:4" else prunable // 13,
+            )
         ],
         form=form,
         speedup_expected=bool(removed),
-        note="fewer layers to read and to multiply" if removed else "a dense kernel reads and multiplies zeros too",
+        note="fewer layers to read and to multiply"
+        if removed
+        else "a dense kernel reads and multiplies zeros too",
         linears=linears,
     )
 
@@ -132,7 +148,9 @@ def summary(values: list[float]) -> r.Summary:
     )
 
 
-def latency(speedup: float, *, dense: bool, paired: bool = True, noise: str = "") -> tuple[r.Latency, r.LatencySamples]:
+def latency(
+    speedup: float, *, dense: bool, paired: bool = True, noise: str = ""
+) -> tuple[r.Latency, r.LatencySamples]:
     generator = random.Random(f"{speedup}{noise}")
 
     def rounds(middle: float) -> list[list[float]]:
@@ -145,8 +163,14 @@ def latency(speedup: float, *, dense: bool, paired: bool = True, noise: str = ""
     first = [0.142 / speedup**0.9 * generator.lognormvariate(0, 0.03) for _ in range(8)]
     first_dense = [0.142 * generator.lognormvariate(0, 0.03) for _ in range(8)]
     against = not dense and paired
-    ratio = r.Ratio(estimate=speedup, low=speedup - 0.018, high=speedup + 0.016, rounds=8) if against else None
-    first_ratio = r.Ratio(estimate=speedup**0.9, low=speedup**0.9 - 0.03, high=speedup**0.9 + 0.03, rounds=8)
+    ratio = (
+        r.Ratio(estimate=speedup, low=speedup - 0.018, high=speedup + 0.016, rounds=8)
+        if against
+        else None
+    )
+    first_ratio = r.Ratio(
+        estimate=speedup**0.9, low=speedup**0.9 - 0.03, high=speedup**0.9 + 0.03, rounds=8
+    )
     result = r.Latency(
         prompt=128,
         new_tokens=32,
@@ -172,7 +196,14 @@ def latency(speedup: float, *, dense: bool, paired: bool = True, noise: str = ""
     return result, raw
 
 
-PHASES = (("fetch", 0.2), ("load", 1.1), ("prune", 6.5), ("audit", 0.8), ("perplexity", 12.4), ("latency", 9.6))
+PHASES = (
+    ("fetch", 0.2),
+    ("load", 1.1),
+    ("prune", 6.5),
+    ("audit", 0.8),
+    ("perplexity", 12.4),
+    ("latency", 9.6),
+)
 
 
 def breakdown(audited: r.Audit) -> r.Breakdown:
@@ -198,13 +229,22 @@ def with_kernels(one: Record, speedup: float) -> Record:
     timed.weights = "2:4 kernels"
     one.speed.latency.append(timed)
     one.samples.latency.append(raw)
-    half = one.io.generation[0].model_copy(update={"weight_bytes": one.audit.memory_bytes // 2, "utilisation": 0.1})
+    half = one.io.generation[0].model_copy(
+        update={"weight_bytes": one.audit.memory_bytes // 2, "utilisation": 0.1}
+    )
     one.io.generation.append(half)
     return one
 
 
 def timeline() -> tuple[r.Memory, r.Timeline]:
-    levels = {"fetch": 410, "load": 980, "prune": 1420, "audit": 1010, "perplexity": 1730, "latency": 1240}
+    levels = {
+        "fetch": 410,
+        "load": 980,
+        "prune": 1420,
+        "audit": 1010,
+        "perplexity": 1730,
+        "latency": 1240,
+    }
     generator = random.Random(5)
     spans, times, values, peaks = [], [], [], []
     start = 0.0
@@ -287,12 +327,18 @@ def record(one: Cell, value: float, speedup: float, *, paired: bool = True) -> R
         ),
         samples=Samples(latency=[raw], memory=line),
         provenance=provenance(one),
-        method_notes={"block_influence": {"24": 0.031, "25": 0.028}} if one.method.name == "shortgpt" else {},
+        method_notes={"block_influence": {"24": 0.031, "25": 0.028}}
+        if one.method.name == "shortgpt"
+        else {},
     )
 
 
-def failed(one: Cell, status: str = "failed", message: str = "index 9 is out of bounds", log: str = "") -> Record:
-    text = log or "Traceback (most recent call last):\n" + "\n".join(f'  File "x.py", line {n}' for n in range(40))
+def failed(
+    one: Cell, status: str = "failed", message: str = "index 9 is out of bounds", log: str = ""
+) -> Record:
+    text = log or "Traceback (most recent call last):\n" + "\n".join(
+        f'  File "x.py", line {n}' for n in range(40)
+    )
     return Record(
         id=one.id,
         cell=one,

@@ -43,13 +43,16 @@ def test_delta_against_dense_is_said_in_text(ratio, shown):
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"), [(None, "n/a"), (0.0281, "28.1 ms"), (6.5, "6.50 s"), (7200, "120 min"), (0.0, "0 ms")]
+    ("value", "shown"),
+    [(None, "n/a"), (0.0281, "28.1 ms"), (6.5, "6.50 s"), (7200, "120 min"), (0.0, "0 ms")],
 )
 def test_seconds_choose_their_unit(value, shown):
     assert text.seconds(value) == shown
 
 
-@pytest.mark.parametrize(("value", "shown"), [(538e6, "538 MB"), (1.77e9, "1.77 GB"), (12, "12 B"), (None, "n/a")])
+@pytest.mark.parametrize(
+    ("value", "shown"), [(538e6, "538 MB"), (1.77e9, "1.77 GB"), (12, "12 B"), (None, "n/a")]
+)
 def test_sizes_are_decimal(value, shown):
     assert text.size(value) == shown
 

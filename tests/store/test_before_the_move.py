@@ -27,7 +27,11 @@ class Drawn(HTMLParser):
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         given = dict(attributes)
-        self.geometry += [f"{tag} {key}={given[key]}" for key in ("d", "points", "cx", "cy", "viewbox") if key in given]
+        self.geometry += [
+            f"{tag} {key}={given[key]}"
+            for key in ("d", "points", "cx", "cy", "viewbox")
+            if key in given
+        ]
         self._data = self._data or given.get("id") == "data"
         if tag == "td":
             self._cell += 1
@@ -72,7 +76,9 @@ def test_its_report_shows_the_same_apart_from_the_prose(run):
 
 
 def test_its_cells_are_not_run_again(run):
-    result = CliRunner().invoke(prunebench, ["run", str(MADE / "run" / "suite.yaml"), "--no-report"])
+    result = CliRunner().invoke(
+        prunebench, ["run", str(MADE / "run" / "suite.yaml"), "--no-report"]
+    )
     assert result.exit_code == 0, result.output
     assert "10 cells, 10 finished" in result.output
 

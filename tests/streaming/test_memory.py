@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import safe_open
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from prunebench.engine.memory import used_bytes
-from prunebench.model.layout import Tensors, new_file
+from prunebench.engine.memory_limit import used_bytes
+from prunebench.model.safetensors_io import Tensors, new_file
 from tiny import VOCABULARY, tiny_tokenizer
 
 LIMIT = 640_000_000
@@ -25,9 +25,16 @@ TEXT = "the quick brown fox jumps over the lazy dog, then a tall man was sitting
 
 def write_checkpoint(folder: Path, least_bytes: int) -> int:
     """A Llama of many layers, written tensor by tensor; gives its bytes."""
-    shape = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8, "vocab_size": VOCABULARY}
+    shape = {
+        "hidden_size": 512,
+        "intermediate_size": 2048,
+        "num_attention_heads": 8,
+        "vocab_size": VOCABULARY,
+    }
     layer_bytes = 4 * (4 * 512 * 512 + 3 * 512 * 2048)
-    config = LlamaConfig(**shape, num_hidden_layers=least_bytes // layer_bytes + 1, max_position_embeddings=256)
+    config = LlamaConfig(
+        **shape, num_hidden_layers=least_bytes // layer_bytes + 1, max_position_embeddings=256
+    )
     config.architectures = ["LlamaForCausalLM"]
     config.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
@@ -45,7 +52,9 @@ def run_watched(arguments: list[str], folder: Path, limit: int) -> tuple[int, in
     """(exit code, peak of the resident set in bytes, seconds); killed where it goes over the limit."""
     started = time.monotonic()
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PRUNEBENCH_CACHE": str(folder / "cache")}
-    process = subprocess.Popen([sys.executable, "-m", "prunebench", *arguments], cwd=folder, env=environment)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "prunebench", *arguments], cwd=folder, env=environment
+    )
     peak = 0
     while process.poll() is None:
         peak = max(peak, used_bytes(process.pid, limit) or 0)
@@ -58,12 +67,18 @@ def run_watched(arguments: list[str], folder: Path, limit: int) -> tuple[int, in
 
 @pytest.mark.streaming
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize(("method", "options"), [("wanda", ["sparsity=0.5"]), ("sparsegpt", ["sparsity=2:4"])])
+@pytest.mark.parametrize(
+    ("method", "options"), [("wanda", ["sparsity=0.5"]), ("sparsegpt", ["sparsity=2:4"])]
+)
 def test_a_model_of_four_times_the_memory(method: str, options: list[str], tmp_path: Path) -> None:
     size = write_checkpoint(tmp_path / "model", 4 * LIMIT)
     assert size >= 4 * LIMIT
     (tmp_path / "text.txt").write_text(TEXT * 200)
-    calibration = [word for key in ("corpus=text.txt", "windows=4", "length=128") for word in ("--calibration", key)]
+    calibration = [
+        word
+        for key in ("corpus=text.txt", "windows=4", "length=128")
+        for word in ("--calibration", key)
+    ]
     arguments = ["prune", "./model", method, *options, *calibration, "--stream", "--out", "pruned"]
     code, peak, seconds = run_watched(arguments, tmp_path, LIMIT)
     print(f"{method}: checkpoint {size / 1e9:.2f} GB, peak {peak / 1e6:.0f} MB, {seconds:.0f} s")

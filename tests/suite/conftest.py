@@ -9,12 +9,12 @@ from typing import Any, ClassVar, Literal
 import pytest
 from pydantic import Field
 
-from prunebench.calibration.corpus import Corpus
 from prunebench.model.source import ModelAsset
 from prunebench.model.wheel import WheelAsset
-from prunebench.plugin.host import PluginProblem, Registered, Registry
-from prunebench.plugin.method import LinearMethod, Method, Options, SparsityOptions
+from prunebench.plugin.api.method import LinearMethod, Method, Options, SparsityOptions
+from prunebench.plugin.host import PluginEntry, PluginProblem, Registry
 from prunebench.suite.load import Suite, load_suite
+from prunebench.text.corpus import Corpus
 
 
 class Dense(Method):
@@ -72,17 +72,22 @@ class Passages(Corpus):
 
 def asset(name: str) -> ModelAsset:
     wheel = WheelAsset(distribution="models", version="1", member=f"{name}.gguf", sha256="0" * 64)
-    return ModelAsset(name, wheel, parameters=1000, summary="tiny", reference="none", licence="Apache-2.0")
+    return ModelAsset(
+        name, wheel, parameters=1000, summary="tiny", reference="none", licence="Apache-2.0"
+    )
 
 
-def registered(kind: str, value: Any) -> Registered:
-    return Registered(kind, value.name, value, distribution="dist", version="1.0", origin="")
+def registered(kind: str, value: Any) -> PluginEntry:
+    return PluginEntry(kind, value.name, value, distribution="dist", version="1.0", origin="")
 
 
 @pytest.fixture
 def registry() -> Registry:
     return Registry(
-        methods={kind.name: registered("method", kind) for kind in (Dense, Random, Magnitude, Wanda, ShortGPT)},
+        methods={
+            kind.name: registered("method", kind)
+            for kind in (Dense, Random, Magnitude, Wanda, ShortGPT)
+        },
         models={"smollm2-135m-instruct": registered("model", asset("smollm2-135m-instruct"))},
         corpora={"boolq-passages": registered("corpus", Passages())},
         problems=[PluginProblem("sparsegpt", "extra-methods", "0.3", "ImportError: no scipy")],
@@ -118,7 +123,9 @@ def calibrated() -> str:
 
 
 @pytest.fixture
-def load(tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Suite]:
+def load(
+    tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Suite]:
     """Writes a suite's text into `s.yaml` of a fresh working folder and loads it."""
     monkeypatch.chdir(tmp_path)
 

@@ -15,7 +15,13 @@ REGISTRY = load_plugins()
 
 def cells(tmp_path, *methods, calibration=True, seeds=(0,), **more):
     text = {"corpus": "tiny-text", "windows": 2, "length": 32}
-    data = {"name": "s", "models": "tiny-llama", "methods": list(methods), "seeds": list(seeds), **more}
+    data = {
+        "name": "s",
+        "models": "tiny-llama",
+        "methods": list(methods),
+        "seeds": list(seeds),
+        **more,
+    }
     if calibration:
         data["calibration"] = text
     return plan(check_suite(Source("s.yaml", tmp_path, "", data, {}), REGISTRY), REGISTRY).cells[1:]
@@ -23,7 +29,13 @@ def cells(tmp_path, *methods, calibration=True, seeds=(0,), **more):
 
 def test_it_fans_out_and_stands_in_the_label(tmp_path) -> None:
     found = cells(
-        tmp_path, {"wanda": {"sparsity": [0.5, 0.7], "allocation": [None, "uniform", {"owl": {"spread": [0.1, 0.2]}}]}}
+        tmp_path,
+        {
+            "wanda": {
+                "sparsity": [0.5, 0.7],
+                "allocation": [None, "uniform", {"owl": {"spread": [0.1, 0.2]}}],
+            }
+        },
     )
     assert len(found) == 8
     assert [cell.label for cell in found[:4]] == [
@@ -95,7 +107,13 @@ def test_a_published_figure_names_the_allocation(tmp_path) -> None:
         "quality": {"perplexity": text},
         "expect": [
             {"model": "tiny-llama", "method": "wanda", "value": 1.0, "source": "a"},
-            {"model": "tiny-llama", "method": "wanda", "allocation": "owl", "value": 2.0, "source": "b"},
+            {
+                "model": "tiny-llama",
+                "method": "wanda",
+                "allocation": "owl",
+                "value": 2.0,
+                "source": "b",
+            },
         ],
     }
     made = plan(check_suite(Source("s.yaml", tmp_path, "", data, {}), REGISTRY), REGISTRY)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import field_validator
 
 from prunebench.errors import PrunebenchError
-from prunebench.plugin.method import Options
+from prunebench.plugin.api.method import Options
 from prunebench.suite.load import load_suite
 from prunebench.suite.schema import SuiteFile
 from prunebench.suite.yaml import parse
@@ -44,7 +44,11 @@ BAD = {
         "sparsty: 0.5",
         "s.yaml:4: methods.wanda.sparsty: unknown option 'sparsty' (did you mean 'sparsity'?)",
     ),
-    "unknown method": ("wanda", "wnda", "s.yaml:4: methods.wnda: unknown method 'wnda' (did you mean 'wanda'?)"),
+    "unknown method": (
+        "wanda",
+        "wnda",
+        "s.yaml:4: methods.wnda: unknown method 'wnda' (did you mean 'wanda'?)",
+    ),
     "method of a broken plugin": (
         "wanda",
         "sparsegpt",
@@ -160,8 +164,16 @@ BAD = {
         "name: ../Mini",
         "s.yaml:1: name: '../Mini' is not valid (small letters, digits, hyphens; names the run)",
     ),
-    "no name": ("name: mini\n", "", "s.yaml:1: 'name' is missing (small letters, digits, hyphens; names the run)"),
-    "merge key": ("name: mini", "<<: {a: 1}\nname: mini", "s.yaml:1: <<: unknown key '<<' (known: "),
+    "no name": (
+        "name: mini\n",
+        "",
+        "s.yaml:1: 'name' is missing (small letters, digits, hyphens; names the run)",
+    ),
+    "merge key": (
+        "name: mini",
+        "<<: {a: 1}\nname: mini",
+        "s.yaml:1: <<: unknown key '<<' (known: ",
+    ),
     "section that is none": (
         "quality:\n  perplexity: {corpus: boolq-passages, windows: 4, length: 128}",
         "quality: good",
@@ -175,7 +187,11 @@ BAD = {
             "(add for example calibration: {corpus: boolq-passages, windows: 16, length: 512})"
         ),
     ),
-    "no such device": ("name: mini", "device: gpu\nname: mini", "s.yaml:1: device: 'gpu' is not valid (auto, cpu, "),
+    "no such device": (
+        "name: mini",
+        "device: gpu\nname: mini",
+        "s.yaml:1: device: 'gpu' is not valid (auto, cpu, ",
+    ),
     "duplicate key": (
         "windows: 16",
         "windows: 16, windows: 8",
@@ -261,17 +277,27 @@ def test_a_suite_that_is_not_there(registry, given, message):
     assert str(caught.value).startswith(message)
 
 
-KEYS = st.sampled_from([*SuiteFile.model_fields, "corpus", "windows", "model", "wanda", "sparsity", "latency", "x"])
+KEYS = st.sampled_from(
+    [*SuiteFile.model_fields, "corpus", "windows", "model", "wanda", "sparsity", "latency", "x"]
+)
 SCALARS = (
-    st.none() | st.booleans() | st.integers(-1, 3) | st.floats() | st.sampled_from(["", "no", "dense", "2:4", "a b"])
+    st.none()
+    | st.booleans()
+    | st.integers(-1, 3)
+    | st.floats()
+    | st.sampled_from(["", "no", "dense", "2:4", "a b"])
 )
 VALUES = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=6
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=6,
 )
 
 
 @given(st.dictionaries(st.sampled_from([*SuiteFile.model_fields, "x"]), VALUES, max_size=4))
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
 def test_whatever_stands_in_a_section_gives_a_suite_or_lines(load, calibrated, sections):
     base = parse(calibrated, "s.yaml").data
     overrides = [f"{key}={json.dumps(value)}" for key, value in sections.items()]
@@ -290,7 +316,9 @@ def written(data):
 
 def test_without_dense_there_is_no_suite(load, registry, minimal):
     del registry.methods["dense"]
-    with pytest.raises(PrunebenchError, match="'dense', the baseline of every suite, is not available"):
+    with pytest.raises(
+        PrunebenchError, match="'dense', the baseline of every suite, is not available"
+    ):
         load(minimal)
 
 
@@ -305,6 +333,7 @@ def test_a_plugin_that_fails_to_check_its_options_is_named(load, registry, calib
 
     monkeypatch.setattr(registry.methods["wanda"].value, "Options", Broken)
     with pytest.raises(
-        PrunebenchError, match=r"^s\.yaml:4: methods\.wanda: dist cannot check .* ZeroDivisionError: oh$"
+        PrunebenchError,
+        match=r"^s\.yaml:4: methods\.wanda: dist cannot check .* ZeroDivisionError: oh$",
     ):
         load(calibrated)

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from prunebench.cell.record import Error, Record
-from prunebench.cell.store import RunStore
 from prunebench.cli.options import load_plan
 from prunebench.cli.plan import command as plan_command
 from prunebench.cli.schema import command as schema_command
 from prunebench.errors import PrunebenchError
+from prunebench.record.record import Error, Record
+from prunebench.store.run_folder import RunStore
 
 SUITE = """\
 name: cli-test
@@ -34,7 +34,9 @@ def here(tmp_path, monkeypatch):
 
 
 def run(*arguments):
-    result = CliRunner().invoke(plan_command, [str(argument) for argument in arguments], catch_exceptions=False)
+    result = CliRunner().invoke(
+        plan_command, [str(argument) for argument in arguments], catch_exceptions=False
+    )
     assert result.exit_code == 0
     return result.stdout
 
@@ -71,30 +73,51 @@ def test_what_is_done_and_what_failed():
     described = json.loads(run("s.yaml", "--out", "out", "--json"))
     assert [cell["status"] for cell in described["cells"]] == ["done", "failed", "to run"]
     totals = described["totals"]
-    assert totals["left"]["tokens"] == totals["estimate"]["tokens"] - described["cells"][0]["estimate"]["tokens"]
+    assert (
+        totals["left"]["tokens"]
+        == totals["estimate"]["tokens"] - described["cells"][0]["estimate"]["tokens"]
+    )
     assert "1 done, 1 to run, 1 failed and to be tried again" in run("s.yaml", "--out", "out")
 
 
 @pytest.mark.usefixtures("here")
 def test_overrides_and_selection_reach_the_plan():
     found = json.loads(
-        run("s.yaml", "--json", "--set", "name=other", "--set", "seeds=7", "--only", "magnitude", "--skip", "*2:4")
+        run(
+            "s.yaml",
+            "--json",
+            "--set",
+            "name=other",
+            "--set",
+            "seeds=7",
+            "--only",
+            "magnitude",
+            "--skip",
+            "*2:4",
+        )
     )
     assert found["suite"] == "other"
-    assert [(cell["label"], cell["seed"]) for cell in found["cells"]] == [("dense", 7), ("magnitude sparsity=0.5", 7)]
+    assert [(cell["label"], cell["seed"]) for cell in found["cells"]] == [
+        ("dense", 7),
+        ("magnitude sparsity=0.5", 7),
+    ]
 
 
 @pytest.mark.usefixtures("here")
 def test_the_table_has_a_row_for_each_cell():
     shown = run("s.yaml")
-    rows = [line for line in shown.splitlines() if "to run " in line and "smollm2-135m-instruct" in line]
+    rows = [
+        line for line in shown.splitlines() if "to run " in line and "smollm2-135m-instruct" in line
+    ]
     assert len(rows) == 3
     assert "3 cells: 0 done, 3 to run; at least" in shown
 
 
 @pytest.mark.usefixtures("here")
 def test_bad_input_is_a_prunebench_error():
-    with pytest.raises(PrunebenchError, match=r"^--set methods\.magnitude\.sparsity=3: .*out of range"):
+    with pytest.raises(
+        PrunebenchError, match=r"^--set methods\.magnitude\.sparsity=3: .*out of range"
+    ):
         run("s.yaml", "--set", "methods.magnitude.sparsity=3")
 
 
@@ -112,7 +135,9 @@ def test_the_shipped_quickstart_is_planned_without_torch(tmp_path):
         "described = describe('quickstart', None, (), (), ())\n"
         "print(json.dumps([len(described['cells']), [name for name in ('torch', 'transformers') if name in sys.modules]]))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     assert json.loads(done.stdout) == [8, []]
 
 
@@ -121,5 +146,7 @@ def test_importing_the_commands_imports_click_alone(tmp_path):
         "import sys, prunebench.cli.plan, prunebench.cli.schema\n"
         "print([name for name in ('pydantic', 'yaml', 'rich', 'numpy', 'torch') if name in sys.modules])\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from prunebench.cell.store import RunStore
 from prunebench.errors import PrunebenchError
+from prunebench.store.run_folder import RunStore
 from prunebench.suite.plan import plan
 
 SUITE = """\
@@ -37,7 +37,9 @@ def test_a_figure_finds_its_cells_over_all_seeds(figure):
     planned = figure(WANDA)
     [found] = planned.expect
     assert found.cells == tuple(
-        cell.id for cell in planned.cells if cell.method.name == "wanda" and cell.method.options["sparsity"] == 0.5
+        cell.id
+        for cell in planned.cells
+        if cell.method.name == "wanda" and cell.method.options["sparsity"] == 0.5
     )
     assert len(found.cells) == 2
     assert (found.metric, found.corpus, found.length) == ("perplexity", "boolq-passages", 128)
@@ -58,7 +60,9 @@ def test_dense_which_is_in_every_suite_can_be_named_though_it_stands_there_twice
     assert len(found.cells) == 1
 
 
-@pytest.mark.parametrize(("metric", "tolerance"), [("parameters", 0.001), ("removed_share", 0.001), ("speedup", 0.1)])
+@pytest.mark.parametrize(
+    ("metric", "tolerance"), [("parameters", 0.001), ("removed_share", 0.001), ("speedup", 0.1)]
+)
 def test_figures_of_the_model_need_no_corpus(metric, tolerance, figure):
     [found] = figure(f"model: small, method: dense, metric: {metric}").expect
     assert (found.metric, found.corpus, found.tolerance) == (metric, None, tolerance)
@@ -147,7 +151,9 @@ def test_a_selection_keeps_the_figures_of_its_cells(load, registry):
     assert len(plan(suite, registry, only=["wanda*0.5"]).expect) == 1
 
 
-WITH_TASKS = SUITE.replace("protocol: [sparsegpt, disp-llm]}", "protocol: sparsegpt}\n  tasks: {task: [boolq, piqa]}")
+WITH_TASKS = SUITE.replace(
+    "protocol: [sparsegpt, disp-llm]}", "protocol: sparsegpt}\n  tasks: {task: [boolq, piqa]}"
+)
 
 
 @pytest.mark.parametrize("metric", ["boolq", "tasks-mean", "tasks-mean, tasks: [piqa]"])
@@ -162,7 +168,10 @@ def test_scores_of_tasks_are_figures_too(metric, load, registry):
     ("metric", "message"),
     [
         ("piqaa", "expect[0].metric: no cell measures 'piqaa' (did you mean 'piqa'?)"),
-        ("tasks-mean, tasks: [boolqq]", "expect[0].tasks: no cell measures 'boolqq' (did you mean 'boolq'?)"),
+        (
+            "tasks-mean, tasks: [boolqq]",
+            "expect[0].tasks: no cell measures 'boolqq' (did you mean 'boolq'?)",
+        ),
     ],
 )
 def test_tasks_that_are_not_run_are_errors(metric, message, load):

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prunebench.cell.envelope import CHECKSUM, checksum, seal
-from prunebench.cell.record import Record
-from prunebench.cell.store import Damaged, RunStore
 from prunebench.errors import PrunebenchError
+from prunebench.record.codec import CHECKSUM, checksum, to_json
+from prunebench.record.record import Record
+from prunebench.store.run_folder import DamagedRecord, RunStore
 from prunebench.suite.plan import plan
 from small_records import cell, record, store
 
@@ -74,7 +74,11 @@ def mutated(text: str, edits: list[tuple[int, str, str, int]]) -> str:
             text = text[:at] + word + text[at:]
         elif how == "replace":
             token = next(iter(re.finditer(r"[\w.:-]+", text[at:])), None)
-            text = text if token is None else text[: at + token.start()] + word + text[at + token.end() :]
+            text = (
+                text
+                if token is None
+                else text[: at + token.start()] + word + text[at + token.end() :]
+            )
         elif how == "swap":
             one, other = place % len(lines), length % len(lines)
             lines[one], lines[other] = lines[other], lines[one]
@@ -108,11 +112,17 @@ def check_suite(load: Any, registry: Any, examples: int) -> None:
 
 def json_values() -> st.SearchStrategy[Any]:
     scalars = (
-        st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.floats(allow_nan=False) | st.sampled_from(WORDS)
+        st.none()
+        | st.booleans()
+        | st.integers(-(10**30), 10**30)
+        | st.floats(allow_nan=False)
+        | st.sampled_from(WORDS)
     )
     return st.recursive(
         scalars,
-        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+        ),
         max_leaves=5,
     )
 
@@ -120,7 +130,13 @@ def json_values() -> st.SearchStrategy[Any]:
 def paths(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Where a value stands, for every value in ``data``."""
     found = [path] if path else []
-    children = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    children = (
+        data.items()
+        if isinstance(data, dict)
+        else enumerate(data)
+        if isinstance(data, list)
+        else ()
+    )
     for key, value in children:
         found += paths(value, (*path, key))
     return found
@@ -130,14 +146,16 @@ def check_records(folder: Path, examples: int) -> None:
     """Edited text, and edited values under a checksum that fits: a record, or a file that is named with a reason."""
     one = cell()
     run = store(folder / "run", one)
-    text = seal(record(one))
+    text = to_json(record(one))
     path = run.record_path(one.id)
     path.parent.mkdir(exist_ok=True)
     places = paths(json.loads(text))
 
     def named() -> None:
         found = run.read(one.id)
-        assert isinstance(found, Record) or (isinstance(found, Damaged) and found.reason and "\n" not in found.reason)
+        assert isinstance(found, Record) or (
+            isinstance(found, DamagedRecord) and found.reason and "\n" not in found.reason
+        )
         RunStore(run.folder).records()
         assert run.finished(one) == (isinstance(found, Record) and found.status == "ok")
 
@@ -196,4 +214,6 @@ def test_thousands(load, registry, tmp_path) -> None:
     check_suite(load, registry, MANY)
     check_records(tmp_path / "records", MANY)
     check_plans(tmp_path / "plans", MANY // 3)
-    print(f"\n{MANY} suites, {2 * MANY} records, {MANY // 3} plans: no traceback, every error names file and line")
+    print(
+        f"\n{MANY} suites, {2 * MANY} records, {MANY // 3} plans: no traceback, every error names file and line"
+    )

@@ -39,7 +39,9 @@ def test_golden_ids(load, registry):
         ["quality.gate=0.5"],
         ["methods=[{wanda: null}]"],  # 0.5 is the default
         ["methods=[{wanda: {sparsity: 0.50}}]"],
-        ["calibration={length: 16, sampler: distinct, windows: 4, split: calibration, corpus: boolq-passages}"],
+        [
+            "calibration={length: 16, sampler: distinct, windows: 4, split: calibration, corpus: boolq-passages}"
+        ],
         ["seeds=[0]"],
         ["device=auto"],
     ],

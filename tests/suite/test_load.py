@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from prunebench.errors import PrunebenchError
-from prunebench.measure.spec import LatencySpec
+from prunebench.experiment.measures import LatencySpec
 from prunebench.plugin.host import load_plugins
 from prunebench.suite.load import load_suite
 from prunebench.suite.source import shipped
@@ -30,7 +30,9 @@ def test_shipped_quickstart_is_the_documented_grid():
     assert [model.name for model in suite.models] == ["smollm2-135m-instruct"]
     assert suite.calibration[0].split == "calibration"
     assert suite.perplexity[0].split == "evaluation"
-    assert suite.latency == (LatencySpec(prompt=64, new_tokens=10, batch_size=1, min_rounds=6, min_time_s=3.0),)
+    assert suite.latency == (
+        LatencySpec(prompt=64, new_tokens=10, batch_size=1, min_rounds=6, min_time_s=3.0),
+    )
     assert suite.time_limit_s == 3600
 
 
@@ -54,8 +56,14 @@ def test_unquoted_n_m_is_a_pattern(load, calibrated):
 
 
 def test_option_lists_fan_out_in_order(load, minimal):
-    suite = load(minimal.replace("- magnitude", "- magnitude: {sparsity: [0.6, 2:4], mode: [clean, reference]}"))
-    assert [(method.options["sparsity"], method.options["mode"]) for method in suite.methods[1:]] == [
+    suite = load(
+        minimal.replace(
+            "- magnitude", "- magnitude: {sparsity: [0.6, 2:4], mode: [clean, reference]}"
+        )
+    )
+    assert [
+        (method.options["sparsity"], method.options["mode"]) for method in suite.methods[1:]
+    ] == [
         (0.6, "clean"),
         (0.6, "reference"),
         ("2:4", "clean"),
@@ -68,16 +76,25 @@ def test_option_lists_fan_out_in_order(load, minimal):
     [("[1, 2]", [[1, 2]]), ("[[1, 2], [3]]", [[1, 2], [3]]), ("[]", [[]]), ("null", [None])],
 )
 def test_an_option_that_is_a_list_fans_out_by_a_list_of_lists(load, calibrated, written, layers):
-    suite = load(calibrated.replace("- wanda: {sparsity: 0.5}", f"- shortgpt: {{layers: {written}}}"))
+    suite = load(
+        calibrated.replace("- wanda: {sparsity: 0.5}", f"- shortgpt: {{layers: {written}}}")
+    )
     assert [method.options["layers"] for method in suite.methods[1:]] == layers
 
 
 def test_protocol_lists_fan_out(load, calibrated):
-    text = calibrated.replace("windows: 16", "windows: [8, 16]").replace("length: 128", "length: [64, 128]")
+    text = calibrated.replace("windows: 16", "windows: [8, 16]").replace(
+        "length: 128", "length: [64, 128]"
+    )
     suite = load(text + "profile: {latency: {batch_size: [1, 4], prompt: [16, 32]}}\n")
     assert [spec.windows for spec in suite.calibration] == [8, 16]
     assert [spec.length for spec in suite.perplexity] == [64, 128]
-    assert [(shape.prompt, shape.batch_size) for shape in suite.latency] == [(16, 1), (16, 4), (32, 1), (32, 4)]
+    assert [(shape.prompt, shape.batch_size) for shape in suite.latency] == [
+        (16, 1),
+        (16, 4),
+        (32, 1),
+        (32, 4),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +105,11 @@ def test_latency_is_timed_unless_the_suite_says_no(load, minimal, profile, shape
 
 
 def test_several_dtypes_are_several_models(load, minimal):
-    suite = load(minimal.replace("smollm2-135m-instruct", "{model: org/m, name: m, dtype: [float32, bfloat16]}"))
+    suite = load(
+        minimal.replace(
+            "smollm2-135m-instruct", "{model: org/m, name: m, dtype: [float32, bfloat16]}"
+        )
+    )
     assert [(model.name, model.dtype) for model in suite.models] == [
         ("m float32", "float32"),
         ("m bfloat16", "bfloat16"),
@@ -100,7 +121,9 @@ def test_local_files_lie_beside_the_suite(registry, tmp_path, calibrated, monkey
     folder = tmp_path / "suites"
     folder.mkdir()
     (folder / "text.txt").write_text("Some text.\n", encoding="utf-8")
-    (folder / "s.yaml").write_text(calibrated.replace("boolq-passages", "text.txt"), encoding="utf-8")
+    (folder / "s.yaml").write_text(
+        calibrated.replace("boolq-passages", "text.txt"), encoding="utf-8"
+    )
     monkeypatch.chdir(tmp_path)
     suite = load_suite("suites/s.yaml", registry=registry)
     assert suite.calibration[0].corpus.path == str(folder / "text.txt")
@@ -113,7 +136,11 @@ def test_local_files_lie_beside_the_suite(registry, tmp_path, calibrated, monkey
 
 def test_a_token_file_needs_no_sampler(load, calibrated, tmp_path):
     (tmp_path / "tokens.npy").write_bytes(b"\x93NUMPY")  # looked into by the cell, not by the suite
-    suite = load(calibrated.replace("calibration: {corpus: boolq-passages", "calibration: {corpus: tokens.npy"))
+    suite = load(
+        calibrated.replace(
+            "calibration: {corpus: boolq-passages", "calibration: {corpus: tokens.npy"
+        )
+    )
     assert suite.calibration[0].sampler == "as-is"
 
 
@@ -122,7 +149,9 @@ def test_the_text_is_kept_verbatim(load, minimal):
     assert load(text).text == text
 
 
-def test_a_path_wins_over_nothing_and_a_name_finds_the_shipped_suite(registry, tmp_path, minimal, monkeypatch):
+def test_a_path_wins_over_nothing_and_a_name_finds_the_shipped_suite(
+    registry, tmp_path, minimal, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     Path("quickstart.yaml").write_text(minimal, encoding="utf-8")
     assert load_suite("quickstart", registry=load_plugins()).name == "quickstart"

@@ -6,9 +6,9 @@ import pytest
 from pydantic import Field
 
 from prunebench.errors import PrunebenchError
-from prunebench.plugin.host import Registered
-from prunebench.plugin.method import Options
-from prunebench.plugin.metric import Metric
+from prunebench.plugin.api.method import Options
+from prunebench.plugin.api.metric import Metric
+from prunebench.plugin.host import PluginEntry
 from prunebench.suite.plan import plan
 from prunebench.suite.schema import json_schema
 
@@ -44,7 +44,7 @@ class Counts(Reads):
 @pytest.fixture
 def registry(registry):
     for kind in (Reads, Counts):
-        registry.metrics[kind.name] = Registered("metric", kind.name, kind, "dist", "1.0", "")
+        registry.metrics[kind.name] = PluginEntry("metric", kind.name, kind, "dist", "1.0", "")
     return registry
 
 
@@ -62,7 +62,10 @@ def cells(load, registry):
         ("reads", ["reads"]),
         ("null", []),
         ("[reads, counts]", ["reads", "counts"]),
-        ("[{reads: {among: [1, 5]}}, reads]", ["reads among=1", "reads among=5"]),  # the last is the first once more
+        (
+            "[{reads: {among: [1, 5]}}, reads]",
+            ["reads among=1", "reads among=5"],
+        ),  # the last is the first once more
         ("[{reads: {data: {corpus: boolq-passages, length: 64}}}, reads]", ["reads", "reads"]),
     ],
 )
@@ -72,10 +75,17 @@ def test_every_cell_has_them_in_the_order_written(cells, written, labels):
 
 
 def test_the_text_is_the_first_perplexitys_or_its_own(cells):
-    own = "[{reads: {data: {corpus: boolq-passages, split: calibration, windows: 2}}}, reads, counts]"
+    own = (
+        "[{reads: {data: {corpus: boolq-passages, split: calibration, windows: 2}}}, reads, counts]"
+    )
     cell = cells(own, SUITE, "quality.perplexity.tail=true")[0]
     mine, shared, none = cell.metrics
-    assert (mine.data.split, mine.data.windows, mine.data.length, mine.data.fewer) == ("calibration", 2, 512, False)
+    assert (mine.data.split, mine.data.windows, mine.data.length, mine.data.fewer) == (
+        "calibration",
+        2,
+        512,
+        False,
+    )
     assert shared.data == cell.perplexity[0].model_copy(update={"tail": False})
     assert none.data is None
     assert mine.options == {"among": 1}
@@ -89,12 +99,17 @@ def test_a_metric_decides_the_id_and_its_absence_none(cells, load, registry):
     assert ids("[]") == ids("null") == plain
     several = [
         ids(written)[0]
-        for written in ("reads", "{reads: {among: 2}}", "counts", "{reads: {data: {corpus: boolq-passages}}}")
+        for written in (
+            "reads",
+            "{reads: {among: 2}}",
+            "counts",
+            "{reads: {data: {corpus: boolq-passages}}}",
+        )
     ]
     assert len({plain[0], *several}) == 5
     assert ids("{reads: {among: 1}}") == ids("reads")  # 1 is the default
     before = registry.metrics["reads"]
-    registry.metrics["reads"] = Registered("metric", "reads", Reads, "dist", "2.0", "")
+    registry.metrics["reads"] = PluginEntry("metric", "reads", Reads, "dist", "2.0", "")
     assert ids("reads")[0] != several[0]
     registry.metrics["reads"] = before
 
@@ -124,7 +139,10 @@ def test_what_is_wrong_is_said_where_it_stands(cells, written):
 
 
 def test_a_metric_without_any_text_is_refused(cells):
-    with pytest.raises(PrunebenchError, match=r"'reads' needs text, and neither it nor quality\.perplexity names one"):
+    with pytest.raises(
+        PrunebenchError,
+        match=r"'reads' needs text, and neither it nor quality\.perplexity names one",
+    ):
         cells("reads", SUITE, "quality.perplexity=null")
     assert cells("counts", SUITE, "quality.perplexity=null")
 

@@ -18,14 +18,19 @@ calibration: {corpus: boolq-passages, split: evaluation, windows: 4, length: 16}
 
 
 def cells(load, registry, own, text=SUITE):
-    return [cell for cell in plan(load(text.replace("OWN", own)), registry).cells if cell.calibration]
+    return [
+        cell for cell in plan(load(text.replace("OWN", own)), registry).cells if cell.calibration
+    ]
 
 
 def test_what_is_left_out_is_as_in_the_suite(load, registry):
     wanda, shortgpt = cells(load, registry, "{windows: 2}")
     assert (wanda.calibration.windows, wanda.calibration.split) == (4, "evaluation")
     assert (shortgpt.calibration.windows, shortgpt.calibration.length) == (2, 16)
-    assert (shortgpt.calibration.corpus, shortgpt.calibration.split) == (wanda.calibration.corpus, "evaluation")
+    assert (shortgpt.calibration.corpus, shortgpt.calibration.split) == (
+        wanda.calibration.corpus,
+        "evaluation",
+    )
     assert shortgpt.method.options["ratio"] == 0.5
     assert "calibration" not in shortgpt.method.options
 
@@ -43,7 +48,9 @@ def test_lists_fan_out_and_decide_the_identity(load, registry):
 
 def test_a_suite_without_calibration_needs_no_other(load, registry):
     text = "".join(
-        line for line in SUITE.splitlines(keepends=True) if "wanda" not in line and not line.startswith("cal")
+        line
+        for line in SUITE.splitlines(keepends=True)
+        if "wanda" not in line and not line.startswith("cal")
     )
     [shortgpt] = cells(load, registry, "{corpus: boolq-passages, windows: 2, length: 8}", text)
     assert shortgpt.calibration.length == 8
@@ -53,7 +60,10 @@ def test_a_suite_without_calibration_needs_no_other(load, registry):
     ("own", "said"),
     [
         ("{window: 2}", r"5: methods\.shortgpt\.calibration\.window: unknown key 'window'"),
-        ("{corpus: nothing}", r"5: methods\.shortgpt\.calibration\.corpus: unknown corpus 'nothing'"),
+        (
+            "{corpus: nothing}",
+            r"5: methods\.shortgpt\.calibration\.corpus: unknown corpus 'nothing'",
+        ),
         ("7", r"5: methods\.shortgpt\.calibration"),
     ],
 )
@@ -64,4 +74,8 @@ def test_what_is_wrong_is_named(load, registry, own, said):
 
 def test_a_method_without_text_takes_none(load):
     with pytest.raises(PrunebenchError, match="'magnitude' looks at no text"):
-        load(SUITE.replace("shortgpt: {ratio: 0.5, calibration: OWN}", "magnitude: {calibration: {windows: 2}}"))
+        load(
+            SUITE.replace(
+                "shortgpt: {ratio: 0.5, calibration: OWN}", "magnitude: {calibration: {windows: 2}}"
+            )
+        )

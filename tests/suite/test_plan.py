@@ -39,7 +39,9 @@ def test_the_quickstart_has_eight_cells_in_order():
         "blockpruner count=2",
         "llm-pruner ratio=0.25 + lora batch_size=2 learning_rate=0.001",
     ]
-    windows = [cell.calibration and (cell.calibration.windows, cell.calibration.length) for cell in cells]
+    windows = [
+        cell.calibration and (cell.calibration.windows, cell.calibration.length) for cell in cells
+    ]
     assert windows == [None, None, None, (4, 384), (4, 384), (4, 384), (1, 160), (10, 64)]
 
 
@@ -56,21 +58,38 @@ def test_the_grid_model_by_model_with_dense_in_front_and_seeds_where_they_matter
         ("wanda", 8, 1),
         ("wanda", 8, 2),
     ]
-    found = [(cell.label, cell.calibration and cell.calibration.windows, cell.seed) for cell in planned.cells]
+    found = [
+        (cell.label, cell.calibration and cell.calibration.windows, cell.seed)
+        for cell in planned.cells
+    ]
     assert found == one_model * 2
-    assert [cell.model.name for cell in planned.cells] == ["smollm2-135m-instruct"] * 9 + ["other"] * 9
+    assert [cell.model.name for cell in planned.cells] == ["smollm2-135m-instruct"] * 9 + [
+        "other"
+    ] * 9
     assert len({cell.id for cell in planned.cells}) == 18
 
 
 @pytest.mark.parametrize(("sampler", "seeds"), [("distinct", [1, 2]), ("consecutive", [1])])
-def test_seeds_are_dropped_where_the_calibration_is_the_same_for_all(load, registry, sampler, seeds):
-    cells = plan(load(GRID.replace("length: 16", f"length: 16, sampler: {sampler}")), registry, only=["wanda"]).cells
-    four = [cell for cell in cells if cell.calibration and cell.calibration.windows == 4 and cell.model.name == "other"]
+def test_seeds_are_dropped_where_the_calibration_is_the_same_for_all(
+    load, registry, sampler, seeds
+):
+    cells = plan(
+        load(GRID.replace("length: 16", f"length: 16, sampler: {sampler}")),
+        registry,
+        only=["wanda"],
+    ).cells
+    four = [
+        cell
+        for cell in cells
+        if cell.calibration and cell.calibration.windows == 4 and cell.model.name == "other"
+    ]
     assert [cell.seed for cell in four] == seeds
 
 
 def test_equal_experiments_are_planned_once(load, registry):
-    text = GRID.replace("- random", "- magnitude\n  - magnitude: {mode: clean}\n  - dense\n  - random")
+    text = GRID.replace(
+        "- random", "- magnitude\n  - magnitude: {mode: clean}\n  - dense\n  - random"
+    )
     cells = plan(load(text), registry, only=["magnitude"]).cells
     assert labels(cells)[:3] == ["dense", "magnitude sparsity=0.5", "magnitude sparsity=2:4"]
     assert len(cells) == 6
@@ -88,7 +107,11 @@ def test_the_plan_names_the_suite_and_pins_its_text(load, registry):
     [
         (["random"], [], ["dense", "random", "random"]),
         (["magnitude*2:4*"], [], ["dense", "magnitude sparsity=2:4"]),
-        (["magnitude*", "random"], ["*2:4"], ["dense", "magnitude sparsity=0.5", "random", "random"]),
+        (
+            ["magnitude*", "random"],
+            ["*2:4"],
+            ["dense", "magnitude sparsity=0.5", "random", "random"],
+        ),
         (["random"], ["dense"], ["random", "random"]),
         ([], ["wanda", "magnitude"], ["dense", "random", "random"]),
         (["dense"], [], ["dense"]),
@@ -103,7 +126,10 @@ def test_selection_by_id_and_by_model(load, registry):
     suite = load(GRID)
     last = plan(suite, registry).cells[-1]
     by_id = plan(suite, registry, only=[last.id[:8]]).cells
-    assert [(cell.model.name, cell.label) for cell in by_id] == [("other", "dense"), ("other", "wanda")]
+    assert [(cell.model.name, cell.label) for cell in by_id] == [
+        ("other", "dense"),
+        ("other", "wanda"),
+    ]
     assert {cell.model.name for cell in plan(suite, registry, only=["oth*"]).cells} == {"other"}
 
 
@@ -132,8 +158,12 @@ def test_estimate_counts_every_token(load, registry):
     quality, timing = 3 * 10, (5 + 1) * 2 * (6 + 4)
     small = "smollm2-135m-instruct"  # the stand-in has 1000 parameters
     assert work[small, "dense"] == Estimate(quality + timing, 2 * 1000 * (quality + timing))
-    assert work[small, "random"].tokens == quality + 2 * timing  # dense rounds between the pruned ones
-    assert work[small, "wanda"].tokens == 2 * 4 * 16 + quality + 2 * timing  # two passes over calibration
+    assert (
+        work[small, "random"].tokens == quality + 2 * timing
+    )  # dense rounds between the pruned ones
+    assert (
+        work[small, "wanda"].tokens == 2 * 4 * 16 + quality + 2 * timing
+    )  # two passes over calibration
     assert work["other", "dense"] == Estimate(quality + timing, None)
     assert total(work.values()).flop is None
     assert total([Estimate(1, 2), Estimate(3, 4)]) == Estimate(4, 6)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from prunebench.calibration.corpus import Corpus
-from prunebench.calibration.protocols import PROTOCOLS
 from prunebench.errors import PrunebenchError
-from prunebench.plugin.host import Registered
+from prunebench.measure.quality.protocols import PROTOCOLS
+from prunebench.plugin.host import PluginEntry
 from prunebench.suite.plan import plan
+from prunebench.text.corpus import Corpus
 
 
 class C4(Corpus):
@@ -36,7 +36,9 @@ class Ptb(C4):
 @pytest.fixture
 def registry(registry):
     for corpus in (C4(), Ptb()):
-        registry.corpora[corpus.name] = Registered("corpus", corpus.name, corpus, "dist", "1.0", "")
+        registry.corpora[corpus.name] = PluginEntry(
+            "corpus", corpus.name, corpus, "dist", "1.0", ""
+        )
     return registry
 
 
@@ -52,7 +54,13 @@ def specs(load):
 
 def test_sparsegpt_is_the_default(specs):
     [spec] = specs("{corpus: ptb}")
-    assert (spec.protocol, spec.length, spec.windows, spec.split, spec.tail) == ("sparsegpt", 2048, None, "test", False)
+    assert (spec.protocol, spec.length, spec.windows, spec.split, spec.tail) == (
+        "sparsegpt",
+        2048,
+        None,
+        "test",
+        False,
+    )
     assert specs("{corpus: ptb}") == specs("{corpus: ptb, protocol: sparsegpt}")
 
 
@@ -76,8 +84,16 @@ def test_disp_llm_takes_its_first_tokens_and_the_short_tail(specs):
 
 @pytest.mark.parametrize("name", list(PROTOCOLS))
 def test_what_the_suite_says_wins(name, specs):
-    [spec] = specs(f"{{corpus: ptb, protocol: {name}, length: 64, windows: 7, split: train, tail: true}}")
-    assert (spec.length, spec.windows, spec.split, spec.tail, spec.fewer) == (64, 7, "train", True, False)
+    [spec] = specs(
+        f"{{corpus: ptb, protocol: {name}, length: 64, windows: 7, split: train, tail: true}}"
+    )
+    assert (spec.length, spec.windows, spec.split, spec.tail, spec.fewer) == (
+        64,
+        7,
+        "train",
+        True,
+        False,
+    )
 
 
 def test_lists_fan_out_and_every_cell_measures_them_all(specs):
@@ -97,13 +113,22 @@ def test_a_misspelt_one_gets_the_nearest(specs):
     assert "did you mean 'wanda'?" in str(caught.value)
 
 
-def test_ids_tell_protocols_apart_and_the_default_keeps_those_of_older_runs(load, registry, calibrated):
+def test_ids_tell_protocols_apart_and_the_default_keeps_those_of_older_runs(
+    load, registry, calibrated
+):
     def first(change: str) -> str:
-        return plan(load(calibrated.replace("windows: 4,", f"windows: 4, {change}")), registry).cells[0].id
+        return (
+            plan(load(calibrated.replace("windows: 4,", f"windows: 4, {change}")), registry)
+            .cells[0]
+            .id
+        )
 
     plain = first("")
     assert first("protocol: sparsegpt,") == plain
-    assert len({plain, first("protocol: wanda,"), first("protocol: disp-llm,"), first("tail: true,")}) == 4
+    assert (
+        len({plain, first("protocol: wanda,"), first("protocol: disp-llm,"), first("tail: true,")})
+        == 4
+    )
     identity = plan(load(calibrated), registry).cells[0].identity()["perplexity"][0]
     assert identity.keys() == {"corpus", "split", "length", "windows"}
 

@@ -9,9 +9,9 @@ from typing import Literal
 import pytest
 
 from prunebench.errors import PrunebenchError
-from prunebench.plugin.host import Registered, load_plugins
-from prunebench.plugin.method import Options
-from prunebench.plugin.recovery import Recovery, TrainingOptions
+from prunebench.plugin.api.method import Options
+from prunebench.plugin.api.recovery import Recovery, TrainingOptions
+from prunebench.plugin.host import PluginEntry, load_plugins
 from prunebench.suite.estimate import estimate
 from prunebench.suite.plan import plan
 from prunebench.suite.schema import json_schema
@@ -48,7 +48,7 @@ class Regress(LoRA):
 @pytest.fixture
 def registry(registry):
     for kind in (LoRA, Regress):
-        registry.recoveries[kind.name] = Registered("recovery", kind.name, kind, "dist", "1.0", "")
+        registry.recoveries[kind.name] = PluginEntry("recovery", kind.name, kind, "dist", "1.0", "")
     return registry
 
 
@@ -73,7 +73,9 @@ def cells(load, registry):
     ],
 )  # fmt: skip
 def test_what_is_written_is_the_label_and_lists_fan_out(cells, written, labels):
-    assert [cell.label for cell in cells(written)] == [f"magnitude sparsity=0.5{label}" for label in labels]
+    assert [cell.label for cell in cells(written)] == [
+        f"magnitude sparsity=0.5{label}" for label in labels
+    ]
 
 
 def test_options_are_complete_and_of_their_plugin(cells):
@@ -96,10 +98,18 @@ def test_method_options_and_recoveries_fan_out_together(cells):
 
 def test_training_windows_are_the_suites_calibration_or_their_own(cells):
     [default] = cells("lora", SUITE.replace("length: 512", "length: [512, 64]"))
-    assert (default.calibration, default.recovery.data.windows, default.recovery.data.length) == (None, 16, 512)
+    assert (default.calibration, default.recovery.data.windows, default.recovery.data.length) == (
+        None,
+        16,
+        512,
+    )
     [own] = cells("{lora: {data: {corpus: boolq-passages, split: evaluation, windows: 64}}}")
     data = own.recovery.data
-    assert (data.corpus.name, data.split, data.sampler) == ("boolq-passages", "evaluation", "distinct")
+    assert (data.corpus.name, data.split, data.sampler) == (
+        "boolq-passages",
+        "evaluation",
+        "distinct",
+    )
     assert (data.windows, data.length) == (64, 256)
     [alone] = cells("{lora: {data: {corpus: boolq-passages}}}", SUITE.replace("calibration:", "#"))
     assert alone.recovery.data.split == "calibration"
@@ -112,7 +122,13 @@ def test_a_file_to_train_on_lies_beside_the_suite(cells, tmp_path):
 
 
 def test_a_recovery_and_what_it_trains_on_decide_the_identity(cells):
-    variants = ["null", "lora", "regress", "{lora: {rank: 4}}", "{lora: {data: {corpus: boolq-passages}}}"]
+    variants = [
+        "null",
+        "lora",
+        "regress",
+        "{lora: {rank: 4}}",
+        "{lora: {data: {corpus: boolq-passages}}}",
+    ]
     ids = [cells(variant)[0].id for variant in variants]
     assert len(set(ids)) == len(variants)
     plain = SUITE.replace(", recovery: RECOVERY", "")
@@ -149,17 +165,38 @@ def test_the_estimate_counts_training_three_times_in_every_epoch(cells, registry
 PLACE = "s.yaml:4: methods.magnitude.recovery"
 WRONG = {
     "unknown recovery": ("lroa", f"{PLACE}: unknown recovery 'lroa' (did you mean 'lora'?)"),
-    "unknown option": ("{lora: {rnak: 8}}", f"{PLACE}.lora.rnak: unknown option 'rnak' (did you mean 'rank'?)"),
-    "in a list": ("[null, {lora: {rank: [8, x]}}]", f"{PLACE}[1].lora.rank[1]: should be a valid integer, found 'x'"),
-    "out of range": ("{lora: {epochs: 0}}", f"{PLACE}.lora.epochs: should be greater than or equal to 1, found 0"),
-    "empty list": ("[]", f"{PLACE}: an empty list makes no cells (write null for no recovery, or leave the key out)"),
-    "a number": ("3", f"{PLACE}: 3 is no recovery (write a name, or a name and its options: {{lora: {{rank: 8}}}})"),
-    "two in one": ("{lora: null, regress: null}", f"{PLACE}: 'lora' and 'regress' stand in one entry"),
+    "unknown option": (
+        "{lora: {rnak: 8}}",
+        f"{PLACE}.lora.rnak: unknown option 'rnak' (did you mean 'rank'?)",
+    ),
+    "in a list": (
+        "[null, {lora: {rank: [8, x]}}]",
+        f"{PLACE}[1].lora.rank[1]: should be a valid integer, found 'x'",
+    ),
+    "out of range": (
+        "{lora: {epochs: 0}}",
+        f"{PLACE}.lora.epochs: should be greater than or equal to 1, found 0",
+    ),
+    "empty list": (
+        "[]",
+        f"{PLACE}: an empty list makes no cells (write null for no recovery, or leave the key out)",
+    ),
+    "a number": (
+        "3",
+        f"{PLACE}: 3 is no recovery (write a name, or a name and its options: {{lora: {{rank: 8}}}})",
+    ),
+    "two in one": (
+        "{lora: null, regress: null}",
+        f"{PLACE}: 'lora' and 'regress' stand in one entry",
+    ),
     "data misspelt": (
         "{lora: {data: {corpus: boolq-passages, window: 8}}}",
         f"{PLACE}.lora.data.window: unknown key 'window' (did you mean 'windows'?)",
     ),
-    "data without corpus": ("{lora: {data: {windows: 8}}}", f"{PLACE}.lora.data: 'corpus' is missing"),
+    "data without corpus": (
+        "{lora: {data: {windows: 8}}}",
+        f"{PLACE}.lora.data: 'corpus' is missing",
+    ),
     "data of nowhere": (
         "{lora: {data: {corpus: boolq-pasages}}}",
         f"{PLACE}.lora.data.corpus: unknown corpus 'boolq-pasages' (did you mean 'boolq-passages'?)",
@@ -188,13 +225,18 @@ def test_bad_input_is_named_by_line_and_key(cells, fault):
 
 
 def test_no_text_to_train_on_is_an_error_with_the_fix(cells):
-    with pytest.raises(PrunebenchError, match=r"s\.yaml:4: methods\.magnitude\.recovery: 'lora' needs text") as caught:
+    with pytest.raises(
+        PrunebenchError, match=r"s\.yaml:4: methods\.magnitude\.recovery: 'lora' needs text"
+    ) as caught:
         cells("lora", SUITE.replace("calibration:", "#"))
     assert "data: {corpus: boolq-passages" in caught.value.hint
 
 
 def test_the_baseline_takes_no_recovery(cells):
-    with pytest.raises(PrunebenchError, match=r"methods\.dense\.recovery: the dense model is what every cell is held"):
+    with pytest.raises(
+        PrunebenchError,
+        match=r"methods\.dense\.recovery: the dense model is what every cell is held",
+    ):
         cells("lora", SUITE.replace("magnitude: {sparsity: 0.5,", "dense: {"))
 
 
@@ -204,7 +246,8 @@ def test_the_schema_knows_recoveries(registry):
     schema = json_schema(kinds, registry.models, registry.corpora, recoveries)
     forms = schema["properties"]["methods"]["anyOf"][0]["anyOf"][1:]
     assert all(
-        form["properties"][form["required"][0]]["anyOf"][0]["properties"]["recovery"] == {"$ref": "#/$defs/recovery"}
+        form["properties"][form["required"][0]]["anyOf"][0]["properties"]["recovery"]
+        == {"$ref": "#/$defs/recovery"}
         for form in forms
     )
     one, several = schema["$defs"]["recovery"]["anyOf"]
@@ -213,7 +256,9 @@ def test_the_schema_knows_recoveries(registry):
     assert (names, none) == ({"enum": ["lora", "regress"]}, {"type": "null"})
     options = lora["properties"]["lora"]["anyOf"][0]["properties"]
     assert {"rank", "learning_rate", "data"} <= options.keys()
-    assert schema["$defs"]["TrainingEntry"]["properties"]["corpus"]["examples"] == ["boolq-passages"]
+    assert schema["$defs"]["TrainingEntry"]["properties"]["corpus"]["examples"] == [
+        "boolq-passages"
+    ]
 
 
 PLUGIN = """
@@ -235,7 +280,9 @@ def host(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def host(base: str, option: str):
-        (tmp_path / "mine_plugin.py").write_text(PLUGIN.format(base=base, option=option, kind=base.lower()))
+        (tmp_path / "mine_plugin.py").write_text(
+            PLUGIN.format(base=base, option=option, kind=base.lower())
+        )
         return load_plugins([EntryPoint("mine", "mine_plugin", "prunebench")])
 
     yield host
@@ -246,7 +293,9 @@ def host(tmp_path, monkeypatch):
 def test_the_host_refuses_options_named_like_a_key_of_the_suite(host, base, reserved):
     registry = host(base, reserved)
     assert not registry.all()
-    assert f"Mine has an option '{reserved}', a key that suites need" in registry.problems[0].message
+    assert (
+        f"Mine has an option '{reserved}', a key that suites need" in registry.problems[0].message
+    )
 
 
 def test_a_recovery_of_another_plugin_is_found(host):

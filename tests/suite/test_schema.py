@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from pydantic import ConfigDict, Field
 
-from prunebench.plugin.method import Options
+from prunebench.plugin.api.method import Options
 from prunebench.suite.schema import LatencyEntry, SuiteFile, json_schema, section_at
 
 
@@ -36,7 +36,9 @@ def test_every_method_and_option_is_offered(schema, registry):
     assert several["items"] == one
     names, *forms = one["anyOf"]
     assert names == {"enum": sorted(registry.methods)}
-    options = {form["required"][0]: form["properties"][form["required"][0]]["anyOf"][0] for form in forms}
+    options = {
+        form["required"][0]: form["properties"][form["required"][0]]["anyOf"][0] for form in forms
+    }
     assert options.keys() == registry.methods.keys()
     ratio = options["shortgpt"]["properties"]["ratio"]
     value, fan = ratio["anyOf"]
@@ -47,8 +49,12 @@ def test_every_method_and_option_is_offered(schema, registry):
 
 
 def test_names_of_models_and_corpora_are_examples(schema):
-    assert schema["$defs"]["ModelEntry"]["properties"]["model"]["examples"] == ["smollm2-135m-instruct"]
-    assert schema["$defs"]["CalibrationEntry"]["properties"]["corpus"]["examples"] == ["boolq-passages"]
+    assert schema["$defs"]["ModelEntry"]["properties"]["model"]["examples"] == [
+        "smollm2-135m-instruct"
+    ]
+    assert schema["$defs"]["CalibrationEntry"]["properties"]["corpus"]["examples"] == [
+        "boolq-passages"
+    ]
 
 
 def test_one_value_or_a_list_or_null(schema):

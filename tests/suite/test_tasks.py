@@ -7,9 +7,9 @@ import json
 import pytest
 
 from prunebench.errors import PrunebenchError
-from prunebench.measure.task_data import HUB, TaskData, split_of
-from prunebench.measure.task_index import task_index
-from prunebench.plugin.host import Registered
+from prunebench.measure.quality.task_data import HUB, TaskData, split_of
+from prunebench.measure.quality.task_index import task_index
+from prunebench.plugin.host import PluginEntry
 from prunebench.suite.plan import plan
 from prunebench.suite.schema import json_schema
 from task_folder import task_folder, write
@@ -44,7 +44,7 @@ def cache(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def data(tmp_path, cache, registry, monkeypatch):
     monkeypatch.setenv("PRUNEBENCH_CACHE", str(cache))
-    registry.task_data["rows"] = Registered("task data", "rows", Rows(), "dist", "1.0", "")
+    registry.task_data["rows"] = PluginEntry("task data", "rows", Rows(), "dist", "1.0", "")
     return task_folder(tmp_path / "data")
 
 
@@ -66,9 +66,19 @@ def test_every_form(load):
         )
     )
     plain, group, easy, boolq, files = loaded.tasks
-    assert (plain.name, plain.data.name, plain.limit, plain.num_fewshot) == ("boolq", HUB, None, None)
+    assert (plain.name, plain.data.name, plain.limit, plain.num_fewshot) == (
+        "boolq",
+        HUB,
+        None,
+        None,
+    )
     assert (group.name, group.harness) == ("mmlu", task_index().version)
-    assert (easy.name, boolq.name, boolq.data.name, boolq.data.revision) == ("arc_easy", "boolq", "rows", "1")
+    assert (easy.name, boolq.name, boolq.data.name, boolq.data.revision) == (
+        "arc_easy",
+        "boolq",
+        "rows",
+        "1",
+    )
     assert (boolq.limit, boolq.num_fewshot, boolq.batch_size) == (200, 0, 4)
     assert list(files.data.files) == ["arc_easy/test.parquet", "arc_easy/train_head10.jsonl.gz"]
     assert files.data.name == "data"
@@ -82,7 +92,9 @@ def test_one_task_in_many_ways_is_one_experiment(load, registry, tasks):
 
 def test_no_tasks_keep_the_ids_of_older_runs(load, registry):
     text = SUITE.replace("\n  tasks:\n    {tasks}", " {tasks: null}")
-    assert ids(load, registry, text) == ids(load, registry, text.replace("quality: {tasks: null}\n", ""))
+    assert ids(load, registry, text) == ids(
+        load, registry, text.replace("quality: {tasks: null}\n", "")
+    )
 
 
 @pytest.mark.parametrize(
@@ -109,7 +121,9 @@ def test_a_folder_is_known_by_its_content(load, registry, data, tmp_path):
     before = ids(load, registry, text)
     data.rename(tmp_path / "moved")
     assert ids(load, registry, text.replace("data: data", "data: moved")) == before
-    write(tmp_path / "moved" / "hellaswag" / "validation.jsonl", [{"other": 1}])  # not a file of the task
+    write(
+        tmp_path / "moved" / "hellaswag" / "validation.jsonl", [{"other": 1}]
+    )  # not a file of the task
     assert ids(load, registry, text.replace("data: data", "data: moved")) == before
     write(tmp_path / "moved" / "arc_easy" / "test.parquet", [{"other": 1}])
     assert ids(load, registry, text.replace("data: data", "data: moved")) != before
@@ -128,13 +142,28 @@ def test_versions_of_lm_eval_and_of_data_are_in_the_id(load, registry):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("hellaswga", r"s\.yaml:7: quality\.tasks.*knows no task 'hellaswga' \(did you mean 'hellaswag'\?\)"),
+        (
+            "hellaswga",
+            r"s\.yaml:7: quality\.tasks.*knows no task 'hellaswga' \(did you mean 'hellaswag'\?\)",
+        ),
         ("qqqqzzzz", r"knows no task 'qqqqzzzz' \(`lm-eval ls tasks` lists the names\)"),
-        ("{task: boolq, data: row}", r"s\.yaml:7: quality\.tasks.*unknown data 'row' \(did you mean 'rows'\?\)"),
+        (
+            "{task: boolq, data: row}",
+            r"s\.yaml:7: quality\.tasks.*unknown data 'row' \(did you mean 'rows'\?\)",
+        ),
         ("{task: boolq, data: ./nowhere}", r"no folder .*nowhere \(a path in a suite is relative"),
-        ("{task: boolq, data: data}", r"has no files of the task 'boolq' \(layout: FOLDER/TASK/SPLIT"),
-        ("{task: piqa, data: rows}", r"the data 'rows' has no task 'piqa' \(it has boolq, arc_easy\)"),
-        ("{task: boolq, data: rows, num_fewshot: 2}", r"the data 'rows' has no train split, .*num_fewshot: 0"),
+        (
+            "{task: boolq, data: data}",
+            r"has no files of the task 'boolq' \(layout: FOLDER/TASK/SPLIT",
+        ),
+        (
+            "{task: piqa, data: rows}",
+            r"the data 'rows' has no task 'piqa' \(it has boolq, arc_easy\)",
+        ),
+        (
+            "{task: boolq, data: rows, num_fewshot: 2}",
+            r"the data 'rows' has no train split, .*num_fewshot: 0",
+        ),
         ("{task: hellaswag, data: data, num_fewshot: 2}", r"hellaswag has no train split"),
         ("{task: boolq, limit: 0}", r"quality\.tasks.*limit: .*greater than 0"),
         ("{task: boolq, shots: 2}", r"unknown key 'shots'"),

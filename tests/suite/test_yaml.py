@@ -11,10 +11,20 @@ from prunebench.errors import PrunebenchError
 from prunebench.suite.yaml import parse, parse_value
 
 # what JSON writes and YAML readers accept unescaped
-CHARACTERS = st.characters(max_codepoint=0xFFFF, exclude_categories=["Cs"], exclude_characters="\x7f")
+CHARACTERS = st.characters(
+    max_codepoint=0xFFFF, exclude_categories=["Cs"], exclude_characters="\x7f"
+)
 TEXT = st.text(CHARACTERS, max_size=20)
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT
-VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4))
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXT
+)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4)
+)
 
 
 @given(st.dictionaries(TEXT, VALUES, max_size=5), st.sampled_from([None, 2]))
@@ -32,7 +42,24 @@ def test_n_m_patterns_stay_text(n, m):
 
 @pytest.mark.parametrize(
     "word",
-    ["no", "yes", "on", "off", "y", "n", "No", "1_000", "2024-01-01", "12:30:45", "0b1", "1e", ".", "0o8", "=", "<<"],
+    [
+        "no",
+        "yes",
+        "on",
+        "off",
+        "y",
+        "n",
+        "No",
+        "1_000",
+        "2024-01-01",
+        "12:30:45",
+        "0b1",
+        "1e",
+        ".",
+        "0o8",
+        "=",
+        "<<",
+    ],
 )
 def test_yaml_1_1_words_stay_text(word):
     assert parse(f"a: {word}", "f").data == {"a": word}
@@ -74,13 +101,23 @@ def test_nan():
 
 def test_lines_of_keys_and_items():
     document = parse("a:\n  - x\n  - b: 1\n    c: 2\nd: &d {e: 1}\nf: *d\n", "f")
-    expected = {("a",): 1, ("a", 0): 2, ("a", 1): 3, ("a", 1, "b"): 3, ("a", 1, "c"): 4, ("d",): 5, ("f",): 6}
+    expected = {
+        ("a",): 1,
+        ("a", 0): 2,
+        ("a", 1): 3,
+        ("a", 1, "b"): 3,
+        ("a", 1, "c"): 4,
+        ("d",): 5,
+        ("f",): 6,
+    }
     assert expected.items() <= document.lines.items()
     assert document.data["f"] == {"e": 1}
 
 
 def test_duplicate_keys_are_errors():
-    with pytest.raises(PrunebenchError, match=r"^f\.yaml:4: the key 'a' stands twice, first in line 1"):
+    with pytest.raises(
+        PrunebenchError, match=r"^f\.yaml:4: the key 'a' stands twice, first in line 1"
+    ):
         parse("a: 1\nb:\n  c: 1\na: 2\n", "f.yaml")
     with pytest.raises(PrunebenchError, match=r"^f\.yaml:3: the key 'c' stands twice"):
         parse("b:\n  c: 1\n  c: 1\n", "f.yaml")

@@ -7,8 +7,17 @@ import random
 import pytest
 import torch
 
-from prunebench import Allocation, Field, LinearMethod, Method, Options, PrunebenchError, Recovery, SparsityOptions
-from prunebench.plugin.host import Registered
+from prunebench import (
+    Allocation,
+    Field,
+    LinearMethod,
+    Method,
+    Options,
+    PrunebenchError,
+    Recovery,
+    SparsityOptions,
+)
+from prunebench.plugin.host import PluginEntry
 from prunebench.testing.check import check
 
 EVERYWHERE = ("llama",)
@@ -127,7 +136,7 @@ class Crashing(Broken):
 
 
 def verdicts(kind, value, families=EVERYWHERE, **options):
-    entry = Registered(kind, getattr(value, "name", "x"), value, "dist", "1", "")
+    entry = PluginEntry(kind, getattr(value, "name", "x"), value, "dist", "1", "")
     threads = torch.get_num_threads()
     found = {verdict.promise.name: verdict for verdict in check(entry, options, families)}
     torch.set_num_threads(threads)
@@ -135,7 +144,11 @@ def verdicts(kind, value, families=EVERYWHERE, **options):
 
 
 def broken(kind, value, **options) -> set[str]:
-    return {name for name, verdict in verdicts(kind, value, **options).items() if verdict.status == "broken"}
+    return {
+        name
+        for name, verdict in verdicts(kind, value, **options).items()
+        if verdict.status == "broken"
+    }
 
 
 def test_a_sound_method_breaks_nothing() -> None:
@@ -208,7 +221,9 @@ class Refilling(Recovery):
     def recover(self, model, context) -> None:
         with torch.no_grad():
             for linear in context.linears(model).values():
-                linear.weight.add_(self.options.by * torch.rand(linear.weight.shape, generator=context.generator))
+                linear.weight.add_(
+                    self.options.by * torch.rand(linear.weight.shape, generator=context.generator)
+                )
 
 
 def test_a_recovery_that_fills_zeros_is_noticed() -> None:
@@ -216,5 +231,7 @@ def test_a_recovery_that_fills_zeros_is_noticed() -> None:
 
 
 def test_a_corpus_promises_nothing() -> None:
-    with pytest.raises(PrunebenchError, match="promises of method, allocation, recovery, metric only"):
+    with pytest.raises(
+        PrunebenchError, match="promises of method, allocation, recovery, metric only"
+    ):
         verdicts("corpus", Sound)

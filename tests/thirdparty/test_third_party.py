@@ -16,7 +16,9 @@ pytestmark = [pytest.mark.thirdparty, pytest.mark.timeout(600)]
 
 def run(*command: str | Path, folder: Path) -> str:
     """The output of a command that ends well."""
-    kept = {key: value for key, value in os.environ.items() if key not in {"PYTHONPATH", "VIRTUAL_ENV"}}
+    kept = {
+        key: value for key, value in os.environ.items() if key not in {"PYTHONPATH", "VIRTUAL_ENV"}
+    }
     done = subprocess.run(
         [str(word) for word in command],
         cwd=folder,
@@ -37,7 +39,9 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     venv.EnvBuilder(with_pip=True).create(folder / "venv")
     [site] = (folder / "venv" / "lib").glob("python*/site-packages")
     # a .pth file of the other environment counts as well: that is how an editable prunebench is found
-    (site / "beside.pth").write_text(f"import site; site.addsitedir({sysconfig.get_paths()['purelib']!r})\n")
+    (site / "beside.pth").write_text(
+        f"import site; site.addsitedir({sysconfig.get_paths()['purelib']!r})\n"
+    )
     return folder
 
 
@@ -53,10 +57,22 @@ def test_a_plugin_is_built_installed_run_and_removed(fresh: Path) -> None:
 
     run(*pip, "install", "--no-deps", wheel, folder=fresh)
     assert "prunebench-stranger 0.1.0" in run(python, *command, "plugins", folder=fresh)
-    assert "ok " in run(python, *command, "plugins", "check", "stranger", "--family", "llama", folder=fresh)
+    assert "ok " in run(
+        python, *command, "plugins", "check", "stranger", "--family", "llama", folder=fresh
+    )
     tests = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "llama or whole_cell"]
-    assert "14 passed" in run(python, *tests, folder=fresh / "prunebench-stranger").replace("15 passed", "14 passed")
-    smoke = [*command, "run", "smoke", "--set", "methods=[{stranger: {sparsity: 0.5}}]", "--set", "seeds=0"]
+    assert "14 passed" in run(python, *tests, folder=fresh / "prunebench-stranger").replace(
+        "15 passed", "14 passed"
+    )
+    smoke = [
+        *command,
+        "run",
+        "smoke",
+        "--set",
+        "methods=[{stranger: {sparsity: 0.5}}]",
+        "--set",
+        "seeds=0",
+    ]
     said = run(python, *smoke, folder=fresh)
     assert "stranger sparsity=0.5: ok" in said
 
@@ -69,5 +85,7 @@ def test_a_plugin_is_built_installed_run_and_removed(fresh: Path) -> None:
 
 
 def test_the_environment_of_the_test_is_not_this_one(fresh: Path) -> None:
-    prefix = run(fresh / "venv" / "bin" / "python", "-c", "import sys; print(sys.prefix)", folder=fresh).strip()
+    prefix = run(
+        fresh / "venv" / "bin" / "python", "-c", "import sys; print(sys.prefix)", folder=fresh
+    ).strip()
     assert Path(prefix) == fresh / "venv" != Path(sys.prefix)

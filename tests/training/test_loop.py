@@ -23,7 +23,9 @@ def weights(model) -> dict[str, torch.nn.Parameter]:
 
 def run(model, parameters=None, tokens=None, seed: int = 0, **kwargs) -> TrainingLog:
     masks, penalty = kwargs.pop("masks", None), kwargs.pop("penalty", None)
-    plan = TrainingSettings.model_validate({"learning_rate": 1e-3, "batch_size": 4, "schedule": "constant", **kwargs})
+    plan = TrainingSettings.model_validate(
+        {"learning_rate": 1e-3, "batch_size": 4, "schedule": "constant", **kwargs}
+    )
     return train(
         model,
         weights(model) if parameters is None else parameters,
@@ -38,7 +40,9 @@ def run(model, parameters=None, tokens=None, seed: int = 0, **kwargs) -> Trainin
 
 def half_masks(parameters) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
-    return {name: torch.rand(each.shape, generator=generator) < 0.5 for name, each in parameters.items()}
+    return {
+        name: torch.rand(each.shape, generator=generator) < 0.5 for name, each in parameters.items()
+    }
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -55,7 +59,14 @@ def test_masked_weights_stay_exactly_zero_and_the_others_move(dtype):
     parameters = weights(model)
     masks = half_masks(parameters)
     before = {name: each.detach().clone() for name, each in parameters.items()}
-    run(model, masks=masks, epochs=3, weight_decay=0.1, penalty=Penalty("l1", 1e-3), learning_rate=1e-2)
+    run(
+        model,
+        masks=masks,
+        epochs=3,
+        weight_decay=0.1,
+        penalty=Penalty("l1", 1e-3),
+        learning_rate=1e-2,
+    )
     for name, each in parameters.items():
         assert bool((each[masks[name]] == 0).all()), name
         assert not torch.equal(each[~masks[name]], before[name][~masks[name]]), name
@@ -64,7 +75,9 @@ def test_masked_weights_stay_exactly_zero_and_the_others_move(dtype):
 def test_steps_are_those_of_a_plain_loop():
     ours, plain = tiny_model("qwen2"), tiny_model("qwen2")
     tokens = windows(4)
-    log = run(ours, tokens=tokens, epochs=3, weight_decay=0.01, max_grad_norm=0.5, micro_batch_size=3)
+    log = run(
+        ours, tokens=tokens, epochs=3, weight_decay=0.01, max_grad_norm=0.5, micro_batch_size=3
+    )
     parameters = [each.requires_grad_(requires_grad=True) for each in weights(plain).values()]
     adam = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.01)
     losses = []
@@ -97,7 +110,9 @@ def test_the_model_is_left_as_it_was_but_for_the_trained_weights():
         run(model, parameters)
     assert torch.equal(torch.get_rng_state(), state)
     assert not model.training
-    assert [name for name, each in model.named_parameters() if each.requires_grad] == ["model.embed_tokens.weight"]
+    assert [name for name, each in model.named_parameters() if each.requires_grad] == [
+        "model.embed_tokens.weight"
+    ]
     assert all(each.grad is None for each in model.parameters())
     for (name, each), other in zip(model.named_parameters(), before.parameters(), strict=True):
         assert torch.equal(each, other) == (name not in parameters), name
@@ -119,7 +134,10 @@ def test_a_penalty_makes_weights_smaller_and_spares_biases(kind):
         model = tiny_model("opt")
         parameters = {name: each for name, each in model.named_parameters() if "fc1" in name}
         run(model, parameters, epochs=4, penalty=penalty, max_grad_norm=None)
-        sums = [sum(each.abs().sum().item() for each in parameters.values() if each.dim() == dim) for dim in (2, 1)]
+        sums = [
+            sum(each.abs().sum().item() for each in parameters.values() if each.dim() == dim)
+            for dim in (2, 1)
+        ]
         return sums[0], sums[1]
 
     plain, penalised = norms(None), norms(Penalty(kind, 1.0))
@@ -154,7 +172,10 @@ def test_progress_counts_steps():
 def test_a_loss_that_is_not_finite_names_the_step_and_the_weight():
     model = tiny_model("llama")
     model.model.layers[2].mlp.up_proj.weight[0, 0] = float("nan")
-    with pytest.raises(PrunebenchError, match=r"step 1 of 2: the loss is not finite.*layers\.2\.mlp\.up_proj\.weight"):
+    with pytest.raises(
+        PrunebenchError,
+        match=r"step 1 of 2: the loss is not finite.*layers\.2\.mlp\.up_proj\.weight",
+    ):
         run(model)
     assert not model.training
     assert not any(each.requires_grad or each.grad is not None for each in model.parameters())
@@ -164,7 +185,10 @@ def test_a_gradient_that_is_not_finite_names_its_weight_and_changes_nothing():
     model, before = tiny_model("llama"), tiny_model("llama")
     target = weights(model)["model.layers.1.mlp.down_proj.weight"]
     hook = target.requires_grad_().register_hook(lambda gradient: gradient * float("inf"))
-    with pytest.raises(PrunebenchError, match=r"step 1 of 2: the gradient of model\.layers\.1\.mlp\.down_proj\.weight"):
+    with pytest.raises(
+        PrunebenchError,
+        match=r"step 1 of 2: the gradient of model\.layers\.1\.mlp\.down_proj\.weight",
+    ):
         run(model)
     hook.remove()
     assert all(map(torch.equal, model.parameters(), before.parameters()))

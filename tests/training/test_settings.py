@@ -17,13 +17,17 @@ def settings(**given: object) -> TrainingSettings:
 @given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 12), st.none() | st.integers(1, 60))
 def test_steps_and_windows_seen_are_those_of_counting(windows, epochs, batch, most):
     plan = settings(epochs=epochs, batch_size=batch, max_steps=most)
-    sizes = [min(batch, windows - start) for _ in range(epochs) for start in range(0, windows, batch)][:most]
+    sizes = [
+        min(batch, windows - start) for _ in range(epochs) for start in range(0, windows, batch)
+    ][:most]
     assert plan.steps(windows) == len(sizes)
     assert plan.windows_seen(windows) == sum(sizes)
 
 
 @given(st.sampled_from(["linear", "cosine", "constant"]), st.integers(0, 50), st.integers(1, 200))
-def test_the_rate_rises_to_its_peak_then_never_rises_and_is_always_positive(schedule, warmup, steps):
+def test_the_rate_rises_to_its_peak_then_never_rises_and_is_always_positive(
+    schedule, warmup, steps
+):
     plan = settings(schedule=schedule, warmup_steps=warmup, learning_rate=0.5)
     rates = [plan.rate(step, steps) for step in range(steps)]
     assert all(0 < rate <= 0.5 for rate in rates)
@@ -45,7 +49,14 @@ def test_linear_and_cosine_reach_half_in_the_middle():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"learning_rate": 0.0}, {"epochs": 0}, {"schedule": "step"}, {"max_grad_norm": 0.0}, {"rate": 1.0}]
+    "wrong",
+    [
+        {"learning_rate": 0.0},
+        {"epochs": 0},
+        {"schedule": "step"},
+        {"max_grad_norm": 0.0},
+        {"rate": 1.0},
+    ],
 )
 def test_settings_that_cannot_train_are_refused(wrong):
     with pytest.raises(ValidationError):

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prunebench.cell.events import EventWriter
-from prunebench.cell.processes import adopt_orphans
-from prunebench.cell.spec import Cell
-from prunebench.cell.store import write_atomically
+from prunebench.experiment.cell import Cell
+from prunebench.isolation.processes import adopt_orphans
 from prunebench.plugin.files import plugin_files, with_files
+from prunebench.store.run_folder import write_atomically
 
 
 def command(spec: Path) -> str:
@@ -26,12 +26,20 @@ def command(spec: Path) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 where the cell gave a result, 1 where it failed."""
     parser = argparse.ArgumentParser(prog="python -m prunebench.cell", description=__doc__)
-    parser.add_argument("spec", type=Path, help="the cell, as `prunebench run` writes it under specs/")
+    parser.add_argument(
+        "spec", type=Path, help="the cell, as `prunebench run` writes it under specs/"
+    )
     parser.add_argument("--record", type=Path, help="write the record here")
     parser.add_argument("--events", type=Path, help="append progress here, one JSON line each")
-    parser.add_argument("--stages", type=Path, help="keep results of finished stages here, and take over what is there")
+    parser.add_argument(
+        "--stages",
+        type=Path,
+        help="keep results of finished stages here, and take over what is there",
+    )
     parser.add_argument("--keep", type=Path, help="save the pruned model in this folder")
-    parser.add_argument("--plugin", type=Path, action="append", default=[], help="a plugin that is a single file")
+    parser.add_argument(
+        "--plugin", type=Path, action="append", default=[], help="a plugin that is a single file"
+    )
     given = parser.parse_args(arguments)
     with with_files(given.plugin):
         return _run(given)
@@ -44,12 +52,18 @@ def _run(given: argparse.Namespace) -> int:
     sys.stdout.flush()
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a plugin prints is log, not record
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
     from prunebench.cell.run import run_cell
 
     with (given.events or Path(os.devnull)).open("a", encoding="utf-8") as file:
         record = run_cell(
-            cell, events=EventWriter(file), command=command(given.spec), keep=given.keep, stages=given.stages
+            cell,
+            events=EventWriter(file),
+            command=command(given.spec),
+            keep=given.keep,
+            stages=given.stages,
         )
     text = record.model_dump_json(by_alias=True, indent=1) + "\n"
     if given.record is None:

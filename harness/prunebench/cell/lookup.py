@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from prunebench.errors import PrunebenchError
 
 if TYPE_CHECKING:
-    from prunebench.cell.spec import PluginRef
+    from prunebench.experiment.cell import PluginRef
     from prunebench.plugin.host import Kind, Registry
 
 FILE_SUFFIX = ".py"
@@ -23,9 +23,14 @@ def plugin_of(ref: PluginRef, kind: Kind, registry: Registry) -> Any:
     single = ref.distribution.endswith(FILE_SUFFIX)
     if entry is None:
         problems = [p.message for p in registry.problems if p.distribution == ref.distribution]
-        way = f"give --plugin {ref.distribution}" if single else f"install {ref.distribution} {ref.version}"
+        way = (
+            f"give --plugin {ref.distribution}"
+            if single
+            else f"install {ref.distribution} {ref.version}"
+        )
         raise PrunebenchError(
-            f"no plugin registers the {kind} '{ref.name}'" + (f": {'; '.join(problems)}" if problems else ""),
+            f"no plugin registers the {kind} '{ref.name}'"
+            + (f": {'; '.join(problems)}" if problems else ""),
             hint=f"{way}; `prunebench plugins` lists what is there",
         )
     if single and entry.version != ref.version:

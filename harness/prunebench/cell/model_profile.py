@@ -7,19 +7,19 @@ from collections.abc import Callable, Sequence
 import torch
 from pydantic import Field
 
-from prunebench.cell.make import vocabulary, workbench
 from prunebench.cell.phases import Phases
+from prunebench.cell.pipeline import vocabulary, workbench
 from prunebench.cell.profile import profile, prompt_ids
-from prunebench.cell.spec import Cell
+from prunebench.experiment.cell import Cell
+from prunebench.experiment.measures import Form, LatencySpec
 from prunebench.measure.audit import audit, dense_facts
-from prunebench.measure.device_results import EnergyResult
-from prunebench.measure.findings import Finding, findings
-from prunebench.measure.forms import compare_forms
-from prunebench.measure.io import disk_read_bytes, load_io
-from prunebench.measure.results import Breakdown, FormTime, GenerationIO, Latency, LoadIO
-from prunebench.measure.spec import Form, LatencySpec
+from prunebench.measure.speed.compare_forms import compare_forms
+from prunebench.measure.speed.dejavu_claims import Finding, findings
+from prunebench.measure.speed.io import disk_read_bytes, load_io
 from prunebench.model.anatomy import anatomy
 from prunebench.model.load import prepare
+from prunebench.record.device_results import EnergyResult
+from prunebench.record.results import Breakdown, FormTime, GenerationIO, Latency, LoadIO
 from prunebench.schema import Part
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from prunebench.cell.record import PhaseTime
+from prunebench.record.record import PhaseTime
 
 
 def _nobody(*_: Any) -> None:

@@ -23,8 +23,8 @@ from prunebench.model.streamed import StreamedModel, stored_tensors
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from prunebench.model.ref import ModelRef
-    from prunebench.plugin.method import Method
+    from prunebench.experiment.model import ModelRef
+    from prunebench.plugin.api.method import Method
 
 
 def stays_as_it_is(method: Method, recovery: object | None) -> bool:

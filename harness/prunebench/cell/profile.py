@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 
 from prunebench.cell.phases import Phases
-from prunebench.measure import sparse24
-from prunebench.measure.bandwidth import read_bandwidth
-from prunebench.measure.breakdown import breakdown
-from prunebench.measure.device_results import DramTraffic, EnergyResult
-from prunebench.measure.energy import measure_energy
-from prunebench.measure.execution import Eager, decoder
-from prunebench.measure.gpm import DramMeter
-from prunebench.measure.io import generation_io
-from prunebench.measure.latency import measure_latency, one_round
-from prunebench.measure.positions import check_positions
-from prunebench.measure.results import Audit, Breakdown, GenerationIO, Latency, LatencySamples
-from prunebench.measure.spec import LatencySpec
+from prunebench.experiment.measures import LatencySpec
+from prunebench.measure.devices.dram_traffic import DramMeter
+from prunebench.measure.devices.energy import measure_energy
+from prunebench.measure.speed import sparse24
+from prunebench.measure.speed.bandwidth import read_bandwidth
+from prunebench.measure.speed.breakdown import breakdown
+from prunebench.measure.speed.execution import Eager, decoder
+from prunebench.measure.speed.io import generation_io
+from prunebench.measure.speed.latency import measure_latency, one_round
 from prunebench.model.checkpoint import memory_bytes
+from prunebench.model.positions import check_positions
 from prunebench.model.spread import input_device, is_spread
+from prunebench.record.device_results import DramTraffic, EnergyResult
+from prunebench.record.results import Audit, Breakdown, GenerationIO, Latency, LatencySamples
 
 OURS = ("metrics", "bandwidth", "latency", "2:4 kernels")
 """Phases in which memory holds a buffer of ours, or a dense twin beside the pruned model: no peak of the model's own."""
@@ -114,7 +114,11 @@ def generate_once(model: Any, prompt: Tensor, new_tokens: int) -> None:
 def too_large(audited: Audit, model: Any) -> str | None:
     """Why the dense model does not fit beside this one; None where it does."""
     if model.device.type == "cuda":
-        free = torch.cuda.mem_get_info(model.device)[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        free = (
+            torch.cuda.mem_get_info(model.device)[0]
+            + torch.cuda.memory_reserved()
+            - torch.cuda.memory_allocated()
+        )
     else:
         free = psutil.virtual_memory().available
     needed = memory_bytes(model) * audited.parameters_dense / max(1, audited.parameters)
@@ -140,7 +144,9 @@ def _add(
 
 
 @torch.inference_mode()
-def _energy(model: Any, prompt: Tensor, shape: LatencySpec, form: Any) -> tuple[EnergyResult, DramTraffic | None]:
+def _energy(
+    model: Any, prompt: Tensor, shape: LatencySpec, form: Any
+) -> tuple[EnergyResult, DramTraffic | None]:
     """Joules of both phases, and on a GPU the DRAM traffic of the generation phase, in the form that was timed."""
     cuda = input_device(model).type == "cuda"
     synchronise = torch.cuda.synchronize if cuda else None

@@ -9,26 +9,26 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prunebench.calibration.windows import calibration_windows
-from prunebench.cell.guard import Flags, guarded
 from prunebench.cell.lookup import plugin_of
 from prunebench.cell.notes import plain
-from prunebench.cell.traces import Traces
-from prunebench.plugin.context import Context
+from prunebench.isolation.model_guard import Traces
+from prunebench.isolation.process_guard import Flags, guarded
+from prunebench.plugin.api.context import Context
+from prunebench.text.windows import calibration_windows
 
 if TYPE_CHECKING:
-    from prunebench.calibration.corpus import Corpus
     from prunebench.cell.phases import Phases
-    from prunebench.cell.spec import Cell
+    from prunebench.experiment.cell import Cell
     from prunebench.model.load import LoadedModel
+    from prunebench.plugin.api.recovery import Recovery
     from prunebench.plugin.host import Registry
-    from prunebench.plugin.recovery import Recovery
+    from prunebench.text.corpus import Corpus
 
 PHASE = "recover"
 
 
 @dataclass(frozen=True)
-class Recovered:
+class RecoveryResult:
     """What a recovery says of itself, and what it saw. All empty for a cell without one."""
 
     notes: dict[str, Any] = field(default_factory=dict)
@@ -40,7 +40,11 @@ class Recovered:
         """The keys of `Cost` that belong to the recovery."""
         if self.sha256 is None:
             return {}
-        return {"recover_s": phases.seconds(PHASE), "recover_tokens": self.tokens, "recover_sha256": self.sha256}
+        return {
+            "recover_s": phases.seconds(PHASE),
+            "recover_tokens": self.tokens,
+            "recover_sha256": self.sha256,
+        }
 
 
 def recovery_of(cell: Cell, registry: Registry) -> Recovery | None:
@@ -59,14 +63,16 @@ def recover(
     corpora: Mapping[str, Corpus],
     phases: Phases,
     flags: Flags,
-) -> Recovered:
+) -> RecoveryResult:
     """Repair the pruned model in place, in a phase of its own; what it changes for others goes to ``flags``."""
     if recovery is None or cell.recovery is None:
-        return Recovered()
+        return RecoveryResult()
     model = loaded.model
     with phases.phase("training text"):
         vocabulary = int(model.get_input_embeddings().num_embeddings)
-        windows = calibration_windows(cell.recovery.data, loaded.tokenizer, vocabulary, cell.seed, corpora)
+        windows = calibration_windows(
+            cell.recovery.data, loaded.tokenizer, vocabulary, cell.seed, corpora
+        )
     context = Context(
         calibration=windows.tokens,
         seed=cell.seed,
@@ -83,9 +89,14 @@ def recover(
             parameter.grad = None
             parameter.requires_grad = False
         traces.check(model, flags)
-    provenance: dict[str, Any] = {"recovery_plugin": f"{cell.recovery.distribution} {cell.recovery.version}"}
+    provenance: dict[str, Any] = {
+        "recovery_plugin": f"{cell.recovery.distribution} {cell.recovery.version}"
+    }
     if recovery.reference is not None:
         provenance["recovery_reference"] = asdict(recovery.reference)
-    return Recovered(
-        plain(context.notes, "the recovery", flags), context.trained_tokens or None, windows.sha256, provenance
+    return RecoveryResult(
+        plain(context.notes, "the recovery", flags),
+        context.trained_tokens or None,
+        windows.sha256,
+        provenance,
     )

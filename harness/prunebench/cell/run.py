@@ -12,33 +12,44 @@ from typing import Any
 
 import torch
 
-from prunebench.calibration.windows import evaluation_windows
 from prunebench.cell.events import EventWriter
-from prunebench.cell.make import Made, Workbench, make, vocabulary, workbench
-from prunebench.cell.metrics import measure_metrics
+from prunebench.cell.partial_results import Stages
 from prunebench.cell.phases import Phases
+from prunebench.cell.pipeline import (
+    PrunedCell,
+    Workbench,
+    build_pruned_model,
+    vocabulary,
+    workbench,
+)
 from prunebench.cell.profile import OURS, profile
-from prunebench.cell.record import Cost, Error, Quality, Record, Samples, Speed
-from prunebench.cell.spec import Cell
-from prunebench.cell.stages import Stages
-from prunebench.cell.turns import Turns
+from prunebench.cell.quality import measure_metrics
 from prunebench.errors import PrunebenchError
+from prunebench.experiment.cell import Cell
+from prunebench.isolation.timing_lock import TimingLock
 from prunebench.measure.audit import DenseFacts
-from prunebench.measure.contention import CpuWatch
-from prunebench.measure.device_results import Contention
-from prunebench.measure.memory import MemorySampler, without
-from prunebench.measure.perplexity import perplexity
-from prunebench.measure.positions import positions
-from prunebench.measure.provenance import machine
-from prunebench.measure.results import IO, Audit, Memory, Perplexity, TaskResult
-from prunebench.measure.tasks import evaluate_tasks
+from prunebench.measure.devices.cpu_contention import CpuWatch
+from prunebench.measure.devices.memory import MemorySampler, without
+from prunebench.measure.devices.provenance import machine
+from prunebench.measure.quality.perplexity import perplexity
+from prunebench.measure.quality.tasks import evaluate_tasks
 from prunebench.model import checkpoint
 from prunebench.model.load import LoadedModel
+from prunebench.model.positions import positions
 from prunebench.model.spread import places, spread
+from prunebench.record.device_results import Contention
+from prunebench.record.record import Cost, Error, Quality, Record, Samples, Speed
+from prunebench.record.results import IO, Audit, Memory, Perplexity, TaskResult
+from prunebench.text.windows import evaluation_windows
 
 
 def run_cell(
-    cell: Cell, *, events: EventWriter, command: str, keep: Path | None = None, stages: Path | None = None
+    cell: Cell,
+    *,
+    events: EventWriter,
+    command: str,
+    keep: Path | None = None,
+    stages: Path | None = None,
 ) -> Record:
     """Run ``cell`` here and now; a failure becomes a failed record, never an exception.
 
@@ -53,10 +64,12 @@ def run_cell(
         events.phase(phase)
         watch.phase(phase)
 
-    turns = Turns.of_this_process(waiting)
+    turns = TimingLock.of_this_process(waiting)
     turns.take("start")
     device = cell.device if cell.device.startswith("cuda") else "cuda"
-    with MemorySampler(gpu=cell.device != "cpu" and torch.cuda.is_available(), device=device) as sampler:
+    with MemorySampler(
+        gpu=cell.device != "cpu" and torch.cuda.is_available(), device=device
+    ) as sampler:
 
         def tag(phase: str) -> None:
             sampler.phase(phase)
@@ -69,7 +82,9 @@ def run_cell(
             watch.stop()
             memory, timeline = sampler.result()
             results["samples"].memory = timeline
-            record = Record(**base, status="ok", finished=_now(), memory=without(memory, OURS), **results)
+            record = Record(
+                **base, status="ok", finished=_now(), memory=without(memory, OURS), **results
+            )
             if record.cost is not None:
                 record.cost.peak_rss_bytes = _peak(memory, "prune")
                 record.cost.peak_gpu_bytes, record.cost.peak_gpu_source = _gpu_peak(memory, "prune")
@@ -83,15 +98,19 @@ def run_cell(
                 finished=_now(),
                 error=_error(error, phases.current, command, memory.peak_rss_bytes),
             )
-        record.contention = Contention(gpu=sampler.sharing(), cpu=watch.result(), cpu_reason=watch.reason)
+        record.contention = Contention(
+            gpu=sampler.sharing(), cpu=watch.result(), cpu_reason=watch.reason
+        )
     plugin = f"{cell.method.distribution} {cell.method.version}"
     record.provenance = {**machine(), "command": command, "plugin": plugin, **record.provenance}
     return record
 
 
-def _measure(cell: Cell, phases: Phases, begun: float, keep: Path | None, stages: Stages) -> dict[str, Any]:
+def _measure(
+    cell: Cell, phases: Phases, begun: float, keep: Path | None, stages: Stages
+) -> dict[str, Any]:
     bench = workbench(cell, phases)
-    made = make(bench)
+    made = build_pruned_model(bench)
     model = made.loaded.model
     if keep is not None:
         with phases.phase("save"):
@@ -107,7 +126,9 @@ def _measure(cell: Cell, phases: Phases, begun: float, keep: Path | None, stages
             quality.tasks = _tasks(bench, made.loaded, stages)
     if cell.metrics:
         with phases.phase("metrics"):
-            quality.metrics = measure_metrics(bench, made, stages, lambda *part: _part(phases.progress, *part))
+            quality.metrics = measure_metrics(
+                bench, made, stages, lambda *part: _part(phases.progress, *part)
+            )
     profiled = profile(
         model,
         cell.latency,
@@ -176,13 +197,17 @@ def _tasks(bench: Workbench, loaded: LoadedModel, stages: Stages) -> list[TaskRe
         found = stages.get(stage, TaskResult)
         if found is None:
             progress = _part(bench.phases.progress, number, count)
-            found = evaluate_tasks(loaded.model, loaded.tokenizer, [spec], data=bench.task_data, progress=progress)
+            found = evaluate_tasks(
+                loaded.model, loaded.tokenizer, [spec], data=bench.task_data, progress=progress
+            )
             stages.put(stage, found)
         results += found
     return results
 
 
-def _part(progress: Callable[[int, int], None], number: int, count: int) -> Callable[[int, int], None]:
+def _part(
+    progress: Callable[[int, int], None], number: int, count: int
+) -> Callable[[int, int], None]:
     """Progress within one of ``count`` equal parts, as progress of the whole."""
     return lambda done, total: progress(number * total + done, count * total)
 
@@ -196,7 +221,7 @@ def _is_pruned(audited: Audit, dense: DenseFacts) -> bool:
     return audited.zeros != dense.zeros or audited.parameters != dense.parameters
 
 
-def _sources(bench: Workbench, made: Made) -> dict[str, Any]:
+def _sources(bench: Workbench, made: PrunedCell) -> dict[str, Any]:
     """Where the method was published, and which commit a Hub model turned out to be."""
     sources: dict[str, Any] = {}
     if made.reference is not None:
@@ -208,7 +233,7 @@ def _sources(bench: Workbench, made: Made) -> dict[str, Any]:
     return sources
 
 
-def _cost(cell: Cell, phases: Phases, made: Made, begun: float) -> Cost:
+def _cost(cell: Cell, phases: Phases, made: PrunedCell, begun: float) -> Cost:
     return Cost(
         prune_s=phases.seconds("prune"),
         calibration_tokens=0 if cell.calibration is None else cell.calibration.tokens,
@@ -241,7 +266,9 @@ def _error(error: BaseException, phase: str, command: str, peak: int | None) -> 
     return Error(
         phase=phase,
         type=type(error).__name__,
-        message=error.message if isinstance(error, PrunebenchError) else str(error) or type(error).__name__,
+        message=error.message
+        if isinstance(error, PrunebenchError)
+        else str(error) or type(error).__name__,
         hint=error.hint if isinstance(error, PrunebenchError) else None,
         log_tail="".join(traceback.format_exception(error))[-8000:],
         command=command,
@@ -250,7 +277,9 @@ def _error(error: BaseException, phase: str, command: str, peak: int | None) -> 
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(
+        error, MemoryError | torch.OutOfMemoryError
+    ) or "can't allocate memory" in str(error)
 
 
 def _now() -> str:

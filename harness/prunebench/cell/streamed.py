@@ -11,27 +11,34 @@ from typing import TYPE_CHECKING
 import torch
 
 from prunebench.cell.lookup import plugin_of
-from prunebench.cell.make import Made, Workbench, allocation_of, patterns_of, prune_loaded, seed_all
-from prunebench.cell.recover import Recovered
-from prunebench.cell.traces import first_not_finite
+from prunebench.cell.pipeline import (
+    PrunedCell,
+    Workbench,
+    allocation_of,
+    patterns_of,
+    prune_loaded,
+    seed_all,
+)
+from prunebench.cell.recover import RecoveryResult
 from prunebench.errors import PrunebenchError
+from prunebench.isolation.model_guard import first_not_finite
 from prunebench.measure.audit import LayerCount, audit, count_layer, dense_facts
-from prunebench.measure.io import load_io
+from prunebench.measure.speed.io import load_io
 from prunebench.model.anatomy import anatomy
 from prunebench.model.checkpoint import save_by_pieces
 from prunebench.model.folder import read_checkpoint
 from prunebench.model.load import load_bare, prepare
-from prunebench.model.shape import PruningFile, shape_of, write_plan
+from prunebench.model.pruning_json import PruningFile, shape_of, write_plan
 from prunebench.model.streamed import StreamedModel, stored_tensors
 
 if TYPE_CHECKING:
-    from prunebench.cell.spec import Cell
-    from prunebench.plugin.method import Method
+    from prunebench.experiment.cell import Cell
+    from prunebench.plugin.api.method import Method
 
 SHARD_BYTES = 2_000_000_000
 
 
-def make_streamed(bench: Workbench, out: Path, shard_bytes: int = SHARD_BYTES) -> Made:
+def build_streamed(bench: Workbench, out: Path, shard_bytes: int = SHARD_BYTES) -> PrunedCell:
     """Prune from file to file and audit; ``out`` is then what `checkpoint.save` writes of the same model in memory.
 
     The model that is given has no weights. Raises what a plugin raises, and PrunebenchError for what a user can mend;
@@ -58,8 +65,16 @@ def make_streamed(bench: Workbench, out: Path, shard_bytes: int = SHARD_BYTES) -
         after[index] = count_layer(parts.linears(layer), index, patterns_of(cell))
 
     source = stored_tensors(read_checkpoint(bench.folder))
-    with source, save_by_pieces(loaded.model, loaded.tokenizer, out, shard_bytes=shard_bytes) as (aside, target):
-        streamed = StreamedModel(loaded.model, source, target, device=bench.device, read=read, changed=changed)
+    with (
+        source,
+        save_by_pieces(loaded.model, loaded.tokenizer, out, shard_bytes=shard_bytes) as (
+            aside,
+            target,
+        ),
+    ):
+        streamed = StreamedModel(
+            loaded.model, source, target, device=bench.device, read=read, changed=changed
+        )
         calibration, notes, kept = prune_loaded(bench, method, allocation, loaded, streamed)
         if len(after) < len(parts.layers):
             raise PrunebenchError(
@@ -71,18 +86,22 @@ def make_streamed(bench: Workbench, out: Path, shard_bytes: int = SHARD_BYTES) -
             streamed.copy_rest(_check_finite)
         with phases.phase("audit"):
             dense = dense_facts(loaded.model, [before[index] for index in kept])
-            audited = audit(loaded.model, dense, kept, patterns_of(cell), [after[index] for index in kept])
-        made = Made(
+            audited = audit(
+                loaded.model, dense, kept, patterns_of(cell), [after[index] for index in kept]
+            )
+        made = PrunedCell(
             loaded,
             dense,
             audited,
             load_io(loaded.weight_bytes, loaded.seconds, None),
             calibration,
             notes,
-            Recovered(),
+            RecoveryResult(),
             method.reference,
         )
-        write_plan(aside, PruningFile(plain=True, shape=shape_of(loaded.model), made_by=made.made_by(cell)))
+        write_plan(
+            aside, PruningFile(plain=True, shape=shape_of(loaded.model), made_by=made.made_by(cell))
+        )
     return made
 
 

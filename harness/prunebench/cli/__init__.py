@@ -58,8 +58,17 @@ def _version(ctx: click.Context, _: Any, wanted: bool) -> None:
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--version", is_flag=True, callback=_version, expose_value=False, is_eager=True, help="Show the version.")
-@click.option("-v", "--verbose", is_flag=True, help="Log what happens, and show where an error comes from.")
+@click.option(
+    "--version",
+    is_flag=True,
+    callback=_version,
+    expose_value=False,
+    is_eager=True,
+    help="Show the version.",
+)
+@click.option(
+    "-v", "--verbose", is_flag=True, help="Log what happens, and show where an error comes from."
+)
 def prunebench(*, verbose: bool) -> None:
     """Benchmark harness for pruning large language models: quality, speed, memory and I/O under one protocol.
 

@@ -10,7 +10,9 @@ import click
 @click.command("compare")
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
-@click.option("--html", type=click.Path(path_type=Path), help="Write the comparison to this file too.")
+@click.option(
+    "--html", type=click.Path(path_type=Path), help="Write the comparison to this file too."
+)
 def command(a: Path, b: Path, html: Path | None) -> None:
     """Compare the run folders A and B: what B changed against A.
 

@@ -47,18 +47,25 @@ def command(*, as_json: bool, offline: bool) -> None:
 def _machine() -> Iterator[Finding]:
     import torch
 
-    from prunebench.measure.provenance import machine
+    from prunebench.measure.devices.provenance import machine
 
     facts = machine()
     cores = f"{facts['cpu_cores_usable'] or facts['cpu_cores_logical']} usable cores"
     yield Finding("machine", "processor", "ok", f"{facts['cpu'] or 'name not available'}, {cores}")
     yield Finding("machine", "memory", "ok", f"{facts['memory_bytes'] / 1e9:.1f} GB")
     for gpu in facts["gpus"]:
-        size = f"{gpu['memory_bytes'] / 1e9:.1f} GB" if gpu["memory_bytes"] else "size not available"
-        yield Finding("machine", "GPU", "ok", f"{gpu['name']}, {size}, driver {facts['gpu_driver']}")
+        size = (
+            f"{gpu['memory_bytes'] / 1e9:.1f} GB" if gpu["memory_bytes"] else "size not available"
+        )
+        yield Finding(
+            "machine", "GPU", "ok", f"{gpu['name']}, {size}, driver {facts['gpu_driver']}"
+        )
     usable = torch.cuda.is_available()
     yield Finding(
-        "machine", "CUDA", "ok" if usable else "no", f"{torch.version.cuda}" if usable else "torch sees no GPU"
+        "machine",
+        "CUDA",
+        "ok" if usable else "no",
+        f"{torch.version.cuda}" if usable else "torch sees no GPU",
     )
     for name in ("prunebench", "python", "torch", "transformers", "lm-eval", "datasets", "ray"):
         yield Finding("versions", name, *_version(name, facts))
@@ -80,22 +87,30 @@ def _version(name: str, facts: dict[str, Any]) -> tuple[str, str]:
 def _measured() -> Iterator[Finding]:
     import torch
 
-    from prunebench.measure.energy import EnergyMeter
-    from prunebench.measure.nvml import Nvml
+    from prunebench.measure.devices.energy import EnergyMeter
+    from prunebench.measure.devices.nvml import Nvml
 
     always = "perplexity, tasks, latency, throughput, sizes, resident memory by phase, loading"
     yield Finding("measured", "on any machine", "ok", always)
     with Nvml() as nvml:
         reason = nvml.reason if not nvml.available else None
     yield _either(
-        "GPU memory, sharing", None if torch.cuda.is_available() else "torch sees no GPU", "allocator and NVML"
+        "GPU memory, sharing",
+        None if torch.cuda.is_available() else "torch sees no GPU",
+        "allocator and NVML",
     )
     yield _either("NVML", reason, "power, clocks, PCIe and processes of the GPU")
     for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
         with EnergyMeter(device) as meter:
-            yield _either(f"energy of the {'GPU' if device == 'cuda' else 'CPU'}", meter.reason, meter.source or "")
+            yield _either(
+                f"energy of the {'GPU' if device == 'cuda' else 'CPU'}",
+                meter.reason,
+                meter.source or "",
+            )
     read = Path("/proc/self/io")
-    yield _either("bytes from disk", None if os.access(read, os.R_OK) else f"{read} cannot be read", str(read))
+    yield _either(
+        "bytes from disk", None if os.access(read, os.R_OK) else f"{read} cannot be read", str(read)
+    )
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     busy = load is not None and load > 0.5
     text = (
@@ -121,7 +136,12 @@ def _caches() -> Iterator[Finding]:
         writable = os.access(place, os.W_OK)
         free = os.statvfs(place)
         text = f"{folder}, {free.f_bavail * free.f_frsize / 1e9:.0f} GB free"
-        yield Finding("caches", name, "ok" if writable else "no", text + ("" if writable else ", cannot be written"))
+        yield Finding(
+            "caches",
+            name,
+            "ok" if writable else "no",
+            text + ("" if writable else ", cannot be written"),
+        )
 
 
 def _plugins() -> Iterator[Finding]:
@@ -135,7 +155,12 @@ def _plugins() -> Iterator[Finding]:
     counts = ", ".join(f"{kind} {number}" for kind, number in kinds.items())
     yield Finding("plugins", f"API {API_VERSION}", "ok", counts or "none")
     for problem in registry.problems:
-        yield Finding("plugins", problem.plugin, "no", f"{problem.distribution} {problem.version}: {problem.message}")
+        yield Finding(
+            "plugins",
+            problem.plugin,
+            "no",
+            f"{problem.distribution} {problem.version}: {problem.message}",
+        )
 
 
 def _hub() -> Finding:
@@ -147,7 +172,9 @@ def _hub() -> Finding:
 
     def ask() -> None:
         try:
-            urllib.request.urlopen(urllib.request.Request(HUB, method="HEAD"), timeout=LIMIT_S).close()
+            urllib.request.urlopen(
+                urllib.request.Request(HUB, method="HEAD"), timeout=LIMIT_S
+            ).close()
             said.append(None)
         except Exception as error:
             said.append(f"{type(error).__name__}: {getattr(error, 'reason', None) or error}")

@@ -11,9 +11,15 @@ import click
 @click.command("export")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
-    "--format", "form", type=click.Choice(["json", "csv", "parquet", "sqlite"]), default="csv", show_default=True
+    "--format",
+    "form",
+    type=click.Choice(["json", "csv", "parquet", "sqlite"]),
+    default="csv",
+    show_default=True,
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Write to this file instead of printing.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Write to this file instead of printing."
+)
 def command(run: Path, form: Literal["json", "csv", "parquet", "sqlite"], out: Path | None) -> None:
     """Print the records of the run folder RUN, a row a cell, or write them with --out."""
     from prunebench_report import export

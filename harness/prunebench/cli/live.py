@@ -39,14 +39,19 @@ class LiveReport:
         try:
             self.write(True)
         except Exception:
-            logging.getLogger("prunebench").exception("the report could not be written while the run goes on")
+            logging.getLogger("prunebench").exception(
+                "the report could not be written while the run goes on"
+            )
             self._broken = True
         self._written = True
         self._last = self.clock() - now
         self._spent += self._last
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """After an interruption the report must not say that the run goes on."""
         if kind is not None and self._written and not self._broken:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from prunebench.cell.store import Plan
     from prunebench.plugin.host import Registry
+    from prunebench.store.run_folder import Plan
     from prunebench.suite.load import Suite
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -41,7 +41,11 @@ def suite_options(function: F) -> F:
     decorators = (
         click.argument("suite"),
         plugin_option,
-        click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/<name of the suite>]"),
+        click.option(
+            "--out",
+            type=click.Path(path_type=Path),
+            help="Run folder.  [default: runs/<name of the suite>]",
+        ),
         click.option(
             "--set",
             "overrides",
@@ -55,7 +59,9 @@ def suite_options(function: F) -> F:
             metavar="PATTERN",
             help="Keep cells by method, label ('wanda*2:4*'), model or id; dense stays. Repeatable.",
         ),
-        click.option("--skip", multiple=True, metavar="PATTERN", help="Leave such cells out. Repeatable."),
+        click.option(
+            "--skip", multiple=True, metavar="PATTERN", help="Leave such cells out. Repeatable."
+        ),
     )
     for decorator in reversed(decorators):
         function = decorator(function)

@@ -13,8 +13,8 @@ from prunebench.cli.options import load_plan, suite_options
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from prunebench.cell.spec import Cell
-    from prunebench.cell.store import RunStore
+    from prunebench.experiment.cell import Cell
+    from prunebench.store.run_folder import RunStore
 
 
 @click.command("plan", short_help="Show the cells of a suite without running any.")
@@ -39,16 +39,22 @@ def command(
     else:
         from rich.console import Console
 
-        console = Console(width=None if sys.stdout.isatty() else 200)  # a pipe has no width to fold to
+        console = Console(
+            width=None if sys.stdout.isatty() else 200
+        )  # a pipe has no width to fold to
         console.print(table(described))
         console.print(summary(described), highlight=False, soft_wrap=True)
 
 
 def describe(
-    suite: str, out: Path | None, overrides: tuple[str, ...], only: tuple[str, ...], skip: tuple[str, ...]
+    suite: str,
+    out: Path | None,
+    overrides: tuple[str, ...],
+    only: tuple[str, ...],
+    skip: tuple[str, ...],
 ) -> dict[str, Any]:
     """The plan as plain data with stable keys."""
-    from prunebench.cell.store import RunStore
+    from prunebench.store.run_folder import RunStore
     from prunebench.suite.estimate import estimate, total
 
     loaded, planned, folder, registry = load_plan(suite, out, overrides, only, skip)
@@ -77,13 +83,18 @@ def describe(
         "suite": loaded.name,
         "folder": str(folder),
         "cells": cells,
-        "totals": {"cells": len(cells), **counts, "estimate": asdict(total(estimates)), "left": asdict(total(rest))},
+        "totals": {
+            "cells": len(cells),
+            **counts,
+            "estimate": asdict(total(estimates)),
+            "left": asdict(total(rest)),
+        },
     }
 
 
 def status(store: RunStore, cell: Cell) -> str:
     """'done' (never run again), 'failed' (will be tried again) or 'to run'."""
-    from prunebench.cell.record import Record
+    from prunebench.record.record import Record
 
     found = store.read(cell.id)
     if not isinstance(found, Record):
@@ -97,7 +108,9 @@ def table(described: dict[str, Any]) -> Table:
     from rich.text import Text
 
     cells = described["cells"]
-    varying = [key for key in ("calibration", "seed") if len({cell[key] for cell in cells} - {None}) > 1]
+    varying = [
+        key for key in ("calibration", "seed") if len({cell[key] for cell in cells} - {None}) > 1
+    ]
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("id", "model", "cell", *varying, "status"):
         shown.add_column(name, overflow="fold")
@@ -131,7 +144,11 @@ def summary(described: dict[str, Any]) -> str:
 
 def _calibration(cell: Cell) -> str | None:
     spec = cell.calibration
-    return None if spec is None else f"{spec.corpus.name} {spec.split} {spec.sampler} {spec.windows} x {spec.length}"
+    return (
+        None
+        if spec is None
+        else f"{spec.corpus.name} {spec.split} {spec.sampler} {spec.windows} x {spec.length}"
+    )
 
 
 def _count(number: int | None, unit: float = 1.0) -> str:

@@ -21,11 +21,15 @@ class _Subcommands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in SUBCOMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"prunebench.cli.plugins_{cmd_name}").command
+        command: click.Command = importlib.import_module(
+            f"prunebench.cli.plugins_{cmd_name}"
+        ).command
         return command
 
 
-@click.group("plugins", cls=_Subcommands, invoke_without_command=True, short_help="List the plugins.")
+@click.group(
+    "plugins", cls=_Subcommands, invoke_without_command=True, short_help="List the plugins."
+)
 @plugin_option
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @click.pass_context
@@ -37,7 +41,7 @@ def command(context: click.Context, *, as_json: bool) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    from prunebench.engine.known import built_in
+    from prunebench.engine.select import built_in
     from prunebench.plugin.describe import text_of
     from prunebench.plugin.host import load_plugins
 
@@ -71,11 +75,19 @@ def command(context: click.Context, *, as_json: bool) -> None:
         return
     head = ("name", "kind", "from", "status", "")
     lines = [head] + [
-        (row["name"], row["kind"], f"{row['distribution']} {row['version']}", row["status"], row["message"])
+        (
+            row["name"],
+            row["kind"],
+            f"{row['distribution']} {row['version']}",
+            row["status"],
+            row["message"],
+        )
         for row in rows
     ]
     widths = [max(len(line[column]) for line in lines) for column in range(4)]
     for line in lines:
         click.echo(
-            "  ".join([*(text.ljust(width) for text, width in zip(line, widths, strict=False)), line[4]]).rstrip()
+            "  ".join(
+                [*(text.ljust(width) for text, width in zip(line, widths, strict=False)), line[4]]
+            ).rstrip()
         )

@@ -32,12 +32,16 @@ def command(name: str, options: tuple[str, ...], families: tuple[str, ...]) -> N
 
     for family in families:
         if family not in KNOWN:
-            raise PrunebenchError(f"no family is called '{family}'", hint=did_you_mean(family, KNOWN))
+            raise PrunebenchError(
+                f"no family is called '{family}'", hint=did_you_mean(family, KNOWN)
+            )
     found = named(name, load_plugins())
     entry = next((one for one in found if one.kind in KINDS), found[0])
     asked = _parsed(entry.value, assignments(options)) if entry.kind in KINDS else {}
     wanted = families or FAMILIES
-    click.echo(f"{entry.kind} {name} of {entry.distribution} {entry.version} on {', '.join(wanted)}")
+    click.echo(
+        f"{entry.kind} {name} of {entry.distribution} {entry.version} on {', '.join(wanted)}"
+    )
     broken = 0
     for verdict in check(entry, asked, wanted):
         broken += verdict.status == "broken"
@@ -62,5 +66,7 @@ def _parsed(kind: type, options: dict[str, object]) -> dict[str, object]:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "options"
-        raise PrunebenchError(f"{where}: {first['msg']}", hint="`prunebench plugins show NAME` lists them") from error
+        raise PrunebenchError(
+            f"{where}: {first['msg']}", hint="`prunebench plugins show NAME` lists them"
+        ) from error
     return options

@@ -14,19 +14,33 @@ import click
     default="method",
     show_default=True,
     type=click.Choice(
-        ["method", "allocation", "recovery", "corpus", "model-source", "metric", "engine", "report-section"]
+        [
+            "method",
+            "allocation",
+            "recovery",
+            "corpus",
+            "model-source",
+            "metric",
+            "engine",
+            "report-section",
+        ]
     ),
     help="What it registers.",
 )
 @click.option(
-    "--in", "parent", default=".", show_default=True, type=click.Path(path_type=Path), help="Folder for the package."
+    "--in",
+    "parent",
+    default=".",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Folder for the package.",
 )
 def command(name: str, kind: str, parent: Path) -> None:
     """Write a complete package for the plugin NAME: code of about 25 lines, its tests, a suite that compares it.
 
     The single file works without the package as well: prunebench run SUITE --plugin FILE.
     """
-    from prunebench.engine.known import built_in
+    from prunebench.engine.select import built_in
     from prunebench.errors import PrunebenchError
     from prunebench.plugin.host import load_plugins
     from prunebench.plugin.scaffold import write_package

@@ -14,7 +14,7 @@ import click
 from prunebench.cli.options import plugin_option
 
 if TYPE_CHECKING:
-    from prunebench.plugin.host import Registered, Registry
+    from prunebench.plugin.host import PluginEntry, Registry
 
 WIDTH = 110
 
@@ -39,9 +39,9 @@ def command(name: str, *, as_json: bool) -> None:
             click.echo(line)
 
 
-def named(name: str, registry: Registry) -> list[Registered]:
+def named(name: str, registry: Registry) -> list[PluginEntry]:
     """Everything of that name. Raises PrunebenchError where there is nothing."""
-    from prunebench.engine.known import built_in
+    from prunebench.engine.select import built_in
     from prunebench.errors import PrunebenchError, did_you_mean
     from prunebench.suite.problems import absent
 
@@ -53,10 +53,10 @@ def named(name: str, registry: Registry) -> list[Registered]:
     return found
 
 
-def described(entry: Registered) -> dict[str, Any]:
+def described(entry: PluginEntry) -> dict[str, Any]:
     """What there is to say, as plain data; keys that make no sense for the kind are left out."""
     from prunebench.plugin.describe import options_of, text_of
-    from prunebench.plugin.lazy import heavy_imports_later
+    from prunebench.plugin.lazy_imports import heavy_imports_later
 
     value = entry.value
     facts: dict[str, Any] = {
@@ -70,7 +70,15 @@ def described(entry: Registered) -> dict[str, Any]:
     reference = getattr(value, "reference", None)
     if reference is not None:
         facts["reference"] = reference if isinstance(reference, str) else asdict(reference)
-    for key in ("title", "licence", "splits", "parameters", "needs_calibration", "uses_seed", "trains"):
+    for key in (
+        "title",
+        "licence",
+        "splits",
+        "parameters",
+        "needs_calibration",
+        "uses_seed",
+        "trains",
+    ):
         if hasattr(value, key):
             facts[key] = getattr(value, key)
     if entry.kind == "metric":
@@ -97,7 +105,9 @@ def _takes_allocation(method: Any) -> bool:
 def _lines(facts: dict[str, Any]) -> Iterator[str]:
     yield f"{facts['name']}: {_article(facts['kind'])} {facts['kind']} of {facts['distribution']} {facts['version']} ({facts['origin']})"
     yield ""
-    yield from textwrap.indent(facts["text"] or "(its author says nothing of it)", "  ").splitlines()
+    yield from textwrap.indent(
+        facts["text"] or "(its author says nothing of it)", "  "
+    ).splitlines()
     yield ""
     if reference := facts.get("reference"):
         yield f"  source       {reference if isinstance(reference, str) else _reference(reference)}"
@@ -105,7 +115,12 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
         yield f"  removes      {', '.join(facts['structures']) or 'not stated'}"
         yield f"  families     {', '.join(facts['families'])}: those known here; `plugins check` tries it on some"
         yield f"  allocation   {'may spread its share' if facts['allocation'] else 'takes none'}"
-    for key, words in (("title", "title"), ("licence", "licence"), ("splits", "splits"), ("parameters", "parameters")):
+    for key, words in (
+        ("title", "title"),
+        ("licence", "licence"),
+        ("splits", "splits"),
+        ("parameters", "parameters"),
+    ):
         if key in facts:
             value = facts[key]
             yield f"  {words:<12} {', '.join(value) if isinstance(value, (list, tuple)) else value}"
@@ -126,7 +141,10 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
         bounds = f" ({option['bounds']})" if option["bounds"] else ""
         yield f"    {option['name']}: {option['type']}{bounds} = {option['default']}"
         yield from textwrap.wrap(
-            option["description"] or "(no description)", WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 8
+            option["description"] or "(no description)",
+            WIDTH,
+            initial_indent=" " * 8,
+            subsequent_indent=" " * 8,
         )
 
 

@@ -16,9 +16,23 @@ if TYPE_CHECKING:
 
 @click.command("profile", short_help="Show where a model's time and bytes go.")
 @click.argument("model")
-@click.option("--prompt", default=128, show_default=True, type=click.IntRange(1), help="Prompt tokens.")
-@click.option("--new-tokens", default=32, show_default=True, type=click.IntRange(2), help="Tokens to generate.")
-@click.option("--batch-size", default=1, show_default=True, type=click.IntRange(1), help="Sequences side by side.")
+@click.option(
+    "--prompt", default=128, show_default=True, type=click.IntRange(1), help="Prompt tokens."
+)
+@click.option(
+    "--new-tokens",
+    default=32,
+    show_default=True,
+    type=click.IntRange(2),
+    help="Tokens to generate.",
+)
+@click.option(
+    "--batch-size",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Sequences side by side.",
+)
 @click.option(
     "--dtype",
     default="float32",
@@ -27,9 +41,19 @@ if TYPE_CHECKING:
     help="Precision in which the weights run.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:0 ...")
-@click.option("--min-time", default=5.0, show_default=True, type=click.FloatRange(0), help="Seconds to time at least.")
-@click.option("--compiled", is_flag=True, help="Compare torch.compile as well; takes minutes to compile.")
-@click.option("--json", "as_json", type=click.Path(path_type=Path), help="Write everything to this file, too.")
+@click.option(
+    "--min-time",
+    default=5.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="Seconds to time at least.",
+)
+@click.option(
+    "--compiled", is_flag=True, help="Compare torch.compile as well; takes minutes to compile."
+)
+@click.option(
+    "--json", "as_json", type=click.Path(path_type=Path), help="Write everything to this file, too."
+)
 def command(
     model: str,
     prompt: int,
@@ -48,12 +72,18 @@ def command(
     forms are timed against generate() of transformers in alternating rounds.
     """
     from prunebench.cell.model_profile import profile_model
-    from prunebench.measure.spec import Form, LatencySpec
+    from prunebench.experiment.measures import Form, LatencySpec
     from prunebench.plugin.host import load_plugins
     from prunebench.suite.prune import one_cell
 
     cell = one_cell(model, "dense", {}, load_plugins(), dtype=dtype, device=device)
-    shape = LatencySpec(prompt=prompt, new_tokens=new_tokens, batch_size=batch_size, min_rounds=5, min_time_s=min_time)
+    shape = LatencySpec(
+        prompt=prompt,
+        new_tokens=new_tokens,
+        batch_size=batch_size,
+        min_rounds=5,
+        min_time_s=min_time,
+    )
     forms: list[Form] = ["eager", "static", "lean"]
     if cell.device != "cpu":
         forms.append("cuda-graph")
@@ -82,8 +112,16 @@ def _show(found: ModelProfile) -> None:
     )
     cache = "" if found.load.cache is None else f", page cache {found.load.cache}"
     rows = [
-        ("load", f"{found.load.seconds:.2f} s", f"{found.load.bytes / 1e6:,.0f} MB of files{cache}"),
-        ("time to first token", _ms(latency.ttft_s.median), f"p90 {_ms(latency.ttft_s.p90)}, {latency.rounds} rounds"),
+        (
+            "load",
+            f"{found.load.seconds:.2f} s",
+            f"{found.load.bytes / 1e6:,.0f} MB of files{cache}",
+        ),
+        (
+            "time to first token",
+            _ms(latency.ttft_s.median),
+            f"p90 {_ms(latency.ttft_s.p90)}, {latency.rounds} rounds",
+        ),
         (
             "inter-token latency",
             _ms(latency.inter_token_s.median),
@@ -97,7 +135,13 @@ def _show(found: ModelProfile) -> None:
         ("bandwidth utilisation", f"{100 * io.utilisation:.0f} %", io.bandwidth_source),
     ]
     if found.energy is not None and found.energy.joules_per_token is not None:
-        rows.append(("energy of a token", f"{found.energy.joules_per_token:.3g} J", found.energy.source or ""))
+        rows.append(
+            (
+                "energy of a token",
+                f"{found.energy.joules_per_token:.3g} J",
+                found.energy.source or "",
+            )
+        )
     elif found.energy is not None:
         rows.append(("energy", "not available", found.energy.reason or ""))
     _table(console, "", ("", "", ""), rows)
@@ -112,7 +156,12 @@ def _show(found: ModelProfile) -> None:
         )
         for part in split.parts
     ]
-    _table(console, "Where it goes (eager, hooks on the modules)", ("", "prompt", "a token", "a token reads"), parts)
+    _table(
+        console,
+        "Where it goes (eager, hooks on the modules)",
+        ("", "prompt", "a token", "a token reads"),
+        parts,
+    )
     if found.forms:
         forms = [
             (
@@ -131,7 +180,9 @@ def _show(found: ModelProfile) -> None:
     _table(console, "What is widely cited of generation (Deja Vu, 2023)", ("", "", ""), claims)
 
 
-def _table(console: Console, title: str, heads: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> None:
+def _table(
+    console: Console, title: str, heads: tuple[str, ...], rows: Iterable[tuple[Any, ...]]
+) -> None:
     from rich.table import Table
 
     table = Table(

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from prunebench.cell.events import Event
-from prunebench.cell.record import Record
-from prunebench.cell.spec import Cell
 from prunebench.engine.session import Watcher
+from prunebench.experiment.cell import Cell
+from prunebench.record.record import Record
 
 
 @contextmanager
@@ -23,7 +23,11 @@ def show(cells: int) -> Iterator[Watcher]:
     if not console.is_terminal:
         yield _Lines(console, cells)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.fields[where]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.fields[where]}"),
+    )
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
         yield _Bars(console, cells, progress=progress)
 
@@ -67,7 +71,9 @@ class _Bars(_Lines):
 
     def moved(self, cell: Cell, event: Event) -> None:
         if (part := self._parts.get(cell.id)) is not None:
-            self.progress.update(part, where=event.phase, total=event.total or None, completed=event.done)
+            self.progress.update(
+                part, where=event.phase, total=event.total or None, completed=event.done
+            )
 
     def finished(self, record: Record) -> None:
         super().finished(record)
@@ -92,9 +98,14 @@ def outcome(record: Record) -> str:
         if record.error.hint:  # ours: the message is for people, the class is not
             return f"{record.status} while in '{record.error.phase}': {message} (fix: {record.error.hint})"
         return f"{record.status} while in '{record.error.phase}': {record.error.type}: {message}"
-    words: list[str] = [record.status, *([f"flagged ({len(record.flags)})"] if record.flags else [])]
+    words: list[str] = [
+        record.status,
+        *([f"flagged ({len(record.flags)})"] if record.flags else []),
+    ]
     words += (
-        [f"perplexity {_short(result.perplexity)}" for result in record.quality.perplexity] if record.quality else []
+        [f"perplexity {_short(result.perplexity)}" for result in record.quality.perplexity]
+        if record.quality
+        else []
     )
     if record.audit is not None:
         words.append(f"sparsity {record.audit.sparsity:.1%}")

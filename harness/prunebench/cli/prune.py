@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 @click.argument("method")
 @plugin_option
 @click.argument("options", nargs=-1, metavar="[OPTION=VALUE]...")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the pruned model.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Folder for the pruned model."
+)
 @click.option(
     "--calibration",
     "calibration",
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
     help="Text that the method looks at: corpus, windows, length, split, sampler. Repeatable.  "
     "[default: corpus=boolq-passages windows=32 length=512]",
 )
-@click.option("--seed", default=0, show_default=True, help="Of the calibration sample and of random methods.")
+@click.option(
+    "--seed", default=0, show_default=True, help="Of the calibration sample and of random methods."
+)
 @click.option(
     "--dtype",
     default="float32",
@@ -36,7 +40,12 @@ if TYPE_CHECKING:
     type=click.Choice(["float32", "bfloat16", "float16"]),
     help="Precision to prune and save in.",
 )
-@click.option("--device", default="auto", show_default=True, help="Where the model lies: auto, cpu, cuda, cuda:0 ...")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Where the model lies: auto, cpu, cuda, cuda:0 ...",
+)
 @click.option(
     "--layer-device",
     help="Where one decoder layer at a time is pruned, e.g. --device cpu --layer-device cuda for a model too big for the GPU.",
@@ -47,7 +56,12 @@ if TYPE_CHECKING:
     help="Never hold the model: read a layer from its files, prune it, write it. For layer-wise methods; two layers, the "
     "embeddings and the calibration states must fit.",
 )
-@click.option("--shard-size", default="2 GB", show_default=True, help="Of the weight files that --stream writes.")
+@click.option(
+    "--shard-size",
+    default="2 GB",
+    show_default=True,
+    help="Of the weight files that --stream writes.",
+)
 @click.option(
     "--format",
     "format_",
@@ -127,7 +141,9 @@ def assignments(words: tuple[str, ...]) -> dict[str, Any]:
     for word in words:
         key, equals, text = word.partition("=")
         if not equals or not key:
-            raise PrunebenchError(f"'{word}' is no option", hint="write OPTION=VALUE, for example sparsity=0.5")
+            raise PrunebenchError(
+                f"'{word}' is no option", hint="write OPTION=VALUE, for example sparsity=0.5"
+            )
         if key in found:
             raise PrunebenchError(f"'{key}' is given twice", hint="give each option once")
         found[key] = yaml.parse_value(text, word)

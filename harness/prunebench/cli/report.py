@@ -14,8 +14,15 @@ from prunebench.cli.options import plugin_option
 @click.command("report")
 @click.argument("runs", metavar="RUN...", type=click.Path(path_type=Path), nargs=-1, required=True)
 @plugin_option
-@click.option("--out", type=click.Path(path_type=Path), help="Write here instead.  [default: RUN/report.html]")
-@click.option("--only", multiple=True, metavar="PATTERN", help="Keep cells by method, label, model or id. Repeatable.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Write here instead.  [default: RUN/report.html]"
+)
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="PATTERN",
+    help="Keep cells by method, label, model or id. Repeatable.",
+)
 @click.option(
     "--format",
     "form",
@@ -45,14 +52,17 @@ def command(
         if out is None:
             click.echo(text, nl=False)
         else:
-            from prunebench.cell.store import write_atomically
+            from prunebench.store.run_folder import write_atomically
 
             write_atomically(out, text)
             click.echo(out, err=True)
         return
     sections = [one.value for one in load_plugins().sections.values()]
     path = write_report(
-        *runs, out=out or (Path("report.html") if len(runs) > 1 else None), only=only, sections=sections
+        *runs,
+        out=out or (Path("report.html") if len(runs) > 1 else None),
+        only=only,
+        sections=sections,
     )
     click.echo(path)
     if show:

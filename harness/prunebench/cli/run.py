@@ -19,7 +19,12 @@ from prunebench.cli.options import load_plan, suite_options
 @click.command("run")
 @suite_options
 @click.option("--no-report", is_flag=True, help="Leave report.html as it is.")
-@click.option("--engine", default="local", show_default=True, help="Where cells run: local, ray, or a plugin's engine.")
+@click.option(
+    "--engine",
+    default="local",
+    show_default=True,
+    help="Where cells run: local, ray, or a plugin's engine.",
+)
 @click.option(
     "--engine-option",
     "options",
@@ -77,12 +82,12 @@ def _run(
     with closing(launcher()) as starter:
         if engine == "local":
             starter.start()  # its seconds of imports run beside the planning
-        from prunebench.cell.store import RunStore
-        from prunebench.cell.turns import Turns, turns_folder
         from prunebench.cli.live import LiveReport
         from prunebench.cli.progress import show
-        from prunebench.engine.known import choose
+        from prunebench.engine.select import choose
         from prunebench.engine.session import Session
+        from prunebench.isolation.timing_lock import TimingLock, lock_folder
+        from prunebench.store.run_folder import RunStore
         from prunebench.suite.plan import plan as whole_plan
 
         loaded, plan, folder, registry = load_plan(suite, out, overrides, only, skip)
@@ -98,7 +103,9 @@ def _run(
             if former is not None:
                 click.echo(f"going on where an earlier run was ended ({former})", err=True)
             for damaged in store.records(todo)[1]:
-                click.echo(f"{damaged.path.name}: {damaged.reason}; the cell is run again", err=True)
+                click.echo(
+                    f"{damaged.path.name}: {damaged.reason}; the cell is run again", err=True
+                )
             for problem in registry.problems:
                 if problem.status == "problem":
                     name = f"{problem.plugin} of {problem.distribution} {problem.version}"
@@ -114,7 +121,9 @@ def _run(
                 for number, record in enumerate(session.run(chosen, todo), 1):
                     measured += record.cost.measured_s if record.cost else 0.0
                     if report and number < len(todo):
-                        with Turns(turns_folder() if session.most_at_once > 1 else None) as turns:
+                        with TimingLock(
+                            lock_folder() if session.most_at_once > 1 else None
+                        ) as turns:
                             if turns.free():
                                 live.cell_finished()
             if report:

@@ -23,6 +23,12 @@ def command() -> None:
     allocations = {name: registered.value for name, registered in registry.allocations.items()}
     metrics = {name: registered.value for name, registered in registry.metrics.items()}
     schema = json_schema(
-        methods, registry.models, registry.corpora, recoveries, registry.task_data, allocations, metrics
+        methods,
+        registry.models,
+        registry.corpora,
+        recoveries,
+        registry.task_data,
+        allocations,
+        metrics,
     )
     click.echo(json.dumps(schema, indent=2))

@@ -19,7 +19,9 @@ def command(*, as_json: bool) -> None:
     rows = []
     for name, path in shipped().items():
         data = read(path).data
-        rows.append({"name": name, "title": str(data.get("title") or data.get("name")), "file": str(path)})
+        rows.append(
+            {"name": name, "title": str(data.get("title") or data.get("name")), "file": str(path)}
+        )
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return

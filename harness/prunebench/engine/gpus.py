@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from prunebench.cell.spec import Cell
 from prunebench.errors import PrunebenchError
-from prunebench.measure.nvml import Nvml
+from prunebench.experiment.cell import Cell
+from prunebench.measure.devices.nvml import Nvml
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 ORDER = "CUDA_DEVICE_ORDER"
@@ -35,7 +35,11 @@ def gpus_of(cell: Cell, all_of_them: int) -> int:
     if cell.gpus is not None or cell.model.placement is None:
         return cell.gpus or 1
     named = cell.model.placement.max_memory
-    return max((int(place) + 1 for place, _ in named if place.isdecimal()), default=1) if named else all_of_them
+    return (
+        max((int(place) + 1 for place, _ in named if place.isdecimal()), default=1)
+        if named
+        else all_of_them
+    )
 
 
 def visible_gpus() -> list[str]:
@@ -52,7 +56,11 @@ def visible_gpus() -> list[str]:
             return names if nvml.available else []
     try:
         asked = subprocess.run(
-            [sys.executable, "-c", COUNT], capture_output=True, text=True, timeout=COUNT_WITHIN_S, check=True
+            [sys.executable, "-c", COUNT],
+            capture_output=True,
+            text=True,
+            timeout=COUNT_WITHIN_S,
+            check=True,
         )
         return names[: int(asked.stdout.split()[-1])]
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):

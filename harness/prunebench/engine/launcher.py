@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from prunebench.cell.processes import MARK, end_marked, end_session, kill
-from prunebench.engine.memory import used_bytes
+from prunebench.engine.memory_limit import used_bytes
+from prunebench.isolation.processes import MARK, end_marked, end_session, kill
 
 TICK_S = 0.1
 QUICK_TICK_S = 0.02
@@ -64,7 +64,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Ended:
+class ProcessExit:
     """How a cell's process ended."""
 
     code: int
@@ -81,12 +81,12 @@ class Launcher(Protocol):
 
     @property
     def mark(self) -> str:
-        """What all processes that it starts carry in their environment, see `prunebench.cell.processes`."""
+        """What all processes that it starts carry in their environment, see `prunebench.isolation.processes`."""
 
     def start(self) -> None:
         """Get ready in the background; calling it early is never needed, only quicker."""
 
-    def run(self, job: Job, tick: Callable[[], None]) -> Ended:
+    def run(self, job: Job, tick: Callable[[], None]) -> ProcessExit:
         """Run a cell to its end, calling ``tick`` while it runs. Raises LauncherDiedError."""
 
     def another(self, number: int) -> Launcher:
@@ -111,7 +111,7 @@ class SpawnLauncher:
     def start(self) -> None:
         """Nothing can be prepared."""
 
-    def run(self, job: Job, tick: Callable[[], None]) -> Ended:
+    def run(self, job: Job, tick: Callable[[], None]) -> ProcessExit:
         with job.log.open("ab") as file:
             self._process = process = subprocess.Popen(
                 [sys.executable, "-m", "prunebench.cell", *job.argv],
@@ -136,7 +136,7 @@ class SpawnLauncher:
             code = process.wait()
             self._process = None
             end_marked(self.mark)
-        return Ended(code, cut, guard.peak_bytes)
+        return ProcessExit(code, cut, guard.peak_bytes)
 
     def another(self, number: int) -> SpawnLauncher:
         return SpawnLauncher(f"{self.mark}-{number}")
@@ -149,7 +149,7 @@ class SpawnLauncher:
 
 
 class ForkLauncher:
-    """A zygote that has imported torch and transformers once forks every cell (`prunebench.cell.zygote`)."""
+    """A zygote that has imported torch and transformers once forks every cell (`prunebench.cell.fork_server`)."""
 
     def __init__(self, mark: str | None = None) -> None:
         self.mark = mark or uuid.uuid4().hex
@@ -157,7 +157,7 @@ class ForkLauncher:
         self._greeted = False
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the zygote
 
-    def run(self, job: Job, tick: Callable[[], None]) -> Ended:
+    def run(self, job: Job, tick: Callable[[], None]) -> ProcessExit:
         zygote = self._ready(tick)
         assert zygote.stdin is not None
         request = {
@@ -188,8 +188,8 @@ class ForkLauncher:
             end = self._reply(zygote, tick, deadline)
         if end is None:  # the cell stopped its zygote
             self._end_zygote(zygote)
-            return Ended(-signal.SIGKILL, cut, guard.peak_bytes)
-        return Ended(end["exit"], cut, end["peak_rss_bytes"], tuple(end["left"]))
+            return ProcessExit(-signal.SIGKILL, cut, guard.peak_bytes)
+        return ProcessExit(end["exit"], cut, end["peak_rss_bytes"], tuple(end["left"]))
 
     def another(self, number: int) -> ForkLauncher:
         return ForkLauncher(f"{self.mark}-{number}")
@@ -202,7 +202,7 @@ class ForkLauncher:
     def start(self) -> None:
         self._greeted = False
         self._zygote = subprocess.Popen(
-            [sys.executable, "-m", "prunebench.cell.zygote"],
+            [sys.executable, "-m", "prunebench.cell.fork_server"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._complaints,
@@ -238,7 +238,9 @@ class ForkLauncher:
         """The next line of the zygote; None where ``guard`` found a limit exceeded. Raises LauncherDiedError."""
         assert zygote.stdout is not None
         while True:
-            readable, _, _ = select.select([zygote.stdout], [], [], TICK_S if guard is None else guard.tick_s)
+            readable, _, _ = select.select(
+                [zygote.stdout], [], [], TICK_S if guard is None else guard.tick_s
+            )
             if readable:
                 line = zygote.stdout.readline()
                 if line:
@@ -268,7 +270,9 @@ class ForkLauncher:
 class _Guard:
     """Watches one process's limits."""
 
-    def __init__(self, pid: int, limits: Limits, waited_s: Callable[[], float] = _not_at_all) -> None:
+    def __init__(
+        self, pid: int, limits: Limits, waited_s: Callable[[], float] = _not_at_all
+    ) -> None:
         self._pid = pid
         self._limits = limits
         self._waited_s = waited_s

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 
 from pydantic import Field
 
-from prunebench.cell.record import Record
-from prunebench.cell.spec import Cell
 from prunebench.engine.gpus import slots_for
 from prunebench.engine.slots import side_by_side
-from prunebench.plugin import method
-from prunebench.plugin.engine import Engine, EngineContext
+from prunebench.experiment.cell import Cell
+from prunebench.plugin.api import method
+from prunebench.plugin.api.engine import Engine, EngineContext
+from prunebench.record.record import Record
 
 
 class LocalEngine(Engine):

@@ -13,13 +13,13 @@ from pydantic import ValidationError
 
 from prunebench.cell.__main__ import command
 from prunebench.cell.events import Event
-from prunebench.cell.record import Record, Status
-from prunebench.cell.spec import Cell
-from prunebench.cell.store import RunStore
-from prunebench.engine.here import Lost, Place, lost_record, now, run_here
 from prunebench.engine.launcher import Launcher
+from prunebench.engine.supervise import CellPaths, LostCell, lost_record, now, run_cell_process
 from prunebench.errors import PrunebenchError, first_line
-from prunebench.plugin.engine import Engine, EngineContext
+from prunebench.experiment.cell import Cell
+from prunebench.plugin.api.engine import Engine, EngineContext
+from prunebench.record.record import Record, Status
+from prunebench.store.run_folder import RunStore
 
 if TYPE_CHECKING:
     from prunebench.plugin.host import Registry
@@ -61,12 +61,16 @@ class Session(EngineContext):
             for record in _faultless(records, engine.name):
                 cell = left.pop(getattr(record, "id", ""), None)
                 if cell is None:
-                    logging.getLogger("prunebench").error("the engine '%s' gave a record too many", engine.name)
+                    logging.getLogger("prunebench").error(
+                        "the engine '%s' gave a record too many", engine.name
+                    )
                     continue
                 yield self._keep(cell, record)
             for cell in left.values():
                 message = f"the engine '{engine.name}' gave no record of it"
-                yield self._keep(cell, self.lost(cell, phase="start", kind="no record", message=message))
+                yield self._keep(
+                    cell, self.lost(cell, phase="start", kind="no record", message=message)
+                )
         finally:
             close = getattr(records, "close", None)
             if close is not None:
@@ -86,13 +90,15 @@ class Session(EngineContext):
         def moved(event: Event) -> None:
             self.moved(cell, event.phase, event.done, event.total)
 
-        return run_here(cell, Place.in_store(self.store, cell.id), self.starter, moved)
+        return run_cell_process(cell, CellPaths.in_store(self.store, cell.id), self.starter, moved)
 
     def record(self, cell: Cell, text: str | bytes) -> Record:
         try:
             record = Record.model_validate_json(text)
         except ValidationError as error:
-            raise PrunebenchError(f"what cell {cell.id} gave is no record: {first_line(error)}") from error
+            raise PrunebenchError(
+                f"what cell {cell.id} gave is no record: {first_line(error)}"
+            ) from error
         if record.id != cell.id or record.cell.id != cell.id:
             raise PrunebenchError(f"cell {cell.id} gave the record of cell {record.cell.id}")
         again = command(self.store.spec_path(cell.id))
@@ -101,10 +107,23 @@ class Session(EngineContext):
         return record.model_copy(update={"error": failed, "provenance": provenance})
 
     def lost(
-        self, cell: Cell, *, phase: str, kind: str, message: str, hint: str | None = None, status: Status = "failed"
+        self,
+        cell: Cell,
+        *,
+        phase: str,
+        kind: str,
+        message: str,
+        hint: str | None = None,
+        status: Status = "failed",
     ) -> Record:
         started = self._running.get(cell.id, now())
-        return lost_record(cell, Place.in_store(self.store, cell.id), started, phase, Lost(status, kind, message, hint))
+        return lost_record(
+            cell,
+            CellPaths.in_store(self.store, cell.id),
+            started,
+            phase,
+            LostCell(status, kind, message, hint),
+        )
 
     def _keep(self, cell: Cell, record: Record) -> Record:
         if cell.id not in self._running:

@@ -11,14 +11,14 @@ from queue import Empty, SimpleQueue
 from typing import Literal, NamedTuple
 
 from prunebench.cell.events import Event
-from prunebench.cell.record import Record
-from prunebench.cell.spec import Cell
-from prunebench.cell.store import RunStore
-from prunebench.cell.turns import VARIABLE, Turns, turns_folder
 from prunebench.engine.gpus import Slot
-from prunebench.engine.here import Place, run_here
 from prunebench.engine.launcher import Launcher
-from prunebench.plugin.engine import EngineContext
+from prunebench.engine.supervise import CellPaths, run_cell_process
+from prunebench.experiment.cell import Cell
+from prunebench.isolation.timing_lock import VARIABLE, TimingLock, lock_folder
+from prunebench.plugin.api.engine import EngineContext
+from prunebench.record.record import Record
+from prunebench.store.run_folder import RunStore
 
 TICK_S = 0.1
 
@@ -27,7 +27,7 @@ class StoppedError(BaseException):
     """The run is over; no fault of the cell that is ended by it."""
 
 
-class Said(NamedTuple):
+class SlotMessage(NamedTuple):
     """What a slot tells: it is free, its cell has come so far, has ended; or the slot itself has, for a reason."""
 
     slot: int
@@ -35,16 +35,21 @@ class Said(NamedTuple):
     what: Event | Record | BaseException | None = None
 
 
-def side_by_side(cells: Sequence[Cell], slots: Sequence[Slot], context: EngineContext) -> Iterator[Record]:
+def side_by_side(
+    cells: Sequence[Cell], slots: Sequence[Slot], context: EngineContext
+) -> Iterator[Record]:
     """Run ``cells`` in as many processes at once as there are slots, in order; give the records as they end.
 
-    Timed phases take turns (`prunebench.cell.turns`). Raises what a slot raises; then, and when it is closed, all ends.
+    Timed phases take turns (`prunebench.isolation.timing_lock`). Raises what a slot raises; then, and when it is closed, all ends.
     """
     left = deque(cells)
     over = threading.Event()
-    heard: SimpleQueue[Said] = SimpleQueue()
-    turns = None if len(slots) == 1 else turns_folder()
-    starters = [context.starter, *(context.starter.another(number) for number in range(1, len(slots)))]
+    heard: SimpleQueue[SlotMessage] = SimpleQueue()
+    turns = None if len(slots) == 1 else lock_folder()
+    starters = [
+        context.starter,
+        *(context.starter.another(number) for number in range(1, len(slots))),
+    ]
     workers = [
         _Worker(number, starter, slot.environment, turns, context.folder, heard, over)
         for number, (slot, starter) in enumerate(zip(slots, starters, strict=True))
@@ -63,7 +68,9 @@ def side_by_side(cells: Sequence[Cell], slots: Sequence[Slot], context: EngineCo
                 context.moved(running[said.slot], said.what.phase, said.what.done, said.what.total)
             elif isinstance(said.what, Record):
                 del running[said.slot]
-                more = {} if turns is None else {"slots": len(slots)}  # what pruning took, it took beside others
+                more = (
+                    {} if turns is None else {"slots": len(slots)}
+                )  # what pruning took, it took beside others
                 yield said.what.model_copy(update={"provenance": {**said.what.provenance, **more}})
             elif isinstance(said.what, BaseException):
                 raise said.what
@@ -84,14 +91,14 @@ class _Worker(threading.Thread):
         environment: Mapping[str, str],
         turns: Path | None,
         folder: Path,
-        heard: SimpleQueue[Said],
+        heard: SimpleQueue[SlotMessage],
         over: threading.Event,
     ) -> None:
         super().__init__(name=f"prunebench-slot-{number}", daemon=True)
         self.given: SimpleQueue[Cell] = SimpleQueue()
         self._number = number
         self._starter = starter
-        self._turns = Turns(turns)
+        self._turns = TimingLock(turns)
         self._environment = {**environment, **({} if turns is None else {VARIABLE: str(turns)})}
         self._store = RunStore(folder)
         self._heard = heard
@@ -102,10 +109,17 @@ class _Worker(threading.Thread):
             while not self._over.is_set():
                 self._say("free")
                 cell = self._next()
-                self._turns.share(self._check)  # what it imports before its first phase disturbs nobody who is timed
-                place = Place.in_store(self._store, cell.id)
-                record = run_here(
-                    cell, place, self._starter, self._moved, tick=self._check, environment=self._environment
+                self._turns.share(
+                    self._check
+                )  # what it imports before its first phase disturbs nobody who is timed
+                place = CellPaths.in_store(self._store, cell.id)
+                record = run_cell_process(
+                    cell,
+                    place,
+                    self._starter,
+                    self._moved,
+                    tick=self._check,
+                    environment=self._environment,
                 )
                 self._turns.leave()
                 self._say("ended", record)
@@ -133,6 +147,8 @@ class _Worker(threading.Thread):
         self._say("moved", event)
 
     def _say(
-        self, kind: Literal["free", "moved", "ended", "broken"], what: Event | Record | BaseException | None = None
+        self,
+        kind: Literal["free", "moved", "ended", "broken"],
+        what: Event | Record | BaseException | None = None,
     ) -> None:
-        self._heard.put(Said(self._number, kind, what))
+        self._heard.put(SlotMessage(self._number, kind, what))

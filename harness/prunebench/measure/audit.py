@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunebench.errors import PrunebenchError
-from prunebench.measure import results
 from prunebench.model.anatomy import anatomy
 from prunebench.model.checkpoint import memory_bytes, parameter_count, safetensors_bytes
-from prunebench.model.shape import LayerShape, Shape, shape_of
+from prunebench.model.pruning_json import LayerShape, Shape, shape_of
+from prunebench.record import results
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,9 @@ class _Form(NamedTuple):
 
 
 @torch.no_grad()
-def count_layer(linears: Mapping[str, nn.Linear], layer: int, patterns: Sequence[tuple[int, int]] = ()) -> LayerCount:
+def count_layer(
+    linears: Mapping[str, nn.Linear], layer: int, patterns: Sequence[tuple[int, int]] = ()
+) -> LayerCount:
     """Count the ``linears`` of a layer, whose index in the dense model is ``layer``; ``patterns`` as for `audit`.
 
     Raises PrunebenchError where a weight is not finite.
@@ -93,7 +95,9 @@ def dense_facts(model: Any, counts: Sequence[LayerCount] | None = None) -> Dense
     """
     parts = anatomy(model)
     if counts is None:
-        counts = [count_layer(parts.linears(layer), index) for index, layer in enumerate(parts.layers)]
+        counts = [
+            count_layer(parts.linears(layer), index) for index, layer in enumerate(parts.layers)
+        ]
     weights = {
         (index, name): rows * columns
         for index, count in enumerate(counts)
@@ -101,7 +105,9 @@ def dense_facts(model: Any, counts: Sequence[LayerCount] | None = None) -> Dense
     }
     return DenseFacts(
         parameters=parameter_count(model),
-        prunable_by_layer=tuple(sum(rows * columns for rows, columns in count.shapes.values()) for count in counts),
+        prunable_by_layer=tuple(
+            sum(rows * columns for rows, columns in count.shapes.values()) for count in counts
+        ),
         zeros_by_layer=tuple(sum(count.zeros.values()) for count in counts),
         shape=shape_of(model),
         weights=weights,
@@ -161,7 +167,13 @@ def audit(
     narrower = bool(widths) or shape.hidden < dense.shape.hidden
     more_zeros = zeros > sum(dense.zeros_by_layer[layer] for layer in kept_layers)
     legal = [entry.pattern for entry in checked_patterns if entry.groups and not entry.violations]
-    form = _form(removed=dense.layers - layers, blocks=len(gone), narrower=narrower, more_zeros=more_zeros, legal=legal)
+    form = _form(
+        removed=dense.layers - layers,
+        blocks=len(gone),
+        narrower=narrower,
+        more_zeros=more_zeros,
+        legal=legal,
+    )
     return results.Audit(
         parameters=parameters,
         parameters_dense=dense.parameters,
@@ -202,7 +214,9 @@ def nm_violations(kept: Tensor, keep: int, of: int) -> tuple[int, int]:
     return filled.numel(), int(torch.count_nonzero(filled > keep))
 
 
-def _narrowed(shape: Shape, dense: Shape, kept_layers: Sequence[int]) -> tuple[list[str], list[results.WidthAudit]]:
+def _narrowed(
+    shape: Shape, dense: Shape, kept_layers: Sequence[int]
+) -> tuple[list[str], list[results.WidthAudit]]:
     """The sub-blocks that are gone from layers that remain, and those that are narrower; dense indices."""
     gone: list[str] = []
     widths: list[results.WidthAudit] = []
@@ -215,11 +229,17 @@ def _narrowed(shape: Shape, dense: Shape, kept_layers: Sequence[int]) -> tuple[l
             if groups == 0 < groups_dense:
                 gone.append(f"{layer}.{kind}")
             elif groups < groups_dense:
-                widths.append(results.WidthAudit(layer=layer, kind=kind, groups=groups, groups_dense=groups_dense))
+                widths.append(
+                    results.WidthAudit(
+                        layer=layer, kind=kind, groups=groups, groups_dense=groups_dense
+                    )
+                )
     return gone, widths
 
 
-def _form(*, removed: int, blocks: int, narrower: bool, more_zeros: bool, legal: list[str]) -> _Form:
+def _form(
+    *, removed: int, blocks: int, narrower: bool, more_zeros: bool, legal: list[str]
+) -> _Form:
     parts, notes = [], []
     if removed:
         parts.append("layers removed")
@@ -232,12 +252,18 @@ def _form(*, removed: int, blocks: int, narrower: bool, more_zeros: bool, legal:
         notes.append("matrices smaller: less work for every token")
     if more_zeros:
         parts.append("dense with zeros")
-        notes.append("zeros in dense tensors: dense kernels do the same work, no speed-up expected here")
+        notes.append(
+            "zeros in dense tensors: dense kernels do the same work, no speed-up expected here"
+        )
         if "2:4" in legal:
-            notes.append("the 2:4 pattern holds everywhere: sparse tensor cores can use it, where a GPU has them")
+            notes.append(
+                "the 2:4 pattern holds everywhere: sparse tensor cores can use it, where a GPU has them"
+            )
     if not parts:
         return _Form("dense", faster=False, note="nothing is removed: no speed-up expected")
-    return _Form(", ".join(parts), faster=bool(removed or blocks or narrower), note="; ".join(notes))
+    return _Form(
+        ", ".join(parts), faster=bool(removed or blocks or narrower), note="; ".join(notes)
+    )
 
 
 def _check_finite(weight: Tensor, name: str, layer: int) -> None:

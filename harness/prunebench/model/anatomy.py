@@ -79,7 +79,9 @@ _LLAMA = Family(
     blocks={"attention": ("self_attn",), "mlp": ("mlp",)},
     norms={"attention": "input_layernorm", "mlp": "post_attention_layernorm"},
     cuts={
-        "attention": _cuts("self_attn.o_proj", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
+        "attention": _cuts(
+            "self_attn.o_proj", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+        ),
         "mlp": _cuts("mlp.down_proj", ("mlp.gate_proj", "mlp.up_proj")),
     },
     keys="self_attn.k_proj",
@@ -97,7 +99,9 @@ _OPT = Family(
     blocks={"attention": ("self_attn",), "mlp": ("fc1", "fc2")},
     norms={"attention": "self_attn_layer_norm", "mlp": "final_layer_norm"},
     cuts={
-        "attention": _cuts("self_attn.out_proj", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
+        "attention": _cuts(
+            "self_attn.out_proj", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+        ),
         "mlp": _cuts("fc2", ("fc1",)),
     },
     keys="self_attn.k_proj",
@@ -138,7 +142,9 @@ _PHI = Family(
     blocks={"attention": ("self_attn",), "mlp": ("mlp",)},
     norms={"attention": None, "mlp": None},  # one norm, which both read
     cuts={
-        "attention": _cuts("self_attn.dense", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
+        "attention": _cuts(
+            "self_attn.dense", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+        ),
         "mlp": _cuts("mlp.fc2", ("mlp.fc1",)),
     },
     keys="self_attn.k_proj",
@@ -206,20 +212,34 @@ class Anatomy:
     def blocks(self) -> list[Block]:
         """The residual sub-blocks that are there, in forward order."""
         return [
-            Block(index, kind) for index, layer in enumerate(self.layers) for kind in KINDS if self.has(layer, kind)
+            Block(index, kind)
+            for index, layer in enumerate(self.layers)
+            for kind in KINDS
+            if self.has(layer, kind)
         ]
 
     def has(self, layer: torch.nn.Module, kind: Kind) -> bool:
         """Whether the layer still has its attention or its MLP."""
-        return not getattr(layer.get_submodule(self.family.blocks[kind][-1]), "stands_for_nothing", False)
+        return not getattr(
+            layer.get_submodule(self.family.blocks[kind][-1]), "stands_for_nothing", False
+        )
 
     def linears(self, layer: torch.nn.Module) -> dict[str, torch.nn.Linear]:
         """The prunable linears of a decoder layer by relative path, in forward order; each weight is [out, in]."""
-        return {name: layer.get_submodule(name) for group in self.inputs_of(layer) for name in group}  # type: ignore[misc]
+        return {
+            name: layer.get_submodule(name)  # type: ignore[misc]
+            for group in self.inputs_of(layer)
+            for name in group
+        }
 
     def inputs_of(self, layer: torch.nn.Module) -> Groups:
         """`inputs` without the linears of sub-blocks that are gone."""
-        gone = {cut.linear for kind in KINDS if not self.has(layer, kind) for cut in self.family.cuts[kind]}
+        gone = {
+            cut.linear
+            for kind in KINDS
+            if not self.has(layer, kind)
+            for cut in self.family.cuts[kind]
+        }
         kept = (tuple(name for name in group if name not in gone) for group in self.inputs)
         return tuple(group for group in kept if group)
 
@@ -229,7 +249,9 @@ class Anatomy:
 
     def head_dim(self, layer: torch.nn.Module) -> int:
         """Channels of one attention head."""
-        return int(getattr(layer.get_submodule(self.family.blocks["attention"][0]), self.family.head_dim))
+        return int(
+            getattr(layer.get_submodule(self.family.blocks["attention"][0]), self.family.head_dim)
+        )
 
     def groups(self, layer: torch.nn.Module, kind: Kind) -> int:
         """KV groups of a layer's attention (a key-value head with its query heads), or channels of its MLP; 0 if gone.
@@ -243,7 +265,9 @@ class Anatomy:
         rows = width(layer.get_submodule(self.family.keys), 0)
         size = self.family.fused * self.head_dim(layer)
         count = rows // size
-        widths = [width(layer.get_submodule(cut.linear), cut.dim) for cut in self.family.cuts["attention"]]
+        widths = [
+            width(layer.get_submodule(cut.linear), cut.dim) for cut in self.family.cuts["attention"]
+        ]
         if rows % size or any(each % count for each in widths):
             raise PrunebenchError(
                 f"{rows} rows of {self.family.keys} are no whole number of heads of {self.head_dim(layer)} channels",
@@ -278,7 +302,9 @@ def anatomy(model: Any) -> Anatomy:
 
 def _check(found: Anatomy, index: int, layer: torch.nn.Module) -> None:
     named = {name for group in found.inputs_of(layer) for name in group}
-    present = {name for name, module in layer.named_modules() if isinstance(module, torch.nn.Linear)}
+    present = {
+        name for name, module in layer.named_modules() if isinstance(module, torch.nn.Linear)
+    }
     faults = [f"{name} is missing" for name in sorted(named - present)]
     faults += [f"{name} is unknown" for name in sorted(present - named)]
     if faults:

@@ -14,14 +14,17 @@ from prunebench.errors import PrunebenchError
 from prunebench.model.files import disk_errors, replaced, scratch, take_place
 from prunebench.model.folder import INDEX, SINGLE
 from prunebench.model.headers import Entry
-from prunebench.model.layout import Tensors, layout, new_file
+from prunebench.model.pruning_json import VARIANT, PruningFile, is_plain, shape_of, write_plan
 from prunebench.model.quiet import quiet
-from prunebench.model.shape import VARIANT, PruningFile, is_plain, shape_of, write_plan
+from prunebench.model.safetensors_io import Tensors, layout, new_file
 
 
 def memory_bytes(model: torch.nn.Module) -> int:
     """Bytes of parameters and buffers; tensors that share memory count once."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in _distinct([*model.parameters(), *model.buffers()]))
+    return sum(
+        tensor.numel() * tensor.element_size()
+        for tensor in _distinct([*model.parameters(), *model.buffers()])
+    )
 
 
 def parameter_count(model: torch.nn.Module) -> int:
@@ -38,7 +41,9 @@ def safetensors_bytes(model: Any) -> int:
     return layout(_saved(model)).nbytes
 
 
-def save(model: Any, tokenizer: Any, folder: Path, *, made_by: Mapping[str, Any] | None = None) -> None:
+def save(
+    model: Any, tokenizer: Any, folder: Path, *, made_by: Mapping[str, Any] | None = None
+) -> None:
     """Save model and tokenizer so that ``folder`` is either as before or complete; an earlier checkpoint is replaced.
 
     With ``made_by`` (method, options, ...) a plan file goes with it; it says how to load a model whose layers differ.
@@ -54,7 +59,9 @@ def save(model: Any, tokenizer: Any, folder: Path, *, made_by: Mapping[str, Any]
 
 
 @contextmanager
-def save_into(model: Any, tokenizer: Any, folder: Path, *, variant: str | None = None) -> Iterator[Path]:
+def save_into(
+    model: Any, tokenizer: Any, folder: Path, *, variant: str | None = None
+) -> Iterator[Path]:
     """Save aside, let the block add files to the folder that it gets, then move all of it into place.
 
     Raises PrunebenchError as `save` does; ``folder`` is then as before.
@@ -69,7 +76,9 @@ def save_into(model: Any, tokenizer: Any, folder: Path, *, variant: str | None =
 
 
 @contextmanager
-def save_by_pieces(model: Any, tokenizer: Any, folder: Path, *, shard_bytes: int) -> Iterator[tuple[Path, Tensors]]:
+def save_by_pieces(
+    model: Any, tokenizer: Any, folder: Path, *, shard_bytes: int
+) -> Iterator[tuple[Path, Tensors]]:
     """As `save_into` for a model on the meta device, whose tensors the block writes one by one, by their names in the model.
 
     The block gets the folder and the tensors of its weight files, which hold at most ``shard_bytes`` each unless one
@@ -107,7 +116,9 @@ def _new_shards(model: Any, folder: Path, shard_bytes: int) -> dict[str, Entry]:
     if split.is_sharded:
         told = {"total_parameters": parameter_count(model), **split.metadata}
         index = {"metadata": told, "weight_map": split.tensor_to_filename}
-        (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (folder / INDEX).write_text(
+            json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+        )
     return {name: entries[written_as] for name, written_as in names.items()}
 
 

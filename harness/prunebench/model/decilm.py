@@ -14,7 +14,7 @@ from typing import Any
 from prunebench.errors import PrunebenchError
 from prunebench.model.anatomy import Anatomy, anatomy, width
 from prunebench.model.checkpoint import save_into
-from prunebench.model.shape import is_plain
+from prunebench.model.pruning_json import is_plain
 
 _CONFIG_MODULE = "configuration_decilm"
 _CONFIG_CODE = '''"""Config of a model whose layers differ, as vLLM's DeciLMForCausalLM reads it. Written by prunebench."""
@@ -85,7 +85,11 @@ def _block_configs(parts: Anatomy) -> list[dict[str, Any]]:
     blocks: list[dict[str, Any]] = []
     for index, layer in enumerate(parts.layers):
         groups, channels = parts.groups(layer, "attention"), parts.groups(layer, "mlp")
-        heads = width(layer.get_submodule("self_attn.q_proj"), 0) // parts.head_dim(layer) if groups else 0
+        heads = (
+            width(layer.get_submodule("self_attn.q_proj"), 0) // parts.head_dim(layer)
+            if groups
+            else 0
+        )
         if groups and heads != config.num_attention_heads:
             raise PrunebenchError(
                 f"layer {index} has {heads} query heads and the model {config.num_attention_heads}: "
@@ -94,7 +98,10 @@ def _block_configs(parts: Anatomy) -> list[dict[str, Any]]:
             )
         blocks.append(
             {
-                "attention": {"no_op": groups == 0, "n_heads_in_group": heads // groups if groups else None},
+                "attention": {
+                    "no_op": groups == 0,
+                    "n_heads_in_group": heads // groups if groups else None,
+                },
                 "ffn": {"no_op": channels == 0, "intermediate_size": channels or None},
             }
         )

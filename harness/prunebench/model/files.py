@@ -23,7 +23,9 @@ def disk_errors(path: Path) -> Iterator[None]:
             hint = "free some space, or set PRUNEBENCH_CACHE to a folder on another disk"
         else:
             hint = "check that the folder exists and may be written"
-        raise PrunebenchError(f"cannot write {path}: {error.strerror or error}", hint=hint) from error
+        raise PrunebenchError(
+            f"cannot write {path}: {error.strerror or error}", hint=hint
+        ) from error
 
 
 @contextlib.contextmanager

@@ -17,11 +17,16 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PLAN = "pruning.json"
 PRUNED = ("model.pruned.safetensors", "model.safetensors.index.pruned.json")
 """The plan of a pruned model, and its weights where the plan is needed to load them (see `shape`)."""
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
-_HASHED = {".json", ".safetensors", ".model", ".txt", ".jinja"}
-_CONVERT = (
-    "convert it once: AutoModelForCausalLM.from_pretrained(FOLDER, weights_only=True).save_pretrained(NEW_FOLDER)"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "tekken.json",
 )
+_HASHED = {".json", ".safetensors", ".model", ".txt", ".jinja"}
+_CONVERT = "convert it once: AutoModelForCausalLM.from_pretrained(FOLDER, weights_only=True).save_pretrained(NEW_FOLDER)"
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,9 @@ def read_checkpoint(folder: Path, *, tokenizer: bool = True) -> Checkpoint:
 
     Raises PrunebenchError that names the file at fault.
     """
-    config = _read_json(folder / "config.json", missing=f"{folder} has no config.json, so it is no model folder")
+    config = _read_json(
+        folder / "config.json", missing=f"{folder} has no config.json, so it is no model folder"
+    )
     weights = _weights(folder)
     tied = config.get("tie_word_embeddings") is True
     headers = [safetensors_header(path, tied=tied) for path in weights]
@@ -94,11 +101,16 @@ def _weights(folder: Path) -> tuple[Path, ...]:
     found = sorted(path.name for path in folder.iterdir())
     if any(name.endswith(".safetensors") for name in found):
         raise PrunebenchError(
-            f"{folder} has neither {SINGLE} nor {INDEX}", hint=f"give the weight file the name {SINGLE}"
+            f"{folder} has neither {SINGLE} nor {INDEX}",
+            hint=f"give the weight file the name {SINGLE}",
         )
     if any(name.endswith((".bin", ".pt", ".pth")) for name in found):
-        raise PrunebenchError(f"{folder} has only pickled weights, which are never loaded", hint=_CONVERT)
-    raise PrunebenchError(f"{folder} has no *.safetensors", hint="name a folder that save_pretrained wrote")
+        raise PrunebenchError(
+            f"{folder} has only pickled weights, which are never loaded", hint=_CONVERT
+        )
+    raise PrunebenchError(
+        f"{folder} has no *.safetensors", hint="name a folder that save_pretrained wrote"
+    )
 
 
 def _read_json(path: Path, *, missing: str | None = None) -> dict[str, Any]:
@@ -109,7 +121,9 @@ def _read_json(path: Path, *, missing: str | None = None) -> dict[str, Any]:
             missing or f"{path} is missing", hint="name a folder that save_pretrained wrote"
         ) from None
     except (OSError, ValueError) as error:
-        raise PrunebenchError(f"{path} cannot be read: {error}", hint="copy or download the file again") from error
+        raise PrunebenchError(
+            f"{path} cannot be read: {error}", hint="copy or download the file again"
+        ) from error
     if not isinstance(data, dict):
         raise PrunebenchError(f"{path} is not a JSON object")
     return data

@@ -19,7 +19,19 @@ _LEGACY_BUFFERS = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 
 # GGUF: value type -> struct code of the scalars, and the two that have no fixed size
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
 _STRING, _ARRAY = 8, 9
 # GGUF: tensor type -> elements and bytes of one block (F32 F16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K to Q6_K F64 BF16)
 _BLOCKS = {
@@ -72,13 +84,17 @@ def safetensors_entries(path: Path) -> dict[str, Entry]:
     except OSError as error:
         raise PrunebenchError(f"cannot read {path}: {error.strerror or error}") from error
     if len(text) < length:
-        raise PrunebenchError(f"{path} is truncated: {size} bytes, its header alone has {8 + length}", hint=_AGAIN)
+        raise PrunebenchError(
+            f"{path} is truncated: {size} bytes, its header alone has {8 + length}", hint=_AGAIN
+        )
     try:
         tensors: dict[str, Any] = json.loads(text)
         tensors.pop("__metadata__", None)
         found = {name: _entry(path, 8 + length, entry) for name, entry in tensors.items()}
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise PrunebenchError(f"{path} is not a safetensors file: its header cannot be read", hint=_AGAIN) from error
+        raise PrunebenchError(
+            f"{path} is not a safetensors file: its header cannot be read", hint=_AGAIN
+        ) from error
     end = max((entry.start + entry.nbytes for entry in found.values()), default=8 + length)
     if size != end:
         fault = "is truncated" if size < end else "is too long"
@@ -109,13 +125,17 @@ def gguf_header(path: Path) -> Header:
     try:
         with path.open("rb") as file:
             if file.read(4) != b"GGUF":
-                raise PrunebenchError(f"{path} is not a GGUF file: it does not start with 'GGUF'", hint=_AGAIN)
+                raise PrunebenchError(
+                    f"{path} is not a GGUF file: it does not start with 'GGUF'", hint=_AGAIN
+                )
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _read_gguf(path, data)
     except OSError as error:
         raise PrunebenchError(f"cannot read {path}: {error.strerror or error}") from error
     except (struct.error, KeyError, ValueError, OverflowError, ZeroDivisionError) as error:
-        raise PrunebenchError(f"{path} is truncated or damaged: its header cannot be read", hint=_AGAIN) from error
+        raise PrunebenchError(
+            f"{path} is truncated or damaged: its header cannot be read", hint=_AGAIN
+        ) from error
 
 
 def _read_gguf(path: Path, data: mmap.mmap) -> Header:
@@ -136,12 +156,18 @@ def _read_gguf(path: Path, data: mmap.mmap) -> Header:
     for _ in range(tensors):
         name = cursor.text()
         sizes[name] = math.prod(cursor.scalar("Q") for _ in range(cursor.scalar("I")))
-        elements, width = _BLOCKS.get(cursor.scalar("I"), (1, 0))  # of a type not known here only the start is checked
+        elements, width = _BLOCKS.get(
+            cursor.scalar("I"), (1, 0)
+        )  # of a type not known here only the start is checked
         end = max(end, cursor.scalar("Q") + sizes[name] // elements * width)
     needed = -(-cursor.place // alignment) * alignment + end
     if tensors and len(data) < needed:
-        raise PrunebenchError(f"{path} is truncated: {len(data)} bytes, its tensors need {needed}", hint=_AGAIN)
-    return Header(frozenset(sizes), sum(size for name, size in sizes.items() if not name.startswith("rope_")))
+        raise PrunebenchError(
+            f"{path} is truncated: {len(data)} bytes, its tensors need {needed}", hint=_AGAIN
+        )
+    return Header(
+        frozenset(sizes), sum(size for name, size in sizes.items() if not name.startswith("rope_"))
+    )
 
 
 class _Cursor:

@@ -7,12 +7,14 @@ import threading
 from pathlib import Path
 
 from prunebench.errors import PrunebenchError, first_line
+from prunebench.experiment.model import ModelRef
 from prunebench.model.folder import read_checkpoint
 from prunebench.model.quiet import quiet
-from prunebench.model.ref import ModelRef
 
 _PROBE_S = 4.0
-_OFFLINE = "without a network use a local folder, a .gguf file, or the named model smollm2-135m-instruct"
+_OFFLINE = (
+    "without a network use a local folder, a .gguf file, or the named model smollm2-135m-instruct"
+)
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _IGNORED = ["*/*", "consolidated*", "adapter*"]  # subfolders and second copies in other layouts
 
@@ -77,7 +79,9 @@ def _cached(ref: ModelRef, label: str) -> Path | None:
     try:
         config = try_to_load_from_cache(ref.location, "config.json", revision=ref.revision)
     except HFValidationError as error:
-        raise PrunebenchError(f"{label} is no Hub id: {first_line(error)}", hint="write it as org/name") from error
+        raise PrunebenchError(
+            f"{label} is no Hub id: {first_line(error)}", hint="write it as org/name"
+        ) from error
     if not isinstance(config, str):
         return None
     try:
@@ -107,9 +111,13 @@ def _download(ref: ModelRef, label: str, endpoint: str) -> Path:
         hint = "accept its licence on the hub, then run `hf auth login`"
         raise PrunebenchError(f"{label} is gated", hint=hint) from error
     except errors.RevisionNotFoundError as error:
-        raise PrunebenchError(f"{label} has no revision '{ref.revision}'", hint="check the revision") from error
+        raise PrunebenchError(
+            f"{label} has no revision '{ref.revision}'", hint="check the revision"
+        ) from error
     except errors.RepositoryNotFoundError as error:
         hint = "check its spelling; private ones need `hf auth login`"
         raise PrunebenchError(f"{label} is not on the hub", hint=hint) from error
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
-        raise PrunebenchError(f"{label} cannot be downloaded: {first_line(error)}", hint=_OFFLINE) from error
+        raise PrunebenchError(
+            f"{label} cannot be downloaded: {first_line(error)}", hint=_OFFLINE
+        ) from error

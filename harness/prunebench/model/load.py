@@ -13,12 +13,12 @@ import torch
 from safetensors import SafetensorError
 
 from prunebench.errors import PrunebenchError, first_line
+from prunebench.experiment.model import Placement
 from prunebench.model.anatomy import FAMILIES
+from prunebench.model.fetch import prepare
 from prunebench.model.folder import Checkpoint, check_loaded, read_checkpoint
-from prunebench.model.prepare import prepare
+from prunebench.model.pruning_json import VARIANT, give_shape, read_plan
 from prunebench.model.quiet import quiet
-from prunebench.model.ref import Placement
-from prunebench.model.shape import VARIANT, give_shape, read_plan
 from prunebench.model.spread import budget
 
 __all__ = ["LoadedModel", "load", "load_pruned", "prepare"]
@@ -61,7 +61,12 @@ def load(folder: Path, *, dtype: str, device: str, trust_remote_code: bool = Fal
         started = time.perf_counter()
         apart = device == "cpu" or _fits(checkpoint.weight_bytes)
         first = "cpu" if apart else device
-        model = _load_model(checkpoint, dtype=getattr(torch, dtype), device=first, trust_remote_code=trust_remote_code)
+        model = _load_model(
+            checkpoint,
+            dtype=getattr(torch, dtype),
+            device=first,
+            trust_remote_code=trust_remote_code,
+        )
         legs = _onwards(model, device, time.perf_counter() - started) if apart else None
         _finish(device)
         seconds = time.perf_counter() - started
@@ -79,7 +84,11 @@ def load_spread(
     with quiet():
         started = time.perf_counter()
         model = _load_model(
-            checkpoint, dtype=getattr(torch, dtype), device="auto", trust_remote_code=trust_remote_code, memory=memory
+            checkpoint,
+            dtype=getattr(torch, dtype),
+            device="auto",
+            trust_remote_code=trust_remote_code,
+            memory=memory,
         )
         _finish(device)
         seconds = time.perf_counter() - started
@@ -103,7 +112,9 @@ def load_bare(folder: Path, *, dtype: str, device: str) -> LoadedModel:
         )
     with quiet():
         started = time.perf_counter()
-        model = _load_model(checkpoint, dtype=getattr(torch, dtype), device="meta", trust_remote_code=False)
+        model = _load_model(
+            checkpoint, dtype=getattr(torch, dtype), device="meta", trust_remote_code=False
+        )
         _make_buffers(model, device)
         seconds = time.perf_counter() - started
         tokenizer, tokenizer_seconds = _load_tokenizer(folder, trust_remote_code=False)
@@ -114,7 +125,9 @@ def load_bare(folder: Path, *, dtype: str, device: str) -> LoadedModel:
 def _make_buffers(model: Any, device: str) -> None:
     """Compute the buffers that are in no file, such as rotary frequencies, as transformers does after loading."""
     for module in model.modules():
-        names = [name for name in module._non_persistent_buffers_set if module._buffers[name] is not None]
+        names = [
+            name for name in module._non_persistent_buffers_set if module._buffers[name] is not None
+        ]
         for name in names:
             module._buffers[name] = torch.empty_like(module._buffers[name], device="cpu")
         if names:
@@ -129,7 +142,9 @@ def _load_tokenizer(folder: Path, *, trust_remote_code: bool) -> tuple[Any, floa
 
     started = time.perf_counter()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=trust_remote_code
+        )
     except Exception as error:
         raise PrunebenchError(
             f"{folder}: transformers cannot read the tokenizer: {first_line(error)}",
@@ -169,7 +184,10 @@ def load_pruned(folder: str | Path, *, dtype: str | None = None, device: str = "
     checkpoint = read_checkpoint(Path(folder), tokenizer=False)
     with quiet():
         return _load_model(
-            checkpoint, dtype="auto" if dtype is None else getattr(torch, dtype), device=device, trust_remote_code=False
+            checkpoint,
+            dtype="auto" if dtype is None else getattr(torch, dtype),
+            device=device,
+            trust_remote_code=False,
         )
 
 
@@ -239,7 +257,11 @@ def _loader(folder: Path, common: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
 def import_libraries() -> None:
     """Import what loading any model needs: seconds the first time, which are no part of loading."""
-    for name in ("modeling_utils", "generation", *(f"models.{family}.modeling_{family}" for family, _ in FAMILIES)):
+    for name in (
+        "modeling_utils",
+        "generation",
+        *(f"models.{family}.modeling_{family}" for family, _ in FAMILIES),
+    ):
         importlib.import_module(f"transformers.{name}")
 
 

@@ -30,4 +30,6 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-        (hub.disable_progress_bars if hub_silent else hub.enable_progress_bars)()  # transformers switches both
+        (
+            hub.disable_progress_bars if hub_silent else hub.enable_progress_bars
+        )()  # transformers switches both

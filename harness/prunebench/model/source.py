@@ -1,6 +1,6 @@
 """From what a suite writes to a model that has been looked up: an asset's name, a folder, a GGUF file or a Hub id.
 
-No torch, no network: the weights are fetched in the cell's process (`prunebench.model.prepare`).
+No torch, no network: the weights are fetched in the cell's process (`prunebench.model.fetch`).
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prunebench.errors import PrunebenchError, did_you_mean
+from prunebench.experiment.model import ModelRef, Placement
 from prunebench.model.cache import file_sha256
 from prunebench.model.folder import fingerprint, read_checkpoint
+from prunebench.model.generated import MadeAsset
 from prunebench.model.headers import gguf_header
-from prunebench.model.made import MadeAsset
-from prunebench.model.ref import ModelRef, Placement
 from prunebench.model.wheel import WheelAsset
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -52,7 +52,11 @@ def resolve(
     Hub id 'org/name' or 'org/name@revision'. Local files are pinned by their SHA-256.
     Raises PrunebenchError where nothing answers to ``text`` or a local model is incomplete.
     """
-    common: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code, "placement": placement}
+    common: dict[str, Any] = {
+        "dtype": dtype,
+        "trust_remote_code": trust_remote_code,
+        "placement": placement,
+    }
     if not text:
         raise PrunebenchError("a model's name is empty", hint=did_you_mean(text, assets))
     if text in assets:
@@ -62,7 +66,9 @@ def resolve(
     else:
         return _hub(text, assets, revision, name, common)
     if revision is not None:
-        raise PrunebenchError(f"model '{text}': a revision is for Hub ids only", hint="leave 'revision' out")
+        raise PrunebenchError(
+            f"model '{text}': a revision is for Hub ids only", hint="leave 'revision' out"
+        )
     return ModelRef(**{**found, "name": name or found["name"]}, **common)
 
 
@@ -78,7 +84,9 @@ def _path(text: str, base: Path) -> Path | None:
     """The absolute path that ``text`` means, None where it is no path."""
     looks = text.startswith((".", "/", "~")) or text.lower().endswith(".gguf")
     try:
-        path = (base / Path(text).expanduser()).absolute()  # links stay: the hub's point to names without .gguf
+        path = (
+            base / Path(text).expanduser()
+        ).absolute()  # links stay: the hub's point to names without .gguf
         return path if path.exists() or looks else None
     except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, no path at all
         if looks:
@@ -100,18 +108,31 @@ def _local(path: Path, *, trust_remote_code: bool) -> dict[str, Any]:
             "parameters": parameters,
         }
     if not path.exists():
-        raise PrunebenchError(f"{path} does not exist", hint="name an existing folder or .gguf file")
+        raise PrunebenchError(
+            f"{path} does not exist", hint="name an existing folder or .gguf file"
+        )
     if path.suffix.lower() != ".gguf":
         raise PrunebenchError(
-            f"{path} is neither a folder nor a .gguf file", hint="name the folder that holds the file"
+            f"{path} is neither a folder nor a .gguf file",
+            hint="name the folder that holds the file",
         )
     parameters = gguf_header(path).parameters
     pin = file_sha256(path)
-    return {"name": path.stem, "kind": "gguf", "location": str(path), "sha256": pin, "parameters": parameters}
+    return {
+        "name": path.stem,
+        "kind": "gguf",
+        "location": str(path),
+        "sha256": pin,
+        "parameters": parameters,
+    }
 
 
 def _hub(
-    text: str, assets: Mapping[str, ModelAsset], revision: str | None, name: str | None, common: dict[str, Any]
+    text: str,
+    assets: Mapping[str, ModelAsset],
+    revision: str | None,
+    name: str | None,
+    common: dict[str, Any],
 ) -> ModelRef:
     repository, _, tag = text.partition("@")
     if not _HUB_ID.fullmatch(repository) or ("@" in text and not tag):
@@ -120,5 +141,9 @@ def _hub(
             hint=did_you_mean(text, assets),
         )
     if tag and revision not in {None, tag}:
-        raise PrunebenchError(f"model '{text}' and its revision '{revision}' disagree", hint="give the revision once")
-    return ModelRef(name=name or text, kind="hub", location=repository, revision=tag or revision, **common)
+        raise PrunebenchError(
+            f"model '{text}' and its revision '{revision}' disagree", hint="give the revision once"
+        )
+    return ModelRef(
+        name=name or text, kind="hub", location=repository, revision=tag or revision, **common
+    )

@@ -12,8 +12,8 @@ import psutil
 import torch
 
 from prunebench.errors import PrunebenchError
+from prunebench.experiment.model import Placement
 from prunebench.model.anatomy import anatomy
-from prunebench.model.ref import Placement
 
 DISK = "disk"
 
@@ -56,7 +56,9 @@ def spread(model: Any, placement: Placement, device: str) -> None:
     memory = get_balanced_memory(model, budget(placement, device), no_split_module_classes=whole)
     if all(place == "cpu" for place, size in memory.items() if size):
         return
-    memory["cpu"] = max(memory.get("cpu", 0), sum(tensor.nbytes for tensor in model.parameters()))  # never to disk
+    memory["cpu"] = max(
+        memory.get("cpu", 0), sum(tensor.nbytes for tensor in model.parameters())
+    )  # never to disk
     model.tie_weights()
     chosen = infer_auto_device_map(model, memory, no_split_module_classes=whole)
     dispatch_model(model, chosen, skip_keys=model._skip_keys_device_placement)
@@ -68,7 +70,9 @@ def places(model: Any) -> dict[str, int]:
     parts = anatomy(model)
     if not chosen:
         return {str(input_device(model)): len(parts.layers)}
-    found = Counter(_place(chosen, f"{parts.layers_path}.{index}") for index in range(len(parts.layers)))
+    found = Counter(
+        _place(chosen, f"{parts.layers_path}.{index}") for index in range(len(parts.layers))
+    )
     return dict(sorted(found.items()))
 
 

@@ -18,7 +18,7 @@ from prunebench.model.anatomy import anatomy
 from prunebench.model.files import disk_errors
 from prunebench.model.folder import Checkpoint
 from prunebench.model.headers import Entry, safetensors_entries
-from prunebench.model.layout import Tensors
+from prunebench.model.safetensors_io import Tensors
 
 Watch = Callable[[int, torch.nn.Module], None]
 
@@ -60,7 +60,10 @@ class StreamedModel:
         self._parts = anatomy(model)
         self._stored = _stored_names(model, source)
         self._state: dict[str, torch.Tensor] = model.state_dict(keep_vars=True)
-        self._layers = [self._names(f"{self._parts.layers_path}.{index}.") for index in range(len(self._parts.layers))]
+        self._layers = [
+            self._names(f"{self._parts.layers_path}.{index}.")
+            for index in range(len(self._parts.layers))
+        ]
         self._seen: set[int] = set()
         self.written: set[int] = set()
         """The layers that were written to ``target``."""
@@ -69,7 +72,9 @@ class StreamedModel:
     def frame(self) -> Iterator[None]:
         """Within, everything that the decoder has besides its layers is in memory: embeddings, positions, norms."""
         inside = {name for names in self._layers for name in names}
-        names = [name for name in self._names(f"{self._parts.family.decoder}.") if name not in inside]
+        names = [
+            name for name in self._names(f"{self._parts.family.decoder}.") if name not in inside
+        ]
         with self._lent(names):
             yield
 
@@ -129,9 +134,17 @@ class StreamedModel:
 
     def _read(self, name: str, *, written: bool) -> torch.Tensor:
         empty = self._state[name]
-        stored = self._target.read(name) if written and self._target else self._source.read(self._stored[name])
+        stored = (
+            self._target.read(name)
+            if written and self._target
+            else self._source.read(self._stored[name])
+        )
         tensor = stored.to(device=self._device, dtype=empty.dtype)
-        return torch.nn.Parameter(tensor, requires_grad=False) if isinstance(empty, torch.nn.Parameter) else tensor
+        return (
+            torch.nn.Parameter(tensor, requires_grad=False)
+            if isinstance(empty, torch.nn.Parameter)
+            else tensor
+        )
 
     def _write(self, name: str) -> None:
         slot = self._slot(name)
@@ -179,7 +192,9 @@ def _stored_names(model: Any, source: Tensors) -> dict[str, str]:
         name, converter = rename_source_key(stored, renamings, converters, prefix, state)
         if name not in state and stored in state:
             name, converter = rename_source_key(stored, [], [], prefix, state)
-        if name in state and (converter is not None or source.entries[stored].shape != tuple(state[name].shape)):
+        if name in state and (
+            converter is not None or source.entries[stored].shape != tuple(state[name].shape)
+        ):
             raise PrunebenchError(
                 f"{stored} lies on disk in another form than in memory",
                 hint="a model of this family must be loaded as a whole",

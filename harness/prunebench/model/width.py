@@ -31,7 +31,9 @@ def keep_groups(model: Any, kept: Mapping[Block, Sequence[int]]) -> None:
     sync_config(model)
 
 
-def _keep(parts: Anatomy, layer: torch.nn.Module, kind: Kind, present: int, kept: Sequence[int]) -> None:
+def _keep(
+    parts: Anatomy, layer: torch.nn.Module, kind: Kind, present: int, kept: Sequence[int]
+) -> None:
     for cut in parts.cuts(kind):
         linear: Any = layer.get_submodule(cut.linear)
         size = width(linear, cut.dim) // present  # consecutive rows or columns of one group
@@ -69,9 +71,16 @@ def keep_hidden(model: Any, kept: Sequence[int]) -> None:
     for embedding in embeddings:
         embedding.weight = _taken(embedding.weight, indices, 1)
         embedding.embedding_dim = len(kept)
-    norms: list[Any] = [parts.final_norm, *(child for layer in parts.layers for child in layer.children())]
+    norms: list[Any] = [
+        parts.final_norm,
+        *(child for layer in parts.layers for child in layer.children()),
+    ]
     for norm in norms:
-        if norm is not None and getattr(norm, "weight", None) is not None and norm.weight.dim() == 1:
+        if (
+            norm is not None
+            and getattr(norm, "weight", None) is not None
+            and norm.weight.dim() == 1
+        ):
             _narrow_norm(norm, indices)
     for layer in parts.layers:
         for kind in KINDS:
@@ -107,7 +116,9 @@ def sync_config(model: Any) -> None:
             changes[parts.family.mlp_width] = min(channels)
         if parts.family.heads_in_config:
             changes["hidden_size"] = hidden_size(parts)
-            attention = next((layer for layer in parts.layers if parts.has(layer, "attention")), None)
+            attention = next(
+                (layer for layer in parts.layers if parts.has(layer, "attention")), None
+            )
             if attention is not None:
                 changes["head_dim"] = parts.head_dim(attention)
             if len(groups) == 1 and attention is not None:
@@ -141,7 +152,9 @@ def _loads(config: Any) -> bool:
 
 def _check_kept(kept: Sequence[int], present: int, what: str) -> None:
     if not kept:
-        raise PrunebenchError(f"{what}: all {present} would be removed", hint="ask for a smaller share")
+        raise PrunebenchError(
+            f"{what}: all {present} would be removed", hint="ask for a smaller share"
+        )
     if list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= present:
         raise PrunebenchError(
             f"{what}: kept indices are not an ordered selection of 0 to {present - 1}",
@@ -182,6 +195,9 @@ def _tell_modules(parts: Anatomy, layer: torch.nn.Module, kind: Kind) -> None:
         return
     out = parts.cuts("attention")[-1].linear
     heads = width(layer.get_submodule(out), 1) // parts.head_dim(layer)
-    for name, value in (("num_heads", heads), ("num_key_value_heads", parts.groups(layer, "attention"))):
+    for name, value in (
+        ("num_heads", heads),
+        ("num_key_value_heads", parts.groups(layer, "attention")),
+    ):
         if hasattr(module, name):
             setattr(module, name, value)

@@ -1,7 +1,7 @@
 """Plugins: everything a plugin author registers, and how the host finds it.
 
 A plugin is a module named by an entry point of the group `prunebench`. It marks functions with `hookimpl`;
-`prunebench.plugin.spec` lists the hooks.
+`prunebench.plugin.hookspecs` lists the hooks.
 """
 
 from __future__ import annotations

@@ -12,9 +12,16 @@ from pydantic_core import PydanticUndefined
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-    from prunebench.plugin.method import Options
+    from prunebench.plugin.api.method import Options
 
-_SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "a multiple of", "min_length": "length >="}
+_SIGNS = {
+    "ge": ">=",
+    "gt": ">",
+    "le": "<=",
+    "lt": "<",
+    "multiple_of": "a multiple of",
+    "min_length": "length >=",
+}
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,9 @@ def _facts(name: str, field: FieldInfo) -> OptionFacts:
         name=name,
         type=_type(field.annotation),
         bounds=", ".join(_bounds(field.metadata)),
-        default="required" if default is PydanticUndefined else json.dumps(default, default=str).strip('"'),
+        default="required"
+        if default is PydanticUndefined
+        else json.dumps(default, default=str).strip('"'),
         description=field.description or "",
     )
 
@@ -62,7 +71,9 @@ def _type(annotation: Any) -> str:
     if origin is not None:
         inner = ", ".join(_type(argument) for argument in arguments if argument is not Ellipsis)
         return f"{origin.__name__}[{inner}]"
-    return {type(None): "null", str: "text"}.get(annotation, getattr(annotation, "__name__", str(annotation)))
+    return {type(None): "null", str: "text"}.get(
+        annotation, getattr(annotation, "__name__", str(annotation))
+    )
 
 
 def _bounds(metadata: list[Any]) -> list[str]:

@@ -45,7 +45,9 @@ class PluginFile:
         name = f"prunebench_plugin_{self.name.replace('-', '_')}_{place}"
         spec = importlib.util.spec_from_file_location(name, self.path)
         if spec is None or spec.loader is None:
-            raise PrunebenchError(f"{self.path} is no Python file", hint="a plugin's file ends with .py")
+            raise PrunebenchError(
+                f"{self.path} is no Python file", hint="a plugin's file ends with .py"
+            )
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module  # pydantic and pickle look their classes up there
         try:
@@ -58,7 +60,9 @@ class PluginFile:
 
 def plugin_files() -> list[PluginFile]:
     """The files that this process should load beside the installed plugins."""
-    return [PluginFile(Path(path)) for path in os.environ.get(VARIABLE, "").split(os.pathsep) if path]
+    return [
+        PluginFile(Path(path)) for path in os.environ.get(VARIABLE, "").split(os.pathsep) if path
+    ]
 
 
 @contextmanager
@@ -71,9 +75,13 @@ def with_files(files: Iterable[str | Path]) -> Iterator[None]:
     paths = [str(Path(file).expanduser().resolve()) for file in files]
     for path in paths:
         if not Path(path).is_file() or not path.endswith(".py"):
-            raise PrunebenchError(f"there is no Python file {path}", hint="name the .py file of a plugin")
+            raise PrunebenchError(
+                f"there is no Python file {path}", hint="name the .py file of a plugin"
+            )
         if os.pathsep in path:
-            raise PrunebenchError(f"{path} has a '{os.pathsep}' in its name", hint="rename the folder or the file")
+            raise PrunebenchError(
+                f"{path} has a '{os.pathsep}' in its name", hint="rename the folder or the file"
+            )
     together = dict.fromkeys([*(before or "").split(os.pathsep), *paths])
     os.environ[VARIABLE] = os.pathsep.join(filter(None, together))
     try:

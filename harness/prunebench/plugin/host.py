@@ -18,28 +18,39 @@ from typing import Any, Literal
 
 import pluggy
 
-from prunebench.calibration.corpus import Corpus
 from prunebench.errors import PrunebenchError
-from prunebench.measure.task_data import HUB, TaskData
+from prunebench.measure.quality.task_data import HUB, TaskData
 from prunebench.model.source import ModelAsset
-from prunebench.plugin import API_VERSION, NAME, spec
-from prunebench.plugin.allocation import ALLOCATION, Allocation
-from prunebench.plugin.engine import BUILT_IN, Engine
+from prunebench.plugin import API_VERSION, NAME
+from prunebench.plugin import hookspecs as spec
+from prunebench.plugin.api.allocation import ALLOCATION, Allocation
+from prunebench.plugin.api.engine import BUILT_IN, Engine
+from prunebench.plugin.api.method import Method, Options
+from prunebench.plugin.api.metric import TEXT, Metric
+from prunebench.plugin.api.recovery import CALIBRATION, DATA, KEY, Recovery
+from prunebench.plugin.api.report_section import ReportSection
 from prunebench.plugin.files import PluginFile, plugin_files
-from prunebench.plugin.lazy import heavy_imports_later
-from prunebench.plugin.method import Method, Options
-from prunebench.plugin.metric import TEXT, Metric
-from prunebench.plugin.recovery import CALIBRATION, DATA, KEY, Recovery
-from prunebench.plugin.section import ReportSection
+from prunebench.plugin.lazy_imports import heavy_imports_later
 from prunebench.plugin.trace import traced
+from prunebench.text.corpus import Corpus
 
-Kind = Literal["method", "allocation", "recovery", "model", "corpus", "task data", "metric", "section", "engine"]
+Kind = Literal[
+    "method",
+    "allocation",
+    "recovery",
+    "model",
+    "corpus",
+    "task data",
+    "metric",
+    "section",
+    "engine",
+]
 
 RESTRICT = "PRUNEBENCH_PLUGINS"
 
 
 @dataclass(frozen=True)
-class Registered:
+class PluginEntry:
     """One thing that a plugin offers, and where it comes from."""
 
     kind: Kind
@@ -66,19 +77,19 @@ class PluginProblem:
 class Registry:
     """Everything that plugins registered, by name, and the problems met on the way."""
 
-    methods: dict[str, Registered] = field(default_factory=dict)
-    allocations: dict[str, Registered] = field(default_factory=dict)
-    recoveries: dict[str, Registered] = field(default_factory=dict)
-    models: dict[str, Registered] = field(default_factory=dict)
-    corpora: dict[str, Registered] = field(default_factory=dict)
-    task_data: dict[str, Registered] = field(default_factory=dict)
-    metrics: dict[str, Registered] = field(default_factory=dict)
-    sections: dict[str, Registered] = field(default_factory=dict)
-    engines: dict[str, Registered] = field(default_factory=dict)
+    methods: dict[str, PluginEntry] = field(default_factory=dict)
+    allocations: dict[str, PluginEntry] = field(default_factory=dict)
+    recoveries: dict[str, PluginEntry] = field(default_factory=dict)
+    models: dict[str, PluginEntry] = field(default_factory=dict)
+    corpora: dict[str, PluginEntry] = field(default_factory=dict)
+    task_data: dict[str, PluginEntry] = field(default_factory=dict)
+    metrics: dict[str, PluginEntry] = field(default_factory=dict)
+    sections: dict[str, PluginEntry] = field(default_factory=dict)
+    engines: dict[str, PluginEntry] = field(default_factory=dict)
     problems: list[PluginProblem] = field(default_factory=list)
     hooks: pluggy.PluginManager = field(default_factory=lambda: pluggy.PluginManager(NAME))
 
-    def of_kind(self, kind: Kind) -> dict[str, Registered]:
+    def of_kind(self, kind: Kind) -> dict[str, PluginEntry]:
         return {
             "method": self.methods,
             "allocation": self.allocations,
@@ -99,9 +110,11 @@ class Registry:
                 given = [facts[name] for name in implementation.argnames]
                 traced(hook, implementation.plugin_name, lambda: implementation.function(*given))  # noqa: B023
             except Exception:
-                logging.getLogger(NAME).exception("%s of %s raised", hook, implementation.plugin_name)
+                logging.getLogger(NAME).exception(
+                    "%s of %s raised", hook, implementation.plugin_name
+                )
 
-    def all(self) -> list[Registered]:
+    def all(self) -> list[PluginEntry]:
         kinds = (
             self.methods,
             self.allocations,
@@ -159,7 +172,11 @@ def _instance_complaint(kind: type, *reserved: str) -> Callable[[Any], str | Non
         if not isinstance(value, kind):
             return f"returned {value!r}, not a prunebench.{kind.__name__} object"
         name = getattr(value, "name", None)
-        return f"the name '{name}' means something else in a suite; take another" if name in reserved else None
+        return (
+            f"the name '{name}' means something else in a suite; take another"
+            if name in reserved
+            else None
+        )
 
     return complain
 
@@ -178,11 +195,17 @@ def _section_complaint(value: Any) -> str | None:
         return f"returned {value!r}, not a subclass of prunebench.ReportSection"
     if inspect.isabstract(value):
         return f"{value.__name__} leaves build undefined"
-    return None if isinstance(getattr(value, "title", None), str) else f"{value.__name__} has no title"
+    return (
+        None if isinstance(getattr(value, "title", None), str) else f"{value.__name__} has no title"
+    )
 
 
 _REGISTERING = (
-    _Registering("prunebench_register_method", "method", _class_complaint(Method, KEY, CALIBRATION, ALLOCATION)),
+    _Registering(
+        "prunebench_register_method",
+        "method",
+        _class_complaint(Method, KEY, CALIBRATION, ALLOCATION),
+    ),
     _Registering("prunebench_register_allocation", "allocation", _class_complaint(Allocation)),
     _Registering("prunebench_register_recovery", "recovery", _class_complaint(Recovery, DATA)),
     _Registering("prunebench_register_model_source", "model", _instance_complaint(ModelAsset)),
@@ -202,7 +225,9 @@ def load_plugins(points: Iterable[EntryPoint] | None = None) -> Registry:
     """
     registry = Registry()
     registry.hooks.add_hookspecs(spec)
-    found: list[EntryPoint | PluginFile] = list(entry_points(group=NAME) if points is None else points)
+    found: list[EntryPoint | PluginFile] = list(
+        entry_points(group=NAME) if points is None else points
+    )
     if points is None:
         found += plugin_files()
     enabled = _restriction(os.environ.get(RESTRICT))
@@ -211,7 +236,13 @@ def load_plugins(points: Iterable[EntryPoint] | None = None) -> Registry:
             distribution, version = _origin(point)
             if not isinstance(point, PluginFile) and not enabled({point.name, distribution}):
                 registry.problems.append(
-                    PluginProblem(point.name, distribution, version, f"left out by {RESTRICT}", status="disabled")
+                    PluginProblem(
+                        point.name,
+                        distribution,
+                        version,
+                        f"left out by {RESTRICT}",
+                        status="disabled",
+                    )
                 )
                 continue
             try:
@@ -219,12 +250,16 @@ def load_plugins(points: Iterable[EntryPoint] | None = None) -> Registry:
             except (Exception, SystemExit) as error:
                 last = traceback.format_exception_only(error)[-1].strip()
                 registry.problems.append(
-                    PluginProblem(point.name, distribution, version, last, details=traceback.format_exc())
+                    PluginProblem(
+                        point.name, distribution, version, last, details=traceback.format_exc()
+                    )
                 )
     return registry
 
 
-def _load(point: EntryPoint | PluginFile, registry: Registry, distribution: str, version: str) -> None:
+def _load(
+    point: EntryPoint | PluginFile, registry: Registry, distribution: str, version: str
+) -> None:
     module = point.load()
     wanted = getattr(module, "PRUNEBENCH_API", API_VERSION)
     if wanted != API_VERSION:
@@ -240,15 +275,22 @@ def _load(point: EntryPoint | PluginFile, registry: Registry, distribution: str,
     ]
     if unknown:
         registry.hooks.unregister(module)
-        raise PrunebenchError(f"implements unknown hooks: {', '.join(unknown)}", hint="prunebench.plugin.spec has all")
-    offers: list[Registered] = []
+        raise PrunebenchError(
+            f"implements unknown hooks: {', '.join(unknown)}",
+            hint="prunebench.plugin.hookspecs has all",
+        )
+    offers: list[PluginEntry] = []
     for registering in _REGISTERING:
         implementation = getattr(module, registering.hook, None)
         if implementation is None:
             continue
         values = traced(registering.hook, f"{distribution}:{point.name}", implementation)
         for value in values if isinstance(values, list | tuple) else [values]:
-            offers.append(_checked(registering, value, distribution, version, getattr(module, "__file__", "") or ""))
+            offers.append(
+                _checked(
+                    registering, value, distribution, version, getattr(module, "__file__", "") or ""
+                )
+            )
     for offer in offers:
         taken = registry.of_kind(offer.kind).get(offer.name)
         if taken is None:
@@ -265,7 +307,9 @@ def _load(point: EntryPoint | PluginFile, registry: Registry, distribution: str,
             )
 
 
-def _checked(registering: _Registering, value: Any, distribution: str, version: str, origin: str) -> Registered:
+def _checked(
+    registering: _Registering, value: Any, distribution: str, version: str, origin: str
+) -> PluginEntry:
     complaint = registering.complain(value)
     if complaint is None:
         name = getattr(value, "name", None)
@@ -273,7 +317,7 @@ def _checked(registering: _Registering, value: Any, distribution: str, version: 
             complaint = f"{value!r} has no name"
     if complaint is not None:
         raise PrunebenchError(f"{registering.hook}: {complaint}")
-    return Registered(registering.kind, value.name, value, distribution, version, origin)
+    return PluginEntry(registering.kind, value.name, value, distribution, version, origin)
 
 
 def _restriction(setting: str | None) -> Callable[[set[str]], bool]:

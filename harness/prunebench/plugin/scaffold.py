@@ -16,9 +16,21 @@ _BASE = "  - magnitude: {sparsity: 0.5}\n"
 _RAISED = """ Raise `version` in `pyproject.toml` whenever results change: finished cells are never run
 again under the same version."""
 KINDS: Mapping[str, tuple[str, str, str]] = {
-    "method": (_TRIED, _BASE + "  - wanda: {sparsity: 0.5}\n  - {name}: {sparsity: 0.5}", "tiny-text"),
-    "allocation": (_TRIED, "  - wanda: {sparsity: 0.7, allocation: [null, owl, {name}]}", "tiny-text"),
-    "recovery": (_TRIED, "  - magnitude: {sparsity: 0.5, recovery: [null, lora, {name}]}", "tiny-text"),
+    "method": (
+        _TRIED,
+        _BASE + "  - wanda: {sparsity: 0.5}\n  - {name}: {sparsity: 0.5}",
+        "tiny-text",
+    ),
+    "allocation": (
+        _TRIED,
+        "  - wanda: {sparsity: 0.7, allocation: [null, owl, {name}]}",
+        "tiny-text",
+    ),
+    "recovery": (
+        _TRIED,
+        "  - magnitude: {sparsity: 0.5, recovery: [null, lora, {name}]}",
+        "tiny-text",
+    ),
     "corpus": ("prunebench plugins show {name}", _BASE + "  - wanda: {sparsity: 0.5}", "{name}"),
     "report-section": (
         "prunebench plugins show {name}",
@@ -39,7 +51,8 @@ def write_package(name: str, kind: str, parent: Path) -> Path:
     """
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
         raise PrunebenchError(
-            f"'{name}' cannot name a plugin", hint="small letters, digits and single hyphens: my-method"
+            f"'{name}' cannot name a plugin",
+            hint="small letters, digits and single hyphens: my-method",
         )
     if kind not in KINDS:
         raise PrunebenchError(f"there is no template for a {kind}", hint=did_you_mean(kind, KINDS))
@@ -63,7 +76,9 @@ def write_package(name: str, kind: str, parent: Path) -> Path:
     }
     folder = parent / words["distribution"]
     if folder.exists():
-        raise PrunebenchError(f"{folder} is there already", hint="take another name, or another folder with --in")
+        raise PrunebenchError(
+            f"{folder} is there already", hint="take another name, or another folder with --in"
+        )
     files = {
         "pyproject.toml": "pyproject.toml",
         "README.md": "README.md",
@@ -78,5 +93,8 @@ def write_package(name: str, kind: str, parent: Path) -> Path:
         path.write_text(Template(text).substitute(words), encoding="utf-8")
     if kind == "model-source":
         suite = folder / "compare.yaml"
-        suite.write_text(re.sub(r"models: .*", f"models: {name}", suite.read_text(encoding="utf-8")), encoding="utf-8")
+        suite.write_text(
+            re.sub(r"models: .*", f"models: {name}", suite.read_text(encoding="utf-8")),
+            encoding="utf-8",
+        )
     return folder

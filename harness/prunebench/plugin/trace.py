@@ -25,7 +25,9 @@ def traced(hook: str, plugin: str, call: Callable[[], T]) -> T:
         said = f"raised {type(error).__name__}: {error}"
         raise
     finally:
-        sys.stderr.write(f"hook {hook} of {plugin}: {said} ({1000 * (time.perf_counter() - begun):.1f} ms)\n")
+        sys.stderr.write(
+            f"hook {hook} of {plugin}: {said} ({1000 * (time.perf_counter() - begun):.1f} ms)\n"
+        )
     return value
 
 

@@ -13,12 +13,14 @@ from prunebench.suite.methods import DENSE
 from prunebench.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
-    from prunebench.cell.spec import Cell, RecoveryRef
+    from prunebench.experiment.cell import Cell, RecoveryRef
     from prunebench.plugin.host import Registry
 
 WARMUP_ROUNDS = 1
 TRAINING_PASSES = 3  # forward, and backward through activations and weights
-FLOP_PER_PARAMETER = 2  # one multiplication and one addition per weight and token; attention scores are left out
+FLOP_PER_PARAMETER = (
+    2  # one multiplication and one addition per weight and token; attention scores are left out
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,10 @@ def estimate(cell: Cell, registry: Registry) -> Estimate:
     """
     method = registry.methods[cell.method.name].value
     tokens = _calibration_tokens(cell, method) if method.needs_calibration else 0
-    if cell.allocation is not None and registry.allocations[cell.allocation.name].value.needs_calibration:
+    if (
+        cell.allocation is not None
+        and registry.allocations[cell.allocation.name].value.needs_calibration
+    ):
         tokens += 0 if cell.calibration is None else cell.calibration.tokens
     if cell.recovery is not None:
         tokens += _training_tokens(cell.recovery, registry.recoveries[cell.recovery.name].value)

@@ -6,15 +6,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from prunebench.cell.expect import MODEL_METRICS, PERPLEXITY, TASKS_MEAN, Expectation, default_tolerance
 from prunebench.errors import did_you_mean
+from prunebench.record.expectations import (
+    MODEL_METRICS,
+    PERPLEXITY,
+    TASKS_MEAN,
+    Expectation,
+    default_tolerance,
+)
 from prunebench.suite.options import combinations
 from prunebench.suite.problems import Problems, absent
 from prunebench.suite.source import SET
 
 if TYPE_CHECKING:
-    from prunebench.cell.spec import Cell, PerplexitySpec
-    from prunebench.model.ref import ModelRef
+    from prunebench.experiment.cell import Cell, PerplexitySpec
+    from prunebench.experiment.model import ModelRef
     from prunebench.plugin.host import Registry
     from prunebench.suite.methods import Treatment
     from prunebench.suite.schema import ExpectEntry
@@ -25,7 +31,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ExpectedFigure:
     """A published figure, and which model and treatment it is of."""
 
     figure: Expectation
@@ -42,7 +48,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Offered:
+class AvailableTargets:
     """What the cells of a suite are and measure."""
 
     models: Sequence[ModelRef]
@@ -52,8 +58,11 @@ class Offered:
 
 
 def resolve(
-    entries: Sequence[ExpectEntry], offered: Offered, registry: Registry, problems: Problems
-) -> Iterator[Wanted]:
+    entries: Sequence[ExpectEntry],
+    offered: AvailableTargets,
+    registry: Registry,
+    problems: Problems,
+) -> Iterator[ExpectedFigure]:
     """Find the cells of every published figure; one that fits none goes to ``problems``.
 
     Where the command line changed the suite, figures that no longer fit are left out without a word: they belong to
@@ -84,12 +93,16 @@ def _what(one: Cell | Treatment) -> dict[str, Any]:
 class _One:
     entry: ExpectEntry
     path: Path
-    offered: Offered
+    offered: AvailableTargets
     registry: Registry
     problems: Problems
 
-    def wanted(self) -> Wanted | None:
-        model, treatment, measured = self.tried(self.model), self.tried(self.treatment), self.tried(self.metric)
+    def wanted(self) -> ExpectedFigure | None:
+        model, treatment, measured = (
+            self.tried(self.model),
+            self.tried(self.treatment),
+            self.tried(self.metric),
+        )
         if model is None or treatment is None or measured is None:
             return None
         entry = self.entry
@@ -99,11 +112,13 @@ class _One:
             metric=entry.metric,
             tasks=tuple(entry.tasks or ()),
             value=entry.value,
-            tolerance=default_tolerance(entry.metric) if entry.tolerance is None else entry.tolerance,
+            tolerance=default_tolerance(entry.metric)
+            if entry.tolerance is None
+            else entry.tolerance,
             source=entry.source,
             **measured,
         )
-        return Wanted(figure, model, treatment)
+        return ExpectedFigure(figure, model, treatment)
 
     def model(self) -> str:
         for ref in self.offered.models:
@@ -111,7 +126,9 @@ class _One:
                 return ref.name
         names = [ref.name for ref in self.offered.models]
         raise _UnfitError(
-            "model", f"this suite has no model '{self.entry.model}'", did_you_mean(self.entry.model, names)
+            "model",
+            f"this suite has no model '{self.entry.model}'",
+            did_you_mean(self.entry.model, names),
         )
 
     def treatment(self) -> Treatment | None:
@@ -122,14 +139,17 @@ class _One:
             names = {each.method.name for each in self.offered.treatments}
             hint = absent(entry.method, did_you_mean(entry.method, names), self.registry)
             raise _UnfitError("method", f"this suite has no method '{entry.method}'", hint)
-        asked = next(combinations(registered, entry.options, (*self.path, "options"), self.problems), None)
+        asked = next(
+            combinations(registered, entry.options, (*self.path, "options"), self.problems), None
+        )
         if asked is None:
             return None
         given: dict[str, Any] = asked["given"]
         fitting = [
             each
             for place, each in enumerate(here)
-            if _what(each) not in map(_what, here[:place])  # dense, which may stand in the file as well
+            if _what(each)
+            not in map(_what, here[:place])  # dense, which may stand in the file as well
             and all(each.method.options.get(key) == value for key, value in given.items())
             and (each.allocation and each.allocation.name) == entry.allocation
             and (each.recovery and each.recovery.name) == entry.recovery
@@ -141,8 +161,14 @@ class _One:
         label = " ".join(words) + (f" + {entry.recovery}" if entry.recovery else "")
         if fitting:
             several = ", ".join(f"'{each.label}'" for each in fitting)
-            raise _UnfitError("options", f"'{label}' is each of {several}", "name the options that tell them apart")
-        raise _UnfitError("options", f"no cell is '{label}'", did_you_mean(label, [each.label for each in here]))
+            raise _UnfitError(
+                "options",
+                f"'{label}' is each of {several}",
+                "name the options that tell them apart",
+            )
+        raise _UnfitError(
+            "options", f"no cell is '{label}'", did_you_mean(label, [each.label for each in here])
+        )
 
     def metric(self) -> dict[str, Any]:
         """The fields of the figure that say which number is meant."""
@@ -154,7 +180,9 @@ class _One:
             raise _UnfitError("metric", message, did_you_mean(entry.metric, known))
         for task in entry.tasks or []:
             if task not in self.offered.tasks:
-                raise _UnfitError("tasks", f"no cell measures '{task}'", did_you_mean(task, self.offered.tasks))
+                raise _UnfitError(
+                    "tasks", f"no cell measures '{task}'", did_you_mean(task, self.offered.tasks)
+                )
         return self.perplexity() if entry.metric == PERPLEXITY else {}
 
     def perplexity(self) -> dict[str, Any]:
@@ -170,7 +198,9 @@ class _One:
             [spec] = fitting
             return {"corpus": spec.corpus.name, "protocol": spec.protocol, "length": spec.length}
         if fitting:
-            raise _UnfitError("metric", "several perplexities fit", "name `corpus`, `protocol` or `length`")
+            raise _UnfitError(
+                "metric", "several perplexities fit", "name `corpus`, `protocol` or `length`"
+            )
         for key, choices in (
             ("corpus", [spec.corpus.name for spec in specs]),
             ("protocol", [spec.protocol for spec in specs]),
@@ -179,10 +209,14 @@ class _One:
             value = getattr(entry, key)
             if value is not None and str(value) not in choices:
                 raise _UnfitError(
-                    key, f"no cell measures perplexity with {key} {value}", did_you_mean(str(value), choices)
+                    key,
+                    f"no cell measures perplexity with {key} {value}",
+                    did_you_mean(str(value), choices),
                 )
         raise _UnfitError(
-            "metric", "no cell measures that perplexity", "its corpus, protocol and length do not go together"
+            "metric",
+            "no cell measures that perplexity",
+            "its corpus, protocol and length do not go together",
         )
 
     def tried(self, find: Callable[[], T | None]) -> T | None:

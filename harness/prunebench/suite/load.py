@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from prunebench.calibration.corpus import SAMPLER_NAMES, Corpus, corpus_of, resolve_corpus
-from prunebench.calibration.protocols import DEFAULT, PROTOCOLS, ProtocolName
-from prunebench.calibration.spec import CalibrationSpec, CorpusRef
-from prunebench.cell.spec import MethodRef, MetricRef, PerplexitySpec
 from prunebench.errors import PrunebenchError, did_you_mean
-from prunebench.measure.spec import LatencySpec, TaskSpec
-from prunebench.model.ref import ModelRef, Placement
+from prunebench.experiment.cell import MethodRef, MetricRef, PerplexitySpec
+from prunebench.experiment.measures import LatencySpec, TaskSpec
+from prunebench.experiment.model import ModelRef, Placement
+from prunebench.experiment.text import CalibrationSpec, CorpusRef
+from prunebench.measure.quality.protocols import DEFAULT, PROTOCOLS, ProtocolName
 from prunebench.model.source import resolve
 from prunebench.suite import methods
-from prunebench.suite.expectations import Offered, Wanted
+from prunebench.suite.expectations import AvailableTargets, ExpectedFigure
 from prunebench.suite.expectations import resolve as resolve_expectations
 from prunebench.suite.metrics import metric_refs
 from prunebench.suite.overrides import override
@@ -40,6 +39,7 @@ from prunebench.suite.schema import (
 )
 from prunebench.suite.source import Source, read
 from prunebench.suite.tasks import task_specs
+from prunebench.text.corpus import SAMPLER_NAMES, Corpus, corpus_of, resolve_corpus
 
 if TYPE_CHECKING:
     from prunebench.plugin.host import Registry
@@ -69,7 +69,7 @@ class Suite:
     keep_models: bool
     time_limit_s: float | None
     memory_limit_bytes: int | None = None
-    expect: tuple[Wanted, ...] = ()
+    expect: tuple[ExpectedFigure, ...] = ()
     """Published figures of its cells."""
     tasks: tuple[TaskSpec, ...] = ()
     gpus: int | None = None
@@ -81,7 +81,9 @@ class Suite:
         return tuple(treatment.method for treatment in self.treatments)
 
 
-def load_suite(path_or_name: str | Path, *, registry: Registry, overrides: Sequence[str] = ()) -> Suite:
+def load_suite(
+    path_or_name: str | Path, *, registry: Registry, overrides: Sequence[str] = ()
+) -> Suite:
     """Read a suite by its path, or a shipped one by its name, with `KEY=VALUE` overrides.
 
     Raises PrunebenchError with every problem found, one line each: 'FILE:LINE: KEY: what is wrong (the fix)'.
@@ -94,9 +96,17 @@ def check_suite(source: Source, registry: Registry) -> Suite:
     problems = Problems(source)
     file, wrong = _validated(source.data, problems)
     look = _Lookup(registry, problems)
-    calibration = () if file.calibration is None else tuple(look.calibration(file.calibration, ("calibration",)))
-    calibrated = file.calibration is not None or bool(wrong)  # what is missing may be what is misspelt
-    training = Training(calibration[0] if calibration else None, look.training, calibrated=calibrated)
+    calibration = (
+        ()
+        if file.calibration is None
+        else tuple(look.calibration(file.calibration, ("calibration",)))
+    )
+    calibrated = file.calibration is not None or bool(
+        wrong
+    )  # what is missing may be what is misspelt
+    training = Training(
+        calibration[0] if calibration else None, look.training, calibrated=calibrated
+    )
     quality = file.quality or QualityEntry()
     profile = file.profile or ProfileEntry(latency=[])
     perplexity = tuple(look.perplexity(quality.perplexity))
@@ -108,12 +118,21 @@ def check_suite(source: Source, registry: Registry) -> Suite:
         text=source.text,
         models=tuple(look.models([] if "models" in wrong else file.models)),
         treatments=tuple(
-            methods.expand(file.methods, registry, problems, training, look.own_text(file), calibrated=calibrated)
+            methods.expand(
+                file.methods,
+                registry,
+                problems,
+                training,
+                look.own_text(file),
+                calibrated=calibrated,
+            )
         ),
         calibration=calibration,
         perplexity=perplexity,
         tasks=task_specs(quality.tasks, registry, problems),
-        metrics=metric_refs(quality.metrics, registry, problems, shared, look.text, measured=measured),
+        metrics=metric_refs(
+            quality.metrics, registry, problems, shared, look.text, measured=measured
+        ),
         latency=tuple(_latency(profile.latency)),
         gate=quality.gate,
         seeds=tuple(dict.fromkeys(file.seeds)),
@@ -125,8 +144,10 @@ def check_suite(source: Source, registry: Registry) -> Suite:
         memory_limit_bytes=(file.limits or LimitsEntry()).memory,
     )
     if not wrong & {"models", "methods", "quality", "expect"} and not problems.errors:
-        offered = Offered(suite.models, suite.treatments, suite.perplexity, _tasks(suite))
-        suite = replace(suite, expect=tuple(resolve_expectations(file.expect, offered, registry, problems)))
+        offered = AvailableTargets(suite.models, suite.treatments, suite.perplexity, _tasks(suite))
+        suite = replace(
+            suite, expect=tuple(resolve_expectations(file.expect, offered, registry, problems))
+        )
     problems.stop()
     return suite
 
@@ -170,7 +191,9 @@ class _Lookup:
         self.registry = registry
         self.problems = problems
         self.assets = {name: registered.value for name, registered in registry.models.items()}
-        self.registered: dict[str, Corpus] = {name: registered.value for name, registered in registry.corpora.items()}
+        self.registered: dict[str, Corpus] = {
+            name: registered.value for name, registered in registry.corpora.items()
+        }
 
     def hint(self, value: Any, error: PrunebenchError) -> str | None:
         """The error's own hint, or which plugin may be the reason that a name is unknown."""
@@ -213,7 +236,9 @@ class _Lookup:
         known = fields_of(CalibrationEntry)
 
         def look_up(value: Any, path: KeyPath) -> tuple[CalibrationSpec, ...]:
-            own = {key: shared[key] for key in shared if key not in {"split", "sampler"}}  # these belong to a corpus
+            own = {
+                key: shared[key] for key in shared if key not in {"split", "sampler"}
+            }  # these belong to a corpus
             if isinstance(value, dict):
                 own = {**(own if "corpus" in value else shared), **value}
             try:
@@ -227,7 +252,10 @@ class _Lookup:
 
     def training(self, entry: TrainingEntry, path: KeyPath) -> CalibrationSpec | None:
         """The windows of a recovery's `data:`; None where something is wrong with it."""
-        given = entry.model_dump(exclude_unset=True) | {"windows": entry.windows, "length": entry.length}
+        given = entry.model_dump(exclude_unset=True) | {
+            "windows": entry.windows,
+            "length": entry.length,
+        }
         return next(self.calibration(CalibrationEntry.model_validate(given), path), None)
 
     def text(self, entry: TextEntry, path: KeyPath) -> PerplexitySpec | None:
@@ -246,8 +274,12 @@ class _Lookup:
         for ref, corpus in self.corpora(entry.corpus, path):
             splits = self.splits(entry.split or [corpus.calibration_split], corpus, path)
             samplers = self.samplers(entry.sampler or [corpus.sampler], corpus, path)
-            for split, sampler, windows, length in itertools.product(splits, samplers, entry.windows, entry.length):
-                yield CalibrationSpec(corpus=ref, split=split, sampler=sampler, windows=windows, length=length)
+            for split, sampler, windows, length in itertools.product(
+                splits, samplers, entry.windows, entry.length
+            ):
+                yield CalibrationSpec(
+                    corpus=ref, split=split, sampler=sampler, windows=windows, length=length
+                )
 
     def perplexity(self, entries: list[PerplexityEntry]) -> Iterator[PerplexitySpec]:
         for index, entry in enumerate(entries):
@@ -257,14 +289,29 @@ class _Lookup:
                     yield from self.protocol(name, entry, ref, corpus, path)
 
     def protocol(
-        self, name: ProtocolName, entry: PerplexityEntry, ref: CorpusRef, corpus: Corpus, path: KeyPath
+        self,
+        name: ProtocolName,
+        entry: PerplexityEntry,
+        ref: CorpusRef,
+        corpus: Corpus,
+        path: KeyPath,
     ) -> Iterator[PerplexitySpec]:
         """What one protocol measures on one corpus: its own choices where the entry makes none."""
         known = PROTOCOLS[name]
-        usual = known.splits.get(ref.name, corpus.evaluation_split) if ref.path is None else corpus.evaluation_split
+        usual = (
+            known.splits.get(ref.name, corpus.evaluation_split)
+            if ref.path is None
+            else corpus.evaluation_split
+        )
         splits = self.splits(entry.split or [usual], corpus, path)
-        for split, length in itertools.product(splits, [known.length] if entry.length is None else entry.length):
-            some = [known.windows(length) or corpus.evaluation_windows] if entry.windows is None else entry.windows
+        for split, length in itertools.product(
+            splits, [known.length] if entry.length is None else entry.length
+        ):
+            some = (
+                [known.windows(length) or corpus.evaluation_windows]
+                if entry.windows is None
+                else entry.windows
+            )
             for windows in some:
                 yield PerplexitySpec(
                     corpus=ref,
@@ -277,11 +324,15 @@ class _Lookup:
                     joiner=known.joiners.get(ref.name) if ref.path is None else None,
                 )
 
-    def corpora(self, named: list[str | dict[str, Any]], path: KeyPath) -> Iterator[tuple[CorpusRef, Corpus]]:
+    def corpora(
+        self, named: list[str | dict[str, Any]], path: KeyPath
+    ) -> Iterator[tuple[CorpusRef, Corpus]]:
         for index, value in enumerate(named):
             here = (*path, "corpus", index)
             try:
-                ref = resolve_corpus(value, base=self.problems.source.base(here), corpora=self.registered)
+                ref = resolve_corpus(
+                    value, base=self.problems.source.base(here), corpora=self.registered
+                )
             except PrunebenchError as error:
                 self.problems.add(here, error.message, self.hint(value, error))
             else:
@@ -291,14 +342,18 @@ class _Lookup:
         for place, split in enumerate(wanted):
             if split not in corpus.splits:
                 hint = did_you_mean(split, corpus.splits)
-                self.problems.add((*path, "split", place), f"'{corpus.name}' has no split '{split}'", hint)
+                self.problems.add(
+                    (*path, "split", place), f"'{corpus.name}' has no split '{split}'", hint
+                )
         return wanted
 
     def samplers(self, wanted: list[str], corpus: Corpus, path: KeyPath) -> list[str]:
         for place, sampler in enumerate(wanted):
             here = (*path, "sampler", place)
             if sampler not in SAMPLER_NAMES:
-                self.problems.add(here, f"unknown sampler '{sampler}'", did_you_mean(sampler, SAMPLER_NAMES))
+                self.problems.add(
+                    here, f"unknown sampler '{sampler}'", did_you_mean(sampler, SAMPLER_NAMES)
+                )
             elif (sampler == AS_IS) != (corpus.sampler == AS_IS):
                 what = "holds windows already drawn" if corpus.sampler == AS_IS else "holds text"
                 self.problems.add(
@@ -313,7 +368,9 @@ def _placement(entry: ModelEntry) -> Placement | None:
     """Raises PrunebenchError where memory is shared out and nothing is to be spread."""
     if entry.device_map is None:
         if entry.max_memory is not None:
-            raise PrunebenchError("`max_memory` is for models that are spread", hint="add `device_map: auto`")
+            raise PrunebenchError(
+                "`max_memory` is for models that are spread", hint="add `device_map: auto`"
+            )
         return None
     sizes = sorted((str(place), size) for place, size in (entry.max_memory or {}).items())
     return Placement(device_map=entry.device_map, max_memory=tuple(sizes))

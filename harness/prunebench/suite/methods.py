@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from prunebench.calibration.spec import CalibrationSpec
-from prunebench.cell.spec import AllocationRef, MethodRef, RecoveryRef, label_of
-from prunebench.plugin.allocation import ALLOCATION
-from prunebench.plugin.recovery import CALIBRATION, KEY
+from prunebench.experiment.cell import AllocationRef, MethodRef, RecoveryRef, label_of
+from prunebench.experiment.text import CalibrationSpec
+from prunebench.plugin.api.allocation import ALLOCATION
+from prunebench.plugin.api.recovery import CALIBRATION, KEY
 from prunebench.suite import allocations, recoveries
 from prunebench.suite.options import combinations, look_up, name_and_options
 from prunebench.suite.problems import Problems, absent
@@ -64,14 +64,21 @@ def expand(
             absent(DENSE, None, registry),
         )
     else:
-        found += [Treatment(MethodRef(**fields)) for fields in combinations(registry.methods[DENSE], {}, (), problems)]
+        found += [
+            Treatment(MethodRef(**fields))
+            for fields in combinations(registry.methods[DENSE], {}, (), problems)
+        ]
     for index, entry in enumerate(entries):
         path: Path = ("methods", index)
-        named = name_and_options(entry, path, problems, noun="method", example="{wanda: {sparsity: 0.5}}")
+        named = name_and_options(
+            entry, path, problems, noun="method", example="{wanda: {sparsity: 0.5}}"
+        )
         if named is None:
             continue
         name, options = named
-        registered = look_up(name, registry.methods, (*path, name), registry, problems, noun="method")
+        registered = look_up(
+            name, registry.methods, (*path, name), registry, problems, noun="method"
+        )
         if registered is None:
             continue
         spread: list[AllocationRef | None] = [None]
@@ -79,13 +86,19 @@ def expand(
         if ALLOCATION in options:
             spread = list(allocations.expand(options[ALLOCATION], place, registry, problems))
         looking = [name] if registered.value.needs_calibration else []
-        looking += [one.name for one in spread if one and registry.allocations[one.name].value.needs_calibration]
+        looking += [
+            one.name
+            for one in spread
+            if one and registry.allocations[one.name].value.needs_calibration
+        ]
         own = None
         if CALIBRATION in options:
             at = (*path, name, CALIBRATION)
             own = own_text(options[CALIBRATION], at)
             if not looking:
-                problems.add(at, f"'{name}' looks at no text", "leave `calibration` out of its options")
+                problems.add(
+                    at, f"'{name}' looks at no text", "leave `calibration` out of its options"
+                )
         elif looking and not calibrated:
             problems.add(
                 (*path, name),
@@ -102,9 +115,17 @@ def expand(
                     "the dense model is what every cell is held against, and takes no recovery",
                     "for a trained control, write magnitude: {sparsity: 0, recovery: ...}",
                 )
-        rest = {key: value for key, value in options.items() if key not in {KEY, CALIBRATION, ALLOCATION}}
+        rest = {
+            key: value
+            for key, value in options.items()
+            if key not in {KEY, CALIBRATION, ALLOCATION}
+        }
         for fields in combinations(registered, rest, (*path, name), problems):
             method = MethodRef(**fields)
-            fitting = [one for one in spread if allocations.check_pair(registered, method, one, place, problems)]
+            fitting = [
+                one
+                for one in spread
+                if allocations.check_pair(registered, method, one, place, problems)
+            ]
             found += [Treatment(method, repair, own, one) for one in fitting for repair in repairs]
     return found

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from prunebench.cell.spec import MetricRef, PerplexitySpec
-from prunebench.plugin.metric import TEXT
+from prunebench.experiment.cell import MetricRef, PerplexitySpec
+from prunebench.plugin.api.metric import TEXT
 from prunebench.suite.options import combinations, look_up, name_and_options
 from prunebench.suite.problems import Problems, fields_of
 from prunebench.suite.schema import TextEntry
@@ -53,7 +53,9 @@ def _expand(
     *,
     measured: bool,
 ) -> Iterator[MetricRef]:
-    named = name_and_options(entry, path, problems, noun="metric", example="{kl-divergence: {data: {corpus: my.txt}}}")
+    named = name_and_options(
+        entry, path, problems, noun="metric", example="{kl-divergence: {data: {corpus: my.txt}}}"
+    )
     if named is None:
         return
     name, options = named
@@ -64,7 +66,9 @@ def _expand(
     looks, own = registered.value.needs_text, options.get(TEXT)
     data = None
     if own is not None and not looks:
-        problems.add((*at, TEXT), f"'{name}' looks at no text", f"leave `{TEXT}` out of its options")
+        problems.add(
+            (*at, TEXT), f"'{name}' looks at no text", f"leave `{TEXT}` out of its options"
+        )
     elif own is not None:
         data = _text(own, (*at, TEXT), problems, resolve)
     elif looks:
@@ -76,7 +80,9 @@ def _expand(
                 f"add for example {TEXT}: {{corpus: boolq-passages, windows: 4, length: 512}} to its options",
             )
     rest = {key: value for key, value in options.items() if key != TEXT}
-    for fields in combinations(registered, rest, at, problems):  # checked also where the text is wrong
+    for fields in combinations(
+        registered, rest, at, problems
+    ):  # checked also where the text is wrong
         if data is not None or not looks:
             yield MetricRef(**fields, data=data)
 

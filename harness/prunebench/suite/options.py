@@ -13,7 +13,7 @@ from prunebench.errors import did_you_mean
 from prunebench.suite.problems import Problems, absent, fields_of
 
 if TYPE_CHECKING:
-    from prunebench.plugin.host import Registered, Registry
+    from prunebench.plugin.host import PluginEntry, Registry
     from prunebench.suite.yaml import Path
 
 
@@ -27,7 +27,9 @@ def name_and_options(
     if isinstance(entry, str):
         return entry, {}
     if not isinstance(entry, dict) or not entry:
-        problems.add(path, f"{entry!r} is no {noun}", f"write a name, or a name and its options: {example}")
+        problems.add(
+            path, f"{entry!r} is no {noun}", f"write a name, or a name and its options: {example}"
+        )
         return None
     if len(entry) > 1:
         first, second, *_ = entry
@@ -40,16 +42,22 @@ def name_and_options(
     name, options = next(iter(entry.items()))
     if options is not None and not isinstance(options, dict):
         problems.add(
-            (*path, name), f"options are a mapping, found {options!r}", f"for example {name}: {{OPTION: VALUE}}"
+            (*path, name),
+            f"options are a mapping, found {options!r}",
+            f"for example {name}: {{OPTION: VALUE}}",
         )
         return None
     return name, options or {}
 
 
-def each_or_none(value: Any, path: Path, noun: str, problems: Problems) -> Iterator[tuple[Any, Path]]:
+def each_or_none(
+    value: Any, path: Path, noun: str, problems: Problems
+) -> Iterator[tuple[Any, Path]]:
     """The entries of ``value``, which is one or a list of them, each with its place; null, for no ``noun``, is one too."""
     if value == []:
-        problems.add(path, "an empty list makes no cells", f"write null for no {noun}, or leave the key out")
+        problems.add(
+            path, "an empty list makes no cells", f"write null for no {noun}, or leave the key out"
+        )
     if isinstance(value, list):
         yield from ((entry, (*path, place)) for place, entry in enumerate(value))
     else:
@@ -57,22 +65,33 @@ def each_or_none(value: Any, path: Path, noun: str, problems: Problems) -> Itera
 
 
 def look_up(
-    name: str, known: Mapping[str, Registered], path: Path, registry: Registry, problems: Problems, *, noun: str
-) -> Registered | None:
+    name: str,
+    known: Mapping[str, PluginEntry],
+    path: Path,
+    registry: Registry,
+    problems: Problems,
+    *,
+    noun: str,
+) -> PluginEntry | None:
     """What is registered as ``name`` among ``known``; None, and a problem noted at ``path``, where nothing is."""
     found = known.get(name)
     if found is None:
-        problems.add(path, f"unknown {noun} '{name}'", absent(name, did_you_mean(name, known), registry))
+        problems.add(
+            path, f"unknown {noun} '{name}'", absent(name, did_you_mean(name, known), registry)
+        )
     return found
 
 
 def combinations(
-    registered: Registered, options: dict[str, Any], path: Path, problems: Problems
+    registered: PluginEntry, options: dict[str, Any], path: Path, problems: Problems
 ) -> Iterator[dict[str, Any]]:
     """The fields of a `PluginRef` for each combination of the listed options."""
     model: type[BaseModel] = registered.value.Options
     fields = fields_of(model)
-    depths = {(field.alias or name): _depth(field.annotation) for name, field in model.model_fields.items()}
+    depths = {
+        (field.alias or name): _depth(field.annotation)
+        for name, field in model.model_fields.items()
+    }
     axes: list[list[tuple[str, Path, Any]]] = []
     for key, value in options.items():
         if not isinstance(value, list) or _nesting(value) <= depths.get(key, 0):
@@ -80,15 +99,23 @@ def combinations(
         elif value:
             axes.append([(key, (key, place), item) for place, item in enumerate(value)])
         else:
-            problems.add((*path, key), "an empty list makes no cells", "give at least one value, or leave the key out")
+            problems.add(
+                (*path, key),
+                "an empty list makes no cells",
+                "give at least one value, or leave the key out",
+            )
     for combination in itertools.product(*axes):
         given = {key: value for key, _, value in combination}
         try:
             # as JSON: strict about types, yet lists may be tuples and text may be an enumeration or a path
-            complete = model.model_validate_json(json.dumps(given), strict=True).model_dump(mode="json", by_alias=True)
+            complete = model.model_validate_json(json.dumps(given), strict=True).model_dump(
+                mode="json", by_alias=True
+            )
         except ValidationError as error:
             places = {key: inside for key, inside, _ in combination}
-            problems.add_validation(path, given, error, lambda at: None if at else fields, noun="option", places=places)
+            problems.add_validation(
+                path, given, error, lambda at: None if at else fields, noun="option", places=places
+            )
             continue
         except Exception as error:  # the plugin's own code
             said = f"{type(error).__name__}: {error}".splitlines()[0]

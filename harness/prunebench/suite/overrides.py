@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from prunebench.errors import PrunebenchError, did_you_mean
-from prunebench.plugin.recovery import KEY
+from prunebench.plugin.api.recovery import KEY
 from prunebench.suite import yaml
 from prunebench.suite.source import SET, Source
 
@@ -27,7 +27,10 @@ def override(source: Source, assignments: Sequence[str]) -> Source:
     data, where = copy.deepcopy(source.data), dict(source.where)
     for assignment in assignments:
         _Assignment(data, where, f"{SET}{assignment}").make(assignment)
-    said = "".join(f"# {SET}{assignment}\n".replace("\n", "\\n", assignment.count("\n")) for assignment in assignments)
+    said = "".join(
+        f"# {SET}{assignment}\n".replace("\n", "\\n", assignment.count("\n"))
+        for assignment in assignments
+    )
     text = f"{source.text.rstrip()}\n\n# Changed on the command line:\n{said}"
     return replace(source, text=text, data=data, where=where)
 
@@ -44,7 +47,9 @@ class _Assignment:
         key, equals, text = assignment.partition("=")
         key = key.strip()
         if not equals or not key or not all(key.split(".")):
-            raise PrunebenchError(f"{self.label}: not KEY=VALUE", hint="write for example --set calibration.windows=8")
+            raise PrunebenchError(
+                f"{self.label}: not KEY=VALUE", hint="write for example --set calibration.windows=8"
+            )
         value = yaml.parse_value(text, self.label)
         path = self.assign(key, value)
         for old in [old for old in self.where if old[: len(path)] == path]:
@@ -76,13 +81,19 @@ class _Assignment:
                 return {"model": value}
             if path[0] == "methods":
                 return {value: None}
-        recovery = path[:1] == ("methods",) and path[3:4] == (KEY,) and all(isinstance(key, int) for key in path[4:])
+        recovery = (
+            path[:1] == ("methods",)
+            and path[3:4] == (KEY,)
+            and all(isinstance(key, int) for key in path[4:])
+        )
         if recovery and isinstance(value, str):
             return {value: None}
         if value is None:
             return {}
         if not isinstance(value, dict | list):
-            raise PrunebenchError(f"{self.label}: {'.'.join(map(str, path))} is {value!r} and has no keys")
+            raise PrunebenchError(
+                f"{self.label}: {'.'.join(map(str, path))} is {value!r} and has no keys"
+            )
         return value
 
     def step(self, container: Any, path: yaml.Path, rest: str) -> tuple[str | int, str]:
@@ -94,13 +105,18 @@ class _Assignment:
         if first.isdecimal():
             if int(first) >= len(container):
                 here = ".".join(map(str, path))
-                raise PrunebenchError(f"{self.label}: {here} has {len(container)} items, counted from 0")
+                raise PrunebenchError(
+                    f"{self.label}: {here} has {len(container)} items, counted from 0"
+                )
             return int(first), after
-        places = {name: index for index, entry in enumerate(container) for name in _names(entry, path)}
+        places = {
+            name: index for index, entry in enumerate(container) for name in _names(entry, path)
+        }
         name = _leading(places, rest)
         if name is None:
             raise PrunebenchError(
-                f"{self.label}: no '{first}' in {'.'.join(map(str, path))}", hint=_known(first, places)
+                f"{self.label}: no '{first}' in {'.'.join(map(str, path))}",
+                hint=_known(first, places),
             )
         if sum(name in _names(entry, path) for entry in container) > 1:
             raise PrunebenchError(
@@ -113,7 +129,9 @@ class _Assignment:
 
 def _names(entry: Any, path: yaml.Path) -> set[str]:
     if path == ("methods",):
-        return {entry} if isinstance(entry, str) else set(entry) if isinstance(entry, dict) else set()
+        return (
+            {entry} if isinstance(entry, str) else set(entry) if isinstance(entry, dict) else set()
+        )
     if path == ("models",):
         values = [entry.get("name"), entry.get("model")] if isinstance(entry, dict) else [entry]
         return {value for value in values if isinstance(value, str)}

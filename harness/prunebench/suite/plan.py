@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from prunebench.cell.spec import Cell
-from prunebench.cell.store import Plan
 from prunebench.errors import PrunebenchError, did_you_mean
+from prunebench.experiment.cell import Cell
+from prunebench.store.run_folder import Plan
 from prunebench.suite.load import Suite
 from prunebench.suite.methods import DENSE, outcome_varies
 
@@ -21,7 +21,9 @@ SEEDLESS = ("as-is", "consecutive")
 """Samplers that give the same windows whatever the seed."""
 
 
-def plan(suite: Suite, registry: Registry, only: Sequence[str] = (), skip: Sequence[str] = ()) -> Plan:
+def plan(
+    suite: Suite, registry: Registry, only: Sequence[str] = (), skip: Sequence[str] = ()
+) -> Plan:
     """The cells of a suite: model by model, in each the methods, their options, calibrations, seeds, as written.
 
     ``only`` and ``skip`` are patterns, see `select`. Raises PrunebenchError where a pattern matches no cell or none is left.
@@ -52,7 +54,9 @@ def _grid(suite: Suite, registry: Registry) -> Iterator[Cell]:
             calibrations = own if any(each.needs_calibration for each in kinds) else (None,)
             for calibration in calibrations:
                 sampled = calibration is not None and calibration.sampler not in SEEDLESS
-                varies = recovery is not None or any(outcome_varies(each, sampled=sampled) for each in kinds)
+                varies = recovery is not None or any(
+                    outcome_varies(each, sampled=sampled) for each in kinds
+                )
                 for seed in suite.seeds if varies else suite.seeds[:1]:
                     yield Cell(
                         model=model,
@@ -80,20 +84,30 @@ def select(cells: Sequence[Cell], only: Sequence[str] = (), skip: Sequence[str] 
     A pattern is a method's name, a glob over labels ('wanda*2:4*') or over models' names, or the beginning of an id.
     The dense cell of a model stays as long as one of its cells does, unless ``skip`` names it.
     """
-    for option, pattern in (*(("--only", pattern) for pattern in only), *(("--skip", pattern) for pattern in skip)):
+    for option, pattern in (
+        *(("--only", pattern) for pattern in only),
+        *(("--skip", pattern) for pattern in skip),
+    ):
         if not any(matches(cell, pattern) for cell in cells):
             names = {name for cell in cells for name in _names(cell)}
-            raise PrunebenchError(f"{option} {pattern}: no cell matches", hint=did_you_mean(pattern, names))
+            raise PrunebenchError(
+                f"{option} {pattern}: no cell matches", hint=did_you_mean(pattern, names)
+            )
     skipped = {cell.id for cell in cells if any(matches(cell, pattern) for pattern in skip)}
-    wanted = {cell.id for cell in cells if not only or any(matches(cell, pattern) for pattern in only)} - skipped
+    wanted = {
+        cell.id for cell in cells if not only or any(matches(cell, pattern) for pattern in only)
+    } - skipped
     models = [cell.model for cell in cells if cell.id in wanted]
     chosen = [
         cell
         for cell in cells
-        if cell.id in wanted or (cell.method.name == DENSE and cell.id not in skipped and cell.model in models)
+        if cell.id in wanted
+        or (cell.method.name == DENSE and cell.id not in skipped and cell.model in models)
     ]
     if not chosen:
-        raise PrunebenchError("--only and --skip leave no cell", hint="`prunebench plan` shows what there is")
+        raise PrunebenchError(
+            "--only and --skip leave no cell", hint="`prunebench plan` shows what there is"
+        )
     return chosen
 
 

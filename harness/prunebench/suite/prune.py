@@ -16,10 +16,10 @@ from prunebench.suite.source import Source
 if TYPE_CHECKING:
     import torch
 
-    from prunebench.cell.make import Made
-    from prunebench.cell.spec import Cell
-    from prunebench.measure.results import Audit
+    from prunebench.cell.pipeline import PrunedCell
+    from prunebench.experiment.cell import Cell
     from prunebench.plugin.host import Registry
+    from prunebench.record.results import Audit
 
 CALIBRATION: Mapping[str, Any] = {"corpus": "boolq-passages", "windows": 32, "length": 512}
 """What a method looks at where nothing else is said: text that needs no hub."""
@@ -74,16 +74,32 @@ def prune(
     if stream:
         where = _checked_stream(model, target, format)
         cell = one_cell(
-            str(model), method, options, registry, calibration=calibration, seed=seed, dtype=dtype, device=device
+            str(model),
+            method,
+            options,
+            registry,
+            calibration=calibration,
+            seed=seed,
+            dtype=dtype,
+            device=device,
         )
         made = _make(cell, layer_device, progress, where, _bytes(shard_size))
         return Pruned(None, made.loaded.tokenizer, made.audit, made.notes, {})
     if isinstance(model, str | Path):
         cell = one_cell(
-            str(model), method, options, registry, calibration=calibration, seed=seed, dtype=dtype, device=device
+            str(model),
+            method,
+            options,
+            registry,
+            calibration=calibration,
+            seed=seed,
+            dtype=dtype,
+            device=device,
         )
         made = _make(cell, layer_device, progress)
-        result = Pruned(made.loaded.model, made.loaded.tokenizer, made.audit, made.notes, made.recovered.notes)
+        result = Pruned(
+            made.loaded.model, made.loaded.tokenizer, made.audit, made.notes, made.recovered.notes
+        )
         made_by = made.made_by(cell)
     else:
         result, made_by = _in_memory(model, method, calibration, options, registry, seed)
@@ -98,21 +114,29 @@ def _make(
     progress: Callable[[str, int, int], None] | None,
     stream_to: Path | None = None,
     shard_bytes: int = 0,
-) -> Made:
-    from prunebench.cell.make import make, workbench
+) -> PrunedCell:
     from prunebench.cell.phases import Phases
-    from prunebench.cell.streamed import make_streamed
+    from prunebench.cell.pipeline import build_pruned_model, workbench
+    from prunebench.cell.streamed import build_streamed
 
     phases = Phases() if progress is None else Phases(lambda phase: progress(phase, 0, 0), progress)
     bench = workbench(cell, phases, layer_device)
-    return make(bench) if stream_to is None else make_streamed(bench, stream_to, shard_bytes)
+    return (
+        build_pruned_model(bench)
+        if stream_to is None
+        else build_streamed(bench, stream_to, shard_bytes)
+    )
 
 
 def _checked_stream(model: Any, out: Path | None, format: str) -> Path:  # noqa: A002
     if not isinstance(model, str | Path):
-        raise PrunebenchError("a model in memory cannot be streamed", hint="name its folder, or leave out `stream`")
+        raise PrunebenchError(
+            "a model in memory cannot be streamed", hint="name its folder, or leave out `stream`"
+        )
     if out is None:
-        raise PrunebenchError("a model that is streamed needs a place to go", hint="give `out`, a folder")
+        raise PrunebenchError(
+            "a model that is streamed needs a place to go", hint="give `out`, a folder"
+        )
     if format != "prunebench":
         raise PrunebenchError(
             f"the format '{format}' is for models whose layers differ, which streaming does not make",
@@ -130,7 +154,9 @@ def _bytes(size: int | str) -> int:
     try:
         return TypeAdapter(MemorySize).validate_python(size)
     except ValidationError as error:
-        raise PrunebenchError(f"shard size: '{size}' is no size", hint="write bytes, or text such as 2 GB") from error
+        raise PrunebenchError(
+            f"shard size: '{size}' is no size", hint="write bytes, or text such as 2 GB"
+        ) from error
 
 
 def one_cell(
@@ -159,7 +185,9 @@ def one_cell(
         "seeds": [seed],
         "device": device,
     }
-    suite = check_suite(Source("prunebench prune", Path.cwd(), json.dumps(data, default=str), data, {}), registry)
+    suite = check_suite(
+        Source("prunebench prune", Path.cwd(), json.dumps(data, default=str), data, {}), registry
+    )
     cells = plan(suite, registry).cells
     chosen = [cell for cell in cells if cell.method.name == method]
     if len(chosen) != 1:
@@ -178,8 +206,8 @@ def _in_memory(
 
     from prunebench.measure.audit import audit, dense_facts
     from prunebench.model.anatomy import anatomy
-    from prunebench.plugin.context import Context
-    from prunebench.plugin.method import pattern_of
+    from prunebench.plugin.api.context import Context
+    from prunebench.plugin.api.method import pattern_of
 
     if name not in registry.methods:
         raise PrunebenchError(f"unknown method '{name}'", hint=did_you_mean(name, registry.methods))
@@ -190,7 +218,10 @@ def _in_memory(
         )
     kind = registry.methods[name].value
     if tokens is None and kind.needs_calibration:
-        raise PrunebenchError(f"'{name}' needs calibration", hint="give token ids as an int64 tensor [windows, length]")
+        raise PrunebenchError(
+            f"'{name}' needs calibration",
+            hint="give token ids as an int64 tensor [windows, length]",
+        )
     try:
         chosen = kind.Options.model_validate(options)
     except ValidationError as error:
@@ -207,7 +238,11 @@ def _in_memory(
     pattern = pattern_of(getattr(chosen, "sparsity", 0.0))
     patterns = sorted({(2, 4), (pattern.keep, pattern.of)} if pattern else {(2, 4)})
     audited = audit(model, dense, context.kept_layers, patterns)
-    made_by = {"method": name, "options": chosen.model_dump(mode="json"), "kept_layers": context.kept_layers}
+    made_by = {
+        "method": name,
+        "options": chosen.model_dump(mode="json"),
+        "kept_layers": context.kept_layers,
+    }
     return Pruned(model, None, audited, context.notes, {}), made_by
 
 
@@ -216,7 +251,9 @@ def _checked_target(out: Path, format: str) -> Path:  # noqa: A002
     from prunebench.model.checkpoint import check_target
 
     if format not in {"prunebench", "decilm"}:
-        raise PrunebenchError(f"unknown format '{format}'", hint=did_you_mean(format, ["prunebench", "decilm"]))
+        raise PrunebenchError(
+            f"unknown format '{format}'", hint=did_you_mean(format, ["prunebench", "decilm"])
+        )
     check_target(out)
     return out
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from prunebench.calibration.spec import CalibrationSpec
-from prunebench.cell.spec import RecoveryRef
-from prunebench.plugin.recovery import DATA
+from prunebench.experiment.cell import RecoveryRef
+from prunebench.experiment.text import CalibrationSpec
+from prunebench.plugin.api.recovery import DATA
 from prunebench.suite.options import combinations, each_or_none, look_up, name_and_options
 from prunebench.suite.problems import Problems, fields_of
 from prunebench.suite.schema import TrainingEntry
@@ -53,7 +53,9 @@ def expand(
             continue
         data = _data(name, options, at, problems, training)
         rest = {key: value for key, value in options.items() if key != DATA}
-        for fields in combinations(registered, rest, at, problems):  # checked also where the data is wrong
+        for fields in combinations(
+            registered, rest, at, problems
+        ):  # checked also where the data is wrong
             if data is not None:
                 yield RecoveryRef(**fields, data=data)
 

@@ -45,9 +45,15 @@ class Source:
 def shipped() -> dict[str, Path]:
     """The suites that come with prunebench, by name; those in a folder have its name before theirs: 'papers/wanda'."""
     package = Path(__file__).resolve().parents[1]
-    for folder in (package / "suites", package.parents[1] / "suites"):  # a wheel, an editable checkout
+    for folder in (
+        package / "suites",
+        package.parents[1] / "suites",
+    ):  # a wheel, an editable checkout
         if folder.is_dir():
-            found = {path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.yaml")}
+            found = {
+                path.relative_to(folder).with_suffix("").as_posix(): path
+                for path in folder.rglob("*.yaml")
+            }
             return dict(sorted(found.items(), key=lambda item: ("/" in item[0], item[0])))
     return {}
 
@@ -55,14 +61,20 @@ def shipped() -> dict[str, Path]:
 def read(path_or_name: str | Path) -> Source:
     """Read a suite. Raises PrunebenchError for a file that is missing, not UTF-8, not YAML, or no mapping."""
     path = _find(str(path_or_name))
-    file = next((f"{name}.yaml" for name, ours in shipped().items() if ours == path), str(path_or_name))
+    file = next(
+        (f"{name}.yaml" for name, ours in shipped().items() if ours == path), str(path_or_name)
+    )
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise PrunebenchError(f"{file}:{line}: not UTF-8 text", hint="save the file as UTF-8") from error
+        raise PrunebenchError(
+            f"{file}:{line}: not UTF-8 text", hint="save the file as UTF-8"
+        ) from error
     except OSError as error:
-        raise PrunebenchError(f"cannot read the suite {file}: {error.strerror}", hint="name a YAML file") from error
+        raise PrunebenchError(
+            f"cannot read the suite {file}: {error.strerror}", hint="name a YAML file"
+        ) from error
     document = yaml.parse(text, file)
     if not isinstance(document.data, dict):
         found = "empty" if document.data is None else f"a {_kind(document.data)}"
@@ -82,12 +94,20 @@ def _find(given: str) -> Path:
     path = Path(given).expanduser()
     ours = shipped()
     named = path.suffix not in {".yaml", ".yml"}
-    bare = named and (path.name == given or given.partition("/")[0] in {name.partition("/")[0] for name in ours})
+    bare = named and (
+        path.name == given or given.partition("/")[0] in {name.partition("/")[0] for name in ours}
+    )
     if named and given in ours:
         return ours[given]
     if path.exists():
         return path
-    near = did_you_mean(given, ours) if bare else "give the path of a YAML file, or the name of a shipped suite"
+    near = (
+        did_you_mean(given, ours)
+        if bare
+        else "give the path of a YAML file, or the name of a shipped suite"
+    )
     if not bare and path.suffix not in {".yaml", ".yml"} and path.with_suffix(".yaml").is_file():
         near = did_you_mean(given, [str(path.with_suffix(".yaml"))])
-    raise PrunebenchError(f"there is no suite '{given}'" if bare else f"there is no suite file {given}", hint=near)
+    raise PrunebenchError(
+        f"there is no suite '{given}'" if bare else f"there is no suite file {given}", hint=near
+    )

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunebench.errors import PrunebenchError, did_you_mean
-from prunebench.measure.spec import TaskDataRef, TaskSpec
-from prunebench.measure.task_data import HUB, LAYOUT, TaskData, split_of, task_files
-from prunebench.measure.task_index import TaskIndex, task_index
+from prunebench.experiment.measures import TaskDataRef, TaskSpec
+from prunebench.measure.quality.task_data import HUB, LAYOUT, TaskData, split_of, task_files
+from prunebench.measure.quality.task_index import TaskIndex, task_index
 from prunebench.model.cache import file_sha256
 from prunebench.suite.problems import Problems, absent
 from prunebench.suite.schema import TaskEntry
@@ -25,7 +25,9 @@ EXAMPLES = {"train", "dev"}
 """Splits that few-shot examples are drawn from where a task has one of them."""
 
 
-def task_specs(entries: Sequence[TaskEntry], registry: Registry, problems: Problems) -> tuple[TaskSpec, ...]:
+def task_specs(
+    entries: Sequence[TaskEntry], registry: Registry, problems: Problems
+) -> tuple[TaskSpec, ...]:
     """Every task that the entries name, each experiment once; what cannot be run goes to ``problems``."""
     if not entries:
         return ()
@@ -81,13 +83,19 @@ class _Entry:
             return True
         near = difflib.get_close_matches(name, self.index.names, n=1, cutoff=0.6)
         hint = f"did you mean '{near[0]}'?" if near else "`lm-eval ls tasks` lists the names"
-        self.problems.add((*self.path, "task", number), f"lm-eval {self.index.version} knows no task '{name}'", hint)
+        self.problems.add(
+            (*self.path, "task", number),
+            f"lm-eval {self.index.version} knows no task '{name}'",
+            hint,
+        )
         return False
 
     def _source(self) -> TaskData | Path | None:
         """Where the rows come from: registered data, a folder, or None for the hub."""
         name = self.entry.data
-        registered: Mapping[str, TaskData] = {key: one.value for key, one in self.registry.task_data.items()}
+        registered: Mapping[str, TaskData] = {
+            key: one.value for key, one in self.registry.task_data.items()
+        }
         if name == HUB:
             return None
         if name in registered:
@@ -96,7 +104,9 @@ class _Entry:
         if folder.is_dir():
             return folder.resolve()
         if "/" in name or name.startswith("."):
-            raise PrunebenchError(f"no folder {folder}", hint="a path in a suite is relative to the suite's folder")
+            raise PrunebenchError(
+                f"no folder {folder}", hint="a path in a suite is relative to the suite's folder"
+            )
         raise PrunebenchError(f"unknown data '{name}'", hint=did_you_mean(name, [HUB, *registered]))
 
     def _data(self, name: str, source: TaskData | Path | None) -> TaskDataRef:
@@ -108,7 +118,8 @@ class _Entry:
         missing = [leaf for leaf in leaves if leaf not in source.tasks]
         if missing:
             raise PrunebenchError(
-                f"the data '{source.name}' has no task '{missing[0]}'", hint=f"it has {', '.join(source.tasks)}"
+                f"the data '{source.name}' has no task '{missing[0]}'",
+                hint=f"it has {', '.join(source.tasks)}",
             )
         if self.entry.num_fewshot and not source.few_shot:
             raise _no_examples(f"the data '{source.name}' has")
@@ -120,7 +131,8 @@ class _Entry:
             own = task_files(folder, leaf, self.index.family(leaf))
             if not own:
                 raise PrunebenchError(
-                    f"the folder {folder} has no files of the task '{leaf}'", hint=f"layout: {LAYOUT}"
+                    f"the folder {folder} has no files of the task '{leaf}'",
+                    hint=f"layout: {LAYOUT}",
                 )
             if self.entry.num_fewshot and not EXAMPLES & {split_of(path) for path in own}:
                 raise _no_examples(f"{own[0].parent} has")

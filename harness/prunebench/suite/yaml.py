@@ -59,7 +59,9 @@ class _CoreLoader(Reader, Scanner, Parser, Composer, BaseResolver):
             for name, pattern in _PATTERNS.items():
                 if pattern.fullmatch(value):
                     return _TAG + name
-        return {ScalarNode: f"{_TAG}str", SequenceNode: f"{_TAG}seq", MappingNode: f"{_TAG}map"}[kind]
+        return {ScalarNode: f"{_TAG}str", SequenceNode: f"{_TAG}seq", MappingNode: f"{_TAG}map"}[
+            kind
+        ]
 
 
 def parse(text: str, source: str) -> Document:
@@ -73,14 +75,20 @@ def parse(text: str, source: str) -> Document:
         return Document(None if node is None else builder.build(node, ()), builder.lines)
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise PrunebenchError(f"{source}:{line}: YAML: {error.reason}", hint="remove that character") from error
+        raise PrunebenchError(
+            f"{source}:{line}: YAML: {error.reason}", hint="remove that character"
+        ) from error
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{source}:{mark.line + 1 if mark else 1}"
         context = f" ({error.context})" if error.context else ""
-        raise PrunebenchError(one_line(f"{where}: YAML: {error.problem}{context}"), hint=_syntax_hint(error)) from error
+        raise PrunebenchError(
+            one_line(f"{where}: YAML: {error.problem}{context}"), hint=_syntax_hint(error)
+        ) from error
     except (YAMLError, RecursionError) as error:
-        what = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
+        what = (
+            "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
+        )
         raise PrunebenchError(f"{source}:1: YAML: {what}") from error
 
 
@@ -116,7 +124,11 @@ class _Builder:
         if id(node) in self.open:
             raise self.error(node, "a value that contains itself")
         self.open.add(id(node))
-        value = self.sequence(node, path) if isinstance(node, SequenceNode) else self.mapping(node, path)
+        value = (
+            self.sequence(node, path)
+            if isinstance(node, SequenceNode)
+            else self.mapping(node, path)
+        )
         self.open.discard(id(node))
         return value
 
@@ -136,10 +148,16 @@ class _Builder:
         for key_node, value_node in node.value:
             key = self.scalar(key_node) if isinstance(key_node, ScalarNode) else None
             if not isinstance(key, str):
-                raise self.error(key_node, "a key that is not text", hint="put it in quotes if it is meant so")
+                raise self.error(
+                    key_node, "a key that is not text", hint="put it in quotes if it is meant so"
+                )
             if key in values:
                 first = self.lines[*path, key]
-                raise self.error(key_node, f"the key '{key}' stands twice, first in line {first}", hint="remove one")
+                raise self.error(
+                    key_node,
+                    f"the key '{key}' stands twice, first in line {first}",
+                    hint="remove one",
+                )
             self.lines[*path, key] = key_node.start_mark.line + 1
             values[key] = self.build(value_node, (*path, key))
         return values
@@ -150,7 +168,9 @@ class _Builder:
         if kind == "str":
             return text
         pattern = _PATTERNS.get(kind)
-        if pattern is None or not (pattern.fullmatch(text) or (kind == "float" and _PATTERNS["int"].fullmatch(text))):
+        if pattern is None or not (
+            pattern.fullmatch(text) or (kind == "float" and _PATTERNS["int"].fullmatch(text))
+        ):
             raise self.error(node, f"'{text}' cannot have the tag {node.tag}")
         try:
             return _value(kind, text)
@@ -158,7 +178,9 @@ class _Builder:
             raise self.error(node, f"a number of {len(text)} digits") from error
 
     def error(self, node: Node, message: str, hint: str | None = None) -> PrunebenchError:
-        return PrunebenchError(f"{self.source}:{node.start_mark.line + 1}: {one_line(message)}", hint=hint)
+        return PrunebenchError(
+            f"{self.source}:{node.start_mark.line + 1}: {one_line(message)}", hint=hint
+        )
 
 
 def _value(kind: str, text: str) -> Any:

@@ -10,8 +10,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prunebench.testing.contract import AllocationContract, MethodContract, MetricContract, RecoveryContract
-    from prunebench.testing.models import FAMILIES, tiny_calibration, tiny_checkpoint, tiny_model, tiny_tokenizer
+    from prunebench.testing.contract import (
+        AllocationContract,
+        MethodContract,
+        MetricContract,
+        RecoveryContract,
+    )
+    from prunebench.testing.models import (
+        FAMILIES,
+        tiny_calibration,
+        tiny_checkpoint,
+        tiny_model,
+        tiny_tokenizer,
+    )
 
 _HOMES = {
     "AllocationContract": "contract",

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prunebench.model.anatomy import anatomy
-from prunebench.plugin.allocation import ALLOCATION, allocate
-from prunebench.plugin.context import Context
+from prunebench.plugin.api.allocation import ALLOCATION, allocate
+from prunebench.plugin.api.context import Context
 from prunebench.testing import surroundings
 from prunebench.testing.models import tiny_calibration, tiny_model
 from prunebench.testing.promises import Promise, as_json, documented
 from prunebench.testing.trial import close, promise, same
 
 if TYPE_CHECKING:
-    from prunebench.plugin.allocation import Allocation
+    from prunebench.plugin.api.allocation import Allocation
 
 
 @dataclass(frozen=True)
@@ -58,18 +58,27 @@ def valid(trial: AllocationTrial) -> None:
 
 def mean(trial: AllocationTrial) -> None:
     found = float(trial.notes[ALLOCATION]["mean_share"])
-    promise(close(found, 0.5, trial.tolerance), f"50 % was asked for, the mean over the weights is {found:.1%}")
+    promise(
+        close(found, 0.5, trial.tolerance),
+        f"50 % was asked for, the mean over the weights is {found:.1%}",
+    )
 
 
 def more(trial: AllocationTrial) -> None:
     less, most = (trial.shares(sparsity) for sparsity in (0.3, 0.6))
-    promise(sum(less.values()) < sum(most.values()), "asked for 60 %, it does not remove more than asked for 30 %")
+    promise(
+        sum(less.values()) < sum(most.values()),
+        "asked for 60 %, it does not remove more than asked for 30 %",
+    )
 
 
 def seed(trial: AllocationTrial) -> None:
     promise(trial.shares() == trial.shares(), "two runs with one seed differ")
     if not trial.kind.uses_seed:
-        promise(trial.shares() == trial.shares(seed=1), "another seed changes the shares, yet `uses_seed` is not set")
+        promise(
+            trial.shares() == trial.shares(seed=1),
+            "another seed changes the shares, yet `uses_seed` is not set",
+        )
 
 
 def looks_only(trial: AllocationTrial) -> None:

@@ -14,7 +14,7 @@ from prunebench.testing.recoveries import RECOVERY_PROMISES, RecoveryTrial
 from prunebench.testing.trial import BrokenPromiseError, NotApplicableError, Trial
 
 if TYPE_CHECKING:
-    from prunebench.plugin.host import Registered
+    from prunebench.plugin.host import PluginEntry
 
 KINDS: Mapping[str, tuple[Any, Sequence[Promise]]] = {
     "method": (Trial, METHOD_PROMISES),
@@ -33,7 +33,9 @@ class Verdict:
     details: str
 
 
-def check(entry: Registered, options: Mapping[str, Any], families: Sequence[str]) -> Iterator[Verdict]:
+def check(
+    entry: PluginEntry, options: Mapping[str, Any], families: Sequence[str]
+) -> Iterator[Verdict]:
     """Try every promise of a registered plugin. Raises PrunebenchError for a kind that promises nothing."""
     if entry.kind not in KINDS:
         raise PrunebenchError(

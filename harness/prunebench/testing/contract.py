@@ -21,10 +21,10 @@ from prunebench.testing.recoveries import RECOVERY_PROMISES, RecoveryTrial
 from prunebench.testing.trial import NotApplicableError, Trial
 
 if TYPE_CHECKING:
-    from prunebench.plugin.allocation import Allocation
-    from prunebench.plugin.method import Method
-    from prunebench.plugin.metric import Metric
-    from prunebench.plugin.recovery import Recovery
+    from prunebench.plugin.api.allocation import Allocation
+    from prunebench.plugin.api.method import Method
+    from prunebench.plugin.api.metric import Metric
+    from prunebench.plugin.api.recovery import Recovery
 
 FAMILIES = ("llama", "qwen2", "opt", "gpt_neox")
 """What is tried where nothing else is said: grouped keys, sliding windows, biases with tied embeddings, parallel blocks."""

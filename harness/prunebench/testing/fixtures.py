@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from prunebench.cell.record import Record
+    from prunebench.record.record import Record
 
 
 @pytest.fixture(scope="session")
@@ -46,13 +46,26 @@ def run_cell(tmp_path: Path) -> Callable[..., Record]:
     not. The method is one that `prunebench plugins` lists.
     """
 
-    def run(method: str, family: str = "llama", seed: int = 0, metrics: Sequence[Any] = (), **options: Any) -> Record:
+    def run(
+        method: str,
+        family: str = "llama",
+        seed: int = 0,
+        metrics: Sequence[Any] = (),
+        **options: Any,
+    ) -> Record:
         return _run(tmp_path, method, family, seed, metrics, options)
 
     return run
 
 
-def _run(folder: Path, method: str, family: str, seed: int, metrics: Sequence[Any], options: dict[str, Any]) -> Record:
+def _run(
+    folder: Path,
+    method: str,
+    family: str,
+    seed: int,
+    metrics: Sequence[Any],
+    options: dict[str, Any],
+) -> Record:
     import torch
 
     from prunebench.cell.events import EventWriter

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prunebench.calibration.masks import lowest
+from prunebench.layerwise.masks import lowest
 from prunebench.model.surgery import remove_layers
-from prunebench.plugin.context import Context
-from prunebench.plugin.metric import MetricContext
+from prunebench.plugin.api.context import Context
+from prunebench.plugin.api.metric import MetricContext
 from prunebench.testing import surroundings
 from prunebench.testing.models import tiny_calibration, tiny_model, tiny_tokenizer
 from prunebench.testing.promises import Promise, as_json, documented
 from prunebench.testing.trial import NotApplicableError, promise, same
 
 if TYPE_CHECKING:
-    from prunebench.plugin.metric import Metric
+    from prunebench.plugin.api.metric import Metric
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,10 @@ def looks_only(trial: MetricTrial) -> None:
     for name, fresh in (("model", trial.sparse()), ("dense model", trial.dense())):
         changed = same(fresh.state_dict(), models[name].state_dict())
         promise(changed is None, f"{changed} of the {name} changed; a metric only looks")
-        promise(surroundings.of_model(models[name]) == own[name], f"gradients, dtypes or modes of the {name} changed")
+        promise(
+            surroundings.of_model(models[name]) == own[name],
+            f"gradients, dtypes or modes of the {name} changed",
+        )
         promise(not surroundings.hooked(models[name], hooks[name]), f"hooks are left on the {name}")
 
 
@@ -120,7 +123,8 @@ def on_cuda(trial: MetricTrial) -> None:
     for name, value in trial.figures.items():
         there = found.get(name, math.nan)
         promise(
-            math.isclose(there, value, rel_tol=0.02, abs_tol=1e-3), f"{name} is {value} on the CPU, {there} on the GPU"
+            math.isclose(there, value, rel_tol=0.02, abs_tol=1e-3),
+            f"{name} is {value} on the CPU, {there} on the GPU",
         )
 
 
@@ -129,7 +133,9 @@ METRIC_PROMISES = (
     Promise("shorter", "takes a model whose layers went", shorter),
     Promise("names", "gives the figures that it names", names),
     Promise("seed", "gives the same figures for the same seed", seed),
-    Promise("looks", "leaves models, hooks, gradients, dtype, threads and TF32 as they are", looks_only),
+    Promise(
+        "looks", "leaves models, hooks, gradients, dtype, threads and TF32 as they are", looks_only
+    ),
     Promise("json", "has options that survive JSON", as_json),
     Promise("documented", "says what it is and what each option means", documented),
     Promise("offline", "needs no network", offline),

@@ -33,7 +33,8 @@ _CONFIGS: dict[str, dict[str, Any]] = {
     "qwen3": _GATED | {"head_dim": 16},  # hidden_size / heads is 12
     "gemma": _GATED | {"head_dim": 16, "tie_word_embeddings": True},
     "opt": _COMMON | {"ffn_dim": 80, "word_embed_proj_dim": 48, "dropout": 0.0},  # tied, biased
-    "gpt_neox": _COMMON | {"intermediate_size": 80, "tie_word_embeddings": False},  # parallel residual
+    "gpt_neox": _COMMON
+    | {"intermediate_size": 80, "tie_word_embeddings": False},  # parallel residual
     "phi": _GATED,  # parallel residual, one norm for both
 }
 
@@ -56,7 +57,9 @@ def tiny_model(family: str, seed: int = 0, **config_overrides: Any) -> Any:
 
 def tiny_calibration(windows: int = 4, length: int = 24, seed: int = 5) -> torch.Tensor:
     """Token ids that every tiny model knows, int64 [windows, length]."""
-    return torch.randint(2, VOCABULARY, (windows, length), generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        2, VOCABULARY, (windows, length), generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
@@ -70,13 +73,20 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    text = ["the quick brown fox jumps over the lazy dog", "a tall man was sitting in the shade of an old tree"]
-    tokenizer.train_from_iterator([f"{line}, then {other}" for line in text for other in text], trainer)
+    text = [
+        "the quick brown fox jumps over the lazy dog",
+        "a tall man was sitting in the shade of an old tree",
+    ]
+    tokenizer.train_from_iterator(
+        [f"{line}, then {other}" for line in text for other in text], trainer
+    )
     special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"}
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
-def tiny_checkpoint(folder: Path, family: str = "llama", seed: int = 0, **config_overrides: Any) -> Path:
+def tiny_checkpoint(
+    folder: Path, family: str = "llama", seed: int = 0, **config_overrides: Any
+) -> Path:
     """Save a tiny model and its tokenizer in ``folder``, which `from_pretrained` then reads."""
     tiny_model(family, seed, **config_overrides).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)

@@ -13,7 +13,7 @@ import torch
 from prunebench.model import checkpoint
 from prunebench.model.anatomy import anatomy
 from prunebench.model.load import load_pruned
-from prunebench.plugin.method import pattern_of
+from prunebench.plugin.api.method import pattern_of
 from prunebench.testing import surroundings
 from prunebench.testing.models import tiny_calibration
 from prunebench.testing.trial import NotApplicableError, Pruned, Trial, close, promise, same
@@ -40,7 +40,10 @@ def amount(trial: Trial) -> None:
     pattern = pattern_of(asked)
     wanted = pattern.sparsity if pattern else float(asked)
     found = trial.pruned.audit().sparsity
-    promise(close(found, wanted, trial.tolerance), f"sparsity {wanted:.1%} was asked for, {found:.1%} measured")
+    promise(
+        close(found, wanted, trial.tolerance),
+        f"sparsity {wanted:.1%} was asked for, {found:.1%} measured",
+    )
 
 
 def structure(trial: Trial) -> None:
@@ -50,12 +53,17 @@ def structure(trial: Trial) -> None:
     if "sparsity" not in trial.kind.Options.model_fields:
         return
     ever = Trial(trial.kind).takes(sparsity="2:4")
-    promise(ever == ("n:m" in declared), f"2:4 is {'taken' if ever else 'refused'}, yet `structure` says otherwise")
+    promise(
+        ever == ("n:m" in declared),
+        f"2:4 is {'taken' if ever else 'refused'}, yet `structure` says otherwise",
+    )
     if trial.takes(sparsity="2:4"):
         pruned = trial.prune(sparsity="2:4")
         _only_declared(pruned, declared)
         [pattern] = pruned.audit((2, 4)).patterns
-        promise(pattern.violations == 0, f"{pattern.violations} of {pattern.groups} groups break 2:4")
+        promise(
+            pattern.violations == 0, f"{pattern.violations} of {pattern.groups} groups break 2:4"
+        )
 
 
 def _only_declared(pruned: Pruned, declared: set[str]) -> None:
@@ -64,10 +72,16 @@ def _only_declared(pruned: Pruned, declared: set[str]) -> None:
         "weights became zero": (found.zeros > found.zeros_dense, _ZEROING),
         "layers went": (bool(found.removed_layers), {"layers", "blocks"}),
         "attentions or MLPs went": (bool(found.removed_blocks), {"blocks"}),
-        "matrices got smaller": (bool(found.widths) or found.hidden != found.hidden_dense, {"width"}),
+        "matrices got smaller": (
+            bool(found.widths) or found.hidden != found.hidden_dense,
+            {"width"},
+        ),
     }
     for words, (true, any_of) in happened.items():
-        promise(not true or bool(declared & any_of), f"{words}, yet `structure` is {', '.join(sorted(declared))}")
+        promise(
+            not true or bool(declared & any_of),
+            f"{words}, yet `structure` is {', '.join(sorted(declared))}",
+        )
 
 
 def seed(trial: Trial) -> None:
@@ -93,7 +107,9 @@ def zero(trial: Trial) -> None:
 
 def more(trial: Trial) -> None:
     less, most = (trial.prune(**trial.asking(place)).gone for place in (1, 2))
-    promise(0 < less < most, f"{less:,} parameters go for less and {most:,} for more {trial.amount}")
+    promise(
+        0 < less < most, f"{less:,} parameters go for less and {most:,} for more {trial.amount}"
+    )
 
 
 def untouched(trial: Trial) -> None:
@@ -102,14 +118,24 @@ def untouched(trial: Trial) -> None:
     path = anatomy(dense).layers_path
     if trial.kind.structure <= _ZEROING | {"none"}:
         mine = {f"{name}.weight" for name in pruned.context.linears(pruned.model)}
-        changed = same(*({key: value for key, value in all_.items() if key not in mine} for all_ in (now, before)))
+        changed = same(
+            *(
+                {key: value for key, value in all_.items() if key not in mine}
+                for all_ in (now, before)
+            )
+        )
     elif "width" in trial.kind.structure:
         if pruned.audit().hidden != pruned.audit().hidden_dense:
             raise NotApplicableError("residual channels went, which every matrix reads")
-        outside = ({k: v for k, v in all_.items() if not k.startswith(f"{path}.")} for all_ in (now, before))
+        outside = (
+            {k: v for k, v in all_.items() if not k.startswith(f"{path}.")}
+            for all_ in (now, before)
+        )
         changed = same(*outside)
     else:
-        places = {f"{path}.{new}.": f"{path}.{old}." for new, old in enumerate(pruned.context.kept_layers)}
+        places = {
+            f"{path}.{new}.": f"{path}.{old}." for new, old in enumerate(pruned.context.kept_layers)
+        }
         named = {_moved(key, places): value for key, value in now.items()}
         changed = same(named, {key: before[key] for key in named if key in before})
     promise(changed is None, f"{changed} changed, which is not what the method prunes")
@@ -138,22 +164,35 @@ def generates(trial: Trial) -> None:
         "attention_mask": torch.ones_like(prompt), "do_sample": False, "max_new_tokens": 6, "min_new_tokens": 6,
     }  # fmt: skip
     model = trial.pruned.model
-    with_cache, without = (model.generate(prompt, use_cache=cached, **settings) for cached in (True, False))
-    promise(torch.equal(with_cache, without), "with a KV cache it generates other tokens than without")
+    with_cache, without = (
+        model.generate(prompt, use_cache=cached, **settings) for cached in (True, False)
+    )
+    promise(
+        torch.equal(with_cache, without), "with a KV cache it generates other tokens than without"
+    )
 
 
 def tidy(trial: Trial) -> None:
     model = trial.model()
-    hooks, before, own = surroundings.hooks(model), surroundings.of_process(), surroundings.of_model(model)
+    hooks, before, own = (
+        surroundings.hooks(model),
+        surroundings.of_process(),
+        surroundings.of_model(model),
+    )
     pruned = trial.prune(model)
     after = surroundings.of_process()
     for what, value in before.items():
         promise(bool(after[what] == value), f"{what} changed")
     for what, value in surroundings.of_model(model).items():
-        promise(value == own[what], f"{what}: {value or 'none'} after pruning, {own[what] or 'none'} before")
+        promise(
+            value == own[what],
+            f"{what}: {value or 'none'} after pruning, {own[what] or 'none'} before",
+        )
     left = surroundings.hooked(model, hooks)
     promise(not left, f"hooks are left on {', '.join(left)}")
-    promise(torch.equal(pruned.context.windows, tiny_calibration()), "the calibration tokens changed")
+    promise(
+        torch.equal(pruned.context.windows, tiny_calibration()), "the calibration tokens changed"
+    )
 
 
 def as_json(trial: Any) -> None:
@@ -171,7 +210,10 @@ def documented(trial: Any) -> None:
     """Any kind of plugin with options."""
     promise(bool((trial.kind.__doc__ or "").strip()), "the class has no docstring")
     for name, option in trial.kind.Options.model_fields.items():
-        promise(bool(option.description), f"the option {name} has no description: Field(..., description='...')")
+        promise(
+            bool(option.description),
+            f"the option {name} has no description: Field(..., description='...')",
+        )
 
 
 def offline(trial: Trial) -> None:
@@ -183,10 +225,16 @@ def on_cuda(trial: Trial) -> None:
     if not torch.cuda.is_available():
         raise NotApplicableError("torch sees no GPU")
     pruned = trial.prune(device="cuda")
-    promise({parameter.device.type for parameter in pruned.model.parameters()} == {"cuda"}, "weights left the GPU")
+    promise(
+        {parameter.device.type for parameter in pruned.model.parameters()} == {"cuda"},
+        "weights left the GPU",
+    )
     promise(bool(torch.isfinite(pruned.logits()).all()), "logits are not finite")
     here, there = trial.pruned.gone, pruned.gone
-    promise(close(there / here if here else 1.0, 1.0, 0.02), f"{here:,} parameters go on the CPU, {there:,} on the GPU")
+    promise(
+        close(there / here if here else 1.0, 1.0, 0.02),
+        f"{here:,} parameters go on the CPU, {there:,} on the GPU",
+    )
 
 
 METHOD_PROMISES = (

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prunebench.calibration.masks import lowest
+from prunebench.layerwise.masks import lowest
 from prunebench.measure.audit import dense_facts
 from prunebench.model.anatomy import anatomy
-from prunebench.plugin.context import Context
+from prunebench.plugin.api.context import Context
 from prunebench.testing import surroundings
 from prunebench.testing.models import tiny_calibration, tiny_model
 from prunebench.testing.promises import Promise, as_json, documented, finite, generates, saved
 from prunebench.testing.trial import Pruned, promise, same
 
 if TYPE_CHECKING:
-    from prunebench.plugin.recovery import Recovery
+    from prunebench.plugin.api.recovery import Recovery
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,15 @@ class RecoveryTrial:
 
 def same_model(trial: RecoveryTrial) -> None:
     before, after = trial.sparse(), trial.pruned.model
-    promise(type(before) is type(after), f"a {type(before).__name__} became a {type(after).__name__}")
-    shapes = [{name: value.shape for name, value in one.state_dict().items()} for one in (before, after)]
-    changed = sorted(name for name in {*shapes[0], *shapes[1]} if shapes[0].get(name) != shapes[1].get(name))
+    promise(
+        type(before) is type(after), f"a {type(before).__name__} became a {type(after).__name__}"
+    )
+    shapes = [
+        {name: value.shape for name, value in one.state_dict().items()} for one in (before, after)
+    ]
+    changed = sorted(
+        name for name in {*shapes[0], *shapes[1]} if shapes[0].get(name) != shapes[1].get(name)
+    )
     promise(not changed, f"{', '.join(changed[:3])} came, went or changed its shape")
 
 

@@ -40,7 +40,9 @@ def of_model(model: Any) -> dict[str, Any]:
     parameters = dict(model.named_parameters())
     return {
         "gradients": [name for name, parameter in parameters.items() if parameter.grad is not None],
-        "parameters that want gradients": [name for name, parameter in parameters.items() if parameter.requires_grad],
+        "parameters that want gradients": [
+            name for name, parameter in parameters.items() if parameter.requires_grad
+        ],
         "dtypes": {str(parameter.dtype) for parameter in parameters.values()},
         "training mode": [name for name, module in model.named_modules() if module.training],
     }
@@ -53,7 +55,11 @@ def hooks(model: Any) -> dict[int, int]:
 
 def hooked(model: Any, before: dict[int, int]) -> list[str]:
     """The modules with another number of hooks than ``before``."""
-    return [name for name, module in model.named_modules() if _hooks(module) != before.get(id(module), 0)]
+    return [
+        name
+        for name, module in model.named_modules()
+        if _hooks(module) != before.get(id(module), 0)
+    ]
 
 
 def _hooks(module: torch.nn.Module) -> int:
@@ -65,12 +71,17 @@ def no_network() -> Iterator[None]:
     """Within, every connection and every look-up of a host's name is a broken promise."""
 
     def refuse(*arguments: Any, **_: Any) -> Any:
-        raise BrokenPromiseError(f"asks the network: {arguments[-1] if arguments else 'a connection'}")
+        raise BrokenPromiseError(
+            f"asks the network: {arguments[-1] if arguments else 'a connection'}"
+        )
 
     connect = socket.socket.connect
 
     def local_only(self: socket.socket, address: Any) -> Any:
         return connect(self, address) if self.family == socket.AF_UNIX else refuse(address)
 
-    with mock.patch.object(socket.socket, "connect", local_only), mock.patch.object(socket, "getaddrinfo", refuse):
+    with (
+        mock.patch.object(socket.socket, "connect", local_only),
+        mock.patch.object(socket, "getaddrinfo", refuse),
+    ):
         yield

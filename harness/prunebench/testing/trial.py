@@ -14,12 +14,12 @@ from pydantic import ValidationError
 from prunebench.measure.audit import DenseFacts, audit, dense_facts
 from prunebench.model.anatomy import anatomy
 from prunebench.model.checkpoint import parameter_count
-from prunebench.plugin.context import Context
+from prunebench.plugin.api.context import Context
 from prunebench.testing.models import tiny_calibration, tiny_model
 
 if TYPE_CHECKING:
-    from prunebench.measure.results import Audit
-    from prunebench.plugin.method import Method
+    from prunebench.plugin.api.method import Method
+    from prunebench.record.results import Audit
 
 AMOUNTS: Mapping[str, tuple[Any, Any, Any]] = {
     "sparsity": (0.0, 0.25, 0.5),
@@ -111,7 +111,9 @@ class Trial:
     def model(self) -> Any:
         return tiny_model(self.family)
 
-    def prune(self, model: Any = None, *, seed: int = 0, device: str = "cpu", **changes: Any) -> Pruned:
+    def prune(
+        self, model: Any = None, *, seed: int = 0, device: str = "cpu", **changes: Any
+    ) -> Pruned:
         """Prune ``model`` (a new one where absent) with the trial's options and ``changes``."""
         model = (self.model() if model is None else model).to(device)
         dense = dense_facts(model)

@@ -135,7 +135,9 @@ def _backward(model: Any, batch: torch.Tensor, share: float) -> float:
     The gradient at the logits is softmax minus one-hot, taken in float32 slice by slice: a graph over the logits
     would hold them three times.
     """
-    logits = model(input_ids=batch[:, :-1], use_cache=False).logits  # [windows, length - 1, vocabulary]
+    logits = model(
+        input_ids=batch[:, :-1], use_cache=False
+    ).logits  # [windows, length - 1, vocabulary]
     targets = batch[:, 1:].reshape(-1, 1).to(logits.device)  # [tokens, 1]
     flat = logits.detach().reshape(len(targets), -1)  # [tokens, vocabulary]
     gradient = torch.empty_like(flat)
@@ -178,7 +180,10 @@ class _Optimiser:
             self.weights[name] = parameter if exact else parameter.detach().float()
         fused = all(weight.device.type in {"cpu", "cuda"} for weight in self.weights.values())
         self.adam = torch.optim.AdamW(
-            list(self.weights.values()), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=fused
+            list(self.weights.values()),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=fused,
         )
 
     def step(self, rate: float) -> None:

@@ -25,8 +25,12 @@ class TrainingSettings(Frozen):
         0, ge=0, description="linear warm-up; at most a tenth of all steps, however many are asked"
     )
     weight_decay: float = Field(0.0, ge=0, description="of AdamW, decoupled")
-    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="after the warm-up")
-    max_grad_norm: float | None = Field(1.0, gt=0, description="gradients are clipped to this L2 norm; null: never")
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="after the warm-up"
+    )
+    max_grad_norm: float | None = Field(
+        1.0, gt=0, description="gradients are clipped to this L2 norm; null: never"
+    )
 
     def steps(self, windows: int) -> int:
         """Optimiser steps over so many windows; the last batch of an epoch may be smaller."""

@@ -1,0 +1,51 @@
+"""The engines there are, by name, and the one that is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from prunebench.engine.local import LocalEngine
+from prunebench.engine.ray.engine import RayEngine
+from prunebench.errors import PrunebenchError, did_you_mean
+from prunebench.plugin import NAME
+from prunebench.plugin.describe import options_of
+from prunebench.plugin.host import PluginEntry
+
+if TYPE_CHECKING:
+    from prunebench.plugin.api.engine import Engine
+    from prunebench.plugin.host import Registry
+
+
+def built_in() -> list[PluginEntry]:
+    """What is there without any plugin, as if one had registered it."""
+    own = version(NAME)
+    return [
+        PluginEntry("engine", engine.name, engine, NAME, own, engine.__module__)
+        for engine in (LocalEngine, RayEngine)
+    ]
+
+
+def choose(name: str, given: Mapping[str, Any], registry: Registry) -> Engine:
+    """The engine called ``name`` with the options ``given``, text or values. Raises PrunebenchError."""
+    engines = {entry.name: entry.value for entry in [*built_in(), *registry.engines.values()]}
+    if name not in engines:
+        known = f"known: {', '.join(sorted(engines))}"
+        raise PrunebenchError(
+            f"there is no engine '{name}'", hint=f"{did_you_mean(name, engines)} ({known})"
+        )
+    kind: type[Engine] = engines[name]
+    try:
+        options = kind.Options.model_validate(dict(given))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "options"
+        known = ", ".join(option.name for option in options_of(kind.Options)) or "none"
+        raise PrunebenchError(
+            f"engine '{name}': {where}: {first['msg']}",
+            hint=f"its options: {known}; `prunebench plugins show {name}`",
+        ) from error
+    return kind(options)

@@ -1,0 +1,182 @@
+"""Perplexity over consecutive windows that do not overlap: the mean is over tokens.
+
+Where all windows have one length, that is also the mean of the windows' means, which some protocols name; a shorter
+window at the end counts by its tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunebench.errors import PrunebenchError
+from prunebench.model.batches import windows_per_batch
+from prunebench.model.positions import check_positions
+from prunebench.model.spread import input_device
+from prunebench.record import results
+
+LOGITS_BYTES = 32 << 20
+"""Logits that stand in memory at once, as float32: small enough for the cache and for the allocator to reuse."""
+PROBE_TOKENS = 4
+
+
+@torch.inference_mode()
+def perplexity(
+    model: Any,
+    tokens: Tensor,
+    *,
+    corpus: str,
+    split: str,
+    bos: str,
+    tokens_sha256: str,
+    protocol: str = "sparsegpt",
+    tail: Tensor | None = None,
+    batch_windows: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> results.Perplexity:
+    """exp(total negative log-likelihood / tokens predicted) of ``model`` on ``tokens``, int64 [windows, length].
+
+    ``tail`` is a shorter window at the end, int64 [1, tokens]. Every window predicts its tokens 2..length (Frantar and
+    Alistarh 2023, arXiv:2301.00774, and the released code's evaluation). Logits are taken to float32, the sum to float64. ``batch_windows`` run together (by default
+    `windows_per_batch`); ``progress(done, total)`` is called in windows. The remaining arguments go on the result.
+
+    Raises PrunebenchError where a window's likelihood is not finite, ValueError where the shape is wrong.
+    """
+    if tokens.dim() != 2 or tokens.shape[0] + (tail is not None) < 1 or tokens.shape[1] < 2:
+        raise ValueError(f"tokens are [windows, length >= 2], not {list(tokens.shape)}")
+    if tail is not None and (
+        tail.dim() != 2 or tail.shape[0] != 1 or not 2 <= tail.shape[1] < tokens.shape[1]
+    ):
+        raise ValueError(f"the tail is [1, 2 <= tokens < length], not {list(tail.shape)}")
+    full, length = tokens.shape
+    windows = full + (tail is not None)
+    longest = length if full or tail is None else tail.shape[1]
+    check_positions(model, longest, f"perplexity on {corpus}")
+    model.eval()
+    device = input_device(model)
+    scorer = _Scorer(
+        model, (tokens if full or tail is None else tail)[:1, :PROBE_TOKENS].to(device)
+    )
+    size = batch_windows or windows_per_batch(length, device)
+    sums: list[float] = []  # of each window, nats
+    batches = [tokens[start : start + size] for start in range(0, full, size)] + (
+        [] if tail is None else [tail]
+    )
+    for batch in batches:
+        for nll in scorer.nll(batch.to(device)).tolist():
+            if not math.isfinite(nll):
+                raise PrunebenchError(
+                    f"perplexity on {corpus}: the likelihood of window {len(sums)} is not finite",
+                    hint="the pruned model overflows: run it with dtype float32, or prune less",
+                )
+            sums.append(nll)
+        if progress is not None:
+            progress(len(sums), windows)
+    names = {
+        "protocol": protocol,
+        "corpus": corpus,
+        "split": split,
+        "bos": bos,
+        "tokens_sha256": tokens_sha256,
+    }
+    return _result(sums, length, 0 if tail is None else tail.shape[1], names)
+
+
+def _result(sums: list[float], length: int, tail: int, names: dict[str, str]) -> results.Perplexity:
+    scored = [length - 1] * (len(sums) - bool(tail)) + ([tail - 1] if tail else [])
+    total = sum(scored)
+    nll = math.fsum(sums) / total
+    # of a ratio of sums; with windows of one length, the deviation of their means over the root of their number
+    squares = math.fsum(
+        (value - nll * count) ** 2 for value, count in zip(sums, scored, strict=True)
+    )
+    stderr = math.sqrt(squares * len(sums) / (len(sums) - 1)) / total if len(sums) > 1 else None
+    try:
+        value = math.exp(nll)
+    except OverflowError as error:
+        raise PrunebenchError(
+            f"perplexity on {names['corpus']}: {nll:.4g} nats per token are beyond any perplexity",
+            hint="the pruned model is broken: prune less",
+        ) from error
+    return results.Perplexity(
+        window=length,
+        stride=length,
+        windows=len(sums),
+        tail_tokens=tail,
+        tokens_scored=total,
+        nll=nll,
+        nll_stderr=stderr,
+        perplexity=value,
+        **names,
+    )
+
+
+class _Scorer:
+    """Runs the decoder over a batch and the head over slices of its output, where these two are the whole model.
+
+    Models that work on the logits behind the head (soft capping, scaling) or on the states before it run whole; one
+    pass over a few tokens tells.
+    """
+
+    def __init__(self, model: Any, sample: Tensor) -> None:
+        self._model = model
+        self._head = model.get_output_embeddings()
+        self._decoder = model.base_model
+        self._split = self._head is not None and self._decoder is not model and self._splits(sample)
+
+    def _splits(self, sample: Tensor) -> bool:
+        seen: dict[str, Any] = {}
+        hooks = [
+            self._decoder.register_forward_hook(lambda _, __, out: seen.update(states=out)),
+            self._head.register_forward_hook(
+                lambda _, given, out: seen.update(given=given[0], logits=out)
+            ),
+        ]
+        try:
+            logits = self._model(sample, use_cache=False).logits
+        finally:
+            for hook in hooks:
+                hook.remove()
+        states = getattr(seen.get("states"), "last_hidden_state", None)
+        return (
+            states is not None
+            and "given" in seen
+            and torch.equal(states, seen["given"])
+            and torch.equal(logits, seen["logits"])
+        )
+
+    def nll(self, batch: Tensor) -> Tensor:
+        """Sum of the negative log-likelihoods of each window, float64 [windows]. batch: int64 [windows, length]."""
+        parts = self._split_nll(batch) if self._split else self._whole_nll(batch)
+        return torch.cat(list(parts)).view(batch.shape[0], -1).sum(1, dtype=torch.float64)
+
+    def _split_nll(self, batch: Tensor) -> Iterator[Tensor]:
+        states = (
+            self._decoder(batch, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
+        )  # [tokens, hidden]
+        targets = batch[:, 1:].flatten()  # [tokens]
+        rows = max(1, LOGITS_BYTES // (4 * self._head.weight.shape[0]))
+        for start in range(0, len(targets), rows):
+            yield _token_nll(
+                self._head(states[start : start + rows]), targets[start : start + rows]
+            )
+
+    def _whole_nll(self, batch: Tensor) -> Iterator[Tensor]:
+        for window in batch:
+            logits = self._model(window[None], use_cache=False).logits[
+                0, :-1
+            ]  # [length - 1, vocabulary]
+            yield _token_nll(logits, window[1:].to(logits.device))
+
+
+def _token_nll(logits: Tensor, targets: Tensor) -> Tensor:
+    """log(sum(exp(logits))) - logits[target], float32 [tokens]; overwrites ``logits`` [tokens, vocabulary]."""
+    logits = logits.float()
+    picked = logits.gather(1, targets[:, None])
+    top = logits.amax(1, keepdim=True)
+    total = logits.sub_(top).exp_().sum(1, keepdim=True)
+    return total.log_().add_(top).sub_(picked).squeeze(1)

@@ -1,0 +1,167 @@
+"""Where the time goes: attention, MLP, norms, head and the rest, in the prompt phase and in the generation phase.
+
+Hooks on the model's own modules take the times, so this runs eagerly, whatever form the latency was measured in; what
+the hooks themselves cost lies in the rest. On a GPU the marks are CUDA events: where the GPU waits for the launches, the
+wait counts for the part whose kernel it waits for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunebench.measure.speed.execution import Eager
+from prunebench.measure.speed.io import kv_cache_bytes
+from prunebench.measure.speed.latency import one_round
+from prunebench.model.anatomy import KINDS, Anatomy, anatomy
+from prunebench.model.positions import check_positions
+from prunebench.record.results import Breakdown, PartShare
+
+PARTS = ("attention", "mlp", "norms", "head", "rest")
+"""'rest' is what no module of the others does: embedding, residual additions, positions, mask, sampling, the hooks."""
+
+
+@torch.inference_mode()
+def breakdown(model: Any, prompt: Tensor, new_tokens: int, *, rounds: int = 3) -> Breakdown:
+    """Seconds and bytes by part for one ``prompt``, int64 [batch, prompt], and for one generated token.
+
+    Medians over ``rounds`` rounds, behind one to warm up; for the generation phase over all its tokens. Bytes are those
+    that a generated token reads: weights as stored, and the KV cache, which the attention reads. Raises PrunebenchError
+    where the model has no positions for so many tokens.
+    """
+    check_positions(model, prompt.shape[1] + new_tokens, "the latency shape")
+    parts = anatomy(model)
+    prompts: list[dict[str, float]] = []
+    steps: list[dict[str, float]] = []
+    decoder = Eager(model.eval())
+    one_round(decoder, prompt, new_tokens)
+    with _marks(parts) as marks:
+        for _ in range(rounds):
+            tokens = prompt
+            for number in range(new_tokens):
+                call = decoder.step if number else decoder.prompt
+                taken, tokens = marks.during(call, tokens)
+                (steps if number else prompts).append(taken)
+    held = _weight_bytes(parts, prompt.shape[0])
+    held["attention"] += kv_cache_bytes(model, prompt.shape[1], new_tokens, prompt.shape[0])
+    return Breakdown(
+        prompt=prompt.shape[1],
+        new_tokens=new_tokens,
+        batch_size=prompt.shape[0],
+        rounds=rounds,
+        parts=[
+            PartShare(
+                part=part,
+                prompt_s=median(one[part] for one in prompts),
+                token_s=median(one[part] for one in steps),
+                token_bytes=held[part],
+            )
+            for part in PARTS
+        ],
+    )
+
+
+class _Marks:
+    """Marks in time that hooks set; `during` adds up what lies between them, by part."""
+
+    def __init__(self, cuda: bool) -> None:
+        self._cuda = cuda
+        self._spans: list[tuple[str, Any, Any]] = []
+
+    def mark(self) -> Any:
+        if not self._cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    def span(self, part: str, start: Any) -> None:
+        self._spans.append((part, start, self.mark()))
+
+    def during(
+        self, call: Callable[[Tensor], Tensor], tokens: Tensor
+    ) -> tuple[dict[str, float], Tensor]:
+        """Seconds by part of ``call(tokens)``, and what it gave."""
+        self._spans.clear()
+        start = self.mark()
+        result = call(tokens)
+        end = self.mark()
+        if self._cuda:
+            torch.cuda.synchronize()
+        taken = dict.fromkeys(PARTS, 0.0)
+        for part, before, after in self._spans:
+            taken[part] += self._seconds(before, after)
+        taken["rest"] = max(0.0, self._seconds(start, end) - sum(taken.values()))
+        return taken, result
+
+    def _seconds(self, start: Any, end: Any) -> float:
+        return float(start.elapsed_time(end)) / 1000 if self._cuda else float(end - start)
+
+
+@contextmanager
+def _marks(parts: Anatomy) -> Iterator[_Marks]:
+    """Hooks on the modules of every part; they go at the end."""
+    marks = _Marks(parts.embeddings.weight.device.type == "cuda")
+    handles = []
+    for part, module in _modules(parts):
+        begun: list[Any] = []
+        handles.append(
+            module.register_forward_pre_hook(lambda *_, begun=begun: begun.append(marks.mark()))
+        )
+        handles.append(
+            module.register_forward_hook(
+                lambda *_, begun=begun, part=part: marks.span(part, begun.pop())
+            )
+        )
+    try:
+        yield marks
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _modules(parts: Anatomy) -> Iterator[tuple[str, nn.Module]]:
+    """The modules of each part but the rest; none of them lies inside another."""
+    for layer in parts.layers:
+        blocks = [
+            (kind, layer.get_submodule(path))
+            for kind in KINDS
+            for path in parts.family.blocks[kind]
+        ]
+        yield from blocks
+        inside = {id(each) for _, block in blocks for each in block.modules()}
+        for module in layer.modules():
+            if id(module) not in inside and _is_norm(module):
+                yield "norms", module
+    if parts.final_norm is not None:
+        yield "norms", parts.final_norm
+    yield "head", parts.head
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return "norm" in type(module).__name__.lower()
+
+
+def _weight_bytes(parts: Anatomy, batch: int) -> dict[str, int]:
+    """Bytes of weights that a generation step reads, by part, each tensor once: tied embeddings are the head's."""
+    held = dict.fromkeys(PARTS, 0)
+    seen: set[int] = set()
+    for part, module in _modules(parts):
+        for parameter in module.parameters():
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                held[part] += parameter.numel() * parameter.element_size()
+    for module in parts.model.modules():
+        for parameter in module.parameters(recurse=False):
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                size = parameter.numel() * parameter.element_size()
+                rows = batch * parameter[0].numel() * parameter.element_size()
+                held["rest"] += min(size, rows) if isinstance(module, nn.Embedding) else size
+    return held

@@ -1,0 +1,83 @@
+"""The execution forms side by side in one run, with `generate()` of transformers between them: what Python costs a token."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunebench.experiment.measures import Form
+from prunebench.measure.speed.execution import choose, decoder
+from prunebench.measure.speed.latency import one_round
+from prunebench.measure.speed.lean_decoder import UnavailableError
+from prunebench.measure.speed.summary import paired_ratio
+from prunebench.record.results import FormTime
+
+GENERATE = "generate()"
+
+
+@torch.inference_mode()
+def compare_forms(
+    model: Any, prompt: Tensor, new_tokens: int, forms: Sequence[Form], *, rounds: int = 6
+) -> list[FormTime]:
+    """Median seconds from token to token in each form and in `generate()`, in rounds that alternate between all of them.
+
+    ``prompt`` is int64 [batch, prompt] on the model's device. `speedup` is over `generate()`, paired round by round. A
+    form that the model cannot run has the reason instead of figures. The first round, which compiles, is not counted.
+    """
+    synchronise = torch.cuda.synchronize if prompt.device.type == "cuda" else None
+    decoders: dict[str, Any] = {}
+    notes: dict[str, str] = {}
+    same: dict[str, bool | None] = {}
+    for form in forms:
+        try:
+            decoders[form] = decoder(model, form, prompt.shape[0], prompt.shape[1] + new_tokens)
+        except UnavailableError as reason:
+            notes[form] = str(reason)
+            continue
+        chosen = choose([model], prompt, new_tokens, form)
+        same[form] = chosen.same_tokens
+        if chosen.notes:
+            notes[form] = "; ".join(chosen.notes)
+    steps: dict[str, list[float]] = {GENERATE: [], **{form: [] for form in decoders}}
+    for _ in range(rounds + 1):
+        steps[GENERATE].append(generate_s(model, prompt, new_tokens))
+        for name, each in decoders.items():
+            steps[name].append(median(one_round(each, prompt, new_tokens, synchronise)[1]))
+    found = [FormTime(form=GENERATE, inter_token_s=median(steps[GENERATE][1:]))]
+    for form in forms:
+        times = steps.get(form, [])[1:]
+        found.append(
+            FormTime(
+                form=form,
+                inter_token_s=median(times) if times else None,
+                speedup=paired_ratio(steps[GENERATE][1:], times) if times else None,
+                same_tokens=same.get(form),
+                note=notes.get(form),
+            )
+        )
+    return found
+
+
+def generate_s(model: Any, prompt: Tensor, new_tokens: int) -> float:
+    """Seconds a token of the generation phase of `generate()`: those of ``new_tokens`` less those of one."""
+
+    def seconds(tokens: int) -> float:
+        before = time.perf_counter()
+        model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=tokens,
+            min_new_tokens=tokens,
+            do_sample=False,
+            pad_token_id=0,
+        )
+        if prompt.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - before
+
+    return max(1e-9, seconds(new_tokens) - seconds(1)) / (new_tokens - 1)

@@ -1,0 +1,253 @@
+"""How generation runs: the execution forms that a suite can ask for, and the choice of the fastest with the same tokens.
+
+The prompt phase is the same in every form, the model's own forward pass into a growing KV cache; the forms differ in what
+a generated token costs beside the weights' bytes. With an eager pass per token, Python and a hundred kernel launches a
+layer stand between two tokens, and on a small model they hide what pruning has saved.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, StaticCache
+
+from prunebench.errors import PrunebenchError
+from prunebench.experiment.measures import FASTEST, Form
+from prunebench.measure.speed.lean_decoder import Lean, UnavailableError
+from prunebench.model.spread import is_spread
+
+
+class Decoder(Protocol):
+    """Greedy decoding of one model at one shape: a prompt, then a token at a time.
+
+    What `step` gives may be overwritten by its next call.
+    """
+
+    def prompt(self, tokens: Tensor) -> Tensor:
+        """int64 [batch, prompt] -> the first new token, [batch, 1]; what was generated before is forgotten."""
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """The last token of each sequence, int64 [batch, 1] -> the next one, [batch, 1]."""
+
+
+class Eager:
+    """The model's own forward pass for every token, with a KV cache that grows."""
+
+    def __init__(self, model: Any) -> None:
+        self._forward = forward_of(model)
+        self._config = model.config
+        self.cache = DynamicCache(config=model.config)
+
+    def prompt(self, tokens: Tensor) -> Tensor:
+        self.cache = DynamicCache(config=self._config)
+        return self._forward(tokens, self.cache)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        return self._forward(tokens, self.cache)
+
+
+class Static:
+    """The model's own forward pass with a KV cache of fixed size; ``wrap`` may compile it."""
+
+    def __init__(self, model: Any, length: int, wrap: Callable[..., Any] | None = None) -> None:
+        self._eager = Eager(model)
+        self._forward = forward_of(model) if wrap is None else wrap(forward_of(model))
+        self._cache = StaticCache(config=model.config, max_cache_len=length)
+        for number, layer in enumerate(self._cache.layers):
+            if layer.is_sliding and layer.max_cache_len < length:
+                raise UnavailableError(
+                    f"layer {number} attends to a window of {layer.max_cache_len} tokens only"
+                )
+
+    def prompt(self, tokens: Tensor) -> Tensor:
+        first = self._eager.prompt(tokens)
+        self._cache.reset()
+        for fixed, grown in zip(self._cache.layers, self._eager.cache.layers, strict=True):
+            if grown.keys is not None:
+                fixed.update(grown.keys, grown.values)
+        return first
+
+    def step(self, tokens: Tensor) -> Tensor:
+        return self._forward(tokens, self._cache)
+
+
+class Compiled(Static):
+    """`torch.compile` of the whole step over a static KV cache; on a GPU its kernels go into a CUDA graph."""
+
+    def __init__(self, model: Any, length: int) -> None:
+        self._clones = model.device.type == "cuda"
+        mode = "reduce-overhead" if self._clones else None
+
+        def wrap(forward: Callable[..., Any]) -> Any:
+            return torch.compile(forward, dynamic=False, mode=mode)
+
+        super().__init__(model, length, wrap)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        if self._clones:  # the graph writes its result to the same place every time
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+            return super().step(tokens).clone()
+        return super().step(tokens)
+
+
+class CudaGraph:
+    """The lean step, recorded once as a CUDA graph and replayed for every token."""
+
+    def __init__(self, model: Any, batch: int, length: int) -> None:
+        if model.device.type != "cuda":
+            raise UnavailableError("CUDA graphs need a CUDA GPU")
+        self._lean = Lean(model, batch, length, fixed=True)
+        self._tokens = torch.zeros(batch, 1, dtype=torch.long, device=model.device)
+        self._graph: Any = None
+        self._next = self._tokens
+
+    def prompt(self, tokens: Tensor) -> Tensor:
+        first = self._lean.prompt(tokens)
+        if self._graph is None:
+            self._record(first, tokens.shape[1])
+        return first
+
+    def step(self, tokens: Tensor) -> Tensor:
+        self._tokens.copy_(tokens)
+        self._graph.replay()
+        return self._next
+
+    def _record(self, first: Tensor, at: int) -> None:
+        """Warm up on a side stream, as capture demands, then record; what that wrote behind the prompt is overwritten."""
+        self._tokens.copy_(first)
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            self._lean.step(self._tokens)
+        torch.cuda.current_stream().wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._next = self._lean.step(self._tokens)
+        self._lean.rewind(at)
+
+
+def decoder(model: Any, form: Form, batch: int, length: int) -> Decoder:
+    """``model`` in an execution form, for ``batch`` sequences of up to ``length`` tokens.
+
+    Raises UnavailableError, with the reason, where this model cannot run so on its device.
+    """
+    if form == "eager":
+        return Eager(model)
+    if form == "static":
+        return Static(model, length)
+    if form == "lean":
+        return Lean(model, batch, length)
+    if form == "compiled":
+        return Compiled(model, length)
+    return CudaGraph(model, batch, length)
+
+
+@dataclass(frozen=True)
+class ExecutionChoice:
+    """The form in which all models of one comparison run."""
+
+    form: Form
+    decoders: list[Decoder]
+    same_tokens: bool | None = None
+    """Whether they give the tokens of eager decoding, ties apart; None where the form is eager."""
+    notes: list[str] = field(default_factory=list)
+    """Why faster forms were passed over, or what is odd about this one."""
+
+
+@torch.inference_mode()
+def choose(
+    models: Sequence[Any], prompt: Tensor, new_tokens: int, asked: Form | str = FASTEST
+) -> ExecutionChoice:
+    """One form for all ``models``: the one that is ``asked`` for, or the first that each of them can run and in which
+    it gives the same greedy tokens as eagerly: 'cuda-graph' and 'lean' on a GPU, 'lean' elsewhere, else 'eager'.
+
+    Tokens are compared along the eagerly generated sequence, since one difference would make all later ones
+    incomparable; another token counts as the same where eager's own logits for both differ by no more than rounding.
+    ``prompt`` is int64 [batch, prompt] on the models' device. 'static' and 'compiled' are for those who ask: the first
+    saves little, the second takes minutes to compile. Raises PrunebenchError where the form asked for cannot be had.
+    """
+    batch, length = prompt.shape[0], prompt.shape[1] + new_tokens
+    notes: list[str] = []
+    if any(is_spread(model) for model in models):
+        if asked not in {FASTEST, "eager"}:
+            raise PrunebenchError(
+                f"execution '{asked}': the model is spread over several devices",
+                hint="`execution: eager` is the only form there",
+            )
+        notes.append("the model is spread over several devices: eager is the only form there")
+        asked = "eager"
+    for form in candidates(prompt.device.type) if asked == FASTEST else [asked]:
+        if form == "eager":
+            break
+        try:
+            decoders = [decoder(model, form, batch, length) for model in models]  # type: ignore[arg-type]
+            differing = _differing(models, decoders, prompt, new_tokens)
+        except UnavailableError as reason:
+            if asked != FASTEST:
+                raise PrunebenchError(
+                    f"execution '{form}': {reason}",
+                    hint="`execution: fastest` takes what the model can run",
+                ) from reason
+            notes.append(f"{form}: {reason}")
+            continue
+        if differing is None:
+            return ExecutionChoice(form, decoders, same_tokens=True, notes=notes)  # type: ignore[arg-type]
+        if asked != FASTEST:
+            return ExecutionChoice(form, decoders, same_tokens=False, notes=[differing])  # type: ignore[arg-type]
+        notes.append(f"{form}: {differing}")
+    return ExecutionChoice("eager", [Eager(model) for model in models], notes=notes)
+
+
+def candidates(device: str) -> Iterator[Form]:
+    """The forms that 'fastest' tries, in this order."""
+    if device == "cuda":
+        yield "cuda-graph"
+    yield "lean"
+    yield "eager"
+
+
+def forward_of(model: Any) -> Callable[[Tensor, Any], Tensor]:
+    """One pass over ``tokens`` into a cache that gives the most likely next token, [batch, 1]."""
+    logits = _logits_of(model)
+
+    def forward(tokens: Tensor, cache: Any) -> Tensor:
+        return logits(tokens, cache).argmax(-1, keepdim=True)
+
+    return forward
+
+
+def _logits_of(model: Any) -> Callable[[Tensor, Any], Tensor]:
+    """One pass that gives the logits of the last position, [batch, vocabulary]."""
+    # Only the last position's logits are needed; nearly every family lets one say so.
+    last = (
+        {"logits_to_keep": 1}
+        if "logits_to_keep" in inspect.signature(model.forward).parameters
+        else {}
+    )
+
+    def logits(tokens: Tensor, cache: Any) -> Tensor:
+        return model(tokens, past_key_values=cache, use_cache=True, **last).logits[:, -1]  # type: ignore[no-any-return]
+
+    return logits
+
+
+def _differing(
+    models: Sequence[Any], decoders: list[Decoder], prompt: Tensor, new_tokens: int
+) -> str | None:
+    """Where a decoder first gives another token than eager decoding, in words; None where none does."""
+    for model, each in zip(models, decoders, strict=True):
+        logits_of, cache = _logits_of(model), DynamicCache(config=model.config)
+        tokens = prompt
+        for number in range(new_tokens):
+            found = each.step(tokens) if number else each.prompt(tokens)  # [batch, 1]
+            logits = logits_of(tokens, cache)  # [batch, vocabulary]
+            tokens = logits.argmax(-1, keepdim=True)
+            rounding = 4 * torch.finfo(logits.dtype).eps * logits.abs().amax(-1, keepdim=True)
+            if bool((logits.gather(1, tokens) - logits.gather(1, found) > rounding).any()):
+                return f"other tokens than eager decoding, first at new token {number + 1} of {new_tokens}"
+    return None

@@ -1,0 +1,119 @@
+"""I/O time: what loading read, and the bytes that one generated token must read."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import DynamicCache
+
+from prunebench.model.load import Legs
+from prunebench.record.results import GenerationIO, Latency, LoadIO
+
+
+def generation_io(model: Any, latency: Latency, bandwidth: float, source: str) -> GenerationIO:
+    """The generation I/O floor at the shape of ``latency``: bytes per step / ``bandwidth`` (bytes per second).
+
+    ``source`` says how the bandwidth was had. A step generates one token for each sequence of the batch; it reads the
+    weights once for all of them and each sequence's own KV cache.
+    """
+    weights = weight_bytes(model, latency.batch_size)
+    cache = kv_cache_bytes(model, latency.prompt, latency.new_tokens, latency.batch_size)
+    floor = (weights + cache) / bandwidth
+    return GenerationIO(
+        prompt=latency.prompt,
+        new_tokens=latency.new_tokens,
+        batch_size=latency.batch_size,
+        weight_bytes=weights,
+        kv_cache_bytes=cache,
+        bandwidth_bytes_per_s=bandwidth,
+        bandwidth_source=source,
+        floor_s=floor,
+        measured_s=latency.inter_token_s.median,
+        utilisation=floor / latency.inter_token_s.median,
+    )
+
+
+def weight_bytes(model: nn.Module, batch_size: int = 1) -> int:
+    """Bytes of weights that one generation step reads, in their stored dtype, tensors that are shared once.
+
+    An embedding gives one row for each sequence; a table that is also the head is read whole. In a mixture of experts
+    this counts all of them, which is more than one token needs.
+    """
+    rows: dict[nn.Parameter, int] = {}
+    whole: dict[nn.Parameter, int] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            size = parameter.numel() * parameter.element_size()
+            if isinstance(module, nn.Embedding):
+                rows[parameter] = min(
+                    size, batch_size * parameter.shape[1] * parameter.element_size()
+                )
+            else:
+                whole[parameter] = size
+    return sum(whole.values()) + sum(
+        size for parameter, size in rows.items() if parameter not in whole
+    )
+
+
+@torch.inference_mode()
+def kv_cache_bytes(model: Any, prompt: int, new_tokens: int, batch_size: int = 1) -> int:
+    """Mean bytes of KV cache that the steps of the generation phase read.
+
+    Step k of 1..new_tokens - 1 attends to prompt + k positions, or to the sliding window where a layer has one. What
+    a position takes is read off the cache that the model fills for one token, whatever its heads look like.
+    """
+    embedding = model.get_input_embeddings().weight
+    cache = DynamicCache(config=model.config)
+    model(
+        torch.zeros(1, 1, dtype=torch.long, device=embedding.device),
+        past_key_values=cache,
+        use_cache=True,
+    )
+    steps = range(1, new_tokens)
+    total = 0.0
+    for layer in cache.layers:
+        if layer.keys is None or layer.values is None:
+            continue
+        position = layer.keys.nbytes + layer.values.nbytes
+        window = getattr(layer, "sliding_window", None) or prompt + new_tokens
+        total += position * sum(min(prompt + step, window) for step in steps) / len(steps)
+    return round(total * batch_size)
+
+
+def load_io(
+    weight_file_bytes: int, seconds: float, disk_read_bytes: int | None, *, legs: Legs | None = None
+) -> LoadIO:
+    """What loading read. ``disk_read_bytes`` is the growth of `disk_read_bytes()` meanwhile; ``legs`` where they were apart.
+
+    The page cache was warm where at most a tenth of the file came from the disk, cold where at least nine tenths did.
+    """
+    cache: Literal["cold", "warm", "mixed"] | None = None
+    if disk_read_bytes is not None and weight_file_bytes > 0:
+        share = disk_read_bytes / weight_file_bytes
+        cache = "warm" if share <= 0.1 else "cold" if share >= 0.9 else "mixed"
+    return LoadIO(
+        bytes=weight_file_bytes,
+        seconds=seconds,
+        disk_read_bytes=disk_read_bytes,
+        cache=cache,
+        **asdict(legs) if legs else {},
+    )
+
+
+def disk_read_bytes(path: Path = Path("/proc/self/io")) -> int | None:
+    """Bytes that this process has made the block devices read, by the kernel's count; None where it does not tell."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        for line in path.read_text(encoding="ascii").splitlines():
+            key, _, value = line.partition(":")
+            if key == "read_bytes":
+                return int(value)
+    except (OSError, ValueError):
+        return None
+    return None

@@ -1,0 +1,157 @@
+"""Latency of greedy decoding with a KV cache: prompt phase and generation phase apart, dense rounds in between.
+
+A round is one prompt and `new_tokens - 1` single-token steps. The loop is our own, so that every token's time is seen
+and nothing but the model, an argmax and the clock stands in it.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunebench.experiment.measures import LatencySpec
+from prunebench.measure.speed.execution import Decoder, ExecutionChoice, choose
+from prunebench.measure.speed.summary import paired_ratio, summary
+from prunebench.model.positions import check_positions
+from prunebench.model.spread import input_device
+from prunebench.record.results import Latency, LatencySamples
+
+PAIRED_ROUNDS = 6
+"""Fewer pairs bound no median at 95 % (see `paired_ratio`); an even number gives both models the first place as often."""
+
+
+@dataclass
+class _Timed:
+    """A model in its execution form, and its samples, seconds."""
+
+    decoder: Decoder
+    ttft: list[float] = field(default_factory=list)
+    inter_token: list[list[float]] = field(default_factory=list)
+    spent: float = 0.0
+
+
+@torch.inference_mode()
+def measure_latency(
+    model: Any,
+    prompt: Tensor,
+    spec: LatencySpec,
+    *,
+    dense: Any = None,
+    device: str | torch.device | None = None,
+) -> tuple[Latency, LatencySamples]:
+    """Time ``model`` on ``prompt``, int64 [batch, prompt], until both minima of ``spec`` are met.
+
+    The minimum time counts the model's own rounds. With ``dense`` given its rounds alternate with the model's, which
+    of them goes first too, and there are at least six; the speed-ups are paired ratios, and both models run in the same
+    execution form. Warm-up is at the measured shape. ``device`` is where both models lie, by default where the first
+    one takes its tokens. Raises PrunebenchError where the model has no positions for so many tokens or cannot run in
+    the form that ``spec`` asks for, ValueError where ``prompt`` is not of the shape in ``spec``.
+    """
+    if prompt.shape != (spec.batch_size, spec.prompt):
+        raise ValueError(
+            f"the prompt is {list(prompt.shape)}, not {[spec.batch_size, spec.prompt]}"
+        )
+    check_positions(model, spec.prompt + spec.new_tokens, "the latency shape")
+    where = torch.device(device) if device is not None else input_device(model)
+    prompt = prompt.to(where)
+    synchronise = torch.cuda.synchronize if where.type == "cuda" else _nothing
+    models = [each.eval() for each in (model, dense) if each is not None]
+    chosen = choose(models, prompt, spec.new_tokens, spec.execution)
+    timed = [_Timed(each) for each in chosen.decoders]
+    warmup = 3 if where.type == "cuda" else 1
+    checked = (
+        0 if chosen.same_tokens is None else 1
+    )  # comparing the tokens was a first round of each
+    for each in timed * (warmup - checked):
+        one_round(each.decoder, prompt, spec.new_tokens, synchronise)
+    least = spec.min_rounds if dense is None else max(spec.min_rounds, PAIRED_ROUNDS)
+    with _no_collection():
+        while len(timed[0].ttft) < least or timed[0].spent < spec.min_time_s:
+            for each in timed if len(timed[0].ttft) % 2 else reversed(timed):
+                ttft, inter_token = one_round(each.decoder, prompt, spec.new_tokens, synchronise)
+                each.ttft.append(ttft)
+                each.inter_token.append(inter_token)
+                each.spent += ttft + sum(inter_token)
+    return _result(spec, str(where), warmup, chosen, *timed)
+
+
+def one_round(
+    decoder: Decoder, prompt: Tensor, new_tokens: int, synchronise: Callable[[], None] | None = None
+) -> tuple[float, list[float]]:
+    """Seconds to the first token, and from each token to the next; ``synchronise`` waits for the device."""
+    wait = synchronise or _nothing
+    times = []
+    wait()
+    before = time.perf_counter()
+    tokens = decoder.prompt(prompt)
+    for remaining in range(new_tokens - 1, -1, -1):
+        wait()
+        now = time.perf_counter()
+        times.append(now - before)
+        before = now
+        if remaining:
+            tokens = decoder.step(tokens)
+    return times[0], times[1:]
+
+
+def _result(
+    spec: LatencySpec,
+    device: str,
+    warmup: int,
+    chosen: ExecutionChoice,
+    pruned: _Timed,
+    dense: _Timed | None = None,
+) -> tuple[Latency, LatencySamples]:
+    steps = summary(list(chain.from_iterable(pruned.inter_token)))
+    latency = Latency(
+        prompt=spec.prompt,
+        new_tokens=spec.new_tokens,
+        batch_size=spec.batch_size,
+        device=device,
+        execution=chosen.form,
+        same_tokens=chosen.same_tokens,
+        execution_notes=chosen.notes,
+        warmup_rounds=warmup,
+        rounds=len(pruned.ttft),
+        ttft_s=summary(pruned.ttft),
+        inter_token_s=steps,
+        tokens_per_s=spec.batch_size / steps.mean,
+    )
+    samples = LatencySamples(ttft_s=pruned.ttft, inter_token_s=pruned.inter_token)
+    if dense is not None:
+        latency.dense_ttft_s = summary(dense.ttft)
+        latency.dense_inter_token_s = summary(list(chain.from_iterable(dense.inter_token)))
+        latency.ttft_speedup = paired_ratio(dense.ttft, pruned.ttft)
+        latency.inter_token_speedup = paired_ratio(_medians(dense), _medians(pruned))
+        samples.dense_ttft_s = dense.ttft
+        samples.dense_inter_token_s = dense.inter_token
+    return latency, samples
+
+
+def _medians(timed: _Timed) -> list[float]:
+    return [summary(each).median for each in timed.inter_token]
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the garbage collector out of the rounds; what there is goes first."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _nothing() -> None:
+    """The CPU has finished when a call returns."""

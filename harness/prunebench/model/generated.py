@@ -1,0 +1,69 @@
+"""Models that a plugin writes itself, always with the same bytes: for trials and tests that download nothing."""
+
+from __future__ import annotations
+
+import pkgutil
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from prunebench.errors import PrunebenchError, first_line
+from prunebench.model.cache import cache_dir, exclusive
+from prunebench.model.files import replaced
+from prunebench.model.folder import fingerprint
+
+
+@dataclass(frozen=True)
+class MadeAsset:
+    """A function that writes a checkpoint with its tokenizer into an empty folder, pinned by what it writes.
+
+    ``location`` is 'MODULE:FUNCTION'; the function takes the folder. ``sha256`` is that of `fingerprint`.
+    """
+
+    location: str
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.]+:[\w.]+", self.location):
+            raise PrunebenchError(
+                f"'{self.location}' is no function", hint="write it as MODULE:FUNCTION"
+            )
+        if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+            raise PrunebenchError(
+                f"{self.location}: sha256 must be 64 hexadecimal digits in lower case"
+            )
+
+
+def make(asset: MadeAsset, cache: Path | None = None) -> Path:
+    """The folder that the function wrote, from the cache where it is whole; made again where it is not.
+
+    Raises PrunebenchError where the function is missing, fails, or writes something else than was pinned.
+    """
+    target = (cache or cache_dir()) / "models" / f"made-{asset.sha256}"
+    if _intact(target, asset):
+        return target
+    with exclusive(target):
+        if not _intact(target, asset):
+            with replaced(target) as aside:
+                aside.mkdir()
+                _write(asset, aside)
+    return target
+
+
+def _intact(folder: Path, asset: MadeAsset) -> bool:
+    return folder.is_dir() and fingerprint(folder) == asset.sha256
+
+
+def _write(asset: MadeAsset, folder: Path) -> None:
+    try:
+        pkgutil.resolve_name(asset.location)(folder)
+    except Exception as error:
+        raise PrunebenchError(
+            f"the model of {asset.location} cannot be made: {first_line(error)}",
+            hint="install the plugin that provides it; `prunebench plugins` lists what is there",
+        ) from error
+    if (found := fingerprint(folder)) != asset.sha256:
+        raise PrunebenchError(
+            f"{asset.location} wrote another model than was pinned (SHA-256 {found})",
+            hint="the plugin's function and its sha256 must come from the same version",
+        )

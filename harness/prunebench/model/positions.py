@@ -1,0 +1,34 @@
+"""Whether a model has positions for so many tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prunebench.errors import PrunebenchError
+
+
+def positions(model: Any) -> int:
+    """The model's `max_position_embeddings`. Raises PrunebenchError where its config names none."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if not isinstance(limit, int):
+        raise PrunebenchError(
+            "the model's config names no max_position_embeddings", hint="give the window a `length`"
+        )
+    return limit
+
+
+def check_positions(model: Any, tokens: int, what: str) -> None:
+    """Raise PrunebenchError where ``tokens`` are more than a table of learned positions holds.
+
+    Rotary models compute any position, so that a longer context is the user's choice.
+    """
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if (
+        limit is not None
+        and tokens > limit
+        and getattr(model.config, "rope_parameters", None) is None
+    ):
+        raise PrunebenchError(
+            f"{what} takes {tokens} tokens, but the model has positions for {limit} only",
+            hint=f"ask for at most {limit} tokens",
+        )

@@ -1,0 +1,126 @@
+"""The shape of a pruned model: what a config cannot say of it, kept in a small file beside the weights."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, ValidationError
+
+from prunebench.errors import PrunebenchError
+from prunebench.model.anatomy import Block, anatomy
+from prunebench.model.folder import PLAN
+from prunebench.model.surgery import remove_blocks
+from prunebench.model.width import hidden_size, keep_groups, keep_hidden
+from prunebench.schema import Part
+
+VARIANT = "pruned"
+"""Infix of the weight files' names where the config is not enough: then plain loaders find nothing rather than
+fill what is missing with random numbers."""
+
+
+class LayerShape(Part):
+    """Widths of one decoder layer; 0 where the attention or the MLP is gone."""
+
+    kv_groups: int = Field(ge=0)
+    mlp_channels: int = Field(ge=0)
+
+
+class Shape(Part):
+    hidden: int = Field(gt=0, description="channels of the residual stream")
+    layers: list[LayerShape]
+
+
+class PruningFile(Part):
+    """What `pruning.json` holds."""
+
+    format: Literal[1] = 1
+    plain: bool = Field(
+        description="whether config.json says everything, so that from_pretrained loads the folder too"
+    )
+    shape: Shape
+    made_by: dict[str, Any] = Field(
+        default_factory=dict, description="method, options, kept layers; for people"
+    )
+
+
+def shape_of(model: Any) -> Shape:
+    """Read the shape off the model's own matrices."""
+    parts = anatomy(model)
+    layers = [
+        LayerShape(
+            kv_groups=parts.groups(layer, "attention"), mlp_channels=parts.groups(layer, "mlp")
+        )
+        for layer in parts.layers
+    ]
+    return Shape(hidden=hidden_size(parts), layers=layers)
+
+
+def give_shape(model: Any, shape: Shape) -> None:
+    """Make a model whose weights do not count yet, built from the config, as narrow as ``shape`` says.
+
+    Raises PrunebenchError where the shape does not fit the config.
+    """
+    parts = anatomy(model)
+    if len(parts.layers) != len(shape.layers):
+        raise PrunebenchError(
+            f"{PLAN} describes {len(shape.layers)} layers, config.json {len(parts.layers)}",
+            hint="take both files from the same folder",
+        )
+    keep_hidden(model, range(shape.hidden))
+    widths: dict[Block, int] = {}
+    for index, layer in enumerate(shape.layers):
+        widths[Block(index, "attention")] = layer.kv_groups
+        widths[Block(index, "mlp")] = layer.mlp_channels
+    remove_blocks(model, [block for block, width in widths.items() if width == 0])
+    keep_groups(model, {block: range(width) for block, width in widths.items() if width})
+
+
+def is_plain(model: Any) -> bool:
+    """Whether a model built from the config alone has the same tensors."""
+    config = copy.deepcopy(model.config)
+    try:
+        with torch.device("meta"):
+            built = type(model)(config)
+    except (
+        Exception
+    ):  # the config's own check: some families refuse head counts that do not divide the width
+        return False
+    tensors = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    if tensors != {name: tensor.shape for name, tensor in built.state_dict().items()}:
+        return False
+    ours, theirs = anatomy(model), anatomy(built)
+    return not ours.blocks or all(
+        ours.head_dim(a) == theirs.head_dim(b)
+        for a, b in zip(ours.layers, theirs.layers, strict=True)
+        if ours.has(a, "attention")
+    )
+
+
+def write_plan(folder: Path, plan: PruningFile) -> None:
+    (folder / PLAN).write_text(
+        json.dumps(plan.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8"
+    )
+
+
+def read_plan(folder: Path) -> PruningFile | None:
+    """The plan of a folder; None where it has none. Raises PrunebenchError where it cannot be read."""
+    path = folder / PLAN
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise PrunebenchError(f"cannot read {path}: {error.strerror or error}") from error
+    try:
+        return PruningFile.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise PrunebenchError(
+            f"{path}: {where}: {first['msg']}",
+            hint="save the model again with this version of prunebench",
+        ) from error

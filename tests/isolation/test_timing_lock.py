@@ -1,0 +1,102 @@
+"""Timed phases alone: who may be in the room, who waits, and who goes first."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from prunebench.errors import PrunebenchError
+from prunebench.isolation.timing_lock import TIMED, WAITING, TimingLock
+
+PROCESS = """
+import json, random, sys, time
+from pathlib import Path
+from prunebench.isolation.timing_lock import TimingLock
+
+turns, spans = TimingLock(Path(sys.argv[1])), []
+draw = random.Random(int(sys.argv[2]))
+for _ in range(15):
+    phase = draw.choice(["prune", "latency"])
+    turns.take(phase)
+    begun = time.monotonic()
+    time.sleep(draw.random() / 100)
+    spans.append((phase, begun, time.monotonic()))
+print(json.dumps(spans))
+"""
+
+
+def test_no_phase_of_another_process_overlaps_a_timed_one(tmp_path: Path) -> None:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, str(tmp_path), str(seed)], stdout=subprocess.PIPE
+        )
+        for seed in range(4)
+    ]
+    spans = [json.loads(process.communicate(timeout=60)[0]) for process in processes]
+    met = 0
+    for one, mine in enumerate(spans):
+        for others in spans[:one]:
+            for phase, begun, ended in mine:
+                for other, begun_2, ended_2 in others:
+                    if begun < ended_2 and begun_2 < ended:
+                        met += 1
+                        assert phase not in TIMED
+                        assert other not in TIMED
+    assert met  # the others did run side by side
+
+
+def test_who_waits_to_be_timed_goes_before_those_who_come_later(tmp_path: Path) -> None:
+    said: list[str] = []
+    first, second, timed = (
+        TimingLock(tmp_path),
+        TimingLock(tmp_path),
+        TimingLock(tmp_path, lambda: said.append(WAITING)),
+    )
+    first.take("prune")
+    assert second.free()
+    second.leave()
+    waiting = threading.Thread(target=timed.take, args=("latency",))
+    waiting.start()
+    while not said:
+        time.sleep(0.01)
+    assert not second.free()  # though the room is only shared
+    first.leave()
+    waiting.join(5)
+    assert not waiting.is_alive()
+    assert not second.free()
+    timed.take("energy")  # from one timed phase to the next nobody comes in between
+    assert said == [WAITING]
+    assert not second.free()
+    timed.close()
+    assert second.free()
+
+
+def test_one_who_waits_can_give_up(tmp_path: Path) -> None:
+    timed, other = TimingLock(tmp_path), TimingLock(tmp_path)
+    timed.take("load")
+
+    def give_up() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        other.share(give_up)
+
+
+def test_alone_nothing_is_locked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PRUNEBENCH_TURNS", raising=False)
+    turns = TimingLock.of_this_process(pytest.fail)
+    for phase in ("start", "load", "prune", "latency"):
+        turns.take(phase)
+    assert turns.free()
+
+
+def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PrunebenchError, match=r"cannot take turns by .*file"):
+        TimingLock(tmp_path / "file")

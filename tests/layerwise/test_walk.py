@@ -1,0 +1,363 @@
+"""The layer-by-layer driver against a plain, slow re-statement of it, on every family."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from prunebench import Context, LayerwiseMethod, LinearMethod, LinearStats, anatomy
+from prunebench.errors import PrunebenchError
+from prunebench.layerwise import walk as driver
+from prunebench.layerwise.device_moves import moved
+from prunebench.layerwise.statistics import Hessian
+from prunebench.model import batches
+from tiny import FAMILIES, tiny_model
+
+
+def ignore(_done: int, _total: int) -> None:
+    """No one watches."""
+
+
+def tokens(model, windows: int = 3, length: int = 16) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, model.config.vocab_size, (windows, length), generator=generator)
+
+
+class Recorder(LinearMethod):
+    """Halves every weight matrix and remembers what it was told, so that successors see changed predecessors."""
+
+    name = "recorder"
+    statistics = frozenset({"input_norm"})
+
+    def __init__(self) -> None:
+        super().__init__(self.Options())
+        self.norms: dict[tuple[int, str], torch.Tensor] = {}
+
+    def score(
+        self, weight: torch.Tensor, stats: LinearStats
+    ) -> torch.Tensor:  # pragma: no cover - not asked for
+        raise AssertionError
+
+    def prune_linear(self, weight: torch.Tensor, stats: LinearStats) -> None:
+        self.norms[stats.layer, stats.name] = stats.input_norm.clone()
+        weight.mul_(0.5)
+
+
+def adding(total: torch.Tensor):
+    """A hook that adds the squares of a linear's inputs to ``total`` [in]."""
+
+    def hook(_module, args) -> None:
+        total.add_(args[0].flatten(0, -2).pow(2).sum(0))
+
+    return hook
+
+
+@torch.no_grad()
+def reference_norms(model, ids: torch.Tensor) -> dict[tuple[int, str], torch.Tensor]:
+    """Full model forwards, one layer at a time, hooks on every linear: slow and obvious."""
+    norms: dict[tuple[int, str], torch.Tensor] = {}
+    for index, layer in enumerate(anatomy(model).layers):
+        linears = anatomy(model).linears(layer)
+        sums = {name: torch.zeros(linear.in_features) for name, linear in linears.items()}
+        handles = [
+            linear.register_forward_pre_hook(adding(sums[name])) for name, linear in linears.items()
+        ]
+        for window in ids:
+            model(window[None], use_cache=False)
+        for handle in handles:
+            handle.remove()
+        for name, total in sums.items():
+            norms[index, name] = (total / len(ids)).sqrt()
+            linears[name].weight.mul_(0.5)
+    return norms
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_norms_equal_those_of_full_forwards_behind_pruned_predecessors(family: str) -> None:
+    model, twin = tiny_model(family), tiny_model(family)
+    ids = tokens(model)
+    recorder = Recorder()
+    with torch.no_grad():
+        driver.prune_linears(model, recorder, ids, torch.Generator(), ignore)
+    expected = reference_norms(twin, ids)
+    assert recorder.norms.keys() == expected.keys()
+    for key, norm in expected.items():
+        torch.testing.assert_close(recorder.norms[key], norm, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_model_is_left_as_it_was_but_for_its_weights(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(batches.BATCH_TOKENS, "cpu", 16)  # several batches
+    model = tiny_model(family)
+    before = [dict(module.__dict__) for module in model.modules()]
+    with torch.no_grad():
+        driver.prune_linears(model, Recorder(), tokens(model), torch.Generator(), ignore)
+        driver.observe_layers(model, tokens(model), lambda *_: None, ignore)
+    for module, state in zip(model.modules(), before, strict=True):
+        assert module.__dict__.keys() == state.keys()
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+
+
+def test_an_overridden_forward_is_put_back() -> None:
+    model = tiny_model("llama")
+    layer = anatomy(model).layers[0]
+    original = layer.forward
+    layer.forward = mine = lambda *args, **kwargs: original(*args, **kwargs)
+    with torch.no_grad():
+        driver.prune_linears(model, Recorder(), tokens(model), torch.Generator(), ignore)
+    assert layer.forward is mine
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_observe_layers_sees_every_state_before_the_final_norm(family: str) -> None:
+    model = tiny_model(family)
+    ids = tokens(model)
+    seen: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    with torch.no_grad():
+        driver.observe_layers(model, ids, lambda i, a, b: seen.__setitem__(i, (a, b)), ignore)
+        states = model(ids, output_hidden_states=True).hidden_states
+    count = len(anatomy(model).layers)
+    assert sorted(seen) == list(range(count))
+    for index in range(count):
+        torch.testing.assert_close(seen[index][0], states[index])
+    last = anatomy(model).final_norm(seen[count - 1][1])
+    torch.testing.assert_close(last, states[-1], rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(seen[count - 1][1], states[-1], atol=1e-3)
+
+
+def test_inputs_that_are_not_finite_are_named() -> None:
+    model = tiny_model("llama")
+    anatomy(model).layers[0].mlp.up_proj.weight.data[0, 0] = float("nan")
+    with (
+        torch.no_grad(),
+        pytest.raises(PrunebenchError, match=r"layer 0: the input of mlp.down_proj is not finite"),
+    ):
+        driver.prune_linears(model, Recorder(), tokens(model), torch.Generator(), ignore)
+
+
+def test_progress_counts_layers() -> None:
+    model = tiny_model("llama")
+    seen: list[tuple[int, int]] = []
+    with torch.no_grad():
+        driver.prune_linears(
+            model, Recorder(), tokens(model), torch.Generator(), lambda a, b: seen.append((a, b))
+        )
+    count = len(anatomy(model).layers)
+    assert seen == [(index + 1, count) for index in range(count)]
+
+
+class Groups(LayerwiseMethod):
+    """Remembers each group's names and Hessian, and halves its weights."""
+
+    name = "groups"
+    statistics = frozenset({"hessian"})
+
+    def __init__(self, *, true_sequential: bool = False) -> None:
+        super().__init__(self.Options())
+        self._true_sequential = true_sequential
+        self.hessians: dict[tuple[int, tuple[str, ...]], torch.Tensor] = {}
+
+    @property
+    def true_sequential(self) -> bool:
+        return self._true_sequential
+
+    def prune_group(self, weights: Sequence[torch.Tensor], stats: Sequence[LinearStats]) -> None:
+        assert len({id(each.hessian) for each in stats}) == 1, (
+            "linears that share an input share its Hessian"
+        )
+        self.hessians[stats[0].layer, tuple(each.name for each in stats)] = stats[0].hessian
+        for weight in weights:
+            weight.mul_(0.5)
+
+
+@torch.no_grad()
+def reference_hessians(
+    model, ids: torch.Tensor, *, true_sequential: bool
+) -> dict[tuple[int, tuple[str, ...]], torch.Tensor]:
+    """Full model forwards, once a layer or once a group, in float64: slow and obvious."""
+    found = {}
+    for index, layer in enumerate(anatomy(model).layers):
+        inputs = anatomy(model).inputs_of(layer)
+        for groups in [[group] for group in inputs] if true_sequential else [inputs]:
+            handles = []
+            for group in groups:
+                linear = layer.get_submodule(group[0])
+                total = found[index, group] = torch.zeros(
+                    linear.in_features, linear.in_features, dtype=torch.float64
+                )
+
+                def hook(_module, args, total=total) -> None:
+                    inputs = args[0].flatten(0, -2).double()
+                    total.add_(inputs.t() @ inputs)
+
+                handles.append(linear.register_forward_pre_hook(hook))
+            for window in ids:
+                model(window[None], use_cache=False)
+            for handle in handles:
+                handle.remove()
+            for group in groups:
+                found[index, group] *= 2 / len(ids)
+                for name in group:
+                    layer.get_submodule(name).weight.mul_(0.5)
+    return found
+
+
+@pytest.mark.parametrize("true_sequential", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hessians_equal_those_of_full_forwards(
+    family: str, true_sequential: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "prunebench.layerwise.statistics.PANEL", 32
+    )  # 48 and 80 features: an incomplete panel too
+    model, twin = tiny_model(family), tiny_model(family)
+    method = Groups(true_sequential=true_sequential)
+    with torch.no_grad():
+        driver.prune_linears(model, method, tokens(model), torch.Generator(), ignore)
+    expected = reference_hessians(twin, tokens(model), true_sequential=true_sequential)
+    assert list(method.hessians) == list(expected)
+    for key, hessian in expected.items():
+        assert method.hessians[key].dtype == torch.float32
+        assert torch.equal(method.hessians[key], method.hessians[key].t())
+        torch.testing.assert_close(method.hessians[key].double(), hessian, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("true_sequential", [False, True])
+def test_one_hessian_serves_the_linears_of_an_input(
+    monkeypatch: pytest.MonkeyPatch, true_sequential: bool
+) -> None:
+    added: list[int] = []
+    add = Hessian.add
+    monkeypatch.setattr(
+        Hessian,
+        "add",
+        lambda self, inputs, windows: (added.append(id(self)), add(self, inputs, windows)),
+    )
+    monkeypatch.setitem(batches.BATCH_TOKENS, "cpu", 16)
+    model = tiny_model("llama")
+    with torch.no_grad():
+        driver.prune_linears(
+            model, Groups(true_sequential=true_sequential), tokens(model), torch.Generator(), ignore
+        )
+    layers, inputs, windows = 4, 4, 3
+    assert len(added) == layers * inputs * windows
+
+
+@pytest.mark.parametrize("panel", [128, 512])
+def test_bfloat16_inputs_give_a_float32_hessian_and_leave_the_precision_alone(
+    panel: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prunebench.layerwise.statistics.WIDE_PANEL", panel)
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    inputs = torch.randn(300, 320, generator=torch.Generator().manual_seed(0)).bfloat16()
+    hessian = Hessian(320, torch.device("cpu"))
+    hessian.add(inputs, 2)
+    exact = inputs.double().t() @ inputs.double()
+    torch.testing.assert_close(hessian.result().double(), exact, rtol=1e-4, atol=1e-4)
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+def test_a_statistic_that_was_not_asked_for_says_how_to() -> None:
+    stats = LinearStats(0, "x", torch.Generator())
+    with pytest.raises(PrunebenchError, match="reads `hessian`") as raised:
+        _ = stats.hessian
+    assert '{"hessian"}' in str(raised.value.hint)
+    with pytest.raises(PrunebenchError, match="reads `input_norm`"):
+        _ = stats.input_norm
+
+
+def test_an_error_about_one_linear_names_layer_and_linear() -> None:
+    class Fussy(Recorder):
+        def prune_linear(self, weight: torch.Tensor, stats: LinearStats) -> None:
+            if (stats.layer, stats.name) == (2, "self_attn.v_proj"):
+                raise PrunebenchError("not this one", hint="leave it")
+
+    model = tiny_model("llama")
+    with (
+        torch.no_grad(),
+        pytest.raises(PrunebenchError, match=r"^layer 2, self_attn.v_proj: not this one") as raised,
+    ):
+        driver.prune_linears(model, Fussy(), tokens(model), torch.Generator(), ignore)
+    assert raised.value.hint == "leave it"
+
+
+class Moves:
+    """Records where `Module.to` sends decoder layers."""
+
+    def __init__(self, model, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seen: list[tuple[int, str]] = []
+        layers = {id(layer): index for index, layer in enumerate(anatomy(model).layers)}
+        to = torch.nn.Module.to
+
+        def record(module, device):
+            if id(module) in layers:
+                self.seen.append((layers[id(module)], str(device)))
+            return to(module, device)
+
+        monkeypatch.setattr(torch.nn.Module, "to", record)
+
+
+DEVICE = torch.device("cpu", 0)
+"""The same memory as "cpu" under another name: shows what is sent where on a machine without a GPU."""
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_with_a_compute_device_one_layer_at_a_time_lies_there(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, twin = tiny_model(family), tiny_model(family)
+    plain, placed = Recorder(), Recorder()
+    with torch.no_grad():
+        driver.prune_linears(twin, plain, tokens(model), torch.Generator(), ignore)
+        moves = Moves(model, monkeypatch)
+        context = Context(tokens(model), 0, [0, 1, 2, 3], device=DEVICE)
+        context.prune_linears(model, placed)
+    assert moves.seen == [(index, name) for index in range(4) for name in ("cpu:0", "cpu")]
+    assert all(torch.equal(plain.norms[key], norm) for key, norm in placed.norms.items())
+    assert all(map(torch.equal, model.parameters(), twin.parameters()))
+
+
+def test_a_layer_comes_back_when_pruning_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(Recorder):
+        def prune_linear(self, weight: torch.Tensor, stats: LinearStats) -> None:
+            raise PrunebenchError("broken")
+
+    model = tiny_model("llama")
+    moves = Moves(model, monkeypatch)
+    with torch.no_grad(), pytest.raises(PrunebenchError, match="broken"):
+        driver.prune_linears(model, Broken(), tokens(model), torch.Generator(), ignore, DEVICE)
+    assert moves.seen == [(0, "cpu:0"), (0, "cpu")]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_observing_on_a_compute_device_sees_the_same(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(batches.BATCH_TOKENS, "cpu", 16)
+    model = tiny_model(family)
+    seen: tuple[dict[int, list[torch.Tensor]], dict[int, list[torch.Tensor]]] = ({}, {})
+    with torch.no_grad():
+        for found, device in zip(seen, (None, DEVICE), strict=True):
+            see = lambda i, a, b, found=found: found.setdefault(i, []).append(torch.stack([a, b]))  # noqa: E731
+            driver.observe_layers(model, tokens(model), see, ignore, device)
+    assert sorted(seen[0]) == sorted(seen[1]) == [0, 1, 2, 3]
+    for index, states in seen[0].items():
+        torch.testing.assert_close(torch.cat(states), torch.cat(seen[1][index]))
+
+
+def test_all_that_a_layer_is_called_with_moves() -> None:
+    value = {"mask": torch.zeros(2), "pair": (torch.zeros(1), [None, torch.ones(1)]), "flag": True}
+    result = moved(value, torch.device("meta"))
+    assert (
+        result["mask"].device.type
+        == result["pair"][0].device.type
+        == result["pair"][1][1].device.type
+        == "meta"
+    )
+    assert (result["pair"][1][0], result["flag"]) == (None, True)
+    assert moved(value, None) is value

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from transformers import Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM
+
+from prunebench.errors import PrunebenchError
+from prunebench.measure.quality import perplexity as module
+from prunebench.measure.quality.perplexity import perplexity
+from tiny import FAMILIES, VOCABULARY, tiny_model
+
+NAMES = {"corpus": "text", "split": "test", "bos": "none", "tokens_sha256": "0" * 64}
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "pad_token_id": 0,
+}
+
+
+def tokens(windows=5, length=24):
+    return torch.randint(
+        0, VOCABULARY, (windows, length), generator=torch.Generator().manual_seed(3)
+    )
+
+
+def independent(model, windows):
+    """Mean NLL of each window by transformers' own loss."""
+    with torch.no_grad():
+        return [float(model(window[None], labels=window[None]).loss.double()) for window in windows]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("batch_windows", [None, 1, 2])
+def test_it_is_transformers_own_loss(family, batch_windows, monkeypatch):
+    monkeypatch.setattr(
+        module, "LOGITS_BYTES", 7 * 4 * VOCABULARY
+    )  # slices that end inside a window
+    model = tiny_model(family)
+    found = perplexity(model, tokens(), **NAMES, batch_windows=batch_windows)
+    losses = independent(model, tokens())
+    nll = sum(losses) / len(losses)
+    assert found.nll == pytest.approx(nll, rel=1e-6)
+    assert found.perplexity == pytest.approx(math.exp(nll), rel=1e-6)
+    stderr = torch.tensor(losses).double().std().item() / math.sqrt(len(losses))
+    assert found.nll_stderr == pytest.approx(stderr, rel=1e-3)
+    assert (found.windows, found.window, found.stride, found.tokens_scored) == (5, 24, 24, 5 * 23)
+    assert found.protocol == "sparsegpt"
+
+
+@pytest.mark.parametrize("kind", ["softcapped logits", "scaled logits"])
+def test_work_behind_the_head_is_not_lost(kind):
+    torch.manual_seed(0)
+    if kind == "softcapped logits":
+        config = Gemma2Config(
+            **SIZES, head_dim=12, final_logit_softcapping=2.0, attn_implementation="eager"
+        )
+        model = Gemma2ForCausalLM(config).eval()
+    else:
+        model = GraniteForCausalLM(GraniteConfig(**SIZES, logits_scaling=7.0)).eval()
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.3)
+    losses = independent(model, tokens())
+    assert perplexity(model, tokens(), **NAMES).nll == pytest.approx(
+        sum(losses) / len(losses), rel=1e-6
+    )
+
+
+def test_half_precision_logits_are_taken_to_float32():
+    model = tiny_model("llama").bfloat16()
+    losses = independent(model, tokens())
+    assert perplexity(model, tokens(), **NAMES).nll == pytest.approx(
+        sum(losses) / len(losses), rel=1e-5
+    )
+
+
+def test_a_uniform_model_has_the_vocabularys_perplexity():
+    model = tiny_model("llama")
+    model.lm_head.weight.zero_()
+    assert perplexity(model, tokens(), **NAMES).perplexity == pytest.approx(VOCABULARY, rel=1e-6)
+
+
+def test_one_window_has_no_standard_error():
+    assert perplexity(tiny_model("opt"), tokens(1), **NAMES).nll_stderr is None
+
+
+def test_progress_counts_windows():
+    seen = []
+    perplexity(
+        tiny_model("llama"),
+        tokens(5),
+        **NAMES,
+        batch_windows=2,
+        progress=lambda *at: seen.append(at),
+    )
+    assert seen == [(2, 5), (4, 5), (5, 5)]
+
+
+def test_the_window_that_overflows_is_named():
+    model = tiny_model("llama", tie_word_embeddings=False)
+    windows = tokens(4)
+    windows[windows == 7] = 8
+    windows[2, 5] = 7
+    model.model.embed_tokens.weight[7] = float("nan")
+    with pytest.raises(PrunebenchError, match="window 2 is not finite") as caught:
+        perplexity(model, windows, **NAMES, batch_windows=2)
+    assert caught.value.hint
+
+
+def test_a_likelihood_beyond_all_perplexities_is_said_in_words():
+    model = tiny_model("llama", tie_word_embeddings=False)
+    model.lm_head.weight.mul_(1e5)
+    with pytest.raises(PrunebenchError, match="nats per token"):
+        perplexity(model, tokens(), **NAMES)
+
+
+def test_more_tokens_than_learned_positions_are_refused_and_rotary_ones_are_not():
+    with pytest.raises(PrunebenchError, match="positions for 128"):
+        perplexity(tiny_model("opt"), tokens(1, 160), **NAMES)
+    assert perplexity(tiny_model("llama"), tokens(1, 160), **NAMES).tokens_scored == 159
+
+
+@pytest.mark.parametrize("shape", [(3,), (0, 8), (3, 1)])
+def test_other_shapes_are_refused(shape):
+    with pytest.raises(ValueError, match="windows"):
+        perplexity(tiny_model("llama"), torch.zeros(shape, dtype=torch.int64), **NAMES)
+
+
+def test_the_model_is_left_as_it_was():
+    model = tiny_model("llama")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    perplexity(model, tokens(), **NAMES)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any(part._forward_hooks for part in model.modules())

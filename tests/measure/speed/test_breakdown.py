@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+from prunebench.experiment.measures import LatencySpec
+from prunebench.measure.speed.breakdown import PARTS, breakdown
+from prunebench.measure.speed.compare_forms import GENERATE, compare_forms
+from prunebench.measure.speed.dejavu_claims import findings
+from prunebench.measure.speed.io import generation_io, kv_cache_bytes, weight_bytes
+from prunebench.measure.speed.latency import measure_latency
+from prunebench.model.anatomy import Block, anatomy
+from prunebench.model.surgery import remove_blocks
+from prunebench.record.results import Breakdown, PartShare
+from tiny import FAMILIES, tiny_model
+
+
+def prompt(batch=2, length=6):
+    return torch.randint(0, 320, (batch, length), generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bytes_by_part_add_up_to_what_a_token_reads(family):
+    model = tiny_model(family)
+    found = breakdown(model, prompt(), 4, rounds=1)
+    assert [part.part for part in found.parts] == list(PARTS)
+    total = weight_bytes(model, 2) + kv_cache_bytes(model, 6, 4, 2)
+    assert sum(part.token_bytes for part in found.parts) == total
+    parts = anatomy(model)
+    mlp = [
+        linear.weight
+        for layer in parts.layers
+        for name, linear in parts.linears(layer).items()
+        if _in_mlp(name)
+    ]
+    biases = [
+        linear.bias
+        for layer in parts.layers
+        for name, linear in parts.linears(layer).items()
+        if _in_mlp(name)
+    ]
+    assert found.of("mlp").token_bytes == 4 * sum(
+        each.numel() for each in (*mlp, *biases) if each is not None
+    )
+
+
+def _in_mlp(name):
+    return name.startswith(("mlp", "fc"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_part_that_is_slow_is_seen_in_its_place(family):
+    quick = breakdown(tiny_model(family), prompt(), 4)
+    model = tiny_model(family)
+    parts = anatomy(model)
+    block = parts.layers[0].get_submodule(parts.family.blocks["mlp"][-1])
+    plain = block.forward
+    block.forward = lambda *given, **words: (time.sleep(0.02), plain(*given, **words))[1]
+    slow = breakdown(model, prompt(), 4)
+    for seconds in ("prompt_s", "token_s"):
+        assert getattr(slow.of("mlp"), seconds) > getattr(quick.of("mlp"), seconds) + 0.015
+        assert getattr(slow.of("attention"), seconds) < 0.015
+
+
+def test_hooks_go_and_the_model_computes_the_same():
+    model = tiny_model("llama").eval()
+    before = model(prompt()).logits
+    breakdown(model, prompt(), 3, rounds=1)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert torch.equal(model(prompt()).logits, before)
+
+
+def test_removed_blocks_cost_nothing():
+    model = tiny_model("llama", num_hidden_layers=2)
+    remove_blocks(model, [Block(0, "mlp"), Block(1, "mlp")])
+    assert breakdown(model, prompt(), 3, rounds=1).of("mlp").token_bytes == 0
+
+
+def measured(**parts):
+    split = Breakdown(
+        prompt=6,
+        new_tokens=4,
+        batch_size=2,
+        rounds=1,
+        parts=[
+            PartShare(part=name, prompt_s=1, token_s=seconds, token_bytes=size)
+            for name, (seconds, size) in (dict.fromkeys(PARTS, (0.0, 0)) | parts).items()
+        ],
+    )
+    model = tiny_model("llama")
+    shape = LatencySpec(prompt=6, new_tokens=4, batch_size=2, min_rounds=1, min_time_s=0)
+    latency, _ = measure_latency(model, prompt(), shape)
+    return split, latency, generation_io(model, latency, 1e9, "test")
+
+
+def test_findings_say_what_holds():
+    split, latency, io = measured(attention=(1.0, 33), mlp=(2.0, 67), rest=(0.5, 0))
+    found = {one.claim: one.holds for one in findings(split, latency, io)}
+    assert found["attention and MLP both matter"] is True
+    assert found["the MLP is about two thirds of the bytes that both load"] is True
+    assert found["communication between devices is small"] is None
+
+
+def test_findings_say_what_does_not_hold():
+    split, latency, io = measured(attention=(0.1, 90), mlp=(2.0, 10))
+    found = {one.claim: one for one in findings(split, latency, io)}
+    assert found["attention and MLP both matter"].holds is False
+    assert found["the MLP is about two thirds of the bytes that both load"].holds is False
+    slow = io.model_copy(update={"utilisation": 0.2})
+    claims = {one.claim: one for one in findings(split, latency, slow)}
+    assert claims["generation is bound by loading parameters"].holds is False
+    assert "20 %" in claims["generation is bound by loading parameters"].evidence
+
+
+def test_forms_stand_beside_generate():
+    found = compare_forms(
+        tiny_model("llama").eval(), prompt(1), 6, ["eager", "lean", "cuda-graph"], rounds=6
+    )
+    assert [one.form for one in found] == [GENERATE, "eager", "lean", "cuda-graph"]
+    assert found[2].same_tokens is True
+    assert found[2].speedup.estimate > found[1].speedup.estimate > 0
+    assert found[3].inter_token_s is None
+    assert "CUDA GPU" in found[3].note

@@ -1,0 +1,92 @@
+"""Sections from plugins: data and text, whatever they hold."""
+
+from __future__ import annotations
+
+import prunebench
+from prunebench.plugin.host import load_plugins
+from prunebench_report import render
+from prunebench_report.sections.plugin_sections import sections
+
+EVIL = '</script><img src=x onerror="alert(1)">'
+
+
+class Good(prunebench.ReportSection):
+    name = "good"
+    title = EVIL
+
+    def build(self, data):
+        best = min(data.rows, key=lambda row: row["perplexity"])
+        return [
+            prunebench.Paragraph(f"{len(data.records)} records, the best is {best['name']} {EVIL}"),
+            prunebench.Number("perplexity", best["perplexity"], "nats"),
+            prunebench.Table(("a", EVIL), [(1, None), (float("nan"), EVIL)] * 150, caption="many"),
+        ]
+
+
+class Raising(Good):
+    name = "raising"
+    title = "Raising"
+
+    def build(self, data):
+        raise SystemExit(EVIL)
+
+
+class Markup(Good):
+    name = "markup"
+    title = "Markup"
+
+    def build(self, data):
+        return ["<b>bold</b>"]
+
+
+class Silent(Good):
+    name = "silent"
+    title = "Silent"
+
+    def build(self, data):
+        data.rows.clear()
+        return []
+
+
+def test_blocks_become_text(build, tmp_path):
+    html = render(
+        build.store(tmp_path / "run", build.quickstart()), sections=[Silent, Good, Raising, Markup]
+    )
+    assert "8 records, the best is dense" in html
+    assert "<img" not in html
+    assert html.count("<script") == 2
+    assert "25.05" in html
+    assert "100 more rows are not shown" in html
+    assert "This section could not be made: SystemExit" in html
+    assert "str is no block" in html
+    assert "Silent" not in html
+
+
+def test_a_section_cannot_change_what_others_see(build):
+    rows = [{"perplexity": 1.0, "name": "x"}]
+    found = sections([Silent, Good], rows, [])
+    assert [one["name"] for one in found] == ["good"]
+    assert found[0]["problem"] is None
+
+
+class Point:
+    """An entry point of a plugin that registers ``value`` as a section."""
+
+    name, dist = "somebody", None
+
+    def __init__(self, value):
+        self.value = value
+
+    def load(self):
+        import types
+
+        module = types.ModuleType("somebody")
+        module.prunebench_register_report_section = prunebench.hookimpl(lambda: self.value)
+        return module
+
+
+def test_plugins_register_sections_and_nonsense_is_a_problem():
+    assert load_plugins([Point([Good, Silent])]).sections.keys() == {"good", "silent"}
+    registry = load_plugins([Point(Good())])
+    assert not registry.sections
+    assert "not a subclass of prunebench.ReportSection" in registry.problems[0].message

@@ -1,0 +1,167 @@
+"""Tasks in the table, the gate, the verdict and the section: figures, errors, significance in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from prunebench.record.record import Record
+from prunebench.record.results import TaskMetric, TaskResult
+from prunebench_report import render
+from prunebench_report.data import table as frames
+from prunebench_report.sections.tasks import section
+from prunebench_report.sections.verdict import verdict
+from prunebench_report.text import MINUS
+from shown import view
+
+DENSE = {"boolq": 0.60, "arc_easy": 0.50, "hellaswag": 0.40}
+
+
+def score(task: str, value: float | None, **more) -> TaskResult:
+    metric = TaskMetric(
+        metric="acc", filter="none", value=value, stderr=0.01, higher_is_better=True
+    )
+    facts = {
+        "task": task,
+        "asked": True,
+        "data": "zeroshot-assets",
+        "num_fewshot": 0,
+        "version": "1.0",
+        "samples": 200,
+        "samples_total": 3270,
+        "metrics": [metric],
+        "headline": "acc",
+        "seeds": {"random": 0},
+        "harness": "0.4.13",
+    }
+    return TaskResult(**{**facts, **more})
+
+
+def scored(record: Record, scores: dict[str, float | None]) -> Record:
+    quality = record.quality.model_copy(
+        update={"tasks": [score(task, value) for task, value in scores.items()]}
+    )
+    return record.model_copy(update={"quality": quality})
+
+
+@pytest.fixture
+def records(build) -> list[Record]:
+    """Dense, one that keeps 96 % of the tasks though its perplexity is bad, and one that keeps 60 %."""
+    dense, _, _, wanda, _, _, shortgpt, _ = build.quickstart()
+    return [
+        scored(dense, DENSE),
+        scored(wanda, {"boolq": 0.59, "arc_easy": 0.50, "hellaswag": 0.36}),
+        scored(shortgpt, {task: 0.6 * value for task, value in DENSE.items()}),
+    ]
+
+
+def test_recovery_is_the_mean_of_ratios_and_the_gate_is_about_it(records):
+    dense, wanda, shortgpt = frames.plain(records, 0.95)
+    assert wanda["tasks_recovery_percent"] == pytest.approx(100 * (0.59 / 0.60 + 1 + 0.9) / 3)
+    assert wanda["gate_passed"] is True
+    assert wanda["recovery_percent"] < 50  # perplexity alone would say no
+    assert (shortgpt["tasks_recovery_percent"], shortgpt["gate_passed"]) == (
+        pytest.approx(60),
+        False,
+    )
+    assert (dense["tasks_recovery_percent"], dense["tasks_mean"]) == (100, pytest.approx(0.5))
+    assert (wanda["task"], wanda["task_value"], wanda["task_stderr"]) == ("boolq", 0.59, 0.01)
+    assert wanda["task_z_3"] == pytest.approx(-0.04 / 0.01 / 2**0.5)
+    assert wanda["task_protocol"] == (
+        "boolq acc, 0-shot, 200 of 3,270 questions, rows from zeroshot-assets, lm-eval 0.4.13, task version 1.0"
+    )
+
+
+def test_without_tasks_nothing_changes(build):
+    rows = frames.plain(build.quickstart(), 0.95)
+    assert not any(key.startswith("task") for key in rows[0])
+    assert rows[-1]["gate_passed"] is False
+
+
+def test_a_score_that_is_missing_leaves_the_mean_open(records):
+    records[1] = scored(records[1], {"boolq": 0.59, "arc_easy": None, "hellaswag": 0.36})
+    row = frames.plain(records, 0.95)[1]
+    assert (row["tasks_mean"], row["tasks_recovery_percent"], row["gate_passed"]) == (
+        None,
+        None,
+        None,
+    )
+    alone = frames.plain(records[1:], 0.95)[1]
+    assert (alone["tasks_recovery_percent"], alone["gate_passed"]) == (None, None)
+    assert alone["tasks_mean"] == pytest.approx(0.3)
+
+
+def test_where_lower_is_better_the_ratio_is_turned(records):
+    def perplexities(value: float) -> list[TaskResult]:
+        metric = TaskMetric(
+            metric="word_perplexity",
+            filter="none",
+            value=value,
+            stderr=None,
+            higher_is_better=False,
+        )
+        return [score("wikitext", None, metrics=[metric], headline="word_perplexity")]
+
+    for record, value in zip(records, (20.0, 25.0, 40.0), strict=True):
+        record.quality.tasks = perplexities(value)
+    assert frames.plain(records, 0.95)[1]["tasks_recovery_percent"] == pytest.approx(80)
+
+
+def test_the_section_says_what_a_difference_is_worth(records):
+    named = frames.names([record.cell for record in records])
+    (table,) = section(records[::-1], dict.fromkeys(named, records[0].id), named)
+    assert [task["name"] for task in table["tasks"]] == list(DENSE)
+    dense, *others = table["rows"]
+    assert dense["dense"]
+    assert [cell["text"] for cell in dense["cells"]] == [
+        "50.0",
+        "60.0 ± 1.0",
+        "50.0 ± 1.0",
+        "40.0 ± 1.0",
+    ]
+    assert {cell["note"] for cell in dense["cells"]} == {None}
+    wanda = next(row for row in others if row["name"].startswith("wanda"))
+    notes = [f"{MINUS}1.7", f"{MINUS}1.0, within error", "+0.0, within error", f"{MINUS}4.0, worse"]
+    assert [cell["note"] for cell in wanda["cells"]] == notes
+    assert [cell["tone"] for cell in wanda["cells"]] == [None, None, None, "worse"]
+
+
+def test_parts_of_a_group_are_in_the_card_alone(records):
+    for record in records:
+        record.quality.tasks += [score("mmlu_anatomy", 0.3, asked=False, group="mmlu")]
+    rows = frames.plain(records, 0.95)
+    assert rows[0]["tasks_run"] == 3
+    named = frames.names([record.cell for record in records])
+    (table,) = section(records, dict.fromkeys(named, records[0].id), named)
+    assert len(table["tasks"]) == 3
+
+
+def test_verdict_and_report_say_that_tasks_decide(build, records, tmp_path: Path):
+    statements = {one.key: one for one in verdict(frames.plain(records, 0.95), 0.95)}
+    assert statements["speed"].text.startswith("wanda sparsity=0.5 keeps 96.1 %")
+    store = build.store(tmp_path / "run", records)
+    shown = view(store)
+    keys = [column["key"] for column in shown["table"]["columns"]]
+    assert {"tasks_mean", "tasks_recovery_percent"} <= set(keys)
+    noted = next(one for one in shown["table"]["columns"] if one["key"] == "tasks_recovery_percent")
+    assert noted["note"] == "gate 95 %"
+    assert shown["table"]["gate"] == "95 % mean task"
+    html = render(store)
+    assert 'id="tasks"' in html
+    assert "Mean recovery over tasks" in html
+    assert f"{MINUS}4.0, worse" in html
+    assert render(store) == html
+
+
+def test_a_report_without_tasks_has_no_section(build, tmp_path: Path):
+    html = render(build.store(tmp_path / "run", build.quickstart()[:3]))
+    assert 'id="tasks"' not in html
+
+
+def test_hostile_names_are_escaped(build, records, tmp_path: Path):
+    for record in records:
+        record.quality.tasks = [score("<script>alert(1)</script>", 0.5, data="<b>\x1b[31m")]
+    html = render(build.store(tmp_path / "run", records))
+    assert "<script>alert(1)" not in html
+    assert "<b>\x1b" not in html

@@ -1,0 +1,100 @@
+"""Memory over time, cell beside cell: which are drawn, on which axes, and what is said of the others."""
+
+from __future__ import annotations
+
+import re
+
+from prunebench_report import render
+from prunebench_report.sections.timelines import MOST, section
+from shown import view
+
+
+def named(records):
+    return {record.id: record.cell.label for record in records}
+
+
+def many(build, count):
+    methods = ("magnitude", "wanda", "random")
+    cells = [
+        build.cell(methods[number * 3 // count], sparsity=number / 100) for number in range(count)
+    ]
+    return [
+        build.record(build.cell("dense"), 25.0, 1.0),
+        *(build.record(cell, 30.0, 1.0) for cell in cells),
+    ]
+
+
+def test_a_small_run_has_a_picture_a_cell_dense_first_with_its_peak(build):
+    records = build.quickstart()
+    found = section([*records[1:], records[0]], named(records))
+    assert [one["name"] for one in found["pictures"]] == [record.cell.label for record in records]
+    assert found["left_out"] == 0
+    assert all(
+        re.fullmatch(r"peak 1\.7\d GB in perplexity", one["peak"]) for one in found["pictures"]
+    )
+
+
+def test_all_are_on_the_same_axes(build):
+    records = build.quickstart()
+    small, large = records[1].samples.memory, records[2].samples.memory
+    records[1].samples.memory = small.model_copy(
+        update={"rss_bytes": [value // 4 for value in small.rss_bytes]}
+    )
+    later = [*large.time_s[:-1], 2 * large.phases[-1].end_s]
+    records[2].samples.memory = large.model_copy(update={"time_s": later})
+    lines = [one["line"] for one in section(records, named(records))["pictures"]]
+    assert (
+        len({str(line["levels"]) for line in lines})
+        == len({str(line["times"]) for line in lines})
+        == 1
+    )
+    heights = [
+        min(int(y) for y in re.findall(r" (\d+)", line["lines"][0]["path"])) for line in lines
+    ]
+    assert heights[1] > 3 * heights[0] > 0  # down is more
+    widths = [
+        max(int(x) for x in re.findall(r"[ML](\d+)", line["lines"][0]["path"])) for line in lines
+    ]
+    assert widths[2] == 320 > 2 * widths[0] - 10
+    assert "Memory over 61.2 s" in lines[2]["title"]
+
+
+def test_of_many_some_of_every_method_are_drawn_and_the_rest_is_in_the_cards(build, tmp_path):
+    records = many(build, 45)
+    found = section(records, named(records))
+    methods = [one["name"].split()[0] for one in found["pictures"]]
+    assert len(methods) == MOST == 12
+    assert {method: methods.count(method) for method in methods} == {
+        "dense": 1,
+        "magnitude": 4,
+        "wanda": 4,
+        "random": 3,
+    }
+    page = render(build.store(tmp_path / "run", records))
+    assert "Drawn are 12 of 46 cells" in page
+    assert (
+        page.index('<section id="where"')
+        < page.index('<section id="memory"')
+        < page.index('<section id="costs"')
+    )
+    part = page[page.index('<section id="memory"') : page.index('<section id="costs"')]
+    assert part.count("<figure>") == 12
+    assert max(map(len, part.split("<figure>")[1:])) < 60_000
+    assert all(f'id="{cell}"' in page for cell in re.findall(r'href="#(cell-\w+)"', part))
+
+
+def test_runs_without_samples_have_no_section(build, tmp_path):
+    records = build.quickstart()[:2]
+    records[0].samples.memory = None
+    records[1].samples.memory.time_s = records[1].samples.memory.time_s[:1]
+    records.append(build.failed(build.cell("wanda", sparsity=0.5)))
+    store = build.store(tmp_path / "run", records)
+    assert view(store)["timelines"] is None
+    assert 'href="#memory"' not in render(store)
+
+
+def test_hostile_phases_stay_text(build, tmp_path):
+    record = build.quickstart()[0]
+    record.samples.memory.phases[4].phase = "</title><script>alert(1)</script>"
+    page = render(build.store(tmp_path / "run", [record]))
+    assert "<script>alert" not in page

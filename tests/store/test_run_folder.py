@@ -1,0 +1,122 @@
+"""The run folder: what is written is read back, what is damaged is named, nothing half-written is ever seen."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from prunebench.errors import PrunebenchError
+from prunebench.experiment.cell import Cell
+from prunebench.record.codec import to_json
+from prunebench.store.run_folder import DamagedRecord, Plan, RunStore, write_atomically
+from small_records import cell, record, store
+
+
+def test_plan_and_records_survive_the_disk(tmp_path: Path) -> None:
+    one, two = cell(0), cell(1)
+    run = store(tmp_path / "run", one, two)
+    run.write(record(two, "failed"))
+    run.write(record(one))
+    again = RunStore.open(tmp_path / "run")
+    assert again.read_plan() == Plan("s", "s", (one, two), "0" * 64)
+    good, bad = again.records()
+    assert good == [record(one), record(two, "failed")]
+    assert not bad
+    assert again.finished(one)
+    assert not again.finished(two)
+    assert Cell.model_validate_json(again.spec_path(one.id).read_text()) == one
+
+
+DAMAGE = {
+    "truncated": (lambda text: text[: len(text) // 2], "not JSON"),
+    "empty": (lambda _: "", "not JSON"),
+    "foreign": (lambda _: '{"hello": 1}', "schema None"),
+    "a list": (lambda _: "[]", "schema 'list'"),
+    "newer": (
+        lambda text: text.replace('"schema": 2', '"schema": 3'),
+        "schema 3, this version reads 2",
+    ),
+    "hand-edited": (
+        lambda text: text.replace('"status": "ok"', '"status": "failed"'),
+        "its checksum does not fit",
+    ),
+    "another cell's": (lambda _: to_json(record(cell(9))), "holds the record of cell"),
+    "binary": (lambda _: "\udcff", "can't decode"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damaged_records_are_named_and_count_as_not_run(tmp_path: Path, kind: str) -> None:
+    damage, words = DAMAGE[kind]
+    one = cell()
+    run = store(tmp_path / "run", one)
+    run.write(record(one))
+    path = run.record_path(one.id)
+    path.write_bytes(damage(path.read_text()).encode(errors="surrogateescape"))
+    found = run.read(one.id)
+    assert isinstance(found, DamagedRecord)
+    assert words in found.reason
+    assert found.path == path
+    assert not run.finished(one)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(PrunebenchError, match="is not a run"):
+        store(tmp_path, cell())
+    with pytest.raises(PrunebenchError, match="is a file"):
+        store(tmp_path / "notes.txt", cell())
+    store(tmp_path / "run", cell(), suite="one")
+    with pytest.raises(PrunebenchError, match="belongs to the suite 'one', not to 'two'"):
+        store(tmp_path / "run", cell(), suite="two")
+
+
+def test_a_changed_suite_keeps_old_cells_apart(tmp_path: Path) -> None:
+    old, new = cell(0), cell(1)
+    store(tmp_path / "run", old).write(record(old))
+    run = store(tmp_path / "run", new)
+    assert run.records() == ([], [])
+    assert run.records([old])[0] == [record(old)]
+
+
+def test_an_unreadable_plan_is_named(tmp_path: Path) -> None:
+    run = store(tmp_path / "run", cell())
+    run.plan_path.write_text('{"suite": "s"')
+    with pytest.raises(PrunebenchError, match=r"plan\.json cannot be read"):
+        run.read_plan()
+
+
+def test_two_runs_exclude_each_other(tmp_path: Path) -> None:
+    run = store(tmp_path / "run", cell())
+    with (
+        run.lock(),
+        pytest.raises(PrunebenchError, match="another run is writing"),
+        RunStore(run.folder).lock(),
+    ):
+        pytest.fail("both held the folder")
+    with run.lock():
+        pass
+
+
+@pytest.mark.parametrize("failing", ["fsync", "rename"])
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch, failing: str
+) -> None:
+    path = tmp_path / "file.json"
+    write_atomically(path, "old")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if failing == "fsync":
+        monkeypatch.setattr(os, "fsync", full)
+    else:
+        monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(PrunebenchError, match="No space left on device") as caught:
+        write_atomically(path, "new")
+    assert "free some space" in caught.value.hint
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file.json"]
+    assert path.read_text() == "old"

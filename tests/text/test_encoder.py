@@ -1,0 +1,69 @@
+"""Which ids more text can change: proved against tokenising the whole text."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prunebench.text.encoder import Encoder
+from prunebench.text.files import read_documents
+from small_tokenizers import TEXT, gpt2_like, llama2_like, llama3_like
+
+SPLITTING = [Encoder(gpt2_like()), Encoder(llama3_like())]
+PIECES = [
+    "word",
+    "don't",
+    " ",
+    "  ",
+    "\n",
+    "\n\n",
+    " \n",
+    "\t",
+    "12345678",
+    "...",
+    "é",
+    "e\u0301",
+    "漢",
+    "<unk>",
+    "<s",
+    "<s>",
+]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.sampled_from(PIECES), max_size=60), st.lists(st.sampled_from(PIECES), max_size=60)
+)
+def test_what_is_settled_is_what_the_whole_text_starts_with(
+    end: list[str], more: list[str]
+) -> None:
+    before = TEXT[:3000] + "".join(end)
+    for encode in SPLITTING:
+        settled = encode.settled(before)
+        assert len(settled) > 500
+        assert encode(before + "".join(more))[: len(settled)] == settled
+
+
+def test_nothing_is_settled_where_the_tokenizer_does_not_split() -> None:
+    assert Encoder(llama2_like()).settled(TEXT) == []
+
+
+def test_nothing_of_a_short_text_is_settled(tokenizer) -> None:
+    assert Encoder(tokenizer).settled("a few words") == []
+
+
+def test_wikitext_prefixes_are_settled(gpt2_tokenizer, data) -> None:
+    rows = read_documents(data / "wikitext-2-raw" / "rows" / "test.parquet")
+    text = "\n\n".join(rows)[:160_000]
+    encode = Encoder(gpt2_tokenizer)
+    whole = encode(text)
+    for cut in range(20_000, 160_000, 27_777):
+        settled = encode.settled(text[:cut])
+        assert len(settled) > cut // 10
+        assert whole[: len(settled)] == settled
+
+
+@pytest.mark.parametrize(("kind", "bos"), [(gpt2_like, None), (llama3_like, 1), (llama2_like, 1)])
+def test_bos_is_what_the_tokenizer_adds(kind, bos) -> None:
+    assert Encoder(kind()).bos == bos

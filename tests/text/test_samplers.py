@@ -1,0 +1,185 @@
+"""Samplers: every window comes from the text, the draw is the papers', and too little text is named."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prunebench.errors import PrunebenchError
+from prunebench.text.encoder import Encoder
+from prunebench.text.files import read_documents
+from prunebench.text.samplers import SAMPLERS, Texts, consecutive, sample
+from small_tokenizers import TEXT
+
+
+def encode(text: str) -> list[int]:
+    """A character a token, so that ids can be read back."""
+    return [ord(letter) for letter in text]
+
+
+def texts(documents: list[str], joiner: str = "|") -> Texts:
+    return Texts(documents, encode, joiner)
+
+
+def read(window: np.ndarray) -> str:
+    return "".join(map(chr, window))
+
+
+documents = st.lists(st.text("abcdefgh", max_size=30), min_size=1, max_size=12)
+asked = st.tuples(st.integers(1, 6), st.integers(2, 9), st.integers(0, 3))
+
+
+@settings(deadline=None)
+@given(documents, asked, st.sampled_from(sorted(SAMPLERS)))
+def test_windows_are_text_of_the_corpus_and_reproducible(
+    docs: list[str], asked: tuple[int, int, int], name: str
+) -> None:
+    windows, length, seed = asked
+    try:
+        drawn = sample(name, texts(docs), windows, length, seed)
+    except PrunebenchError:
+        return  # the next test says where that is right
+    assert drawn.tokens.shape == (windows, length)
+    assert drawn.tokens.dtype == np.int64
+    again = sample(name, texts(docs), windows, length, seed)
+    assert np.array_equal(drawn.tokens, again.tokens)
+    found = [read(window) for window in drawn.tokens]
+    if name in {"c4-gptq", "distinct"}:
+        assert all(any(window in doc for doc in docs) for window in found)
+    elif name == "joined-rows":
+        assert all(piece in "\n".join(docs) for window in found for piece in window.split("\n"))
+        assert sum(len(window.replace("\n", "")) for window in found) <= sum(map(len, docs))
+    elif name == "joined-random":
+        assert all(window in "|".join(docs) for window in found)
+    else:
+        assert "|".join(docs).startswith("".join(found))
+
+
+@given(documents, asked)
+def test_refused_only_where_the_text_is_too_little(
+    docs: list[str], asked: tuple[int, int, int]
+) -> None:
+    windows, length, seed = asked
+    have = {
+        "c4-gptq": windows if any(len(doc) > length for doc in docs) else 0,
+        "distinct": sum(len(doc) >= length for doc in docs),
+        "joined-random": windows if len("|".join(docs)) > length else 0,
+        "joined-rows": len("\n\n".join(docs)) // length,
+        "consecutive": len("|".join(docs)) // length,
+    }
+    for name, can in have.items():
+        if can >= windows:
+            sample(name, texts(docs), windows, length, seed)
+        else:
+            with pytest.raises(
+                PrunebenchError,
+                match=f"{windows} windows of {length} tokens asked, only {can} can be had",
+            ):
+                sample(name, texts(docs), windows, length, seed)
+
+
+def test_distinct_documents_are_distinct() -> None:
+    docs = [letter * 20 for letter in "abcdefghij"]
+    drawn = sample("distinct", texts(docs), 10, 5, 0)
+    assert sorted(read(window)[0] for window in drawn.tokens) == list("abcdefghij")
+
+
+def test_c4_draws_as_sparsegpt_does() -> None:
+    """SparseGPT's loop on the global generator, tokenising every document that it draws."""
+    docs = [chr(97 + number % 26) * (number % 40) for number in range(200)]
+    docs = [
+        "".join(chr(97 + (index * 7 + len(doc)) % 26) for index in range(len(doc))) for doc in docs
+    ]
+    for seed in range(5):
+        random.seed(seed)
+        expected = []
+        while len(expected) < 20:
+            ids = encode(docs[random.randint(0, len(docs) - 1)])
+            if len(ids) > 16:
+                start = random.randint(0, len(ids) - 16 - 1)
+                expected.append(ids[start : start + 16])
+        assert sample("c4-gptq", texts(docs), 20, 16, seed).tokens.tolist() == expected
+
+
+def test_a_document_is_tokenised_once() -> None:
+    calls: list[str] = []
+
+    def counted(text: str) -> list[int]:
+        calls.append(text)
+        return encode(text)
+
+    sample("c4-gptq", Texts(["abcdefghij" * 3, "short"], counted), 50, 8, 0)
+    assert len(calls) == len(set(calls)) <= 2
+
+
+def test_rows_are_drawn_until_the_windows_are_full() -> None:
+    """Not all rows are read where a tokenizer can say what is settled."""
+    docs = [f"{number:03}" * 10 for number in range(500)]
+    drawn = sample(
+        "joined-rows", Texts(docs, encode, settled=lambda text: encode(text)[:-10]), 2, 16, 7
+    )
+    assert drawn.documents < 20
+    assert (
+        drawn.tokens.tolist()
+        == sample("joined-rows", Texts(docs, encode), 2, 16, 7).tokens.tolist()
+    )
+    assert (
+        drawn.tokens.tolist()
+        != sample("joined-rows", Texts(docs, encode), 2, 16, 8).tokens.tolist()
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 30), st.integers(2, 300), st.booleans())
+def test_a_few_windows_are_the_first_of_all(
+    tokenizer, windows: int, length: int, one_document: bool
+) -> None:
+    docs = [TEXT] if one_document else TEXT.split("\n\n")
+    encoder = Encoder(tokenizer)
+    whole = np.asarray(encoder("\n\n".join(docs)))
+    all_of_them = consecutive(Texts(docs, encoder), None, length)
+    assert np.array_equal(all_of_them.tokens.reshape(-1), whole[: len(whole) // length * length])
+    if windows <= len(all_of_them.tokens):
+        few = consecutive(Texts(iter(docs), encoder, settled=encoder.settled), windows, length)
+        assert np.array_equal(few.tokens, all_of_them.tokens[:windows])
+
+
+@given(st.lists(st.integers(1, 12), min_size=40, max_size=60), st.integers(1, 8), st.integers(2, 5))
+def test_only_what_is_settled_is_taken(lengths: list[int], windows: int, length: int) -> None:
+    """A word a token, so that the text's end, cut anywhere, gives a wrong last token."""
+    docs = [str(number % 10) * letters for number, letters in enumerate(lengths)]
+
+    def words(text: str) -> list[int]:
+        return [int(word) for word in text.split()]
+
+    few = consecutive(
+        Texts(docs, words, " ", settled=lambda text: words(text)[:-1]), windows, length
+    )
+    assert few.tokens.reshape(-1).tolist() == [int(doc) for doc in docs][: windows * length]
+
+
+def test_little_of_a_long_text_is_tokenised(gpt2_tokenizer, data) -> None:
+    rows = read_documents(data / "wikitext-2-raw" / "rows" / "validation.parquet")
+    encoder, lengths = Encoder(gpt2_tokenizer), []
+
+    def settled(text: str) -> list[int]:
+        lengths.append(len(text))
+        return encoder.settled(text)
+
+    few = consecutive(Texts(rows, encoder, settled=settled), 8, 512)
+    assert sum(lengths) < 0.1 * sum(map(len, rows))
+    whole = encoder("\n\n".join(rows[:1000]))
+    assert few.tokens.reshape(-1).tolist() == whole[: 8 * 512]
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("c4gptq", "did you mean 'c4-gptq'"), ("as-is", "for text choose one of")]
+)
+def test_a_sampler_that_does_not_fit_is_named(name: str, hint: str) -> None:
+    with pytest.raises(PrunebenchError) as caught:
+        sample(name, texts(["abc"]), 1, 2, 0)
+    assert hint in str(caught.value)
