@@ -14,8 +14,9 @@ import torch
 from nvml_replay import Recorder, replay
 from prunebench.measure.devices.dram_traffic import DramMeter
 from prunebench.measure.devices.energy import EnergyMeter, measure_energy
+from prunebench.measure.devices.gpu_lookup import torch_gpu
 from prunebench.measure.devices.memory import MemorySampler
-from prunebench.measure.devices.nvml import Nvml, visible
+from prunebench.measure.devices.nvml import Nvml
 from prunebench.model.load import load
 from tiny import tiny_checkpoint
 
@@ -67,7 +68,7 @@ def test_a_session_is_recorded_and_answers_the_same_again(
 
 def ask() -> tuple[object, ...]:
     with Nvml() as nvml:
-        gpu = nvml.gpu(visible("cuda"))
+        gpu = torch_gpu(nvml, "cuda")
         assert gpu is not None
         processes = gpu.processes()
         return (

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.cell import Cell
+from prunebench.measure.devices.gpu_lookup import all_gpus
 from prunebench.measure.devices.nvml import Nvml
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
@@ -51,7 +52,7 @@ def visible_gpus() -> list[str]:
     shown = os.environ.get(VARIABLE)
     named = None if shown is None else [name.strip() for name in shown.split(",") if name.strip()]
     with Nvml() as nvml:
-        names = [str(number) for number in range(len(nvml.devices()))] if named is None else named
+        names = [str(number) for number in range(len(all_gpus(nvml)))] if named is None else named
         if len(names) < 2 or not nvml.available:
             return names if nvml.available else []
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from prunebench.measure.devices.sampler import linux_tree
+from prunebench.isolation.process_tree import linux_tree
 
 
 def used_bytes(pid: int, limit: int) -> int | None:

@@ -16,7 +16,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from prunebench.measure.devices.sampler import linux_children
+from prunebench.isolation.process_tree import linux_children
 
 MARK = "PRUNEBENCH_RUN_MARK"
 """The environment variable that names the run a process comes from."""

@@ -43,7 +43,6 @@ class LoadedModel:
     """Size of the weight files read."""
     seconds: float
     """Weights and config from disk to device; imports and tokenizer apart."""
-    tokenizer_seconds: float
     legs: Legs | None = None
     """None where the weights went to the device as they were read."""
 
@@ -70,8 +69,8 @@ def load(folder: Path, *, dtype: str, device: str, trust_remote_code: bool = Fal
         legs = _onwards(model, device, time.perf_counter() - started) if apart else None
         _finish(device)
         seconds = time.perf_counter() - started
-        tokenizer, tokenizer_seconds = _load_tokenizer(folder, trust_remote_code=trust_remote_code)
-    return LoadedModel(model, tokenizer, checkpoint.weight_bytes, seconds, tokenizer_seconds, legs)
+        tokenizer = _load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    return LoadedModel(model, tokenizer, checkpoint.weight_bytes, seconds, legs)
 
 
 def load_spread(
@@ -92,8 +91,8 @@ def load_spread(
         )
         _finish(device)
         seconds = time.perf_counter() - started
-        tokenizer, tokenizer_seconds = _load_tokenizer(folder, trust_remote_code=trust_remote_code)
-    return LoadedModel(model, tokenizer, checkpoint.weight_bytes, seconds, tokenizer_seconds)
+        tokenizer = _load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    return LoadedModel(model, tokenizer, checkpoint.weight_bytes, seconds)
 
 
 def load_bare(folder: Path, *, dtype: str, device: str) -> LoadedModel:
@@ -117,8 +116,8 @@ def load_bare(folder: Path, *, dtype: str, device: str) -> LoadedModel:
         )
         _make_buffers(model, device)
         seconds = time.perf_counter() - started
-        tokenizer, tokenizer_seconds = _load_tokenizer(folder, trust_remote_code=False)
-    return LoadedModel(model, tokenizer, checkpoint.weight_bytes, seconds, tokenizer_seconds)
+        tokenizer = _load_tokenizer(folder, trust_remote_code=False)
+    return LoadedModel(model, tokenizer, checkpoint.weight_bytes, seconds)
 
 
 @torch.no_grad()
@@ -136,13 +135,11 @@ def _make_buffers(model: Any, device: str) -> None:
             module._buffers[name] = module._buffers[name].to(device)
 
 
-def _load_tokenizer(folder: Path, *, trust_remote_code: bool) -> tuple[Any, float]:
-    """The tokenizer, and the seconds that it took."""
+def _load_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:
     from transformers import AutoTokenizer
 
-    started = time.perf_counter()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
+        return AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=trust_remote_code
         )
     except Exception as error:
@@ -150,7 +147,6 @@ def _load_tokenizer(folder: Path, *, trust_remote_code: bool) -> tuple[Any, floa
             f"{folder}: transformers cannot read the tokenizer: {first_line(error)}",
             hint="save it there anew with AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)",
         ) from error
-    return tokenizer, time.perf_counter() - started
 
 
 def _fits(weight_bytes: int) -> bool:

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from prunebench.measure.devices.gpu import GpuDevice
-from prunebench.measure.devices.nvml import Nvml, visible
+from prunebench.measure.devices.gpu import GpuDevice, own_bytes
+from prunebench.measure.devices.gpu_lookup import all_gpus, find_gpu, visible_entry
+from prunebench.measure.devices.nvml import Nvml
 
 
 class NVMLError(Exception):
@@ -36,26 +37,24 @@ def test_what_a_good_driver_answers_is_passed_on(nvml):
     session = nvml()
     assert session.available and session.reason is None
     assert session.driver() == "570.86.15"
-    assert session.devices() == [
-        GpuDevice(index, "NVIDIA Test", f"GPU-{index}aaa", 80 << 30) for index in (0, 1)
-    ]
-    assert session.gpu("1").memory_used() == (2 << 30) + 1
-    assert session.gpu("0").process_memory({11}) == 1 << 30
-    assert session.gpu("0").process_memory({11, 12}) == (1 << 30) + 5
+    assert all_gpus(session) == [GpuDevice(index, "NVIDIA Test", 80 << 30) for index in (0, 1)]
+    assert find_gpu(session, "1").memory_used() == (2 << 30) + 1
+    assert own_bytes(find_gpu(session, "0").processes(), {11}) == 1 << 30
+    assert own_bytes(find_gpu(session, "0").processes(), {11, 12}) == (1 << 30) + 5
 
 
 def test_older_bindings_give_bytes(nvml):
     session = nvml(nvmlDeviceGetName=b"NVIDIA Old", nvmlSystemGetDriverVersion=b"450.1")
-    assert (session.devices()[0].name, session.driver()) == ("NVIDIA Old", "450.1")
+    assert (all_gpus(session)[0].name, session.driver()) == ("NVIDIA Old", "450.1")
 
 
 def nothing(session):
-    gpu = session.gpu(None)
+    gpu = find_gpu(session, None)
     return (
         session.driver(),
-        session.devices(),
+        all_gpus(session),
         gpu and gpu.memory_used(),
-        gpu and gpu.process_memory({11}),
+        gpu and own_bytes(gpu.processes(), {11}),
     )
 
 
@@ -85,7 +84,6 @@ def test_without_a_driver_nothing_is_available(nvml, error):
         "nvmlDeviceGetCount",
         "nvmlDeviceGetHandleByIndex",
         "nvmlDeviceGetName",
-        "nvmlDeviceGetUUID",
         "nvmlDeviceGetMemoryInfo",
         "nvmlDeviceGetComputeRunningProcesses",
         "nvmlDeviceGetGraphicsRunningProcesses",
@@ -102,21 +100,20 @@ def test_each_call_may_fail_alone(nvml, name):
     assert own == (None if lost or "Compute" in name else 1 << 30)
     if devices:
         assert (devices[0].name is None) == (name == "nvmlDeviceGetName")
-        assert (devices[0].uuid is None) == (name == "nvmlDeviceGetUUID")
         assert (devices[0].total_bytes is None) == (name == "nvmlDeviceGetMemoryInfo")
 
 
 @pytest.mark.parametrize("used", [None, (1 << 64) - 1])
 def test_memory_that_nvml_leaves_open_is_not_zero(nvml, used):
     session = nvml(nvmlDeviceGetComputeRunningProcesses=[process(11, used)])
-    assert session.gpu(None).process_memory({11}) is None
+    assert own_bytes(find_gpu(session, None).processes(), {11}) is None
     session = nvml(nvmlDeviceGetMemoryInfo=SimpleNamespace(total=None, used=used))
-    assert session.gpu(None).memory_used() is None
-    assert session.devices()[0].total_bytes is None
+    assert find_gpu(session, None).memory_used() is None
+    assert all_gpus(session)[0].total_bytes is None
 
 
 def test_a_pid_that_is_not_listed_is_not_available(nvml):
-    assert nvml().gpu(None).process_memory({99}) is None
+    assert own_bytes(find_gpu(nvml(), None).processes(), {99}) is None
 
 
 def test_a_process_in_both_lists_counts_once_and_its_slices_add_up(nvml):
@@ -124,7 +121,7 @@ def test_a_process_in_both_lists_counts_once_and_its_slices_add_up(nvml):
         nvmlDeviceGetComputeRunningProcesses=[process(11, 4), process(11, 6), process(11, None)],
         nvmlDeviceGetGraphicsRunningProcesses=[process(11, 7)],
     )
-    assert session.gpu(None).process_memory({11}) == 10
+    assert own_bytes(find_gpu(session, None).processes(), {11}) == 10
 
 
 @pytest.mark.parametrize(
@@ -141,7 +138,7 @@ def test_a_process_in_both_lists_counts_once_and_its_slices_add_up(nvml):
     ],
 )
 def test_the_gpu_that_cuda_calls_zero(nvml, visible, index):
-    gpu = nvml().gpu(visible)
+    gpu = find_gpu(nvml(), visible)
     assert (gpu and gpu.index) == index
 
 
@@ -161,7 +158,7 @@ def test_what_torch_calls_a_device_is_an_entry_of_the_visible_ones(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if shown is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
-    assert visible(device) == entry
+    assert visible_entry(device) == entry
 
 
 def test_closing_shuts_the_library_once_and_ends_all_answers(nvml):

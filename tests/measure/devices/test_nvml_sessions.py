@@ -12,8 +12,10 @@ import pytest
 from nvml_replay import FOLDER, Recorder, read, real, replay, shim
 from prunebench.measure.devices.dram_traffic import DramMeter
 from prunebench.measure.devices.energy import EnergyMeter
+from prunebench.measure.devices.gpu import own_bytes
+from prunebench.measure.devices.gpu_lookup import all_gpus, find_gpu, torch_gpu
 from prunebench.measure.devices.memory import MemorySampler
-from prunebench.measure.devices.nvml import Nvml, visible
+from prunebench.measure.devices.nvml import Nvml
 
 GIB = 1 << 30
 SESSIONS = sorted(path.stem for path in FOLDER.glob("*.json"))
@@ -72,8 +74,8 @@ def test_a_session_says_where_it_comes_from_and_breaks_nothing(play, session):
     assert read(session)["origin"]
     play(session)
     with Nvml() as nvml:
-        nvml.devices()
-        gpu = nvml.gpu(visible("cuda"))
+        all_gpus(nvml)
+        gpu = torch_gpu(nvml, "cuda")
         if gpu is not None:
             answers = [
                 gpu.described(),
@@ -171,11 +173,11 @@ def test_dram_traffic_that_is_not_available_has_a_reason(play, session, reason):
 def test_a_mig_instance_is_found_by_uuid_and_as_the_first_of_its_gpu(play):
     told = play("a100_mig")
     with Nvml() as nvml:
-        for gpu in (nvml.gpu(told["visible"]), nvml.gpu("0"), nvml.gpu(None)):
+        for gpu in (find_gpu(nvml, name) for name in (told["visible"], "0", None)):
             assert gpu.mig
             assert gpu.index == 0
             assert gpu.memory_used() == 3 * GIB
-            assert gpu.process_memory({os.getpid()}) == 2 * GIB
+            assert own_bytes(gpu.processes(), {os.getpid()}) == 2 * GIB
             assert gpu.energy_j() is None
 
 

@@ -7,7 +7,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from prunebench.measure.devices.gpu import Gpu
-from prunebench.measure.devices.nvml import Nvml, visible
+from prunebench.measure.devices.gpu_lookup import torch_gpu
+from prunebench.measure.devices.nvml import Nvml
 from prunebench.record.device_results import DramTraffic
 
 _DRAM_BW_UTIL = 10  # NVML_GPM_METRIC_DRAM_BW_UTIL, per cent
@@ -22,7 +23,7 @@ class DramMeter:
 
     def __init__(self, device: str = "cuda") -> None:
         self._nvml = Nvml()
-        self._gpu = self._nvml.gpu(visible(device))
+        self._gpu = torch_gpu(self._nvml, device)
         self._instance: Any = None
         self._reason = self._unsupported()
         self._peak = None if self._gpu is None or self._gpu.mig else self._gpu.peak_bytes_per_s()

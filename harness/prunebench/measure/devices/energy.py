@@ -18,7 +18,8 @@ from typing import Protocol, Self
 from prunebench.experiment.measures import LatencySpec
 from prunebench.measure.devices import powercap
 from prunebench.measure.devices.gpu import Gpu
-from prunebench.measure.devices.nvml import Nvml, visible
+from prunebench.measure.devices.gpu_lookup import torch_gpu
+from prunebench.measure.devices.nvml import Nvml
 from prunebench.record.device_results import Energy, EnergyResult
 
 LEAST_S = 1.0
@@ -158,7 +159,7 @@ def _idle(meter: EnergyMeter, synchronise: Callable[[], None], seconds: float) -
 
 def _gpu_source(device: str) -> tuple[_Source | None, str | None]:
     nvml = Nvml()
-    gpu = nvml.gpu(visible(device))
+    gpu = torch_gpu(nvml, device)
     if gpu is None:
         reason = f"NVML: {nvml.reason or nvml.lost or 'it does not show the GPU in use'}"
     elif gpu.mig:

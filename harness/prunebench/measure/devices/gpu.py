@@ -1,34 +1,29 @@
-"""One GPU, or one instance of a split one (MIG), as NVML describes it. What cannot be had is None."""
+"""One GPU, or one instance of a split GPU (MIG), as NVML describes it. None is "not available"."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from prunebench.measure.devices.nvml import Nvml
+from prunebench.measure.devices.nvml import Nvml, count, text
 
-_NOT_AVAILABLE = 1 << 63
-"""NVML writes 'value not available' as all ones; bindings differ in whether they turn that into None."""
-_KILO = 1000
 _TX, _RX = 0, 1  # NVML_PCIE_UTIL_TX_BYTES, NVML_PCIE_UTIL_RX_BYTES
 _MEMORY_CLOCK = 2  # NVML_CLOCK_MEM
 
 
 @dataclass(frozen=True)
 class GpuDevice:
-    """One GPU as NVML numbers it: physical order, blind to CUDA_VISIBLE_DEVICES."""
+    """One GPU as NVML numbers it: in bus order, whatever CUDA_VISIBLE_DEVICES says."""
 
     index: int | None
     name: str | None
-    uuid: str | None
     total_bytes: int | None
 
 
 @dataclass(frozen=True)
 class GpuProcess:
-    """A process on a GPU. In a container ``pid`` is the host's, which is not the one that we know."""
+    """A process on a GPU. In a container ``pid`` is the host's number, not the container's."""
 
     pid: int
     used_bytes: int | None
@@ -36,7 +31,7 @@ class GpuProcess:
 
 @dataclass(frozen=True)
 class PcieLink:
-    """Generation and lanes of the link, now and at most."""
+    """PCIe generation and number of lanes: in use now, and the most that the GPU can use."""
 
     generation: int | None
     width: int | None
@@ -46,7 +41,10 @@ class PcieLink:
 
 @dataclass(frozen=True)
 class Gpu:
-    """``parent`` is the whole GPU's handle where ``handle`` is one of its MIG instances, if NVML gives it."""
+    """A GPU or a MIG instance. For an instance, ``parent`` is the whole GPU's handle if NVML has it.
+
+    ``split`` marks an instance whose parent NVML may not have told.
+    """
 
     nvml: Nvml
     handle: Any
@@ -63,7 +61,6 @@ class Gpu:
         return GpuDevice(
             index=self.index,
             name=text(self._ask("nvmlDeviceGetName")),
-            uuid=text(self._ask("nvmlDeviceGetUUID")),
             total_bytes=count(getattr(memory, "total", None)),
         )
 
@@ -72,10 +69,10 @@ class Gpu:
         return count(getattr(self._ask("nvmlDeviceGetMemoryInfo"), "used", None))
 
     def processes(self) -> list[GpuProcess] | None:
-        """Every process on the GPU; None where NVML does not list them.
+        """Every process on the GPU; None if NVML does not list them.
 
-        A process that computes and draws stands in two lists with the same figure: the larger counts. One that
-        stands in a list several times is on several instances: their sum counts.
+        A process that both computes and draws is in two lists with the same figure: take the
+        larger. A process that is in one list several times runs on several instances: add them up.
         """
         found: dict[int, int | None] = {}
         listed = False
@@ -96,31 +93,36 @@ class Gpu:
                 )
         return [GpuProcess(pid, used) for pid, used in found.items()] if listed else None
 
-    def process_memory(self, pids: Collection[int]) -> int | None:
-        """Bytes that these processes hold on the GPU; None where NVML lists none of them or leaves the figure open."""
-        return own_bytes(self.processes(), pids)
-
     def utilisation(self) -> float | None:
-        """Share of NVML's last sample period (up to a second) in which a kernel ran, whosever."""
+        """Share (0 to 1) of the last sample period, up to 1 s, in which any process's kernel ran."""
         value = count(getattr(self._ask("nvmlDeviceGetUtilizationRates"), "gpu", None))
         return None if value is None else value / 100
 
     def energy_j(self) -> float | None:
-        """Joules since the driver was loaded, of the whole GPU (Volta and later); None for a MIG instance."""
+        """Joules of the whole GPU since the driver was loaded (Volta and later).
+
+        None for a MIG instance: NVML has no figure for a part of a GPU.
+        """
         value = None if self.mig else count(self._ask("nvmlDeviceGetTotalEnergyConsumption"))
-        return None if value is None else value / 1e3
+        return None if value is None else value / 1e3  # NVML counts in mJ
 
     def power_w(self) -> float | None:
-        """Watts of the whole GPU, on most GPUs a mean over the last second; None for a MIG instance."""
+        """Watts of the whole GPU, on most GPUs a mean over the last second.
+
+        None for a MIG instance: NVML has no figure for a part of a GPU.
+        """
         value = None if self.mig else count(self._ask("nvmlDeviceGetPowerUsage"))
-        return None if value is None else value / 1e3
+        return None if value is None else value / 1e3  # NVML counts in mW
 
     def pcie_bytes_per_s(self) -> tuple[float | None, float | None]:
-        """Device to host, host to device. Each is a window of 20 ms, in which the call waits. NVML counts in KB."""
+        """PCIe traffic (device to host, host to device), bytes per second.
+
+        NVML measures each direction for 20 ms, and the call waits for that. It counts in kB.
+        """
         tx, rx = (
             count(self._ask("nvmlDeviceGetPcieThroughput", counter)) for counter in (_TX, _RX)
         )
-        return None if tx is None else tx * float(_KILO), None if rx is None else rx * float(_KILO)
+        return None if tx is None else tx * 1e3, None if rx is None else rx * 1e3
 
     def pcie_link(self) -> PcieLink:
         names = (
@@ -132,7 +134,10 @@ class Gpu:
         return PcieLink(*(count(self._ask(f"nvmlDeviceGet{name}")) for name in names))
 
     def peak_bytes_per_s(self) -> float | None:
-        """What the memory could move: two transfers a clock (all HBM and GDDR as NVML gives their clock)."""
+        """Peak bandwidth of the GPU's memory: 2 transfers per clock x bus width.
+
+        The factor 2 is right for all HBM and GDDR, given the clock that NVML reports for them.
+        """
         clock_mhz = count(self._ask("nvmlDeviceGetMaxClockInfo", _MEMORY_CLOCK))
         width_bits = count(self._ask("nvmlDeviceGetMemoryBusWidth"))
         return None if not clock_mhz or not width_bits else 2 * clock_mhz * 1e6 * width_bits / 8
@@ -142,23 +147,11 @@ class Gpu:
 
 
 def own_bytes(processes: Collection[GpuProcess] | None, pids: Collection[int]) -> int | None:
-    """The sum over those of the ``processes`` that are in ``pids``; None where no figure is known."""
+    """Bytes that the ``processes`` with these ``pids`` hold; None if no figure is known."""
     known = [
         one.used_bytes for one in processes or () if one.pid in pids and one.used_bytes is not None
     ]
     return sum(known) if known else None
-
-
-def text(value: Any) -> str | None:
-    """A string of NVML; older bindings give bytes."""
-    if isinstance(value, bytes):
-        return value.decode(errors="replace")
-    return value if isinstance(value, str) else None
-
-
-def count(value: Any) -> int | None:
-    """A number of NVML, None where it stands for 'not available'."""
-    return value if isinstance(value, int) and 0 <= value < _NOT_AVAILABLE else None
 
 
 def _sum(one: int | None, other: int | None) -> int | None:

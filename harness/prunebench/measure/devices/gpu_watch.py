@@ -60,10 +60,11 @@ class GpuWatch:
         return found
 
     def _run(self) -> None:
-        from prunebench.measure.devices.nvml import Nvml, visible
+        from prunebench.measure.devices.gpu_lookup import torch_gpu
+        from prunebench.measure.devices.nvml import Nvml
 
         nvml = Nvml()
-        gpu = nvml.gpu(visible(self._device))
+        gpu = torch_gpu(nvml, self._device)
         if gpu is None:
             self._end(nvml.lost or nvml.reason or "NVML shows no GPU that this process may use")
             return

@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from prunebench.measure.devices.gpu_lookup import all_gpus
 from prunebench.measure.devices.nvml import Nvml
 
 _DISTRIBUTIONS = ("prunebench", "torch", "transformers", "numpy", "safetensors", "nvidia-ml-py")
@@ -69,7 +70,7 @@ def _gpus() -> dict[str, Any]:
         return {
             "gpus": [
                 {"name": device.name, "memory_bytes": device.total_bytes}
-                for device in nvml.devices()
+                for device in all_gpus(nvml)
             ],
             "gpu_driver": nvml.driver(),
             "nvml": "available" if nvml.available else f"not available ({nvml.reason})",

@@ -19,6 +19,8 @@ import sys
 import time
 from typing import IO, TYPE_CHECKING
 
+from prunebench.isolation.process_tree import linux_tree
+
 if TYPE_CHECKING:
     from prunebench.measure.devices.gpu_watch import GpuWatch
 
@@ -47,29 +49,6 @@ class LinuxRss:
             )  # a zombie has no pages
         except (OSError, IndexError):
             return None
-
-
-def linux_children(pid: int) -> list[int]:
-    """Pids of the children of all threads of ``pid``; empty where the kernel does not list them."""
-    found: list[int] = []
-    try:
-        for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - pathlib would add to the start
-            with open(f"/proc/{pid}/task/{thread}/children", "rb", buffering=0) as file:  # noqa: PTH123
-                found.extend(map(int, file.read().split()))
-    except OSError:
-        pass
-    return found
-
-
-def linux_tree(root: int) -> set[int]:
-    """Pids of ``root`` and all its descendants but this process."""
-    found, waiting = {root}, linux_children(root)
-    while waiting:
-        pid = waiting.pop()
-        if pid != os.getpid():
-            found.add(pid)
-            waiting.extend(linux_children(pid))
-    return found
 
 
 class LinuxProcesses:
