@@ -156,12 +156,15 @@ def test_what_was_streamed_is_measured_on_disk(
     """The way of a checkpoint that fits nowhere."""
     Rig(tmp_path)
     monkeypatch.chdir(tmp_path)
-    options = {
-        "calibration": {"corpus": "text.txt", "windows": 2, "length": 16},
-        "out": "pruned",
-        "stream": True,
-    }
-    pruned = prunebench.prune("model", "wanda", sparsity="2:4", shard_size="100 kB", **options)
+    pruned = prunebench.prune(
+        "model",
+        "wanda",
+        options={"sparsity": "2:4"},
+        calibration={"corpus": "text.txt", "windows": 2, "length": 16},
+        out="pruned",
+        stream=True,
+        shard_size="100 kB",
+    )
     model = spread_out(tmp_path / "pruned", SMALL)
     whole = prunebench.load_pruned("pruned")
     assert torch.equal(model(IDS).logits, whole(IDS).logits)

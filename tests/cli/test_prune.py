@@ -149,7 +149,7 @@ def test_in_python_from_a_folder(folder: Path) -> None:
         "model",
         "wanda",
         calibration={"corpus": "text.txt", "windows": 2, "length": 16},
-        sparsity=0.5,
+        options={"sparsity": 0.5},
         progress=lambda phase, done, total: seen.append(phase),
     )
     assert result.audit.sparsity == pytest.approx(0.5, abs=0.01)
@@ -160,7 +160,9 @@ def test_in_python_from_a_folder(folder: Path) -> None:
 
 def test_in_python_a_model_in_memory(tmp_path: Path) -> None:
     model = tiny_model("qwen2")
-    result = prunebench.prune(model, "shortgpt", calibration=IDS, count=1, out=tmp_path / "pruned")
+    result = prunebench.prune(
+        model, "shortgpt", options={"count": 1}, calibration=IDS, out=tmp_path / "pruned"
+    )
     assert result.model is model
     assert result.audit.removed_layers == [result.notes["removed_in_order"][0]]
     assert torch.equal(prunebench.load_pruned(tmp_path / "pruned")(IDS).logits, model(IDS).logits)
@@ -179,7 +181,7 @@ def test_in_python_bad_input_for_a_model_in_memory(
     method: str, options: dict[str, object], said: str
 ) -> None:
     with pytest.raises(prunebench.PrunebenchError, match=said):
-        prunebench.prune(tiny_model("llama"), method, **options)
+        prunebench.prune(tiny_model("llama"), method, options=options)
 
 
 def test_layers_may_be_pruned_elsewhere(folder: Path) -> None:

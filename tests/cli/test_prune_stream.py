@@ -27,9 +27,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def prune(out: str, method: str, *, stream: bool, **options):
+HALF = {"sparsity": 0.5}
+
+
+def prune(out: str, method: str, options: dict[str, object], *, stream: bool, **settings):
     return prunebench.prune(
-        "model", method, calibration=CALIBRATION, out=out, stream=stream, **options
+        "model",
+        method,
+        options=options,
+        calibration=CALIBRATION,
+        out=out,
+        stream=stream,
+        **settings,
     )
 
 
@@ -38,19 +47,19 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 CASES = [
-    ("wanda", {"sparsity": 0.5}),
-    ("sparsegpt", {"sparsity": "2:4"}),
-    ("magnitude", {"sparsity": 0.6}),
-    ("random", {"sparsity": 0.5, "seed": 3}),
+    ("wanda", HALF, {}),
+    ("sparsegpt", {"sparsity": "2:4"}, {}),
+    ("magnitude", {"sparsity": 0.6}, {}),
+    ("random", HALF, {"seed": 3}),
 ]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_folder_is_the_one_of_pruning_in_memory(family: str, folder: Path) -> None:
     tiny_checkpoint(folder / "model", family)
-    for method, options in CASES:
-        whole = prune("whole", method, stream=False, **options)
-        streamed = prune("streamed", method, stream=True, **options)
+    for method, options, settings in CASES:
+        whole = prune("whole", method, options, stream=False, **settings)
+        streamed = prune("streamed", method, options, stream=True, **settings)
         assert files(folder / "streamed") == files(folder / "whole")
         assert streamed.audit == whole.audit
         assert streamed.notes == whole.notes
@@ -64,10 +73,8 @@ def test_from_shards_to_shards_in_another_type(dtype: str, tied: bool, folder: P
     model = AutoModelForCausalLM.from_pretrained(folder / "model")
     (folder / "model" / "model.safetensors").unlink()
     model.save_pretrained(folder / "model", max_shard_size=90_000)
-    whole = prune("whole", "wanda", stream=False, sparsity=0.5, dtype=dtype)
-    streamed = prune(
-        "streamed", "wanda", stream=True, sparsity=0.5, dtype=dtype, shard_size="40 kB"
-    )
+    whole = prune("whole", "wanda", HALF, stream=False, dtype=dtype)
+    streamed = prune("streamed", "wanda", HALF, stream=True, dtype=dtype, shard_size="40 kB")
     assert len(list((folder / "streamed").glob("model-*.safetensors"))) > 3
     assert streamed.audit == whole.audit
     expected = whole.model.state_dict()
@@ -87,8 +94,8 @@ def test_from_shards_to_shards_in_another_type(dtype: str, tied: bool, folder: P
 def test_what_goes_over_a_layer_again(options: dict[str, object], folder: Path) -> None:
     """Once more within a layer, and once more over all of them: OWL looks at the dense model first."""
     tiny_checkpoint(folder / "model", "llama")
-    whole = prune("whole", "sparsegpt", stream=False, sparsity=0.5, **options)
-    streamed = prune("streamed", "sparsegpt", stream=True, sparsity=0.5, **options)
+    whole = prune("whole", "sparsegpt", HALF | options, stream=False)
+    streamed = prune("streamed", "sparsegpt", HALF | options, stream=True)
     assert files(folder / "streamed") == files(folder / "whole")
     assert streamed.audit == whole.audit
     assert streamed.notes == whole.notes
@@ -96,8 +103,8 @@ def test_what_goes_over_a_layer_again(options: dict[str, object], folder: Path) 
 
 def test_layers_may_be_pruned_elsewhere(folder: Path) -> None:
     tiny_checkpoint(folder / "model", "llama")
-    prune("here", "wanda", stream=True, sparsity=0.5)
-    prune("there", "wanda", stream=True, sparsity=0.5, device="cpu", layer_device="cpu")
+    prune("here", "wanda", HALF, stream=True)
+    prune("there", "wanda", HALF, stream=True, device="cpu", layer_device="cpu")
     assert files(folder / "here") == files(folder / "there")
 
 
@@ -118,15 +125,15 @@ def test_one_layer_at_a_time_has_weights(folder: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(
         driver, "anatomy", lambda model: seen.append(anatomy(model).layers) or anatomy(model)
     )
-    prune("streamed", "sparsegpt", stream=True, sparsity=0.5)
+    prune("streamed", "sparsegpt", HALF, stream=True)
     assert alive == [1, 1, 1, 1]
     assert all(weight.is_meta for weight in seen[0].parameters())
 
 
 def test_a_folder_is_pruned_into_its_own_place(folder: Path) -> None:
     tiny_checkpoint(folder / "model", "llama")
-    prune("whole", "magnitude", stream=False, sparsity=0.5)
-    prune("model", "magnitude", stream=True, sparsity=0.5)
+    prune("whole", "magnitude", HALF, stream=False)
+    prune("model", "magnitude", HALF, stream=True)
     weights = [(folder / name / "model.safetensors").read_bytes() for name in ("whole", "model")]
     assert weights[0] == weights[1]
 
@@ -185,7 +192,11 @@ def test_what_cannot_be_streamed_is_refused_and_leaves_nothing(
     tiny_checkpoint(folder / "model", "llama")
     if arguments[0] == "./narrow":
         prunebench.prune(
-            "model", "blockpruner", count=2, blocks="mlp", calibration=CALIBRATION, out="narrow"
+            "model",
+            "blockpruner",
+            options={"count": 2, "blocks": "mlp"},
+            calibration=CALIBRATION,
+            out="narrow",
         )
     if arguments[0] == "./broken":
         model = AutoModelForCausalLM.from_pretrained("model")

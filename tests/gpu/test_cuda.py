@@ -167,7 +167,13 @@ def test_streaming_gives_the_folder_of_pruning_in_memory(
     text = {"corpus": "text.txt", "windows": 3, "length": 16}
     for out, stream in (("whole", False), ("streamed", True)):
         prune(
-            "model", "sparsegpt", sparsity="2:4", calibration=text, out=out, stream=stream, **where
+            "model",
+            "sparsegpt",
+            options={"sparsity": "2:4"},
+            calibration=text,
+            out=out,
+            stream=stream,
+            **where,
         )
     files = [
         {path.name: path.read_bytes() for path in (tmp_path / out).iterdir()}

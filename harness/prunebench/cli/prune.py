@@ -96,6 +96,7 @@ def command(
     result = prune(
         model,
         method,
+        options=assignments(options),
         calibration=assignments(calibration) or None,
         out=out,
         format=format_,
@@ -106,7 +107,6 @@ def command(
         stream=stream,
         shard_size=shard_size,
         progress=_Progress(),
-        **assignments(options),
     )
     click.echo(summary(result, out))
 

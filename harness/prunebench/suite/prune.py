@@ -45,6 +45,7 @@ def prune(
     model: Any,
     method: str,
     *,
+    options: Mapping[str, Any] | None = None,
     calibration: Mapping[str, Any] | torch.Tensor | None = None,
     out: str | Path | None = None,
     format: Format = "prunebench",  # noqa: A002 - what the command calls it
@@ -55,7 +56,6 @@ def prune(
     stream: bool = False,
     shard_size: int | str = "2 GB",
     progress: Callable[[str, int, int], None] | None = None,
-    **options: Any,
 ) -> Pruned:
     """Prune ``model`` with ``method`` and save it in ``out``, if that is given.
 
@@ -63,7 +63,8 @@ def prune(
     which is pruned in place. ``calibration`` is a suite's `calibration:` section; for a model in memory the token ids, int64
     [windows, length]. ``device`` is where the model lies; with ``layer_device`` one decoder layer at a time visits that, for a GPU
     that cannot hold the model. With ``stream`` the model is never held: layer-wise methods prune it from its safetensors files to
-    those in ``out``, of ``shard_size`` bytes at most, with the same result. ``options`` are the method's, `allocation` and `recovery` among them. ``progress`` is called with (phase, done, total).
+    those in ``out``, of ``shard_size`` bytes at most, with the same result. ``options`` are the method's, for example
+    {"sparsity": 0.5}; `allocation` and `recovery` go there too. ``progress`` is called with (phase, done, total).
 
     Raises PrunebenchError for anything that the user can mend; ``out`` is then as it was before.
     """
@@ -76,7 +77,7 @@ def prune(
         cell = one_cell(
             str(model),
             method,
-            options,
+            options or {},
             registry,
             calibration=calibration,
             seed=seed,
@@ -89,7 +90,7 @@ def prune(
         cell = one_cell(
             str(model),
             method,
-            options,
+            options or {},
             registry,
             calibration=calibration,
             seed=seed,
@@ -102,7 +103,7 @@ def prune(
         )
         made_by = made.made_by(cell)
     else:
-        result, made_by = _in_memory(model, method, calibration, options, registry, seed)
+        result, made_by = _in_memory(model, method, calibration, options or {}, registry, seed)
     if target is not None:
         _save(result, made_by, target, format)
     return result
@@ -199,7 +200,7 @@ def one_cell(
 
 
 def _in_memory(
-    model: Any, name: str, tokens: Any, options: dict[str, Any], registry: Registry, seed: int
+    model: Any, name: str, tokens: Any, options: Mapping[str, Any], registry: Registry, seed: int
 ) -> tuple[Pruned, dict[str, Any]]:
     import torch
     from pydantic import ValidationError
