@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pydantic import Field
 
-    from prunebench.app import load_run, run
+    from prunebench.app.notebook import load_run, run
+    from prunebench.app.prune_model import Pruned, prune
     from prunebench.errors import PrunebenchError
     from prunebench.layerwise.masks import kth_lowest, lowest, lowest_overall
     from prunebench.layerwise.partial_forward import Stream, Tangent
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
         ReportSection,
         Table,
     )
-    from prunebench.suite.prune import Pruned, prune
     from prunebench.text.corpus import Corpus
     from prunebench.text.hub import HubCorpus
     from prunebench.training.loop import Penalty, TrainingLog
@@ -80,7 +80,7 @@ _HOMES = {
     "Pattern": "prunebench.plugin.api.method",
     "Penalty": "prunebench.training.loop",
     "PrunebenchError": "prunebench.errors",
-    "Pruned": "prunebench.suite.prune",
+    "Pruned": "prunebench.app.prune_model",
     "Recovery": "prunebench.plugin.api.recovery",
     "Reference": "prunebench.plugin.api.method",
     "ReportData": "prunebench.plugin.api.report_section",
@@ -100,12 +100,12 @@ _HOMES = {
     "hookimpl": "prunebench.plugin",
     "kth_lowest": "prunebench.layerwise.masks",
     "load_pruned": "prunebench.model.load",
-    "load_run": "prunebench.app",
-    "run": "prunebench.app",
+    "load_run": "prunebench.app.notebook",
+    "run": "prunebench.app.notebook",
     "lowest": "prunebench.layerwise.masks",
     "lowest_overall": "prunebench.layerwise.masks",
     "pattern_of": "prunebench.plugin.api.method",
-    "prune": "prunebench.suite.prune",
+    "prune": "prunebench.app.prune_model",
 }
 
 __all__ = [

@@ -11,7 +11,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from prunebench.cell.model_profile import ModelProfile
+    from prunebench.app.profile_model import ModelProfile
 
 
 @click.command("profile", short_help="Show where a model's time and bytes go.")
@@ -71,10 +71,10 @@ def command(
     MODEL is a registered name, a folder of safetensors or of a pruned model, a .gguf file or a Hub id. The execution
     forms are timed against generate() of transformers in alternating rounds.
     """
-    from prunebench.cell.model_profile import profile_model
+    from prunebench.app.profile_model import profile_model
+    from prunebench.app.prune_model import one_cell
     from prunebench.experiment.measures import Form, LatencySpec
     from prunebench.plugin.host import load_plugins
-    from prunebench.suite.prune import one_cell
 
     cell = one_cell(model, "dense", {}, load_plugins(), dtype=dtype, device=device)
     shape = LatencySpec(

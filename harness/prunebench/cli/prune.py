@@ -11,7 +11,7 @@ import click
 from prunebench.cli.options import plugin_option
 
 if TYPE_CHECKING:
-    from prunebench.suite.prune import Pruned
+    from prunebench.app.prune_model import Pruned
 
 
 @click.command("prune", short_help="Prune one model and save it.")
@@ -91,7 +91,7 @@ def command(
 
     The result loads with prunebench.load_pruned(DIR), and as a model of a suite.
     """
-    from prunebench.suite.prune import prune
+    from prunebench.app.prune_model import prune
 
     result = prune(
         model,

@@ -82,8 +82,8 @@ def _run(
     with closing(launcher()) as starter:
         if engine == "local":
             starter.start()  # its seconds of imports run beside the planning
-        from prunebench.cli.live import LiveReport
-        from prunebench.cli.progress import show
+        from prunebench.app.live_report import LiveReport
+        from prunebench.app.progress import show
         from prunebench.engine.select import choose
         from prunebench.engine.session import Session
         from prunebench.isolation.timing_lock import TimingLock, lock_folder

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from prunebench.cli.live import SHARE, LiveReport
+from prunebench.app.live_report import SHARE, LiveReport
 
 
 class Clock:

@@ -35,7 +35,7 @@ def run(
     The columns are those of `prunebench export`; seconds, bytes and joules stand in their names.
     Raises PrunebenchError where the suite or the folder is wrong.
     """
-    from prunebench.cli.progress import show
+    from prunebench.app.progress import show
     from prunebench.engine.launcher import launcher
     from prunebench.engine.select import choose
     from prunebench.engine.session import Session

@@ -1,0 +1,1 @@
+"""The use cases of prunebench, for the command line and for notebooks."""
