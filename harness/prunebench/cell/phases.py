@@ -6,13 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
+from prunebench.callbacks import ignore
 from prunebench.record.record import PhaseTime
-
-
-def _nobody(*_: Any) -> None:
-    """No one watches."""
 
 
 @dataclass
@@ -21,10 +17,10 @@ class Phases:
     begin too, to tag memory samples. ``admitted`` is called before all that and returns when the phase may begin.
     """
 
-    told: Callable[[str], None] = _nobody
-    moved: Callable[[str, int, int], None] = _nobody
-    tagged: Callable[[str], None] = _nobody
-    admitted: Callable[[str], None] = _nobody
+    told: Callable[[str], None] = ignore
+    moved: Callable[[str, int, int], None] = ignore
+    tagged: Callable[[str], None] = ignore
+    admitted: Callable[[str], None] = ignore
     times: list[PhaseTime] = field(default_factory=list)
     current: str = "start"
 

@@ -16,6 +16,7 @@ from types import MappingProxyType
 
 from pydantic import ValidationError
 
+from prunebench.callbacks import ignore
 from prunebench.cell.__main__ import command
 from prunebench.cell.events import Event, EventReader
 from prunebench.engine.launcher import Job, Launcher, LauncherDiedError, Limits, ProcessExit
@@ -34,10 +35,6 @@ LOG_KEPT = 1_000_000
 TASK_IMPORTS = ("lm_eval", "lm_eval.models.huggingface", "datasets")
 """What cells with tasks import beside torch and transformers: three seconds."""
 NOTHING: Mapping[str, str] = MappingProxyType({})
-
-
-def _nothing() -> None:
-    """Nobody looks on."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ def run_cell_process(
     starter: Launcher,
     moved: Callable[[Event], None],
     *,
-    tick: Callable[[], None] = _nothing,
+    tick: Callable[[], None] = ignore,
     environment: Mapping[str, str] = NOTHING,
 ) -> Record:
     """Run ``cell`` to its end, calling ``tick`` ten times a second; what they raise ends the cell and comes through.
@@ -178,7 +175,7 @@ class Follower:
     reader: EventReader
     moved: Callable[[Event], None]
     log: Path
-    tick: Callable[[], None] = _nothing
+    tick: Callable[[], None] = ignore
     phase: str = "start"
     _since: float = field(default=0.0, init=False)
     _waited: float = field(default=0.0, init=False)

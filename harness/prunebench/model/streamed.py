@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from prunebench.callbacks import ignore
 from prunebench.errors import PrunebenchError
 from prunebench.model.anatomy import anatomy
 from prunebench.model.files import disk_errors
@@ -21,10 +22,6 @@ from prunebench.model.headers import Entry, safetensors_entries
 from prunebench.model.safetensors_io import Tensors
 
 Watch = Callable[[int, torch.nn.Module], None]
-
-
-def _nobody(_index: int, _layer: torch.nn.Module) -> None:
-    """No one watches."""
 
 
 class _Slot(NamedTuple):
@@ -50,8 +47,8 @@ class StreamedModel:
         target: Tensors | None = None,
         *,
         device: str = "cpu",
-        read: Watch = _nobody,
-        changed: Watch = _nobody,
+        read: Watch = ignore,
+        changed: Watch = ignore,
     ) -> None:
         self.model = model
         self._source, self._target = source, target

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from prunebench.callbacks import ignore
 from prunebench.errors import PrunebenchError
 from prunebench.layerwise import walk as driver
 from prunebench.layerwise.partial_forward import Stream
@@ -28,10 +29,6 @@ SPARSE_FROM = 0.01
 """A linear with a smaller share of zeros counts as dense: quantised checkpoints hold a few zeros of their own."""
 
 
-def _ignore(_done: int, _total: int) -> None:
-    """No one watches."""
-
-
 @dataclass
 class Context:
     """One cell's surroundings, valid while `Method.prune` or `Recovery.recover` runs."""
@@ -41,7 +38,7 @@ class Context:
     seed: int
     kept_layers: list[int]
     """Indices, in the dense model, of the decoder layers that are still there."""
-    progress: Callable[[int, int], None] = _ignore
+    progress: Callable[[int, int], None] = ignore
     """Call with (done, total) to move the progress bar."""
     notes: dict[str, Any] = field(default_factory=dict)
     """What the method wants to have on the record, as JSON values."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from prunebench.callbacks import ignore
 from prunebench.errors import PrunebenchError
 from prunebench.plugin.api import method
 from prunebench.plugin.api.method import Reference
@@ -30,10 +31,6 @@ class Figure(NamedTuple):
     higher_is_better: bool
 
 
-def _ignore(_done: int, _total: int) -> None:
-    """No one watches."""
-
-
 @dataclass
 class MetricContext:
     """One metric's surroundings, valid while `Metric.measure` runs."""
@@ -43,7 +40,7 @@ class MetricContext:
     seed: int
     """The cell's; torch, numpy and random are seeded with it before each metric."""
     load_dense: Callable[[], Any]
-    progress: Callable[[int, int], None] = _ignore
+    progress: Callable[[int, int], None] = ignore
     """Call with (done, total) to move the progress bar."""
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("prunebench"))
 
