@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 
+from evaluation import SPEC, windows_of
 from prunebench import Context, anatomy
 from prunebench.measure.devices.memory import MemorySampler
 from prunebench.measure.quality.perplexity import perplexity
@@ -125,9 +126,7 @@ def test_bfloat16_beside_float32(name, options, cost) -> None:
         model = smollm2(dtype).model
         dense = decoder_pass(model, tokens[:2])
         seconds[dtype] = pruning(model, name, options, tokens)
-        found = perplexity(
-            model, evaluation, corpus="wikitext2", split="test", bos="none", tokens_sha256=""
-        )
+        found = perplexity(model, windows_of(evaluation), SPEC)
         quality[dtype] = found.perplexity
         cost(
             method=f"{name} sparsity={options['sparsity']}, 8 windows",

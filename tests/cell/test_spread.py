@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import prunebench
+from evaluation import SPEC, windows_of
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.model import ModelRef, Placement
 from prunebench.measure.quality.perplexity import perplexity
@@ -55,8 +56,8 @@ def test_perplexity_does_not_depend_on_where_weights_lie(
     model = spread_out(tmp_path, size)
     assert is_spread(model) == (size != LARGE)
     assert input_device(model) == torch.device("cpu")
-    told = {"corpus": "c", "split": "s", "bos": "none", "tokens_sha256": "0"}
-    assert perplexity(model, IDS, **told) == perplexity(whole, IDS, **told)
+    windows = windows_of(IDS)
+    assert perplexity(model, windows, SPEC) == perplexity(whole, windows, SPEC)
 
 
 def test_layers_are_counted_where_they_lie(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from prunebench.engine.ray.cluster import Needs, Node, joined, needs_of
 from prunebench.engine.select import built_in, choose
 from prunebench.engine.session import Session
 from prunebench.errors import PrunebenchError
-from prunebench.experiment.cell import Cell, MethodRef, PerplexitySpec
+from prunebench.experiment.cell import Cell, MethodRef
+from prunebench.experiment.measures import PerplexitySpec
 from prunebench.experiment.model import ModelRef
 from prunebench.plugin.api.engine import BUILT_IN
 from prunebench.plugin.files import VARIABLE as PLUGIN_FILES

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from evaluation import SPEC, windows_of
 from prunebench import Context, anatomy, prune
 from prunebench.experiment.model import Placement
 from prunebench.measure.devices.nvml import Nvml
@@ -60,9 +61,7 @@ def test_wanda_on_the_gpu_agrees_with_the_cpu(family: str, sparsity: float | str
             linear.weight for layer in parts.layers for linear in parts.linears(layer).values()
         ]
         masks.append(torch.cat([(weight == 0).flatten().cpu() for weight in weights]))
-        result = perplexity(
-            model, tokens, corpus="random", split="all", bos="none", tokens_sha256=""
-        )
+        result = perplexity(model, windows_of(tokens), SPEC)
         values.append(result.perplexity)
     differing = float((masks[0] != masks[1]).float().mean())
     print(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from evaluation import SPEC, windows_of
 from prunebench import Context, anatomy
 from prunebench.measure.quality.perplexity import perplexity
 from prunebench.plugin.host import load_plugins
@@ -95,9 +96,7 @@ def test_masks_and_perplexity_agree(
     assert zeros == pytest.approx(expected["zeros"], rel=1e-6)
 
     tokens = reference_tokens("eval")
-    result = perplexity(
-        model, tokens, corpus="wikitext2", split="test", bos="none", tokens_sha256=""
-    )
+    result = perplexity(model, windows_of(tokens), SPEC)
     setting = " ".join([name, *(f"{key}={value}" for key, value in options.items())])
     counts = (
         f"{zeros:,}",

@@ -8,8 +8,8 @@ import random
 from pathlib import Path
 from typing import Any
 
-from prunebench.experiment.cell import Cell, MethodRef, PerplexitySpec
-from prunebench.experiment.measures import LatencySpec
+from prunebench.experiment.cell import Cell, MethodRef
+from prunebench.experiment.measures import LatencySpec, PerplexitySpec
 from prunebench.experiment.model import ModelRef
 from prunebench.experiment.text import CalibrationSpec, CorpusRef
 from prunebench.record import results as r

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoTokenizer
 
 from prunebench.errors import PrunebenchError
+from prunebench.experiment.measures import PerplexitySpec
 from prunebench.experiment.text import CalibrationSpec, CorpusRef
 from prunebench.model.cache import cache_dir
 from prunebench.text.corpus import Corpus, resolve_corpus
@@ -62,7 +63,8 @@ def calibrate(
 def evaluate(
     ref: CorpusRef, tokenizer, *, split="all", windows=None, length=8, vocabulary=VOCABULARY
 ):
-    return evaluation_windows(ref, split, length, windows, tokenizer, vocabulary, CORPORA)
+    spec = PerplexitySpec(corpus=ref, split=split, length=length, windows=windows)
+    return evaluation_windows(spec, tokenizer, vocabulary, CORPORA)
 
 
 def token_file(path: Path, array: np.ndarray) -> CorpusRef:

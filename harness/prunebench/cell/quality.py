@@ -18,11 +18,11 @@ from prunebench.cell.profile import too_large
 from prunebench.errors import PrunebenchError, first_line
 from prunebench.isolation.model_guard import Traces
 from prunebench.isolation.process_guard import Flags, guarded
-from prunebench.model.positions import check_positions, positions
+from prunebench.model.positions import check_positions
 from prunebench.model.spread import input_device
 from prunebench.plugin.api.metric import Figure, Metric, MetricContext
 from prunebench.record.results import MetricFigure, MetricResult
-from prunebench.text.windows import Windows, evaluation_windows
+from prunebench.text.windows import Windows, evaluation_windows, with_length
 
 if TYPE_CHECKING:
     from prunebench.cell.partial_results import Stages
@@ -162,19 +162,11 @@ def _measured(
 
 
 def _text(ref: MetricRef, bench: Workbench, made: PrunedCell) -> Windows | None:
-    spec, model = ref.data, made.loaded.model
-    if spec is None:
+    if ref.data is None:
         return None
+    model = made.loaded.model
     found = evaluation_windows(
-        spec.corpus,
-        spec.split,
-        spec.length or positions(model),
-        spec.windows,
-        made.loaded.tokenizer,
-        vocabulary(model),
-        bench.corpora,
-        fewer=spec.fewer,
-        joiner=spec.joiner,
+        with_length(ref.data, model), made.loaded.tokenizer, vocabulary(model), bench.corpora
     )
     check_positions(model, found.tokens.shape[1], f"the metric '{ref.label}'")
     return found

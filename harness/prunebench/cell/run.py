@@ -35,12 +35,11 @@ from prunebench.measure.quality.perplexity import perplexity
 from prunebench.measure.quality.tasks import evaluate_tasks
 from prunebench.model import checkpoint
 from prunebench.model.load import LoadedModel
-from prunebench.model.positions import positions
 from prunebench.model.spread import places, spread
 from prunebench.record.device_results import Contention
 from prunebench.record.record import Cost, Error, Quality, Record, Samples, Speed
 from prunebench.record.results import IO, Audit, Memory, Perplexity, TaskResult
-from prunebench.text.windows import evaluation_windows
+from prunebench.text.windows import evaluation_windows, with_length
 
 
 def run_cell(
@@ -154,36 +153,16 @@ def _measure(
 
 def _perplexities(bench: Workbench, loaded: LoadedModel, stages: Stages) -> list[Perplexity]:
     results: list[Perplexity] = []
-    for number, spec in enumerate(bench.cell.perplexity):
+    for number, planned in enumerate(bench.cell.perplexity):
         stage = f"perplexity {number + 1}"
         if known := stages.get(stage, Perplexity):
             results += known
             continue
+        spec = with_length(planned, loaded.model)
         windows = evaluation_windows(
-            spec.corpus,
-            spec.split,
-            spec.length or positions(loaded.model),
-            spec.windows,
-            loaded.tokenizer,
-            vocabulary(loaded.model),
-            bench.corpora,
-            fewer=spec.fewer,
-            tail=spec.tail,
-            joiner=spec.joiner,
+            spec, loaded.tokenizer, vocabulary(loaded.model), bench.corpora
         )
-        results.append(
-            perplexity(
-                loaded.model,
-                windows.tokens,
-                tail=windows.tail,
-                protocol=spec.protocol,
-                corpus=spec.corpus.name,
-                split=spec.split,
-                bos=windows.bos,
-                tokens_sha256=windows.sha256,
-                progress=bench.phases.progress,
-            )
-        )
+        results.append(perplexity(loaded.model, windows, spec, progress=bench.phases.progress))
         stages.put(stage, results[-1:])
     return results
 

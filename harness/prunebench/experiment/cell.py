@@ -12,9 +12,9 @@ from typing import Any
 
 from pydantic import Field
 
-from prunebench.experiment.measures import LatencySpec, TaskSpec
+from prunebench.experiment.measures import LatencySpec, PerplexitySpec, TaskSpec
 from prunebench.experiment.model import ModelRef
-from prunebench.experiment.text import CalibrationSpec, CorpusRef
+from prunebench.experiment.text import CalibrationSpec
 from prunebench.schema import Frozen
 
 PROTOCOL = 2
@@ -53,34 +53,6 @@ class RecoveryRef(PluginRef):
     """What repairs the pruned model, and the windows that it trains on."""
 
     data: CalibrationSpec
-
-
-class PerplexitySpec(Frozen):
-    """Perplexity over consecutive windows that do not overlap."""
-
-    corpus: CorpusRef
-    split: str
-    length: int | None = Field(
-        gt=1, description="tokens per window; the model's max_position_embeddings where null"
-    )
-    windows: int | None = Field(
-        None, gt=0, description="the first so many windows; all where absent"
-    )
-    protocol: str = Field("sparsegpt", description="the name under which the rest was filled in")
-    fewer: bool = Field(False, description="fewer windows are no mistake where the text is short")
-    tail: bool = Field(False, description="the last, incomplete window counts too")
-    joiner: str | None = Field(
-        None, description="stands between documents instead of the corpus's own"
-    )
-
-    def identity(self) -> dict[str, Any]:
-        """What decides the number. Defaults that came later are left out: such cells keep the ids of older runs."""
-        later = {"protocol": "sparsegpt", "tail": False, "joiner": None}
-        data = self.model_dump(mode="json", exclude={"corpus", "fewer"})
-        kept = {
-            key: value for key, value in data.items() if key not in later or value != later[key]
-        }
-        return {**kept, "corpus": self.corpus.identity()}
 
 
 class MetricRef(PluginRef):

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from prunebench.experiment.text import CorpusRef
 from prunebench.schema import Frozen
 
 Form = Literal["eager", "static", "lean", "compiled", "cuda-graph"]
@@ -13,6 +14,34 @@ Form = Literal["eager", "static", "lean", "compiled", "cuda-graph"]
 
 FASTEST = "fastest"
 """The fastest form, of those that need no compiler, which gives the same tokens as eager decoding."""
+
+
+class PerplexitySpec(Frozen):
+    """Perplexity over consecutive windows that do not overlap."""
+
+    corpus: CorpusRef
+    split: str
+    length: int | None = Field(
+        gt=1, description="tokens per window; the model's max_position_embeddings where null"
+    )
+    windows: int | None = Field(
+        None, gt=0, description="the first so many windows; all where absent"
+    )
+    protocol: str = Field("sparsegpt", description="the name under which the rest was filled in")
+    fewer: bool = Field(False, description="fewer windows are no mistake where the text is short")
+    tail: bool = Field(False, description="the last, incomplete window counts too")
+    joiner: str | None = Field(
+        None, description="stands between documents instead of the corpus's own"
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the number. Defaults that came later are left out: such cells keep the ids of older runs."""
+        later = {"protocol": "sparsegpt", "tail": False, "joiner": None}
+        data = self.model_dump(mode="json", exclude={"corpus", "fewer"})
+        kept = {
+            key: value for key, value in data.items() if key not in later or value != later[key]
+        }
+        return {**kept, "corpus": self.corpus.identity()}
 
 
 class TaskDataRef(Frozen):

@@ -19,7 +19,8 @@ from prunebench.suite.problems import Problems, absent
 from prunebench.suite.source import SET
 
 if TYPE_CHECKING:
-    from prunebench.experiment.cell import Cell, PerplexitySpec
+    from prunebench.experiment.cell import Cell
+    from prunebench.experiment.measures import PerplexitySpec
     from prunebench.experiment.model import ModelRef
     from prunebench.plugin.host import Registry
     from prunebench.suite.methods import Treatment

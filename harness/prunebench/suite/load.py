@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from prunebench.errors import PrunebenchError, did_you_mean
-from prunebench.experiment.cell import MethodRef, MetricRef, PerplexitySpec
-from prunebench.experiment.measures import LatencySpec, TaskSpec
+from prunebench.experiment.cell import MethodRef, MetricRef
+from prunebench.experiment.measures import LatencySpec, PerplexitySpec, TaskSpec
 from prunebench.experiment.model import ModelRef, Placement
 from prunebench.experiment.text import CalibrationSpec, CorpusRef
 from prunebench.measure.quality.protocols import DEFAULT, PROTOCOLS, ProtocolName

@@ -13,8 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from prunebench.errors import PrunebenchError
+from prunebench.experiment.measures import PerplexitySpec
 from prunebench.experiment.text import CalibrationSpec, CorpusRef
 from prunebench.model.cache import file_sha256
+from prunebench.model.positions import positions
 from prunebench.text.corpus import Corpus, LocalFile, check_split, corpus_of
 from prunebench.text.encoder import Encoder
 from prunebench.text.samplers import Texts, sample, stretch
@@ -74,35 +76,33 @@ def calibration_windows(
     )
 
 
-def evaluation_windows(
-    corpus_ref: CorpusRef,
-    split: str,
-    length: int,
-    windows: int | None,
-    tokenizer: Any,
-    vocab_size: int,
-    corpora: Mapping[str, Corpus],
-    *,
-    fewer: bool = False,
-    tail: bool = False,
-    joiner: str | None = None,
-) -> Windows:
-    """Consecutive windows of a split: joined, tokenised once, cut. No seed plays a part.
+def with_length(spec: PerplexitySpec, model: Any) -> PerplexitySpec:
+    """``spec`` with a window length: the model's `max_position_embeddings` if the suite names none.
 
-    ``windows`` None takes all, ``fewer`` takes what there is where the text is short, ``tail`` keeps a shorter window
-    at its end, ``joiner`` stands between documents instead of the corpus's own.
-    Raises PrunebenchError as `calibration_windows` does.
+    Raises PrunebenchError if neither names a length.
     """
-    corpus = _corpus(corpus_ref, split, corpora)
+    return spec.model_copy(update={"length": spec.length or positions(model)})
+
+
+def evaluation_windows(
+    spec: PerplexitySpec, tokenizer: Any, vocab_size: int, corpora: Mapping[str, Corpus]
+) -> Windows:
+    """Consecutive windows of a split: its documents are joined, tokenised once and cut from the start.
+
+    ``spec`` has a length (see `with_length`). No seed plays a part. Raises PrunebenchError as
+    `calibration_windows` does, ValueError if the length is missing.
+    """
+    if spec.length is None:
+        raise ValueError("evaluation windows need a length")
+    corpus = _corpus(spec.corpus, spec.split, corpora)
     if isinstance(corpus, LocalFile) and corpus.holds_tokens:
-        return _windows(
-            read_tokens(corpus.path, windows=windows, length=length), vocab_size, corpus.name
-        )
+        tokens = read_tokens(corpus.path, windows=spec.windows, length=spec.length)
+        return _windows(tokens, vocab_size, corpus.name)
     encoder = Encoder(tokenizer)
-    texts = _texts(corpus, split, encoder)
-    if joiner is not None:
-        texts = replace(texts, joiner=joiner)
-    drawn = stretch(texts, windows, length, fewer=fewer, tail=tail)
+    texts = _texts(corpus, spec.split, encoder)
+    if spec.joiner is not None:
+        texts = replace(texts, joiner=spec.joiner)
+    drawn = stretch(texts, spec.windows, spec.length, fewer=spec.fewer, tail=spec.tail)
     bos = "none" if encoder.bos is None else "first window"
     found = _windows(drawn.tokens, vocab_size, corpus.name, bos, drawn.documents)
     if drawn.tail is None:

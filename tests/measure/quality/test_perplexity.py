@@ -6,12 +6,12 @@ import pytest
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM
 
+from evaluation import SPEC, windows_of
 from prunebench.errors import PrunebenchError
 from prunebench.measure.quality import perplexity as module
 from prunebench.measure.quality.perplexity import perplexity
 from tiny import FAMILIES, VOCABULARY, tiny_model
 
-NAMES = {"corpus": "text", "split": "test", "bos": "none", "tokens_sha256": "0" * 64}
 SIZES = {
     "vocab_size": VOCABULARY,
     "hidden_size": 48,
@@ -42,7 +42,7 @@ def test_it_is_transformers_own_loss(family, batch_windows, monkeypatch):
         module, "LOGITS_BYTES", 7 * 4 * VOCABULARY
     )  # slices that end inside a window
     model = tiny_model(family)
-    found = perplexity(model, tokens(), **NAMES, batch_windows=batch_windows)
+    found = perplexity(model, windows_of(tokens()), SPEC, batch_windows=batch_windows)
     losses = independent(model, tokens())
     nll = sum(losses) / len(losses)
     assert found.nll == pytest.approx(nll, rel=1e-6)
@@ -66,7 +66,7 @@ def test_work_behind_the_head_is_not_lost(kind):
     for parameter in model.parameters():
         parameter.data.normal_(0, 0.3)
     losses = independent(model, tokens())
-    assert perplexity(model, tokens(), **NAMES).nll == pytest.approx(
+    assert perplexity(model, windows_of(tokens()), SPEC).nll == pytest.approx(
         sum(losses) / len(losses), rel=1e-6
     )
 
@@ -74,7 +74,7 @@ def test_work_behind_the_head_is_not_lost(kind):
 def test_half_precision_logits_are_taken_to_float32():
     model = tiny_model("llama").bfloat16()
     losses = independent(model, tokens())
-    assert perplexity(model, tokens(), **NAMES).nll == pytest.approx(
+    assert perplexity(model, windows_of(tokens()), SPEC).nll == pytest.approx(
         sum(losses) / len(losses), rel=1e-5
     )
 
@@ -82,19 +82,21 @@ def test_half_precision_logits_are_taken_to_float32():
 def test_a_uniform_model_has_the_vocabularys_perplexity():
     model = tiny_model("llama")
     model.lm_head.weight.zero_()
-    assert perplexity(model, tokens(), **NAMES).perplexity == pytest.approx(VOCABULARY, rel=1e-6)
+    assert perplexity(model, windows_of(tokens()), SPEC).perplexity == pytest.approx(
+        VOCABULARY, rel=1e-6
+    )
 
 
 def test_one_window_has_no_standard_error():
-    assert perplexity(tiny_model("opt"), tokens(1), **NAMES).nll_stderr is None
+    assert perplexity(tiny_model("opt"), windows_of(tokens(1)), SPEC).nll_stderr is None
 
 
 def test_progress_counts_windows():
     seen = []
     perplexity(
         tiny_model("llama"),
-        tokens(5),
-        **NAMES,
+        windows_of(tokens(5)),
+        SPEC,
         batch_windows=2,
         progress=lambda *at: seen.append(at),
     )
@@ -108,7 +110,7 @@ def test_the_window_that_overflows_is_named():
     windows[2, 5] = 7
     model.model.embed_tokens.weight[7] = float("nan")
     with pytest.raises(PrunebenchError, match="window 2 is not finite") as caught:
-        perplexity(model, windows, **NAMES, batch_windows=2)
+        perplexity(model, windows_of(windows), SPEC, batch_windows=2)
     assert caught.value.hint
 
 
@@ -116,24 +118,24 @@ def test_a_likelihood_beyond_all_perplexities_is_said_in_words():
     model = tiny_model("llama", tie_word_embeddings=False)
     model.lm_head.weight.mul_(1e5)
     with pytest.raises(PrunebenchError, match="nats per token"):
-        perplexity(model, tokens(), **NAMES)
+        perplexity(model, windows_of(tokens()), SPEC)
 
 
 def test_more_tokens_than_learned_positions_are_refused_and_rotary_ones_are_not():
     with pytest.raises(PrunebenchError, match="positions for 128"):
-        perplexity(tiny_model("opt"), tokens(1, 160), **NAMES)
-    assert perplexity(tiny_model("llama"), tokens(1, 160), **NAMES).tokens_scored == 159
+        perplexity(tiny_model("opt"), windows_of(tokens(1, 160)), SPEC)
+    assert perplexity(tiny_model("llama"), windows_of(tokens(1, 160)), SPEC).tokens_scored == 159
 
 
 @pytest.mark.parametrize("shape", [(3,), (0, 8), (3, 1)])
 def test_other_shapes_are_refused(shape):
     with pytest.raises(ValueError, match="windows"):
-        perplexity(tiny_model("llama"), torch.zeros(shape, dtype=torch.int64), **NAMES)
+        perplexity(tiny_model("llama"), windows_of(torch.zeros(shape, dtype=torch.int64)), SPEC)
 
 
 def test_the_model_is_left_as_it_was():
     model = tiny_model("llama")
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    perplexity(model, tokens(), **NAMES)
+    perplexity(model, windows_of(tokens()), SPEC)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(part._forward_hooks for part in model.modules())

@@ -14,7 +14,7 @@ from prunebench.model.positions import positions
 from prunebench.plugin.host import PluginEntry, load_plugins
 from prunebench.suite.load import load_suite
 from prunebench.text.corpus import Corpus
-from prunebench.text.windows import evaluation_windows
+from prunebench.text.windows import evaluation_windows, with_length
 from small_tokenizers import llama3_like
 from tiny import tiny_model
 
@@ -66,28 +66,9 @@ def measured(model, tokenizer, tmp_path):
             f"name: s\nmodels: tiny-llama\nmethods: [dense]\nquality: {{perplexity: {entry}}}\n"
         )
         [spec] = load_suite(path, registry=registry).perplexity
-        windows = evaluation_windows(
-            spec.corpus,
-            spec.split,
-            spec.length or positions(model),
-            spec.windows,
-            tokenizer,
-            600,
-            CORPORA,
-            fewer=spec.fewer,
-            tail=spec.tail,
-            joiner=spec.joiner,
-        )
-        return perplexity(
-            model,
-            windows.tokens,
-            tail=windows.tail,
-            protocol=spec.protocol,
-            corpus=spec.corpus.name,
-            split=spec.split,
-            bos=windows.bos,
-            tokens_sha256=windows.sha256,
-        )
+        spec = with_length(spec, model)
+        windows = evaluation_windows(spec, tokenizer, 600, CORPORA)
+        return perplexity(model, windows, spec)
 
     return measured
 

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from prunebench.errors import PrunebenchError
+from prunebench.experiment.measures import PerplexitySpec
 from prunebench.model.batches import windows_per_batch
 from prunebench.model.positions import check_positions
 from prunebench.model.spread import input_device
 from prunebench.record import results
+from prunebench.text.windows import Windows
 
 LOGITS_BYTES = 32 << 20
 """Logits that stand in memory at once, as float32: small enough for the cache and for the allocator to reuse."""
@@ -27,45 +29,35 @@ PROBE_TOKENS = 4
 @torch.inference_mode()
 def perplexity(
     model: Any,
-    tokens: Tensor,
+    windows: Windows,
+    spec: PerplexitySpec,
     *,
-    corpus: str,
-    split: str,
-    bos: str,
-    tokens_sha256: str,
-    protocol: str = "sparsegpt",
-    tail: Tensor | None = None,
     batch_windows: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> results.Perplexity:
-    """exp(total negative log-likelihood / tokens predicted) of ``model`` on ``tokens``, int64 [windows, length].
+    """exp(total negative log-likelihood / tokens predicted) of ``model`` on ``windows``.
 
-    ``tail`` is a shorter window at the end, int64 [1, tokens]. Every window predicts its tokens 2..length (Frantar and
-    Alistarh 2023, arXiv:2301.00774, and the released code's evaluation). Logits are taken to float32, the sum to float64. ``batch_windows`` run together (by default
-    `windows_per_batch`); ``progress(done, total)`` is called in windows. The remaining arguments go on the result.
+    Every window predicts its tokens 2..length (Frantar and Alistarh 2023, arXiv:2301.00774, and the
+    released code's evaluation). Logits are taken to float32, the sum to float64. ``spec`` names the
+    result. ``batch_windows`` run together (default `windows_per_batch`); ``progress(done, total)``
+    counts windows.
 
-    Raises PrunebenchError where a window's likelihood is not finite, ValueError where the shape is wrong.
+    Raises PrunebenchError if a window's likelihood is not finite, ValueError for a wrong shape.
     """
-    if tokens.dim() != 2 or tokens.shape[0] + (tail is not None) < 1 or tokens.shape[1] < 2:
-        raise ValueError(f"tokens are [windows, length >= 2], not {list(tokens.shape)}")
-    if tail is not None and (
-        tail.dim() != 2 or tail.shape[0] != 1 or not 2 <= tail.shape[1] < tokens.shape[1]
-    ):
-        raise ValueError(f"the tail is [1, 2 <= tokens < length], not {list(tail.shape)}")
+    tokens, tail, corpus = windows.tokens, windows.tail, spec.corpus.name
+    _check_shapes(tokens, tail)
     full, length = tokens.shape
-    windows = full + (tail is not None)
     longest = length if full or tail is None else tail.shape[1]
     check_positions(model, longest, f"perplexity on {corpus}")
     model.eval()
     device = input_device(model)
-    scorer = _Scorer(
-        model, (tokens if full or tail is None else tail)[:1, :PROBE_TOKENS].to(device)
-    )
+    sample = tokens if full or tail is None else tail
+    scorer = _Scorer(model, sample[:1, :PROBE_TOKENS].to(device))
     size = batch_windows or windows_per_batch(length, device)
+    batches = [tokens[start : start + size] for start in range(0, full, size)]
+    if tail is not None:
+        batches.append(tail)
     sums: list[float] = []  # of each window, nats
-    batches = [tokens[start : start + size] for start in range(0, full, size)] + (
-        [] if tail is None else [tail]
-    )
     for batch in batches:
         for nll in scorer.nll(batch.to(device)).tolist():
             if not math.isfinite(nll):
@@ -75,18 +67,22 @@ def perplexity(
                 )
             sums.append(nll)
         if progress is not None:
-            progress(len(sums), windows)
-    names = {
-        "protocol": protocol,
-        "corpus": corpus,
-        "split": split,
-        "bos": bos,
-        "tokens_sha256": tokens_sha256,
-    }
-    return _result(sums, length, 0 if tail is None else tail.shape[1], names)
+            progress(len(sums), full + (tail is not None))
+    return _result(sums, windows, spec)
 
 
-def _result(sums: list[float], length: int, tail: int, names: dict[str, str]) -> results.Perplexity:
+def _check_shapes(tokens: Tensor, tail: Tensor | None) -> None:
+    if tokens.dim() != 2 or tokens.shape[0] + (tail is not None) < 1 or tokens.shape[1] < 2:
+        raise ValueError(f"tokens are [windows, length >= 2], not {list(tokens.shape)}")
+    if tail is not None and (
+        tail.dim() != 2 or tail.shape[0] != 1 or not 2 <= tail.shape[1] < tokens.shape[1]
+    ):
+        raise ValueError(f"the tail is [1, 2 <= tokens < length], not {list(tail.shape)}")
+
+
+def _result(sums: list[float], windows: Windows, spec: PerplexitySpec) -> results.Perplexity:
+    length = windows.tokens.shape[1]
+    tail = 0 if windows.tail is None else windows.tail.shape[1]
     scored = [length - 1] * (len(sums) - bool(tail)) + ([tail - 1] if tail else [])
     total = sum(scored)
     nll = math.fsum(sums) / total
@@ -99,19 +95,23 @@ def _result(sums: list[float], length: int, tail: int, names: dict[str, str]) ->
         value = math.exp(nll)
     except OverflowError as error:
         raise PrunebenchError(
-            f"perplexity on {names['corpus']}: {nll:.4g} nats per token are beyond any perplexity",
+            f"perplexity on {spec.corpus.name}: {nll:.4g} nats per token are beyond any perplexity",
             hint="the pruned model is broken: prune less",
         ) from error
     return results.Perplexity(
+        protocol=spec.protocol,
+        corpus=spec.corpus.name,
+        split=spec.split,
         window=length,
         stride=length,
         windows=len(sums),
         tail_tokens=tail,
         tokens_scored=total,
+        bos=windows.bos,
+        tokens_sha256=windows.sha256,
         nll=nll,
         nll_stderr=stderr,
         perplexity=value,
-        **names,
     )
 
 
