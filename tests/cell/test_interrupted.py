@@ -16,7 +16,7 @@ from prunebench.cell.partial_results import Stages, fingerprint
 from prunebench.errors import PrunebenchError
 from prunebench.isolation.processes import MARK
 from prunebench.record.codec import STEPS, UnreadableRecordError, checksum, from_json, to_json
-from prunebench.record.results import PhaseMemory
+from prunebench.record.memory import PhaseMemory
 from prunebench.store import lock
 from prunebench.store.run_folder import RunStore
 from small_records import cell, record, store
@@ -169,7 +169,7 @@ def test_order_and_spacing_are_no_damage_and_a_digit_is(tmp_path: Path) -> None:
     assert data["sha256"] == checksum(
         {key: value for key, value in data.items() if key != "sha256"}
     )
-    with pytest.raises(UnreadableRecordError, match="does not fit"):
+    with pytest.raises(UnreadableRecordError, match="does not match"):
         from_json(text.replace("2026-01-01", "2026-01-02"))
 
 

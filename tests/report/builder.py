@@ -12,8 +12,20 @@ from prunebench.experiment.cell import Cell, MethodRef
 from prunebench.experiment.measures import LatencySpec, PerplexitySpec
 from prunebench.experiment.model import ModelRef
 from prunebench.experiment.text import CalibrationSpec, CorpusRef
-from prunebench.record import results as r
-from prunebench.record.record import Cost, Error, PhaseTime, Quality, Record, Samples, Speed
+from prunebench.record.audit import Audit, LinearAudit, PatternAudit
+from prunebench.record.io import IO, GenerationIO, LoadIO
+from prunebench.record.memory import Memory, PhaseMemory, PhaseSpan, Timeline
+from prunebench.record.quality import Perplexity, Quality
+from prunebench.record.record import Cost, Error, PhaseTime, Record, Samples
+from prunebench.record.speed import (
+    Breakdown,
+    Latency,
+    LatencySamples,
+    PartShare,
+    Ratio,
+    Speed,
+    Summary,
+)
 from prunebench.store.run_folder import Plan, RunStore
 
 LAYERS = 30
@@ -59,7 +71,7 @@ def cell(method: str, model: str = "smollm2-135m-instruct", seed: int = 0, **giv
     )
 
 
-def audit(one: Cell) -> r.Audit:
+def audit(one: Cell) -> Audit:
     removed_count = round(one.method.options.get("ratio", 0) * LAYERS)
     removed = list(range(LAYERS - 2 - removed_count, LAYERS - 2))
     kept = [layer for layer in range(LAYERS) if layer not in removed]
@@ -68,7 +80,7 @@ def audit(one: Cell) -> r.Audit:
     generator = random.Random(one.label)
     spread = 0.12 if one.method.name in ("magnitude", "owl") else 0.0
     linears = [
-        r.LinearAudit(
+        LinearAudit(
             layer=layer,
             name=name,
             rows=rows,
@@ -85,7 +97,7 @@ def audit(one: Cell) -> r.Audit:
     zeros, prunable = sum(x.zeros for x in linears), len(kept) * LAYER_WEIGHTS
     parameters, dense = OTHER + prunable, OTHER + LAYERS * LAYER_WEIGHTS
     form = "layers removed" if removed else "dense with zeros" if zeros else "dense"
-    return r.Audit(
+    return Audit(
         parameters=parameters,
         parameters_dense=dense,
         prunable=prunable,
@@ -100,7 +112,7 @@ def audit(one: Cell) -> r.Audit:
         kept_layers=kept,
         removed_layers=removed,
         patterns=[
-            r.PatternAudit(
+            PatternAudit(
                 pattern="2:4",
                 groups=prunable // 4,
                 violations=0 if sparsity == "2:4" else prunable // 13,
@@ -115,8 +127,8 @@ def audit(one: Cell) -> r.Audit:
     )
 
 
-def perplexity(value: float, corpus: str = "boolq-passages") -> r.Perplexity:
-    return r.Perplexity(
+def perplexity(value: float, corpus: str = "boolq-passages") -> Perplexity:
+    return Perplexity(
         corpus=corpus,
         split="validation",
         window=1024,
@@ -131,13 +143,13 @@ def perplexity(value: float, corpus: str = "boolq-passages") -> r.Perplexity:
     )
 
 
-def summary(values: list[float]) -> r.Summary:
+def summary(values: list[float]) -> Summary:
     ordered = sorted(values)
 
     def at(share: float) -> float:
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
-    return r.Summary(
+    return Summary(
         count=len(ordered),
         minimum=ordered[0],
         median=at(0.5),
@@ -150,7 +162,7 @@ def summary(values: list[float]) -> r.Summary:
 
 def latency(
     speedup: float, *, dense: bool, paired: bool = True, noise: str = ""
-) -> tuple[r.Latency, r.LatencySamples]:
+) -> tuple[Latency, LatencySamples]:
     generator = random.Random(f"{speedup}{noise}")
 
     def rounds(middle: float) -> list[list[float]]:
@@ -164,14 +176,14 @@ def latency(
     first_dense = [0.142 * generator.lognormvariate(0, 0.03) for _ in range(8)]
     against = not dense and paired
     ratio = (
-        r.Ratio(estimate=speedup, low=speedup - 0.018, high=speedup + 0.016, rounds=8)
+        Ratio(estimate=speedup, low=speedup - 0.018, high=speedup + 0.016, rounds=8)
         if against
         else None
     )
-    first_ratio = r.Ratio(
+    first_ratio = Ratio(
         estimate=speedup**0.9, low=speedup**0.9 - 0.03, high=speedup**0.9 + 0.03, rounds=8
     )
-    result = r.Latency(
+    result = Latency(
         prompt=128,
         new_tokens=32,
         batch_size=1,
@@ -187,7 +199,7 @@ def latency(
         ttft_speedup=first_ratio if against else None,
         inter_token_speedup=ratio,
     )
-    raw = r.LatencySamples(
+    raw = LatencySamples(
         ttft_s=first,
         inter_token_s=mine,
         dense_ttft_s=first_dense if against else None,
@@ -206,13 +218,13 @@ PHASES = (
 )
 
 
-def breakdown(audited: r.Audit) -> r.Breakdown:
+def breakdown(audited: Audit) -> Breakdown:
     """Attention and MLP in proportion to their weights; eagerly timed, so slower than the latency."""
     layers = len(audited.kept_layers)
     shares = {"attention": 0.31, "mlp": 0.52, "norms": 0.04, "head": 0.0, "rest": 0.02}
     weights = {"attention": 884_736, "mlp": 2_654_208, "norms": 1152, "head": 0, "rest": 0}
     parts = [
-        r.PartShare(
+        PartShare(
             part=name,
             prompt_s=0.15 * share * layers / LAYERS + (0.009 if name == "head" else 0),
             token_s=0.031 * share * layers / LAYERS + (0.0035 if name == "head" else 0),
@@ -220,7 +232,7 @@ def breakdown(audited: r.Audit) -> r.Breakdown:
         )
         for name, share in shares.items()
     ]
-    return r.Breakdown(prompt=128, new_tokens=32, batch_size=1, rounds=2, parts=parts)
+    return Breakdown(prompt=128, new_tokens=32, batch_size=1, rounds=2, parts=parts)
 
 
 def with_kernels(one: Record, speedup: float) -> Record:
@@ -236,7 +248,7 @@ def with_kernels(one: Record, speedup: float) -> Record:
     return one
 
 
-def timeline() -> tuple[r.Memory, r.Timeline]:
+def timeline() -> tuple[Memory, Timeline]:
     levels = {
         "fetch": 410,
         "load": 980,
@@ -249,14 +261,14 @@ def timeline() -> tuple[r.Memory, r.Timeline]:
     spans, times, values, peaks = [], [], [], []
     start = 0.0
     for phase, length in PHASES:
-        spans.append(r.PhaseSpan(phase=phase, start_s=start, end_s=start + length))
+        spans.append(PhaseSpan(phase=phase, start_s=start, end_s=start + length))
         steps = max(3, round(20 * length))
         for step in range(steps):
             times.append(round(start + length * step / steps, 3))
             values.append(int((levels[phase] + generator.uniform(-40, 40)) * 1e6))
-        peaks.append(r.PhaseMemory(phase=phase, peak_rss_bytes=int((levels[phase] + 40) * 1e6)))
+        peaks.append(PhaseMemory(phase=phase, peak_rss_bytes=int((levels[phase] + 40) * 1e6)))
         start += length
-    memory = r.Memory(
+    memory = Memory(
         source="psutil",
         interval_s=0.02,
         baseline_rss_bytes=405_000_000,
@@ -264,7 +276,7 @@ def timeline() -> tuple[r.Memory, r.Timeline]:
         uss_bytes=1_120_000_000,
         phases=peaks,
     )
-    return memory, r.Timeline(time_s=times, rss_bytes=values, phases=spans)
+    return memory, Timeline(time_s=times, rss_bytes=values, phases=spans)
 
 
 def provenance(one: Cell) -> dict[str, Any]:
@@ -292,7 +304,7 @@ def record(one: Cell, value: float, speedup: float, *, paired: bool = True) -> R
     memory, line = timeline()
     audited = audit(one)
     floor = audited.memory_bytes / 21.4e9
-    generation = r.GenerationIO(
+    generation = GenerationIO(
         prompt=128,
         new_tokens=32,
         batch_size=1,
@@ -304,7 +316,7 @@ def record(one: Cell, value: float, speedup: float, *, paired: bool = True) -> R
         measured_s=timed.inter_token_s.median,
         utilisation=floor / timed.inter_token_s.median,
     )
-    load = r.LoadIO(bytes=538_060_032, seconds=0.84, disk_read_bytes=0, cache="warm")
+    load = LoadIO(bytes=538_060_032, seconds=0.84, disk_read_bytes=0, cache="warm")
     prune = 0.0 if one.method.name == "dense" else 6.5
     return Record(
         id=one.id,
@@ -316,7 +328,7 @@ def record(one: Cell, value: float, speedup: float, *, paired: bool = True) -> R
         quality=Quality(perplexity=[perplexity(value)]),
         speed=Speed(latency=[timed], breakdown=breakdown(audited)),
         memory=memory,
-        io=r.IO(load=load, generation=[generation]),
+        io=IO(load=load, generation=[generation]),
         cost=Cost(
             prune_s=prune,
             calibration_tokens=16384 if one.calibration else 0,

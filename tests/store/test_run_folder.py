@@ -41,7 +41,7 @@ DAMAGE = {
     ),
     "hand-edited": (
         lambda text: text.replace('"status": "ok"', '"status": "failed"'),
-        "its checksum does not fit",
+        "its checksum does not match",
     ),
     "another cell's": (lambda _: to_json(record(cell(9))), "holds the record of cell"),
     "binary": (lambda _: "\udcff", "can't decode"),

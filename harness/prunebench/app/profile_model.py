@@ -18,8 +18,9 @@ from prunebench.measure.speed.dejavu_claims import Finding, findings
 from prunebench.measure.speed.io import disk_read_bytes, load_io
 from prunebench.model.anatomy import anatomy
 from prunebench.model.load import prepare
-from prunebench.record.device_results import EnergyResult
-from prunebench.record.results import Breakdown, FormTime, GenerationIO, Latency, LoadIO
+from prunebench.record.devices import EnergyResult
+from prunebench.record.io import GenerationIO, LoadIO
+from prunebench.record.speed import Breakdown, FormTime, Latency
 from prunebench.schema import Part
 
 

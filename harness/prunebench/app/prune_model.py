@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from prunebench.cell.pipeline import PrunedCell
     from prunebench.experiment.cell import Cell
     from prunebench.plugin.host import Registry
-    from prunebench.record.results import Audit
+    from prunebench.record.audit import Audit
 
 CALIBRATION: Mapping[str, Any] = {"corpus": "boolq-passages", "windows": 32, "length": 512}
 """What a method looks at where nothing else is said: text that needs no hub."""

@@ -33,7 +33,8 @@ from prunebench.plugin.api.allocation import Allocation, allocate
 from prunebench.plugin.api.context import Context
 from prunebench.plugin.api.method import pattern_of
 from prunebench.plugin.host import Registry, load_plugins
-from prunebench.record.results import Audit, LoadIO
+from prunebench.record.audit import Audit
+from prunebench.record.io import LoadIO
 from prunebench.text.windows import Windows, calibration_windows
 
 if TYPE_CHECKING:

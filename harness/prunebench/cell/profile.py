@@ -23,8 +23,10 @@ from prunebench.measure.speed.latency import measure_latency, one_round
 from prunebench.model.checkpoint import memory_bytes
 from prunebench.model.positions import check_positions
 from prunebench.model.spread import input_device, is_spread
-from prunebench.record.device_results import DramTraffic, EnergyResult
-from prunebench.record.results import Audit, Breakdown, GenerationIO, Latency, LatencySamples
+from prunebench.record.audit import Audit
+from prunebench.record.devices import DramTraffic, EnergyResult
+from prunebench.record.io import GenerationIO
+from prunebench.record.speed import Breakdown, Latency, LatencySamples
 
 OURS = ("metrics", "bandwidth", "latency", "2:4 kernels")
 """Phases in which memory holds a buffer of ours, or a dense twin beside the pruned model: no peak of the model's own."""

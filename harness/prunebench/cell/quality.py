@@ -21,7 +21,7 @@ from prunebench.isolation.process_guard import Flags, guarded
 from prunebench.model.positions import check_positions
 from prunebench.model.spread import input_device
 from prunebench.plugin.api.metric import Figure, Metric, MetricContext
-from prunebench.record.results import MetricFigure, MetricResult
+from prunebench.record.quality import MetricFigure, MetricResult
 from prunebench.text.windows import Windows, evaluation_windows, with_length
 
 if TYPE_CHECKING:

@@ -36,9 +36,13 @@ from prunebench.measure.quality.tasks import evaluate_tasks
 from prunebench.model import checkpoint
 from prunebench.model.load import LoadedModel
 from prunebench.model.spread import places, spread
-from prunebench.record.device_results import Contention
-from prunebench.record.record import Cost, Error, Quality, Record, Samples, Speed
-from prunebench.record.results import IO, Audit, Memory, Perplexity, TaskResult
+from prunebench.record.audit import Audit
+from prunebench.record.devices import Contention
+from prunebench.record.io import IO
+from prunebench.record.memory import Memory
+from prunebench.record.quality import Perplexity, Quality, TaskResult
+from prunebench.record.record import Cost, Error, Record, Samples
+from prunebench.record.speed import Speed
 from prunebench.text.windows import evaluation_windows, with_length
 
 

@@ -17,7 +17,7 @@ from prunebench.errors import PrunebenchError
 from prunebench.model.anatomy import anatomy
 from prunebench.model.checkpoint import memory_bytes, parameter_count, safetensors_bytes
 from prunebench.model.pruning_json import LayerShape, Shape, shape_of
-from prunebench.record import results
+from prunebench.record.audit import Audit, LinearAudit, PatternAudit, WidthAudit
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def audit(
     kept_layers: Sequence[int],
     patterns: Sequence[tuple[int, int]] = (),
     counts: Sequence[LayerCount] | None = None,
-) -> results.Audit:
+) -> Audit:
     """Count the pruned ``model``, here or, where its layers are not in memory, before: ``counts``, one a layer.
 
     ``kept_layers`` are the indices, in the dense model, of the decoder layers that remain, in order; ``patterns`` are
@@ -140,7 +140,7 @@ def audit(
             for layer, module in zip(kept_layers, parts.layers, strict=True)
         ]
     linears = [
-        results.LinearAudit(
+        LinearAudit(
             layer=layer,
             name=name,
             rows=rows,
@@ -155,7 +155,7 @@ def audit(
     zeros = sum(entry.zeros for entry in linears)
     parameters = parameter_count(model)
     checked_patterns = [
-        results.PatternAudit(
+        PatternAudit(
             pattern=f"{keep}:{of}",
             groups=sum(count.groups[keep, of] for count in counts),
             violations=sum(count.violations[keep, of] for count in counts),
@@ -174,7 +174,7 @@ def audit(
         more_zeros=more_zeros,
         legal=legal,
     )
-    return results.Audit(
+    return Audit(
         parameters=parameters,
         parameters_dense=dense.parameters,
         prunable=prunable,
@@ -216,10 +216,10 @@ def nm_violations(kept: Tensor, keep: int, of: int) -> tuple[int, int]:
 
 def _narrowed(
     shape: Shape, dense: Shape, kept_layers: Sequence[int]
-) -> tuple[list[str], list[results.WidthAudit]]:
+) -> tuple[list[str], list[WidthAudit]]:
     """The sub-blocks that are gone from layers that remain, and those that are narrower; dense indices."""
     gone: list[str] = []
-    widths: list[results.WidthAudit] = []
+    widths: list[WidthAudit] = []
     for layer, now in zip(kept_layers, shape.layers, strict=True):
         before: LayerShape = dense.layers[layer]
         for kind, groups, groups_dense in (
@@ -230,9 +230,7 @@ def _narrowed(
                 gone.append(f"{layer}.{kind}")
             elif groups < groups_dense:
                 widths.append(
-                    results.WidthAudit(
-                        layer=layer, kind=kind, groups=groups, groups_dense=groups_dense
-                    )
+                    WidthAudit(layer=layer, kind=kind, groups=groups, groups_dense=groups_dense)
                 )
     return gone, widths
 

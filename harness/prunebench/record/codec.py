@@ -1,4 +1,8 @@
-"""A record as text and back: with a checksum against accidents and edits, and steps from older schemas to this one."""
+"""A record as JSON text and back.
+
+The text carries a checksum, so that damage and edits are noticed. Records of older schemas are
+brought to the current one step by step.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +22,16 @@ Step = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def _from_1(data: dict[str, Any]) -> dict[str, Any]:
-    """Schema 2 brought the checksum, and no key changed its meaning."""
+    # Schema 2 added the checksum; no key changed its meaning.
     return data
 
 
 STEPS: dict[int, Step] = {1: _from_1}
-"""From the records of a schema to those of the next."""
+"""Schema number -> the function that turns such a record into one of the next schema."""
 
 
 class UnreadableRecordError(ValueError):
-    """The text is no record that this version can use; the message says why."""
+    """The text is no record that this version can read; the message says why."""
 
 
 def to_json(record: Record) -> str:
@@ -37,29 +41,21 @@ def to_json(record: Record) -> str:
 
 
 def from_json(text: str) -> Record:
-    """The record that a text holds. Raises UnreadableRecordError."""
+    """The record in ``text``. Raises UnreadableRecordError."""
     try:
         data = json.loads(text)
     except RecursionError:
         raise UnreadableRecordError("not JSON: nested too deeply") from None
     except ValueError as error:
         raise UnreadableRecordError(f"not JSON: {first_line(error)}") from error
-    schema = data.get("schema") if isinstance(data, dict) else type(data).__name__
-    if (
-        not isinstance(schema, int)
-        or isinstance(schema, bool)
-        or (schema != SCHEMA and schema not in STEPS)
-    ):
-        newer = (
-            "; a newer prunebench wrote it" if isinstance(schema, int) and schema > SCHEMA else ""
-        )
-        raise UnreadableRecordError(f"schema {schema!r}, this version reads {SCHEMA}{newer}")
+    schema = _readable_schema(data)
     found = data.pop(CHECKSUM, None)
+    # Schema 1 had no checksum.
     if schema >= 2 and found != checksum(data):
         raise UnreadableRecordError(
             "its checksum is missing"
             if found is None
-            else "its checksum does not fit: it was edited or damaged"
+            else "its checksum does not match: the file was edited or damaged"
         )
     try:
         while schema < SCHEMA:
@@ -74,7 +70,18 @@ def from_json(text: str) -> Record:
         raise UnreadableRecordError(f"not a record: {first_line(error)}") from error
 
 
+def _readable_schema(data: Any) -> int:
+    """The schema number of ``data``. Raises UnreadableRecordError if no step leads from it here."""
+    schema = data.get("schema") if isinstance(data, dict) else type(data).__name__
+    # bool is a subclass of int: `true` would count as schema 1
+    number = isinstance(schema, int) and not isinstance(schema, bool)
+    if number and (schema == SCHEMA or schema in STEPS):
+        return int(schema)
+    newer = "; a newer prunebench wrote it" if isinstance(schema, int) and schema > SCHEMA else ""
+    raise UnreadableRecordError(f"schema {schema!r}, this version reads {SCHEMA}{newer}")
+
+
 def checksum(data: dict[str, Any]) -> str:
-    """Of the values, whatever their order and spacing."""
+    """SHA-256 of the values, independent of key order and spacing."""
     text = json.dumps(data, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

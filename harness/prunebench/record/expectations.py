@@ -1,4 +1,7 @@
-"""Published figures that a suite holds its cells against: data beside the plan, never part of a cell's id."""
+"""Published figures that a suite compares its cells with.
+
+They are stored beside the plan and are never part of a cell's id: adding one reruns nothing.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,9 @@ PERPLEXITY = "perplexity"
 TASKS_MEAN = "tasks-mean"
 MODEL_METRICS = ("parameters", "removed_share", "speedup")
 
+# The default tolerance: the largest relative difference at which a measured figure still agrees
+# with the published one.
 TOLERANCES = {PERPLEXITY: 0.02, "parameters": 0.001, "removed_share": 0.001, "speedup": 0.1}
-"""Relative differences up to which a measured figure agrees with a published one, where the suite does not say."""
 TASK_TOLERANCE = 0.02
 
 
@@ -21,31 +25,35 @@ class Expectation(Frozen):
     """One published figure, and the cells that should reproduce it."""
 
     cells: tuple[str, ...] = Field(
-        (), description="ids; they differ in their seed or in what the figure leaves open"
+        (),
+        description="their ids; the cells differ only in the seed or in what the figure does not "
+        "specify",
     )
     model: str
-    method: str = Field(description="with its options and recovery, as a label")
+    method: str = Field(description="its label: the name with options and recovery")
     metric: str = Field(
         description="'perplexity', 'parameters', 'removed_share', 'speedup', 'tasks-mean' or a task"
     )
     corpus: str | None = Field(None, description="of a perplexity")
     protocol: str | None = Field(
-        None, description="of a perplexity, where the cells measure several"
+        None, description="of a perplexity, if the cells measure more than one"
     )
     length: int | None = Field(
-        None, description="tokens per window of a perplexity, where the cells measure several"
+        None, description="tokens per window of a perplexity, if the cells measure more than one"
     )
     tasks: tuple[str, ...] = Field(
-        (), description="that the mean is over; all of a cell's where empty"
+        (), description="the tasks that the mean is over; empty for all tasks of the cell"
     )
     value: float = Field(
         description="as published: scores of tasks in per cent, shares as fractions"
     )
-    tolerance: float = Field(description="relative difference up to which a measured figure agrees")
+    tolerance: float = Field(
+        description="largest relative difference at which a measured figure agrees"
+    )
     source: str
 
     def row(self) -> dict[str, Any]:
-        """What names the figure, for messages and tables."""
+        """The fields that identify the figure, for messages and tables."""
         return self.model_dump(
             exclude={"cells", "value", "tolerance", "source"}, exclude_defaults=True
         )

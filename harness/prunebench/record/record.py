@@ -1,28 +1,24 @@
-"""What one cell gave: the record, one JSON file a cell. Units stand in the keys.
+"""The record of one cell, stored as one JSON file.
 
-A figure that could not be had is None ("not available"), never zero. `schema` is raised when a key changes its meaning.
+Units are part of the keys: `_s` seconds, `_bytes` bytes. A figure that is not available is None,
+never zero. Raise `SCHEMA` when a key changes its meaning, and add a step to
+`prunebench.record.codec` that reads the records of before.
 """
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import Field
 
 from prunebench.experiment.cell import Cell
-from prunebench.record.device_results import Contention, DramTraffic, EnergyResult
-from prunebench.record.results import (
-    IO,
-    Audit,
-    Breakdown,
-    Latency,
-    LatencySamples,
-    Memory,
-    MetricResult,
-    Perplexity,
-    TaskResult,
-    Timeline,
-)
+from prunebench.record.audit import Audit
+from prunebench.record.devices import Contention, EnergyResult
+from prunebench.record.io import IO
+from prunebench.record.memory import Memory, Timeline
+from prunebench.record.quality import Quality
+from prunebench.record.speed import LatencySamples, Speed
 from prunebench.schema import Part
 
 SCHEMA = 2
@@ -30,43 +26,52 @@ SCHEMA = 2
 Status = Literal["ok", "failed", "timeout", "out-of-memory", "skipped"]
 
 
+def utc_now() -> str:
+    """The current time as records store it: UTC, ISO 8601, whole seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 class PhaseTime(Part):
+    """How long a phase took."""
+
     phase: str
     seconds: float
 
 
 class Cost(Part):
-    """What pruning and recovering cost, and where the cell's time went."""
+    """What pruning and recovering cost, and how the cell spent its time."""
 
-    prune_s: float = Field(description="the method alone, calibration forwards included")
+    prune_s: float = Field(description="the method alone, including its calibration forwards")
     calibration_tokens: int
     calibration_sha256: str | None
     peak_rss_bytes: int | None = Field(description="while pruning")
     peak_gpu_bytes: int | None = Field(None, description="on the GPU while pruning")
-    peak_gpu_source: str | None = Field(None, description="who counted that")
+    peak_gpu_source: str | None = Field(None, description="who counted `peak_gpu_bytes`")
     recover_s: float | None = Field(
-        None, description="the recovery alone, training included; None without one"
+        None, description="the recovery alone, including its training; None without a recovery"
     )
     recover_tokens: int | None = Field(
-        None, description="tokens seen in its training, each as often as it was seen"
+        None, description="tokens seen in training, each counted as often as it was seen"
     )
-    recover_sha256: str | None = Field(None, description="of its windows")
+    recover_sha256: str | None = Field(None, description="of the training windows")
     total_s: float
     phases: list[PhaseTime]
 
     @property
     def measured_s(self) -> float:
-        """Time in phases: fetch, load, prune and measure; the rest of a run is the harness itself."""
+        """Time in phases: fetch, load, prune and measure; the rest of a run is the harness."""
         return sum(entry.seconds for entry in self.phases)
 
 
 class Samples(Part):
+    """Raw samples behind the summaries."""
+
     latency: list[LatencySamples]
     memory: Timeline | None
 
 
 class Error(Part):
-    """Why there is no result."""
+    """Why the cell gave no result."""
 
     phase: str
     type: str = Field(description="exception class, signal, or 'timeout'")
@@ -77,26 +82,8 @@ class Error(Part):
     peak_rss_bytes: int | None = None
 
 
-class Quality(Part):
-    """What the pruned model is worth."""
-
-    perplexity: list[Perplexity]
-    tasks: list[TaskResult] = Field(default_factory=list)
-    metrics: list[MetricResult] = Field(default_factory=list, description="of plugins")
-
-
-class Speed(Part):
-    """What it costs in time; one entry a shape, and those with 2:4 kernels behind them."""
-
-    latency: list[Latency]
-    breakdown: Breakdown | None = Field(None, description="of the first shape")
-    dram: DramTraffic | None = Field(
-        None, description="of the GPU's memory in the generation phase, by its counters"
-    )
-
-
 class Record(Part):
-    """Everything that is known of one cell."""
+    """Everything known about one cell."""
 
     schema_version: int = Field(SCHEMA, alias="schema")
     id: str
@@ -114,14 +101,15 @@ class Record(Part):
     cost: Cost | None = None
     samples: Samples | None = None
     method_notes: dict[str, Any] = Field(
-        default_factory=dict, description="what the method says of itself; not trusted"
+        default_factory=dict, description="what the method says about itself; not verified"
     )
     recovery_notes: dict[str, Any] = Field(
-        default_factory=dict, description="what the recovery says of itself"
+        default_factory=dict, description="what the recovery says about itself; not verified"
     )
     flags: list[str] = Field(
         default_factory=list,
-        description="what method, recovery or a metric changed for others and left behind, and metrics without a figure: one sentence each",
+        description="side effects that a method, recovery or metric left behind, and metrics "
+        "without a figure; one sentence each",
     )
     provenance: dict[str, Any] = Field(default_factory=dict)
     error: Error | None = None

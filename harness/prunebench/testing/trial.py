@@ -19,7 +19,7 @@ from prunebench.testing.models import tiny_calibration, tiny_model
 
 if TYPE_CHECKING:
     from prunebench.plugin.api.method import Method
-    from prunebench.record.results import Audit
+    from prunebench.record.audit import Audit
 
 AMOUNTS: Mapping[str, tuple[Any, Any, Any]] = {
     "sparsity": (0.0, 0.25, 0.5),

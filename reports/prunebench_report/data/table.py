@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from prunebench.experiment.cell import Cell
+    from prunebench.record.audit import Audit
     from prunebench.record.expectations import Expectation
+    from prunebench.record.quality import Perplexity
     from prunebench.record.record import Record
-    from prunebench.record.results import Audit, Perplexity
 
 Row = dict[str, Any]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from prunebench_report.text import percent
 
 if TYPE_CHECKING:
-    from prunebench.record.results import Audit, LinearAudit
+    from prunebench.record.audit import Audit, LinearAudit
 
 _HEIGHT = 15
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from prunebench_report.text import number, percent, seconds, size
 
 if TYPE_CHECKING:
+    from prunebench.record.io import GenerationIO
+    from prunebench.record.memory import Timeline
     from prunebench.record.record import PhaseTime
-    from prunebench.record.results import GenerationIO, LatencySamples, Timeline
+    from prunebench.record.speed import LatencySamples
 
 WIDTH = 640
 _HEIGHT = 120

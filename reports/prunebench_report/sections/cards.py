@@ -26,8 +26,9 @@ from prunebench_report.text import (
 
 if TYPE_CHECKING:
     from prunebench.experiment.text import CalibrationSpec
+    from prunebench.record.audit import Audit
     from prunebench.record.record import Record
-    from prunebench.record.results import Audit, Latency, LatencySamples, Ratio, Summary
+    from prunebench.record.speed import Latency, LatencySamples, Ratio, Summary
 
 Facts = list[tuple[str, str]]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from prunebench_report.text import MISSING, clean, count, number, percent, seconds, size
 
 if TYPE_CHECKING:
-    from prunebench.record.device_results import Contention, GpuSharing
+    from prunebench.record.devices import Contention, GpuSharing
     from prunebench.record.record import Record
 
 Facts = list[tuple[str, str]]

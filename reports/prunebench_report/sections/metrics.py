@@ -17,8 +17,8 @@ from prunebench_report.data.groups import models_with
 from prunebench_report.text import MISSING, clean, finite, fixed, number, seconds, shorten, signs
 
 if TYPE_CHECKING:
+    from prunebench.record.quality import MetricFigure, MetricResult
     from prunebench.record.record import Record
-    from prunebench.record.results import MetricFigure, MetricResult
 
 Key = tuple[str, str]
 """What two figures must share before they stand in one column: all that decides the metric, and the figure's name."""

@@ -9,8 +9,9 @@ from prunebench_report.data import columns as fields
 from prunebench_report.text import clean, finite, times
 
 if TYPE_CHECKING:
+    from prunebench.record.io import GenerationIO
     from prunebench.record.record import Record
-    from prunebench.record.results import GenerationIO, Latency, LatencySamples, Ratio
+    from prunebench.record.speed import Latency, LatencySamples, Ratio
 
 AS_STORED = "as stored"
 SPARSE = "2:4 kernels"

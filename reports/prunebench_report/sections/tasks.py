@@ -16,8 +16,8 @@ from prunebench_report.data.groups import models_with
 from prunebench_report.text import MISSING, clean, finite, fixed, number, signs
 
 if TYPE_CHECKING:
+    from prunebench.record.quality import TaskResult
     from prunebench.record.record import Record
-    from prunebench.record.results import TaskResult
 
 SIGNIFICANT = 1.96
 """|z| above which two scores differ at the level of 5 %."""

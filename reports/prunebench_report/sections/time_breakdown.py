@@ -15,7 +15,7 @@ from prunebench_report.text import number, percent, seconds, size
 
 if TYPE_CHECKING:
     from prunebench.record.record import Record
-    from prunebench.record.results import Breakdown
+    from prunebench.record.speed import Breakdown
 
 WIDTH = 400
 PARTS = ("attention", "mlp", "norms", "head", "rest")

@@ -9,8 +9,8 @@ from prunebench_report.figures import sparklines as strips
 from prunebench_report.text import clean, size
 
 if TYPE_CHECKING:
+    from prunebench.record.memory import Timeline
     from prunebench.record.record import Record
-    from prunebench.record.results import Timeline
 
 MOST = 12
 """Cells that are drawn; the cards have the others."""

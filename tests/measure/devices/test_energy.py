@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from prunebench.experiment.measures import LatencySpec
 from prunebench.measure.devices import powercap
 from prunebench.measure.devices.energy import EnergyMeter, measure_energy
-from prunebench.record.device_results import Energy
+from prunebench.record.devices import Energy
 
 RANGE = 262_143_328_850
 

@@ -13,7 +13,7 @@ import pytest
 from prunebench.measure.devices import memory as module
 from prunebench.measure.devices.memory import MemorySampler, without
 from prunebench.measure.devices.timeline import Point
-from prunebench.record.results import GpuMemory, Memory, PhaseMemory
+from prunebench.record.memory import GpuMemory, Memory, PhaseMemory
 
 MIB = 1 << 20
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")

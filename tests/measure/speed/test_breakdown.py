@@ -13,7 +13,7 @@ from prunebench.measure.speed.io import generation_io, kv_cache_bytes, weight_by
 from prunebench.measure.speed.latency import measure_latency
 from prunebench.model.anatomy import Block, anatomy
 from prunebench.model.surgery import remove_blocks
-from prunebench.record.results import Breakdown, PartShare
+from prunebench.record.speed import Breakdown, PartShare
 from tiny import FAMILIES, tiny_model
 
 

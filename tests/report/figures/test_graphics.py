@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunebench.record.results import LatencySamples, PhaseSpan, Timeline
+from prunebench.record.memory import PhaseSpan, Timeline
+from prunebench.record.speed import LatencySamples
 from prunebench_report.figures import sparklines as strips
 from prunebench_report.figures.heatmap import heatmap
 

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from prunebench.record.device_results import (
-    Contention,
-    CpuLoad,
-    EnergyResult,
-    GpuSharing,
-    PcieTraffic,
-)
-from prunebench.record.results import GpuMemory
+from prunebench.record.devices import Contention, CpuLoad, EnergyResult, GpuSharing, PcieTraffic
+from prunebench.record.memory import GpuMemory
 from prunebench_report import render
 from prunebench_report.data import table as frames
 from shown import view

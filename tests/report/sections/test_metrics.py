@@ -8,8 +8,8 @@ import io
 import pytest
 
 from prunebench.experiment.cell import MetricRef
+from prunebench.record.quality import MetricFigure, MetricResult
 from prunebench.record.record import Record
-from prunebench.record.results import MetricFigure, MetricResult
 from prunebench_report import compare, export, render
 from prunebench_report.data import table as frames
 from prunebench_report.text import MINUS

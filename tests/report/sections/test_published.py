@@ -7,7 +7,7 @@ import json
 import pytest
 
 from prunebench.record.expectations import Expectation
-from prunebench.record.results import TaskMetric, TaskResult
+from prunebench.record.quality import TaskMetric, TaskResult
 from prunebench.store.run_folder import Plan, RunStore
 from prunebench_report import export, render
 from shown import view

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from prunebench.record.quality import TaskMetric, TaskResult
 from prunebench.record.record import Record
-from prunebench.record.results import TaskMetric, TaskResult
 from prunebench_report import render
 from prunebench_report.data import table as frames
 from prunebench_report.sections.tasks import section

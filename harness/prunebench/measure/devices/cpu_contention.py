@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from prunebench.record.device_results import CpuLoad
+from prunebench.record.devices import CpuLoad
 
 LEAST_S = 0.5
 _BUSY = (0, 1, 2, 5, 6)  # user, nice, system, irq, softirq; guests are part of user

@@ -9,7 +9,7 @@ from typing import Any, Self
 from prunebench.measure.devices.gpu import Gpu
 from prunebench.measure.devices.gpu_lookup import torch_gpu
 from prunebench.measure.devices.nvml import Nvml
-from prunebench.record.device_results import DramTraffic
+from prunebench.record.devices import DramTraffic
 
 _DRAM_BW_UTIL = 10  # NVML_GPM_METRIC_DRAM_BW_UTIL, per cent
 

@@ -20,7 +20,7 @@ from prunebench.measure.devices import powercap
 from prunebench.measure.devices.gpu import Gpu
 from prunebench.measure.devices.gpu_lookup import torch_gpu
 from prunebench.measure.devices.nvml import Nvml
-from prunebench.record.device_results import Energy, EnergyResult
+from prunebench.record.devices import Energy, EnergyResult
 
 LEAST_S = 1.0
 POWER_EVERY_S = 0.02

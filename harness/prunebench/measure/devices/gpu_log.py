@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from prunebench.record.device_results import GpuSharing, PcieTraffic
+from prunebench.record.devices import GpuSharing, PcieTraffic
 
 
 class Listing(NamedTuple):

@@ -21,8 +21,8 @@ import psutil
 
 from prunebench.measure.devices.gpu_log import GpuLog, pcie_traffic, read_log, sharing
 from prunebench.measure.devices.timeline import Point, decimate, parse
-from prunebench.record.device_results import GpuSharing, PcieTraffic
-from prunebench.record.results import GpuMemory, Memory, PhaseMemory, PhaseSpan, Timeline
+from prunebench.record.devices import GpuSharing, PcieTraffic
+from prunebench.record.memory import GpuMemory, Memory, PhaseMemory, PhaseSpan, Timeline
 
 START = "start"
 """The phase before the first that is named."""

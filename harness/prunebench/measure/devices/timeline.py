@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from prunebench.record.results import PhaseSpan, Timeline
+from prunebench.record.memory import PhaseSpan, Timeline
 
 POINTS = 600
 

@@ -18,7 +18,7 @@ from prunebench.experiment.measures import PerplexitySpec
 from prunebench.model.batches import windows_per_batch
 from prunebench.model.positions import check_positions
 from prunebench.model.spread import input_device
-from prunebench.record import results
+from prunebench.record.quality import Perplexity
 from prunebench.text.windows import Windows
 
 LOGITS_BYTES = 32 << 20
@@ -34,7 +34,7 @@ def perplexity(
     *,
     batch_windows: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> results.Perplexity:
+) -> Perplexity:
     """exp(total negative log-likelihood / tokens predicted) of ``model`` on ``windows``.
 
     Every window predicts its tokens 2..length (Frantar and Alistarh 2023, arXiv:2301.00774, and the
@@ -80,7 +80,7 @@ def _check_shapes(tokens: Tensor, tail: Tensor | None) -> None:
         raise ValueError(f"the tail is [1, 2 <= tokens < length], not {list(tail.shape)}")
 
 
-def _result(sums: list[float], windows: Windows, spec: PerplexitySpec) -> results.Perplexity:
+def _result(sums: list[float], windows: Windows, spec: PerplexitySpec) -> Perplexity:
     length = windows.tokens.shape[1]
     tail = 0 if windows.tail is None else windows.tail.shape[1]
     scored = [length - 1] * (len(sums) - bool(tail)) + ([tail - 1] if tail else [])
@@ -98,7 +98,7 @@ def _result(sums: list[float], windows: Windows, spec: PerplexitySpec) -> result
             f"perplexity on {spec.corpus.name}: {nll:.4g} nats per token are beyond any perplexity",
             hint="the pruned model is broken: prune less",
         ) from error
-    return results.Perplexity(
+    return Perplexity(
         protocol=spec.protocol,
         corpus=spec.corpus.name,
         split=spec.split,

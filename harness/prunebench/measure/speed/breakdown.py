@@ -21,7 +21,7 @@ from prunebench.measure.speed.io import kv_cache_bytes
 from prunebench.measure.speed.latency import one_round
 from prunebench.model.anatomy import KINDS, Anatomy, anatomy
 from prunebench.model.positions import check_positions
-from prunebench.record.results import Breakdown, PartShare
+from prunebench.record.speed import Breakdown, PartShare
 
 PARTS = ("attention", "mlp", "norms", "head", "rest")
 """'rest' is what no module of the others does: embedding, residual additions, positions, mask, sampling, the hooks."""

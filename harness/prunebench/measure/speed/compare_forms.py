@@ -15,7 +15,7 @@ from prunebench.measure.speed.execution import choose, decoder
 from prunebench.measure.speed.latency import one_round
 from prunebench.measure.speed.lean_decoder import UnavailableError
 from prunebench.measure.speed.summary import paired_ratio
-from prunebench.record.results import FormTime
+from prunebench.record.speed import FormTime
 
 GENERATE = "generate()"
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from prunebench.record.results import Breakdown, GenerationIO, Latency
+from prunebench.record.io import GenerationIO
+from prunebench.record.speed import Breakdown, Latency
 
 BOUND = 0.5
 """From this share of the measured bandwidth on, reading the bytes is most of what a token takes."""

@@ -12,7 +12,8 @@ from torch import nn
 from transformers import DynamicCache
 
 from prunebench.model.load import Legs
-from prunebench.record.results import GenerationIO, Latency, LoadIO
+from prunebench.record.io import GenerationIO, LoadIO
+from prunebench.record.speed import Latency
 
 
 def generation_io(model: Any, latency: Latency, bandwidth: float, source: str) -> GenerationIO:

@@ -22,7 +22,7 @@ from prunebench.measure.speed.execution import Decoder, ExecutionChoice, choose
 from prunebench.measure.speed.summary import paired_ratio, summary
 from prunebench.model.positions import check_positions
 from prunebench.model.spread import input_device
-from prunebench.record.results import Latency, LatencySamples
+from prunebench.record.speed import Latency, LatencySamples
 
 PAIRED_ROUNDS = 6
 """Fewer pairs bound no median at 95 % (see `paired_ratio`); an even number gives both models the first place as often."""

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from prunebench.model.anatomy import anatomy
-from prunebench.record.results import Audit
+from prunebench.record.audit import Audit
 
 LABEL = "2:4 kernels"
 LEAST_CAPABILITY = (8, 0)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from prunebench.record.results import Ratio, Summary
+from prunebench.record.speed import Ratio, Summary
 
 
 def summary(samples: Sequence[float]) -> Summary:

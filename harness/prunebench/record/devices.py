@@ -1,6 +1,7 @@
-"""What the devices tell: energy, transfers, DRAM traffic, and who else was using them. Units stand in the keys.
+"""What the devices report: energy, transfers, DRAM traffic, and who else was using them.
 
-A figure that could not be had is None ("not available"), never zero; `reason` says why.
+A figure that is not available is None, never zero; `reason` says why. Units are part of the keys:
+`_s` seconds, `_w` watts, `_bytes` bytes, `joules`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from prunebench.schema import Part
 
 
 class Energy(Part):
-    """One measured stretch."""
+    """The energy of one measured interval."""
 
     joules: float
     seconds: float
@@ -46,7 +47,10 @@ class EnergyResult(Part):
 
 
 class PcieTraffic(Part):
-    """PCIe throughput of the GPU while loading: samples of NVML's window of 20 ms, no count of all bytes."""
+    """PCIe throughput of the GPU while loading, sampled; NVML has no count of all bytes.
+
+    Each sample is NVML's mean over a window of 20 ms.
+    """
 
     samples: int
     rx_mean_bytes_per_s: float | None = Field(description="host to device")
@@ -54,10 +58,10 @@ class PcieTraffic(Part):
     tx_mean_bytes_per_s: float | None = Field(description="device to host")
     tx_peak_bytes_per_s: float | None
     generation: int | None = Field(
-        description="of the link, the highest seen meanwhile: it falls back when idle"
+        description="of the link, the highest seen while loading: an idle link falls back"
     )
     width: int | None = Field(description="lanes")
-    generation_limit: int | None = Field(description="what this GPU in this slot can do")
+    generation_limit: int | None = Field(description="the most that this GPU can do in this slot")
     width_limit: int | None
 
 
@@ -65,7 +69,7 @@ class DramTraffic(Part):
     """Traffic of the GPU's memory between two samples of NVML's GPM counters."""
 
     utilisation: float | None = Field(
-        description="share of the peak bandwidth, mean over the stretch"
+        description="share of the peak bandwidth, mean over the interval"
     )
     seconds: float
     peak_bytes_per_s: float | None = Field(
@@ -75,16 +79,18 @@ class DramTraffic(Part):
 
 
 class GpuSharing(Part):
-    """Whether other processes were on the GPU."""
+    """Whether other processes used the GPU."""
 
-    foreign: bool | None = Field(description="None: cannot tell")
-    pids: list[int] = Field(default_factory=list, description="theirs, as NVML numbers them")
+    foreign: bool | None = Field(description="None if that cannot be known")
+    pids: list[int] = Field(
+        default_factory=list, description="of the other processes, as NVML numbers them"
+    )
     phases: list[str] = Field(default_factory=list, description="in which they were seen")
     memory_before_bytes: int | None = Field(
         None, description="in use on the GPU when the cell began"
     )
     utilisation_before: float | None = Field(
-        None, description="share of time with a kernel running, then"
+        None, description="share of time with a kernel running when the cell began"
     )
     note: str
 
