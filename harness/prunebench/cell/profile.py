@@ -151,7 +151,6 @@ def _energy(
 ) -> tuple[EnergyResult, DramTraffic | None]:
     """Joules of both phases, and on a GPU the DRAM traffic of the generation phase, in the form that was timed."""
     cuda = input_device(model).type == "cuda"
-    synchronise = torch.cuda.synchronize if cuda else None
     device = str(input_device(model)) if cuda else "cpu"
     runs = decoder(model, form, shape.batch_size, shape.prompt + shape.new_tokens)
     alone = Eager(model)  # the prompt phase is the same in every form
@@ -170,7 +169,6 @@ def _energy(
         device=device,
         spec=shape,
         prompts_in_generation=True,
-        synchronise=synchronise,
     )
     if not cuda or is_spread(model):
         return energy, None

@@ -1,6 +1,6 @@
-"""CPU time that others took from us, phase by phase: from /proc, so on Linux alone.
+"""CPU time that other processes took from this one, phase by phase. Needs /proc, so Linux only.
 
-The kernel counts in ticks of about 10 ms, so shares of phases shorter than half a second are not given.
+The kernel counts in ticks of about 10 ms, so a phase shorter than half a second gets no figure.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import NamedTuple
 from prunebench.record.devices import CpuLoad
 
 LEAST_S = 0.5
-_BUSY = (0, 1, 2, 5, 6)  # user, nice, system, irq, softirq; guests are part of user
-_STEAL = 7
+# Columns of a `cpuN` line in /proc/stat; the guest columns are already counted in user.
+_BUSY = (0, 1, 2, 5, 6)  # user, nice, system, irq, softirq
+_STEAL = 7  # the hypervisor gave the core to another machine
 
 
 class _Reading(NamedTuple):
@@ -27,7 +28,10 @@ class _Reading(NamedTuple):
 
 
 class CpuWatch:
-    """Call `phase` when a phase begins, `result` at the end. ``reason`` says why there is nothing, where so."""
+    """Call `phase` when a phase begins and `result` at the end.
+
+    If there are no figures, ``reason`` says why.
+    """
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self.reason: str | None = None
@@ -42,17 +46,20 @@ class CpuWatch:
         self._marks: list[tuple[str, _Reading]] = []
 
     def phase(self, name: str) -> None:
-        """From now on time belongs to the phase ``name``."""
+        """Count the time from now on to the phase ``name``."""
         reading = self._read()
         if reading is not None:
             self._marks.append((name, reading))
 
     def stop(self) -> None:
-        """From now on time belongs to no phase."""
+        """Count the time from now on to no phase."""
         self.phase("")
 
     def result(self) -> list[CpuLoad]:
-        """Loads of the phases that lasted half a second or more, in their order; spans of one name taken together."""
+        """The load during each phase of half a second or more, in order of first appearance.
+
+        A phase that was entered several times gets one figure.
+        """
         self.stop()
         spans: dict[str, list[_Reading]] = {}
         for (name, before), (_, after) in zip(self._marks, self._marks[1:], strict=False):
@@ -62,7 +69,7 @@ class CpuWatch:
         for name, parts in spans.items():
             wall, busy, own, steal = (sum(column) for column in zip(*parts, strict=True))
             if name and wall >= LEAST_S:
-                whole = wall * len(self._cores) / self._tick
+                whole = wall * len(self._cores) / self._tick  # ticks that all our cores have
                 found.append(
                     CpuLoad(
                         phase=name,
@@ -95,6 +102,11 @@ class CpuWatch:
         return _Reading(time.monotonic(), busy, own, steal)
 
     def _own(self) -> int:
+        """Ticks of this process and its descendants.
+
+        Field 14 to 17 of /proc/PID/stat: user and system time of the process, and of the children
+        that it has waited for. The walk therefore counts each process once, living or not.
+        """
         root = os.getpid()
         waiting, total = [root], 0
         while waiting:
@@ -103,12 +115,13 @@ class CpuWatch:
                 fields = (self._proc / str(pid) / "stat").read_text(
                     encoding="utf-8", errors="replace"
                 )
+                # A command name may hold blanks and brackets: count fields from its last bracket.
                 total += sum(int(field) for field in fields.rpartition(")")[2].split()[11:15])
                 for thread in (self._proc / str(pid) / "task").iterdir():
                     waiting.extend(
                         map(int, (thread / "children").read_text(encoding="ascii").split())
                     )
-            except OSError:
+            except OSError:  # a descendant may end while it is read
                 if pid == root:
                     raise
         return total

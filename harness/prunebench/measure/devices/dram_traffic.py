@@ -1,4 +1,4 @@
-"""DRAM traffic of a GPU by NVML's performance counters (GPM; Hopper and later)."""
+"""DRAM traffic of a GPU, from NVML's performance counters (GPM, on Hopper and later)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _DRAM_BW_UTIL = 10  # NVML_GPM_METRIC_DRAM_BW_UTIL, per cent
 
 
 class DramMeter:
-    """Context around a stretch of work on the GPU; `result` then gives the mean use of its memory bandwidth.
+    """Context around a stretch of work on the GPU; `result` gives the mean use of its bandwidth.
 
-    ``device`` is torch's name of the GPU. The stretch should last 0.1 s or more, and what it queues should be
-    done before its end.
+    ``device`` is torch's name of the GPU. The stretch should last at least 0.1 s, and all work
+    queued in it should be finished before it ends.
     """
 
     def __init__(self, device: str = "cuda") -> None:
@@ -52,7 +52,7 @@ class DramMeter:
         self._nvml.close()
 
     def result(self) -> DramTraffic:
-        """What the context saw."""
+        """The share of the memory bandwidth that was used inside the context."""
         return DramTraffic(
             utilisation=self._utilisation,
             seconds=self._seconds,
@@ -65,6 +65,7 @@ class DramMeter:
             return (
                 f"NVML: {self._nvml.reason or self._nvml.lost or 'it does not show the GPU in use'}"
             )
+        # Only the whole GPU says whether it has counters; a MIG instance is then read by its id.
         whole = self._gpu.parent if self._gpu.mig else self._gpu.handle
         support, problem = self._nvml.ask("nvmlGpmQueryDeviceSupport", whole)
         if problem is not None:
@@ -76,7 +77,7 @@ class DramMeter:
         return problem
 
     def _sample(self) -> Any:
-        """A filled sample; None, with the reason noted, where there is none."""
+        """A filled sample; None, with the reason noted, if NVML gives none."""
         if self._reason is not None or self._gpu is None:
             return None
         sample, problem = self._nvml.ask("nvmlGpmSampleAlloc")

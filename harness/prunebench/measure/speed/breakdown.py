@@ -1,8 +1,8 @@
-"""Where the time goes: attention, MLP, norms, head and the rest, in the prompt phase and in the generation phase.
+"""Split time and bytes by part: attention, MLP, norms, head and the rest, in both phases.
 
-Hooks on the model's own modules take the times, so this runs eagerly, whatever form the latency was measured in; what
-the hooks themselves cost lies in the rest. On a GPU the marks are CUDA events: where the GPU waits for the launches, the
-wait counts for the part whose kernel it waits for.
+Hooks on the model's own modules take the times. So this always runs eagerly, whatever form the
+latency was measured in; the cost of the hooks themselves is part of the rest. On a GPU the marks
+are CUDA events: if the GPU waits for a kernel launch, the wait counts for that kernel's part.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from prunebench.model.positions import check_positions
 from prunebench.record.speed import Breakdown, PartShare
 
 PARTS = ("attention", "mlp", "norms", "head", "rest")
-"""'rest' is what no module of the others does: embedding, residual additions, positions, mask, sampling, the hooks."""
+"""'rest': embedding, residual additions, positions, mask, sampling, and the cost of the hooks."""
 
 
 @torch.inference_mode()
 def breakdown(model: Any, prompt: Tensor, new_tokens: int, *, rounds: int = 3) -> Breakdown:
-    """Seconds and bytes by part for one ``prompt``, int64 [batch, prompt], and for one generated token.
+    """Seconds and bytes by part for one ``prompt``, int64 [batch, prompt], and for one new token.
 
-    Medians over ``rounds`` rounds, behind one to warm up; for the generation phase over all its tokens. Bytes are those
-    that a generated token reads: weights as stored, and the KV cache, which the attention reads. Raises PrunebenchError
-    where the model has no positions for so many tokens.
+    Medians over ``rounds`` rounds after one warm-up round, in the generation phase over all tokens
+    of these rounds. Bytes are what a generated token reads: weights as stored, and for the
+    attention the KV cache too. Raises PrunebenchError if the model has too few positions.
     """
     check_positions(model, prompt.shape[1] + new_tokens, "the latency shape")
     parts = anatomy(model)
@@ -45,6 +45,7 @@ def breakdown(model: Any, prompt: Tensor, new_tokens: int, *, rounds: int = 3) -
         for _ in range(rounds):
             tokens = prompt
             for number in range(new_tokens):
+                # tokens: [batch, prompt] before the first call, then [batch, 1]
                 call = decoder.step if number else decoder.prompt
                 taken, tokens = marks.during(call, tokens)
                 (steps if number else prompts).append(taken)
@@ -68,7 +69,7 @@ def breakdown(model: Any, prompt: Tensor, new_tokens: int, *, rounds: int = 3) -
 
 
 class _Marks:
-    """Marks in time that hooks set; `during` adds up what lies between them, by part."""
+    """Points in time that hooks set; `during` adds up the time between them, by part."""
 
     def __init__(self, cuda: bool) -> None:
         self._cuda = cuda
@@ -77,6 +78,7 @@ class _Marks:
     def mark(self) -> Any:
         if not self._cuda:
             return time.perf_counter()
+        # The GPU stamps the event when it gets there, so a mark makes nobody wait.
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event
@@ -87,13 +89,13 @@ class _Marks:
     def during(
         self, call: Callable[[Tensor], Tensor], tokens: Tensor
     ) -> tuple[dict[str, float], Tensor]:
-        """Seconds by part of ``call(tokens)``, and what it gave."""
+        """(seconds by part of ``call(tokens)``, its result)."""
         self._spans.clear()
         start = self.mark()
         result = call(tokens)
         end = self.mark()
         if self._cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize()  # events can only be read once the GPU has passed them
         taken = dict.fromkeys(PARTS, 0.0)
         for part, before, after in self._spans:
             taken[part] += self._seconds(before, after)
@@ -106,11 +108,11 @@ class _Marks:
 
 @contextmanager
 def _marks(parts: Anatomy) -> Iterator[_Marks]:
-    """Hooks on the modules of every part; they go at the end."""
+    """Put hooks on the modules of every part, and remove them at the end."""
     marks = _Marks(parts.embeddings.weight.device.type == "cuda")
     handles = []
     for part, module in _modules(parts):
-        begun: list[Any] = []
+        begun: list[Any] = []  # a stack, bound to this module by the default arguments below
         handles.append(
             module.register_forward_pre_hook(lambda *_, begun=begun: begun.append(marks.mark()))
         )
@@ -127,7 +129,7 @@ def _marks(parts: Anatomy) -> Iterator[_Marks]:
 
 
 def _modules(parts: Anatomy) -> Iterator[tuple[str, nn.Module]]:
-    """The modules of each part but the rest; none of them lies inside another."""
+    """(part, module) for every part except the rest; no module is inside another one."""
     for layer in parts.layers:
         blocks = [
             (kind, layer.get_submodule(path))
@@ -135,6 +137,7 @@ def _modules(parts: Anatomy) -> Iterator[tuple[str, nn.Module]]:
             for path in parts.family.blocks[kind]
         ]
         yield from blocks
+        # A norm inside attention or MLP (q_norm, k_norm) is already counted there.
         inside = {id(each) for _, block in blocks for each in block.modules()}
         for module in layer.modules():
             if id(module) not in inside and _is_norm(module):
@@ -149,7 +152,10 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _weight_bytes(parts: Anatomy, batch: int) -> dict[str, int]:
-    """Bytes of weights that a generation step reads, by part, each tensor once: tied embeddings are the head's."""
+    """Bytes of weights that a generation step reads, by part.
+
+    A shared tensor counts once, for the part that comes first: tied embeddings count for the head.
+    """
     held = dict.fromkeys(PARTS, 0)
     seen: set[int] = set()
     for part, module in _modules(parts):

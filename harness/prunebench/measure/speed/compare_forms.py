@@ -1,4 +1,4 @@
-"""The execution forms side by side in one run, with `generate()` of transformers between them: what Python costs a token."""
+"""Compare the execution forms with each other and with `generate()`: what Python costs a token."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from prunebench.measure.speed.execution import choose, decoder
 from prunebench.measure.speed.latency import one_round
 from prunebench.measure.speed.lean_decoder import UnavailableError
 from prunebench.measure.speed.summary import paired_ratio
+from prunebench.measure.synchronise import synchroniser
 from prunebench.record.speed import FormTime
 
 GENERATE = "generate()"
@@ -24,12 +25,13 @@ GENERATE = "generate()"
 def compare_forms(
     model: Any, prompt: Tensor, new_tokens: int, forms: Sequence[Form], *, rounds: int = 6
 ) -> list[FormTime]:
-    """Median seconds from token to token in each form and in `generate()`, in rounds that alternate between all of them.
+    """Median seconds per token in `generate()` and in each form, in rounds that alternate.
 
-    ``prompt`` is int64 [batch, prompt] on the model's device. `speedup` is over `generate()`, paired round by round. A
-    form that the model cannot run has the reason instead of figures. The first round, which compiles, is not counted.
+    ``prompt`` is int64 [batch, prompt] on the model's device. `speedup` is over `generate()`,
+    paired round by round. A form that the model cannot run has the reason instead of figures.
+    The first round, which compiles, does not count.
     """
-    synchronise = torch.cuda.synchronize if prompt.device.type == "cuda" else None
+    wait = synchroniser(prompt.device.type)
     decoders: dict[str, Any] = {}
     notes: dict[str, str] = {}
     same: dict[str, bool | None] = {}
@@ -47,7 +49,7 @@ def compare_forms(
     for _ in range(rounds + 1):
         steps[GENERATE].append(generate_s(model, prompt, new_tokens))
         for name, each in decoders.items():
-            steps[name].append(median(one_round(each, prompt, new_tokens, synchronise)[1]))
+            steps[name].append(median(one_round(each, prompt, new_tokens, wait)[1]))
     found = [FormTime(form=GENERATE, inter_token_s=median(steps[GENERATE][1:]))]
     for form in forms:
         times = steps.get(form, [])[1:]
@@ -64,7 +66,12 @@ def compare_forms(
 
 
 def generate_s(model: Any, prompt: Tensor, new_tokens: int) -> float:
-    """Seconds a token of the generation phase of `generate()`: those of ``new_tokens`` less those of one."""
+    """Seconds per token in the generation phase of `generate()`.
+
+    (seconds for ``new_tokens`` tokens - seconds for one token) / (``new_tokens`` - 1): the
+    difference removes the prompt phase.
+    """
+    wait = synchroniser(prompt.device.type)
 
     def seconds(tokens: int) -> float:
         before = time.perf_counter()
@@ -76,8 +83,7 @@ def generate_s(model: Any, prompt: Tensor, new_tokens: int) -> float:
             do_sample=False,
             pad_token_id=0,
         )
-        if prompt.device.type == "cuda":
-            torch.cuda.synchronize()
+        wait()
         return time.perf_counter() - before
 
     return max(1e-9, seconds(new_tokens) - seconds(1)) / (new_tokens - 1)

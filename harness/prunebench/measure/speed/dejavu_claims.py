@@ -1,8 +1,9 @@
-"""Whether a widely cited analysis of generation holds for a model on this machine.
+"""Check whether a widely cited analysis of generation holds for a model on this machine.
 
-Liu et al., "Deja Vu: Contextual Sparsity for Efficient LLMs at Inference Time" (ICML 2023, arXiv 2310.17157), sections 1
-and 3: generation takes far longer than the prompt; it is bound by loading parameters; attention and MLP both matter, and
-the MLP is about two thirds of what is loaded; communication between devices is small. No torch here: the report uses it too.
+Liu et al., "Deja Vu: Contextual Sparsity for Efficient LLMs at Inference Time" (ICML 2023,
+arXiv 2310.17157), sections 1 and 3: generation takes far longer than the prompt; it is bound by
+loading parameters; attention and MLP both matter, and the MLP is about two thirds of what is
+loaded; communication between devices is small. Imports no torch, because the report uses it too.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from prunebench.record.io import GenerationIO
 from prunebench.record.speed import Breakdown, Latency
 
 BOUND = 0.5
-"""From this share of the measured bandwidth on, reading the bytes is most of what a token takes."""
+"""At this share of the measured bandwidth or more, a token spends most of its time on reading."""
 MLP_SHARE = (0.55, 0.75)
 """'About two thirds' of the bytes of attention and MLP."""
 
 
 class Finding(NamedTuple):
-    """One claim, whether it holds here (None: cannot be seen here), and the figures that say so."""
+    """One claim, whether it holds here (None: cannot be tested here), and the figures behind it."""
 
     claim: str
     holds: bool | None
@@ -27,10 +28,10 @@ class Finding(NamedTuple):
 
 
 def findings(split: Breakdown, latency: Latency, io: GenerationIO) -> list[Finding]:
-    """The claims in the order of the paper, judged by one shape's figures."""
+    """The claims in the order of the paper, judged by the figures of one shape."""
     generation = latency.inter_token_s.median * (latency.new_tokens - 1)
     prompt = latency.ttft_s.median
-    even = prompt / latency.inter_token_s.median
+    even = prompt / latency.inter_token_s.median  # tokens that take as long as the prompt
     attention, mlp = split.of("attention"), split.of("mlp")
     blocks = attention.token_bytes + mlp.token_bytes
     share = mlp.token_bytes / blocks if blocks else None
@@ -40,19 +41,22 @@ def findings(split: Breakdown, latency: Latency, io: GenerationIO) -> list[Findi
         Finding(
             "generation takes longer than the prompt",
             generation > prompt,
-            f"{latency.new_tokens - 1} steps take {_ms(generation)}, a prompt of {latency.prompt} tokens {_ms(prompt)}; "
+            f"{latency.new_tokens - 1} steps take {_ms(generation)}, "
+            f"a prompt of {latency.prompt} tokens {_ms(prompt)}; "
             f"they are even at {even:.0f} generated tokens",
         ),
         Finding(
             "generation is bound by loading parameters",
             io.utilisation >= BOUND,
-            f"reading {io.weight_bytes / 1e6:,.0f} MB of weights and {io.kv_cache_bytes / 1e6:,.1f} MB of KV cache takes at "
-            f"least {_ms(io.floor_s)}, a token {_ms(io.measured_s)}: {_percent(io.utilisation)} of the measured bandwidth",
+            f"reading {io.weight_bytes / 1e6:,.0f} MB of weights and "
+            f"{io.kv_cache_bytes / 1e6:,.1f} MB of KV cache takes at least {_ms(io.floor_s)}, "
+            f"a token {_ms(io.measured_s)}: {_percent(io.utilisation)} of the measured bandwidth",
         ),
         Finding(
             "attention and MLP both matter",
             both,
-            f"of a token's time {_percent(time_share['attention'])} attention, {_percent(time_share['mlp'])} MLP",
+            f"of a token's time {_percent(time_share['attention'])} attention, "
+            f"{_percent(time_share['mlp'])} MLP",
         ),
         Finding(
             "the MLP is about two thirds of the bytes that both load",

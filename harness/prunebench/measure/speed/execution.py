@@ -1,8 +1,9 @@
-"""How generation runs: the execution forms that a suite can ask for, and the choice of the fastest with the same tokens.
+"""The execution forms of generation, and the choice of the fastest that gives the same tokens.
 
-The prompt phase is the same in every form, the model's own forward pass into a growing KV cache; the forms differ in what
-a generated token costs beside the weights' bytes. With an eager pass per token, Python and a hundred kernel launches a
-layer stand between two tokens, and on a small model they hide what pruning has saved.
+The prompt phase is the same in every form: the model's own forward pass into a growing KV cache.
+The forms differ in what a generated token costs besides reading the weights. An eager pass runs
+Python code and some hundred kernel launches per layer between two tokens; on a small model that
+hides what pruning saves.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from prunebench.model.spread import is_spread
 
 
 class Decoder(Protocol):
-    """Greedy decoding of one model at one shape: a prompt, then a token at a time.
+    """Greedy decoding of one model at one shape: a prompt, then one token at a time.
 
-    What `step` gives may be overwritten by its next call.
+    The tensor that `step` returns may be overwritten by the next call.
     """
 
     def prompt(self, tokens: Tensor) -> Tensor:
-        """int64 [batch, prompt] -> the first new token, [batch, 1]; what was generated before is forgotten."""
+        """int64 [batch, prompt] -> the first new token, [batch, 1]. Starts a new sequence."""
 
     def step(self, tokens: Tensor) -> Tensor:
         """The last token of each sequence, int64 [batch, 1] -> the next one, [batch, 1]."""
@@ -52,7 +53,11 @@ class Eager:
 
 
 class Static:
-    """The model's own forward pass with a KV cache of fixed size; ``wrap`` may compile it."""
+    """The model's own forward pass with a KV cache of fixed size; ``wrap`` can compile it.
+
+    Raises UnavailableError if a layer has a sliding window shorter than ``length``: its cache would
+    roll over.
+    """
 
     def __init__(self, model: Any, length: int, wrap: Callable[..., Any] | None = None) -> None:
         self._eager = Eager(model)
@@ -66,7 +71,7 @@ class Static:
 
     def prompt(self, tokens: Tensor) -> Tensor:
         first = self._eager.prompt(tokens)
-        self._cache.reset()
+        self._cache.reset()  # keeps the addresses, on which a compiled step depends
         for fixed, grown in zip(self._cache.layers, self._eager.cache.layers, strict=True):
             if grown.keys is not None:
                 fixed.update(grown.keys, grown.values)
@@ -77,7 +82,7 @@ class Static:
 
 
 class Compiled(Static):
-    """`torch.compile` of the whole step over a static KV cache; on a GPU its kernels go into a CUDA graph."""
+    """`torch.compile` of the whole step over a static KV cache; on a GPU as a CUDA graph."""
 
     def __init__(self, model: Any, length: int) -> None:
         self._clones = model.device.type == "cuda"
@@ -89,7 +94,7 @@ class Compiled(Static):
         super().__init__(model, length, wrap)
 
     def step(self, tokens: Tensor) -> Tensor:
-        if self._clones:  # the graph writes its result to the same place every time
+        if self._clones:  # every replay writes its result to the same address
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
             return super().step(tokens).clone()
         return super().step(tokens)
@@ -118,8 +123,10 @@ class CudaGraph:
         return self._next
 
     def _record(self, first: Tensor, at: int) -> None:
-        """Warm up on a side stream, as capture demands, then record; what that wrote behind the prompt is overwritten."""
+        """Record the step. The keys and values that this writes are overwritten by real steps."""
         self._tokens.copy_(first)
+        # Kernels that run for the first time load code and allocate, which a capture forbids, so
+        # they run once before. torch asks for a side stream, for that run as for the capture.
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -134,7 +141,7 @@ class CudaGraph:
 def decoder(model: Any, form: Form, batch: int, length: int) -> Decoder:
     """``model`` in an execution form, for ``batch`` sequences of up to ``length`` tokens.
 
-    Raises UnavailableError, with the reason, where this model cannot run so on its device.
+    Raises UnavailableError, with the reason, if the model cannot run in this form on its device.
     """
     if form == "eager":
         return Eager(model)
@@ -154,22 +161,26 @@ class ExecutionChoice:
     form: Form
     decoders: list[Decoder]
     same_tokens: bool | None = None
-    """Whether they give the tokens of eager decoding, ties apart; None where the form is eager."""
+    """Whether the tokens are those of eager decoding, apart from ties; None if the form is eager."""
     notes: list[str] = field(default_factory=list)
-    """Why faster forms were passed over, or what is odd about this one."""
+    """Why faster forms were not taken, or what is odd about this one."""
 
 
 @torch.inference_mode()
 def choose(
     models: Sequence[Any], prompt: Tensor, new_tokens: int, asked: Form | str = FASTEST
 ) -> ExecutionChoice:
-    """One form for all ``models``: the one that is ``asked`` for, or the first that each of them can run and in which
-    it gives the same greedy tokens as eagerly: 'cuda-graph' and 'lean' on a GPU, 'lean' elsewhere, else 'eager'.
+    """Choose one execution form for all ``models``.
 
-    Tokens are compared along the eagerly generated sequence, since one difference would make all later ones
-    incomparable; another token counts as the same where eager's own logits for both differ by no more than rounding.
-    ``prompt`` is int64 [batch, prompt] on the models' device. 'static' and 'compiled' are for those who ask: the first
-    saves little, the second takes minutes to compile. Raises PrunebenchError where the form asked for cannot be had.
+    'fastest' takes the first form that every model can run with the same greedy tokens as eagerly:
+    'cuda-graph' or 'lean' on a GPU, 'lean' elsewhere, else 'eager'. It never takes 'static', which
+    saves little, or 'compiled', which takes minutes to compile; a suite can ask for them by name.
+
+    Tokens are compared along the eagerly generated sequence, because after one difference all later
+    tokens would differ. A different token counts as the same if eager's own logits for the two
+    differ by no more than rounding. ``prompt`` is int64 [batch, prompt] on the models' device.
+
+    Raises PrunebenchError if a model cannot run in the form that is asked for by name.
     """
     batch, length = prompt.shape[0], prompt.shape[1] + new_tokens
     notes: list[str] = []
@@ -212,7 +223,7 @@ def candidates(device: str) -> Iterator[Form]:
 
 
 def forward_of(model: Any) -> Callable[[Tensor, Any], Tensor]:
-    """One pass over ``tokens`` into a cache that gives the most likely next token, [batch, 1]."""
+    """A function (tokens, cache) -> the most likely next token, [batch, 1]; it extends the cache."""
     logits = _logits_of(model)
 
     def forward(tokens: Tensor, cache: Any) -> Tensor:
@@ -222,8 +233,8 @@ def forward_of(model: Any) -> Callable[[Tensor, Any], Tensor]:
 
 
 def _logits_of(model: Any) -> Callable[[Tensor, Any], Tensor]:
-    """One pass that gives the logits of the last position, [batch, vocabulary]."""
-    # Only the last position's logits are needed; nearly every family lets one say so.
+    """A function (tokens, cache) -> logits of the last position, [batch, vocabulary]."""
+    # Without this the head runs over the whole prompt; nearly every family has the argument.
     last = (
         {"logits_to_keep": 1}
         if "logits_to_keep" in inspect.signature(model.forward).parameters
@@ -239,7 +250,7 @@ def _logits_of(model: Any) -> Callable[[Tensor, Any], Tensor]:
 def _differing(
     models: Sequence[Any], decoders: list[Decoder], prompt: Tensor, new_tokens: int
 ) -> str | None:
-    """Where a decoder first gives another token than eager decoding, in words; None where none does."""
+    """A sentence that says where a decoder's tokens first differ from eager; None if nowhere."""
     for model, each in zip(models, decoders, strict=True):
         logits_of, cache = _logits_of(model), DynamicCache(config=model.config)
         tokens = prompt
@@ -247,7 +258,11 @@ def _differing(
             found = each.step(tokens) if number else each.prompt(tokens)  # [batch, 1]
             logits = logits_of(tokens, cache)  # [batch, vocabulary]
             tokens = logits.argmax(-1, keepdim=True)
+            # Sums of another order differ by some units in the last place of the largest logit.
             rounding = 4 * torch.finfo(logits.dtype).eps * logits.abs().amax(-1, keepdim=True)
             if bool((logits.gather(1, tokens) - logits.gather(1, found) > rounding).any()):
-                return f"other tokens than eager decoding, first at new token {number + 1} of {new_tokens}"
+                return (
+                    "other tokens than eager decoding, "
+                    f"first at new token {number + 1} of {new_tokens}"
+                )
     return None

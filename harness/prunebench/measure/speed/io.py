@@ -17,10 +17,11 @@ from prunebench.record.speed import Latency
 
 
 def generation_io(model: Any, latency: Latency, bandwidth: float, source: str) -> GenerationIO:
-    """The generation I/O floor at the shape of ``latency``: bytes per step / ``bandwidth`` (bytes per second).
+    """The generation I/O floor at the shape of ``latency``: bytes per step / ``bandwidth``.
 
-    ``source`` says how the bandwidth was had. A step generates one token for each sequence of the batch; it reads the
-    weights once for all of them and each sequence's own KV cache.
+    ``bandwidth`` is in bytes per second, ``source`` says how it was measured. A step generates one
+    token for each sequence of the batch: it reads the weights once for all of them, and each
+    sequence's own KV cache.
     """
     weights = weight_bytes(model, latency.batch_size)
     cache = kv_cache_bytes(model, latency.prompt, latency.new_tokens, latency.batch_size)
@@ -40,10 +41,10 @@ def generation_io(model: Any, latency: Latency, bandwidth: float, source: str) -
 
 
 def weight_bytes(model: nn.Module, batch_size: int = 1) -> int:
-    """Bytes of weights that one generation step reads, in their stored dtype, tensors that are shared once.
+    """Bytes of weights, as stored, that one generation step reads; a shared tensor counts once.
 
-    An embedding gives one row for each sequence; a table that is also the head is read whole. In a mixture of experts
-    this counts all of them, which is more than one token needs.
+    A step reads one row of an embedding for each sequence, but all of a table that is also the
+    head. Of a mixture of experts this counts every expert, which is more than one token needs.
     """
     rows: dict[nn.Parameter, int] = {}
     whole: dict[nn.Parameter, int] = {}
@@ -63,10 +64,11 @@ def weight_bytes(model: nn.Module, batch_size: int = 1) -> int:
 
 @torch.inference_mode()
 def kv_cache_bytes(model: Any, prompt: int, new_tokens: int, batch_size: int = 1) -> int:
-    """Mean bytes of KV cache that the steps of the generation phase read.
+    """Mean bytes of KV cache that a step of the generation phase reads.
 
-    Step k of 1..new_tokens - 1 attends to prompt + k positions, or to the sliding window where a layer has one. What
-    a position takes is read off the cache that the model fills for one token, whatever its heads look like.
+    Step k (1 to new_tokens - 1) attends to prompt + k positions, or to the sliding window if the
+    layer has one. The bytes of a position are those of the cache that the model fills for one
+    token, so that any number and width of heads is counted as it is.
     """
     embedding = model.get_input_embeddings().weight
     cache = DynamicCache(config=model.config)
@@ -80,7 +82,7 @@ def kv_cache_bytes(model: Any, prompt: int, new_tokens: int, batch_size: int = 1
     for layer in cache.layers:
         if layer.keys is None or layer.values is None:
             continue
-        position = layer.keys.nbytes + layer.values.nbytes
+        position = layer.keys.nbytes + layer.values.nbytes  # both [1, key heads, 1, head]
         window = getattr(layer, "sliding_window", None) or prompt + new_tokens
         total += position * sum(min(prompt + step, window) for step in steps) / len(steps)
     return round(total * batch_size)
@@ -89,9 +91,10 @@ def kv_cache_bytes(model: Any, prompt: int, new_tokens: int, batch_size: int = 1
 def load_io(
     weight_file_bytes: int, seconds: float, disk_read_bytes: int | None, *, legs: Legs | None = None
 ) -> LoadIO:
-    """What loading read. ``disk_read_bytes`` is the growth of `disk_read_bytes()` meanwhile; ``legs`` where they were apart.
+    """What loading read. ``disk_read_bytes`` is how much `disk_read_bytes()` grew meanwhile.
 
-    The page cache was warm where at most a tenth of the file came from the disk, cold where at least nine tenths did.
+    ``legs`` are the times to the host and to the device, if they were taken apart. The page cache
+    counts as warm if at most a tenth of the file came from the disk, as cold from nine tenths on.
     """
     cache: Literal["cold", "warm", "mixed"] | None = None
     if disk_read_bytes is not None and weight_file_bytes > 0:
@@ -107,7 +110,7 @@ def load_io(
 
 
 def disk_read_bytes(path: Path = Path("/proc/self/io")) -> int | None:
-    """Bytes that this process has made the block devices read, by the kernel's count; None where it does not tell."""
+    """Bytes that the block devices read for this process; None if the kernel does not tell."""
     if not sys.platform.startswith("linux"):
         return None
     try:

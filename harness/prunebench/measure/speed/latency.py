@@ -1,7 +1,8 @@
-"""Latency of greedy decoding with a KV cache: prompt phase and generation phase apart, dense rounds in between.
+"""Latency of greedy decoding with a KV cache, measured apart for prompt and generation phase.
 
-A round is one prompt and `new_tokens - 1` single-token steps. The loop is our own, so that every token's time is seen
-and nothing but the model, an argmax and the clock stands in it.
+A round is one prompt and `new_tokens - 1` steps of a single token. If there is a dense model, its
+rounds alternate with those of the pruned model. The loop is our own: it sees the time of every
+token, and contains only the model, an argmax and the clock.
 """
 
 from __future__ import annotations
@@ -20,17 +21,21 @@ from torch import Tensor
 from prunebench.experiment.measures import LatencySpec
 from prunebench.measure.speed.execution import Decoder, ExecutionChoice, choose
 from prunebench.measure.speed.summary import paired_ratio, summary
+from prunebench.measure.synchronise import no_wait, synchroniser
 from prunebench.model.positions import check_positions
 from prunebench.model.spread import input_device
 from prunebench.record.speed import Latency, LatencySamples
 
 PAIRED_ROUNDS = 6
-"""Fewer pairs bound no median at 95 % (see `paired_ratio`); an even number gives both models the first place as often."""
+"""Fewer pairs give no 95 % interval of the median (see `paired_ratio`).
+
+An even number lets each model go first equally often.
+"""
 
 
 @dataclass
 class _Timed:
-    """A model in its execution form, and its samples, seconds."""
+    """A model in its execution form, and its samples in seconds."""
 
     decoder: Decoder
     ttft: list[float] = field(default_factory=list)
@@ -49,11 +54,13 @@ def measure_latency(
 ) -> tuple[Latency, LatencySamples]:
     """Time ``model`` on ``prompt``, int64 [batch, prompt], until both minima of ``spec`` are met.
 
-    The minimum time counts the model's own rounds. With ``dense`` given its rounds alternate with the model's, which
-    of them goes first too, and there are at least six; the speed-ups are paired ratios, and both models run in the same
-    execution form. Warm-up is at the measured shape. ``device`` is where both models lie, by default where the first
-    one takes its tokens. Raises PrunebenchError where the model has no positions for so many tokens or cannot run in
-    the form that ``spec`` asks for, ValueError where ``prompt`` is not of the shape in ``spec``.
+    The minimum time counts the model's own rounds only. If ``dense`` is given, rounds of the two
+    models alternate, which of them goes first alternates too, and there are at least six; both run
+    in the same execution form, and the speed-ups are paired ratios. Warm-up is at the measured
+    shape. ``device`` is where both models are, by default where ``model`` takes its tokens.
+
+    Raises PrunebenchError if the model has too few positions or cannot run in the form that
+    ``spec`` asks for, ValueError if ``prompt`` does not have the shape in ``spec``.
     """
     if prompt.shape != (spec.batch_size, spec.prompt):
         raise ValueError(
@@ -62,21 +69,22 @@ def measure_latency(
     check_positions(model, spec.prompt + spec.new_tokens, "the latency shape")
     where = torch.device(device) if device is not None else input_device(model)
     prompt = prompt.to(where)
-    synchronise = torch.cuda.synchronize if where.type == "cuda" else _nothing
+    wait = synchroniser(where.type)
     models = [each.eval() for each in (model, dense) if each is not None]
     chosen = choose(models, prompt, spec.new_tokens, spec.execution)
     timed = [_Timed(each) for each in chosen.decoders]
     warmup = 3 if where.type == "cuda" else 1
-    checked = (
-        0 if chosen.same_tokens is None else 1
-    )  # comparing the tokens was a first round of each
+    # If `choose` compared the tokens of two forms, that was already a first round of each decoder.
+    checked = 0 if chosen.same_tokens is None else 1
     for each in timed * (warmup - checked):
-        one_round(each.decoder, prompt, spec.new_tokens, synchronise)
+        one_round(each.decoder, prompt, spec.new_tokens, wait)
     least = spec.min_rounds if dense is None else max(spec.min_rounds, PAIRED_ROUNDS)
     with _no_collection():
+        # Pairs of neighbouring rounds see the same machine load, so the load cancels in the ratio;
+        # alternating the order cancels what the first round of a pair does to the second.
         while len(timed[0].ttft) < least or timed[0].spent < spec.min_time_s:
             for each in timed if len(timed[0].ttft) % 2 else reversed(timed):
-                ttft, inter_token = one_round(each.decoder, prompt, spec.new_tokens, synchronise)
+                ttft, inter_token = one_round(each.decoder, prompt, spec.new_tokens, wait)
                 each.ttft.append(ttft)
                 each.inter_token.append(inter_token)
                 each.spent += ttft + sum(inter_token)
@@ -84,21 +92,25 @@ def measure_latency(
 
 
 def one_round(
-    decoder: Decoder, prompt: Tensor, new_tokens: int, synchronise: Callable[[], None] | None = None
+    decoder: Decoder, prompt: Tensor, new_tokens: int, wait: Callable[[], None] = no_wait
 ) -> tuple[float, list[float]]:
-    """Seconds to the first token, and from each token to the next; ``synchronise`` waits for the device."""
-    wait = synchronise or _nothing
+    """(seconds to the first token, seconds from each token to the next) of one round.
+
+    ``prompt`` is int64 [batch, prompt]; ``wait`` blocks until the device is done (`synchroniser`).
+    """
     times = []
-    wait()
+    wait()  # work queued before the round must not count
     before = time.perf_counter()
-    tokens = decoder.prompt(prompt)
+    tokens = decoder.prompt(prompt)  # [batch, 1]
     for remaining in range(new_tokens - 1, -1, -1):
+        # A GPU call returns when its kernels are queued: the token exists only after the wait.
+        # One clock reading ends a token and begins the next, so no time falls between them.
         wait()
         now = time.perf_counter()
         times.append(now - before)
         before = now
         if remaining:
-            tokens = decoder.step(tokens)
+            tokens = decoder.step(tokens)  # [batch, 1]
     return times[0], times[1:]
 
 
@@ -142,7 +154,7 @@ def _medians(timed: _Timed) -> list[float]:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Keep the garbage collector out of the rounds; what there is goes first."""
+    """Keep the garbage collector out of the rounds; collect once before."""
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -151,7 +163,3 @@ def _no_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _nothing() -> None:
-    """The CPU has finished when a call returns."""

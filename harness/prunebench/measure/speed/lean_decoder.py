@@ -1,9 +1,11 @@
-"""A decode step without the model's Python: for families of Llama's shape, a dozen kernels a layer and nothing else.
+"""A decode step without the model's own Python, for families built like Llama.
 
-It computes what the modules compute, on their own weights: root-mean-square norms, rotary positions, grouped-query
-attention over a KV cache of fixed size, a gated MLP. Linears that read the same input are one product; their weights
-are laid side by side once and the modules' parameters become views of that, so that memory holds them once. Layers may
-differ in width, and blocks may be gone. A model with anything else in it is refused, never approximated.
+It runs a dozen kernels per layer and computes what the modules compute, on their own weights:
+root-mean-square norms, rotary positions, grouped-query attention over a KV cache of fixed size, a
+gated MLP. Linears that read the same input become one product: their weights are put side by side
+once, and the parameters of the modules become views of that, so memory holds them once. Layers may
+differ in width, and blocks may be removed. A model with anything else in it is refused, never
+approximated.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from prunebench.model.removed import RemovedAttention, RemovedMLP
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 _ROPES = ("default", "linear", "llama3", "yarn")
-"""Rotary positions whose angles do not depend on how long the sequence is."""
+"""Kinds of rotary positions whose angles do not depend on the length of the sequence."""
 
 Product = Callable[[Tensor], Tensor]
 
@@ -38,13 +40,15 @@ class _Norm:
 
     weight: Tensor
     epsilon: float
-    floor: Tensor  # root of size x epsilon
+    floor: Tensor  # sqrt(size x epsilon)
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Computed in float32 and weighted in the model's precision, as the modules do."""
+        """[..., size] -> [..., size]; norm in float32, weight in the model's dtype, like the modules."""
         if inputs.is_cuda:
             return functional.rms_norm(inputs, self.weight.shape, self.weight, self.epsilon)
-        # on a CPU that call is a dozen kernels; 1 / sqrt(mean square + epsilon) is root of size / hypot(length, floor)
+        # On a CPU that call is a dozen kernels. These are four, because
+        # 1 / sqrt(mean(x^2) + epsilon) = sqrt(size) / sqrt(|x|^2 + size x epsilon)
+        #                               = sqrt(size) / hypot(|x|, floor).
         exact = inputs.float()
         length = torch.linalg.vector_norm(exact, dim=-1, keepdim=True)
         scale: Tensor = self.weight.shape[0] ** 0.5 / torch.hypot(length, self.floor)
@@ -54,8 +58,8 @@ class _Norm:
 @dataclass(frozen=True)
 class _Attention:
     norm: _Norm
-    into: Product
-    out: Product
+    into: Product  # hidden -> queries, keys and values side by side
+    out: Product  # heads -> hidden
     query_heads: int
     key_heads: int
     scaling: float
@@ -68,8 +72,8 @@ class _Attention:
 @dataclass(frozen=True)
 class _MLP:
     norm: _Norm
-    into: Product
-    out: Product
+    into: Product  # hidden -> gate and up side by side, 2 x width
+    out: Product  # width -> hidden
     width: int
     activation: Callable[[Tensor], Tensor]
 
@@ -77,8 +81,9 @@ class _MLP:
 class Lean:
     """Greedy decoding of ``batch`` sequences of up to ``length`` tokens.
 
-    With ``fixed`` a step's shapes and addresses do not depend on the position, as recording it as a CUDA graph needs.
-    Raises UnavailableError, with the reason, for a model that this does not cover.
+    With ``fixed``, the shapes and addresses of a step do not depend on the position: a CUDA graph
+    replays them as recorded. Raises UnavailableError, with the reason, for a model that this class
+    does not cover.
     """
 
     def __init__(self, model: Any, batch: int, length: int, *, fixed: bool = False) -> None:
@@ -101,18 +106,18 @@ class Lean:
         self._all = torch.arange(length, device=model.device)
 
     def prompt(self, tokens: Tensor) -> Tensor:
-        """The model's own pass over int64 [batch, prompt]; its keys and values go to the cache of fixed size."""
+        """int64 [batch, prompt] -> the first new token, [batch, 1], by the model's own forward pass."""
         cache = DynamicCache(config=self._model.config)
         logits = self._model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
         for (attention, _), filled in zip(self._layers, cache.layers, strict=True):
-            if attention is not None:
+            if attention is not None:  # [batch, key heads, prompt, head]
                 attention.keys[:, :, : tokens.shape[1]] = filled.keys
                 attention.values[:, :, : tokens.shape[1]] = filled.values
         self.rewind(tokens.shape[1])
         return logits[:, -1].argmax(-1, keepdim=True)  # type: ignore[no-any-return]
 
     def rewind(self, at: int) -> None:
-        """The next token stands at position ``at``."""
+        """Put the next token at position ``at``."""
         self._at = at
         self._place.fill_(at)
 
@@ -120,10 +125,10 @@ class Lean:
         """int64 [batch, 1] -> [batch, 1]."""
         hidden = functional.embedding(tokens, self._embedding)  # [batch, 1, hidden]
         if self._fixed:
-            cosine, sine = (
-                self._cosines.index_select(1, self._place),
-                self._sines.index_select(1, self._place),
-            )
+            # Only the tensor `_place` says where the token is: a Python number would be baked into
+            # the graph. Attention reads the whole cache, so the mask hides what is not written yet.
+            cosine = self._cosines.index_select(1, self._place)
+            sine = self._sines.index_select(1, self._place)
             mask = (self._all <= self._place)[None, None, None]  # [1, 1, 1, length]
         else:
             cosine, sine = self._cosines[:, self._at, None], self._sines[:, self._at, None]
@@ -132,11 +137,11 @@ class Lean:
             if attention is not None:
                 hidden = hidden + self._attend(attention, hidden, cosine, sine, mask)
             if mlp is not None:
-                both = mlp.into(mlp.norm(hidden))
+                both = mlp.into(mlp.norm(hidden))  # [batch, 1, 2 x width]
                 hidden = hidden + mlp.out(
                     mlp.activation(both[..., : mlp.width]) * both[..., mlp.width :]
                 )
-        logits = self._head(self._norm(hidden))
+        logits = self._head(self._norm(hidden))  # [batch, 1, vocabulary]
         self._at += 1
         if self._fixed:
             self._place += 1
@@ -147,6 +152,7 @@ class Lean:
     ) -> Tensor:
         heads = part.query_heads + 2 * part.key_heads
         split = part.into(part.norm(hidden)).view(self._batch, 1, heads, -1)
+        # Queries and keys are neighbours in `split`, so one rotation turns both.
         turned = split[:, :, : -part.key_heads]  # queries and keys, [batch, 1, heads, head]
         if part.query_norm is not None and part.key_norm is not None:
             turned = torch.cat(
@@ -156,10 +162,12 @@ class Lean:
                 ],
                 dim=2,
             )
-        # the sines of the first half carry the minus of the rotation
+        # x cos + rotate_half(x) sin. The minus of rotate_half is already in the sines (`_angles`),
+        # so a roll by half a head replaces the split, negation and concatenation.
         turned = torch.addcmul(turned * cosine, turned.roll(turned.shape[-1] // 2, -1), sine)
         queries = turned[:, :, : part.query_heads].transpose(1, 2)  # [batch, query heads, 1, head]
         keys, values = turned[:, :, part.query_heads :], split[:, :, -part.key_heads :]
+        # The cache is [batch, key heads, length, head]; this token's keys are [batch, 1, key heads, head].
         if self._fixed:
             part.keys.index_copy_(2, self._place, keys.transpose(1, 2))
             part.values.index_copy_(2, self._place, values.transpose(1, 2))
@@ -222,12 +230,11 @@ class Lean:
         )
 
     def _product(self, linears: Sequence[Any], what: str) -> Product:
-        """The products of linears with one input, side by side: [..., in] -> [..., out + out + ...]."""
+        """One product for linears that read the same input: [..., in] -> [..., out + out + ...]."""
         for linear in linears:
             _plain(linear, nn.Linear, what)
-        if len(linears) > 1 and any(
-            type(linear.weight.data) is not Tensor for linear in linears
-        ):  # 2:4 compressed
+        # A 2:4 compressed weight is a tensor subclass, which cannot be a view of a larger one.
+        if len(linears) > 1 and any(type(linear.weight.data) is not Tensor for linear in linears):
             single = [self._product([linear], what) for linear in linears]
             return lambda inputs: torch.cat([product(inputs) for product in single], dim=-1)
         weight = side_by_side([linear.weight for linear in linears])
@@ -241,12 +248,16 @@ class Lean:
 
 @torch.no_grad()
 def side_by_side(parameters: Sequence[nn.Parameter]) -> Tensor:
-    """The parameters one below the other, [sum of rows, ...]; they become views of it, if they are not yet."""
+    """The parameters one below the other, [sum of rows, ...], in one block of memory.
+
+    The parameters become views of that block. If they already are (a second shape of the same
+    model), nothing is copied.
+    """
     first = parameters[0]
     if len(parameters) == 1:
         return first.data
     start, end = first.storage_offset(), first.storage_offset()
-    for each in parameters:
+    for each in parameters:  # are they neighbours in one storage already?
         if (
             each.untyped_storage().data_ptr() != first.untyped_storage().data_ptr()
             or each.storage_offset() != end
@@ -265,7 +276,7 @@ def side_by_side(parameters: Sequence[nn.Parameter]) -> Tensor:
 
 
 def _plain(module: Any, kind: type[nn.Module], what: str) -> Any:
-    if type(module) is not kind or _hooked(module):  # a subclass may compute something else
+    if type(module) is not kind or _hooked(module):  # a subclass can compute something else
         raise UnavailableError(
             f"{what} holds a {type(module).__name__}{' with hooks' if _hooked(module) else ''}"
         )
@@ -287,7 +298,11 @@ def _hooked(module: nn.Module) -> bool:
 
 
 def _angles(model: Any, length: int) -> tuple[Tensor, Tensor]:
-    """Cosines and signed sines of every position, [1, length, 1, head], in the weights' precision."""
+    """Cosines and sines of every position, [1, length, 1, head], in the dtype of the weights.
+
+    rotate_half(x) is [-x2, x1] for halves [x1, x2]: the minus is moved into the first half of the
+    sines.
+    """
     rotary = model.model.rotary_emb
     kind = getattr(rotary, "rope_type", "default")
     if kind not in _ROPES:
@@ -302,15 +317,17 @@ def _angles(model: Any, length: int) -> tuple[Tensor, Tensor]:
 
 
 def _matrix_vector(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`linear` for a single token of a single sequence."""
+    """`linear` for a single token of a single sequence, [1, 1, in] -> [1, 1, out]."""
     product = torch.mv(weight, inputs.view(-1)).view(1, 1, -1)
     return product if bias is None else product + bias
 
 
 def _fastest_product(head: nn.Linear, batch: int) -> Callable[..., Tensor]:
-    """How weights meet the input. For one sequence on a CPU the matrix-vector kernel has less around it, and does not
-    repack half-precision weights at every call as the general product does; where this machine reads the head faster
-    through the general one, that is used.
+    """The faster of two kernels for a weight times the input.
+
+    For one sequence on a CPU the matrix-vector kernel has less overhead, and does not repack
+    half-precision weights at every call as the general product does. But on some machines the
+    general one reads weights faster, so both are timed on the head, the largest matrix.
     """
     weight = head.weight
     if batch > 1 or weight.device.type != "cpu":
@@ -320,11 +337,12 @@ def _fastest_product(head: nn.Linear, batch: int) -> Callable[..., Tensor]:
         _seconds(functional.linear, inputs, weight),
         _seconds(_matrix_vector, inputs, weight),
     )
+    # 10 % in favour of the vector kernel, so that noise does not choose.
     return functional.linear if general < 0.9 * vector else _matrix_vector
 
 
 def _seconds(product: Callable[..., Tensor], inputs: Tensor, weight: Tensor) -> float:
-    """The best of a few calls, the first one left out."""
+    """Seconds of the fastest of a few calls, without the first one, which warms up."""
     times = []
     for _ in range(6):
         before = time.perf_counter()

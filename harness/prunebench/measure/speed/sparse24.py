@@ -1,7 +1,8 @@
-"""2:4 weights in the format of the sparse tensor cores, through `torch.sparse.to_sparse_semi_structured`.
+"""Convert 2:4 weights to the format of the sparse tensor cores (`to_sparse_semi_structured`).
 
-NVIDIA GPUs from compute capability 8.0 on multiply such a matrix with half the weight bytes (Mishra et al. 2021,
-arXiv 2104.08378). What a method left as zeros in dense tensors becomes that format here, in place, to be timed beside it.
+NVIDIA GPUs from compute capability 8.0 on multiply such a matrix while reading half the weight
+bytes (Mishra et al. 2021, arXiv 2104.08378). A method leaves its zeros in dense tensors; this
+converts them in place, so that both can be timed.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ LABEL = "2:4 kernels"
 LEAST_CAPABILITY = (8, 0)
 _DTYPES = (torch.float16, torch.bfloat16)
 _ROWS, _COLUMNS = 32, 64
-"""The kernels' tiles: a matrix that these do not divide stays dense."""
+"""Tile of the kernels: a matrix whose sizes are not multiples of these stays dense."""
 
 
 def applies(audited: Audit) -> bool:
-    """Whether every prunable matrix of the model keeps at most two of four weights, and some weight is zero."""
+    """Whether every prunable matrix keeps at most two of four weights, and pruning made zeros."""
     legal = any(each.pattern == "2:4" and not each.violations for each in audited.patterns)
     return legal and audited.zeros > audited.zeros_dense
 
 
 def unsupported(model: Any) -> str | None:
-    """Why the device or the weights' precision cannot use the format; None where they can."""
+    """Why the device or the dtype of the weights cannot use the format; None if they can."""
     weight = anatomy(model).embeddings.weight
     if weight.device.type != "cuda":
         return "needs a CUDA GPU"
@@ -41,7 +42,10 @@ def unsupported(model: Any) -> str | None:
 
 @torch.no_grad()
 def convert(model: Any) -> tuple[int, int]:
-    """Turn the prunable linears' weights into the compressed format, in place: how many were, and of how many."""
+    """Compress the weights of the prunable linears in place.
+
+    Returns (linears that were converted, linears in all); sizes that do not fit stay dense.
+    """
     parts = anatomy(model)
     linears = [linear for layer in parts.layers for linear in parts.linears(layer).values()]
     fitting = [

@@ -1,6 +1,6 @@
-"""Raw samples in a few numbers, and the paired ratio of two interleaved series.
+"""Summarise raw samples in a few numbers, and compare two interleaved series by a paired ratio.
 
-No torch here: the report and the engine may use it too.
+Imports no torch, so that the report and the engine can use it too.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from prunebench.record.speed import Ratio, Summary
 
 
 def summary(samples: Sequence[float]) -> Summary:
-    """Order statistics of ``samples``, in their own unit; percentiles by linear interpolation.
+    """Order statistics of ``samples`` in their own unit; percentiles by linear interpolation.
 
-    Raises ValueError where there is no sample.
+    Raises ValueError if there is no sample.
     """
     if not len(samples):
         raise ValueError("no samples to summarise")
@@ -37,13 +37,14 @@ def summary(samples: Sequence[float]) -> Summary:
 def paired_ratio(
     dense: Sequence[float], pruned: Sequence[float], seed: int = 0, resamples: int = 2000
 ) -> Ratio:
-    """How many times faster ``pruned`` is than ``dense``, both in seconds a round, round by round.
+    """How many times faster ``pruned`` is than ``dense``, both in seconds per round.
 
-    The estimate is the median of the per-round ratios dense / pruned, so that what slows both models of one round
-    cancels; the interval is the percentile bootstrap of that median at 95 % (Efron and Tibshirani 1993, chapter 13).
-    With fewer than six rounds even the whole range of the ratios holds the median in less than 95 % of cases.
+    The estimate is the median of the ratios dense / pruned of each round, so anything that slows
+    both models of a round cancels. The interval is the percentile bootstrap of that median at 95 %
+    (Efron and Tibshirani 1993, chapter 13). It needs six rounds or more: with n rounds the whole
+    range of the ratios contains the true median with probability 1 - 2^(1 - n), 94 % for five.
 
-    Raises ValueError where the series are empty, differ in length, or hold a time that is not above zero.
+    Raises ValueError if the series are empty, differ in length, or contain a time of zero or less.
     """
     above = np.asarray(dense, dtype=np.float64)
     below = np.asarray(pruned, dtype=np.float64)
@@ -52,6 +53,7 @@ def paired_ratio(
     if not (np.all(above > 0) and np.all(below > 0)):
         raise ValueError("every round needs a time above zero")
     ratios = above / below  # [rounds]
+    # [resamples, rounds]: which rounds each resample consists of, drawn with replacement
     draws = np.random.default_rng(seed).integers(0, ratios.size, size=(resamples, ratios.size))
     medians = np.median(ratios[draws], axis=1)  # [resamples]
     low, high = (float(value) for value in np.percentile(medians, (2.5, 97.5)))
