@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from prunebench.callbacks import ignore
+
 
 def synchroniser(device: str) -> Callable[[], None]:
     """A call that waits until ``device`` ('cpu', 'cuda', 'cuda:0') has done its queued work."""
     if not device.startswith("cuda"):
-        return no_wait
+        return ignore  # CPU calls are synchronous; nothing to wait for
     import torch
 
     return torch.cuda.synchronize
-
-
-def no_wait() -> None:
-    """CPU calls are synchronous; nothing to wait for."""

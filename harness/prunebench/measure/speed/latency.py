@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunebench.callbacks import ignore
 from prunebench.experiment.measures import LatencySpec
 from prunebench.measure.speed.execution import Decoder, ExecutionChoice, choose
 from prunebench.measure.speed.summary import paired_ratio, summary
-from prunebench.measure.synchronise import no_wait, synchroniser
+from prunebench.measure.synchronise import synchroniser
 from prunebench.model.positions import check_positions
 from prunebench.model.spread import input_device
 from prunebench.record.speed import Latency, LatencySamples
@@ -92,7 +93,7 @@ def measure_latency(
 
 
 def one_round(
-    decoder: Decoder, prompt: Tensor, new_tokens: int, wait: Callable[[], None] = no_wait
+    decoder: Decoder, prompt: Tensor, new_tokens: int, wait: Callable[[], None] = ignore
 ) -> tuple[float, list[float]]:
     """(seconds to the first token, seconds from each token to the next) of one round.
 
