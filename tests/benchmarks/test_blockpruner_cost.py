@@ -39,7 +39,7 @@ def plain_loop(model, tokens: torch.Tensor, steps: int) -> list[str]:
 
 def test_blockpruner_takes_at_most_0_45_of_the_plain_loop_and_chooses_the_same() -> None:
     tokens = reference_tokens("calib")[:2]
-    cls = load_plugins().methods["blockpruner"].value
+    cls = load_plugins()["method"]["blockpruner"].value
     model = smollm2().model
     model(tokens[:1])
     begun = time.perf_counter()

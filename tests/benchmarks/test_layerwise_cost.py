@@ -43,7 +43,7 @@ def decoder_pass(model, tokens: torch.Tensor) -> float:
 
 @torch.no_grad()
 def pruning(model, name: str, options, tokens: torch.Tensor) -> float:
-    cls = load_plugins().methods[name].value
+    cls = load_plugins()["method"][name].value
     begun = time.perf_counter()
     cls(cls.Options(**options)).prune(
         model, Context(tokens, 0, list(range(len(anatomy(model).layers))))

@@ -39,7 +39,7 @@ def backward_passes(model, tokens: torch.Tensor, layers: range, together: int) -
 def test_pruning_costs_at_most_its_backward_passes_and_a_fifth(taylor: str, together: int) -> None:
     """10 windows of 64 tokens, the published calibration; for second order, naively one pass per window."""
     tokens = reference_tokens("calib")[:10, :64]
-    cls = load_plugins().methods["llm-pruner"].value
+    cls = load_plugins()["method"]["llm-pruner"].value
     method = cls(cls.Options(ratio=0.5, taylor=taylor))
     model = smollm2().model.requires_grad_(requires_grad=False)
     layers = method.options.layers(30)

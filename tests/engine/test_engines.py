@@ -26,7 +26,8 @@ from prunebench.experiment.model import ModelRef
 from prunebench.plugin.api.engine import BUILT_IN
 from prunebench.plugin.files import VARIABLE as PLUGIN_FILES
 from prunebench.plugin.files import with_files
-from prunebench.plugin.host import Registry, load_plugins
+from prunebench.plugin.host import load_plugins
+from prunebench.plugin.registry import Registry
 from prunebench.record.record import Record
 from prunebench.store.run_folder import Plan, RunStore
 from prunebench.text.corpus import resolve_corpus
@@ -235,7 +236,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Rig:
 
 
 def tiny(rig: Rig, registry: Registry) -> Cell:
-    entry = registry.methods["telling"]
+    entry = registry["method"]["telling"]
     text = resolve_corpus("text.txt", base=rig.folder, corpora={})
     return Cell(
         model=ModelRef(name="model", kind="folder", location=str(rig.folder / "model")),

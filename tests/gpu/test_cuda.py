@@ -51,7 +51,7 @@ def test_wanda_on_the_gpu_agrees_with_the_cpu(family: str, sparsity: float | str
         tokens = torch.randint(
             0, model.config.vocab_size, (4, 16), generator=torch.Generator().manual_seed(0)
         )
-        cls = load_plugins().methods["wanda"].value
+        cls = load_plugins()["method"]["wanda"].value
         with torch.no_grad():
             cls(cls.Options(sparsity=sparsity)).prune(
                 model, Context(tokens, 0, list(range(len(anatomy(model).layers))))
@@ -83,7 +83,7 @@ def test_a_model_on_the_cpu_is_pruned_layer_by_layer_on_the_gpu(
         tokens = torch.randint(
             0, model.config.vocab_size, (8, 32), generator=torch.Generator().manual_seed(0)
         )
-        cls = load_plugins().methods[name].value
+        cls = load_plugins()["method"][name].value
         parts = anatomy(model)
         with torch.no_grad():
             cls(cls.Options(sparsity=sparsity)).prune(

@@ -69,7 +69,7 @@ def test_masks_and_perplexity_agree(
     loaded = smollm2()
     model = loaded.model
     parts = anatomy(model)
-    cls = load_plugins().methods[name].value
+    cls = load_plugins()["method"][name].value
     context = Context(reference_tokens("calib"), 0, list(range(len(parts.layers))))
     with torch.no_grad():
         cls(cls.Options.model_validate(options)).prune(model, context)

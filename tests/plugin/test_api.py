@@ -43,7 +43,7 @@ def test_every_hook_says_what_it_is_and_since_when() -> None:
 
 def test_every_option_of_every_plugin_is_described() -> None:
     registry = load_plugins()
-    kinds = (registry.methods, registry.allocations, registry.recoveries, registry.metrics)
+    kinds = (registry["method"], registry["allocation"], registry["recovery"], registry["metric"])
     for entry in (entry for kind in kinds for entry in kind.values()):
         for option in options_of(entry.value.Options):
             assert option.description, f"{entry.name}: {option.name}"
@@ -52,10 +52,12 @@ def test_every_option_of_every_plugin_is_described() -> None:
 def test_options_are_told_with_types_bounds_and_defaults() -> None:
     registry = load_plugins()
     found = {
-        option.name: option for option in options_of(registry.methods["magnitude"].value.Options)
+        option.name: option for option in options_of(registry["method"]["magnitude"].value.Options)
     }
     assert (found["mode"].type, found["mode"].default) == ("clean | reference", "clean")
     assert (found["min_density"].type, found["min_density"].bounds) == ("float", ">= 0, <= 1")
-    lora = {option.name: option for option in options_of(registry.recoveries["lora"].value.Options)}
+    lora = {
+        option.name: option for option in options_of(registry["recovery"]["lora"].value.Options)
+    }
     assert (lora["max_steps"].type, lora["max_steps"].default) == ("int | null", "null")
     assert lora["targets"].type == "list[text] | null"

@@ -41,15 +41,15 @@ def written(folder: Path, source: str = SOURCE) -> Path:
 def test_it_is_registered_with_the_hash_of_its_content(tmp_path: Path) -> None:
     path = written(tmp_path)
     with with_files([path]):
-        first = load_plugins().methods["mine"]
+        first = load_plugins()["method"]["mine"]
         path.write_text(SOURCE + "# changed\n")
-        second = load_plugins().methods["mine"]
+        second = load_plugins()["method"]["mine"]
     assert first.distribution == "my-file.py"
     assert re.fullmatch(r"sha256:[0-9a-f]{12}", first.version)
     assert first.version != second.version
     assert first.origin == str(path)
     assert VARIABLE not in os.environ
-    assert "mine" not in load_plugins().methods
+    assert "mine" not in load_plugins()["method"]
 
 
 def test_a_broken_file_is_a_named_problem(tmp_path: Path) -> None:

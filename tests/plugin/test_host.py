@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from prunebench.plugin.host import RESTRICT, Registry, load_plugins
+from prunebench.plugin import host
+from prunebench.plugin.host import RESTRICT, load_plugins
+from prunebench.plugin.registry import Registry
 
 GOOD = """
 from prunebench import Method, hookimpl
@@ -64,12 +66,12 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
 def test_the_built_ins_are_found_by_entry_points() -> None:
     registry = load_plugins()
     assert not [problem for problem in registry.problems if problem.distribution == "prunebench"]
-    assert {"dense", "random", "magnitude", "wanda", "shortgpt"} <= set(registry.methods)
-    assert "smollm2-135m-instruct" in registry.models
+    assert {"dense", "random", "magnitude", "wanda", "shortgpt"} <= set(registry["method"])
+    assert "smollm2-135m-instruct" in registry["model"]
     assert {"boolq-passages", "wikitext2", "ptb", "c4", "alpaca", "pg19", "bookcorpus"} <= set(
-        registry.corpora
+        registry["corpus"]
     )
-    assert {entry.distribution for entry in registry.all()} >= {"prunebench"}
+    assert {entry.distribution for entry in registry.entries()} >= {"prunebench"}
 
 
 BROKEN = {
@@ -82,7 +84,7 @@ BROKEN = {
     ),
     "abstract": (
         GOOD.format(name="m").replace("def prune(self, model, context): pass", ""),
-        "leaves prune undefined",
+        "Mine does not define prune",
     ),
     "no name": (GOOD.replace('name = "{name}"', "pass"), "has no name"),
     "raising hook": (
@@ -91,7 +93,7 @@ BROKEN = {
     ),
     "unknown hook": (
         "from prunebench import hookimpl\n@hookimpl\ndef prunebench_register_metod():\n    return None\n",
-        "unknown hooks: prunebench_register_metod",
+        "the unknown hook prunebench_register_metod",
     ),
     "task data with a name that is taken": (
         (
@@ -99,7 +101,7 @@ BROKEN = {
             "class Mine(TaskData):\n    name = 'hub'\n    def splits(self, task): return {}\n"
             "@hookimpl\ndef prunebench_register_task_data():\n    return Mine()\n"
         ),
-        "the name 'hub' means something else in a suite",
+        "the name 'hub' is reserved; choose another",
     ),
     "no task data": (
         "from prunebench import hookimpl\n@hookimpl\ndef prunebench_register_task_data():\n    return {}\n",
@@ -111,7 +113,7 @@ BROKEN = {
             "class Mine(Metric):\n    name = 'mine'\n    def measure(self, model, tokenizer, context): return 1.0\n"
             "@hookimpl\ndef prunebench_register_metric():\n    return Mine\n"
         ),
-        "Mine.higher_is_better is neither True nor False",
+        "Mine.higher_is_better must be a bool",
     ),
     "metric with an option that suites need": (
         (
@@ -121,7 +123,7 @@ BROKEN = {
             "    def measure(self, model, tokenizer, context): return 1.0\n"
             "@hookimpl\ndef prunebench_register_metric():\n    return Mine\n"
         ),
-        "Mine has an option 'data', a key that suites need",
+        "Mine has an option 'data', which is a key of suites",
     ),
     "an engine with a name that is taken": (
         (
@@ -129,11 +131,33 @@ BROKEN = {
             "class Mine(Engine):\n    name = 'ray'\n    def run(self, cells, context): yield from ()\n"
             "@hookimpl\ndef prunebench_register_engine():\n    return Mine\n"
         ),
-        "the engine 'ray' is built in",
+        "the name 'ray' is reserved; choose another",
     ),
     "no engine": (
         "from prunebench import hookimpl\n@hookimpl\ndef prunebench_register_engine():\n    return dict\n",
         "not a subclass of prunebench.Engine",
+    ),
+    "not marked": (
+        GOOD.format(name="m").replace("@hookimpl\n", ""),
+        "prunebench_register_method is not marked as a hook implementation (decorate it with @hookimpl",
+    ),
+    "unknown specname": (
+        GOOD.format(name="m").replace(
+            "@hookimpl", '@hookimpl(specname="prunebench_register_metod")'
+        ),
+        "the unknown hook prunebench_register_metod",
+    ),
+    "wrapper": (
+        (
+            "from prunebench import hookimpl\n"
+            "@hookimpl(wrapper=True)\ndef prunebench_register_method():\n    return (yield)\n"
+        ),
+        "implements prunebench_register_method as a wrapper",
+    ),
+    "one of two hooks raises": (
+        GOOD.format(name="lost")
+        + "@hookimpl\ndef prunebench_register_corpus():\n    raise OSError('disk')\n",
+        "OSError: disk",
     ),
     "wrong API": (
         "PRUNEBENCH_API = 99\n" + GOOD.format(name="late"),
@@ -150,7 +174,7 @@ BROKEN = {
 def test_a_broken_plugin_is_a_named_problem_and_the_others_load(load, fault: str) -> None:
     source, words = BROKEN[fault]
     registry = load(a=GOOD.format(name="first"), broken=source, z=GOOD.format(name="last"))
-    assert set(registry.methods) == {"first", "last"}
+    assert set(registry["method"]) == {"first", "last"}
     [problem] = registry.problems
     assert (problem.plugin, problem.distribution, problem.version) == (
         "broken",
@@ -160,9 +184,84 @@ def test_a_broken_plugin_is_a_named_problem_and_the_others_load(load, fault: str
     assert words in problem.message
 
 
+def test_a_broken_plugin_observes_nothing(load) -> None:
+    observer = "\n@hookimpl\ndef prunebench_cell_started(cell): raise AssertionError\n"
+    wrong_argument = "\n@hookimpl\ndef prunebench_cell_finished(sell): return None\n"
+    raising = "\n@hookimpl\ndef prunebench_register_corpus(): raise OSError\n"
+    registry = load(
+        a=GOOD.format(name="a") + observer + wrong_argument,
+        b=GOOD.format(name="b") + observer + raising,
+    )
+    assert not registry.entries()
+    assert registry.hooks.hook.prunebench_cell_started.get_hookimpls() == []
+
+
+def test_a_function_of_any_name_can_implement_a_hook(load) -> None:
+    """`specname` names the hook; one module may then implement it more than once."""
+    source = GOOD.replace("@hookimpl", '@hookimpl(specname="prunebench_register_method")')
+    source = source.replace("def prunebench_register_method", "def {name}")
+    source = source.replace("Mine", "Of_{name}")
+    registry = load(a=source.format(name="first") + source.format(name="second"))
+    assert not registry.problems
+    assert set(registry["method"]) == {"first", "second"}
+
+
+def test_a_hook_that_this_version_lacks_may_be_optional(load) -> None:
+    later = "@hookimpl(optionalhook=True)\ndef prunebench_register_tomorrow(): return None\n"
+    registry = load(a=GOOD.format(name="mine") + later)
+    assert not registry.problems
+    assert set(registry["method"]) == {"mine"}
+
+
+@pytest.mark.parametrize(
+    ("marks", "used"),
+    [
+        (("", ""), "dist-a"),
+        (("", "(tryfirst=True)"), "dist-b"),
+        (("(trylast=True)", ""), "dist-b"),
+        (("(tryfirst=True)", "(tryfirst=True)"), "dist-a"),
+    ],
+)
+def test_tryfirst_and_trylast_decide_which_of_two_equal_names_is_used(
+    load, marks: tuple[str, str], used: str
+) -> None:
+    a, b = (GOOD.format(name="same").replace("@hookimpl", f"@hookimpl{mark}") for mark in marks)
+    assert load(a=a, b=b)["method"]["same"].distribution == used
+
+
+def test_not_even_tryfirst_takes_the_name_of_a_built_in(load, monkeypatch) -> None:
+    monkeypatch.setattr(host, "NAME", "dist-z")  # the distribution whose plugins are built in
+    source = GOOD.format(name="same")
+    registry = load(a=source.replace("@hookimpl", "@hookimpl(tryfirst=True)"), z=source)
+    assert registry["method"]["same"].distribution == "dist-z"
+    assert [problem.distribution for problem in registry.problems] == ["dist-a"]
+
+
+def test_tryfirst_orders_observers_too(load) -> None:
+    observer = "from prunebench import hookimpl\n@hookimpl{}\ndef prunebench_cell_started(cell): cell.append('{}')\n"
+    registry = load(
+        a=observer.format("", "a"),
+        b=observer.format("(tryfirst=True)", "b"),
+        c=observer.format("", "c"),
+    )
+    told: list[str] = []
+    registry.notify("prunebench_cell_started", cell=told)
+    assert told == ["b", "a", "c"]
+
+
+def test_the_same_module_under_two_names_is_one_plugin_and_one_problem(load, tmp_path) -> None:
+    registry = load(a=GOOD.format(name="mine"))
+    module = "plugin_under_test_a"
+    twice = [EntryPoint(name, module, "prunebench") for name in ("one", "two")]
+    registry = load_plugins(twice)
+    assert set(registry["method"]) == {"mine"}
+    [problem] = registry.problems
+    assert "already registered" in problem.message
+
+
 def test_the_first_of_two_equal_names_is_used_and_the_second_is_a_problem(load) -> None:
     registry = load(a=GOOD.format(name="same"), b=GOOD.format(name="same"))
-    assert registry.methods["same"].distribution == "dist-a"
+    assert registry["method"]["same"].distribution == "dist-a"
     [problem] = registry.problems
     assert problem.distribution == "dist-b"
     assert "already registered by dist-a 1.2.3" in problem.message
@@ -184,9 +283,9 @@ def test_the_environment_restricts_plugins(
 ) -> None:
     monkeypatch.setenv(RESTRICT, setting)
     registry = load(a=GOOD.format(name="one"), b=GOOD.format(name="two"))
-    assert set(registry.methods) == loaded
+    assert set(registry["method"]) == loaded
     assert {problem.status for problem in registry.problems} <= {"disabled"}
-    assert len(registry.methods) + len(registry.problems) == 2
+    assert len(registry["method"]) + len(registry.problems) == 2
 
 
 def test_an_observer_that_raises_disturbs_nobody(load, caplog) -> None:

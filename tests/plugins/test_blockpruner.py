@@ -23,7 +23,7 @@ KINDS = {"mix": ("attention", "mlp"), "mha": ("attention",), "mlp": ("mlp",)}
 
 @functools.cache
 def registered() -> type[Method]:
-    found: type[Method] = load_plugins().methods["blockpruner"].value
+    found: type[Method] = load_plugins()["method"]["blockpruner"].value
     return found
 
 

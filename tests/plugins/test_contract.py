@@ -8,7 +8,7 @@ from prunebench.testing import AllocationContract, MethodContract, RecoveryContr
 REGISTRY = load_plugins()
 METHODS = {
     name: entry.value
-    for name, entry in REGISTRY.methods.items()
+    for name, entry in REGISTRY["method"].items()
     if entry.distribution == "prunebench"
 }
 SHORT = {"max_steps": 1, "batch_size": 2, "micro_batch_size": 2}
@@ -78,20 +78,20 @@ class TestShortGPT(_Ours):
 
 
 class TestUniform(AllocationContract):
-    allocation, families = REGISTRY.allocations["uniform"].value, ("llama",)
+    allocation, families = REGISTRY["allocation"]["uniform"].value, ("llama",)
 
 
 class TestOWL(AllocationContract):
     allocation, families, options = (
-        REGISTRY.allocations["owl"].value,
+        REGISTRY["allocation"]["owl"].value,
         ("llama", "gpt_neox"),
         {"threshold": 3.0},
     )
 
 
 class TestLoRA(RecoveryContract):
-    recovery, families, options = REGISTRY.recoveries["lora"].value, ("llama",), SHORT
+    recovery, families, options = REGISTRY["recovery"]["lora"].value, ("llama",), SHORT
 
 
 class TestFineTune(RecoveryContract):
-    recovery, families, options = REGISTRY.recoveries["finetune"].value, ("opt",), SHORT
+    recovery, families, options = REGISTRY["recovery"]["finetune"].value, ("opt",), SHORT

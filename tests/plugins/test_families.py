@@ -36,7 +36,7 @@ IDS = torch.randint(2, 300, (2, 16), generator=torch.Generator().manual_seed(5))
 
 
 def prune(model, name: str, options: dict[str, object]) -> None:
-    kind = load_plugins().methods[name].value
+    kind = load_plugins()["method"][name].value
     context = Context(IDS, 0, list(range(len(anatomy(model).layers))))
     with torch.no_grad():
         kind(kind.Options.model_validate(options)).prune(model, context)
@@ -44,7 +44,7 @@ def prune(model, name: str, options: dict[str, object]) -> None:
 
 def recover(model, name: str) -> None:
     prune(model, "magnitude", {"sparsity": 0.5})
-    kind = load_plugins().recoveries[name].value
+    kind = load_plugins()["recovery"][name].value
     with torch.enable_grad():
         kind(kind.Options.model_validate(TRAINING)).recover(model, Context(IDS, 0, list(range(4))))
 
@@ -103,10 +103,12 @@ def test_the_readme_has_the_table_of_what_works(tmp_path: Path) -> None:
 
 def test_every_method_and_recovery_is_in_the_table() -> None:
     registry = load_plugins()
-    ours = {name for name, entry in registry.methods.items() if entry.distribution == "prunebench"}
+    ours = {
+        name for name, entry in registry["method"].items() if entry.distribution == "prunebench"
+    }
     assert ours - {"dense"} == {name for name, _ in METHODS.values()}
     assert {
-        name for name, entry in registry.recoveries.items() if entry.distribution == "prunebench"
+        name for name, entry in registry["recovery"].items() if entry.distribution == "prunebench"
     } == set(RECOVERIES.values())
 
 

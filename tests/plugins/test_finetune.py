@@ -23,7 +23,7 @@ def sparse(family: str):
 
 
 def recover(model, **options) -> Context:
-    kind = load_plugins().recoveries["finetune"].value
+    kind = load_plugins()["recovery"]["finetune"].value
     tokens = torch.randint(2, VOCABULARY, (4, 12), generator=torch.Generator().manual_seed(0))
     context = Context(tokens, 0, list(range(len(anatomy(model).layers))))
     kind(

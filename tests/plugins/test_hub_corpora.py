@@ -39,7 +39,9 @@ def put(cache: Path, name: str, split: str, texts: list[str]) -> None:
 
 
 def test_all_corpora_of_the_papers_are_there() -> None:
-    assert {"wikitext2", "ptb", "c4", "alpaca", "pg19", "bookcorpus"} <= set(load_plugins().corpora)
+    assert {"wikitext2", "ptb", "c4", "alpaca", "pg19", "bookcorpus"} <= set(
+        load_plugins()["corpus"]
+    )
 
 
 @pytest.mark.parametrize("name", list(CORPORA))

@@ -26,7 +26,7 @@ class Spy(Context):
 
 
 def prune(model, method: str = "imp", **options) -> Spy:
-    kind = load_plugins().methods[method].value
+    kind = load_plugins()["method"][method].value
     tokens = torch.randint(2, VOCABULARY, (4, 12), generator=torch.Generator().manual_seed(0))
     context = Spy(tokens, 0, list(range(len(anatomy(model).layers))))
     with torch.no_grad():

@@ -17,7 +17,7 @@ from prunebench.testing import MetricContract
 from prunebench_plugins.kl_divergence import divergence
 from tiny import tiny_model, tiny_tokenizer
 
-KL = load_plugins().metrics["kl-divergence"].value
+KL = load_plugins()["metric"]["kl-divergence"].value
 TOKENS = torch.randint(2, 320, (3, 20), generator=torch.Generator().manual_seed(1))
 
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunebench import Context, LinearStats, Method, PrunebenchError, anatomy
-from prunebench.plugin.host import Registry, load_plugins
+from prunebench.plugin.host import load_plugins
+from prunebench.plugin.registry import Registry
 from tiny import FAMILIES, tiny_model
 
 SHARES = [0.0, 0.3, 0.5, 0.9]

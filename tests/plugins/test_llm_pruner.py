@@ -25,7 +25,7 @@ GROUPED = (
 
 
 def llm_pruner(**options: object) -> Method:
-    cls = load_plugins().methods["llm-pruner"].value
+    cls = load_plugins()["method"]["llm-pruner"].value
     return cls(cls.Options.model_validate(options))
 
 

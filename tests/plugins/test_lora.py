@@ -32,7 +32,7 @@ def half_zeros(model):
 
 
 def recover(model, kind: type[Context] = Context, seed: int = 0, **options):
-    recovery = load_plugins().recoveries["lora"].value
+    recovery = load_plugins()["recovery"]["lora"].value
     context = kind(tokens(), seed, list(range(len(anatomy(model).layers))))
     given = {"learning_rate": 1e-2, "batch_size": 4, "epochs": 3, "schedule": "constant", **options}
     recovery(recovery.Options.model_validate(given)).recover(model, context)

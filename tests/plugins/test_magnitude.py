@@ -17,7 +17,7 @@ from tiny import FAMILIES, tiny_model
 
 @functools.cache
 def registered() -> type[Method]:
-    found: type[Method] = load_plugins().methods["magnitude"].value
+    found: type[Method] = load_plugins()["method"]["magnitude"].value
     return found
 
 

@@ -14,8 +14,8 @@ from prunebench.testing import tiny_calibration
 from prunebench_plugins.owl import spread
 from tiny import tiny_model
 
-ALLOCATIONS = {name: entry.value for name, entry in load_plugins().allocations.items()}
-METHODS = {name: entry.value for name, entry in load_plugins().methods.items()}
+ALLOCATIONS = load_plugins().registered("allocation")
+METHODS = load_plugins().registered("method")
 
 
 def context_of(model) -> Context:

@@ -57,7 +57,7 @@ def test_the_dense_model_has_its_published_size() -> None:
 def test_llm_pruner_reaches_the_published_size(
     config, first, last, ratio, removed, expected
 ) -> None:
-    cls = load_plugins().methods["llm-pruner"].value
+    cls = load_plugins()["method"]["llm-pruner"].value
     layers = cls.Options(ratio=ratio, protect_first=first, protect_last=last).layers(
         config["num_hidden_layers"]
     )
@@ -71,7 +71,7 @@ def test_llm_pruner_reaches_the_published_size(
 
 
 def test_the_published_recipe_is_the_default_for_32_layers() -> None:
-    options = load_plugins().methods["llm-pruner"].value.Options()
+    options = load_plugins()["method"]["llm-pruner"].value.Options()
     assert options.layers(32) == range(4, 30)
     assert options.layers(8) == range(2, 7)
     assert options.layers(1) == range(1)
@@ -84,7 +84,7 @@ def test_the_published_recipe_is_the_default_for_32_layers() -> None:
 )
 def test_the_whole_method_reaches_it_too(option: dict[str, float]) -> None:
     """Random scores need no weights, so that the method itself runs on the meta device."""
-    cls = load_plugins().methods["llm-pruner"].value
+    cls = load_plugins()["method"]["llm-pruner"].value
     model, around = meta_model(LLAMA_7B), context(LLAMA_7B)
     cls(cls.Options(importance="random", **option)).prune(model, around)
     assert parameter_count(model) == 5_422_977_024

@@ -19,7 +19,7 @@ from tiny import FAMILIES, tiny_model
 
 @functools.cache
 def registered() -> type[Method]:
-    found: type[Method] = load_plugins().methods["shortgpt"].value
+    found: type[Method] = load_plugins()["method"]["shortgpt"].value
     return found
 
 

@@ -19,7 +19,7 @@ DAMPING = 0.01
 
 
 def build(**options: object) -> Method:
-    cls = load_plugins().methods["sparsegpt"].value
+    cls = load_plugins()["method"]["sparsegpt"].value
     return cls(cls.Options.model_validate(options))
 
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from prunebench.model.source import ModelAsset
 from prunebench.model.wheel import WheelAsset
 from prunebench.plugin.api.method import LinearMethod, Method, Options, SparsityOptions
-from prunebench.plugin.host import PluginEntry, PluginProblem, Registry
+from prunebench.plugin.registry import PluginEntry, PluginProblem, Registry
 from prunebench.suite.load import Suite, load_suite
 from prunebench.text.corpus import Corpus
 
@@ -84,12 +84,11 @@ def registered(kind: str, value: Any) -> PluginEntry:
 @pytest.fixture
 def registry() -> Registry:
     return Registry(
-        methods={
-            kind.name: registered("method", kind)
-            for kind in (Dense, Random, Magnitude, Wanda, ShortGPT)
-        },
-        models={"smollm2-135m-instruct": registered("model", asset("smollm2-135m-instruct"))},
-        corpora={"boolq-passages": registered("corpus", Passages())},
+        [
+            *(registered("method", kind) for kind in (Dense, Random, Magnitude, Wanda, ShortGPT)),
+            registered("model", asset("smollm2-135m-instruct")),
+            registered("corpus", Passages()),
+        ],
         problems=[PluginProblem("sparsegpt", "extra-methods", "0.3", "ImportError: no scipy")],
     )
 

@@ -315,7 +315,7 @@ def written(data):
 
 
 def test_without_dense_there_is_no_suite(load, registry, minimal):
-    del registry.methods["dense"]
+    del registry["method"]["dense"]
     with pytest.raises(
         PrunebenchError, match="'dense', the baseline of every suite, is not available"
     ):
@@ -331,7 +331,7 @@ def test_a_plugin_that_fails_to_check_its_options_is_named(load, registry, calib
         def fail(cls, value):
             raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr(registry.methods["wanda"].value, "Options", Broken)
+    monkeypatch.setattr(registry["method"]["wanda"].value, "Options", Broken)
     with pytest.raises(
         PrunebenchError,
         match=r"^s\.yaml:4: methods\.wanda: dist cannot check .* ZeroDivisionError: oh$",

@@ -100,8 +100,8 @@ def test_what_decides_one_method_changes_its_id_alone(load, registry, override):
 
 
 def test_another_version_of_the_plugin_is_another_experiment(load, registry):
-    before = registry.methods["wanda"]
-    registry.methods["wanda"] = type(before)(**{**vars(before), "version": "2.0"})
+    before = registry["method"]["wanda"]
+    registry["method"]["wanda"] = type(before)(**{**vars(before), "version": "2.0"})
     dense, wanda = ids(load(SUITE), registry)
     assert dense == DENSE_ID
     assert wanda != WANDA_ID

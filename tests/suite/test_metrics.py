@@ -8,7 +8,7 @@ from pydantic import Field
 from prunebench.errors import PrunebenchError
 from prunebench.plugin.api.method import Options
 from prunebench.plugin.api.metric import Metric
-from prunebench.plugin.host import PluginEntry
+from prunebench.plugin.registry import PluginEntry
 from prunebench.suite.plan import plan
 from prunebench.suite.schema import json_schema
 
@@ -44,7 +44,7 @@ class Counts(Reads):
 @pytest.fixture
 def registry(registry):
     for kind in (Reads, Counts):
-        registry.metrics[kind.name] = PluginEntry("metric", kind.name, kind, "dist", "1.0", "")
+        registry["metric"][kind.name] = PluginEntry("metric", kind.name, kind, "dist", "1.0", "")
     return registry
 
 
@@ -108,10 +108,10 @@ def test_a_metric_decides_the_id_and_its_absence_none(cells, load, registry):
     ]
     assert len({plain[0], *several}) == 5
     assert ids("{reads: {among: 1}}") == ids("reads")  # 1 is the default
-    before = registry.metrics["reads"]
-    registry.metrics["reads"] = PluginEntry("metric", "reads", Reads, "dist", "2.0", "")
+    before = registry["metric"]["reads"]
+    registry["metric"]["reads"] = PluginEntry("metric", "reads", Reads, "dist", "2.0", "")
     assert ids("reads")[0] != several[0]
-    registry.metrics["reads"] = before
+    registry["metric"]["reads"] = before
 
 
 BAD = {
@@ -154,8 +154,8 @@ def test_a_wrong_perplexity_is_the_only_problem(cells):
 
 
 def test_the_schema_offers_them_with_options_and_text(registry):
-    metrics = {name: registered.value for name, registered in registry.metrics.items()}
-    schema = json_schema({}, {}, registry.corpora, metrics=metrics)
+    metrics = registry.registered("metric")
+    schema = json_schema({}, {}, registry["corpus"], metrics=metrics)
     names, counts, reads = schema["$defs"]["metric"]["anyOf"]
     assert names == {"enum": ["counts", "reads"]}
     options = reads["properties"]["reads"]["anyOf"][0]["properties"]

@@ -6,7 +6,7 @@ import pytest
 
 from prunebench.errors import PrunebenchError
 from prunebench.measure.quality.protocols import PROTOCOLS
-from prunebench.plugin.host import PluginEntry
+from prunebench.plugin.registry import PluginEntry
 from prunebench.suite.plan import plan
 from prunebench.text.corpus import Corpus
 
@@ -36,7 +36,7 @@ class Ptb(C4):
 @pytest.fixture
 def registry(registry):
     for corpus in (C4(), Ptb()):
-        registry.corpora[corpus.name] = PluginEntry(
+        registry["corpus"][corpus.name] = PluginEntry(
             "corpus", corpus.name, corpus, "dist", "1.0", ""
         )
     return registry

@@ -11,7 +11,8 @@ import pytest
 from prunebench.errors import PrunebenchError
 from prunebench.plugin.api.method import Options
 from prunebench.plugin.api.recovery import Recovery, TrainingOptions
-from prunebench.plugin.host import PluginEntry, load_plugins
+from prunebench.plugin.host import load_plugins
+from prunebench.plugin.registry import PluginEntry
 from prunebench.suite.estimate import estimate
 from prunebench.suite.plan import plan
 from prunebench.suite.schema import json_schema
@@ -48,7 +49,9 @@ class Regress(LoRA):
 @pytest.fixture
 def registry(registry):
     for kind in (LoRA, Regress):
-        registry.recoveries[kind.name] = PluginEntry("recovery", kind.name, kind, "dist", "1.0", "")
+        registry["recovery"][kind.name] = PluginEntry(
+            "recovery", kind.name, kind, "dist", "1.0", ""
+        )
     return registry
 
 
@@ -241,9 +244,9 @@ def test_the_baseline_takes_no_recovery(cells):
 
 
 def test_the_schema_knows_recoveries(registry):
-    kinds = {name: entry.value for name, entry in registry.methods.items()}
-    recoveries = {name: entry.value for name, entry in registry.recoveries.items()}
-    schema = json_schema(kinds, registry.models, registry.corpora, recoveries)
+    kinds = registry.registered("method")
+    recoveries = registry.registered("recovery")
+    schema = json_schema(kinds, registry["model"], registry["corpus"], recoveries)
     forms = schema["properties"]["methods"]["anyOf"][0]["anyOf"][1:]
     assert all(
         form["properties"][form["required"][0]]["anyOf"][0]["properties"]["recovery"]
@@ -292,13 +295,13 @@ def host(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("base", "reserved"), [("Method", "recovery"), ("Recovery", "data")])
 def test_the_host_refuses_options_named_like_a_key_of_the_suite(host, base, reserved):
     registry = host(base, reserved)
-    assert not registry.all()
+    assert not registry.entries()
     assert (
-        f"Mine has an option '{reserved}', a key that suites need" in registry.problems[0].message
+        f"Mine has an option '{reserved}', which is a key of suites" in registry.problems[0].message
     )
 
 
 def test_a_recovery_of_another_plugin_is_found(host):
     registry = host("Recovery", "rank")
-    assert [(entry.kind, entry.name) for entry in registry.all()] == [("recovery", "mine")]
+    assert [(entry.kind, entry.name) for entry in registry.entries()] == [("recovery", "mine")]
     assert not registry.problems

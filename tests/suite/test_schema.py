@@ -12,8 +12,8 @@ from prunebench.suite.schema import LatencyEntry, SuiteFile, json_schema, sectio
 
 @pytest.fixture
 def schema(registry):
-    methods = {name: registered.value for name, registered in registry.methods.items()}
-    return json_schema(methods, registry.models, registry.corpora)
+    methods = registry.registered("method")
+    return json_schema(methods, registry["model"], registry["corpus"])
 
 
 def references(value):
@@ -35,11 +35,11 @@ def test_every_method_and_option_is_offered(schema, registry):
     one, several = schema["properties"]["methods"]["anyOf"]
     assert several["items"] == one
     names, *forms = one["anyOf"]
-    assert names == {"enum": sorted(registry.methods)}
+    assert names == {"enum": sorted(registry["method"])}
     options = {
         form["required"][0]: form["properties"][form["required"][0]]["anyOf"][0] for form in forms
     }
-    assert options.keys() == registry.methods.keys()
+    assert options.keys() == registry["method"].keys()
     ratio = options["shortgpt"]["properties"]["ratio"]
     value, fan = ratio["anyOf"]
     assert (value["minimum"], value["exclusiveMaximum"], ratio["default"]) == (0, 1, 0.25)
@@ -84,7 +84,7 @@ def test_options_that_json_schema_cannot_say_spoil_nothing(registry):
         thing: object = Field(default_factory=object)
         call: Callable[[], int] = int
 
-    odd = type("Odd", (registry.methods["wanda"].value,), {"Options": Odd})
+    odd = type("Odd", (registry["method"]["wanda"].value,), {"Options": Odd})
     forms = json_schema({"odd": odd}, {}, {})["properties"]["methods"]["anyOf"][0]["anyOf"]
     assert forms[0] == {"enum": ["odd"]}
     assert forms[1]["properties"]["odd"]["anyOf"][0] == {"type": "object"}

@@ -9,7 +9,7 @@ import pytest
 from prunebench.errors import PrunebenchError
 from prunebench.measure.quality.task_data import HUB, TaskData, split_of
 from prunebench.measure.quality.task_index import task_index
-from prunebench.plugin.host import PluginEntry
+from prunebench.plugin.registry import PluginEntry
 from prunebench.suite.plan import plan
 from prunebench.suite.schema import json_schema
 from task_folder import task_folder, write
@@ -44,7 +44,7 @@ def cache(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def data(tmp_path, cache, registry, monkeypatch):
     monkeypatch.setenv("PRUNEBENCH_CACHE", str(cache))
-    registry.task_data["rows"] = PluginEntry("task data", "rows", Rows(), "dist", "1.0", "")
+    registry["task data"]["rows"] = PluginEntry("task data", "rows", Rows(), "dist", "1.0", "")
     return task_folder(tmp_path / "data")
 
 

@@ -17,7 +17,7 @@ from prunebench import (
     Recovery,
     SparsityOptions,
 )
-from prunebench.plugin.host import PluginEntry
+from prunebench.plugin.registry import PluginEntry
 from prunebench.testing.check import check
 
 EVERYWHERE = ("llama",)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-    from prunebench.plugin.host import Registry
+    from prunebench.plugin.registry import Registry
     from prunebench.suite.load import Suite
 
 
@@ -59,9 +59,7 @@ def run(
             if report:
                 from prunebench_report import write_report
 
-                write_report(
-                    folder, sections=[section.value for section in registry.sections.values()]
-                )
+                write_report(folder, sections=list(registry.registered("section").values()))
     return load_run(folder)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from prunebench.cell.pipeline import PrunedCell
     from prunebench.experiment.cell import Cell
-    from prunebench.plugin.host import Registry
+    from prunebench.plugin.registry import Registry
     from prunebench.record.audit import Audit
 
 CALIBRATION: Mapping[str, Any] = {"corpus": "boolq-passages", "windows": 32, "length": 512}
@@ -210,14 +210,16 @@ def _in_memory(
     from prunebench.plugin.api.context import Context
     from prunebench.plugin.api.method import pattern_of
 
-    if name not in registry.methods:
-        raise PrunebenchError(f"unknown method '{name}'", hint=did_you_mean(name, registry.methods))
+    if name not in registry["method"]:
+        raise PrunebenchError(
+            f"unknown method '{name}'", hint=did_you_mean(name, registry["method"])
+        )
     if isinstance(tokens, Mapping) or {"recovery", "allocation"} & set(options):
         raise PrunebenchError(
             "a model in memory takes its calibration tokens as a tensor, and neither allocation nor recovery",
             hint="give int64 ids [windows, length], or name the model's folder instead of the model",
         )
-    kind = registry.methods[name].value
+    kind = registry["method"][name].value
     if tokens is None and kind.needs_calibration:
         raise PrunebenchError(
             f"'{name}' needs calibration",

@@ -8,7 +8,7 @@ from prunebench.errors import PrunebenchError
 
 if TYPE_CHECKING:
     from prunebench.experiment.cell import PluginRef
-    from prunebench.plugin.host import Kind, Registry
+    from prunebench.plugin.registry import Kind, Registry
 
 FILE_SUFFIX = ".py"
 """Ends the distribution's name of a plugin that is a single file; its version is the hash of its content."""
@@ -19,7 +19,7 @@ def plugin_of(ref: PluginRef, kind: Kind, registry: Registry) -> Any:
 
     Raises PrunebenchError where no plugin registers it, and where a single file has changed since the cell was planned.
     """
-    entry = registry.of_kind(kind).get(ref.name)
+    entry = registry[kind].get(ref.name)
     single = ref.distribution.endswith(FILE_SUFFIX)
     if entry is None:
         problems = [p.message for p in registry.problems if p.distribution == ref.distribution]

@@ -32,7 +32,8 @@ from prunebench.model.load import LoadedModel, prepare
 from prunebench.plugin.api.allocation import Allocation, allocate
 from prunebench.plugin.api.context import Context
 from prunebench.plugin.api.method import pattern_of
-from prunebench.plugin.host import Registry, load_plugins
+from prunebench.plugin.host import load_plugins
+from prunebench.plugin.registry import Registry
 from prunebench.record.audit import Audit
 from prunebench.record.io import LoadIO
 from prunebench.text.windows import Windows, calibration_windows
@@ -60,11 +61,11 @@ class Workbench:
 
     @property
     def corpora(self) -> dict[str, Corpus]:
-        return {name: entry.value for name, entry in self.registry.corpora.items()}
+        return self.registry.registered("corpus")
 
     @property
     def task_data(self) -> dict[str, TaskData]:
-        return {name: entry.value for name, entry in self.registry.task_data.items()}
+        return self.registry.registered("task data")
 
     def load(self, *, as_it_is: bool = True) -> LoadedModel:
         """The dense model; ``as_it_is``: nothing will be changed in it."""

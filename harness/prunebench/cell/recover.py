@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from prunebench.experiment.cell import Cell
     from prunebench.model.load import LoadedModel
     from prunebench.plugin.api.recovery import Recovery
-    from prunebench.plugin.host import Registry
+    from prunebench.plugin.registry import Registry
     from prunebench.text.corpus import Corpus
 
 PHASE = "recover"

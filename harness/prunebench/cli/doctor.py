@@ -150,7 +150,7 @@ def _plugins() -> Iterator[Finding]:
 
     registry = load_plugins()
     kinds: dict[str, int] = {}
-    for entry in registry.all():
+    for entry in registry.entries():
         kinds[entry.kind] = kinds.get(entry.kind, 0) + 1
     counts = ", ".join(f"{kind} {number}" for kind, number in kinds.items())
     yield Finding("plugins", f"API {API_VERSION}", "ok", counts or "none")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from prunebench.plugin.host import Registry
+    from prunebench.plugin.registry import Registry
     from prunebench.store.run_folder import Plan
     from prunebench.suite.load import Suite
 

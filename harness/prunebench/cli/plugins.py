@@ -56,7 +56,7 @@ def command(context: click.Context, *, as_json: bool) -> None:
             "origin": entry.origin,
             "message": text_of(entry.value).partition("\n")[0],
         }
-        for entry in (*registry.all(), *built_in())
+        for entry in (*registry.entries(), *built_in())
     ]
     rows += [
         {

@@ -46,7 +46,7 @@ def command(name: str, kind: str, parent: Path) -> None:
     from prunebench.plugin.scaffold import write_package
 
     wanted = {"model-source": "model", "report-section": "section"}.get(kind, kind)
-    for entry in (*load_plugins().all(), *built_in()):
+    for entry in (*load_plugins().entries(), *built_in()):
         if entry.name == name and entry.kind == wanted:
             raise PrunebenchError(
                 f"the {kind} '{name}' is there already, from {entry.distribution} {entry.version}",

@@ -14,7 +14,7 @@ import click
 from prunebench.cli.options import plugin_option
 
 if TYPE_CHECKING:
-    from prunebench.plugin.host import PluginEntry, Registry
+    from prunebench.plugin.registry import PluginEntry, Registry
 
 WIDTH = 110
 
@@ -45,7 +45,7 @@ def named(name: str, registry: Registry) -> list[PluginEntry]:
     from prunebench.errors import PrunebenchError, did_you_mean
     from prunebench.suite.problems import absent
 
-    known = [*registry.all(), *built_in()]
+    known = [*registry.entries(), *built_in()]
     found = [entry for entry in known if entry.name == name]
     if not found:
         hint = did_you_mean(name, {entry.name for entry in known})

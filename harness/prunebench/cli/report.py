@@ -57,7 +57,7 @@ def command(
             write_atomically(out, text)
             click.echo(out, err=True)
         return
-    sections = [one.value for one in load_plugins().sections.values()]
+    sections = list(load_plugins().registered("section").values())
     path = write_report(
         *runs,
         out=out or (Path("report.html") if len(runs) > 1 else None),

@@ -114,7 +114,7 @@ def _run(
                 import prunebench_report
 
                 prunebench_report.import_libraries()
-            sections = [section.value for section in registry.sections.values()]
+            sections = list(registry.registered("section").values())
             measured = 0.0
             with show(len(todo)) as watcher, LiveReport(partial(_report, folder, sections)) as live:
                 session = Session(store, registry, watcher, starter)

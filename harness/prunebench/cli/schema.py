@@ -18,16 +18,16 @@ def command() -> None:
     from prunebench.suite.schema import json_schema
 
     registry = load_plugins()
-    methods = {name: registered.value for name, registered in registry.methods.items()}
-    recoveries = {name: registered.value for name, registered in registry.recoveries.items()}
-    allocations = {name: registered.value for name, registered in registry.allocations.items()}
-    metrics = {name: registered.value for name, registered in registry.metrics.items()}
+    methods = registry.registered("method")
+    recoveries = registry.registered("recovery")
+    allocations = registry.registered("allocation")
+    metrics = registry.registered("metric")
     schema = json_schema(
         methods,
-        registry.models,
-        registry.corpora,
+        registry["model"],
+        registry["corpus"],
         recoveries,
-        registry.task_data,
+        registry["task data"],
         allocations,
         metrics,
     )

@@ -13,11 +13,11 @@ from prunebench.engine.ray.engine import RayEngine
 from prunebench.errors import PrunebenchError, did_you_mean
 from prunebench.plugin import NAME
 from prunebench.plugin.describe import options_of
-from prunebench.plugin.host import PluginEntry
+from prunebench.plugin.registry import PluginEntry
 
 if TYPE_CHECKING:
     from prunebench.plugin.api.engine import Engine
-    from prunebench.plugin.host import Registry
+    from prunebench.plugin.registry import Registry
 
 
 def built_in() -> list[PluginEntry]:
@@ -31,7 +31,7 @@ def built_in() -> list[PluginEntry]:
 
 def choose(name: str, given: Mapping[str, Any], registry: Registry) -> Engine:
     """The engine called ``name`` with the options ``given``, text or values. Raises PrunebenchError."""
-    engines = {entry.name: entry.value for entry in [*built_in(), *registry.engines.values()]}
+    engines = {entry.name: entry.value for entry in [*built_in(), *registry["engine"].values()]}
     if name not in engines:
         known = f"known: {', '.join(sorted(engines))}"
         raise PrunebenchError(

@@ -22,7 +22,7 @@ from prunebench.record.record import Record, Status
 from prunebench.store.run_folder import RunStore
 
 if TYPE_CHECKING:
-    from prunebench.plugin.host import Registry
+    from prunebench.plugin.registry import Registry
 
 
 class Watcher(Protocol):

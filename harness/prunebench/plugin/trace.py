@@ -1,4 +1,7 @@
-"""Hook calls on the standard error, where PRUNEBENCH_TRACE_HOOKS=1: which plugin was asked, what it gave, how long it took."""
+"""Trace hook calls: which plugin was asked, what it returned, and how long it took.
+
+If the environment says PRUNEBENCH_TRACE_HOOKS=1, each call writes one line to stderr.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +15,25 @@ VARIABLE = "PRUNEBENCH_TRACE_HOOKS"
 T = TypeVar("T")
 
 
-def traced(hook: str, plugin: str, call: Callable[[], T]) -> T:
-    """What ``call`` gives; with a line about it where tracing is on. Raises what it raises."""
+def traced(hook: str, plugin: str, call: Callable[..., T], *arguments: Any) -> T:
+    """Call ``call(*arguments)`` and return what it returns, with a trace line if tracing is on."""
     if os.environ.get(VARIABLE, "") in {"", "0"}:
-        return call()
+        return call(*arguments)
     begun = time.perf_counter()
-    said: Any = "nothing"
+    outcome: Any = "nothing"
     try:
-        value = call()
-        said = _shown(value)
+        value = call(*arguments)
+        outcome = _names(value)
     except BaseException as error:
-        said = f"raised {type(error).__name__}: {error}"
+        outcome = f"raised {type(error).__name__}: {error}"
         raise
     finally:
         sys.stderr.write(
-            f"hook {hook} of {plugin}: {said} ({1000 * (time.perf_counter() - begun):.1f} ms)\n"
+            f"hook {hook} of {plugin}: {outcome} ({1000 * (time.perf_counter() - begun):.1f} ms)\n"
         )
     return value
 
 
-def _shown(value: Any) -> str:
+def _names(value: Any) -> str:
     several = value if isinstance(value, list | tuple) else [value]
     return ", ".join(str(getattr(one, "name", None) or one) for one in several) or "nothing"

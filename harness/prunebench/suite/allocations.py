@@ -10,7 +10,7 @@ from prunebench.suite.options import combinations, each_or_none, look_up, name_a
 from prunebench.suite.problems import Problems
 
 if TYPE_CHECKING:
-    from prunebench.plugin.host import PluginEntry, Registry
+    from prunebench.plugin.registry import PluginEntry, Registry
     from prunebench.suite.yaml import Path
 
 
@@ -29,7 +29,9 @@ def expand(
             continue
         name, options = named
         at = (*here, name) if isinstance(entry, dict) else here
-        registered = look_up(name, registry.allocations, at, registry, problems, noun="allocation")
+        registered = look_up(
+            name, registry["allocation"], at, registry, problems, noun="allocation"
+        )
         if registered is None:
             continue
         for fields in combinations(registered, options, at, problems):

@@ -14,7 +14,7 @@ from prunebench.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from prunebench.experiment.cell import Cell, RecoveryRef
-    from prunebench.plugin.host import Registry
+    from prunebench.plugin.registry import Registry
 
 WARMUP_ROUNDS = 1
 TRAINING_PASSES = 3  # forward, and backward through activations and weights
@@ -39,15 +39,15 @@ def estimate(cell: Cell, registry: Registry) -> Estimate:
     least number of rounds, and for a pruned model the dense rounds between them. Unknown: perplexity over all windows of
     a corpus or in windows as long as the model takes, a model whose size is not known.
     """
-    method = registry.methods[cell.method.name].value
+    method = registry["method"][cell.method.name].value
     tokens = _calibration_tokens(cell, method) if method.needs_calibration else 0
     if (
         cell.allocation is not None
-        and registry.allocations[cell.allocation.name].value.needs_calibration
+        and registry["allocation"][cell.allocation.name].value.needs_calibration
     ):
         tokens += 0 if cell.calibration is None else cell.calibration.tokens
     if cell.recovery is not None:
-        tokens += _training_tokens(cell.recovery, registry.recoveries[cell.recovery.name].value)
+        tokens += _training_tokens(cell.recovery, registry["recovery"][cell.recovery.name].value)
     for spec in cell.perplexity:
         if spec.windows is None or spec.length is None:
             return Estimate(None, None)

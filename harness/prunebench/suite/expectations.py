@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from prunebench.experiment.cell import Cell
     from prunebench.experiment.measures import PerplexitySpec
     from prunebench.experiment.model import ModelRef
-    from prunebench.plugin.host import Registry
+    from prunebench.plugin.registry import Registry
     from prunebench.suite.methods import Treatment
     from prunebench.suite.schema import ExpectEntry
     from prunebench.suite.yaml import Path
@@ -134,7 +134,7 @@ class _One:
 
     def treatment(self) -> Treatment | None:
         entry = self.entry
-        registered = self.registry.methods.get(entry.method)
+        registered = self.registry["method"].get(entry.method)
         here = [each for each in self.offered.treatments if each.method.name == entry.method]
         if registered is None or not here:
             names = {each.method.name for each in self.offered.treatments}

@@ -42,7 +42,7 @@ from prunebench.suite.tasks import task_specs
 from prunebench.text.corpus import SAMPLER_NAMES, Corpus, corpus_of, resolve_corpus
 
 if TYPE_CHECKING:
-    from prunebench.plugin.host import Registry
+    from prunebench.plugin.registry import Registry
     from prunebench.suite.yaml import Path as KeyPath
 
 AS_IS = "as-is"
@@ -190,10 +190,8 @@ class _Lookup:
     def __init__(self, registry: Registry, problems: Problems) -> None:
         self.registry = registry
         self.problems = problems
-        self.assets = {name: registered.value for name, registered in registry.models.items()}
-        self.registered: dict[str, Corpus] = {
-            name: registered.value for name, registered in registry.corpora.items()
-        }
+        self.assets = registry.registered("model")
+        self.registered: dict[str, Corpus] = registry.registered("corpus")
 
     def hint(self, value: Any, error: PrunebenchError) -> str | None:
         """The error's own hint, or which plugin may be the reason that a name is unknown."""

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from prunebench.experiment.cell import AllocationRef, MethodRef, RecoveryRef, label_of
 from prunebench.experiment.text import CalibrationSpec
-from prunebench.plugin.api.allocation import ALLOCATION
-from prunebench.plugin.api.recovery import CALIBRATION, KEY
+from prunebench.plugin.suite_keys import ALLOCATION, CALIBRATION, RECOVERY
 from prunebench.suite import allocations, recoveries
 from prunebench.suite.options import combinations, look_up, name_and_options
 from prunebench.suite.problems import Problems, absent
 
 if TYPE_CHECKING:
-    from prunebench.plugin.host import Registry
+    from prunebench.plugin.registry import Registry
     from prunebench.suite.yaml import Path
 
 DENSE = "dense"
@@ -57,7 +56,7 @@ def expand(
     section. What is wrong with them goes to ``problems``.
     """
     found: list[Treatment] = []
-    if DENSE not in registry.methods:
+    if DENSE not in registry["method"]:
         problems.add(
             (),
             "the method 'dense', the baseline of every suite, is not available",
@@ -66,7 +65,7 @@ def expand(
     else:
         found += [
             Treatment(MethodRef(**fields))
-            for fields in combinations(registry.methods[DENSE], {}, (), problems)
+            for fields in combinations(registry["method"][DENSE], {}, (), problems)
         ]
     for index, entry in enumerate(entries):
         path: Path = ("methods", index)
@@ -77,7 +76,7 @@ def expand(
             continue
         name, options = named
         registered = look_up(
-            name, registry.methods, (*path, name), registry, problems, noun="method"
+            name, registry["method"], (*path, name), registry, problems, noun="method"
         )
         if registered is None:
             continue
@@ -89,7 +88,7 @@ def expand(
         looking += [
             one.name
             for one in spread
-            if one and registry.allocations[one.name].value.needs_calibration
+            if one and registry["allocation"][one.name].value.needs_calibration
         ]
         own = None
         if CALIBRATION in options:
@@ -106,9 +105,9 @@ def expand(
                 "add for example calibration: {corpus: boolq-passages, windows: 16, length: 512}",
             )
         repairs: list[RecoveryRef | None] = [None]
-        if KEY in options:
-            at = (*path, name, KEY)
-            repairs = list(recoveries.expand(options[KEY], at, registry, problems, training))
+        if RECOVERY in options:
+            at = (*path, name, RECOVERY)
+            repairs = list(recoveries.expand(options[RECOVERY], at, registry, problems, training))
             if name == DENSE and repairs != [None]:
                 problems.add(
                     at,
@@ -118,7 +117,7 @@ def expand(
         rest = {
             key: value
             for key, value in options.items()
-            if key not in {KEY, CALIBRATION, ALLOCATION}
+            if key not in {RECOVERY, CALIBRATION, ALLOCATION}
         }
         for fields in combinations(registered, rest, (*path, name), problems):
             method = MethodRef(**fields)

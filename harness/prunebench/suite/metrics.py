@@ -10,13 +10,13 @@ from pydantic import ValidationError
 
 from prunebench.experiment.cell import MetricRef
 from prunebench.experiment.measures import PerplexitySpec
-from prunebench.plugin.api.metric import TEXT
+from prunebench.plugin.suite_keys import DATA
 from prunebench.suite.options import combinations, look_up, name_and_options
 from prunebench.suite.problems import Problems, fields_of
 from prunebench.suite.schema import TextEntry
 
 if TYPE_CHECKING:
-    from prunebench.plugin.host import Registry
+    from prunebench.plugin.registry import Registry
     from prunebench.suite.yaml import Path
 
 Resolve = Callable[[TextEntry, "Path"], PerplexitySpec | None]
@@ -61,26 +61,26 @@ def _expand(
         return
     name, options = named
     at = (*path, name) if isinstance(entry, dict) else path
-    registered = look_up(name, registry.metrics, at, registry, problems, noun="metric")
+    registered = look_up(name, registry["metric"], at, registry, problems, noun="metric")
     if registered is None:
         return
-    looks, own = registered.value.needs_text, options.get(TEXT)
+    looks, own = registered.value.needs_text, options.get(DATA)
     data = None
     if own is not None and not looks:
         problems.add(
-            (*at, TEXT), f"'{name}' looks at no text", f"leave `{TEXT}` out of its options"
+            (*at, DATA), f"'{name}' looks at no text", f"leave `{DATA}` out of its options"
         )
     elif own is not None:
-        data = _text(own, (*at, TEXT), problems, resolve)
+        data = _text(own, (*at, DATA), problems, resolve)
     elif looks:
         data = default and default.model_copy(update={"tail": False})
         if not measured:
             problems.add(
                 at,
                 f"'{name}' needs text, and neither it nor quality.perplexity names one",
-                f"add for example {TEXT}: {{corpus: boolq-passages, windows: 4, length: 512}} to its options",
+                f"add for example {DATA}: {{corpus: boolq-passages, windows: 4, length: 512}} to its options",
             )
-    rest = {key: value for key, value in options.items() if key != TEXT}
+    rest = {key: value for key, value in options.items() if key != DATA}
     for fields in combinations(
         registered, rest, at, problems
     ):  # checked also where the text is wrong

@@ -13,7 +13,7 @@ from prunebench.errors import did_you_mean
 from prunebench.suite.problems import Problems, absent, fields_of
 
 if TYPE_CHECKING:
-    from prunebench.plugin.host import PluginEntry, Registry
+    from prunebench.plugin.registry import PluginEntry, Registry
     from prunebench.suite.yaml import Path
 
 

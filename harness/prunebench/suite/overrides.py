@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from prunebench.errors import PrunebenchError, did_you_mean
-from prunebench.plugin.api.recovery import KEY
+from prunebench.plugin.suite_keys import RECOVERY
 from prunebench.suite import yaml
 from prunebench.suite.source import SET, Source
 
@@ -83,7 +83,7 @@ class _Assignment:
                 return {value: None}
         recovery = (
             path[:1] == ("methods",)
-            and path[3:4] == (KEY,)
+            and path[3:4] == (RECOVERY,)
             and all(isinstance(key, int) for key in path[4:])
         )
         if recovery and isinstance(value, str):

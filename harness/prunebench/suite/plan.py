@@ -15,7 +15,7 @@ from prunebench.suite.load import Suite
 from prunebench.suite.methods import DENSE, outcome_varies
 
 if TYPE_CHECKING:
-    from prunebench.plugin.host import Registry
+    from prunebench.plugin.registry import Registry
 
 SEEDLESS = ("as-is", "consecutive")
 """Samplers that give the same windows whatever the seed."""
@@ -46,11 +46,11 @@ def _grid(suite: Suite, registry: Registry) -> Iterator[Cell]:
     for model in suite.models:
         for treatment in suite.treatments:
             method, recovery = treatment.method, treatment.recovery
-            kind = registry.methods[method.name].value
+            kind = registry["method"][method.name].value
             own = suite.calibration if treatment.calibration is None else treatment.calibration
             kinds = [kind]
             if treatment.allocation is not None:
-                kinds.append(registry.allocations[treatment.allocation.name].value)
+                kinds.append(registry["allocation"][treatment.allocation.name].value)
             calibrations = own if any(each.needs_calibration for each in kinds) else (None,)
             for calibration in calibrations:
                 sampled = calibration is not None and calibration.sampler not in SEEDLESS

@@ -14,7 +14,7 @@ from prunebench.suite.source import Source
 from prunebench.suite.yaml import Path
 
 if TYPE_CHECKING:
-    from prunebench.plugin.host import Registry
+    from prunebench.plugin.registry import Registry
 
 Known = Callable[[Path], Mapping[str, str | None] | None]
 """The keys that may stand at a path, with their descriptions; None where anything may."""

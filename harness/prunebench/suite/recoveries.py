@@ -10,13 +10,13 @@ from pydantic import ValidationError
 
 from prunebench.experiment.cell import RecoveryRef
 from prunebench.experiment.text import CalibrationSpec
-from prunebench.plugin.api.recovery import DATA
+from prunebench.plugin.suite_keys import DATA
 from prunebench.suite.options import combinations, each_or_none, look_up, name_and_options
 from prunebench.suite.problems import Problems, fields_of
 from prunebench.suite.schema import TrainingEntry
 
 if TYPE_CHECKING:
-    from prunebench.plugin.host import Registry
+    from prunebench.plugin.registry import Registry
     from prunebench.suite.yaml import Path
 
 EXAMPLE = "data: {corpus: boolq-passages, windows: 64, length: 256}"
@@ -48,7 +48,7 @@ def expand(
             continue
         name, options = named
         at = (*here, name) if isinstance(entry, dict) else here
-        registered = look_up(name, registry.recoveries, at, registry, problems, noun="recovery")
+        registered = look_up(name, registry["recovery"], at, registry, problems, noun="recovery")
         if registered is None:
             continue
         data = _data(name, options, at, problems, training)

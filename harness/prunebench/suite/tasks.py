@@ -18,7 +18,7 @@ from prunebench.suite.problems import Problems, absent
 from prunebench.suite.schema import TaskEntry
 
 if TYPE_CHECKING:
-    from prunebench.plugin.host import Registry
+    from prunebench.plugin.registry import Registry
     from prunebench.suite.yaml import Path as KeyPath
 
 EXAMPLES = {"train", "dev"}
@@ -93,9 +93,7 @@ class _Entry:
     def _source(self) -> TaskData | Path | None:
         """Where the rows come from: registered data, a folder, or None for the hub."""
         name = self.entry.data
-        registered: Mapping[str, TaskData] = {
-            key: one.value for key, one in self.registry.task_data.items()
-        }
+        registered: Mapping[str, TaskData] = self.registry.registered("task data")
         if name == HUB:
             return None
         if name in registered:

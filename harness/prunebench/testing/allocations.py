@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prunebench.model.anatomy import anatomy
-from prunebench.plugin.api.allocation import ALLOCATION, allocate
+from prunebench.plugin.api.allocation import allocate
 from prunebench.plugin.api.context import Context
+from prunebench.plugin.suite_keys import ALLOCATION
 from prunebench.testing import surroundings
 from prunebench.testing.models import tiny_calibration, tiny_model
 from prunebench.testing.promises import Promise, as_json, documented

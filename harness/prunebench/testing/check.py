@@ -14,7 +14,7 @@ from prunebench.testing.recoveries import RECOVERY_PROMISES, RecoveryTrial
 from prunebench.testing.trial import BrokenPromiseError, NotApplicableError, Trial
 
 if TYPE_CHECKING:
-    from prunebench.plugin.host import PluginEntry
+    from prunebench.plugin.registry import PluginEntry
 
 KINDS: Mapping[str, tuple[Any, Sequence[Promise]]] = {
     "method": (Trial, METHOD_PROMISES),

@@ -11,7 +11,8 @@ import torch
 from prunebench.errors import PrunebenchError
 from prunebench.measure.quality.perplexity import perplexity
 from prunebench.model.positions import positions
-from prunebench.plugin.host import PluginEntry, load_plugins
+from prunebench.plugin.host import load_plugins
+from prunebench.plugin.registry import PluginEntry
 from prunebench.suite.load import load_suite
 from prunebench.text.corpus import Corpus
 from prunebench.text.windows import evaluation_windows, with_length
@@ -58,7 +59,7 @@ def measured(model, tokenizer, tmp_path):
     """The result of what a suite's `perplexity:` resolves to, by the cell's own steps."""
     registry = load_plugins()
     for name, corpus in CORPORA.items():
-        registry.corpora[name] = PluginEntry("corpus", name, corpus, "dist", "1.0", "")
+        registry["corpus"][name] = PluginEntry("corpus", name, corpus, "dist", "1.0", "")
 
     def measured(entry: str):
         path = tmp_path / "s.yaml"

@@ -86,7 +86,7 @@ class Point:
 
 
 def test_plugins_register_sections_and_nonsense_is_a_problem():
-    assert load_plugins([Point([Good, Silent])]).sections.keys() == {"good", "silent"}
+    assert load_plugins([Point([Good, Silent])])["section"].keys() == {"good", "silent"}
     registry = load_plugins([Point(Good())])
-    assert not registry.sections
+    assert not registry["section"]
     assert "not a subclass of prunebench.ReportSection" in registry.problems[0].message

@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from prunebench.errors import PrunebenchError
 from prunebench.plugin.api import method
 from prunebench.plugin.api.method import Reference
+from prunebench.plugin.suite_keys import ALLOCATION
 
 if TYPE_CHECKING:
     from prunebench.plugin.api.context import Context
-
-ALLOCATION = "allocation"
-"""The key among a method's options that names its allocation; no option of a method may be called so."""
 
 
 class Allocation(ABC):

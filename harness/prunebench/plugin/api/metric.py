@@ -19,9 +19,6 @@ from prunebench.plugin.api.method import Reference
 if TYPE_CHECKING:
     import torch
 
-TEXT = "data"
-"""The key among a metric's options that says which text it looks at; no option of a metric may be called so."""
-
 
 class Figure(NamedTuple):
     """One number that a metric gives."""

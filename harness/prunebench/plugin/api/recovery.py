@@ -15,13 +15,6 @@ from prunebench.training.settings import TrainingSettings
 if TYPE_CHECKING:
     from prunebench.plugin.api.context import Context
 
-KEY = "recovery"
-"""The key among a method's options that names its recovery; no option of a method may be called so."""
-CALIBRATION = "calibration"
-"""And the one that gives it other text than the suite's."""
-DATA = "data"
-"""The key among a recovery's options that says what it trains on; no option of a recovery may be called so."""
-
 
 class TrainingOptions(method.Options, TrainingSettings):
     """How to train, as options of a plugin; override the defaults in your own subclass, and add to them."""

@@ -1,0 +1,102 @@
+"""The kinds of things that a plugin can register: the hook, the base class and the rules of each."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from prunebench.measure.quality.task_data import HUB, TaskData
+from prunebench.model.source import ModelAsset
+from prunebench.plugin.api.allocation import Allocation
+from prunebench.plugin.api.engine import BUILT_IN, Engine
+from prunebench.plugin.api.method import Method, Options
+from prunebench.plugin.api.metric import Metric
+from prunebench.plugin.api.recovery import Recovery
+from prunebench.plugin.api.report_section import ReportSection
+from prunebench.plugin.registry import Kind
+from prunebench.plugin.suite_keys import ALLOCATION, CALIBRATION, DATA, RECOVERY
+from prunebench.text.corpus import Corpus
+
+
+@dataclass(frozen=True)
+class KindRules:
+    """How one kind is registered, and what makes a value of it valid."""
+
+    hook: str
+    base: type
+    """The hook returns subclasses of this, or instances if ``instances`` is set."""
+    instances: bool = False
+    reserved_names: tuple[str, ...] = ()
+    """Names with a meaning of their own in suites or on the command line."""
+    reserved_options: tuple[str, ...] = ()
+    """Keys that a suite puts beside the options, so that no option can have these names."""
+    attributes: Mapping[str, type] = field(default_factory=dict)
+    """Class attributes without a default, by name, with the type of the value."""
+
+    def complaint(self, value: Any) -> str | None:
+        """What is wrong with a registered ``value``, or None."""
+        complaint = self._wrong_instance(value) if self.instances else self._wrong_class(value)
+        if complaint is not None:
+            return complaint
+        name = getattr(value, "name", None)
+        if not isinstance(name, str) or not name or name != name.strip():
+            return f"{value!r} has no name"
+        if name in self.reserved_names:
+            return f"the name '{name}' is reserved; choose another"
+        return None
+
+    def _wrong_instance(self, value: Any) -> str | None:
+        if isinstance(value, self.base):
+            return None
+        return f"returned {value!r}, not a prunebench.{self.base.__name__} object"
+
+    def _wrong_class(self, value: Any) -> str | None:
+        if not (inspect.isclass(value) and issubclass(value, self.base)):
+            return f"returned {value!r}, not a subclass of prunebench.{self.base.__name__}"
+        if inspect.isabstract(value):
+            missing = ", ".join(sorted(getattr(value, "__abstractmethods__", ())))
+            return f"{value.__name__} does not define {missing}"
+        for attribute, wanted in self.attributes.items():
+            if not isinstance(getattr(value, attribute, None), wanted):
+                return f"{value.__name__}.{attribute} must be a {wanted.__name__}"
+        return self._wrong_options(value) if hasattr(self.base, "Options") else None
+
+    def _wrong_options(self, value: Any) -> str | None:
+        if not (inspect.isclass(value.Options) and issubclass(value.Options, Options)):
+            return f"{value.__name__}.Options is not a subclass of prunebench.Options"
+        for name, option in value.Options.model_fields.items():
+            if taken := {name, option.alias} & set(self.reserved_options):
+                return (
+                    f"{value.__name__} has an option '{taken.pop()}', which is a key of suites; "
+                    "give the option another name"
+                )
+        return None
+
+
+# In the order in which `prunebench plugins` lists them.
+KINDS: Mapping[Kind, KindRules] = {
+    "method": KindRules(
+        "prunebench_register_method",
+        Method,
+        reserved_options=(RECOVERY, CALIBRATION, ALLOCATION),
+    ),
+    "allocation": KindRules("prunebench_register_allocation", Allocation),
+    "recovery": KindRules("prunebench_register_recovery", Recovery, reserved_options=(DATA,)),
+    "model": KindRules("prunebench_register_model_source", ModelAsset, instances=True),
+    "corpus": KindRules("prunebench_register_corpus", Corpus, instances=True),
+    "task data": KindRules(
+        "prunebench_register_task_data", TaskData, instances=True, reserved_names=(HUB,)
+    ),
+    "metric": KindRules(
+        "prunebench_register_metric",
+        Metric,
+        reserved_options=(DATA,),
+        attributes={"higher_is_better": bool},
+    ),
+    "section": KindRules(
+        "prunebench_register_report_section", ReportSection, attributes={"title": str}
+    ),
+    "engine": KindRules("prunebench_register_engine", Engine, reserved_names=BUILT_IN),
+}
