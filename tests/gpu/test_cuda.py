@@ -13,8 +13,8 @@ from prunebench.experiment.model import Placement
 from prunebench.measure.devices.nvml import Nvml
 from prunebench.measure.quality.perplexity import perplexity
 from prunebench.measure.speed.bandwidth import read_bandwidth
-from prunebench.model.load import load, load_spread
-from prunebench.model.spread import input_device, is_spread, places, spread
+from prunebench.model.load import load, load_dispatched
+from prunebench.model.placement import dispatch, input_device, is_dispatched, layers_by_device
 from prunebench.plugin.host import load_plugins
 from prunebench.store.run_folder import RunStore
 from rig import Rig
@@ -144,12 +144,12 @@ def test_a_model_is_spread_over_the_gpu_and_host_memory(tmp_path: Path) -> None:
     whole = load(tmp_path, dtype="float32", device="cpu").model
     ids = torch.arange(2, 26).view(2, 12)
     half = Placement(max_memory=(("0", 250_000), ("cpu", 10**9)))
-    straight = load_spread(tmp_path, dtype="float32", device="cuda", placement=half).model
+    straight = load_dispatched(tmp_path, dtype="float32", device="cuda", placement=half).model
     after = load(tmp_path, dtype="float32", device="cpu").model
-    spread(after, half, "cuda")
+    dispatch(after, half, "cuda")
     for model in (straight, after):
-        assert is_spread(model)
-        assert set(places(model)) == {"cuda:0", "cpu"}
+        assert is_dispatched(model)
+        assert set(layers_by_device(model)) == {"cuda:0", "cpu"}
         assert input_device(model).type == "cuda"
         torch.testing.assert_close(
             model(ids.cuda()).logits.cpu(), whole(ids).logits, rtol=1e-4, atol=1e-4

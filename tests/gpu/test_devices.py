@@ -129,8 +129,8 @@ def test_energy_and_dram_traffic_are_plausible_or_have_a_reason(buffer: torch.Te
 
 def test_loading_has_two_legs(tmp_path: Path) -> None:
     loaded = load(tiny_checkpoint(tmp_path / "tiny", "llama"), dtype="float32", device="cuda")
-    assert loaded.legs is not None and loaded.legs.device_s is not None
-    assert loaded.legs.device_bytes == sum(
+    assert loaded.transfers is not None and loaded.transfers.device_s is not None
+    assert loaded.transfers.device_bytes == sum(
         tensor.nbytes for tensor in loaded.model.parameters()
     ) + sum(tensor.nbytes for tensor in loaded.model.buffers())
     assert {parameter.device.type for parameter in loaded.model.parameters()} == {"cuda"}

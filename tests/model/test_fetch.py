@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.model import ModelRef
 from prunebench.model.cache import file_sha256
-from prunebench.model.load import load, prepare
+from prunebench.model.fetch import fetch_checkpoint
+from prunebench.model.load import load
 from prunebench.model.source import resolve
 from prunebench.model.wheel import WheelAsset
 from tiny import tiny_checkpoint, tiny_model, tiny_tokenizer
@@ -24,7 +25,7 @@ def converted(tiny_gguf, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         cache = tmp_path_factory.mktemp("cache")
         patch.setenv("PRUNEBENCH_CACHE", str(cache))
-        prepare(resolve(str(tiny_gguf), base=Path(), assets={}))
+        fetch_checkpoint(resolve(str(tiny_gguf), base=Path(), assets={}))
     return cache
 
 
@@ -37,7 +38,7 @@ def filled(converted, cache) -> Path:
 def test_a_gguf_file_becomes_a_plain_checkpoint_with_the_same_logits(
     tiny_gguf, filled, connections
 ):
-    folder = prepare(resolve(str(tiny_gguf), base=Path(), assets={}))
+    folder = fetch_checkpoint(resolve(str(tiny_gguf), base=Path(), assets={}))
     assert folder.parent == filled / "models"
     loaded = load(folder, dtype="float32", device="cpu")
     assert torch.equal(loaded.model(IDS).logits, tiny_model("llama")(IDS).logits)
@@ -50,7 +51,7 @@ def test_a_gguf_file_becomes_a_plain_checkpoint_with_the_same_logits(
 
 
 def test_conversion_stays_quiet(tiny_gguf, cache, capfd, caplog):
-    prepare(resolve(str(tiny_gguf), base=Path(), assets={}))
+    fetch_checkpoint(resolve(str(tiny_gguf), base=Path(), assets={}))
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
     assert {path.suffix for path in (cache / "models").iterdir()} >= {".lock"}
@@ -60,15 +61,15 @@ def test_conversion_stays_quiet(tiny_gguf, cache, capfd, caplog):
 def test_the_second_time_nothing_is_converted(tiny_gguf, filled, monkeypatch):
     ref = resolve(str(tiny_gguf), base=Path(), assets={})
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", None)
-    assert prepare(ref).is_dir()
+    assert fetch_checkpoint(ref).is_dir()
 
 
 def test_a_damaged_conversion_is_made_again(tiny_gguf, filled):
     ref = resolve(str(tiny_gguf), base=Path(), assets={})
-    weights = prepare(ref) / "model.safetensors"
+    weights = fetch_checkpoint(ref) / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:1000])
-    assert prepare(ref) == weights.parent
+    assert fetch_checkpoint(ref) == weights.parent
     assert weights.read_bytes() == whole
 
 
@@ -78,7 +79,9 @@ def test_a_wheel_asset_uses_the_same_conversion(tiny_gguf, filled):
     (filled / "assets" / digest).mkdir(parents=True)
     shutil.copy(tiny_gguf, filled / "assets" / digest)
     wheel = ModelRef(name="x", kind="wheel", location=asset.location, sha256=digest)
-    assert prepare(wheel) == prepare(resolve(str(tiny_gguf), base=Path(), assets={}))
+    assert fetch_checkpoint(wheel) == fetch_checkpoint(
+        resolve(str(tiny_gguf), base=Path(), assets={})
+    )
 
 
 def test_a_gguf_that_changed_after_planning_is_refused(tiny_gguf, tmp_path, filled):
@@ -87,7 +90,7 @@ def test_a_gguf_that_changed_after_planning_is_refused(tiny_gguf, tmp_path, fill
     ref = resolve(str(copy), base=Path(), assets={})
     copy.write_bytes(copy.read_bytes() + b"\0")
     with pytest.raises(PrunebenchError, match="has changed since the run was planned"):
-        prepare(ref)
+        fetch_checkpoint(ref)
 
 
 def test_a_gguf_of_an_unknown_architecture_is_said(tmp_path, cache):
@@ -101,7 +104,7 @@ def test_a_gguf_of_an_unknown_architecture_is_said(tmp_path, cache):
     writer.write_tensors_to_file()
     writer.close()
     with pytest.raises(PrunebenchError, match=r"transformers cannot read .*odd\.gguf") as caught:
-        prepare(resolve(str(path), base=Path(), assets={}))
+        fetch_checkpoint(resolve(str(path), base=Path(), assets={}))
     assert "\n" not in caught.value.message
     assert not [entry for entry in (cache / "models").iterdir() if entry.is_dir()]
 
@@ -109,12 +112,12 @@ def test_a_gguf_of_an_unknown_architecture_is_said(tmp_path, cache):
 def test_a_folder_is_itself_unless_it_changed(tmp_path, cache):
     folder = tiny_checkpoint(tmp_path / "tiny")
     ref = resolve(str(folder), base=Path(), assets={})
-    assert prepare(ref) == folder
+    assert fetch_checkpoint(ref) == folder
     (folder / "config.json").write_text(
         (folder / "config.json").read_text().replace('"silu"', '"gelu"')
     )
     with pytest.raises(PrunebenchError, match="has changed since the run was planned"):
-        prepare(ref)
+        fetch_checkpoint(ref)
     shutil.rmtree(folder)
     with pytest.raises(PrunebenchError, match="does not exist"):
-        prepare(ref)
+        fetch_checkpoint(ref)

@@ -9,9 +9,9 @@ from types import ModuleType
 import pytest
 
 from prunebench.errors import PrunebenchError
-from prunebench.model.fetch import prepare
+from prunebench.model.fetch import fetch_checkpoint
 from prunebench.model.folder import fingerprint
-from prunebench.model.generated import MadeAsset, make
+from prunebench.model.generated import GeneratedAsset
 from prunebench.model.load import load
 from prunebench.model.source import ModelAsset, resolve
 from tiny import tiny_checkpoint
@@ -33,40 +33,40 @@ def maker(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "makers", module)
     write(tmp_path / "once")
     module.calls = 0
-    module.asset = MadeAsset("makers:write", fingerprint(tmp_path / "once"))
+    module.asset = GeneratedAsset("makers:write", fingerprint(tmp_path / "once"))
     return module
 
 
 def test_it_is_made_once_and_loads(maker, cache, connections):
     ref = resolve("mine", base=cache, assets={"mine": ModelAsset("mine", maker.asset, **ASSET)})
     assert (ref.kind, ref.location, ref.sha256) == ("made", "makers:write", maker.asset.sha256)
-    folder = prepare(ref)
-    assert prepare(ref) == folder
+    folder = fetch_checkpoint(ref)
+    assert fetch_checkpoint(ref) == folder
     assert maker.calls == 1
     assert load(folder, dtype="float32", device="cpu").model.config.num_hidden_layers == 4
     assert connections == []
 
 
 def test_a_damaged_one_is_made_again(maker, cache):
-    folder = make(maker.asset)
+    folder = maker.asset.generate()
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    (make(maker.asset) / "config.json").unlink()
-    assert fingerprint(make(maker.asset)) == maker.asset.sha256
+    (maker.asset.generate() / "config.json").unlink()
+    assert fingerprint(maker.asset.generate()) == maker.asset.sha256
     assert maker.calls == 3
 
 
 def test_another_model_than_was_pinned_is_refused_and_not_kept(maker, cache):
-    wrong = MadeAsset("makers:write", "0" * 64)
+    wrong = GeneratedAsset("makers:write", "0" * 64)
     with pytest.raises(PrunebenchError, match="another model than was pinned"):
-        make(wrong)
+        wrong.generate()
     assert [path.name for path in (cache / "models").iterdir() if path.is_dir()] == []
 
 
 @pytest.mark.parametrize("location", ["no_such_module:write", "makers:nothing", "makers:asset"])
 def test_a_function_that_is_missing_or_fails_is_named(location, maker, cache):
     with pytest.raises(PrunebenchError, match=f"the model of {location} cannot be made") as caught:
-        make(MadeAsset(location, "0" * 64))
+        GeneratedAsset(location, "0" * 64).generate()
     assert "plugin" in caught.value.hint
 
 
@@ -75,14 +75,14 @@ def test_a_function_that_is_missing_or_fails_is_named(location, maker, cache):
 )
 def test_what_is_no_pinned_function_is_refused(location, sha256):
     with pytest.raises(PrunebenchError):
-        MadeAsset(location, sha256)
+        GeneratedAsset(location, sha256)
 
 
 def test_the_built_in_one_is_what_its_pin_says(cache):
     from prunebench_plugins import tiny_llama
 
     asset = tiny_llama.prunebench_register_model_source()
-    folder = make(asset.asset)  # checks every byte
+    folder = asset.asset.generate()  # checks every byte
     loaded = load(folder, dtype="float32", device="cpu")
     assert sum(parameter.numel() for parameter in loaded.model.parameters()) == asset.parameters
     config = loaded.model.config

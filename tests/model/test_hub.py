@@ -14,8 +14,8 @@ import pytest
 
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.model import ModelRef
+from prunebench.model.fetch import fetch_checkpoint
 from prunebench.model.hub import require_hub
-from prunebench.model.load import prepare
 from tiny import tiny_checkpoint
 
 COMMIT = "c0ffee" * 6 + "c0ff"
@@ -35,7 +35,7 @@ def test_a_hub_that_cannot_be_reached_is_said_within_seconds(hub_cache, closed_p
     with pytest.raises(
         PrunebenchError, match=f"'org/tiny'.*cannot reach the hub at http://127.0.0.1:{closed_port}"
     ) as caught:
-        prepare(REF)
+        fetch_checkpoint(REF)
     assert time.perf_counter() - started < 8
     for choice in ("folder", ".gguf", "smollm2-135m-instruct"):
         assert choice in caught.value.hint
@@ -55,7 +55,7 @@ def test_a_hub_that_does_not_answer_is_given_up(hub_cache, closed_port, monkeypa
 def test_offline_mode_tries_nothing(hub_cache, connections, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(PrunebenchError, match="HF_HUB_OFFLINE is set"):
-        prepare(REF)
+        fetch_checkpoint(REF)
     assert not connections
 
 
@@ -136,31 +136,31 @@ def test_a_model_is_taken_from_the_hub_once_without_pickle_or_code(
     fake_hub, hub_cache, monkeypatch, capfd
 ):
     capfd.readouterr()
-    folder = prepare(REF)
+    folder = fetch_checkpoint(REF)
     assert capfd.readouterr().err == ""
     wanted = {
         name for name in fake_hub.files if "/" not in name and not name.endswith((".bin", ".py"))
     }
     assert set(fake_hub.taken) == wanted == {path.name for path in folder.iterdir()}
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # from now on only what is there
-    assert prepare(REF) == folder
+    assert fetch_checkpoint(REF) == folder
 
 
 def test_a_model_of_which_a_part_is_cached_is_completed(fake_hub, hub_cache):
-    (prepare(REF) / "model.safetensors").unlink()
-    assert (prepare(REF) / "model.safetensors").is_file()
+    (fetch_checkpoint(REF) / "model.safetensors").unlink()
+    assert (fetch_checkpoint(REF) / "model.safetensors").is_file()
 
 
 def test_a_repository_with_pickled_weights_only_is_refused(fake_hub, hub_cache):
     del fake_hub.files["model.safetensors"]
     with pytest.raises(PrunebenchError, match=r"'org/tiny'.*no \*\.safetensors") as caught:
-        prepare(REF)
+        fetch_checkpoint(REF)
     assert "never pickled" in caught.value.hint
     assert "pytorch_model.bin" not in fake_hub.taken
 
 
 def test_a_model_that_the_hub_does_not_have_is_said(fake_hub, hub_cache):
     with pytest.raises(PrunebenchError, match="model 'org/other' is not on the hub"):
-        prepare(ModelRef(name="x", kind="hub", location="org/other"))
+        fetch_checkpoint(ModelRef(name="x", kind="hub", location="org/other"))
     with pytest.raises(PrunebenchError, match="no Hub id"):
-        prepare(ModelRef(name="x", kind="hub", location="org/.."))
+        fetch_checkpoint(ModelRef(name="x", kind="hub", location="org/.."))

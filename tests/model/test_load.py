@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from prunebench.errors import PrunebenchError
-from prunebench.model.load import Legs, load
+from prunebench.model.load import TransferTimes, load
 from tiny import FAMILIES, tiny_checkpoint, tiny_model, tiny_tokenizer
 
 IDS = torch.arange(20)[None] * 7 % 300
@@ -52,21 +52,21 @@ def test_weights_lie_in_memory_and_tied_ones_stay_tied(folder):
 
 def test_loading_to_a_device_has_two_legs_and_each_shared_tensor_moves_once(folder):
     here = load(folder, dtype="bfloat16", device="cpu")
-    assert here.legs == Legs(here.legs.host_s)
-    assert 0 < here.legs.host_s <= here.seconds
+    assert here.transfers == TransferTimes(here.transfers.host_s)
+    assert 0 < here.transfers.host_s <= here.seconds
     there = load(
         folder, dtype="bfloat16", device="meta"
     )  # a device without an accelerator behind it
     assert {parameter.device.type for parameter in there.model.parameters()} == {"meta"}
     tensors = {id(tensor): tensor for tensor in (*here.model.parameters(), *here.model.buffers())}
-    assert there.legs.device_bytes == sum(tensor.nbytes for tensor in tensors.values())
-    assert there.legs.host_s + there.legs.device_s <= there.seconds
+    assert there.transfers.device_bytes == sum(tensor.nbytes for tensor in tensors.values())
+    assert there.transfers.host_s + there.transfers.device_s <= there.seconds
 
 
 def test_without_room_on_the_host_weights_go_straight_to_the_device(folder, monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
-    assert load(folder, dtype="float32", device="meta").legs is None
-    assert load(folder, dtype="float32", device="cpu").legs is not None
+    assert load(folder, dtype="float32", device="meta").transfers is None
+    assert load(folder, dtype="float32", device="cpu").transfers is not None
 
 
 def test_silence_ends_with_loading(folder):

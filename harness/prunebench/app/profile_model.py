@@ -17,7 +17,7 @@ from prunebench.measure.speed.compare_forms import compare_forms
 from prunebench.measure.speed.dejavu_claims import Finding, findings
 from prunebench.measure.speed.io import disk_read_bytes, load_io
 from prunebench.model.anatomy import anatomy
-from prunebench.model.load import prepare
+from prunebench.model.fetch import fetch_checkpoint
 from prunebench.record.devices import EnergyResult
 from prunebench.record.io import GenerationIO, LoadIO
 from prunebench.record.speed import Breakdown, FormTime, Latency
@@ -56,7 +56,7 @@ def profile_model(
     phases = Phases() if progress is None else Phases(lambda phase: progress(phase, 0, 0), progress)
     bench = workbench(cell, phases)
     with phases.phase("fetch"):
-        bench.folder = prepare(cell.model)
+        bench.folder = fetch_checkpoint(cell.model)
     with phases.phase("load"):
         before = disk_read_bytes()
         loaded = bench.load()

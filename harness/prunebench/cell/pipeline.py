@@ -28,7 +28,8 @@ from prunebench.isolation.process_guard import Flags, guarded
 from prunebench.measure.audit import DenseFacts, audit, dense_facts
 from prunebench.measure.speed.io import disk_read_bytes, load_io
 from prunebench.model.anatomy import anatomy
-from prunebench.model.load import LoadedModel, prepare
+from prunebench.model.fetch import fetch_checkpoint
+from prunebench.model.load import LoadedModel
 from prunebench.plugin.api.allocation import Allocation, allocate
 from prunebench.plugin.api.context import Context
 from prunebench.plugin.api.method import pattern_of
@@ -129,7 +130,7 @@ def build_pruned_model(bench: Workbench) -> PrunedCell:
     method: Method = plugin_of(cell.method, "method", bench.registry)
     allocation, recovery = allocation_of(cell, bench.registry), recovery_of(cell, bench.registry)
     with phases.phase("fetch"):
-        bench.folder = prepare(cell.model)
+        bench.folder = fetch_checkpoint(cell.model)
     with phases.phase("load"):
         before = disk_read_bytes()
         loaded = bench.load(as_it_is=stays_as_it_is(method, recovery))
@@ -143,7 +144,7 @@ def build_pruned_model(bench: Workbench) -> PrunedCell:
     seed_all(cell.seed)
     with phases.phase("audit"):
         audited = audit(counted, dense, kept, patterns_of(cell), counts)
-    load_result = load_io(loaded.weight_bytes, loaded.seconds, read, legs=loaded.legs)
+    load_result = load_io(loaded.weight_bytes, loaded.seconds, read, transfers=loaded.transfers)
     return PrunedCell(
         loaded, dense, audited, load_result, calibration, notes, recovered, method.reference
     )

@@ -16,9 +16,9 @@ from prunebench.errors import PrunebenchError
 from prunebench.measure.audit import LayerCount, count_layer
 from prunebench.model.anatomy import anatomy
 from prunebench.model.folder import read_checkpoint
-from prunebench.model.load import LoadedModel, load, load_bare, load_spread
-from prunebench.model.spread import is_offloaded
-from prunebench.model.streamed import StreamedModel, stored_tensors
+from prunebench.model.load import LoadedModel, load, load_bare, load_dispatched
+from prunebench.model.placement import is_offloaded
+from prunebench.model.streamed import StreamedModel, open_tensors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +41,7 @@ def load_placed(model: ModelRef, folder: Path, device: str, *, as_it_is: bool) -
     if model.placement is None:
         return load(folder, device=device, **common)
     if as_it_is:
-        return load_spread(folder, device=device, placement=model.placement, **common)
+        return load_dispatched(folder, device=device, placement=model.placement, **common)
     asked = dict(model.placement.max_memory)
     room = asked.get("cpu", 0) if asked else psutil.virtual_memory().available
     needed = (read_checkpoint(folder).parameters or 0) * getattr(torch, model.dtype).itemsize
@@ -62,7 +62,7 @@ def countable(
     model = load_bare(folder, dtype=dtype, device="cpu").model
     parts = anatomy(model)
     counts = []
-    with stored_tensors(read_checkpoint(folder)) as source:
+    with open_tensors(read_checkpoint(folder)) as source:
         streamed = StreamedModel(model, source)
         for index, layer in enumerate(parts.layers):
             with streamed.layer(index, changes=False):

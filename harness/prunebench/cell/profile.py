@@ -21,8 +21,8 @@ from prunebench.measure.speed.execution import Eager, decoder
 from prunebench.measure.speed.io import generation_io
 from prunebench.measure.speed.latency import measure_latency, one_round
 from prunebench.model.checkpoint import memory_bytes
+from prunebench.model.placement import input_device, is_dispatched
 from prunebench.model.positions import check_positions
-from prunebench.model.spread import input_device, is_spread
 from prunebench.record.audit import Audit
 from prunebench.record.devices import DramTraffic, EnergyResult
 from prunebench.record.io import GenerationIO
@@ -68,7 +68,7 @@ def profile(
     found = Profile()
     if not shapes:
         return found
-    device, apart = input_device(model), is_spread(model)
+    device, apart = input_device(model), is_dispatched(model)
     prompts = [prompt_ids(vocabulary, shape.batch_size, shape.prompt, device) for shape in shapes]
     with phases.phase("generate"):  # the pruned model alone: what generation needs in memory
         if not apart:
@@ -170,7 +170,7 @@ def _energy(
         spec=shape,
         prompts_in_generation=True,
     )
-    if not cuda or is_spread(model):
+    if not cuda or is_dispatched(model):
         return energy, None
     tokens = runs.prompt(prompt)
     with DramMeter(device) as meter:

@@ -18,8 +18,8 @@ from prunebench.cell.profile import too_large
 from prunebench.errors import PrunebenchError, first_line
 from prunebench.isolation.model_guard import Traces
 from prunebench.isolation.process_guard import Flags, guarded
+from prunebench.model.placement import input_device
 from prunebench.model.positions import check_positions
-from prunebench.model.spread import input_device
 from prunebench.plugin.api.metric import Figure, Metric, MetricContext
 from prunebench.record.quality import MetricFigure, MetricResult
 from prunebench.text.windows import Windows, evaluation_windows, with_length

@@ -35,7 +35,7 @@ from prunebench.measure.quality.perplexity import perplexity
 from prunebench.measure.quality.tasks import evaluate_tasks
 from prunebench.model import checkpoint
 from prunebench.model.load import LoadedModel
-from prunebench.model.spread import places, spread
+from prunebench.model.placement import dispatch, layers_by_device
 from prunebench.record.audit import Audit
 from prunebench.record.devices import Contention
 from prunebench.record.io import IO
@@ -122,7 +122,7 @@ def _measure(
     with phases.phase("perplexity"):
         stages.begin(model)
         if cell.model.placement is not None:
-            spread(model, cell.model.placement, bench.device)
+            dispatch(model, cell.model.placement, bench.device)
         quality = Quality(perplexity=_perplexities(bench, made.loaded, stages))
     if cell.tasks:
         with phases.phase("tasks"):
@@ -210,7 +210,7 @@ def _sources(bench: Workbench, made: PrunedCell) -> dict[str, Any]:
     if made.reference is not None:
         sources["reference"] = asdict(made.reference)
     if bench.cell.model.placement is not None:
-        sources["placement"] = places(made.loaded.model)
+        sources["placement"] = layers_by_device(made.loaded.model)
     if bench.cell.model.kind == "hub":
         sources["model_revision"] = bench.folder.name
     return sources

@@ -26,10 +26,11 @@ from prunebench.measure.audit import LayerCount, audit, count_layer, dense_facts
 from prunebench.measure.speed.io import load_io
 from prunebench.model.anatomy import anatomy
 from prunebench.model.checkpoint import save_by_pieces
+from prunebench.model.fetch import fetch_checkpoint
 from prunebench.model.folder import read_checkpoint
-from prunebench.model.load import load_bare, prepare
-from prunebench.model.pruning_json import PruningFile, shape_of, write_plan
-from prunebench.model.streamed import StreamedModel, stored_tensors
+from prunebench.model.load import load_bare
+from prunebench.model.pruning_json import PruningFile, shape_of, write_pruning_file
+from prunebench.model.streamed import StreamedModel, open_tensors
 
 if TYPE_CHECKING:
     from prunebench.experiment.cell import Cell
@@ -49,7 +50,7 @@ def build_streamed(bench: Workbench, out: Path, shard_bytes: int = SHARD_BYTES) 
     check_streamable(cell, method)
     allocation = allocation_of(cell, bench.registry)
     with phases.phase("fetch"):
-        bench.folder = prepare(cell.model)
+        bench.folder = fetch_checkpoint(cell.model)
     with phases.phase("load"):
         loaded = load_bare(bench.folder, dtype=cell.model.dtype, device=bench.device)
     parts = anatomy(loaded.model)
@@ -64,7 +65,7 @@ def build_streamed(bench: Workbench, out: Path, shard_bytes: int = SHARD_BYTES) 
             raise _not_finite(f"{parts.layers_path}.{index}.{name}")
         after[index] = count_layer(parts.linears(layer), index, patterns_of(cell))
 
-    source = stored_tensors(read_checkpoint(bench.folder))
+    source = open_tensors(read_checkpoint(bench.folder))
     with (
         source,
         save_by_pieces(loaded.model, loaded.tokenizer, out, shard_bytes=shard_bytes) as (
@@ -99,7 +100,7 @@ def build_streamed(bench: Workbench, out: Path, shard_bytes: int = SHARD_BYTES) 
             RecoveryResult(),
             method.reference,
         )
-        write_plan(
+        write_pruning_file(
             aside, PruningFile(plain=True, shape=shape_of(loaded.model), made_by=made.made_by(cell))
         )
     return made

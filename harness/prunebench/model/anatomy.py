@@ -220,9 +220,7 @@ class Anatomy:
 
     def has(self, layer: torch.nn.Module, kind: Kind) -> bool:
         """Whether the layer still has its attention or its MLP."""
-        return not getattr(
-            layer.get_submodule(self.family.blocks[kind][-1]), "stands_for_nothing", False
-        )
+        return not getattr(layer.get_submodule(self.family.blocks[kind][-1]), "is_removed", False)
 
     def linears(self, layer: torch.nn.Module) -> dict[str, torch.nn.Linear]:
         """The prunable linears of a decoder layer by relative path, in forward order; each weight is [out, in]."""

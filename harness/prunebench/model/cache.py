@@ -1,18 +1,16 @@
-"""The cache on this machine: where it lies, hashes of large files remembered, one process at a time."""
+"""The cache folder on this machine, and SHA-256 sums of large files remembered in it."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from prunebench.errors import PrunebenchError
-from prunebench.model.files import disk_errors, replaced, sweep
+from prunebench.model.files import atomic_replace
 
 _CHUNK = 1 << 20
 _SMALL = 1 << 20  # hashing a smaller file costs less than looking the answer up
@@ -47,28 +45,9 @@ def file_sha256(path: Path) -> str:
         raise PrunebenchError(f"cannot read {path}: {error.strerror or error}") from error
     if large and time.time() - stat.st_mtime > _SETTLED_S:
         # A cache that cannot be written costs time, no more.
-        with contextlib.suppress(PrunebenchError), replaced(memo) as aside:
+        with contextlib.suppress(PrunebenchError), atomic_replace(memo) as aside:
             aside.write_text(json.dumps({**key, "sha256": digest}), encoding="utf-8")
     return digest
-
-
-@contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Hold ``path`` for this process; others wait.
-
-    The lock is a file beside it, freed when the process ends; what a killed holder left half written is removed.
-    """
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(
-            path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644
-        )
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        sweep(path)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _remembered(memo: Path, key: dict[str, object]) -> str | None:

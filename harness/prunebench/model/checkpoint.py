@@ -11,12 +11,18 @@ from typing import Any
 import torch
 
 from prunebench.errors import PrunebenchError
-from prunebench.model.files import disk_errors, replaced, scratch, take_place
+from prunebench.model.files import atomic_replace, disk_errors, move_over, scratch_folder
 from prunebench.model.folder import INDEX, SINGLE
-from prunebench.model.headers import Entry
-from prunebench.model.pruning_json import VARIANT, PruningFile, is_plain, shape_of, write_plan
+from prunebench.model.headers import StoredTensor
+from prunebench.model.pruning_json import (
+    VARIANT,
+    PruningFile,
+    is_plain,
+    shape_of,
+    write_pruning_file,
+)
 from prunebench.model.quiet import quiet
-from prunebench.model.safetensors_io import Tensors, layout, new_file
+from prunebench.model.safetensors_io import TensorFiles, layout, new_file
 
 
 def memory_bytes(model: torch.nn.Module) -> int:
@@ -55,7 +61,7 @@ def save(
             return
     plan = PruningFile(plain=is_plain(model), shape=shape_of(model), made_by=dict(made_by))
     with save_into(model, tokenizer, folder, variant=None if plan.plain else VARIANT) as aside:
-        write_plan(aside, plan)
+        write_pruning_file(aside, plan)
 
 
 @contextmanager
@@ -67,7 +73,7 @@ def save_into(
     Raises PrunebenchError as `save` does; ``folder`` is then as before.
     """
     check_target(folder)
-    with replaced(folder) as aside, quiet():
+    with atomic_replace(folder) as aside, quiet():
         model.save_pretrained(aside, variant=variant)
         if tokenizer is not None:
             tokenizer.save_pretrained(aside)
@@ -78,14 +84,14 @@ def save_into(
 @contextmanager
 def save_by_pieces(
     model: Any, tokenizer: Any, folder: Path, *, shard_bytes: int
-) -> Iterator[tuple[Path, Tensors]]:
+) -> Iterator[tuple[Path, TensorFiles]]:
     """As `save_into` for a model on the meta device, whose tensors the block writes one by one, by their names in the model.
 
     The block gets the folder and the tensors of its weight files, which hold at most ``shard_bytes`` each unless one
     tensor is larger, as transformers fills them.
     """
     check_target(folder)
-    with scratch(folder) as beside:
+    with scratch_folder(folder) as beside:
         aside = beside / folder.name
         with disk_errors(folder), quiet():
             aside.mkdir()
@@ -93,14 +99,14 @@ def save_by_pieces(
             if tokenizer is not None:
                 tokenizer.save_pretrained(aside)
             entries = _new_shards(model, aside, shard_bytes)
-        with Tensors(entries, write=True) as tensors:
+        with TensorFiles(entries, write=True) as tensors:
             yield aside, tensors
         with disk_errors(folder):
             _readable(aside)
-            take_place(aside, folder)
+            move_over(aside, folder)
 
 
-def _new_shards(model: Any, folder: Path, shard_bytes: int) -> dict[str, Entry]:
+def _new_shards(model: Any, folder: Path, shard_bytes: int) -> dict[str, StoredTensor]:
     """Weight files of the right size, empty yet, with their index where there are several; where each tensor lies, by name."""
     from huggingface_hub import split_torch_state_dict_into_shards
 
@@ -110,7 +116,7 @@ def _new_shards(model: Any, folder: Path, shard_bytes: int) -> dict[str, Entry]:
     split = split_torch_state_dict_into_shards(
         written, filename_pattern=f"{stem}{{suffix}}.{suffix}", max_shard_size=shard_bytes
     )
-    entries: dict[str, Entry] = {}
+    entries: dict[str, StoredTensor] = {}
     for file, inside in split.filename_to_tensors.items():
         entries |= new_file(folder / file, {name: written[name] for name in inside})
     if split.is_sharded:

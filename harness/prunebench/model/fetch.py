@@ -13,17 +13,18 @@ from typing import Any
 from prunebench.errors import PrunebenchError, first_line
 from prunebench.experiment.model import ModelRef
 from prunebench.model import checkpoint
-from prunebench.model.cache import cache_dir, exclusive, file_sha256
+from prunebench.model.cache import cache_dir, file_sha256
+from prunebench.model.files import path_lock
 from prunebench.model.folder import check_loaded, fingerprint, read_checkpoint
-from prunebench.model.generated import MadeAsset, make
+from prunebench.model.generated import GeneratedAsset
 from prunebench.model.hub import snapshot
 from prunebench.model.quiet import quiet
-from prunebench.model.wheel import WheelAsset, fetch
+from prunebench.model.wheel import WheelAsset
 
 _CONVERSION = 1  # raised when `_convert` writes something else, so that old folders are not used
 
 
-def prepare(ref: ModelRef) -> Path:
+def fetch_checkpoint(ref: ModelRef) -> Path:
     """The folder that `load` reads. GGUF files are dequantised to float32 once and cached as safetensors.
 
     Raises PrunebenchError where the source is missing, has changed since it was looked up, cannot be fetched or
@@ -34,11 +35,10 @@ def prepare(ref: ModelRef) -> Path:
     if ref.kind == "folder":
         return _unchanged_folder(ref)
     if ref.kind == "wheel":
-        return _dequantised(
-            fetch(WheelAsset.parse(ref.location, ref.sha256 or "")), ref.sha256 or ""
-        )
+        asset = WheelAsset.parse(ref.location, ref.sha256 or "")
+        return _dequantised(asset.fetch(), asset.sha256)
     if ref.kind == "made":
-        return make(MadeAsset(ref.location, ref.sha256 or ""))
+        return GeneratedAsset(ref.location, ref.sha256 or "").generate()
     file = Path(ref.location)
     digest = file_sha256(file)
     if ref.sha256 not in {None, digest}:
@@ -71,7 +71,7 @@ def _dequantised(file: Path, digest: str) -> Path:
     )
     if _complete(target):
         return target
-    with exclusive(target):
+    with path_lock(target):
         if not _complete(target):
             _convert(file, target)
     return target

@@ -14,7 +14,7 @@ from prunebench.model.cache import file_sha256
 from prunebench.model.headers import safetensors_header
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-PLAN = "pruning.json"
+PRUNING_FILE = "pruning.json"
 PRUNED = ("model.pruned.safetensors", "model.safetensors.index.pruned.json")
 """The plan of a pruned model, and its weights where the plan is needed to load them (see `shape`)."""
 TOKENIZER_FILES = (
@@ -77,7 +77,7 @@ def fingerprint(folder: Path, *, code: bool = False) -> str:
 def _weights(folder: Path) -> tuple[Path, ...]:
     """The files that are loaded: one file, else the shards of the index."""
     plain = any((folder / name).is_file() for name in (SINGLE, INDEX))
-    single, listed = PRUNED if (folder / PLAN).is_file() and not plain else (SINGLE, INDEX)
+    single, listed = PRUNED if (folder / PRUNING_FILE).is_file() and not plain else (SINGLE, INDEX)
     if (folder / single).is_file():
         return (folder / single,)
     if (folder / listed).is_file():

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prunebench.errors import PrunebenchError, first_line
-from prunebench.model.cache import cache_dir, exclusive
-from prunebench.model.files import replaced
+from prunebench.model.cache import cache_dir
+from prunebench.model.files import atomic_replace, path_lock
 from prunebench.model.folder import fingerprint
 
 
 @dataclass(frozen=True)
-class MadeAsset:
+class GeneratedAsset:
     """A function that writes a checkpoint with its tokenizer into an empty folder, pinned by what it writes.
 
     ``location`` is 'MODULE:FUNCTION'; the function takes the folder. ``sha256`` is that of `fingerprint`.
@@ -33,28 +33,27 @@ class MadeAsset:
                 f"{self.location}: sha256 must be 64 hexadecimal digits in lower case"
             )
 
+    def generate(self, cache: Path | None = None) -> Path:
+        """The folder that the function wrote: from the cache if it is intact, else written anew.
 
-def make(asset: MadeAsset, cache: Path | None = None) -> Path:
-    """The folder that the function wrote, from the cache where it is whole; made again where it is not.
-
-    Raises PrunebenchError where the function is missing, fails, or writes something else than was pinned.
-    """
-    target = (cache or cache_dir()) / "models" / f"made-{asset.sha256}"
-    if _intact(target, asset):
+        Raises PrunebenchError if the function is missing, fails, or writes other bytes than pinned.
+        """
+        target = (cache or cache_dir()) / "models" / f"made-{self.sha256}"
+        if _intact(target, self):
+            return target
+        with path_lock(target):
+            if not _intact(target, self):  # another process may have written it meanwhile
+                with atomic_replace(target) as aside:
+                    aside.mkdir()
+                    _write(self, aside)
         return target
-    with exclusive(target):
-        if not _intact(target, asset):
-            with replaced(target) as aside:
-                aside.mkdir()
-                _write(asset, aside)
-    return target
 
 
-def _intact(folder: Path, asset: MadeAsset) -> bool:
+def _intact(folder: Path, asset: GeneratedAsset) -> bool:
     return folder.is_dir() and fingerprint(folder) == asset.sha256
 
 
-def _write(asset: MadeAsset, folder: Path) -> None:
+def _write(asset: GeneratedAsset, folder: Path) -> None:
     try:
         pkgutil.resolve_name(asset.location)(folder)
     except Exception as error:

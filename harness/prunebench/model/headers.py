@@ -50,7 +50,7 @@ class Header:
 
 
 @dataclass(frozen=True)
-class Entry:
+class StoredTensor:
     """Where a safetensors file holds a tensor. ``dtype`` is the format's name, ``start`` counts from the file's begin."""
 
     path: Path
@@ -71,7 +71,7 @@ def safetensors_header(path: Path, *, tied: bool = False) -> Header:
     return Header(frozenset(sizes), _count(sizes, dtypes, tied=tied))
 
 
-def safetensors_entries(path: Path) -> dict[str, Entry]:
+def safetensors_entries(path: Path) -> dict[str, StoredTensor]:
     """Where each tensor lies. Raises PrunebenchError where the file is no safetensors file or is not complete."""
     try:
         size = path.stat().st_size
@@ -102,11 +102,11 @@ def safetensors_entries(path: Path) -> dict[str, Entry]:
     return found
 
 
-def _entry(path: Path, data: int, told: Mapping[str, Any]) -> Entry:
+def _entry(path: Path, data: int, told: Mapping[str, Any]) -> StoredTensor:
     """``data`` is where the tensors' bytes begin; they are numbered from there."""
     start, end = told["data_offsets"]
     math.prod(told["shape"])  # numbers, or it is no header
-    return Entry(path, told["dtype"], tuple(told["shape"]), data + start, end - start)
+    return StoredTensor(path, told["dtype"], tuple(told["shape"]), data + start, end - start)
 
 
 def _count(sizes: Mapping[str, int], dtypes: Mapping[str, str], *, tied: bool) -> int | None:

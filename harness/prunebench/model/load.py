@@ -15,17 +15,14 @@ from safetensors import SafetensorError
 from prunebench.errors import PrunebenchError, first_line
 from prunebench.experiment.model import Placement
 from prunebench.model.anatomy import FAMILIES
-from prunebench.model.fetch import prepare
 from prunebench.model.folder import Checkpoint, check_loaded, read_checkpoint
-from prunebench.model.pruning_json import VARIANT, give_shape, read_plan
+from prunebench.model.placement import max_memory
+from prunebench.model.pruning_json import VARIANT, apply_shape, read_pruning_file
 from prunebench.model.quiet import quiet
-from prunebench.model.spread import budget
-
-__all__ = ["LoadedModel", "load", "load_pruned", "prepare"]
 
 
 @dataclass(frozen=True)
-class Legs:
+class TransferTimes:
     """The two ways that weights go: from the files into host memory, and on to the device."""
 
     host_s: float
@@ -43,7 +40,7 @@ class LoadedModel:
     """Size of the weight files read."""
     seconds: float
     """Weights and config from disk to device; imports and tokenizer apart."""
-    legs: Legs | None = None
+    transfers: TransferTimes | None = None
     """None where the weights went to the device as they were read."""
 
 
@@ -66,20 +63,20 @@ def load(folder: Path, *, dtype: str, device: str, trust_remote_code: bool = Fal
             device=first,
             trust_remote_code=trust_remote_code,
         )
-        legs = _onwards(model, device, time.perf_counter() - started) if apart else None
+        transfers = _onwards(model, device, time.perf_counter() - started) if apart else None
         _finish(device)
         seconds = time.perf_counter() - started
         tokenizer = _load_tokenizer(folder, trust_remote_code=trust_remote_code)
-    return LoadedModel(model, tokenizer, checkpoint.weight_bytes, seconds, legs)
+    return LoadedModel(model, tokenizer, checkpoint.weight_bytes, seconds, transfers)
 
 
-def load_spread(
+def load_dispatched(
     folder: Path, *, dtype: str, device: str, placement: Placement, trust_remote_code: bool = False
 ) -> LoadedModel:
     """As `load`, over the places of ``placement``: what fits nowhere else stays in its files and is read when it is needed."""
     import_libraries()
     checkpoint = read_checkpoint(folder)
-    memory = budget(placement, device)
+    memory = max_memory(placement, device)
     with quiet():
         started = time.perf_counter()
         model = _load_model(
@@ -102,7 +99,7 @@ def load_bare(folder: Path, *, dtype: str, device: str) -> LoadedModel:
     weights are packed, or narrower than the config says.
     """
     checkpoint = read_checkpoint(folder)
-    plan = read_plan(folder)
+    plan = read_pruning_file(folder)
     if checkpoint.parameters is None or (plan is not None and not plan.plain):
         kind = "are packed" if plan is None else "are narrower than config.json says"
         raise PrunebenchError(
@@ -154,15 +151,15 @@ def _fits(weight_bytes: int) -> bool:
     return psutil.virtual_memory().available > 2.5 * weight_bytes
 
 
-def _onwards(model: Any, device: str, host_s: float) -> Legs:
+def _onwards(model: Any, device: str, host_s: float) -> TransferTimes:
     """Move a model from host memory to the ``device``; what both legs took."""
     if device == "cpu":
-        return Legs(host_s)
+        return TransferTimes(host_s)
     started = time.perf_counter()
     moved = {tensor.data_ptr(): tensor.nbytes for tensor in (*model.parameters(), *model.buffers())}
     model.to(device)
     _finish(device)
-    return Legs(host_s, time.perf_counter() - started, sum(moved.values()))
+    return TransferTimes(host_s, time.perf_counter() - started, sum(moved.values()))
 
 
 def _finish(device: str) -> None:
@@ -237,7 +234,7 @@ def _loader(folder: Path, common: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """What loads the folder: transformers' own class, made narrower by the plan where the config cannot say it."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    plan = read_plan(folder)
+    plan = read_pruning_file(folder)
     if plan is None or plan.plain:
         return AutoModelForCausalLM, {}
     config = AutoConfig.from_pretrained(folder, **common)
@@ -245,7 +242,7 @@ def _loader(folder: Path, common: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
     def build(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         plain.__init__(self, config, *args, **kwargs)
-        give_shape(self, plan.shape)
+        apply_shape(self, plan.shape)
 
     named = {"__init__": build, "__module__": plain.__module__, "__qualname__": plain.__qualname__}
     return type(plain.__name__, (_Narrowed, plain), named), {"config": config, "variant": VARIANT}

@@ -7,7 +7,7 @@ from typing import Any
 from prunebench.errors import PrunebenchError
 
 
-def positions(model: Any) -> int:
+def max_positions(model: Any) -> int:
     """The model's `max_position_embeddings`. Raises PrunebenchError where its config names none."""
     limit = getattr(model.config, "max_position_embeddings", None)
     if not isinstance(limit, int):

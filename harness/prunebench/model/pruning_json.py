@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 
 from prunebench.errors import PrunebenchError
 from prunebench.model.anatomy import Block, anatomy
-from prunebench.model.folder import PLAN
+from prunebench.model.folder import PRUNING_FILE
 from prunebench.model.surgery import remove_blocks
 from prunebench.model.width import hidden_size, keep_groups, keep_hidden
 from prunebench.schema import Part
@@ -59,7 +59,7 @@ def shape_of(model: Any) -> Shape:
     return Shape(hidden=hidden_size(parts), layers=layers)
 
 
-def give_shape(model: Any, shape: Shape) -> None:
+def apply_shape(model: Any, shape: Shape) -> None:
     """Make a model whose weights do not count yet, built from the config, as narrow as ``shape`` says.
 
     Raises PrunebenchError where the shape does not fit the config.
@@ -67,7 +67,7 @@ def give_shape(model: Any, shape: Shape) -> None:
     parts = anatomy(model)
     if len(parts.layers) != len(shape.layers):
         raise PrunebenchError(
-            f"{PLAN} describes {len(shape.layers)} layers, config.json {len(parts.layers)}",
+            f"{PRUNING_FILE} describes {len(shape.layers)} layers, config.json {len(parts.layers)}",
             hint="take both files from the same folder",
         )
     keep_hidden(model, range(shape.hidden))
@@ -100,15 +100,15 @@ def is_plain(model: Any) -> bool:
     )
 
 
-def write_plan(folder: Path, plan: PruningFile) -> None:
-    (folder / PLAN).write_text(
+def write_pruning_file(folder: Path, plan: PruningFile) -> None:
+    (folder / PRUNING_FILE).write_text(
         json.dumps(plan.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8"
     )
 
 
-def read_plan(folder: Path) -> PruningFile | None:
+def read_pruning_file(folder: Path) -> PruningFile | None:
     """The plan of a folder; None where it has none. Raises PrunebenchError where it cannot be read."""
-    path = folder / PLAN
+    path = folder / PRUNING_FILE
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

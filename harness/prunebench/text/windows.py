@@ -16,7 +16,7 @@ from prunebench.errors import PrunebenchError
 from prunebench.experiment.measures import PerplexitySpec
 from prunebench.experiment.text import CalibrationSpec, CorpusRef
 from prunebench.model.cache import file_sha256
-from prunebench.model.positions import positions
+from prunebench.model.positions import max_positions
 from prunebench.text.corpus import Corpus, LocalFile, check_split, corpus_of
 from prunebench.text.encoder import Encoder
 from prunebench.text.samplers import Texts, sample, stretch
@@ -81,7 +81,7 @@ def with_length(spec: PerplexitySpec, model: Any) -> PerplexitySpec:
 
     Raises PrunebenchError if neither names a length.
     """
-    return spec.model_copy(update={"length": spec.length or positions(model)})
+    return spec.model_copy(update={"length": spec.length or max_positions(model)})
 
 
 def evaluation_windows(

@@ -10,7 +10,7 @@ import torch
 
 from prunebench.errors import PrunebenchError
 from prunebench.measure.quality.perplexity import perplexity
-from prunebench.model.positions import positions
+from prunebench.model.positions import max_positions
 from prunebench.plugin.host import load_plugins
 from prunebench.plugin.registry import PluginEntry
 from prunebench.suite.load import load_suite
@@ -165,5 +165,5 @@ def test_too_little_text_is_an_error_only_where_the_suite_names_the_number(measu
 
 def test_a_model_without_positions_asks_for_a_length():
     with pytest.raises(PrunebenchError, match="max_position_embeddings") as caught:
-        positions(SimpleNamespace(config=SimpleNamespace()))
+        max_positions(SimpleNamespace(config=SimpleNamespace()))
     assert "length" in caught.value.hint

@@ -13,7 +13,7 @@ from prunebench.measure.speed.io import (
     weight_bytes,
 )
 from prunebench.measure.speed.latency import measure_latency
-from prunebench.model.load import Legs
+from prunebench.model.load import TransferTimes
 from prunebench.model.surgery import remove_layers
 from tiny import FAMILIES, tiny_model
 
@@ -108,7 +108,7 @@ def test_the_page_cache_is_named_by_what_came_from_the_disk(read, cache):
 
 
 def test_the_legs_of_loading_are_kept_where_they_were_apart():
-    found = load_io(1000, 0.5, 0, legs=Legs(0.3, 0.2, 900))
+    found = load_io(1000, 0.5, 0, transfers=TransferTimes(0.3, 0.2, 900))
     assert (found.host_s, found.device_s, found.device_bytes) == (0.3, 0.2, 900)
     assert load_io(1000, 0.5, 0).host_s is None
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.measures import PerplexitySpec
 from prunebench.model.batches import windows_per_batch
+from prunebench.model.placement import input_device
 from prunebench.model.positions import check_positions
-from prunebench.model.spread import input_device
 from prunebench.record.quality import Perplexity
 from prunebench.text.windows import Windows
 

@@ -22,7 +22,7 @@ import yaml
 
 from prunebench.errors import PrunebenchError
 from prunebench.model.cache import cache_dir
-from prunebench.model.files import replaced
+from prunebench.model.files import atomic_replace
 
 _KEY = re.compile(
     r"^[\"']?(task|group|tag|include|class)[\"']?[ \t]*:(.*(?:\n[ \t]*-[ \t].*)*)", re.MULTILINE
@@ -101,7 +101,7 @@ def task_index() -> TaskIndex:
     if found is None:
         found = _scan(folder)
         # A cache that cannot be written costs time, no more.
-        with contextlib.suppress(PrunebenchError), replaced(memo) as aside:
+        with contextlib.suppress(PrunebenchError), atomic_replace(memo) as aside:
             aside.write_text(json.dumps(found), encoding="utf-8")
     return TaskIndex(folder, installed, **found)
 

@@ -27,7 +27,7 @@ from prunebench.measure.quality.task_data import HUB, TaskData
 from prunebench.measure.quality.task_index import TaskIndex, task_index
 from prunebench.measure.quality.task_rows import rows_for
 from prunebench.measure.quality.task_scores import headline
-from prunebench.model.spread import input_device
+from prunebench.model.placement import input_device
 from prunebench.record.quality import TaskMetric, TaskResult
 
 SEEDS = {"random": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234}

@@ -20,7 +20,7 @@ from transformers import DynamicCache, StaticCache
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.measures import FASTEST, Form
 from prunebench.measure.speed.lean_decoder import Lean, UnavailableError
-from prunebench.model.spread import is_spread
+from prunebench.model.placement import is_dispatched
 
 
 class Decoder(Protocol):
@@ -184,7 +184,7 @@ def choose(
     """
     batch, length = prompt.shape[0], prompt.shape[1] + new_tokens
     notes: list[str] = []
-    if any(is_spread(model) for model in models):
+    if any(is_dispatched(model) for model in models):
         if asked not in {FASTEST, "eager"}:
             raise PrunebenchError(
                 f"execution '{asked}': the model is spread over several devices",

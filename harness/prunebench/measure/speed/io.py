@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
-from prunebench.model.load import Legs
+from prunebench.model.load import TransferTimes
 from prunebench.record.io import GenerationIO, LoadIO
 from prunebench.record.speed import Latency
 
@@ -89,11 +89,15 @@ def kv_cache_bytes(model: Any, prompt: int, new_tokens: int, batch_size: int = 1
 
 
 def load_io(
-    weight_file_bytes: int, seconds: float, disk_read_bytes: int | None, *, legs: Legs | None = None
+    weight_file_bytes: int,
+    seconds: float,
+    disk_read_bytes: int | None,
+    *,
+    transfers: TransferTimes | None = None,
 ) -> LoadIO:
     """What loading read. ``disk_read_bytes`` is how much `disk_read_bytes()` grew meanwhile.
 
-    ``legs`` are the times to the host and to the device, if they were taken apart. The page cache
+    ``transfers`` are the times to the host and to the device, if they were taken apart. The page cache
     counts as warm if at most a tenth of the file came from the disk, as cold from nine tenths on.
     """
     cache: Literal["cold", "warm", "mixed"] | None = None
@@ -105,7 +109,7 @@ def load_io(
         seconds=seconds,
         disk_read_bytes=disk_read_bytes,
         cache=cache,
-        **asdict(legs) if legs else {},
+        **asdict(transfers) if transfers else {},
     )
 
 

@@ -23,8 +23,8 @@ from prunebench.experiment.measures import LatencySpec
 from prunebench.measure.speed.execution import Decoder, ExecutionChoice, choose
 from prunebench.measure.speed.summary import paired_ratio, summary
 from prunebench.measure.synchronise import synchroniser
+from prunebench.model.placement import input_device
 from prunebench.model.positions import check_positions
-from prunebench.model.spread import input_device
 from prunebench.record.speed import Latency, LatencySamples
 
 PAIRED_ROUNDS = 6

@@ -16,8 +16,14 @@ from prunebench.experiment.model import ModelRef, Placement
 from prunebench.measure.quality.perplexity import perplexity
 from prunebench.measure.quality.tasks import _language_model
 from prunebench.measure.speed.execution import choose
-from prunebench.model.load import load, load_spread
-from prunebench.model.spread import budget, input_device, is_spread, places, spread
+from prunebench.model.load import load, load_dispatched
+from prunebench.model.placement import (
+    dispatch,
+    input_device,
+    is_dispatched,
+    layers_by_device,
+    max_memory,
+)
 from rig import Rig
 from tiny import FAMILIES, tiny_checkpoint, tiny_tokenizer
 
@@ -43,7 +49,7 @@ def placement(size: int) -> Placement:
 
 
 def spread_out(folder: Path, size: int) -> Any:
-    return load_spread(folder, dtype="float32", device="cpu", placement=placement(size)).model
+    return load_dispatched(folder, dtype="float32", device="cpu", placement=placement(size)).model
 
 
 @pytest.mark.parametrize("size", [SMALL, HALF, LARGE])
@@ -54,7 +60,7 @@ def test_perplexity_does_not_depend_on_where_weights_lie(
     tiny_checkpoint(tmp_path, family)
     whole = load(tmp_path, dtype="float32", device="cpu").model
     model = spread_out(tmp_path, size)
-    assert is_spread(model) == (size != LARGE)
+    assert is_dispatched(model) == (size != LARGE)
     assert input_device(model) == torch.device("cpu")
     windows = windows_of(IDS)
     assert perplexity(model, windows, SPEC) == perplexity(whole, windows, SPEC)
@@ -62,9 +68,9 @@ def test_perplexity_does_not_depend_on_where_weights_lie(
 
 def test_layers_are_counted_where_they_lie(tmp_path: Path) -> None:
     tiny_checkpoint(tmp_path, "llama")
-    assert places(spread_out(tmp_path, SMALL)) == {"disk": 4}
-    assert places(spread_out(tmp_path, LARGE)) == {"cpu": 4}
-    half = places(spread_out(tmp_path, HALF))
+    assert layers_by_device(spread_out(tmp_path, SMALL)) == {"disk": 4}
+    assert layers_by_device(spread_out(tmp_path, LARGE)) == {"cpu": 4}
+    half = layers_by_device(spread_out(tmp_path, HALF))
     assert set(half) == {"cpu", "disk"}
     assert sum(half.values()) == 4
 
@@ -72,15 +78,15 @@ def test_layers_are_counted_where_they_lie(tmp_path: Path) -> None:
 def test_a_model_in_memory_stays_there_without_a_gpu(tmp_path: Path) -> None:
     tiny_checkpoint(tmp_path, "llama")
     model = load(tmp_path, dtype="float32", device="cpu").model
-    spread(model, placement(LARGE), "cpu")
-    assert places(model) == {"cpu": 4}
-    assert not is_spread(model)
+    dispatch(model, placement(LARGE), "cpu")
+    assert layers_by_device(model) == {"cpu": 4}
+    assert not is_dispatched(model)
 
 
 def test_gpus_that_are_not_there_are_named() -> None:
     many = Placement(max_memory=(("0", 10**9), ("99", 10**9), ("cpu", 10**9)))
     with pytest.raises(PrunebenchError, match="max_memory names GPU 0; there are 0 for this cell"):
-        budget(many, "cpu")
+        max_memory(many, "cpu")
 
 
 def test_a_spread_model_runs_eagerly(tmp_path: Path) -> None:

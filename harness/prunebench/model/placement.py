@@ -18,7 +18,7 @@ from prunebench.model.anatomy import anatomy
 DISK = "disk"
 
 
-def budget(placement: Placement, device: str) -> dict[int | str, int] | None:
+def max_memory(placement: Placement, device: str) -> dict[int | str, int] | None:
     """Bytes that each place may hold, keys as accelerate has them; None leaves it to accelerate: all that is free.
 
     ``device`` is the cell's: 'cpu' takes no GPU, 'cuda:1' no other. Raises PrunebenchError for a GPU that is not there.
@@ -45,15 +45,17 @@ def budget(placement: Placement, device: str) -> dict[int | str, int] | None:
     }
 
 
-def spread(model: Any, placement: Placement, device: str) -> None:
+def dispatch(model: Any, placement: Placement, device: str) -> None:
     """Move a model that lies in host memory to its places, in place: GPUs first, the rest stays. One that does not stays."""
     from accelerate import dispatch_model, infer_auto_device_map
     from accelerate.utils import get_balanced_memory
 
-    if is_spread(model) or input_device(model).type != "cpu":
+    if is_dispatched(model) or input_device(model).type != "cpu":
         return
     whole = model._no_split_modules
-    memory = get_balanced_memory(model, budget(placement, device), no_split_module_classes=whole)
+    memory = get_balanced_memory(
+        model, max_memory(placement, device), no_split_module_classes=whole
+    )
     if all(place == "cpu" for place, size in memory.items() if size):
         return
     memory["cpu"] = max(
@@ -64,7 +66,7 @@ def spread(model: Any, placement: Placement, device: str) -> None:
     dispatch_model(model, chosen, skip_keys=model._skip_keys_device_placement)
 
 
-def places(model: Any) -> dict[str, int]:
+def layers_by_device(model: Any) -> dict[str, int]:
     """How many decoder layers lie where: 'cuda:0', 'cpu' or 'disk'."""
     chosen: dict[str, Any] = getattr(model, "hf_device_map", None) or {}
     parts = anatomy(model)
@@ -76,7 +78,7 @@ def places(model: Any) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
-def is_spread(model: Any) -> bool:
+def is_dispatched(model: Any) -> bool:
     """Whether the parts of the model lie at different places, or on disk, so that hooks move weights or states."""
     chosen = set(map(str, (getattr(model, "hf_device_map", None) or {}).values()))
     return len(chosen) > 1 or DISK in chosen
