@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pydantic import Field
 
 from prunebench.engine.gpus import slots_for
+from prunebench.engine.session import session_of
 from prunebench.engine.slots import side_by_side
 from prunebench.experiment.cell import Cell
 from prunebench.plugin.api import method
@@ -31,8 +32,8 @@ class LocalEngine(Engine):
         """Run ``cells`` in order; nothing else of ours disturbs a timed one."""
         slots = slots_for(cells, self.options.slots)
         if len(slots) > 1 or slots[0].environment:
-            yield from side_by_side(cells, slots, context)
+            yield from side_by_side(cells, slots, session_of(context))
             return
         for cell in cells:
             context.started(cell)
-            yield context.run_here(cell)
+            yield context.run_cell(cell)

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from prunebench.plugin.registry import Registry
 
 
+def session_of(context: EngineContext) -> Session:
+    """The session behind a context, for the built-in engines, which may use all of it."""
+    assert isinstance(context, Session)
+    return context
+
+
 class Watcher(Protocol):
     """Who wants to see a run go by; several cells may run at once."""
 
@@ -86,7 +92,7 @@ class Session(EngineContext):
     def moved(self, cell: Cell, phase: str, done: int = 0, total: int = 0) -> None:
         self.watcher.moved(cell, Event(phase, done, total))
 
-    def run_here(self, cell: Cell) -> Record:
+    def run_cell(self, cell: Cell) -> Record:
         def moved(event: Event) -> None:
             self.moved(cell, event.phase, event.done, event.total)
 

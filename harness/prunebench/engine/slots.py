@@ -13,10 +13,10 @@ from typing import Literal, NamedTuple
 from prunebench.cell.events import Event
 from prunebench.engine.gpus import Slot
 from prunebench.engine.launcher import Launcher
+from prunebench.engine.session import Session
 from prunebench.engine.supervise import CellPaths, run_cell_process
 from prunebench.experiment.cell import Cell
 from prunebench.isolation.timing_lock import VARIABLE, TimingLock, lock_folder
-from prunebench.plugin.api.engine import EngineContext
 from prunebench.record.record import Record
 from prunebench.store.run_folder import RunStore
 
@@ -36,7 +36,7 @@ class SlotMessage(NamedTuple):
 
 
 def side_by_side(
-    cells: Sequence[Cell], slots: Sequence[Slot], context: EngineContext
+    cells: Sequence[Cell], slots: Sequence[Slot], session: Session
 ) -> Iterator[Record]:
     """Run ``cells`` in as many processes at once as there are slots, in order; give the records as they end.
 
@@ -47,11 +47,11 @@ def side_by_side(
     heard: SimpleQueue[SlotMessage] = SimpleQueue()
     turns = None if len(slots) == 1 else lock_folder()
     starters = [
-        context.starter,
-        *(context.starter.another(number) for number in range(1, len(slots))),
+        session.starter,
+        *(session.starter.another(number) for number in range(1, len(slots))),
     ]
     workers = [
-        _Worker(number, starter, slot.environment, turns, context.folder, heard, over)
+        _Worker(number, starter, slot.environment, turns, session.folder, heard, over)
         for number, (slot, starter) in enumerate(zip(slots, starters, strict=True))
     ]
     running: dict[int, Cell] = {}
@@ -62,10 +62,10 @@ def side_by_side(
             said = heard.get()
             if said.kind == "free" and left:
                 running[said.slot] = left.popleft()
-                context.started(running[said.slot])
+                session.started(running[said.slot])
                 workers[said.slot].given.put(running[said.slot])
             elif isinstance(said.what, Event):
-                context.moved(running[said.slot], said.what.phase, said.what.done, said.what.total)
+                session.moved(running[said.slot], said.what.phase, said.what.done, said.what.total)
             elif isinstance(said.what, Record):
                 del running[said.slot]
                 more = (

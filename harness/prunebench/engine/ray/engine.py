@@ -15,6 +15,7 @@ from pydantic import Field
 
 from prunebench.engine.ray.agent import CellTask, Message, RunContext, keep_cell, travelling
 from prunebench.engine.ray.cluster import Needs, joined, living, needs_of
+from prunebench.engine.session import Session, session_of
 from prunebench.engine.supervise import cut
 from prunebench.errors import PrunebenchError, first_line
 from prunebench.experiment.cell import Cell
@@ -53,13 +54,13 @@ class RayEngine(Engine):
         if not cells:
             return
         try:
-            yield from self._run(cells, context)
+            yield from self._run(cells, session_of(context))
         finally:
             clean_up(
-                context.starter.mark
+                session_of(context).starter.mark
             )  # a keeper that Ray ended in the middle could not do it itself
 
-    def _run(self, cells: Sequence[Cell], context: EngineContext) -> Iterator[Record]:
+    def _run(self, cells: Sequence[Cell], context: Session) -> Iterator[Record]:
         with joined(self.options.address or os.environ.get("RAY_ADDRESS") or None) as ray:
             nodes = living(ray)
             wanted = [(cell, needs_of(cell, nodes)) for cell in cells]
@@ -88,7 +89,7 @@ class _Task:
 class _Drive:
     """The driver's side: hands the cells out, hears from all, makes a record of every end."""
 
-    def __init__(self, ray: Any, context: EngineContext, patience_s: float) -> None:
+    def __init__(self, ray: Any, context: Session, patience_s: float) -> None:
         self._ray = ray
         self._context = context
         self._store = RunStore(context.folder)

@@ -1,6 +1,6 @@
-"""What an engine is: it decides where the cells of a run go, and gives their records.
+"""The base class of engines: an engine decides where the cells of a run execute.
 
-Nothing here imports torch or what engines are made of.
+Nothing here imports torch, so that `prunebench plugins` stays fast.
 """
 
 from __future__ import annotations
@@ -13,39 +13,43 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from prunebench.plugin.api import method
 
 if TYPE_CHECKING:
-    from prunebench.engine.launcher import Launcher
     from prunebench.experiment.cell import Cell
     from prunebench.record.record import Record, Status
 
 BUILT_IN = ("local", "ray")
-"""Names that no plugin may take."""
+"""Names that no plugin can use."""
 
 
 class EngineContext(ABC):
-    """What a run offers to its engine. Everything here is to be called from the thread that asks for the records."""
+    """What a run offers to its engine.
+
+    Call all of it from the thread in which `Engine.run` yields its records.
+    """
 
     folder: Path
-    """The run folder; specs/ID.json in it is what `python -m prunebench.cell` takes, cells/ID.log is the cell's log."""
-    starter: Launcher
-    """Starts cells on this machine, one at a time (`prunebench.engine.launcher`)."""
+    """The run folder. ``specs/ID.json`` is what `python -m prunebench.cell` takes; the cell's log
+    goes to ``cells/ID.log``."""
 
     @abstractmethod
     def started(self, cell: Cell) -> None:
-        """Tell those who watch that ``cell`` begins now."""
+        """Tell the progress display and the observing plugins that ``cell`` starts now."""
 
     @abstractmethod
     def moved(self, cell: Cell, phase: str, done: int = 0, total: int = 0) -> None:
-        """Tell them how far it is: ``done`` of ``total`` parts of a phase, 0 of 0 where that is not known."""
+        """Tell the progress display that ``cell`` has done ``done`` of ``total`` parts of ``phase``.
+
+        0 of 0 means that the number of parts is not known.
+        """
 
     @abstractmethod
-    def run_here(self, cell: Cell) -> Record:
-        """Run ``cell`` on this machine in a process of its own, held to its limits, and come back with its record."""
+    def run_cell(self, cell: Cell) -> Record:
+        """Run ``cell`` in a process on this machine, within its limits, and return its record."""
 
     @abstractmethod
     def record(self, cell: Cell, text: str | bytes) -> Record:
-        """The record that `python -m prunebench.cell` wrote elsewhere, made one of this run.
+        """Read the record that `python -m prunebench.cell` wrote on another machine.
 
-        Raises PrunebenchError where the text is no record of ``cell``.
+        Raises PrunebenchError if ``text`` is not a record of ``cell``.
         """
 
     @abstractmethod
@@ -59,30 +63,37 @@ class EngineContext(ABC):
         hint: str | None = None,
         status: Status = "failed",
     ) -> Record:
-        """The failed record of a cell that left none: the phase it was last seen in, and what became of it.
+        """Make a failed record for a cell that wrote none; the end of the cell's log is included.
 
-        ``kind`` is what kind of end it was, in two or three words; the end of the cell's log goes along.
+        ``phase`` is the last phase that was seen; ``kind`` names the cause in two or three words,
+        e.g. "lost node"; ``message`` and ``hint`` tell the user what happened and what to do.
         """
 
 
 class Engine(ABC):
-    """Where cells run. Subclass it, and return the class from `prunebench_register_engine`.
+    """Where cells run: subclass it, and return the class from `prunebench_register_engine`.
 
-    The instance lives in the run's own process; `prunebench run --engine NAME --engine-option KEY=VALUE`.
+    A user selects it with `prunebench run --engine NAME --engine-option KEY=VALUE`. The instance
+    lives in the process of the run, not in those of the cells.
     """
 
     name: ClassVar[str]
 
     class Options(method.Options):
-        """Options of this engine; override with your own subclass of `prunebench.Options`. Their values come as text."""
+        """The engine's options; replace it with your own subclass of `prunebench.Options`.
+
+        Their values come from the command line as text.
+        """
 
     def __init__(self, options: Any) -> None:
         self.options = options
 
     @abstractmethod
     def run(self, cells: Sequence[Cell], context: EngineContext) -> Iterator[Record]:
-        """Run ``cells`` and yield the record of each when it has ended, in any order; write nothing to the run folder.
+        """Run ``cells`` and yield the record of each one when it ends, in any order.
 
-        Before each cell call `context.started`. A cell that fails is a record too. When the iterator is closed, or
-        Ctrl-C is raised in it, end what still runs. Raise `prunebench.PrunebenchError` for what the user can mend.
+        Call `context.started` before each cell. A cell that fails still has a record. Do not write
+        to the run folder: the run stores what is yielded. If the iterator is closed, or Ctrl-C is
+        raised in it, end all cells that still run. Raise `prunebench.PrunebenchError` for problems
+        that the user can fix.
         """
