@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prunebench.experiment.cell import Cell, MethodRef
+from prunebench.experiment.cell import Cell
 from prunebench.experiment.model import ModelRef
+from prunebench.experiment.plugins import MethodRef
 from prunebench.record.record import Error, Record
 from prunebench.store.run_folder import Plan, RunStore
 

@@ -1,4 +1,4 @@
-"""One error family: a message that says what is wrong, and a hint that says how to mend it."""
+"""The error that users see: a message that says what is wrong, and a hint that says how to fix it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class PrunebenchError(Exception):
-    """A problem that the user can mend; the command line prints it without a traceback and exits with 2.
+    """A problem that the user can fix: the command line prints it, no traceback, and exits with 2.
 
     ``message`` names the file, line or key at fault; ``hint`` is one sentence with the fix.
     """
@@ -22,7 +22,7 @@ class PrunebenchError(Exception):
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """The hint for a misspelt ``word``: its nearest valid spelling, else all the valid ones."""
+    """The hint for a misspelt ``word``: the most similar valid word, else all valid words."""
     known = sorted(set(choices))
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if near:
@@ -31,12 +31,15 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 
 
 def one_line(text: str) -> str:
-    """``text`` with its line breaks and control characters written out as escapes: names may hold them."""
+    """``text`` with line breaks and control characters as escapes, because names may hold them."""
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message that says something, at most 200 characters of it; else its class."""
+    """The first line of the error's message that is not blank, cut to 200 characters.
+
+    If the message has no such line, the name of the error's class.
+    """
     line = next(
         (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
     )

@@ -1,4 +1,4 @@
-"""The two pydantic bases: values that go in (frozen) and values that come out."""
+"""The two pydantic base classes: `Frozen` for what is asked, `Part` for what is found."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Frozen(BaseModel):
-    """Immutable, and strict about unknown keys."""
+    """An immutable value; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Part(BaseModel):
-    """A part of a record; unknown keys are errors."""
+    """A part of a record, filled in step by step; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)

@@ -20,9 +20,10 @@ from prunebench.engine.ray.cluster import Needs, Node, joined, needs_of
 from prunebench.engine.select import built_in, choose
 from prunebench.engine.session import Session
 from prunebench.errors import PrunebenchError
-from prunebench.experiment.cell import Cell, MethodRef
+from prunebench.experiment.cell import Cell
 from prunebench.experiment.measures import PerplexitySpec
 from prunebench.experiment.model import ModelRef
+from prunebench.experiment.plugins import MethodRef
 from prunebench.plugin.api.engine import BUILT_IN
 from prunebench.plugin.files import VARIABLE as PLUGIN_FILES
 from prunebench.plugin.files import with_files

@@ -18,8 +18,9 @@ from prunebench.engine.launcher import Launcher, launcher
 from prunebench.engine.local import LocalEngine
 from prunebench.engine.session import Session
 from prunebench.errors import PrunebenchError
-from prunebench.experiment.cell import Cell, MethodRef
+from prunebench.experiment.cell import Cell
 from prunebench.experiment.model import ModelRef, Placement
+from prunebench.experiment.plugins import MethodRef
 from prunebench.isolation.processes import MARK
 from prunebench.isolation.timing_lock import TIMED
 from prunebench.plugin.files import with_files

@@ -8,9 +8,10 @@ import random
 from pathlib import Path
 from typing import Any
 
-from prunebench.experiment.cell import Cell, MethodRef
+from prunebench.experiment.cell import Cell
 from prunebench.experiment.measures import LatencySpec, PerplexitySpec
 from prunebench.experiment.model import ModelRef
+from prunebench.experiment.plugins import MethodRef
 from prunebench.experiment.text import CalibrationSpec, CorpusRef
 from prunebench.record.audit import Audit, LinearAudit, PatternAudit
 from prunebench.record.io import IO, GenerationIO, LoadIO

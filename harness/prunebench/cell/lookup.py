@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from prunebench.errors import PrunebenchError
 
 if TYPE_CHECKING:
-    from prunebench.experiment.cell import PluginRef
+    from prunebench.experiment.plugins import PluginRef
     from prunebench.plugin.registry import Kind, Registry
 
 FILE_SUFFIX = ".py"

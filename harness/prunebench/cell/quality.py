@@ -27,7 +27,7 @@ from prunebench.text.windows import Windows, evaluation_windows, with_length
 if TYPE_CHECKING:
     from prunebench.cell.partial_results import Stages
     from prunebench.cell.pipeline import PrunedCell, Workbench
-    from prunebench.experiment.cell import MetricRef
+    from prunebench.experiment.plugins import MetricRef
 
 LONGEST = 500
 """Characters of a reason."""

@@ -1,7 +1,7 @@
-"""What one experiment is: a model, a method with its options, the protocols and a seed.
+"""What one experiment is: a model, a method with its options, what is measured, and a seed.
 
-A `Cell` is complete: all defaults are filled in and all names are resolved, so that its content hash
-says whether two experiments are the same one.
+A `Cell` is complete: every default is filled in and every name is resolved. So its content hash tells
+whether two experiments are the same one.
 """
 
 from __future__ import annotations
@@ -14,58 +14,35 @@ from pydantic import Field
 
 from prunebench.experiment.measures import LatencySpec, PerplexitySpec, TaskSpec
 from prunebench.experiment.model import ModelRef
+from prunebench.experiment.plugins import (
+    AllocationRef,
+    MethodRef,
+    MetricRef,
+    RecoveryRef,
+    label_of,
+)
 from prunebench.experiment.text import CalibrationSpec
 from prunebench.schema import Frozen
 
 PROTOCOL = 2
-"""Raised when the harness measures something differently, so that old cells are never taken for new ones."""
+"""Raised when the harness measures something differently, so that old cells count as different."""
 
-
-class PluginRef(Frozen):
-    """Something that a plugin registered, with all its options."""
-
-    name: str
-    distribution: str = Field(description="the distribution that provides it")
-    version: str = Field(description="and that distribution's version")
-    options: dict[str, Any] = Field(
-        default_factory=dict, description="complete, defaults filled in"
-    )
-    given: dict[str, Any] = Field(
-        default_factory=dict, description="the options that the suite names, for the label"
-    )
-
-    @property
-    def label(self) -> str:
-        return " ".join(
-            [self.name, *(f"{key}={_short(value)}" for key, value in self.given.items())]
-        )
-
-
-class MethodRef(PluginRef):
-    """A pruning method with all its options."""
-
-
-class AllocationRef(PluginRef):
-    """How the method's share is spread over the model."""
-
-
-class RecoveryRef(PluginRef):
-    """What repairs the pruned model, and the windows that it trains on."""
-
-    data: CalibrationSpec
-
-
-class MetricRef(PluginRef):
-    """A metric beside perplexity and tasks, and the text that it looks at."""
-
-    data: PerplexitySpec | None = Field(
-        None, description="its windows; None where it looks at no text"
-    )
-
-    def identity(self) -> dict[str, Any]:
-        """What decides its figures."""
-        named = self.model_dump(mode="json", exclude={"given", "data"})
-        return {**named, "data": self.data and self.data.identity()}
+# Fields that `Cell.identity` leaves out or writes in another form. All other fields go into the hash
+# as they are, so a new field changes every id unless it is listed here.
+_NOT_DUMPED = {
+    "model",
+    "method",
+    "allocation",
+    "recovery",
+    "calibration",
+    "perplexity",
+    "tasks",
+    "metrics",
+    "time_limit_s",
+    "memory_limit_bytes",
+    "keep_model",
+    "gpus",
+}
 
 
 class Cell(Frozen):
@@ -86,14 +63,14 @@ class Cell(Frozen):
     gpus: int | None = Field(
         None,
         gt=0,
-        description="GPUs that an engine gives it; one, or all for a model spread over devices",
+        description="GPUs for this cell; null: one, or all if the model has a `device_map`",
     )
     keep_model: bool = Field(False, description="save the pruned model in the run folder")
     time_limit_s: float | None = Field(
-        None, gt=0, description="the cell is ended after so many seconds"
+        None, gt=0, description="end the cell after this many seconds"
     )
     memory_limit_bytes: int | None = Field(
-        None, gt=0, description="the cell is ended where it holds more memory"
+        None, gt=0, description="end the cell if it holds more memory than this"
     )
     protocol: int = PROTOCOL
 
@@ -105,34 +82,24 @@ class Cell(Frozen):
 
     @property
     def label(self) -> str:
-        """Method, allocation and recovery with the options that the suite names; for people, not unique over models and seeds."""
+        """Method, allocation and recovery with the options that the suite names.
+
+        It is for people: cells of different models or seeds may share a label.
+        """
         return label_of(self.method, self.allocation, self.recovery)
 
     def identity(self) -> dict[str, Any]:
-        """The part that `id` hashes. Labels, time limits and what is kept afterwards do not change an outcome."""
-        method = self.method.model_dump(mode="json", exclude={"given"})
-        data = self.model_dump(
-            mode="json",
-            exclude={
-                "model",
-                "method",
-                "allocation",
-                "recovery",
-                "calibration",
-                "perplexity",
-                "tasks",
-                "metrics",
-                "time_limit_s",
-                "memory_limit_bytes",
-                "keep_model",
-                "gpus",
-            },
-        )
+        """The part that `id` hashes.
+
+        Labels, limits and what is kept afterwards are left out, because they change no outcome.
+        """
+        data = self.model_dump(mode="json", exclude=_NOT_DUMPED)
         data["model"] = self.model.identity()
-        data["method"] = method
+        data["method"] = self.method.model_dump(mode="json", exclude={"given"})
         data["calibration"] = self.calibration and _with_corpus(self.calibration)
         data["perplexity"] = [spec.identity() for spec in self.perplexity]
-        # What came later is left out where there is none: such cells keep the ids of older runs.
+        # These parts were added later. A cell without them leaves the key out, and so keeps the id
+        # that it had in older runs.
         if self.tasks:
             data["tasks"] = [spec.identity() for spec in self.tasks]
         if self.metrics:
@@ -145,19 +112,5 @@ class Cell(Frozen):
         return data
 
 
-def label_of(
-    method: MethodRef, allocation: AllocationRef | None, recovery: RecoveryRef | None
-) -> str:
-    """What is done to a model, in a few words: 'wanda sparsity=0.7 allocation=owl + lora rank=8'."""
-    spread = "" if allocation is None else f" allocation={allocation.label}"
-    return f"{method.label}{spread}" + ("" if recovery is None else f" + {recovery.label}")
-
-
 def _with_corpus(spec: CalibrationSpec) -> dict[str, Any]:
     return {**spec.model_dump(mode="json", exclude={"corpus"}), "corpus": spec.corpus.identity()}
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    return json.dumps(value) if isinstance(value, (list, dict)) else str(value)

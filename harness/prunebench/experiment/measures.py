@@ -1,4 +1,4 @@
-"""What is to be timed."""
+"""What is measured: perplexity, tasks and latency, each with everything that decides its numbers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from prunebench.experiment.text import CorpusRef
 from prunebench.schema import Frozen
 
 Form = Literal["eager", "static", "lean", "compiled", "cuda-graph"]
-"""How a generated token is computed; `prunebench.measure.speed.execution` says what each does."""
+"""How a generated token is computed; `prunebench.measure.speed.execution` describes each form."""
 
 FASTEST = "fastest"
-"""The fastest form, of those that need no compiler, which gives the same tokens as eager decoding."""
+"""The fastest form that needs no compiler and gives the same tokens as eager decoding."""
 
 
 class PerplexitySpec(Frozen):
@@ -22,20 +22,22 @@ class PerplexitySpec(Frozen):
     corpus: CorpusRef
     split: str
     length: int | None = Field(
-        gt=1, description="tokens per window; the model's max_position_embeddings where null"
+        gt=1, description="tokens per window; null: the model's max_position_embeddings"
     )
     windows: int | None = Field(
-        None, gt=0, description="the first so many windows; all where absent"
+        None, gt=0, description="use only this many windows from the start; null: all"
     )
-    protocol: str = Field("sparsegpt", description="the name under which the rest was filled in")
-    fewer: bool = Field(False, description="fewer windows are no mistake where the text is short")
-    tail: bool = Field(False, description="the last, incomplete window counts too")
+    protocol: str = Field("sparsegpt", description="the name that filled in the other fields")
+    fewer: bool = Field(False, description="accept fewer windows if the text is too short")
+    tail: bool = Field(False, description="score the last, incomplete window too")
     joiner: str | None = Field(
-        None, description="stands between documents instead of the corpus's own"
+        None, description="text put between documents; null: the corpus's own"
     )
 
     def identity(self) -> dict[str, Any]:
-        """What decides the number. Defaults that came later are left out: such cells keep the ids of older runs."""
+        """The part that decides the number."""
+        # These fields were added later. A default value is left out, so that such cells keep the
+        # ids that they had in older runs.
         later = {"protocol": "sparsegpt", "tail": False, "joiner": None}
         data = self.model_dump(mode="json", exclude={"corpus", "fewer"})
         kept = {
@@ -45,19 +47,22 @@ class PerplexitySpec(Frozen):
 
 
 class TaskDataRef(Frozen):
-    """Where the rows of a task come from: lm-eval's own data set on the hub, a plugin's data, or a folder."""
+    """The source of a task's rows: lm-eval's own data set on the hub, a plugin's data, a folder."""
 
     name: str = Field(
         "hub", description="'hub', the name of registered data, or the name of the folder"
     )
-    revision: str | None = Field(None, description="of registered data: what pins its rows")
+    revision: str | None = Field(None, description="pins the rows of registered data")
     path: str | None = Field(None, description="absolute path of the folder")
     files: dict[str, str] = Field(
         default_factory=dict, description="SHA-256 of the task's files by their path in the folder"
     )
 
     def identity(self) -> dict[str, Any]:
-        """What decides the rows: the hashes of a folder's files wherever it lies, else name and revision."""
+        """The part that decides the rows: file hashes for a folder, else name and revision.
+
+        The folder's path is left out, so that a moved folder gives the same cells.
+        """
         return (
             {"files": self.files} if self.path else {"name": self.name, "revision": self.revision}
         )
@@ -66,21 +71,21 @@ class TaskDataRef(Frozen):
 class TaskSpec(Frozen):
     """One task, group or tag of lm-eval."""
 
-    name: str = Field(description="as lm-eval has it")
+    name: str = Field(description="the name in lm-eval")
     data: TaskDataRef = TaskDataRef()
     limit: int | None = Field(
-        None, gt=0, description="the first so many documents; all where absent"
+        None, gt=0, description="use only this many documents from the start; null: all"
     )
     num_fewshot: int | None = Field(
-        None, ge=0, description="the task's own number where absent, 0 if it has none"
+        None, ge=0, description="examples in the prompt; null: the task's own number, else 0"
     )
     batch_size: int = Field(
-        8, gt=0, description="requests side by side; does not decide the outcome"
+        8, gt=0, description="requests that run together; does not change the outcome"
     )
-    harness: str = Field(description="version of lm-eval, whose prompts and metrics these are")
+    harness: str = Field(description="version of lm-eval, which defines the prompts and metrics")
 
     def identity(self) -> dict[str, Any]:
-        """What decides the scores."""
+        """The part that decides the scores."""
         return {
             **self.model_dump(mode="json", exclude={"data", "batch_size"}),
             "data": self.data.identity(),

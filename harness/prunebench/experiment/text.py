@@ -10,16 +10,16 @@ from prunebench.schema import Frozen
 
 
 class CorpusRef(Frozen):
-    """Text or tokens that have been looked up: a registered corpus, or a local file."""
+    """A resolved source of text or tokens: a registered corpus, or a local file."""
 
     name: str = Field(description="registered name, or file name")
     path: str | None = Field(None, description="absolute path of a local file")
     sha256: str | None = Field(None, description="of that file")
     field: str = Field("text", description="column or key that holds the text")
-    revision: str | None = Field(None, description="of a registered corpus: what pins its text")
+    revision: str | None = Field(None, description="pins the text of a registered corpus")
 
     def identity(self) -> dict[str, Any]:
-        """What decides the text: the hash of a local file wherever it lies, else name and revision."""
+        """The part that decides the text: a local file's hash, else name and revision."""
         if self.sha256:
             return {"sha256": self.sha256, "field": self.field}
         return {"name": self.name, "revision": self.revision}

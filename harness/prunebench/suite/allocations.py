@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from prunebench.experiment.cell import AllocationRef, MethodRef
+from prunebench.experiment.plugins import AllocationRef, MethodRef
 from prunebench.suite.options import combinations, each_or_none, look_up, name_and_options
 from prunebench.suite.problems import Problems
 

@@ -13,7 +13,8 @@ from prunebench.suite.methods import DENSE
 from prunebench.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
-    from prunebench.experiment.cell import Cell, RecoveryRef
+    from prunebench.experiment.cell import Cell
+    from prunebench.experiment.plugins import RecoveryRef
     from prunebench.plugin.registry import Registry
 
 WARMUP_ROUNDS = 1

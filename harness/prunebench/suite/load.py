@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from prunebench.errors import PrunebenchError, did_you_mean
-from prunebench.experiment.cell import MethodRef, MetricRef
 from prunebench.experiment.measures import LatencySpec, PerplexitySpec, TaskSpec
 from prunebench.experiment.model import ModelRef, Placement
+from prunebench.experiment.plugins import MethodRef, MetricRef
 from prunebench.experiment.text import CalibrationSpec, CorpusRef
 from prunebench.measure.quality.protocols import DEFAULT, PROTOCOLS, ProtocolName
 from prunebench.model.source import resolve

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from prunebench.experiment.cell import AllocationRef, MethodRef, RecoveryRef, label_of
+from prunebench.experiment.plugins import AllocationRef, MethodRef, RecoveryRef, label_of
 from prunebench.experiment.text import CalibrationSpec
 from prunebench.plugin.suite_keys import ALLOCATION, CALIBRATION, RECOVERY
 from prunebench.suite import allocations, recoveries

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from prunebench.experiment.cell import MetricRef
 from prunebench.experiment.measures import PerplexitySpec
+from prunebench.experiment.plugins import MetricRef
 from prunebench.plugin.suite_keys import DATA
 from prunebench.suite.options import combinations, look_up, name_and_options
 from prunebench.suite.problems import Problems, fields_of

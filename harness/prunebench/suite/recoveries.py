@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from prunebench.experiment.cell import RecoveryRef
+from prunebench.experiment.plugins import RecoveryRef
 from prunebench.experiment.text import CalibrationSpec
 from prunebench.plugin.suite_keys import DATA
 from prunebench.suite.options import combinations, each_or_none, look_up, name_and_options

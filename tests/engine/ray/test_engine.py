@@ -15,8 +15,9 @@ from prunebench.engine.ray import engine as ray_engine
 from prunebench.engine.ray.cluster import Needs
 from prunebench.engine.session import Session
 from prunebench.errors import PrunebenchError
-from prunebench.experiment.cell import Cell, MethodRef
+from prunebench.experiment.cell import Cell
 from prunebench.experiment.model import ModelRef
+from prunebench.experiment.plugins import MethodRef
 from prunebench.plugin.api.engine import Engine
 from prunebench.plugin.host import load_plugins
 from prunebench.record.record import Record

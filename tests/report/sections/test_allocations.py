@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prunebench.experiment.cell import AllocationRef
+from prunebench.experiment.plugins import AllocationRef
 from prunebench_report import render
 from prunebench_report.data.seeds import groups
 from prunebench_report.data.table import plain

@@ -7,7 +7,7 @@ import io
 
 import pytest
 
-from prunebench.experiment.cell import MetricRef
+from prunebench.experiment.plugins import MetricRef
 from prunebench.record.quality import MetricFigure, MetricResult
 from prunebench.record.record import Record
 from prunebench_report import compare, export, render

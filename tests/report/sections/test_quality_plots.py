@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunebench.experiment.cell import RecoveryRef
+from prunebench.experiment.plugins import RecoveryRef
 from prunebench_report.data import table as frames
 from prunebench_report.sections.quality_plots import figures
 from prunebench_report.text import ranges

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from prunebench.experiment.cell import RecoveryRef
+from prunebench.experiment.plugins import RecoveryRef
 from prunebench_report.data import table as frames
 from prunebench_report.sections.verdict import verdict
 

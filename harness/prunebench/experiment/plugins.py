@@ -1,0 +1,75 @@
+"""References to registered plugins, each with its complete options and its version."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import Field
+
+from prunebench.experiment.measures import PerplexitySpec
+from prunebench.experiment.text import CalibrationSpec
+from prunebench.schema import Frozen
+
+
+class PluginRef(Frozen):
+    """Something that a plugin registered, with all its options."""
+
+    name: str
+    distribution: str = Field(description="the distribution that provides it")
+    version: str = Field(description="the version of that distribution")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="all options, defaults filled in"
+    )
+    given: dict[str, Any] = Field(
+        default_factory=dict, description="only the options that the suite names, for the label"
+    )
+
+    @property
+    def label(self) -> str:
+        return " ".join(
+            [self.name, *(f"{key}={_short(value)}" for key, value in self.given.items())]
+        )
+
+
+class MethodRef(PluginRef):
+    """A pruning method."""
+
+
+class AllocationRef(PluginRef):
+    """An allocation: it gives each layer its own sparsity."""
+
+
+class RecoveryRef(PluginRef):
+    """A recovery: it repairs the pruned model by training on the windows of ``data``."""
+
+    data: CalibrationSpec
+
+
+class MetricRef(PluginRef):
+    """A metric beside perplexity and tasks."""
+
+    data: PerplexitySpec | None = Field(
+        None, description="the windows it reads; null if it reads no text"
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """The part that decides its figures."""
+        named = self.model_dump(mode="json", exclude={"given", "data"})
+        return {**named, "data": self.data and self.data.identity()}
+
+
+def label_of(
+    method: MethodRef, allocation: AllocationRef | None, recovery: RecoveryRef | None
+) -> str:
+    """What is done to a model: 'wanda sparsity=0.7 allocation=owl + lora rank=8'."""
+    label = method.label
+    if allocation is not None:
+        label += f" allocation={allocation.label}"
+    return label if recovery is None else f"{label} + {recovery.label}"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return json.dumps(value) if isinstance(value, (list, dict)) else str(value)
