@@ -1,4 +1,4 @@
-"""Timed phases alone: who may be in the room, who waits, and who goes first."""
+"""Timed phases run alone: which phases overlap, who waits, and who goes first."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ import json, random, sys, time
 from pathlib import Path
 from prunebench.isolation.timing_lock import TimingLock
 
-turns, spans = TimingLock(Path(sys.argv[1])), []
+lock, spans = TimingLock(Path(sys.argv[1])), []
 draw = random.Random(int(sys.argv[2]))
 for _ in range(15):
     phase = draw.choice(["prune", "latency"])
-    turns.take(phase)
+    lock.enter_phase(phase)
     begun = time.monotonic()
     time.sleep(draw.random() / 100)
     spans.append((phase, begun, time.monotonic()))
@@ -51,35 +51,35 @@ def test_no_phase_of_another_process_overlaps_a_timed_one(tmp_path: Path) -> Non
     assert met  # the others did run side by side
 
 
-def test_who_waits_to_be_timed_goes_before_those_who_come_later(tmp_path: Path) -> None:
+def test_a_timed_phase_that_waits_goes_before_those_that_come_later(tmp_path: Path) -> None:
     said: list[str] = []
     first, second, timed = (
         TimingLock(tmp_path),
         TimingLock(tmp_path),
         TimingLock(tmp_path, lambda: said.append(WAITING)),
     )
-    first.take("prune")
-    assert second.free()
-    second.leave()
-    waiting = threading.Thread(target=timed.take, args=("latency",))
+    first.enter_phase("prune")
+    assert second.try_share()
+    second.release()
+    waiting = threading.Thread(target=timed.enter_phase, args=("latency",))
     waiting.start()
     while not said:
         time.sleep(0.01)
-    assert not second.free()  # though the room is only shared
-    first.leave()
+    assert not second.try_share()  # although the lock is only shared
+    first.release()
     waiting.join(5)
     assert not waiting.is_alive()
-    assert not second.free()
-    timed.take("energy")  # from one timed phase to the next nobody comes in between
+    assert not second.try_share()
+    timed.enter_phase("energy")  # from one timed phase to the next nobody comes in between
     assert said == [WAITING]
-    assert not second.free()
+    assert not second.try_share()
     timed.close()
-    assert second.free()
+    assert second.try_share()
 
 
-def test_one_who_waits_can_give_up(tmp_path: Path) -> None:
+def test_a_waiter_can_give_up(tmp_path: Path) -> None:
     timed, other = TimingLock(tmp_path), TimingLock(tmp_path)
-    timed.take("load")
+    timed.enter_phase("load")
 
     def give_up() -> None:
         raise KeyboardInterrupt
@@ -88,15 +88,15 @@ def test_one_who_waits_can_give_up(tmp_path: Path) -> None:
         other.share(give_up)
 
 
-def test_alone_nothing_is_locked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PRUNEBENCH_TURNS", raising=False)
-    turns = TimingLock.of_this_process(pytest.fail)
+def test_without_a_folder_nothing_is_locked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PRUNEBENCH_TIMING_LOCK", raising=False)
+    lock = TimingLock.from_environment(pytest.fail)
     for phase in ("start", "load", "prune", "latency"):
-        turns.take(phase)
-    assert turns.free()
+        lock.enter_phase(phase)
+    assert lock.try_share()
 
 
-def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(PrunebenchError, match=r"cannot take turns by .*file"):
+    with pytest.raises(PrunebenchError, match=r"cannot take turns with .*file"):
         TimingLock(tmp_path / "file")

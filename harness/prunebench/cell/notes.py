@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from prunebench.isolation.process_guard import Flags
+from prunebench.isolation.flags import Flags
 
 MOST = 1_000_000
 """Characters of JSON."""

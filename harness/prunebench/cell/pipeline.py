@@ -23,8 +23,9 @@ from prunebench.cell.placed import countable, load_placed, stays_as_it_is
 from prunebench.cell.recover import RecoveryResult, recover, recovery_of
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.cell import Cell
-from prunebench.isolation.model_guard import Traces
-from prunebench.isolation.process_guard import Flags, guarded
+from prunebench.isolation.flags import Flags
+from prunebench.isolation.model_guard import ModelGuard
+from prunebench.isolation.process_guard import guarded
 from prunebench.measure.audit import DenseFacts, audit, dense_facts
 from prunebench.measure.speed.io import disk_read_bytes, load_io
 from prunebench.model.anatomy import anatomy
@@ -181,7 +182,7 @@ def prune_loaded(
         device=bench.layer_device,
         lender=lender,
     )
-    traces = Traces(loaded.model, "the method")
+    guard = ModelGuard(loaded.model, "the method")
     with phases.phase("prune"), torch.no_grad(), guarded("the method", bench.flags):
         if allocation is not None:
             context.shares = allocate(allocation, loaded.model, method.options.sparsity, context)
@@ -192,7 +193,7 @@ def prune_loaded(
                 hint="its author should override `refuses_allocation`, or prune with `context.prune_linears`",
             )
     with phases.phase("check"):
-        traces.check(loaded.model, bench.flags)
+        guard.check(loaded.model, bench.flags)
     return windows, plain(context.notes, "the method", bench.flags), context.kept_layers
 
 

@@ -16,8 +16,9 @@ from prunebench.cell.partial_results import fingerprint
 from prunebench.cell.pipeline import seed_all, vocabulary
 from prunebench.cell.profile import too_large
 from prunebench.errors import PrunebenchError, first_line
-from prunebench.isolation.model_guard import Traces
-from prunebench.isolation.process_guard import Flags, guarded
+from prunebench.isolation.flags import Flags
+from prunebench.isolation.model_guard import ModelGuard
+from prunebench.isolation.process_guard import guarded
 from prunebench.model.placement import input_device
 from prunebench.model.positions import check_positions
 from prunebench.plugin.api.metric import Figure, Metric, MetricContext
@@ -57,17 +58,17 @@ class _Watch:
 
     def __init__(self, who: str) -> None:
         self._who = who
-        self._seen: list[tuple[str, Any, str, Traces]] = []
+        self._seen: list[tuple[str, Any, str, ModelGuard]] = []
 
     def begin(self, name: str, model: Any) -> Any:
         if all(model is not known for _, known, _, _ in self._seen):
-            self._seen.append((name, model, fingerprint(model), Traces(model, self._who)))
+            self._seen.append((name, model, fingerprint(model), ModelGuard(model, self._who)))
         return model
 
     def end(self, flags: Flags) -> None:
         """Take off what was left on the models. Raises PrunebenchError where a weight changed."""
-        for name, model, weights, traces in self._seen:
-            traces.restore(model, flags)
+        for name, model, weights, guard in self._seen:
+            guard.restore(model, flags)
             if fingerprint(model) != weights:
                 raise PrunebenchError(
                     f"{self._who} changed the {name}",

@@ -11,8 +11,9 @@ import torch
 
 from prunebench.cell.lookup import plugin_of
 from prunebench.cell.notes import plain
-from prunebench.isolation.model_guard import Traces
-from prunebench.isolation.process_guard import Flags, guarded
+from prunebench.isolation.flags import Flags
+from prunebench.isolation.model_guard import ModelGuard
+from prunebench.isolation.process_guard import guarded
 from prunebench.plugin.api.context import Context
 from prunebench.text.windows import calibration_windows
 
@@ -80,7 +81,7 @@ def recover(
         progress=phases.progress,
         log=logging.getLogger(f"prunebench.{cell.recovery.name}"),
     )
-    traces = Traces(model, "the recovery")
+    guard = ModelGuard(model, "the recovery")
     with phases.phase(PHASE):
         with torch.enable_grad(), guarded("the recovery", flags):
             recovery.recover(model, context)
@@ -88,7 +89,7 @@ def recover(
         for parameter in model.parameters():
             parameter.grad = None
             parameter.requires_grad = False
-        traces.check(model, flags)
+        guard.check(model, flags)
     provenance: dict[str, Any] = {
         "recovery_plugin": f"{cell.recovery.distribution} {cell.recovery.version}"
     }

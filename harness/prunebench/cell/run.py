@@ -67,8 +67,8 @@ def run_cell(
         events.phase(phase)
         watch.phase(phase)
 
-    turns = TimingLock.of_this_process(waiting)
-    turns.take("start")
+    lock = TimingLock.from_environment(waiting)
+    lock.enter_phase("start")
     device = cell.device if cell.device.startswith("cuda") else "cuda"
     with MemorySampler(
         gpu=cell.device != "cpu" and torch.cuda.is_available(), device=device
@@ -78,7 +78,7 @@ def run_cell(
             sampler.phase(phase)
             watch.phase(phase)
 
-        phases = Phases(events.phase, events.progress, tag, turns.take)
+        phases = Phases(events.phase, events.progress, tag, lock.enter_phase)
         base: dict[str, Any] = {"id": cell.id, "cell": cell, "started": started}
         try:
             results = _measure(cell, phases, begun, keep, Stages(stages))

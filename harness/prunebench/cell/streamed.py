@@ -21,7 +21,7 @@ from prunebench.cell.pipeline import (
 )
 from prunebench.cell.recover import RecoveryResult
 from prunebench.errors import PrunebenchError
-from prunebench.isolation.model_guard import first_not_finite
+from prunebench.isolation.model_guard import first_not_finite, not_finite
 from prunebench.measure.audit import LayerCount, audit, count_layer, dense_facts
 from prunebench.measure.speed.io import load_io
 from prunebench.model.anatomy import anatomy
@@ -62,7 +62,7 @@ def build_streamed(bench: Workbench, out: Path, shard_bytes: int = SHARD_BYTES) 
 
     def changed(index: int, layer: torch.nn.Module) -> None:
         if name := first_not_finite(layer):
-            raise _not_finite(f"{parts.layers_path}.{index}.{name}")
+            raise not_finite(f"{parts.layers_path}.{index}.{name}")
         after[index] = count_layer(parts.linears(layer), index, patterns_of(cell))
 
     source = open_tensors(read_checkpoint(bench.folder))
@@ -127,11 +127,4 @@ def check_streamable(cell: Cell, method: Method) -> None:
 
 def _check_finite(name: str, elements: torch.Tensor) -> None:
     if elements.is_floating_point() and not bool(torch.isfinite(elements).all()):
-        raise _not_finite(name)
-
-
-def _not_finite(name: str) -> PrunebenchError:
-    return PrunebenchError(
-        f"{name}: some weights are not finite",
-        hint="the method divides by zero or overflows there; try it in float32",
-    )
+        raise not_finite(name)

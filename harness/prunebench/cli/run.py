@@ -123,8 +123,8 @@ def _run(
                     if report and number < len(todo):
                         with TimingLock(
                             lock_folder() if session.most_at_once > 1 else None
-                        ) as turns:
-                            if turns.free():
+                        ) as lock:
+                            if lock.try_share():
                                 live.cell_finished()
             if report:
                 from prunebench.cli import ending

@@ -45,13 +45,13 @@ def side_by_side(
     left = deque(cells)
     over = threading.Event()
     heard: SimpleQueue[SlotMessage] = SimpleQueue()
-    turns = None if len(slots) == 1 else lock_folder()
+    lock = None if len(slots) == 1 else lock_folder()
     starters = [
         session.starter,
         *(session.starter.another(number) for number in range(1, len(slots))),
     ]
     workers = [
-        _Worker(number, starter, slot.environment, turns, session.folder, heard, over)
+        _Worker(number, starter, slot.environment, lock, session.folder, heard, over)
         for number, (slot, starter) in enumerate(zip(slots, starters, strict=True))
     ]
     running: dict[int, Cell] = {}
@@ -69,7 +69,7 @@ def side_by_side(
             elif isinstance(said.what, Record):
                 del running[said.slot]
                 more = (
-                    {} if turns is None else {"slots": len(slots)}
+                    {} if lock is None else {"slots": len(slots)}
                 )  # what pruning took, it took beside others
                 yield said.what.model_copy(update={"provenance": {**said.what.provenance, **more}})
             elif isinstance(said.what, BaseException):
@@ -89,7 +89,7 @@ class _Worker(threading.Thread):
         number: int,
         starter: Launcher,
         environment: Mapping[str, str],
-        turns: Path | None,
+        lock: Path | None,
         folder: Path,
         heard: SimpleQueue[SlotMessage],
         over: threading.Event,
@@ -98,8 +98,8 @@ class _Worker(threading.Thread):
         self.given: SimpleQueue[Cell] = SimpleQueue()
         self._number = number
         self._starter = starter
-        self._turns = TimingLock(turns)
-        self._environment = {**environment, **({} if turns is None else {VARIABLE: str(turns)})}
+        self._lock = TimingLock(lock)
+        self._environment = {**environment, **({} if lock is None else {VARIABLE: str(lock)})}
         self._store = RunStore(folder)
         self._heard = heard
         self._over = over
@@ -109,7 +109,7 @@ class _Worker(threading.Thread):
             while not self._over.is_set():
                 self._say("free")
                 cell = self._next()
-                self._turns.share(
+                self._lock.share(
                     self._check
                 )  # what it imports before its first phase disturbs nobody who is timed
                 place = CellPaths.in_store(self._store, cell.id)
@@ -121,14 +121,14 @@ class _Worker(threading.Thread):
                     tick=self._check,
                     environment=self._environment,
                 )
-                self._turns.leave()
+                self._lock.release()
                 self._say("ended", record)
         except StoppedError:
             pass
         except BaseException as error:
             self._say("broken", error)
         finally:
-            self._turns.close()
+            self._lock.close()
             if self._number:  # the first one belongs to the run
                 self._starter.close()
 
@@ -143,7 +143,7 @@ class _Worker(threading.Thread):
             raise StoppedError
 
     def _moved(self, event: Event) -> None:
-        self._turns.leave()  # the cell has a place of its own, or waits for one
+        self._lock.release()  # the cell has a place of its own, or waits for one
         self._say("moved", event)
 
     def _say(

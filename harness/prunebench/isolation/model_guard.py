@@ -1,7 +1,8 @@
-"""What a method may leave on its model besides pruned weights: hooks, gradients, training mode, NaN.
+"""Check what a plugin left on its model besides pruned weights: hooks, gradients, modes, NaN.
 
-A hook that stays changes the outputs and is lost when the model is saved: what would be measured is not what anybody
-gets. Nobody can tell a hook that is part of the method from one that was forgotten, so the cell fails and names it.
+A hook that stays changes the outputs, but is lost when the model is saved: the benchmark would
+measure something that nobody can load. Whether a hook belongs to the method or was forgotten
+cannot be told apart, so the cell fails and names it.
 """
 
 from __future__ import annotations
@@ -13,15 +14,18 @@ from typing import Any
 import torch
 
 from prunebench.errors import PrunebenchError
-from prunebench.isolation.process_guard import Flags
+from prunebench.isolation.flags import Flags
 
 KINDS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+# They put hooks of their own on modules, to record outputs or to move weights, and leave them.
 LIBRARIES = ("transformers", "accelerate", "peft")
-"""They put hooks of their own on modules, to record outputs or to place weights, and leave them there."""
 
 
-class Traces:
-    """The state of a model before foreign code changes it; ``who`` is 'the method', for example."""
+class ModelGuard:
+    """Remembers the hooks and dtypes of a model before a plugin gets it.
+
+    ``who`` names the plugin in messages, for example 'the method'.
+    """
 
     def __init__(self, model: Any, who: str) -> None:
         self._who = who
@@ -29,22 +33,21 @@ class Traces:
         self._dtypes = {parameter.dtype for parameter in model.parameters()}
 
     def check(self, model: Any, flags: Flags) -> None:
-        """Put modes and gradients right, name what was wrong in ``flags``.
+        """Reset mode and gradients and flag what was wrong; for plugins that change the model.
 
-        Raises PrunebenchError for a hook that was left behind and for a weight that is not finite.
+        Raises PrunebenchError for a hook that was left and for a weight that is not finite.
         """
         for path, hook in _hooks(model):
-            if self._left(hook):
+            if self._is_left(hook):
                 raise PrunebenchError(
-                    f"{self._who} left a hook on {path or 'the model'}: {_name(hook)} of {_origin(hook)}",
-                    hint="remove every handle before the method returns, and put what the model needs into its weights",
+                    f"{self._who} left a hook on {path or 'the model'}: "
+                    f"{_name(hook)} of {_origin(hook)}",
+                    hint="remove every handle before the method returns, and put what the model "
+                    "needs into its weights",
                 )
         if name := first_not_finite(model):
-            raise PrunebenchError(
-                f"{name}: some weights are not finite",
-                hint="the method divides by zero or overflows there; try it in float32",
-            )
-        self._tidy(model, flags)
+            raise not_finite(name)
+        self._reset(model, flags)
         dtypes = {parameter.dtype for parameter in model.parameters()}
         if new := dtypes - self._dtypes:
             flags.add(
@@ -53,22 +56,22 @@ class Traces:
             )
 
     def restore(self, model: Any, flags: Flags) -> None:
-        """The same for code that had nothing to change: hooks that it left are taken off."""
+        """Reset mode and gradients and remove new hooks; for plugins that must change nothing."""
         for module in model.modules():
             for kind in KINDS:
                 hooks = getattr(module, kind, None) or {}
                 for number, hook in list(hooks.items()):
-                    if self._left(hook):
+                    if self._is_left(hook):
                         del hooks[number]
                         flags.add(
                             self._who, f"left a hook, {_name(hook)} of {_origin(hook)}; removed"
                         )
-        self._tidy(model, flags)
+        self._reset(model, flags)
 
-    def _left(self, hook: Callable[..., Any]) -> bool:
+    def _is_left(self, hook: Callable[..., Any]) -> bool:
         return id(hook) not in self._hooks and _origin(hook).partition(".")[0] not in LIBRARIES
 
-    def _tidy(self, model: Any, flags: Flags) -> None:
+    def _reset(self, model: Any, flags: Flags) -> None:
         if any(module.training for module in model.modules()):
             flags.add(self._who, "left the model in training mode; restored")
             model.eval()
@@ -86,13 +89,23 @@ class Traces:
 
 @torch.no_grad()
 def first_not_finite(model: Any) -> str | None:
-    """The path of the first parameter that holds NaN or infinity, if there is one. What is on the meta device holds nothing."""
+    """The path of the first parameter that holds NaN or infinity, or None."""
     for name, weight in model.named_parameters():
+        # A weight on the meta device holds no values.
         if weight.numel() and weight.is_floating_point() and not weight.is_meta:
-            low, high = torch.aminmax(weight)  # NaN comes through; half the time of isfinite on all
+            # aminmax propagates NaN, and takes half the time of isfinite on every element.
+            low, high = torch.aminmax(weight)
             if not bool(torch.isfinite(high) & torch.isfinite(low)):
                 return str(name)
     return None
+
+
+def not_finite(name: str) -> PrunebenchError:
+    """The error for a parameter that holds NaN or infinity."""
+    return PrunebenchError(
+        f"{name}: some weights are not finite",
+        hint="the method divides by zero or overflows there; try it in float32",
+    )
 
 
 def _hooks(model: Any) -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -102,8 +115,8 @@ def _hooks(model: Any) -> Iterator[tuple[str, Callable[..., Any]]]:
                 yield path, hook
 
 
-def _plain(hook: Any) -> Any:
-    """The function behind partial objects and bound methods, else the class of the callable."""
+def _unwrap(hook: Any) -> Any:
+    """The function inside partial objects and bound methods, or the class of a callable object."""
     while isinstance(hook, partial):
         hook = hook.func
     hook = getattr(hook, "__func__", hook)
@@ -111,8 +124,8 @@ def _plain(hook: Any) -> Any:
 
 
 def _origin(hook: Any) -> str:
-    return str(getattr(_plain(hook), "__module__", None) or "an unknown module")
+    return str(getattr(_unwrap(hook), "__module__", None) or "an unknown module")
 
 
 def _name(hook: Any) -> str:
-    return str(_plain(hook).__qualname__)
+    return str(_unwrap(hook).__qualname__)

@@ -23,7 +23,7 @@ from prunebench.engine.launcher import launcher
 from prunebench.engine.supervise import CellPaths, run_cell_process
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.cell import Cell
-from prunebench.isolation.timing_lock import VARIABLE as TURNS
+from prunebench.isolation.timing_lock import VARIABLE as TIMING_LOCK
 from prunebench.isolation.timing_lock import TimingLock, lock_folder
 from prunebench.plugin import NAME
 from prunebench.plugin.files import VARIABLE as PLUGIN_FILES
@@ -130,7 +130,7 @@ class _Work:
         self._over = threading.Event()
         self._log = _Log(place.log)
         self._stages_seen: int | None = None
-        self._turns = TimingLock(lock_folder())
+        self._lock = TimingLock(lock_folder())
 
     def told(self) -> Iterator[Message]:
         """Run it, and give what it says until it has ended."""
@@ -154,8 +154,8 @@ class _Work:
     def _run(self) -> None:
         end: BaseException | None = None
         try:
-            with closing(launcher(self._mark)) as starter, closing(self._turns):
-                self._turns.share(
+            with closing(launcher(self._mark)) as starter, closing(self._lock):
+                self._lock.share(
                     self._check
                 )  # what is imported before its first phase disturbs nobody who is timed
                 self.record = run_cell_process(
@@ -164,7 +164,7 @@ class _Work:
                     starter,
                     self._moved,
                     tick=self._tick,
-                    environment={TURNS: str(lock_folder())},
+                    environment={TIMING_LOCK: str(lock_folder())},
                 )
             self._send_news()
         except _StoppedError:
@@ -174,7 +174,7 @@ class _Work:
         self._said.put(end)
 
     def _moved(self, event: Event) -> None:
-        self._turns.leave()  # the cell has a place of its own, or waits for one
+        self._lock.release()  # the cell has a place of its own, or waits for one
         self._said.put(("event", (event.phase, event.done, event.total)))
 
     def _check(self) -> None:
