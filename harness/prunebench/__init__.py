@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pydantic import Field
 
-    from prunebench.app.notebook import load_run, run
-    from prunebench.app.prune_model import Pruned, prune
+    from prunebench.app.notebook import prune, run
+    from prunebench.app.prune import Pruned
+    from prunebench.app.results import load_run
     from prunebench.errors import PrunebenchError
     from prunebench.layerwise.masks import kth_lowest, lowest, lowest_overall
     from prunebench.layerwise.partial_forward import Stream, Tangent
@@ -80,7 +81,7 @@ _HOMES = {
     "Pattern": "prunebench.plugin.api.method",
     "Penalty": "prunebench.training.loop",
     "PrunebenchError": "prunebench.errors",
-    "Pruned": "prunebench.app.prune_model",
+    "Pruned": "prunebench.app.prune",
     "Recovery": "prunebench.plugin.api.recovery",
     "Reference": "prunebench.plugin.api.method",
     "ReportData": "prunebench.plugin.api.report_section",
@@ -99,11 +100,11 @@ _HOMES = {
     "hookimpl": "prunebench.plugin",
     "kth_lowest": "prunebench.layerwise.masks",
     "load_pruned": "prunebench.model.load",
-    "load_run": "prunebench.app.notebook",
+    "load_run": "prunebench.app.results",
     "lowest": "prunebench.layerwise.masks",
     "lowest_overall": "prunebench.layerwise.masks",
     "pattern_of": "prunebench.plugin.api.method",
-    "prune": "prunebench.app.prune_model",
+    "prune": "prunebench.app.notebook",
     "run": "prunebench.app.notebook",
 }
 

@@ -58,5 +58,8 @@ def test_what_has_a_result_is_not_run_again(ran) -> None:
 def test_a_wrong_suite_says_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(prunebench.PrunebenchError, match="unknown method 'mien'"):
         prunebench.run({**SUITE, "methods": ["mien"]}, out=tmp_path / "run")
+    with pytest.raises(prunebench.PrunebenchError, match="give one name"):
+        prunebench.run(SUITE, out=tmp_path / "run", engine={"local": {}, "ray": {}})
+    assert not (tmp_path / "run").exists()
     with pytest.raises(prunebench.PrunebenchError, match="not a run"):
         prunebench.load_run(tmp_path)

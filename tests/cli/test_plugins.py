@@ -69,8 +69,7 @@ def test_an_engine_that_is_written_runs_cells(tmp_path: Path, monkeypatch) -> No
         "device": "cpu",
     }
     options = {
-        "engine": "my-idea",
-        "engine_options": {"pause_s": "0.1"},
+        "engine": {"my-idea": {"pause_s": "0.1"}},
         "plugins": [folder / MODULE],
     }
     frame = run(suite, out=tmp_path / "run", report=False, **options)

@@ -203,5 +203,12 @@ def test_layers_may_be_pruned_elsewhere(folder: Path) -> None:
 
 
 def test_a_tensor_is_for_a_model_in_memory(folder: Path) -> None:
-    with pytest.raises(prunebench.PrunebenchError, match="still to be loaded"):
+    with pytest.raises(prunebench.PrunebenchError, match="not loaded yet"):
         prunebench.prune("model", "wanda", calibration=IDS)
+
+
+def test_a_misspelt_parameter_or_an_option_out_of_place_is_said() -> None:
+    with pytest.raises(prunebench.PrunebenchError, match="did you mean 'device'"):
+        prunebench.prune("model", "wanda", devise="cpu")
+    with pytest.raises(prunebench.PrunebenchError, match="goes into `options`"):
+        prunebench.prune("model", "wanda", sparsity=0.5)

@@ -215,7 +215,7 @@ def test_what_cannot_be_streamed_is_refused_and_leaves_nothing(
 
 
 def test_a_model_in_memory_or_no_folder_is_refused(folder: Path) -> None:
-    with pytest.raises(prunebench.PrunebenchError, match="needs a place to go"):
+    with pytest.raises(prunebench.PrunebenchError, match="streaming needs a folder"):
         prunebench.prune("model", "wanda", stream=True)
     with pytest.raises(prunebench.PrunebenchError, match="a model in memory cannot be streamed"):
         prunebench.prune(object(), "wanda", out="pruned", stream=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from prunebench.cli.options import load_plan
+from prunebench.app.plan import SuiteRequest, plan_suite
 from prunebench.cli.plan import command as plan_command
 from prunebench.cli.schema import command as schema_command
 from prunebench.errors import PrunebenchError
@@ -63,8 +63,8 @@ def test_json_has_stable_keys():
 
 @pytest.mark.usefixtures("here")
 def test_what_is_done_and_what_failed():
-    suite, planned, folder, _ = load_plan("s.yaml", Path("out"), [], [], [])
-    store = RunStore.create(folder, planned, suite.text)
+    planned = plan_suite(SuiteRequest("s.yaml", Path("out")))
+    store = RunStore.create(planned.folder, planned.plan, planned.suite.text)
     dense, half, _ = planned.cells
     times = {"started": "2026-01-01T00:00:00Z", "finished": "2026-01-01T00:00:01Z"}
     store.write(Record(id=dense.id, cell=dense, status="ok", **times))
@@ -131,8 +131,9 @@ def test_schema_knows_the_built_in_methods():
 def test_the_shipped_quickstart_is_planned_without_torch(tmp_path):
     code = (
         "import json, sys\n"
+        "from prunebench.app.plan import SuiteRequest\n"
         "from prunebench.cli.plan import describe\n"
-        "described = describe('quickstart', None, (), (), ())\n"
+        "described = describe(SuiteRequest('quickstart'))\n"
         "print(json.dumps([len(described['cells']), [name for name in ('torch', 'transformers') if name in sys.modules]]))\n"
     )
     done = subprocess.run(

@@ -145,12 +145,6 @@ def test_a_figure_that_the_command_line_took_the_cell_of_is_left_out(figure):
     assert [cell.method.name for cell in planned.cells] == ["dense", "magnitude"]
 
 
-def test_a_selection_keeps_the_figures_of_its_cells(load, registry):
-    suite = load(SUITE.replace("FIGURE", WANDA))
-    assert plan(suite, registry, only=["magnitude"]).expect == ()
-    assert len(plan(suite, registry, only=["wanda*0.5"]).expect) == 1
-
-
 WITH_TASKS = SUITE.replace(
     "protocol: [sparsegpt, disp-llm]}", "protocol: sparsegpt}\n  tasks: {task: [boolq, piqa]}"
 )

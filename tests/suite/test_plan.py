@@ -8,7 +8,7 @@ from prunebench.errors import PrunebenchError
 from prunebench.plugin.host import load_plugins
 from prunebench.suite.estimate import Estimate, estimate, total
 from prunebench.suite.load import load_suite
-from prunebench.suite.plan import plan
+from prunebench.suite.plan import plan, select
 
 GRID = """\
 name: grid
@@ -73,11 +73,8 @@ def test_the_grid_model_by_model_with_dense_in_front_and_seeds_where_they_matter
 def test_seeds_are_dropped_where_the_calibration_is_the_same_for_all(
     load, registry, sampler, seeds
 ):
-    cells = plan(
-        load(GRID.replace("length: 16", f"length: 16, sampler: {sampler}")),
-        registry,
-        only=["wanda"],
-    ).cells
+    suite = load(GRID.replace("length: 16", f"length: 16, sampler: {sampler}"))
+    cells = select(plan(suite, registry).cells, only=["wanda"])
     four = [
         cell
         for cell in cells
@@ -90,7 +87,7 @@ def test_equal_experiments_are_planned_once(load, registry):
     text = GRID.replace(
         "- random", "- magnitude\n  - magnitude: {mode: clean}\n  - dense\n  - random"
     )
-    cells = plan(load(text), registry, only=["magnitude"]).cells
+    cells = select(plan(load(text), registry).cells, only=["magnitude"])
     assert labels(cells)[:3] == ["dense", "magnitude sparsity=0.5", "magnitude sparsity=2:4"]
     assert len(cells) == 6
 
@@ -118,32 +115,31 @@ def test_the_plan_names_the_suite_and_pins_its_text(load, registry):
     ],
 )
 def test_selection(load, registry, only, skip, expected):
-    cells = plan(load(GRID), registry, only, [*skip, "other"]).cells
+    cells = select(plan(load(GRID), registry).cells, only, [*skip, "other"])
     assert labels(cells) == expected
 
 
 def test_selection_by_id_and_by_model(load, registry):
-    suite = load(GRID)
-    last = plan(suite, registry).cells[-1]
-    by_id = plan(suite, registry, only=[last.id[:8]]).cells
+    cells = plan(load(GRID), registry).cells
+    by_id = select(cells, only=[cells[-1].id[:8]])
     assert [(cell.model.name, cell.label) for cell in by_id] == [
         ("other", "dense"),
         ("other", "wanda"),
     ]
-    assert {cell.model.name for cell in plan(suite, registry, only=["oth*"]).cells} == {"other"}
+    assert {cell.model.name for cell in select(cells, only=["oth*"])} == {"other"}
 
 
 @pytest.mark.parametrize(("option", "pattern"), [("--only", "wnda"), ("--skip", "wnda")])
 def test_a_pattern_without_a_match_is_an_error(load, registry, option, pattern):
     kind = {"only": [pattern]} if option == "--only" else {"skip": [pattern]}
     with pytest.raises(PrunebenchError) as caught:
-        plan(load(GRID), registry, **kind)
+        select(plan(load(GRID), registry).cells, **kind)
     assert str(caught.value) == f"{option} wnda: no cell matches (did you mean 'wanda'?)"
 
 
 def test_nothing_left_is_an_error(load, registry):
     with pytest.raises(PrunebenchError, match="leave no cell"):
-        plan(load(GRID), registry, skip=["*"])
+        select(plan(load(GRID), registry).cells, skip=["*"])
 
 
 def test_estimate_counts_every_token(load, registry):

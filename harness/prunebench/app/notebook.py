@@ -1,18 +1,23 @@
-"""Runs from Python: a suite in, a table out, as a notebook wants it."""
+"""`prunebench.run` and `prunebench.prune`: two use cases, as a notebook calls them."""
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prunebench.app.plan import SuiteRequest
+from prunebench.app.results import load_run
+from prunebench.app.run import RunStart, run_suite
+
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
 
-    from prunebench.plugin.registry import Registry
-    from prunebench.suite.load import Suite
+    from prunebench.app.prune import Progress, Pruned
+    from prunebench.engine.session import Watcher
 
 
 def run(
@@ -24,67 +29,98 @@ def run(
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     report: bool = True,
-    engine: str = "local",
-    engine_options: Mapping[str, Any] | None = None,
+    engine: str | Mapping[str, Mapping[str, Any] | None] = "local",
 ) -> pd.DataFrame:
-    """Run a suite as `prunebench run` does, each cell in a process of its own, and give its table, a row a cell.
+    """Run a suite as `prunebench run` does and return its table, one row per cell, see `load_run`.
 
-    ``suite`` is a file, the name of a shipped one, or its content as a dict; ``out`` the run folder (`runs/NAME`), in which
-    ``report`` writes report.html; ``plugins`` are single files; ``overrides`` ('calibration.windows=8'), ``only`` and ``skip``
-    as on the command line, ``engine`` ('ray' with {'address': 'auto'}) too. Cells with a result are not run again; a cell that fails is a row whose `status` says so.
-    The columns are those of `prunebench export`; seconds, bytes and joules stand in their names.
-    Raises PrunebenchError where the suite or the folder is wrong.
+    ``suite`` is a file, the name of a shipped suite, or the content of one as a dict. ``out`` is
+    the run folder (default: `runs/NAME`); ``report`` says whether report.html is written there.
+    ``plugins`` are plugins that are single files. ``overrides`` ('calibration.windows=8'), ``only``
+    and ``skip`` are as on the command line. ``engine`` is a name, or a name with its options:
+    {'ray': {'address': 'auto'}}.
+
+    Every cell runs in a process of its own. Cells that have a result are not run again; a cell that
+    failed is a row whose `status` says so. Raises PrunebenchError if the suite or the folder is wrong.
     """
-    from prunebench.app.progress import show
-    from prunebench.engine.launcher import launcher
-    from prunebench.engine.select import choose
-    from prunebench.engine.session import Session
     from prunebench.plugin.files import with_files
-    from prunebench.plugin.host import load_plugins
-    from prunebench.store.run_folder import RunStore
-    from prunebench.suite.plan import plan
 
-    with with_files(plugins), closing(launcher()) as starter:
-        registry = load_plugins()
-        loaded = _load(suite, registry, overrides)
-        chosen, whole = plan(loaded, registry, only, skip), plan(loaded, registry)
-        where = choose(engine, engine_options or {}, registry)
-        folder = Path("runs") / loaded.name if out is None else Path(out)
-        with RunStore.check(folder, whole.suite).lock(starter.mark):
-            store = RunStore.create(folder, whole, loaded.text)
-            todo = [cell for cell in chosen.cells if not store.finished(cell)]
-            with show(len(todo)) as watcher:
-                for _ in Session(store, registry, watcher, starter).run(where, todo):
-                    pass
-            if report:
-                from prunebench_report import write_report
-
-                write_report(folder, sections=list(registry.registered("section").values()))
-    return load_run(folder)
+    name, options = _name_and_options(engine)
+    request = SuiteRequest(suite, None if out is None else Path(out), overrides, only, skip)
+    with with_files(plugins):
+        done = run_suite(request, _Progress(), engine=name, engine_options=options, report=report)
+    return load_run(done.folder)
 
 
-def load_run(folder: str | Path) -> pd.DataFrame:
-    """The table of a run, a row a cell that has a record, as `run` gives it. Raises PrunebenchError where there is none."""
-    from prunebench.store.run_folder import RunStore
-    from prunebench_report.data.table import table
+def prune(
+    model: Any,
+    method: str,
+    *,
+    options: Mapping[str, Any] | None = None,
+    calibration: Mapping[str, Any] | torch.Tensor | None = None,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Pruned:
+    """Prune ``model`` with ``method`` and save it in ``out``, if that is given.
 
-    store = RunStore.open(Path(folder))
-    planned = store.read_plan()
-    records, _ = store.records(planned.cells)
-    return table(records, planned.gate, planned.expect)
+    ``model`` is what a suite calls a model (a registered name, a folder, a .gguf file, a Hub id), or a
+    transformers causal LM, which is pruned in place. ``options`` are the method's, for example
+    {"sparsity": 0.5}; `allocation` and `recovery` go there too. ``calibration`` is a suite's
+    `calibration:` section; for a model in memory it is token ids, int64 [windows, length]. ``progress``
+    is called with (phase, done, total).
 
+    ``settings`` are the other fields of `prunebench.app.prune.PruneJob`: seed, dtype, device,
+    layer_device, format, stream and shard_size. Raises PrunebenchError for anything that the user can
+    mend; ``out`` is then as it was before.
+    """
+    from prunebench.app.prune import PruneJob, prune_model
 
-def _load(
-    suite: str | Path | Mapping[str, Any], registry: Registry, overrides: Sequence[str]
-) -> Suite:
-    from prunebench.suite.load import check_suite, load_suite
-    from prunebench.suite.overrides import override
-    from prunebench.suite.source import Source
-
-    if not isinstance(suite, Mapping):
-        return load_suite(suite, registry=registry, overrides=overrides)
-    text = json.dumps(suite, indent=1, default=str)  # JSON is YAML
-    data = json.loads(text)
-    return check_suite(
-        override(Source("suite", Path.cwd(), text + "\n", data, {}), overrides), registry
+    _check_settings(settings)
+    job = PruneJob(
+        model,
+        method,
+        options=options or {},
+        calibration=calibration,
+        out=None if out is None else Path(out),
+        **settings,
     )
+    return prune_model(job, progress)
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    from prunebench.app.prune import PruneJob
+    from prunebench.errors import PrunebenchError, did_you_mean
+
+    known = {one.name for one in dataclasses.fields(PruneJob)}
+    for name in settings:
+        if name not in known:
+            raise PrunebenchError(
+                f"prune() has no parameter '{name}'",
+                hint=f"{did_you_mean(name, known)}; a method's option goes into `options`: "
+                f"options={{'{name}': ...}}",
+            )
+
+
+class _Progress:
+    """Shows cells as they start and end, and nothing else: the table is the result."""
+
+    def begin(self, start: RunStart) -> AbstractContextManager[Watcher]:
+        from prunebench.app.progress import show
+
+        return show(start.to_run)
+
+
+def _name_and_options(
+    engine: str | Mapping[str, Mapping[str, Any] | None],
+) -> tuple[str, Mapping[str, Any]]:
+    from prunebench.errors import PrunebenchError
+
+    if isinstance(engine, str):
+        return engine, {}
+    if len(engine) != 1:
+        raise PrunebenchError(
+            f"the engine is {dict(engine)!r}",
+            hint="give one name, or one name and its options: {'ray': {'address': 'auto'}}",
+        )
+    [(name, options)] = engine.items()
+    return name, options or {}

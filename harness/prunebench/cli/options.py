@@ -1,28 +1,25 @@
-"""What the commands that take a suite have in common: the SUITE argument, its options, and the plan they make."""
+"""What several commands have in common: --plugin, OPTION=VALUE, and the suite with its options."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
-
-if TYPE_CHECKING:
-    from prunebench.plugin.registry import Registry
-    from prunebench.store.run_folder import Plan
-    from prunebench.suite.load import Suite
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def plugin_option(function: F) -> F:
-    """Adds --plugin FILE, which is in force while the command runs."""
+    """Add --plugin FILE, which is in force while the command runs."""
     return click.option(
         "--plugin",
         multiple=True,
         metavar="FILE",
         expose_value=False,
+        # Eager: the file must be loaded before other options look up plugins by name.
         is_eager=True,
         callback=_load_files,
         help="A plugin that is a single .py file. Repeatable.",
@@ -36,46 +33,69 @@ def _load_files(context: click.Context, _: click.Parameter, files: tuple[str, ..
         context.with_resource(with_files(files))
 
 
-def suite_options(function: F) -> F:
-    """Adds SUITE, --plugin, --out, --set, --only and --skip: parameters `suite`, `out`, `overrides`, `only`, `skip`."""
-    decorators = (
-        click.argument("suite"),
-        plugin_option,
-        click.option(
-            "--out",
-            type=click.Path(path_type=Path),
-            help="Run folder.  [default: runs/<name of the suite>]",
-        ),
-        click.option(
-            "--set",
-            "overrides",
-            multiple=True,
-            metavar="KEY=VALUE",
-            help="Change the suite: calibration.windows=8, methods.wanda.sparsity=[0.5,2:4]. Repeatable.",
-        ),
-        click.option(
-            "--only",
-            multiple=True,
-            metavar="PATTERN",
-            help="Keep cells by method, label ('wanda*2:4*'), model or id; dense stays. Repeatable.",
-        ),
-        click.option(
-            "--skip", multiple=True, metavar="PATTERN", help="Leave such cells out. Repeatable."
-        ),
-    )
-    for decorator in reversed(decorators):
-        function = decorator(function)
-    return function
+def assignments(words: tuple[str, ...]) -> dict[str, Any]:
+    """OPTION=VALUE arguments by option; values are YAML. Raises PrunebenchError."""
+    from prunebench.errors import PrunebenchError
+    from prunebench.suite import yaml
+
+    found: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise PrunebenchError(
+                f"'{word}' is no option", hint="write OPTION=VALUE, for example sparsity=0.5"
+            )
+        if key in found:
+            raise PrunebenchError(f"'{key}' is given twice", hint="give each option once")
+        found[key] = yaml.parse_value(text, word)
+    return found
 
 
-def load_plan(
-    suite: str, out: Path | None, overrides: Sequence[str], only: Sequence[str], skip: Sequence[str]
-) -> tuple[Suite, Plan, Path, Registry]:
-    """The suite, its plan, the run folder, and the plugins that it was planned with. Raises PrunebenchError."""
-    from prunebench.plugin.host import load_plugins
-    from prunebench.suite.load import load_suite
-    from prunebench.suite.plan import plan
+def suite_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add SUITE, --plugin, --out, --set, --only and --skip; the command gets them as one `request`."""
 
-    registry = load_plugins()
-    loaded = load_suite(suite, registry=registry, overrides=overrides)
-    return loaded, plan(loaded, registry, only, skip), out or Path("runs") / loaded.name, registry
+    @functools.wraps(function)
+    def with_request(
+        suite: str,
+        out: Path | None,
+        overrides: tuple[str, ...],
+        only: tuple[str, ...],
+        skip: tuple[str, ...],
+        **rest: Any,
+    ) -> Any:
+        from prunebench.app.plan import SuiteRequest
+
+        return function(request=SuiteRequest(suite, out, overrides, only, skip), **rest)
+
+    decorated: Callable[..., Any] = with_request
+    for decorator in reversed(_SUITE_OPTIONS):
+        decorated = decorator(decorated)
+    return decorated
+
+
+_SUITE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    click.argument("suite"),
+    plugin_option,
+    click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        help="Run folder.  [default: runs/<name of the suite>]",
+    ),
+    click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Change the suite: calibration.windows=8, methods.wanda.sparsity=[0.5,2:4]. "
+        "Repeatable.",
+    ),
+    click.option(
+        "--only",
+        multiple=True,
+        metavar="PATTERN",
+        help="Keep cells by method, label ('wanda*2:4*'), model or id; dense stays. Repeatable.",
+    ),
+    click.option(
+        "--skip", multiple=True, metavar="PATTERN", help="Leave such cells out. Repeatable."
+    ),
+)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunebench.cli.options import load_plan, suite_options
+from prunebench.cli.options import suite_options
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from prunebench.app.plan import SuiteRequest
     from prunebench.experiment.cell import Cell
     from prunebench.store.run_folder import RunStore
 
@@ -20,20 +20,12 @@ if TYPE_CHECKING:
 @click.command("plan", short_help="Show the cells of a suite without running any.")
 @suite_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(
-    suite: str,
-    out: Path | None,
-    overrides: tuple[str, ...],
-    only: tuple[str, ...],
-    skip: tuple[str, ...],
-    *,
-    as_json: bool,
-) -> None:
+def command(request: SuiteRequest, *, as_json: bool) -> None:
     """Show the cells of SUITE (a YAML file, or the name of a shipped suite), what is done, and an estimate of work."""
     import json
     import sys
 
-    described = describe(suite, out, overrides, only, skip)
+    described = describe(request)
     if as_json:
         click.echo(json.dumps(described, indent=2))
     else:
@@ -46,20 +38,15 @@ def command(
         console.print(summary(described), highlight=False, soft_wrap=True)
 
 
-def describe(
-    suite: str,
-    out: Path | None,
-    overrides: tuple[str, ...],
-    only: tuple[str, ...],
-    skip: tuple[str, ...],
-) -> dict[str, Any]:
+def describe(request: SuiteRequest) -> dict[str, Any]:
     """The plan as plain data with stable keys."""
+    from prunebench.app import plan_suite
     from prunebench.store.run_folder import RunStore
     from prunebench.suite.estimate import estimate, total
 
-    loaded, planned, folder, registry = load_plan(suite, out, overrides, only, skip)
-    store = RunStore(folder)
-    estimates = [estimate(cell, registry) for cell in planned.cells]
+    planned = plan_suite(request)
+    store = RunStore(planned.folder)
+    estimates = [estimate(cell, planned.registry) for cell in planned.cells]
     cells = [
         {
             "id": cell.id,
@@ -80,8 +67,8 @@ def describe(
     }
     rest = [work for cell, work in zip(cells, estimates, strict=True) if cell["status"] != "done"]
     return {
-        "suite": loaded.name,
-        "folder": str(folder),
+        "suite": planned.suite.name,
+        "folder": str(planned.folder),
         "cells": cells,
         "totals": {
             "cells": len(cells),

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from prunebench.cli.options import plugin_option
+from prunebench.cli.options import assignments, plugin_option
 
 SIGNS = {"kept": "ok", "broken": "BROKEN", "not tried": "-"}
 
@@ -23,7 +23,6 @@ def command(name: str, options: tuple[str, ...], families: tuple[str, ...]) -> N
     `prunebench.testing.MethodContract`.
     """
     from prunebench.cli.plugins_show import named
-    from prunebench.cli.prune import assignments
     from prunebench.errors import PrunebenchError, did_you_mean
     from prunebench.plugin.host import load_plugins
     from prunebench.testing.check import KINDS, check

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,9 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from prunebench.app.profile_model import ModelProfile
+    from prunebench.app.profile import ModelProfile
+
+Row = tuple[str, ...]
 
 
 @click.command("profile", short_help="Show where a model's time and bytes go.")
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     default=1,
     show_default=True,
     type=click.IntRange(1),
-    help="Sequences side by side.",
+    help="Sequences in a batch.",
 )
 @click.option(
     "--dtype",
@@ -48,11 +50,9 @@ if TYPE_CHECKING:
     type=click.FloatRange(0),
     help="Seconds to time at least.",
 )
+@click.option("--compiled", is_flag=True, help="Also time torch.compile, which compiles minutes.")
 @click.option(
-    "--compiled", is_flag=True, help="Compare torch.compile as well; takes minutes to compile."
-)
-@click.option(
-    "--json", "as_json", type=click.Path(path_type=Path), help="Write everything to this file, too."
+    "--json", "as_json", type=click.Path(path_type=Path), help="Also write everything to this file."
 )
 def command(
     model: str,
@@ -66,17 +66,14 @@ def command(
     *,
     compiled: bool,
 ) -> None:
-    """Measure MODEL as it is: load, prompt phase, generation phase, and what a token must read.
+    """Measure MODEL unpruned: load, prompt phase, generation phase, and what a token must read.
 
-    MODEL is a registered name, a folder of safetensors or of a pruned model, a .gguf file or a Hub id. The execution
-    forms are timed against generate() of transformers in alternating rounds.
+    MODEL is a registered name, a folder of safetensors or of a pruned model, a .gguf file or a Hub
+    id. The ways to run it are timed against generate() of transformers in alternating rounds.
     """
-    from prunebench.app.profile_model import profile_model
-    from prunebench.app.prune_model import one_cell
-    from prunebench.experiment.measures import Form, LatencySpec
-    from prunebench.plugin.host import load_plugins
+    from prunebench.app import profile_model
+    from prunebench.experiment.measures import LatencySpec
 
-    cell = one_cell(model, "dense", {}, load_plugins(), dtype=dtype, device=device)
     shape = LatencySpec(
         prompt=prompt,
         new_tokens=new_tokens,
@@ -84,12 +81,9 @@ def command(
         min_rounds=5,
         min_time_s=min_time,
     )
-    forms: list[Form] = ["eager", "static", "lean"]
-    if cell.device != "cpu":
-        forms.append("cuda-graph")
-    if compiled:
-        forms.append("compiled")
-    found = profile_model(cell, shape, forms, progress=_tell)
+    found = profile_model(
+        model, shape, dtype=dtype, device=device, compiled=compiled, progress=_tell
+    )
     if as_json is not None:
         as_json.write_text(found.model_dump_json(indent=2) + "\n", encoding="utf-8")
     _show(found)
@@ -104,80 +98,91 @@ def _show(found: ModelProfile) -> None:
     from rich.console import Console
 
     console = Console(width=None, highlight=False)
-    latency, io = found.latency, found.generation
+    latency = found.latency
     threads = f", {found.threads} threads" if found.device == "cpu" else ""
     console.print(
-        f"[bold]{_plain(found.model)}[/bold]: {found.parameters:,} parameters, {found.dtype}, {found.device}{threads}; "
-        f"prompt {latency.prompt}, {latency.new_tokens} new tokens, batch {latency.batch_size}, {latency.execution}"
+        f"[bold]{_plain(found.model)}[/bold]: {found.parameters:,} parameters, {found.dtype}, "
+        f"{found.device}{threads}; prompt {latency.prompt}, {latency.new_tokens} new tokens, "
+        f"batch {latency.batch_size}, {latency.execution}"
     )
-    cache = "" if found.load.cache is None else f", page cache {found.load.cache}"
-    rows = [
-        (
-            "load",
-            f"{found.load.seconds:.2f} s",
-            f"{found.load.bytes / 1e6:,.0f} MB of files{cache}",
-        ),
-        (
-            "time to first token",
-            _ms(latency.ttft_s.median),
-            f"p90 {_ms(latency.ttft_s.p90)}, {latency.rounds} rounds",
-        ),
-        (
-            "inter-token latency",
-            _ms(latency.inter_token_s.median),
-            f"p90 {_ms(latency.inter_token_s.p90)}, {latency.tokens_per_s:,.1f} tokens/s",
-        ),
-        (
-            "I/O floor of a token",
-            _ms(io.floor_s),
-            f"{(io.weight_bytes + io.kv_cache_bytes) / 1e6:,.1f} MB at {io.bandwidth_bytes_per_s / 1e9:.1f} GB/s",
-        ),
-        ("bandwidth utilisation", f"{100 * io.utilisation:.0f} %", io.bandwidth_source),
-    ]
-    if found.energy is not None and found.energy.joules_per_token is not None:
-        rows.append(
-            (
-                "energy of a token",
-                f"{found.energy.joules_per_token:.3g} J",
-                found.energy.source or "",
-            )
-        )
-    elif found.energy is not None:
-        rows.append(("energy", "not available", found.energy.reason or ""))
-    _table(console, "", ("", "", ""), rows)
+    _table(console, "", ("", "", ""), [*_timing(found), *_energy(found)])
+    _table(
+        console,
+        "Where it goes (eager, hooks on the modules)",
+        ("", "prompt", "a token", "a token reads"),
+        _parts(found),
+    )
+    _table(
+        console, "Ways to run it, alternating in one run", ("", "a token", "", ""), _forms(found)
+    )
+    _table(
+        console,
+        "What is widely cited of generation (Deja Vu, 2023)",
+        ("", "", ""),
+        _claims(found),
+    )
+
+
+def _timing(found: ModelProfile) -> Iterator[Row]:
+    latency, io, load = found.latency, found.generation, found.load
+    token_bytes = io.weight_bytes + io.kv_cache_bytes
+    cache = "" if load.cache is None else f", page cache {load.cache}"
+    yield "load", f"{load.seconds:.2f} s", f"{load.bytes / 1e6:,.0f} MB of files{cache}"
+    yield (
+        "time to first token",
+        _ms(latency.ttft_s.median),
+        f"p90 {_ms(latency.ttft_s.p90)}, {latency.rounds} rounds",
+    )
+    yield (
+        "inter-token latency",
+        _ms(latency.inter_token_s.median),
+        f"p90 {_ms(latency.inter_token_s.p90)}, {latency.tokens_per_s:,.1f} tokens/s",
+    )
+    yield (
+        "I/O floor of a token",
+        _ms(io.floor_s),
+        f"{token_bytes / 1e6:,.1f} MB at {io.bandwidth_bytes_per_s / 1e9:.1f} GB/s",
+    )
+    yield "bandwidth utilisation", f"{100 * io.utilisation:.0f} %", io.bandwidth_source
+
+
+def _energy(found: ModelProfile) -> Iterator[Row]:
+    energy = found.energy
+    if energy is None:
+        return
+    if energy.joules_per_token is None:
+        yield "energy", "not available", energy.reason or ""
+    else:
+        yield "energy of a token", f"{energy.joules_per_token:.3g} J", energy.source or ""
+
+
+def _parts(found: ModelProfile) -> Iterator[Row]:
     split = found.breakdown
     total = sum(part.token_bytes for part in split.parts)
-    parts = [
-        (
+    for part in split.parts:
+        yield (
             {"mlp": "MLP"}.get(part.part, part.part),
             f"{_ms(part.prompt_s)}  {part.prompt_s / split.prompt_s:4.0%}",
             f"{_ms(part.token_s)}  {part.token_s / split.token_s:4.0%}",
             f"{part.token_bytes / 1e6:,.1f} MB  {part.token_bytes / total:4.0%}",
         )
-        for part in split.parts
-    ]
-    _table(
-        console,
-        "Where it goes (eager, hooks on the modules)",
-        ("", "prompt", "a token", "a token reads"),
-        parts,
-    )
-    if found.forms:
-        forms = [
-            (
-                form.form,
-                "-" if form.inter_token_s is None else _ms(form.inter_token_s),
-                "" if form.speedup is None else f"{1 / form.speedup.estimate:.2f} x generate()",
-                {True: "same tokens", False: "other tokens", None: ""}[form.same_tokens]
-                if not form.note
-                else form.note,
-            )
-            for form in found.forms
-        ]
-        _table(console, "Execution forms, alternating in one run", ("", "a token", "", ""), forms)
+
+
+def _forms(found: ModelProfile) -> Iterator[Row]:
+    tokens = {True: "same tokens", False: "other tokens", None: ""}
+    for form in found.forms:
+        yield (
+            form.form,
+            "-" if form.inter_token_s is None else _ms(form.inter_token_s),
+            "" if form.speedup is None else f"{1 / form.speedup.estimate:.2f} x generate()",
+            form.note or tokens[form.same_tokens],
+        )
+
+
+def _claims(found: ModelProfile) -> Iterator[Row]:
     words = {True: "holds here", False: "does not hold here", None: "cannot be seen here"}
-    claims = [(claim.claim, words[claim.holds], claim.evidence) for claim in found.findings]
-    _table(console, "What is widely cited of generation (Deja Vu, 2023)", ("", "", ""), claims)
+    for claim in found.findings:
+        yield claim.claim, words[claim.holds], claim.evidence
 
 
 def _table(
@@ -201,6 +206,7 @@ def _table(
 
 
 def _plain(text: str) -> str:
+    """Escape brackets, which rich reads as markup."""
     from rich.markup import escape
 
     return escape(text)

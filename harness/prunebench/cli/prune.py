@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunebench.cli.options import plugin_option
+from prunebench.cli.options import assignments, plugin_option
 
 if TYPE_CHECKING:
-    from prunebench.app.prune_model import Pruned
+    from prunebench.app.prune import Pruned
 
 
 @click.command("prune", short_help="Prune one model and save it.")
@@ -91,24 +91,23 @@ def command(
 
     The result loads with prunebench.load_pruned(DIR), and as a model of a suite.
     """
-    from prunebench.app.prune_model import prune
+    from prunebench.app.prune import PruneJob, prune_model
 
-    result = prune(
+    job = PruneJob(
         model,
         method,
         options=assignments(options),
         calibration=assignments(calibration) or None,
-        out=out,
-        format=format_,
         seed=seed,
         dtype=dtype,
         device=device,
         layer_device=layer_device,
+        out=out,
+        format=format_,
         stream=stream,
         shard_size=shard_size,
-        progress=_Progress(),
     )
-    click.echo(summary(result, out))
+    click.echo(summary(prune_model(job, _Progress()), out))
 
 
 def summary(result: Pruned, out: Path) -> str:
@@ -131,23 +130,6 @@ def summary(result: Pruned, out: Path) -> str:
     if audit.hidden != audit.hidden_dense:
         facts.append(f"{audit.hidden} of {audit.hidden_dense} residual channels stay")
     return f"{'; '.join(facts)}\n{audit.note}\nsaved in {out}"
-
-
-def assignments(words: tuple[str, ...]) -> dict[str, Any]:
-    from prunebench.errors import PrunebenchError
-    from prunebench.suite import yaml
-
-    found: dict[str, Any] = {}
-    for word in words:
-        key, equals, text = word.partition("=")
-        if not equals or not key:
-            raise PrunebenchError(
-                f"'{word}' is no option", hint="write OPTION=VALUE, for example sparsity=0.5"
-            )
-        if key in found:
-            raise PrunebenchError(f"'{key}' is given twice", hint="give each option once")
-        found[key] = yaml.parse_value(text, word)
-    return found
 
 
 class _Progress:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import closing
-from functools import partial
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunebench.cli.options import load_plan, suite_options
+from prunebench.cli.options import suite_options
+
+if TYPE_CHECKING:
+    from prunebench.app.plan import SuiteRequest
+    from prunebench.app.run import FinishedRun, RunStart
+    from prunebench.engine.session import Watcher
 
 
 @click.command("run")
@@ -35,14 +38,10 @@ from prunebench.cli.options import load_plan, suite_options
 @click.option(
     "--ray-address",
     metavar="ADDRESS",
-    help="The cluster of --engine ray: HOST:PORT or auto; one is started here if absent.",
+    help="The cluster of --engine ray: HOST:PORT or auto; without it, a cluster is started here.",
 )
 def command(
-    suite: str,
-    out: Path | None,
-    overrides: tuple[str, ...],
-    only: tuple[str, ...],
-    skip: tuple[str, ...],
+    request: SuiteRequest,
     no_report: bool,
     engine: str,
     options: tuple[str, ...],
@@ -50,90 +49,55 @@ def command(
 ) -> None:
     """Run SUITE (a file, or a shipped suite such as quickstart) and write its report.
 
-    Cells that have a result are not run again, so the same command goes on after an interruption.
+    Cells that have a result are not run again, so the same command continues an interrupted run.
     """
+    from prunebench.app import run_suite
+
+    # SIGTERM ends a run as Ctrl-C does: cells are ended and the lock is released.
     signal.signal(signal.SIGTERM, _interrupt)
+    begun = time.monotonic()
     given = _engine_options(engine, options, ray_address)
     try:
-        failed, cells = _run(suite, out, overrides, only, skip, engine, given, report=not no_report)
+        done = run_suite(
+            request, _Terminal(), engine=engine, engine_options=given, report=not no_report
+        )
     except KeyboardInterrupt:
-        click.echo("stopped; the same command goes on where it was", err=True)
+        click.echo("stopped; the same command continues the run", err=True)
         sys.exit(130)
-    if failed:
-        click.echo(f"{len(failed)} of {cells} failed: {', '.join(failed)}", err=True)
+    _show_end(done, begun)
+    if done.failed:
+        click.echo(
+            f"{len(done.failed)} of {_cells(done.cells)} failed: {', '.join(done.failed)}", err=True
+        )
         sys.exit(1)
 
 
-def _run(
-    suite: str,
-    out: Path | None,
-    overrides: tuple[str, ...],
-    only: tuple[str, ...],
-    skip: tuple[str, ...],
-    engine: str,
-    options: Mapping[str, str],
-    *,
-    report: bool,
-) -> tuple[list[str], str]:
-    """Run what is to be run; gives the labels of the cells without a result, and the number of all in words."""
-    from prunebench.engine.launcher import launcher
+class _Terminal:
+    """Prints what is known at the start, then the progress of each cell."""
 
-    begun = time.monotonic()
-    with closing(launcher()) as starter:
-        if engine == "local":
-            starter.start()  # its seconds of imports run beside the planning
-        from prunebench.app.live_report import LiveReport
+    def begin(self, start: RunStart) -> AbstractContextManager[Watcher]:
         from prunebench.app.progress import show
-        from prunebench.engine.select import choose
-        from prunebench.engine.session import Session
-        from prunebench.isolation.timing_lock import TimingLock, lock_folder
-        from prunebench.store.run_folder import RunStore
-        from prunebench.suite.plan import plan as whole_plan
 
-        loaded, plan, folder, registry = load_plan(suite, out, overrides, only, skip)
-        whole = whole_plan(loaded, registry)
-        chosen = choose(engine, options, registry)
-        with RunStore.check(folder, whole.suite).lock(starter.mark) as former:
-            # a selection does not shorten the report
-            store = RunStore.create(folder, whole, loaded.text)
-            todo = [cell for cell in plan.cells if not store.finished(cell)]
-            done = len(plan.cells) - len(todo)
-            cells = "1 cell" if len(plan.cells) == 1 else f"{len(plan.cells)} cells"
-            click.echo(f"{plan.suite}: {cells}, {done} finished, in {folder}")
-            if former is not None:
-                click.echo(f"going on where an earlier run was ended ({former})", err=True)
-            for damaged in store.records(todo)[1]:
-                click.echo(
-                    f"{damaged.path.name}: {damaged.reason}; the cell is run again", err=True
-                )
-            for problem in registry.problems:
-                if problem.status == "problem":
-                    name = f"{problem.plugin} of {problem.distribution} {problem.version}"
-                    click.echo(f"plugin {name}: {problem.message}", err=True)
-            if todo and report:
-                import prunebench_report
+        finished = start.cells - start.to_run
+        click.echo(f"{start.suite}: {_cells(start.cells)}, {finished} finished, in {start.folder}")
+        if start.former is not None:
+            click.echo(f"continuing a run that was killed ({start.former})", err=True)
+        for damaged in start.damaged:
+            click.echo(f"{damaged.path.name}: {damaged.reason}; the cell is run again", err=True)
+        for problem in start.plugin_problems:
+            name = f"{problem.plugin} of {problem.distribution} {problem.version}"
+            click.echo(f"plugin {name}: {problem.message}", err=True)
+        return show(start.to_run)
 
-                prunebench_report.import_libraries()
-            sections = list(registry.registered("section").values())
-            measured = 0.0
-            with show(len(todo)) as watcher, LiveReport(partial(_report, folder, sections)) as live:
-                session = Session(store, registry, watcher, starter)
-                for number, record in enumerate(session.run(chosen, todo), 1):
-                    measured += record.cost.measured_s if record.cost else 0.0
-                    if report and number < len(todo):
-                        with TimingLock(
-                            lock_folder() if session.most_at_once > 1 else None
-                        ) as lock:
-                            if lock.try_share():
-                                live.cell_finished()
-            if report:
-                from prunebench.cli import ending
 
-                ending.show(folder)
-                click.echo(f"report: {_report(folder, sections, running=False)}")
-            if measured:
-                click.echo(_spent(time.monotonic() - begun, measured, session.most_at_once))
-            return [cell.label for cell in plan.cells if not store.finished(cell)], cells
+def _show_end(done: FinishedRun, begun: float) -> None:
+    if done.report is not None:
+        from prunebench.cli.run_end import show_summary
+
+        show_summary(done.folder)
+        click.echo(f"report: {done.report}")
+    if done.measured_s:
+        click.echo(_spent(time.monotonic() - begun, done.measured_s, done.most_at_once))
 
 
 def _engine_options(engine: str, options: Sequence[str], ray_address: str | None) -> dict[str, str]:
@@ -150,17 +114,15 @@ def _engine_options(engine: str, options: Sequence[str], ray_address: str | None
 
 
 def _spent(total: float, measured: float, at_once: int) -> str:
-    """Where the time of a run went; ``measured`` seconds of cells, ``at_once`` of them at most side by side."""
+    """Where the time of a run went: seconds in all, and seconds that cells measured."""
     if at_once > 1:
         return f"{total:.0f} s in all, for {measured:.0f} s of cells, up to {at_once} side by side"
     own = total - measured
     return f"{total:.0f} s in all, {own:.1f} s of it ({own / total:.1%}) the harness itself"
 
 
-def _report(folder: Path, sections: Sequence[Any], running: bool) -> Path:
-    from prunebench_report import write_report
-
-    return write_report(folder, sections=sections, running=running)
+def _cells(number: int) -> str:
+    return "1 cell" if number == 1 else f"{number} cells"
 
 
 def _interrupt(*_: Any) -> None:

@@ -39,10 +39,10 @@ class ExpectedFigure:
     model: str
     treatment: Treatment
 
-    def among(self, cells: Iterable[Cell]) -> Expectation | None:
-        """The figure with the ids of its cells; None where none of them is here."""
+    def among(self, cells: Iterable[Cell]) -> Expectation:
+        """The figure with the ids of its cells."""
         ids = tuple(cell.id for cell in cells if self._fits(cell))
-        return self.figure.model_copy(update={"cells": ids}) if ids else None
+        return self.figure.model_copy(update={"cells": ids})
 
     def _fits(self, cell: Cell) -> bool:
         return cell.model.name == self.model and _what(cell) == _what(self.treatment)

@@ -21,24 +21,19 @@ SEEDLESS = ("as-is", "consecutive")
 """Samplers that give the same windows whatever the seed."""
 
 
-def plan(
-    suite: Suite, registry: Registry, only: Sequence[str] = (), skip: Sequence[str] = ()
-) -> Plan:
-    """The cells of a suite: model by model, in each the methods, their options, calibrations, seeds, as written.
-
-    ``only`` and ``skip`` are patterns, see `select`. Raises PrunebenchError where a pattern matches no cell or none is left.
-    """
+def plan(suite: Suite, registry: Registry) -> Plan:
+    """All cells of a suite: model by model, in each the methods, options, calibrations and seeds, as written."""
     cells: dict[str, Cell] = {}
     for cell in _grid(suite, registry):
         cells.setdefault(cell.id, cell)
-    chosen = tuple(select(list(cells.values()), only, skip))
+    every = tuple(cells.values())
     return Plan(
         suite=suite.name,
         title=suite.title,
-        cells=chosen,
+        cells=every,
         suite_sha256=hashlib.sha256(suite.text.encode()).hexdigest(),
         gate=suite.gate,
-        expect=tuple(figure for wanted in suite.expect if (figure := wanted.among(chosen))),
+        expect=tuple(expected.among(every) for expected in suite.expect),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,15 @@ def read(path_or_name: str | Path) -> Source:
         )
     where = {key: f"{file}:{line}" for key, line in document.lines.items()}
     return Source(file, path.resolve().parent, text, document.data, where)
+
+
+def source_of(data: Mapping[str, Any], name: str) -> Source:
+    """A suite that is already data; ``name`` stands for the file in errors, paths are relative to here.
+
+    Its text is JSON, which is YAML too. Keys and values become what JSON can hold.
+    """
+    text = json.dumps(data, indent=1, default=str)
+    return Source(name, Path.cwd(), f"{text}\n", json.loads(text), {})
 
 
 def _kind(value: Any) -> str:

@@ -73,7 +73,7 @@ def _run(
     from prunebench.plugin.host import load_plugins
     from prunebench.suite.load import check_suite
     from prunebench.suite.plan import plan
-    from prunebench.suite.source import Source
+    from prunebench.suite.source import source_of
     from prunebench.testing.models import tiny_checkpoint
 
     model = folder / f"tiny-{family}"
@@ -91,7 +91,7 @@ def _run(
         "device": "cpu",
     }
     registry = load_plugins()
-    suite = check_suite(Source("run_cell", folder, str(data), data, {}), registry)
+    suite = check_suite(source_of(data, "run_cell"), registry)
     [cell] = [cell for cell in plan(suite, registry).cells if cell.method.name == method]
     threads, random_state = torch.get_num_threads(), torch.random.get_rng_state()
     try:

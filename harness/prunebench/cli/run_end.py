@@ -9,7 +9,7 @@ from rich.console import Console
 from prunebench.cli.tables import grid, wide
 
 
-def show(folder: Path) -> None:
+def show_summary(folder: Path) -> None:
     """Print what the report of the run in ``folder`` says first."""
     from prunebench_report import summary
 

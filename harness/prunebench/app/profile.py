@@ -1,16 +1,16 @@
-"""One model as it stands: how long loading, a prompt and a token take, where that goes, and in which execution form."""
+"""Profile one model, unpruned: how long loading, a prompt and a token take, and where that time goes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from pydantic import Field
 
+from prunebench.app.one_cell import one_cell
 from prunebench.cell.phases import Phases
 from prunebench.cell.pipeline import vocabulary, workbench
 from prunebench.cell.profile import profile, prompt_ids
-from prunebench.experiment.cell import Cell
 from prunebench.experiment.measures import Form, LatencySpec
 from prunebench.measure.audit import audit, dense_facts
 from prunebench.measure.speed.compare_forms import compare_forms
@@ -18,10 +18,12 @@ from prunebench.measure.speed.dejavu_claims import Finding, findings
 from prunebench.measure.speed.io import disk_read_bytes, load_io
 from prunebench.model.anatomy import anatomy
 from prunebench.model.fetch import fetch_checkpoint
+from prunebench.plugin.host import load_plugins
 from prunebench.record.devices import EnergyResult
 from prunebench.record.io import GenerationIO, LoadIO
 from prunebench.record.speed import Breakdown, FormTime, Latency
 from prunebench.schema import Part
+from prunebench.suite.methods import DENSE
 
 
 class ModelProfile(Part):
@@ -46,13 +48,21 @@ class ModelProfile(Part):
 
 
 def profile_model(
-    cell: Cell,
+    model: str,
     shape: LatencySpec,
-    forms: Sequence[Form] = (),
     *,
+    dtype: str = "float32",
+    device: str = "auto",
+    compiled: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> ModelProfile:
-    """Profile the model of ``cell`` as it is, without its method. Raises PrunebenchError for what a user can mend."""
+    """Measure ``model`` as it is at the shape ``shape``, and compare the ways to run it.
+
+    ``model`` is what a suite calls a model. ``compiled`` also times torch.compile, which takes minutes
+    to compile. ``progress`` is called with (phase, done, total). Raises PrunebenchError for what a user
+    can mend.
+    """
+    cell = one_cell(model, DENSE, {}, load_plugins(), dtype=dtype, device=device)
     phases = Phases() if progress is None else Phases(lambda phase: progress(phase, 0, 0), progress)
     bench = workbench(cell, phases)
     with phases.phase("fetch"):
@@ -61,26 +71,27 @@ def profile_model(
         before = disk_read_bytes()
         loaded = bench.load()
         after = disk_read_bytes()
-    model = loaded.model
-    facts = dense_facts(model)
+    facts = dense_facts(loaded.model)
+    layers = list(range(len(anatomy(loaded.model).layers)))
     found = profile(
-        model,
+        loaded.model,
         [shape],
-        vocabulary(model),
+        vocabulary(loaded.model),
         phases,
-        audited=audit(model, facts, list(range(len(anatomy(model).layers)))),
+        audited=audit(loaded.model, facts, layers),
     )
     assert found.breakdown is not None
-    compared = []
-    if forms:
-        with phases.phase("execution forms"):
-            prompt = prompt_ids(vocabulary(model), shape.batch_size, shape.prompt, model.device)
-            compared = compare_forms(model, prompt, shape.new_tokens, forms)
+    with phases.phase("execution forms"):
+        forms = _forms(cell.device, compiled=compiled)
+        prompt = prompt_ids(
+            vocabulary(loaded.model), shape.batch_size, shape.prompt, loaded.model.device
+        )
+        compared = compare_forms(loaded.model, prompt, shape.new_tokens, forms)
     return ModelProfile(
         model=cell.model.name,
         parameters=facts.parameters,
         dtype=cell.model.dtype,
-        device=str(model.device),
+        device=str(loaded.model.device),
         threads=torch.get_num_threads(),
         load=load_io(
             loaded.weight_bytes,
@@ -93,3 +104,12 @@ def profile_model(
         forms=compared,
         energy=found.energy,
     )
+
+
+def _forms(device: str, *, compiled: bool) -> list[Form]:
+    forms: list[Form] = ["eager", "static", "lean"]
+    if device != "cpu":
+        forms.append("cuda-graph")
+    if compiled:
+        forms.append("compiled")
+    return forms

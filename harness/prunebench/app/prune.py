@@ -1,0 +1,188 @@
+"""Prune one model with one method: for people who want the model rather than the benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from prunebench.errors import PrunebenchError, did_you_mean
+
+if TYPE_CHECKING:
+    import torch
+
+    from prunebench.cell.pipeline import Workbench
+    from prunebench.experiment.cell import Cell
+    from prunebench.plugin.registry import Registry
+    from prunebench.record.audit import Audit
+
+Format = Literal["prunebench", "decilm"]
+FORMATS: tuple[Format, ...] = ("prunebench", "decilm")
+
+Progress = Callable[[str, int, int], None]
+"""Called with (phase, done, total)."""
+
+
+@dataclass(frozen=True)
+class PruneJob:
+    """What to prune, how, and where the result goes."""
+
+    model: Any
+    """What a suite calls a model (a registered name, a folder, a .gguf file, a Hub id), or a
+    transformers causal LM, which is pruned in place."""
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The method's options, `allocation` and `recovery` among them."""
+    calibration: Mapping[str, Any] | torch.Tensor | None = None
+    """A suite's `calibration:` section; for a model in memory token ids, int64 [windows, length]."""
+    seed: int = 0
+    dtype: str = "float32"
+    """The precision to prune and save in; a model in memory keeps its own."""
+    device: str = "auto"
+    """Where the model is loaded."""
+    layer_device: str | None = None
+    """Where one decoder layer at a time is pruned: a GPU that cannot hold the whole model."""
+    out: Path | None = None
+    """The folder for the pruned model; it is written whole or not at all."""
+    format: Format = "prunebench"
+    stream: bool = False
+    """Never hold the model: read a layer from its safetensors files, prune it, write it to ``out``.
+    Only for layer-wise methods; the result is the same."""
+    shard_size: int | str = "2 GB"
+    """The most bytes of a weight file that streaming writes."""
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A pruned model and what is known of it."""
+
+    model: Any
+    """The transformers causal LM, in eval mode; None if it was streamed from file to file."""
+    tokenizer: Any
+    audit: Audit
+    """Counted on the model: zeros, parameters, removed and narrower parts."""
+    notes: dict[str, Any]
+    """What the method noted."""
+    recovery_notes: dict[str, Any]
+
+
+def prune_model(job: PruneJob, progress: Progress | None = None) -> Pruned:
+    """Prune a model and save it if ``job.out`` names a folder.
+
+    Raises PrunebenchError for anything that the user can mend; the folder is then as it was before.
+    """
+    from prunebench.plugin.host import load_plugins
+
+    registry = load_plugins()
+    if job.out is not None:
+        _check_target(job.out, job.format)
+    if job.stream:
+        return _stream(job, registry, progress)
+    if isinstance(job.model, str | Path):
+        result, made_by = _load_and_prune(job, registry, progress)
+    else:
+        from prunebench.app.prune_in_memory import prune_in_memory
+
+        audit, notes, made_by = prune_in_memory(
+            job.model, job.method, job.options, job.calibration, job.seed, registry
+        )
+        result = Pruned(job.model, None, audit, notes, {})
+    if job.out is not None:
+        _save(result, made_by, job.out, job.format)
+    return result
+
+
+def _load_and_prune(
+    job: PruneJob, registry: Registry, progress: Progress | None
+) -> tuple[Pruned, dict[str, Any]]:
+    from prunebench.cell.pipeline import build_pruned_model
+
+    cell = _cell(job, registry)
+    made = build_pruned_model(_workbench(cell, job, progress))
+    loaded = made.loaded
+    result = Pruned(loaded.model, loaded.tokenizer, made.audit, made.notes, made.recovered.notes)
+    return result, made.made_by(cell)
+
+
+def _stream(job: PruneJob, registry: Registry, progress: Progress | None) -> Pruned:
+    from prunebench.cell.streamed import build_streamed
+
+    out = _checked_stream(job)
+    cell = _cell(job, registry)
+    made = build_streamed(_workbench(cell, job, progress), out, _shard_bytes(job.shard_size))
+    return Pruned(None, made.loaded.tokenizer, made.audit, made.notes, {})
+
+
+def _cell(job: PruneJob, registry: Registry) -> Cell:
+    from prunebench.app.one_cell import one_cell
+
+    return one_cell(
+        str(job.model),
+        job.method,
+        job.options,
+        registry,
+        calibration=job.calibration,
+        seed=job.seed,
+        dtype=job.dtype,
+        device=job.device,
+    )
+
+
+def _workbench(cell: Cell, job: PruneJob, progress: Progress | None) -> Workbench:
+    from prunebench.cell.phases import Phases
+    from prunebench.cell.pipeline import workbench
+
+    phases = Phases() if progress is None else Phases(lambda phase: progress(phase, 0, 0), progress)
+    return workbench(cell, phases, job.layer_device)
+
+
+def _check_target(out: Path, format: str) -> None:  # noqa: A002 - the option's name
+    """Refuse a folder that must not be replaced, before anything is computed."""
+    from prunebench.model.checkpoint import check_target
+
+    if format not in FORMATS:
+        raise PrunebenchError(f"unknown format '{format}'", hint=did_you_mean(format, FORMATS))
+    check_target(out)
+
+
+def _checked_stream(job: PruneJob) -> Path:
+    """The folder to stream to. Raises PrunebenchError if the job cannot be streamed."""
+    if not isinstance(job.model, str | Path):
+        raise PrunebenchError(
+            "a model in memory cannot be streamed", hint="name its folder, or leave out `stream`"
+        )
+    if job.out is None:
+        raise PrunebenchError(
+            "streaming needs a folder to write the model to", hint="give `out`, a folder"
+        )
+    if job.format != "prunebench":
+        raise PrunebenchError(
+            f"the format '{job.format}' is for models whose layers differ, "
+            "and streaming makes none of those",
+            hint="leave out `format`, or `stream`",
+        )
+    return job.out
+
+
+def _shard_bytes(size: int | str) -> int:
+    """A size such as 2000000000, '2 GB' or '512 MiB', in bytes."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from prunebench.suite.schema import MemorySize
+
+    try:
+        return TypeAdapter(MemorySize).validate_python(size)
+    except ValidationError as error:
+        raise PrunebenchError(
+            f"shard size: '{size}' is no size", hint="write bytes, or text such as 2 GB"
+        ) from error
+
+
+def _save(result: Pruned, made_by: dict[str, Any], out: Path, format: Format) -> None:  # noqa: A002
+    from prunebench.model import checkpoint, decilm
+
+    if format == "decilm":
+        decilm.save_decilm(result.model, result.tokenizer, out)
+    else:
+        checkpoint.save(result.model, result.tokenizer, out, made_by=made_by)

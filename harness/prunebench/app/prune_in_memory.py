@@ -1,0 +1,81 @@
+"""Prune a transformers model that is already in memory, in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import ValidationError
+
+from prunebench.errors import PrunebenchError, did_you_mean
+from prunebench.measure.audit import audit, dense_facts
+from prunebench.model.anatomy import anatomy
+from prunebench.plugin.api.context import Context
+from prunebench.plugin.api.method import pattern_of
+
+if TYPE_CHECKING:
+    from prunebench.plugin.registry import Registry
+    from prunebench.record.audit import Audit
+
+
+def prune_in_memory(
+    model: Any,
+    method: str,
+    options: Mapping[str, Any],
+    tokens: torch.Tensor | Mapping[str, Any] | None,
+    seed: int,
+    registry: Registry,
+) -> tuple[Audit, dict[str, Any], dict[str, Any]]:
+    """Prune ``model``; returns its audit, what the method noted, and what made it, for pruning.json.
+
+    ``tokens`` are calibration token ids, int64 [windows, length]. Raises PrunebenchError for what the
+    user can mend.
+    """
+    if isinstance(tokens, Mapping) or {"recovery", "allocation"} & set(options):
+        raise PrunebenchError(
+            "a model in memory takes its calibration tokens as a tensor, "
+            "and neither allocation nor recovery",
+            hint="give int64 ids [windows, length], or name the model's folder instead",
+        )
+    kind = _checked_method(method, registry, calibrated=tokens is not None)
+    chosen = _checked_options(method, kind, options)
+    dense = dense_facts(model)
+    context = Context(tokens, seed, list(range(len(anatomy(model).layers))))
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        kind(chosen).prune(model, context)
+    model.train(training)
+    # 2:4 is always counted: it is the pattern that GPUs accelerate.
+    pattern = pattern_of(getattr(chosen, "sparsity", 0.0))
+    patterns = sorted({(2, 4), (pattern.keep, pattern.of)} if pattern else {(2, 4)})
+    made_by = {
+        "method": method,
+        "options": chosen.model_dump(mode="json"),
+        "kept_layers": context.kept_layers,
+    }
+    return audit(model, dense, context.kept_layers, patterns), context.notes, made_by
+
+
+def _checked_method(name: str, registry: Registry, *, calibrated: bool) -> Any:
+    if name not in registry["method"]:
+        raise PrunebenchError(
+            f"unknown method '{name}'", hint=did_you_mean(name, registry["method"])
+        )
+    kind = registry["method"][name].value
+    if kind.needs_calibration and not calibrated:
+        raise PrunebenchError(
+            f"'{name}' needs calibration",
+            hint="give token ids as an int64 tensor [windows, length]",
+        )
+    return kind
+
+
+def _checked_options(method: str, kind: Any, options: Mapping[str, Any]) -> Any:
+    try:
+        return kind.Options.model_validate(options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "options"
+        raise PrunebenchError(f"{method}: {key}: {first['msg']}") from error
