@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from prunebench.layerwise.partial_forward import Stream, Tangent
     from prunebench.layerwise.walk import LinearStats
     from prunebench.measure.quality.task_data import TaskData
-    from prunebench.model.anatomy import Anatomy, Block, Cut, anatomy
+    from prunebench.model.anatomy import Anatomy, Block, anatomy
     from prunebench.model.cache import cache_dir
+    from prunebench.model.families import Cut
     from prunebench.model.generated import GeneratedAsset
     from prunebench.model.load import load_pruned
     from prunebench.model.source import ModelAsset
@@ -61,7 +62,7 @@ _HOMES = {
     "Block": "prunebench.model.anatomy",
     "Context": "prunebench.plugin.api.context",
     "Corpus": "prunebench.text.corpus",
-    "Cut": "prunebench.model.anatomy",
+    "Cut": "prunebench.model.families",
     "Engine": "prunebench.plugin.api.engine",
     "EngineContext": "prunebench.plugin.api.engine",
     "Field": "pydantic",

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from prunebench.errors import PrunebenchError
-from prunebench.model.anatomy import KINDS, Block, anatomy
+from prunebench.model.anatomy import Block, anatomy
+from prunebench.model.families import KINDS
 from tiny import FAMILIES, tiny_model
 
 IDS = torch.arange(12)[None] * 5 % 300
@@ -86,7 +87,7 @@ def test_shapes_that_are_no_whole_heads_are_named():
     model = tiny_model("llama")
     model.model.layers[0].self_attn.k_proj = nn.Linear(48, 25)
     with pytest.raises(
-        PrunebenchError, match=r"25 rows of self_attn\.k_proj are no whole number of heads of 12"
+        PrunebenchError, match=r"25 rows of self_attn\.k_proj do not divide into heads of 12"
     ):
         anatomy(model).groups(model.model.layers[0], "attention")
 
@@ -104,7 +105,7 @@ def test_an_unknown_family_is_named_with_the_known_ones():
     )
     with pytest.raises(
         PrunebenchError,
-        match="'gpt2' is not known; known are llama, mistral, qwen2, qwen3, gemma, opt, gpt_neox, phi",
+        match="unknown model family 'gpt2'; known: llama, mistral, qwen2, qwen3, gemma, opt, gpt_neox, phi",
     ):
         anatomy(model)
 

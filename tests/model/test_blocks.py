@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunebench.errors import PrunebenchError
-from prunebench.model.anatomy import KINDS, Block, anatomy
+from prunebench.model.anatomy import Block, anatomy
+from prunebench.model.families import KINDS
 from prunebench.model.surgery import remove_blocks, without
 from tiny import FAMILIES, tiny_model
 

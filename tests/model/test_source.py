@@ -158,7 +158,7 @@ def _outside(folder: Path) -> None:
         (lambda folder: _rename(folder, "pytorch_model.bin"), "never loaded"),
         (_truncate, "is truncated"),
         (_shards, "lacks 1 of its 2 shards: model-00002-of-00002.safetensors"),
-        (_outside, "names '../model.safetensors': a shard must lie in the model's folder"),
+        (_outside, "names '../model.safetensors': a shard must be in the model's folder"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer"),
     ],
 )

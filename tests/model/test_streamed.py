@@ -15,8 +15,8 @@ from prunebench.errors import PrunebenchError
 from prunebench.model.anatomy import anatomy
 from prunebench.model.checkpoint import safetensors_bytes, save_by_pieces
 from prunebench.model.folder import read_checkpoint
-from prunebench.model.headers import safetensors_entries
 from prunebench.model.load import load, load_bare
+from prunebench.model.safetensors_header import safetensors_entries
 from prunebench.model.safetensors_io import NAMES, TensorFiles, layout, new_file
 from prunebench.model.streamed import StreamedModel, open_tensors
 from tiny import FAMILIES, tiny_checkpoint, tiny_model, tiny_tokenizer

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunebench.errors import PrunebenchError
-from prunebench.model.anatomy import KINDS, Block, anatomy, width
+from prunebench.model.anatomy import Block, anatomy, width
+from prunebench.model.families import KINDS
 from prunebench.model.width import keep_groups, keep_hidden
 from tiny import FAMILIES, tiny_model
 

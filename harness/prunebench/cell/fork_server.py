@@ -47,7 +47,7 @@ def serve() -> None:
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     with _many_modules():
         import prunebench.cell.run  # noqa: F401
-        from prunebench.model.load import import_libraries
+        from prunebench.model.from_pretrained import import_libraries
 
         import_libraries()
 

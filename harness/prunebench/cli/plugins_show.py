@@ -86,9 +86,9 @@ def described(entry: PluginEntry) -> dict[str, Any]:
         facts["figures"] = {value.name: (value.unit, value.higher_is_better), **value.figures}
     if entry.kind == "method":
         with heavy_imports_later():
-            from prunebench.model.anatomy import FAMILIES
+            from prunebench.model.families import FAMILIES
         facts["structures"] = sorted(value.structure)
-        facts["families"] = [family for family, _ in FAMILIES]
+        facts["families"] = list(FAMILIES)
         facts["allocation"] = _takes_allocation(value)
     if inspect.isclass(getattr(value, "Options", None)):
         facts["options"] = [asdict(option) for option in options_of(value.Options)]

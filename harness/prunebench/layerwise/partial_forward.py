@@ -15,7 +15,8 @@ import torch
 from prunebench.errors import PrunebenchError
 from prunebench.layerwise.capture import Call, batches_of, capture, run
 from prunebench.layerwise.device_moves import moved, placed
-from prunebench.model.anatomy import KINDS, Kind, anatomy
+from prunebench.model.anatomy import anatomy
+from prunebench.model.families import KINDS, Kind
 from prunebench.model.surgery import check_bypass, without
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ import torch
 from prunebench.errors import PrunebenchError
 from prunebench.model.files import atomic_replace, disk_errors, move_over, scratch_folder
 from prunebench.model.folder import INDEX, SINGLE
-from prunebench.model.headers import StoredTensor
 from prunebench.model.pruning_json import (
     VARIANT,
     PruningFile,
@@ -22,6 +21,7 @@ from prunebench.model.pruning_json import (
     write_pruning_file,
 )
 from prunebench.model.quiet import quiet
+from prunebench.model.safetensors_header import StoredTensor
 from prunebench.model.safetensors_io import TensorFiles, layout, new_file
 
 

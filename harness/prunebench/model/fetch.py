@@ -1,4 +1,4 @@
-"""From a model that has been looked up to a local folder with config, safetensors and tokenizer."""
+"""From a model reference to a local folder with config, safetensors and tokenizer."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from prunebench.model.hub import snapshot
 from prunebench.model.quiet import quiet
 from prunebench.model.wheel import WheelAsset
 
-_CONVERSION = 1  # raised when `_convert` writes something else, so that old folders are not used
+_CONVERSION = 1  # raise it when `_convert` writes something else, so that old folders are not used
 
 
 def fetch_checkpoint(ref: ModelRef) -> Path:
-    """The folder that `load` reads. GGUF files are dequantised to float32 once and cached as safetensors.
+    """The folder that `load` reads. A GGUF file is converted to float32 safetensors once and cached.
 
-    Raises PrunebenchError where the source is missing, has changed since it was looked up, cannot be fetched or
-    cannot be converted.
+    Raises PrunebenchError if the source is missing, has changed since it was resolved, cannot be
+    fetched or cannot be converted.
     """
     if ref.kind == "hub":
         return snapshot(ref)
@@ -65,14 +65,17 @@ def _changed(path: Path) -> PrunebenchError:
 
 
 def _dequantised(file: Path, digest: str) -> Path:
-    """The cached float32 folder of a GGUF file with this SHA-256; made where there is none or it is damaged."""
+    """The cached float32 folder of the GGUF file with this SHA-256, converted if necessary.
+
+    The folder's name has the version of transformers, because another one may dequantise otherwise.
+    """
     target = (
         cache_dir() / "models" / f"{digest}-{_CONVERSION}-transformers-{version('transformers')}"
     )
     if _complete(target):
         return target
     with path_lock(target):
-        if not _complete(target):
+        if not _complete(target):  # another process may have converted it meanwhile
             _convert(file, target)
     return target
 
@@ -87,11 +90,8 @@ def _complete(folder: Path) -> bool:
 
 def _convert(file: Path, target: Path) -> None:
     try:
-        with (
-            quiet(),
-            contextlib.redirect_stderr(io.StringIO()),
-            _one_parse(),
-        ):  # its bar ignores all switches
+        # transformers' progress bar for GGUF ignores every switch, so swallow what it prints.
+        with quiet(), contextlib.redirect_stderr(io.StringIO()), _parse_once():
             model, tokenizer = _read_gguf(file)
     except (PrunebenchError, ImportError, MemoryError):
         raise
@@ -104,20 +104,21 @@ def _convert(file: Path, target: Path) -> None:
 
 
 def _read_gguf(file: Path) -> tuple[Any, Any]:
+    """Model in float32 and tokenizer of a GGUF file."""
     import torch
     import transformers
 
-    where: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
-    tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, **where)
-    if hasattr(
-        transformers, "GgufConfig"
-    ):  # newer releases would else keep the blocks packed where they have a kernel
-        where["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    source: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, **source)
+    if hasattr(transformers, "GgufConfig"):
+        # Newer releases keep the blocks packed if they have a kernel for them, unless told otherwise.
+        source["quantization_config"] = transformers.GgufConfig(dequantize=True)
     read, report = transformers.AutoModelForCausalLM.from_pretrained(
-        file.parent, dtype=torch.float32, output_loading_info=True, **where
+        file.parent, dtype=torch.float32, output_loading_info=True, **source
     )
     check_loaded(file, report)
-    # The model still counts as quantised and refuses to be saved: move its weights into a plain one.
+    # transformers still treats the model as quantised and refuses to save it, so move its weights
+    # into a plain model.
     settings = read.config.to_dict()
     for key in ("quantization_config", "_name_or_path"):
         settings.pop(key, None)
@@ -130,10 +131,11 @@ def _read_gguf(file: Path) -> tuple[Any, Any]:
 
 
 @contextlib.contextmanager
-def _one_parse() -> Iterator[None]:
-    """Parse once: transformers reads the file anew for tokenizer, config and weights, and makes one table of names per module.
+def _parse_once() -> Iterator[None]:
+    """Remember the parsed file and its table of names while the block runs.
 
-    Both take most of the conversion's time and never change, so they are remembered while it runs.
+    transformers parses the file again for tokenizer, config and weights, and builds the same table
+    of names for every module. That takes most of the conversion's time.
     """
     import gguf
 

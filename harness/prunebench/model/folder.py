@@ -1,4 +1,4 @@
-"""A local folder with a transformers checkpoint: is it complete, how many parameters, what is its fingerprint. No torch."""
+"""Read a checkpoint folder without torch: whether it is complete, its size, its fingerprint."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from typing import Any
 
 from prunebench.errors import PrunebenchError
 from prunebench.model.cache import file_sha256
-from prunebench.model.headers import safetensors_header
+from prunebench.model.safetensors_header import safetensors_parameters
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PRUNING_FILE = "pruning.json"
 PRUNED = ("model.pruned.safetensors", "model.safetensors.index.pruned.json")
-"""The plan of a pruned model, and its weights where the plan is needed to load them (see `shape`)."""
+"""Names of the weights if the folder can only be loaded with its `PRUNING_FILE`.
+
+Plain loaders look for the usual names, so they fail instead of initialising missing weights."""
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -26,12 +28,15 @@ TOKENIZER_FILES = (
     "tekken.json",
 )
 _HASHED = {".json", ".safetensors", ".model", ".txt", ".jinja"}
-_CONVERT = "convert it once: AutoModelForCausalLM.from_pretrained(FOLDER, weights_only=True).save_pretrained(NEW_FOLDER)"
+_CONVERT = (
+    "convert it once: AutoModelForCausalLM.from_pretrained(FOLDER, weights_only=True)"
+    ".save_pretrained(NEW_FOLDER)"
+)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint. ``weights``: the files that are loaded; ``parameters``: None where they are packed."""
+    """A complete checkpoint. ``weights`` are the files to load; ``parameters`` is None if packed."""
 
     folder: Path
     config: dict[str, Any]
@@ -44,28 +49,31 @@ class Checkpoint:
 
 
 def read_checkpoint(folder: Path, *, tokenizer: bool = True) -> Checkpoint:
-    """Check a folder without loading it: config, whole safetensors, all shards, a tokenizer where one is asked for.
+    """Check a folder without loading it: config, intact safetensors, all shards, a tokenizer.
 
-    Raises PrunebenchError that names the file at fault.
+    ``tokenizer`` False accepts a folder without one. Raises PrunebenchError that names the file at
+    fault.
     """
     config = _read_json(
-        folder / "config.json", missing=f"{folder} has no config.json, so it is no model folder"
+        folder / "config.json", missing=f"{folder} has no config.json, so it is not a model folder"
     )
     weights = _weights(folder)
     tied = config.get("tie_word_embeddings") is True
-    headers = [safetensors_header(path, tied=tied) for path in weights]
-    counts = [header.parameters for header in headers]
+    counts = [safetensors_parameters(path, tied=tied) for path in weights]
     total = None if None in counts else sum(count for count in counts if count is not None)
     if tokenizer and not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise PrunebenchError(
             f"{folder} has no tokenizer (none of {', '.join(TOKENIZER_FILES)})",
-            hint="save the model's tokenizer there: AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)",
+            hint="save the tokenizer there: AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)",
         )
     return Checkpoint(folder, config, weights, total)
 
 
 def fingerprint(folder: Path, *, code: bool = False) -> str:
-    """SHA-256 over the names and contents of the files that decide what is loaded; ``code``: Python files too."""
+    """SHA-256 over names and contents of the files that decide what is loaded.
+
+    ``code`` includes Python files, which are run if the model's remote code is trusted.
+    """
     suffixes = _HASHED | ({".py"} if code else set())
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
@@ -75,7 +83,7 @@ def fingerprint(folder: Path, *, code: bool = False) -> str:
 
 
 def _weights(folder: Path) -> tuple[Path, ...]:
-    """The files that are loaded: one file, else the shards of the index."""
+    """The weight files to load: the single file, else the shards that the index lists."""
     plain = any((folder / name).is_file() for name in (SINGLE, INDEX))
     single, listed = PRUNED if (folder / PRUNING_FILE).is_file() and not plain else (SINGLE, INDEX)
     if (folder / single).is_file():
@@ -86,15 +94,17 @@ def _weights(folder: Path) -> tuple[Path, ...]:
         if not isinstance(shards, dict) or not shards:
             raise PrunebenchError(f"{folder / listed} has no weight_map")
         names = sorted({str(name) for name in shards.values()})
+        # A path in the index could make us read, and hash, files anywhere on the machine.
         if outside := [name for name in names if Path(name).name != name]:
             raise PrunebenchError(
-                f"{folder / listed} names {outside[0]!r}: a shard must lie in the model's folder",
-                hint="copy the file there, and name it in the index by its name alone",
+                f"{folder / listed} names {outside[0]!r}: a shard must be in the model's folder",
+                hint="copy the file there, and list it in the index without a path",
             )
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise PrunebenchError(
-                f"{folder} lacks {len(missing)} of its {len(names)} shards: {', '.join(missing[:3])}",
+                f"{folder} lacks {len(missing)} of its {len(names)} shards: "
+                f"{', '.join(missing[:3])}",
                 hint="copy or download the missing files",
             )
         return tuple(folder / name for name in names)
@@ -129,19 +139,23 @@ def _read_json(path: Path, *, missing: str | None = None) -> dict[str, Any]:
     return data
 
 
-def check_loaded(place: Path, report: Mapping[str, Any]) -> None:
-    """Refuse what transformers reports of a load: it fills absent weights with random numbers and goes on."""
+def check_loaded(source: Path, report: Mapping[str, Any]) -> None:
+    """Raise PrunebenchError if transformers' ``report`` on loading ``source`` lists faults.
+
+    transformers only warns about them: it initialises missing weights at random and goes on.
+    """
     for kind in ("missing_keys", "mismatched_keys", "error_msgs"):
         if faults := report.get(kind):
             names = ", ".join(sorted(map(_fault, faults))[:3])
             raise PrunebenchError(
-                f"{place}: the weights do not fit the config: {len(faults)} {kind.replace('_', ' ')}: {names}",
+                f"{source}: the weights do not fit the config: "
+                f"{len(faults)} {kind.replace('_', ' ')}: {names}",
                 hint="take config and weights from the same checkpoint",
             )
 
 
 def _fault(entry: Any) -> str:
-    """A key, or a key with the shapes in the file and in the model."""
+    """One entry of the report: a key, or a key with its shapes in the file and in the model."""
     if not isinstance(entry, tuple):
         return str(entry)
     key, stored, expected = entry

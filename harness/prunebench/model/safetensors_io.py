@@ -12,7 +12,7 @@ from typing import IO, Any, NamedTuple, Self
 import torch
 
 from prunebench.errors import PrunebenchError
-from prunebench.model.headers import StoredTensor
+from prunebench.model.safetensors_header import StoredTensor
 
 # The format's name of each type, in the order in which a file holds tensors of several types, widest first
 NAMES = {

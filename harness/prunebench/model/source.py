@@ -16,7 +16,7 @@ from prunebench.experiment.model import ModelRef, Placement
 from prunebench.model.cache import file_sha256
 from prunebench.model.folder import fingerprint, read_checkpoint
 from prunebench.model.generated import GeneratedAsset
-from prunebench.model.headers import gguf_header
+from prunebench.model.gguf_header import gguf_parameters
 from prunebench.model.wheel import WheelAsset
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -116,7 +116,7 @@ def _local(path: Path, *, trust_remote_code: bool) -> dict[str, Any]:
             f"{path} is neither a folder nor a .gguf file",
             hint="name the folder that holds the file",
         )
-    parameters = gguf_header(path).parameters
+    parameters = gguf_parameters(path)
     pin = file_sha256(path)
     return {
         "name": path.stem,

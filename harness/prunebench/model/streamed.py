@@ -18,7 +18,7 @@ from prunebench.errors import PrunebenchError
 from prunebench.model.anatomy import anatomy
 from prunebench.model.files import disk_errors
 from prunebench.model.folder import Checkpoint
-from prunebench.model.headers import StoredTensor, safetensors_entries
+from prunebench.model.safetensors_header import StoredTensor, safetensors_entries
 from prunebench.model.safetensors_io import TensorFiles
 
 Watch = Callable[[int, torch.nn.Module], None]

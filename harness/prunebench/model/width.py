@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from prunebench.errors import PrunebenchError
-from prunebench.model.anatomy import KINDS, Anatomy, Block, Kind, anatomy, width
+from prunebench.model.anatomy import Anatomy, Block, anatomy, width
+from prunebench.model.families import KINDS, Kind
 from prunebench.model.surgery import configs
 
 

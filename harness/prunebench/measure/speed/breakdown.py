@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from prunebench.measure.speed.execution import Eager
 from prunebench.measure.speed.io import kv_cache_bytes
 from prunebench.measure.speed.latency import one_round
-from prunebench.model.anatomy import KINDS, Anatomy, anatomy
+from prunebench.model.anatomy import Anatomy, anatomy
+from prunebench.model.families import KINDS
 from prunebench.model.positions import check_positions
 from prunebench.record.speed import Breakdown, PartShare
 

@@ -1,0 +1,105 @@
+"""Read a safetensors file's header without torch: whether it is complete, and its tensors.
+
+Layout of the format:
+
+    8 bytes   length of the header, unsigned, little-endian
+    header    JSON object: tensor name -> {"dtype": "F32", "shape": [..], "data_offsets": [a, b]},
+              and optionally "__metadata__" -> strings
+    data      the tensors' bytes, row-major and little-endian, without gaps; offsets count from here
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prunebench.errors import PrunebenchError
+
+_MAX_HEADER = 100_000_000  # bytes; the limit of the format, so a wrong length allocates no more
+_AGAIN = "copy or download the file again"
+# Rotary tables and causal masks that older releases of transformers stored beside the weights.
+_LEGACY_BUFFERS = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
+_HEADS = {"lm_head.weight", "embed_out.weight"}
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a safetensors file."""
+
+    path: Path
+    dtype: str
+    """The format's name of the element type, such as 'F32'."""
+    shape: tuple[int, ...]
+    start: int
+    """Offset of the first byte from the start of the file."""
+    nbytes: int
+
+
+def safetensors_parameters(path: Path, *, tied: bool = False) -> int | None:
+    """Number of parameters in a safetensors file; None if weights are packed (quantised).
+
+    ``tied`` does not count a stored head, which is the embeddings a second time. Raises
+    PrunebenchError if the file is not a complete safetensors file.
+    """
+    entries = safetensors_entries(path)
+    skipped = _HEADS if tied else set()
+    counted = [
+        entry
+        for name, entry in entries.items()
+        if name not in skipped and not name.endswith(_LEGACY_BUFFERS)
+    ]
+    if any(entry.dtype not in _FLOATS for entry in counted):
+        return None
+    return sum(math.prod(entry.shape) for entry in counted)
+
+
+def safetensors_entries(path: Path) -> dict[str, StoredTensor]:
+    """All tensors of a file by name.
+
+    Raises PrunebenchError if the file is not a safetensors file or is not complete.
+    """
+    size, text = _read_header(path)
+    data = 8 + len(text)  # the tensors' bytes begin here
+    try:
+        header: dict[str, Any] = json.loads(text)
+        header.pop("__metadata__", None)
+        found = {name: _entry(path, data, entry) for name, entry in header.items()}
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise PrunebenchError(
+            f"{path} is not a safetensors file: its header cannot be read", hint=_AGAIN
+        ) from error
+    end = max((entry.start + entry.nbytes for entry in found.values()), default=data)
+    if size != end:
+        fault = "is truncated" if size < end else "is too long"
+        raise PrunebenchError(f"{path} {fault}: {size} bytes, its header names {end}", hint=_AGAIN)
+    return found
+
+
+def _read_header(path: Path) -> tuple[int, bytes]:
+    """Size of the file in bytes, and the JSON text of its header."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            prefix = file.read(8)
+            length = int.from_bytes(prefix, "little")
+            if len(prefix) < 8 or not 2 <= length <= _MAX_HEADER:
+                raise PrunebenchError(f"{path} is not a safetensors file", hint=_AGAIN)
+            text = file.read(length)
+    except OSError as error:
+        raise PrunebenchError(f"cannot read {path}: {error.strerror or error}") from error
+    if len(text) < length:
+        raise PrunebenchError(
+            f"{path} is truncated: {size} bytes, its header alone has {8 + length}", hint=_AGAIN
+        )
+    return size, text
+
+
+def _entry(path: Path, data: int, entry: Mapping[str, Any]) -> StoredTensor:
+    start, end = entry["data_offsets"]
+    math.prod(entry["shape"])  # raises TypeError unless the shape is a list of numbers
+    return StoredTensor(path, entry["dtype"], tuple(entry["shape"]), data + start, end - start)
