@@ -1,7 +1,7 @@
-"""Make the one environment that the tox environments share, or leave it alone where it is up to date.
+"""Make the virtual environment that all tox environments share; do nothing if it is up to date.
 
-tox gives every environment name a virtual environment of its own and wipes one that two names point at; with torch in
-it that would be gigabytes and minutes twice. Called with the folder of the shared environment.
+tox makes a virtual environment for every environment name, and wipes one that two names share. With
+torch in each of them that would cost gigabytes and minutes. The argument is the folder.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ def main(folder: Path) -> None:
     wanted = hashlib.sha256(sys.version.encode())
     for path in (ROOT / "pyproject.toml", ROOT / ".ci" / "constraints.txt"):
         wanted.update(path.read_bytes())
+    # The stamp says which Python and which requirements the environment was made for.
     stamp = folder / ".prunebench-environment"
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted.hexdigest():
         return
     print(
-        f"installing prunebench and what it needs into {folder} (once, a few minutes)", flush=True
+        f"installing prunebench and its requirements into {folder} (once, a few minutes)",
+        flush=True,
     )
-    stamp.unlink(missing_ok=True)
+    stamp.unlink(missing_ok=True)  # an installation that is interrupted is not taken for complete
     if not (folder / "bin" / "python").exists():
         venv.EnvBuilder(with_pip=True, clear=True).create(folder)
     pip = [

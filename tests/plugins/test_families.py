@@ -1,4 +1,4 @@
-"""Every method on every family: it works, or it says why not. The README's table is made here."""
+"""Every method on every family: it works, or it says why not. The table of plugins/README.md is made here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prunebench.model.checkpoint import save
 from prunebench.plugin.host import load_plugins
 from tiny import FAMILIES, tiny_model
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+README = Path(__file__).resolve().parents[2] / "plugins" / "README.md"
 BEGIN, END = "<!-- families: made by tests/plugins/test_families.py -->", "<!-- families end -->"
 TITLES = {
     "llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "gemma": "Gemma", "opt": "OPT",
@@ -87,7 +87,7 @@ def table(found: dict[tuple[str, str], str]) -> str:
 
 
 @pytest.mark.timeout(300)
-def test_the_readme_has_the_table_of_what_works(tmp_path: Path) -> None:
+def test_plugins_readme_has_the_table_of_what_works(tmp_path: Path) -> None:
     found = {
         (family, row): outcome(family, row, tmp_path)
         for family in FAMILIES
@@ -98,7 +98,9 @@ def test_the_readme_has_the_table_of_what_works(tmp_path: Path) -> None:
     text = README.read_text(encoding="utf-8")
     assert BEGIN in text and END in text
     written = text.split(BEGIN)[1].split(END)[0].strip()
-    assert written == made, "put the table that is printed above between the marks in README.md"
+    assert written == made, (
+        "put the table that is printed above between the marks in plugins/README.md"
+    )
 
 
 def test_every_method_and_recovery_is_in_the_table() -> None:
