@@ -12,7 +12,8 @@ import pytest
 
 from prunebench.measure.quality.protocols import DEFAULT, PROTOCOLS
 from prunebench.plugin import hookspecs
-from prunebench.plugin.host import Registry, load_plugins
+from prunebench.plugin.host import load_plugins
+from prunebench.plugin.registry import Registry
 from prunebench.suite import schema
 from prunebench.suite.source import shipped
 from readmes import ROOT, named, table, tables
@@ -38,28 +39,28 @@ def check_papers(rows: list[list[str]], entries: dict[str, Any]) -> None:
 
 def test_the_methods(registry: Registry) -> None:
     rows = table("plugins/README.md", "dense")
-    check_papers(rows, registry.methods)
+    check_papers(rows, registry["method"])
     for row in rows:
-        method = registry.methods[named(row[0])[0]].value
+        method = registry["method"][named(row[0])[0]].value
         assert row[2] == ("yes" if method.needs_calibration else "no"), row
 
 
 def test_the_methods_in_short(registry: Registry) -> None:
-    assert set(column(table("README.md", "magnitude"))) == set(registry.methods)
+    assert set(column(table("README.md", "magnitude"))) == set(registry["method"])
 
 
 def test_recoveries_allocations_and_metrics(registry: Registry) -> None:
-    check_papers(table("plugins/README.md", "lora"), registry.recoveries)
-    check_papers(table("plugins/README.md", "owl"), registry.allocations)
-    check_papers(table("plugins/README.md", "kl-divergence"), registry.metrics)
+    check_papers(table("plugins/README.md", "lora"), registry["recovery"])
+    check_papers(table("plugins/README.md", "owl"), registry["allocation"])
+    check_papers(table("plugins/README.md", "kl-divergence"), registry["metric"])
 
 
 def test_the_corpora(registry: Registry) -> None:
     rows = table("suites/README.md", "wikitext2")
-    assert set(column(rows)) == set(registry.corpora)
+    assert set(column(rows)) == set(registry["corpus"])
     from_hub = {named(row[0])[0] for row in rows if row[2] == "the Hub"}
     assert from_hub == {
-        name for name, entry in registry.corpora.items() if "hub_corpora" in entry.origin
+        name for name, entry in registry["corpus"].items() if "hub_corpora" in entry.origin
     }
 
 

@@ -14,7 +14,8 @@ import torch
 
 import prunebench
 from prunebench.plugin.files import with_files
-from prunebench.plugin.host import Registry, load_plugins
+from prunebench.plugin.host import load_plugins
+from prunebench.plugin.registry import Registry
 from prunebench.store.run_folder import RunStore
 from readmes import ROOT, Block, block, blocks
 from rig import Rig
@@ -46,7 +47,7 @@ def only_of_block(entries: dict[str, Any]) -> Any:
 
 def check_method(registry: Registry, _: Path) -> None:
     """It prunes a small model, and its docstring says what it does."""
-    kind = only_of_block(registry.methods)
+    kind = only_of_block(registry["method"])
     assert kind.__doc__
     model, dense = tiny_model("llama"), tiny_model("llama")
     tokens = torch.randint(2, 300, (2, 16), generator=torch.Generator().manual_seed(5))
@@ -62,7 +63,7 @@ def check_section(registry: Registry, _: Path) -> None:
     """The report of a finished run has it, with a row for each of the fastest cells."""
     from prunebench_report import render
 
-    section = only_of_block(registry.sections)
+    section = only_of_block(registry["section"])
     page = render(RunStore.open(FINISHED_RUN), sections=[section])
     assert section.title in page
     [part] = re.findall(rf"<section[^>]*>\s*<h2[^>]*>{section.title}.*?</section>", page, re.DOTALL)

@@ -18,7 +18,13 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from prunebench.app.prune_model import one_cell
 from prunebench.cli import prunebench
+from prunebench.cli.prune import assignments
+from prunebench.errors import PrunebenchError
+from prunebench.plugin.host import load_plugins
+from prunebench.suite.load import load_suite
+from prunebench.suite.plan import plan
 from readmes import ROOT, Block, blocks, environments, parse
 
 CHEAP = {"suites", "plan", "plugins", "schema"}
@@ -92,20 +98,12 @@ def _check_prunebench(arguments: list[str]) -> None:
 
 def _plan(suite: str, options: dict[str, Any]) -> None:
     """The suite with the command's changes and selection; a pattern that matches nothing is an error there."""
-    from prunebench.plugin.host import load_plugins
-    from prunebench.suite.load import load_suite
-    from prunebench.suite.plan import plan
-
     registry = load_plugins()
     loaded = load_suite(suite, registry=registry, overrides=options["overrides"])
     assert plan(loaded, registry, options["only"], options["skip"]).cells
 
 
 def _plan_one(options: dict[str, Any]) -> None:
-    from prunebench.cli.prune import assignments
-    from prunebench.plugin.host import load_plugins
-    from prunebench.suite.prune import one_cell
-
     registry = load_plugins()
     cell = one_cell(options["model"], options["method"], assignments(options["options"]), registry)
     assert cell.method.name == options["method"]
@@ -146,7 +144,5 @@ def test_every_script_is_sound_and_so_are_its_commands(block: Block) -> None:
     ],
 )
 def test_a_command_that_does_not_exist_is_noticed(line: str) -> None:
-    from prunebench.errors import PrunebenchError
-
     with pytest.raises((AssertionError, PrunebenchError, click.UsageError)):
         check(shlex.split(line))
