@@ -23,8 +23,6 @@ from prunebench.cli import prunebench
 from prunebench.cli.prune import assignments
 from prunebench.errors import PrunebenchError
 from prunebench.plugin.host import load_plugins
-from prunebench.suite.load import load_suite
-from prunebench.suite.plan import plan
 from readmes import ROOT, Block, blocks, environments, parse
 
 CHEAP = {"suites", "plan", "plugins", "schema"}
@@ -97,10 +95,17 @@ def _check_prunebench(arguments: list[str]) -> None:
 
 
 def _plan(suite: str, options: dict[str, Any]) -> None:
-    """The suite with the command's changes and selection; a pattern that matches nothing is an error there."""
-    registry = load_plugins()
-    loaded = load_suite(suite, registry=registry, overrides=options["overrides"])
-    assert plan(loaded, registry, options["only"], options["skip"]).cells
+    """Plan the suite with the command's changes and selection; a pattern without a match fails."""
+    words = [
+        word
+        for key, option in (("overrides", "--set"), ("only", "--only"), ("skip", "--skip"))
+        for value in options[key]
+        for word in (option, value)
+    ]
+    result = CliRunner().invoke(prunebench, ["plan", suite, *words])
+    if isinstance(result.exception, PrunebenchError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
 
 
 def _plan_one(options: dict[str, Any]) -> None:
