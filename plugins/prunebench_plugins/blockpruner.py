@@ -23,12 +23,14 @@ import prunebench
 from prunebench import Block, Field, Method, PrunebenchError, Reference, anatomy, hookimpl
 
 if TYPE_CHECKING:
-    from prunebench import Anatomy, Context, Stream, Tangent
+    from prunebench import Anatomy, Context
 
 PENDING = 4
 """Variants whose last states are kept until it is known whose exact loss is needed."""
 KINDS = {"mix": ("attention", "mlp"), "mha": ("attention",), "mlp": ("mlp",)}
 RATIO = 0.2
+_Tangents = list[Any]
+"""What `stream.tangent` gives for each batch; None if the vocabulary is small."""
 
 
 class BlockPruner(Method):
@@ -72,12 +74,12 @@ class BlockPruner(Method):
         parts = anatomy(model)
         units = [block for block in parts.blocks if block.kind in KINDS[self.options.blocks]]
         budget = _Budget(parts, units, self.options)
-        stream = context.stream(model)
         slack = max(1e-5, torch.finfo(parts.head.weight.dtype).eps / 2)
         planned = sum(range(len(units) - budget.steps() + 1, len(units) + 1))
         search = _Search(
-            stream, units, slack, lambda done: context.progress(done, max(done, planned))
+            model, context, units, slack, lambda done: context.progress(done, max(done, planned))
         )
+        stream = search.stream
         step = search.step if self.options.mode == "clean" else search.step_as_released
         gone: list[Block] = []
         losses: list[float] = []
@@ -193,11 +195,16 @@ class _Search:
     """A greedy search: which units are left, what is gone, and the model to ask."""
 
     def __init__(
-        self, stream: Stream, units: list[Block], slack: float, looked_at: Callable[[int], None]
+        self,
+        model: Any,
+        context: Context,
+        units: list[Block],
+        slack: float,
+        looked_at: Callable[[int], None],
     ) -> None:
-        self.stream = stream
+        self.stream = context.stream(model)
         self.left = list(units)
-        self._gone: dict[int, set[Any]] = {layer: set() for layer in range(stream.layers)}
+        self._gone: dict[int, set[Any]] = {layer: set() for layer in range(self.stream.layers)}
         self.variants = 0
         """How many were compared, so far."""
         self._looked_at = looked_at
@@ -212,7 +219,7 @@ class _Search:
         guess = min(self.left, key=self._expected.__getitem__)
         places = [self._place(unit) for unit in self.left]
         best: _Result | None = None
-        tangents: list[Tangent | None] = []
+        tangents: _Tangents = []
         pending: list[_Variant] = []
         for first, end in (
             (self._place(guess), max(places) + 1),
@@ -268,9 +275,7 @@ class _Search:
         self._gone[best.layer].add(best.kind)
         return best
 
-    def _measure(
-        self, unit: Block, states: list[torch.Tensor]
-    ) -> tuple[_Result, list[Tangent | None]]:
+    def _measure(self, unit: Block, states: list[torch.Tensor]) -> tuple[_Result, _Tangents]:
         """The loss without this unit, from the states at its place, and the tangents where it ends."""
         tangents, nlls = [], []
         for batch, state in enumerate(states):
@@ -281,7 +286,7 @@ class _Search:
         return _result(self._expected[unit], unit), tangents
 
     def _bounded(
-        self, unit: Block, states: list[torch.Tensor], tangents: list[Tangent | None], limit: float
+        self, unit: Block, states: list[torch.Tensor], tangents: _Tangents, limit: float
     ) -> list[_Variant]:
         """The variant without this unit, from the states at its place; nothing if its loss exceeds the limit."""
         stream = self.stream
@@ -299,9 +304,7 @@ class _Search:
         variant = _Variant(unit, ends, known)
         return [] if variant.bound > limit * self._slack else [variant]
 
-    def _settle(
-        self, pending: list[_Variant], tangents: list[Tangent | None], best: _Result
-    ) -> _Result:
+    def _settle(self, pending: list[_Variant], tangents: _Tangents, best: _Result) -> _Result:
         """Compute the loss of the variant with the lowest bound, and drop those that cannot be better than the best."""
         variant = pending.pop(min(range(len(pending)), key=lambda place: pending[place].bound))
         for batch, (end, tangent) in enumerate(zip(variant.ends, tangents, strict=True)):

@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunebench import Block, PrunebenchError, Stream
+from prunebench import Block, PrunebenchError
 from prunebench.layerwise import partial_forward as module
+from prunebench.layerwise.partial_forward import Stream
 from prunebench.model import batches
 from prunebench.model.surgery import remove_blocks
 from tiny import FAMILIES, tiny_model
