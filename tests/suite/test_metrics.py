@@ -9,8 +9,8 @@ from prunebench.errors import PrunebenchError
 from prunebench.plugin.api.method import Options
 from prunebench.plugin.api.metric import Metric
 from prunebench.plugin.registry import PluginEntry
+from prunebench.suite.json_schema import json_schema
 from prunebench.suite.plan import plan
-from prunebench.suite.schema import json_schema
 
 SUITE = """\
 name: s
@@ -154,8 +154,7 @@ def test_a_wrong_perplexity_is_the_only_problem(cells):
 
 
 def test_the_schema_offers_them_with_options_and_text(registry):
-    metrics = registry.registered("metric")
-    schema = json_schema({}, {}, registry["corpus"], metrics=metrics)
+    schema = json_schema(registry)
     names, counts, reads = schema["$defs"]["metric"]["anyOf"]
     assert names == {"enum": ["counts", "reads"]}
     options = reads["properties"]["reads"]["anyOf"][0]["properties"]

@@ -14,8 +14,8 @@ from prunebench.plugin.api.recovery import Recovery, TrainingOptions
 from prunebench.plugin.host import load_plugins
 from prunebench.plugin.registry import PluginEntry
 from prunebench.suite.estimate import estimate
+from prunebench.suite.json_schema import json_schema
 from prunebench.suite.plan import plan
-from prunebench.suite.schema import json_schema
 
 SUITE = """\
 name: s
@@ -244,9 +244,7 @@ def test_the_baseline_takes_no_recovery(cells):
 
 
 def test_the_schema_knows_recoveries(registry):
-    kinds = registry.registered("method")
-    recoveries = registry.registered("recovery")
-    schema = json_schema(kinds, registry["model"], registry["corpus"], recoveries)
+    schema = json_schema(registry)
     forms = schema["properties"]["methods"]["anyOf"][0]["anyOf"][1:]
     assert all(
         form["properties"][form["required"][0]]["anyOf"][0]["properties"]["recovery"]

@@ -7,13 +7,14 @@ import pytest
 from pydantic import ConfigDict, Field
 
 from prunebench.plugin.api.method import Options
-from prunebench.suite.schema import LatencyEntry, SuiteFile, json_schema, section_at
+from prunebench.plugin.registry import PluginEntry, Registry
+from prunebench.suite.json_schema import json_schema
+from prunebench.suite.schema import LatencyEntry, SuiteFile, section_at
 
 
 @pytest.fixture
 def schema(registry):
-    methods = registry.registered("method")
-    return json_schema(methods, registry["model"], registry["corpus"])
+    return json_schema(registry)
 
 
 def references(value):
@@ -85,6 +86,7 @@ def test_options_that_json_schema_cannot_say_spoil_nothing(registry):
         call: Callable[[], int] = int
 
     odd = type("Odd", (registry["method"]["wanda"].value,), {"Options": Odd})
-    forms = json_schema({"odd": odd}, {}, {})["properties"]["methods"]["anyOf"][0]["anyOf"]
+    alone = Registry([PluginEntry("method", "odd", odd, "dist", "1.0", "")])
+    forms = json_schema(alone)["properties"]["methods"]["anyOf"][0]["anyOf"]
     assert forms[0] == {"enum": ["odd"]}
     assert forms[1]["properties"]["odd"]["anyOf"][0] == {"type": "object"}

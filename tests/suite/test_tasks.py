@@ -9,9 +9,9 @@ import pytest
 from prunebench.errors import PrunebenchError
 from prunebench.measure.quality.task_data import HUB, TaskData, split_of
 from prunebench.measure.quality.task_index import task_index
-from prunebench.plugin.registry import PluginEntry
+from prunebench.plugin.registry import PluginEntry, Registry
+from prunebench.suite.json_schema import json_schema
 from prunebench.suite.plan import plan
-from prunebench.suite.schema import json_schema
 from task_folder import task_folder, write
 
 SUITE = """\
@@ -186,7 +186,7 @@ def test_overrides_reach_them(load):
 
 
 def test_the_schema_knows_them():
-    schema = json_schema({}, {}, {}, None, {"rows": Rows()})
+    schema = json_schema(Registry([PluginEntry("task data", "rows", Rows(), "dist", "1.0", "")]))
     assert schema["$defs"]["TaskEntry"]["properties"]["data"]["examples"] == ["hub", "rows"]
     forms = schema["$defs"]["QualityEntry"]["properties"]["tasks"]["anyOf"]
     assert {"type": "null"} in forms

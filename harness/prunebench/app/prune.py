@@ -169,7 +169,7 @@ def _shard_bytes(size: int | str) -> int:
     """A size such as 2000000000, '2 GB' or '512 MiB', in bytes."""
     from pydantic import TypeAdapter, ValidationError
 
-    from prunebench.suite.schema import MemorySize
+    from prunebench.suite.field_types import MemorySize
 
     try:
         return TypeAdapter(MemorySize).validate_python(size)

@@ -15,20 +15,6 @@ def command() -> None:
     import json
 
     from prunebench.plugin.host import load_plugins
-    from prunebench.suite.schema import json_schema
+    from prunebench.suite.json_schema import json_schema
 
-    registry = load_plugins()
-    methods = registry.registered("method")
-    recoveries = registry.registered("recovery")
-    allocations = registry.registered("allocation")
-    metrics = registry.registered("metric")
-    schema = json_schema(
-        methods,
-        registry["model"],
-        registry["corpus"],
-        recoveries,
-        registry["task data"],
-        allocations,
-        metrics,
-    )
-    click.echo(json.dumps(schema, indent=2))
+    click.echo(json.dumps(json_schema(load_plugins()), indent=2))

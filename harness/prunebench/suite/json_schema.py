@@ -1,0 +1,178 @@
+"""JSON Schema of suite files, so that editors complete and check them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from prunebench.measure.quality.task_data import HUB
+from prunebench.plugin.suite_keys import ALLOCATION, CALIBRATION, DATA, RECOVERY
+from prunebench.suite.schema import SuiteFile, TextEntry, TrainingEntry
+
+if TYPE_CHECKING:
+    from prunebench.plugin.registry import Kind, Registry
+
+Json = dict[str, Any]
+
+
+def json_schema(registry: Registry) -> Json:
+    """JSON Schema (draft 2020-12) of a suite file, with the options of everything in ``registry``.
+
+    Names of models, corpora and task data become examples: paths are allowed in their place.
+    """
+    schema = SuiteFile.model_json_schema()
+    writer = _Writer(registry, schema.setdefault("$defs", {}))
+    methods = schema["properties"]["methods"]
+    schema["properties"]["methods"] = {
+        "description": methods["description"],
+        **_one_or_several(writer.methods()),
+    }
+    writer.define_allocations()
+    writer.define_recoveries()
+    writer.define_metrics()
+    writer.add_examples()
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "prunebench suite",
+        **schema,
+    }
+
+
+class _Writer:
+    """Writes what depends on plugins; definitions that are referred to go to ``defs``."""
+
+    def __init__(self, registry: Registry, defs: Json) -> None:
+        self.registry = registry
+        self.defs = defs
+
+    def methods(self) -> Json:
+        """One entry of `methods:`."""
+        own = {
+            key: value for key, value in self.defs["CalibrationEntry"].items() if key != "required"
+        }
+        self.defs["own-calibration"] = {
+            **own,
+            "description": "calibration text other than the suite's; keys left out are as there",
+        }
+        forms = self.forms("method", self._add_keys_beside_method)
+        names = sorted(self.registry["method"])
+        return {"anyOf": [{"enum": names}, *forms] if names else forms}
+
+    def _add_keys_beside_method(self, method: Any, properties: Json) -> None:
+        if self.registry["recovery"]:
+            properties[RECOVERY] = _reference("recovery")
+        if self.registry["allocation"] and "sparsity" in properties:
+            properties[ALLOCATION] = _reference("allocation")
+        # An allocation may need text although its method needs none.
+        if method.needs_calibration or self.registry["allocation"]:
+            properties[CALIBRATION] = _reference("own-calibration")
+
+    def define_allocations(self) -> None:
+        if names := sorted(self.registry["allocation"]):
+            one = {"anyOf": [{"enum": names}, {"type": "null"}, *self.forms("allocation")]}
+            self.defs["allocation"] = {
+                "description": "spreads the sparsity over the layers",
+                **_one_or_fan(one),
+            }
+
+    def define_recoveries(self) -> None:
+        if names := sorted(self.registry["recovery"]):
+
+            def add_data(_: Any, properties: Json) -> None:
+                properties[DATA] = _reference("TrainingEntry")
+
+            one = {"anyOf": [{"enum": names}, {"type": "null"}, *self.forms("recovery", add_data)]}
+            self.defs["recovery"] = {
+                "description": "repairs the pruned model before it is measured",
+                **_one_or_fan(one),
+            }
+            self.defs["TrainingEntry"] = TrainingEntry.model_json_schema()
+
+    def define_metrics(self) -> None:
+        if names := sorted(self.registry["metric"]):
+
+            def add_data(metric: Any, properties: Json) -> None:
+                if metric.needs_text:
+                    properties[DATA] = _reference("TextEntry")
+
+            self.defs["metric"] = {
+                "description": "judges the pruned model, like perplexity and tasks",
+                "anyOf": [{"enum": names}, *self.forms("metric", add_data)],
+            }
+            self.defs["TextEntry"] = TextEntry.model_json_schema()
+            metric = _reference("metric")
+            self.defs["QualityEntry"]["properties"]["metrics"]["anyOf"] = [
+                metric,
+                {"type": "array", "items": metric},
+                {"type": "null"},
+            ]
+
+    def add_examples(self) -> None:
+        self.defs["ModelEntry"]["properties"]["model"]["examples"] = sorted(self.registry["model"])
+        self.defs["TaskEntry"]["properties"]["data"]["examples"] = [
+            HUB,
+            *sorted(self.registry["task data"]),
+        ]
+        for section in ("CalibrationEntry", "PerplexityEntry", "TrainingEntry", "TextEntry"):
+            if section in self.defs:
+                corpus = self.defs[section]["properties"]["corpus"]
+                corpus["examples"] = sorted(self.registry["corpus"])
+
+    def forms(
+        self, kind: Kind, add_keys: Callable[[Any, Json], None] = lambda *_: None
+    ) -> list[Json]:
+        """For each plugin of a kind: a mapping from its name to its options.
+
+        ``add_keys`` gets the plugin and the properties of its options, to add keys of the suite.
+        """
+        found = []
+        for name, plugin in sorted(self.registry.registered(kind).items()):
+            options = self._options(f"{kind}-{name}", plugin)
+            if "properties" in options:
+                add_keys(plugin, options["properties"])
+            found.append(_named(name, options))
+        return found
+
+    def _options(self, prefix: str, plugin: Any) -> Json:
+        """The options of a plugin's class, each a value or a list of values."""
+        try:
+            options: Json = plugin.Options.model_json_schema(
+                ref_template=f"#/$defs/{prefix}-{{model}}"
+            )
+        except Exception:  # a type that JSON Schema cannot express; the plugin works all the same
+            return {"type": "object"}
+        self.defs.update(
+            {f"{prefix}-{key}": value for key, value in options.pop("$defs", {}).items()}
+        )
+        for key, value in options.get("properties", {}).items():
+            about = {
+                word: value.pop(word)
+                for word in ("description", "default", "title")
+                if word in value
+            }
+            options["properties"][key] = {**about, **_one_or_fan(value)}
+        return options
+
+
+def _reference(name: str) -> Json:
+    return {"$ref": f"#/$defs/{name}"}
+
+
+def _named(name: str, options: Json) -> Json:
+    """A mapping from ``name`` to options, or to null for their defaults."""
+    return {
+        "type": "object",
+        "properties": {name: {"anyOf": [options, {"type": "null"}]}},
+        "required": [name],
+        "additionalProperties": False,
+    }
+
+
+def _one_or_several(one: Json) -> Json:
+    return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
+
+
+def _one_or_fan(one: Json) -> Json:
+    """A value or a list of values, of which each makes cells of its own."""
+    fan = {"type": "array", "items": one, "minItems": 1, "description": "fans out into the grid"}
+    return {"anyOf": [one, fan]}
