@@ -8,7 +8,8 @@ from prunebench.experiment.cell import Cell
 from prunebench.experiment.model import ModelRef
 from prunebench.experiment.plugins import MethodRef
 from prunebench.record.record import Error, Record
-from prunebench.store.run_folder import Plan, RunStore
+from prunebench.store.plan_file import Plan
+from prunebench.store.run_folder import RunStore
 
 
 def cell(seed: int = 0) -> Cell:

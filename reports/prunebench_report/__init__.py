@@ -40,7 +40,8 @@ def write_report(
     ``only`` keeps cells by shell patterns, ``sections`` are those of plugins, ``running`` says that cells are still to
     come. Raises PrunebenchError where a folder is no run.
     """
-    from prunebench.store.run_folder import RunStore, write_atomically
+    from prunebench.store.atomic import write_atomically
+    from prunebench.store.run_folder import RunStore
 
     stores = [RunStore.open(one) for one in (folder, *more)]
     path = out or stores[0].report_path
@@ -87,7 +88,8 @@ def compare(a: Path, b: Path, html: Path | None = None) -> dict[str, Any]:
 
     Raises PrunebenchError where a folder is no run.
     """
-    from prunebench.store.run_folder import RunStore, write_atomically
+    from prunebench.store.atomic import write_atomically
+    from prunebench.store.run_folder import RunStore
     from prunebench_report.data.load_runs import gather
     from prunebench_report.output.html import comparison_document
     from prunebench_report.sections.comparison import comparison

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from prunebench.cell.partial_results import Stages, fingerprint
+from prunebench.cell.partial_results import PartialResults, fingerprint
 from prunebench.errors import PrunebenchError
 from prunebench.isolation.processes import MARK
 from prunebench.record.codec import STEPS, UnreadableRecordError, checksum, from_json, to_json
@@ -25,7 +25,7 @@ from tiny import tiny_model
 DIES = """
 import os, sys
 from pathlib import Path
-from prunebench.store.run_folder import write_atomically
+from prunebench.store.atomic import write_atomically
 Path.replace = lambda *_: os.kill(os.getpid(), 9)
 write_atomically(Path(sys.argv[1]), "new")
 """
@@ -121,21 +121,21 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 def test_stages_are_taken_over_for_the_same_weights_only(tmp_path: Path) -> None:
-    path = tmp_path / "x.stages.json"
+    path = tmp_path / "x.partial.json"
     model = tiny_model("llama")
     result = PhaseMemory(phase="load", peak_rss_bytes=1)
-    first = Stages(path)
+    first = PartialResults(path)
     first.begin(model)
     assert first.get("perplexity 1", PhaseMemory) is None
     first.put("perplexity 1", [result])
-    again = Stages(path)
+    again = PartialResults(path)
     again.begin(model)
     assert again.get("perplexity 1", PhaseMemory) == [result]
     assert again.reused == ["perplexity 1"]
     before = fingerprint(model)
     next(model.parameters())[0, 0] += 1e-3
     assert fingerprint(model) != before
-    other = Stages(path)
+    other = PartialResults(path)
     other.begin(model)
     assert other.get("perplexity 1", PhaseMemory) is None
     path.write_text('{"weights": "x", "results": {"perplexity 1": 3')

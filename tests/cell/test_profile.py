@@ -30,7 +30,7 @@ def test_everything_is_measured_at_the_first_shape_and_latency_at_all():
     model, audited = shortened()
     phases = Phases()
     second = SHAPE.model_copy(update={"batch_size": 2})
-    found = profile(model, [SHAPE, second], VOCABULARY, phases, audited=audited, twin=twin)
+    found = profile(model, [SHAPE, second], VOCABULARY, phases, audited=audited, load_dense=twin)
     assert [one.batch_size for one in found.latency] == [1, 2]
     assert all(
         one.inter_token_speedup is not None and one.unpaired is None for one in found.latency
@@ -53,7 +53,7 @@ def test_a_dense_model_that_does_not_fit_is_named_and_the_rest_is_measured(monke
         VOCABULARY,
         Phases(),
         audited=audited,
-        twin=lambda: pytest.fail("was loaded"),
+        load_dense=lambda: pytest.fail("was loaded"),
     )
     assert "not timed between its rounds" in found.latency[0].unpaired
     assert found.latency[0].inter_token_speedup is None
@@ -102,7 +102,7 @@ def test_with_kernels_the_converted_model_is_timed_beside_the_other(monkeypatch)
         VOCABULARY,
         Phases(),
         audited=audited,
-        twin=lambda: tiny_model("llama").eval(),
+        load_dense=lambda: tiny_model("llama").eval(),
     )
     assert [one.weights for one in found.latency] == ["as stored", "2:4 kernels"]
     assert found.latency[1].inter_token_speedup is not None

@@ -128,7 +128,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
         yield rig
 
 
-def run(rig: Rig, metrics: str, stages: Path | None = None, *overrides: str) -> Record:
+def run(rig: Rig, metrics: str, partial_results: Path | None = None, *overrides: str) -> Record:
     """The pruned cell of a suite with these metrics, in this process."""
     registry = load_plugins()
     changed = ["profile.latency=[]", f"quality.metrics={metrics}", *overrides]
@@ -140,7 +140,7 @@ def run(rig: Rig, metrics: str, stages: Path | None = None, *overrides: str) -> 
         plan(suite, registry).cells[1],
         events=EventWriter(io.StringIO()),
         command="none",
-        stages=stages,
+        partial_results=partial_results,
     )
     torch.set_num_threads(threads)
     return record
@@ -261,7 +261,8 @@ def test_a_metric_that_changes_a_model_fails_the_cell(rig, options, which) -> No
 def test_the_dense_model_is_there_and_where_it_does_not_fit_the_reason_is(rig, monkeypatch) -> None:
     assert figures(run(rig, "[dense-zeros]")) == {"dense-zeros": 0.0}
     monkeypatch.setattr(
-        "prunebench.cell.quality.too_large", lambda *_: "it takes 9 GB and 1 GB are free: not timed"
+        "prunebench.cell.plugin_metrics.too_large",
+        lambda *_: "it takes 9 GB and 1 GB are free: not timed",
     )
     reason = reasons(run(rig, "[dense-zeros]"))["dense-zeros"]
     assert (
@@ -273,8 +274,8 @@ def test_the_dense_model_is_there_and_where_it_does_not_fit_the_reason_is(rig, m
 def test_figures_of_an_interrupted_cell_are_taken_over_and_failed_ones_tried_again(
     rig, tmp_path
 ) -> None:
-    first = run(rig, "[draw, raises]", tmp_path / "stages.json")
-    again = run(rig, "[draw, raises]", tmp_path / "stages.json")
+    first = run(rig, "[draw, raises]", tmp_path / "partial.json")
+    again = run(rig, "[draw, raises]", tmp_path / "partial.json")
     assert figures(again) == figures(first)
     assert again.provenance["taken_over_from_an_interrupted_run"] == [
         "perplexity 1",

@@ -18,7 +18,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from prunebench.app.prune_model import one_cell
+from prunebench.app.one_cell import one_cell
 from prunebench.cli import prunebench
 from prunebench.cli.prune import assignments
 from prunebench.errors import PrunebenchError

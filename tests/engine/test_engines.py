@@ -30,7 +30,8 @@ from prunebench.plugin.files import with_files
 from prunebench.plugin.host import load_plugins
 from prunebench.plugin.registry import Registry
 from prunebench.record.record import Record
-from prunebench.store.run_folder import Plan, RunStore
+from prunebench.store.plan_file import Plan
+from prunebench.store.run_folder import RunStore
 from prunebench.text.corpus import resolve_corpus
 from rig import Rig
 
@@ -273,7 +274,7 @@ def test_a_keeper_tells_all_of_its_cell(
     assert b"told by a plugin that came along" in b"".join(
         what for kind, what in told if kind == "log"
     )
-    assert b"perplexity" in [what for kind, what in told if kind == "stages"][-1]
+    assert b"perplexity" in [what for kind, what in told if kind == "partial results"][-1]
     sizes: dict[str, int] = {}
     for kind, what in told:
         if kind == "model":

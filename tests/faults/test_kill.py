@@ -55,7 +55,7 @@ def written(rig: Rig) -> dict[str, int]:
     records = [
         path
         for path in folder.glob("*.json")
-        if not path.name.endswith(".stages.json") and path.name[0] != "."
+        if not path.name.endswith(".partial.json") and path.name[0] != "."
     ]
     return {path.stem: path.stat().st_mtime_ns for path in records}
 
@@ -128,7 +128,7 @@ def finish(rig: Rig) -> None:
     assert not [path for path in folder.rglob(".*") if path.name != ".lock"], (
         "half-written files stay"
     )
-    assert not list((folder / "cells").glob("*.stages.json"))
+    assert not list((folder / "cells").glob("*.partial.json"))
 
 
 def compare(folder: Path, kills: int) -> Counter[str]:

@@ -117,7 +117,7 @@ def test_two_of_four_beside_dense_with_zeros(batch: int) -> None:
                 module.weight.data.view(-1, 4)[:, 2:] = 0
     audited = audit(model, facts, list(range(8)), [(2, 4)])
     shape = LatencySpec(prompt=128, new_tokens=32, batch_size=batch, min_rounds=6, min_time_s=2)
-    found = profile(model, [shape], 32000, Phases(), audited=audited, twin=lambda: twin)
+    found = profile(model, [shape], 32000, Phases(), audited=audited, load_dense=lambda: twin)
     assert [one.weights for one in found.latency] == ["as stored", "2:4 kernels"]
     for one in found.latency:
         assert one.inter_token_speedup is not None

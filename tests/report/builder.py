@@ -27,7 +27,8 @@ from prunebench.record.speed import (
     Speed,
     Summary,
 )
-from prunebench.store.run_folder import Plan, RunStore
+from prunebench.store.plan_file import Plan
+from prunebench.store.run_folder import RunStore
 
 LAYERS = 30
 LINEARS = {

@@ -11,7 +11,9 @@ import pytest
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.cell import Cell
 from prunebench.record.codec import to_json
-from prunebench.store.run_folder import DamagedRecord, Plan, RunStore, write_atomically
+from prunebench.store.atomic import write_atomically
+from prunebench.store.plan_file import Plan
+from prunebench.store.run_folder import DamagedRecord, RunStore
 from small_records import cell, record, store
 
 

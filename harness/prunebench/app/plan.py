@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prunebench.experiment.cell import Cell
     from prunebench.plugin.registry import Registry
-    from prunebench.store.run_folder import Plan
+    from prunebench.store.plan_file import Plan
     from prunebench.suite.load import Suite
 
 

@@ -9,15 +9,13 @@ from pydantic import Field
 
 from prunebench.app.one_cell import one_cell
 from prunebench.cell.phases import Phases
-from prunebench.cell.pipeline import vocabulary, workbench
 from prunebench.cell.profile import profile, prompt_ids
+from prunebench.cell.setup import set_up, vocabulary_size
 from prunebench.experiment.measures import Form, LatencySpec
 from prunebench.measure.audit import audit, dense_facts
 from prunebench.measure.speed.compare_forms import compare_forms
 from prunebench.measure.speed.dejavu_claims import Finding, findings
-from prunebench.measure.speed.io import disk_read_bytes, load_io
 from prunebench.model.anatomy import anatomy
-from prunebench.model.fetch import fetch_checkpoint
 from prunebench.plugin.host import load_plugins
 from prunebench.record.devices import EnergyResult
 from prunebench.record.io import GenerationIO, LoadIO
@@ -64,19 +62,15 @@ def profile_model(
     """
     cell = one_cell(model, DENSE, {}, load_plugins(), dtype=dtype, device=device)
     phases = Phases() if progress is None else Phases(lambda phase: progress(phase, 0, 0), progress)
-    bench = workbench(cell, phases)
-    with phases.phase("fetch"):
-        bench.folder = fetch_checkpoint(cell.model)
-    with phases.phase("load"):
-        before = disk_read_bytes()
-        loaded = bench.load()
-        after = disk_read_bytes()
+    setup = set_up(cell, phases)
+    setup.fetch()
+    loaded, load = setup.load_timed()
     facts = dense_facts(loaded.model)
     layers = list(range(len(anatomy(loaded.model).layers)))
     found = profile(
         loaded.model,
         [shape],
-        vocabulary(loaded.model),
+        vocabulary_size(loaded.model),
         phases,
         audited=audit(loaded.model, facts, layers),
     )
@@ -84,7 +78,7 @@ def profile_model(
     with phases.phase("execution forms"):
         forms = _forms(cell.device, compiled=compiled)
         prompt = prompt_ids(
-            vocabulary(loaded.model), shape.batch_size, shape.prompt, loaded.model.device
+            vocabulary_size(loaded.model), shape.batch_size, shape.prompt, loaded.model.device
         )
         compared = compare_forms(loaded.model, prompt, shape.new_tokens, forms)
     return ModelProfile(
@@ -93,11 +87,7 @@ def profile_model(
         dtype=cell.model.dtype,
         device=str(loaded.model.device),
         threads=torch.get_num_threads(),
-        load=load_io(
-            loaded.weight_bytes,
-            loaded.seconds,
-            None if before is None or after is None else after - before,
-        ),
+        load=load,
         latency=found.latency[0],
         generation=found.generation[0],
         breakdown=found.breakdown,

@@ -12,7 +12,7 @@ from prunebench.errors import PrunebenchError, did_you_mean
 if TYPE_CHECKING:
     import torch
 
-    from prunebench.cell.pipeline import Workbench
+    from prunebench.cell.setup import CellSetup
     from prunebench.experiment.cell import Cell
     from prunebench.plugin.registry import Registry
     from prunebench.record.audit import Audit
@@ -99,9 +99,9 @@ def _load_and_prune(
     from prunebench.cell.pipeline import build_pruned_model
 
     cell = _cell(job, registry)
-    made = build_pruned_model(_workbench(cell, job, progress))
+    made = build_pruned_model(_set_up(cell, job, progress))
     loaded = made.loaded
-    result = Pruned(loaded.model, loaded.tokenizer, made.audit, made.notes, made.recovered.notes)
+    result = Pruned(loaded.model, loaded.tokenizer, made.audit, made.notes, made.recovery.notes)
     return result, made.made_by(cell)
 
 
@@ -110,7 +110,7 @@ def _stream(job: PruneJob, registry: Registry, progress: Progress | None) -> Pru
 
     out = _checked_stream(job)
     cell = _cell(job, registry)
-    made = build_streamed(_workbench(cell, job, progress), out, _shard_bytes(job.shard_size))
+    made = build_streamed(_set_up(cell, job, progress), out, _shard_bytes(job.shard_size))
     return Pruned(None, made.loaded.tokenizer, made.audit, made.notes, {})
 
 
@@ -129,12 +129,12 @@ def _cell(job: PruneJob, registry: Registry) -> Cell:
     )
 
 
-def _workbench(cell: Cell, job: PruneJob, progress: Progress | None) -> Workbench:
+def _set_up(cell: Cell, job: PruneJob, progress: Progress | None) -> CellSetup:
     from prunebench.cell.phases import Phases
-    from prunebench.cell.pipeline import workbench
+    from prunebench.cell.setup import set_up
 
     phases = Phases() if progress is None else Phases(lambda phase: progress(phase, 0, 0), progress)
-    return workbench(cell, phases, job.layer_device)
+    return set_up(cell, phases, job.layer_device)
 
 
 def _check_target(out: Path, format: str) -> None:  # noqa: A002 - the option's name

@@ -1,4 +1,7 @@
-"""`python -m prunebench.cell SPEC.json`: run one cell here; the record goes to --record or to the standard output."""
+"""Run one cell in this process: `python -m prunebench.cell SPEC.json`.
+
+The record goes to --record, or to the standard output.
+"""
 
 from __future__ import annotations
 
@@ -14,31 +17,33 @@ from prunebench.cell.events import EventWriter
 from prunebench.experiment.cell import Cell
 from prunebench.isolation.processes import adopt_orphans
 from prunebench.plugin.files import plugin_files, with_files
-from prunebench.store.run_folder import write_atomically
+from prunebench.store.atomic import write_atomically
 
 
 def command(spec: Path) -> str:
-    """What a person types to run the cell of ``spec`` again."""
+    """The command that runs the cell of ``spec`` again."""
     files = [word for file in plugin_files() for word in ("--plugin", str(file.path))]
     return shlex.join([sys.executable, "-m", "prunebench.cell", str(spec.resolve()), *files])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 where the cell gave a result, 1 where it failed."""
+    """Run the cell; returns 0 if it gave a result and 1 if it failed."""
     parser = argparse.ArgumentParser(prog="python -m prunebench.cell", description=__doc__)
     parser.add_argument(
         "spec", type=Path, help="the cell, as `prunebench run` writes it under specs/"
     )
-    parser.add_argument("--record", type=Path, help="write the record here")
-    parser.add_argument("--events", type=Path, help="append progress here, one JSON line each")
+    parser.add_argument("--record", type=Path, help="write the record to this file")
     parser.add_argument(
-        "--stages",
+        "--events", type=Path, help="append progress to this file, as one JSON line per event"
+    )
+    parser.add_argument(
+        "--partial-results",
         type=Path,
-        help="keep results of finished stages here, and take over what is there",
+        help="keep finished results in this file, and reuse those of an interrupted run",
     )
     parser.add_argument("--keep", type=Path, help="save the pruned model in this folder")
     parser.add_argument(
-        "--plugin", type=Path, action="append", default=[], help="a plugin that is a single file"
+        "--plugin", type=Path, action="append", default=[], help="load this plugin file"
     )
     given = parser.parse_args(arguments)
     with with_files(given.plugin):
@@ -49,9 +54,11 @@ def _run(given: argparse.Namespace) -> int:
     cell = Cell.model_validate_json(given.spec.read_text(encoding="utf-8"))
 
     adopt_orphans()
+    # Only the record may go to the standard output: what a plugin or a library prints, also from C
+    # code, goes to the standard error, which is the cell's log.
     sys.stdout.flush()
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a plugin prints is log, not record
+    os.dup2(2, 1)
     logging.basicConfig(
         level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
@@ -63,7 +70,7 @@ def _run(given: argparse.Namespace) -> int:
             events=EventWriter(file),
             command=command(given.spec),
             keep=given.keep,
-            stages=given.stages,
+            partial_results=given.partial_results,
         )
     text = record.model_dump_json(by_alias=True, indent=1) + "\n"
     if given.record is None:

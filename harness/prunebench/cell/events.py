@@ -1,4 +1,4 @@
-"""How a running cell says where it is: one JSON line an event, appended to a file that the engine follows."""
+"""How a running cell reports its progress: JSON lines appended to a file that the engine reads."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
+# Within a phase at most one event in this time is written, so that progress costs nothing.
+INTERVAL_S = 0.1
+
 
 @dataclass(frozen=True)
 class Event:
-    """A phase has begun (done == total == 0), or has come so far."""
+    """A phase began (done == total == 0), or is ``done`` of ``total`` parts through."""
 
     phase: str
     done: int = 0
@@ -20,7 +23,7 @@ class Event:
 
 @dataclass
 class EventWriter:
-    """Writes events; at most ten a second within a phase, so that reporting costs nothing."""
+    """Writes events to ``file``."""
 
     file: TextIO
     _last: float = field(default=0.0, init=False)
@@ -30,7 +33,7 @@ class EventWriter:
 
     def progress(self, name: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if done >= total or now - self._last >= 0.1:
+        if done >= total or now - self._last >= INTERVAL_S:
             self._last = now
             self._write(Event(name, done, total))
 
@@ -40,26 +43,29 @@ class EventWriter:
 
 
 class EventReader:
-    """Follows an event file from another process; what is half written waits for the next call."""
+    """Follows an event file that another process writes."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
 
     def read(self) -> list[Event]:
+        """The events since the last call."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._offset)
                 data = file.read()
         except FileNotFoundError:
             return []
-        whole = data[: data.rfind(b"\n") + 1]
-        self._offset += len(whole)
+        # The last line may be half written: leave it for the next call.
+        complete = data[: data.rfind(b"\n") + 1]
+        self._offset += len(complete)
         events = []
-        for line in whole.splitlines():
+        for line in complete.splitlines():
             try:
                 phase, done, total = json.loads(line)
                 events.append(Event(str(phase), int(done), int(total)))
-            except (ValueError, TypeError):  # a plugin found the file; its garbage is not ours
+            except (ValueError, TypeError):
+                # A plugin wrote into the file; skip what is no event.
                 continue
         return events

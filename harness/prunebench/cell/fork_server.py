@@ -1,12 +1,17 @@
-"""A process that has imported the heavy libraries and forks one child a cell.
+"""Fork one child per cell from a process that has imported the heavy libraries.
 
-Importing torch and transformers takes seconds; forking takes milliseconds, and the child is as much a process of its
-own as a started one: own memory, own session, own exit. The zygote itself never touches a tensor or a GPU.
+Importing torch and transformers takes seconds, a fork takes milliseconds, and the child is as
+separate as a fresh process: own memory, own session, own exit code. This process itself never
+touches a tensor or a GPU. It becomes the parent of what a cell leaves behind and ends it before the
+next cell begins, and also when the run is killed.
 
-It adopts what a cell leaves behind and ends it before the next cell begins, and when the run itself is killed.
+Protocol, JSON lines on the standard input and output:
 
-Protocol, one JSON line each way: {"argv": [...], "log": path, "environment": {...}, "imports": [...]} -> {"pid": n}
--> {"exit": code, "peak_rss_bytes": n, "left": [command lines]}, code < 0 for a signal. The standard input closing ends it.
+    -> {"argv": [...], "log": path, "environment": {...}, "imports": [...]}
+    <- {"pid": n}
+    <- {"exit": code, "peak_rss_bytes": n, "left": [command lines]}    code < 0: a signal
+
+The process ends when its standard input is closed.
 """
 
 from __future__ import annotations
@@ -26,26 +31,30 @@ from typing import Any
 from prunebench.isolation.processes import (
     adopt_orphans,
     be_killed_first,
+    children,
     die_with_parent,
     end_children,
     end_session,
 )
 
+# Helpers of a cell that has ended, such as its memory sampler, end by themselves within this time.
 GRACE_S = 0.5
-"""Helpers of a cell that has ended, its memory sampler for one, end by themselves within this time."""
 
 
 def serve() -> None:
-    """Answer requests until the standard input closes. Linux only (os.fork with threads' libraries loaded)."""
+    """Answer requests until the standard input is closed. Linux only."""
     signal.signal(signal.SIGTERM, _leave)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run decides what Ctrl-C means
+    # The terminal sends Ctrl-C to every process; what it means is the run's decision.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent(signal.SIGTERM)
     adopt_orphans()
+    # The standard output belongs to the protocol; whatever libraries print goes to the log.
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    # otherwise asking whether there is a GPU would initialise CUDA, and a forked child could not use it any more
+    # `torch.cuda.is_available()` initialises CUDA unless this is set, and a child that is forked
+    # afterwards cannot use CUDA any more.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
-    with _many_modules():
+    with _many_imports():
         import prunebench.cell.run  # noqa: F401
         from prunebench.model.from_pretrained import import_libraries
 
@@ -56,7 +65,6 @@ def serve() -> None:
         replies.flush()
 
     reply({"ready": os.getpid()})
-    # not the buffered reader: a forked child would share its buffer
     for line in iter(lambda: _read_line(0), b""):
         request = json.loads(line)
         _import(request["imports"])
@@ -68,36 +76,41 @@ def serve() -> None:
         _, status, usage = os.wait4(pid, 0)
         left = end_children(GRACE_S)
         code = os.waitstatus_to_exitcode(status)
+        # Linux gives ru_maxrss in KiB.
         reply({"exit": code, "peak_rss_bytes": usage.ru_maxrss * 1024, "left": left})
     end_children(0)
 
 
 @contextmanager
-def _many_modules() -> Iterator[None]:
-    gc.disable()  # thousands of modules make millions of objects, none of them garbage: a fifth of the time
+def _many_imports() -> Iterator[None]:
+    """Import without the garbage collector, and keep its hands off the modules afterwards."""
+    # Thousands of modules make millions of objects and no garbage; looking for it takes a fifth of
+    # the time.
+    gc.disable()
     yield
     gc.enable()
-    gc.freeze()  # collecting in a child would copy the shared pages
+    # A collection in a child would write to every object's header and so copy the shared pages.
+    gc.freeze()
 
 
 def _import(names: Sequence[str]) -> None:
-    """What every child would import by itself; one that cannot be had is the child's trouble."""
+    """Import what every child would import by itself."""
     missing = [name for name in names if name not in sys.modules]
     if not missing:
         return
     environment = dict(os.environ)
-    with _many_modules():
+    with _many_imports():
         for name in missing:
+            # Ignore failures: the child will report them.
             with suppress(Exception):
                 importlib.import_module(name)
-    for name in os.environ.keys() - environment.keys():  # lm-eval sets some
+    # lm-eval sets variables when it is imported; a child should start with the run's environment.
+    for name in os.environ.keys() - environment.keys():
         del os.environ[name]
 
 
 def _leave(*_: Any) -> None:
-    """The run has ended or wants this process to: take everything along, the running cell first."""
-    from prunebench.isolation.processes import children
-
+    """The run has ended or asks this process to end: end everything, the running cell first."""
     for pid in children():
         end_session(pid)
     end_children(0)
@@ -105,7 +118,7 @@ def _leave(*_: Any) -> None:
 
 
 def _child(request: dict[str, Any]) -> None:
-    """Be the cell: own session, log as output, and leave without the zygote's clean-up."""
+    """Be the cell: with its own session and its log as output. Never returns."""
     code = 1
     try:
         os.setsid()
@@ -118,7 +131,8 @@ def _child(request: dict[str, Any]) -> None:
         for source, target in ((null, 0), (log, 1), (log, 2)):
             os.dup2(source, target)
         os.environ.update(request.get("environment", {}))
-        tempfile.tempdir = None  # asked for again, from the environment
+        # Cached by the parent; None makes `tempfile` look at this child's TMPDIR.
+        tempfile.tempdir = None
         from prunebench.cell.__main__ import main
 
         code = main(request["argv"])
@@ -128,22 +142,19 @@ def _child(request: dict[str, Any]) -> None:
         traceback.print_exc()
     finally:
         _flush()
+        # Not sys.exit: the exit handlers in this copy of the process belong to the fork server.
         os._exit(code & 0xFF)
 
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
-        try:
+        # Fails if a plugin closed or replaced the stream, or if the disk is full.
+        with suppress(OSError, ValueError, AttributeError):
             stream.flush()
-        except (
-            OSError,
-            ValueError,
-            AttributeError,
-        ):  # a plugin closed or replaced it, or the disk is full
-            continue
 
 
 def _read_line(descriptor: int) -> bytes:
+    # Unbuffered: a child would inherit the buffer with the start of the next request.
     line = b""
     while not line.endswith(b"\n"):
         byte = os.read(descriptor, 1)

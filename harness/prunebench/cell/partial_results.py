@@ -1,6 +1,7 @@
-"""Results inside a cell that are kept until its record is written, so that a crash does not cost them.
+"""Keep the results of a cell on disk until its record is written, so that a crash does not lose them.
 
-Pruning is repeated, and what was measured is taken over only where it gives the very same weights.
+The next run prunes again, which is cheap beside measuring, and reuses a result only if the pruned
+weights are identical.
 """
 
 from __future__ import annotations
@@ -15,22 +16,22 @@ import torch
 from pydantic import ValidationError
 
 from prunebench.schema import Part
-from prunebench.store.run_folder import write_atomically
+from prunebench.store.atomic import write_atomically
 
 T = TypeVar("T", bound=Part)
 
 
-class Stages:
-    """The finished stages of one cell in the file ``path``; None keeps nothing."""
+class PartialResults:
+    """The results that one cell has so far, in the file ``path``; without a path nothing is kept."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._data: dict[str, Any] = {}
         self.reused: list[str] = []
-        """The names of the stages that were taken over."""
+        """The names of the results that were taken from the file."""
 
     def begin(self, model: Any) -> None:
-        """From here on the stages are those of the weights of ``model``; results for others are dropped."""
+        """Keep results of the weights of ``model`` from here on; drop those of other weights."""
         if self._path is None:
             return
         weights = fingerprint(model)
@@ -46,18 +47,19 @@ class Stages:
         self._data = found if same else {"weights": weights, "results": {}}
 
     def get(self, name: str, kind: type[T]) -> list[T] | None:
-        """The results of the stage ``name``; None where it has not been finished."""
+        """The results kept as ``name``, or None."""
         entries = self._data.get("results", {}).get(name)
         try:
             results = None if entries is None else [kind.model_validate(entry) for entry in entries]
         except (ValidationError, TypeError):
+            # Another version of prunebench wrote them; measure again.
             return None
         if results is not None:
             self.reused.append(name)
         return results
 
     def put(self, name: str, results: Sequence[Part]) -> None:
-        """Keep the results of the stage ``name``. Raises PrunebenchError where they cannot be written."""
+        """Keep ``results`` as ``name``. Raises PrunebenchError if they cannot be written."""
         if self._path is not None:
             self._data["results"][name] = [
                 result.model_dump(mode="json", by_alias=True) for result in results
@@ -67,10 +69,14 @@ class Stages:
 
 @torch.no_grad()
 def fingerprint(model: Any) -> str:
-    """A hash of the weights, at the speed of reading them: names, shapes, and torch's hash of every tensor's bits."""
+    """A hash of names, shapes, dtypes and weights, at the speed of reading them.
+
+    `torch.hash_tensor` hashes the bits of each tensor where it lies, so nothing is copied to the
+    CPU.
+    """
     digest = hashlib.sha256()
     for name, weight in model.named_parameters():
-        # What stays in the checkpoint's files is pinned by the cell's id
+        # Weights that stay in the checkpoint's files are pinned by the cell's id.
         bits = "on disk" if weight.is_meta else torch.hash_tensor(weight).view(torch.int64).item()
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype} {bits}\n".encode())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Phases of a cell: what runs now, since when, told to everybody who watches."""
+"""The phases of a cell: which one runs, how long each took, and who is told."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ from prunebench.record.record import PhaseTime
 
 @dataclass
 class Phases:
-    """Times the phases and tells who asks: ``told`` of each begin, ``moved`` of (phase, done, total), ``tagged`` of each
-    begin too, to tag memory samples. ``admitted`` is called before all that and returns when the phase may begin.
-    """
+    """Times the phases of a cell and tells others about them."""
 
-    told: Callable[[str], None] = ignore
+    began: Callable[[str], None] = ignore
+    """Called with the name of each phase when it begins."""
     moved: Callable[[str, int, int], None] = ignore
-    tagged: Callable[[str], None] = ignore
-    admitted: Callable[[str], None] = ignore
+    """Called with (phase, done, total)."""
+    admit: Callable[[str], None] = ignore
+    """Called before a phase begins; returns when it may begin."""
     times: list[PhaseTime] = field(default_factory=list)
     current: str = "start"
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        self.admitted(name)
+        self.admit(name)
         self.current = name
-        self.told(name)
-        self.tagged(name)
+        self.began(name)
         begun = time.perf_counter()
-        yield  # on an exception `current` stays: it is the phase that failed
+        yield
+        # Not in a `finally`: after an exception `current` stays the phase that failed.
         self.times.append(PhaseTime(phase=name, seconds=time.perf_counter() - begun))
 
     def progress(self, done: int, total: int) -> None:
+        """Report how far the current phase is."""
         self.moved(self.current, done, total)
 
     def seconds(self, name: str) -> float:
+        """How long the phases called ``name`` took together."""
         return sum(entry.seconds for entry in self.times if entry.phase == name)

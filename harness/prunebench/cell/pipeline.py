@@ -1,82 +1,42 @@
-"""From a cell to its pruned model: fetch, load, calibrate, prune, recover, audit.
-
-source -> dense model -> calibration windows -> prune -> recover -> audit
-"""
+"""From a cell to its pruned model: fetch, load, calibrate, prune, recover, audit."""
 
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
-from prunebench.cell.lookup import plugin_of
-from prunebench.cell.notes import plain
-from prunebench.cell.phases import Phases
-from prunebench.cell.placed import countable, load_placed, stays_as_it_is
 from prunebench.cell.recover import RecoveryResult, recover, recovery_of
+from prunebench.cell.setup import CellSetup, seed_all, vocabulary_size
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.cell import Cell
-from prunebench.isolation.flags import Flags
 from prunebench.isolation.model_guard import ModelGuard
 from prunebench.isolation.process_guard import guarded
-from prunebench.measure.audit import DenseFacts, audit, dense_facts
-from prunebench.measure.speed.io import disk_read_bytes, load_io
+from prunebench.measure.audit import DenseFacts, LayerCount, audit, count_layer, dense_facts
 from prunebench.model.anatomy import anatomy
-from prunebench.model.fetch import fetch_checkpoint
-from prunebench.model.load import LoadedModel
+from prunebench.model.folder import read_checkpoint
+from prunebench.model.load import LoadedModel, load_bare
+from prunebench.model.placement import is_offloaded
+from prunebench.model.streamed import StreamedModel, open_tensors
 from prunebench.plugin.api.allocation import Allocation, allocate
 from prunebench.plugin.api.context import Context
 from prunebench.plugin.api.method import pattern_of
-from prunebench.plugin.host import load_plugins
-from prunebench.plugin.registry import Registry
 from prunebench.record.audit import Audit
 from prunebench.record.io import LoadIO
 from prunebench.text.windows import Windows, calibration_windows
 
 if TYPE_CHECKING:
     from prunebench.layerwise.device_moves import LayerSource
-    from prunebench.measure.quality.task_data import TaskData
     from prunebench.plugin.api.method import Method, Reference
-    from prunebench.text.corpus import Corpus
-
-
-@dataclass
-class Workbench:
-    """What the phases of one cell share."""
-
-    cell: Cell
-    registry: Registry
-    phases: Phases
-    device: str
-    layer_device: torch.device | None = None
-    """Where a layer at a time is pruned, if that is elsewhere than where the model lies."""
-    folder: Path = Path()
-    flags: Flags = field(default_factory=Flags)
-    """What plugins changed for others."""
-
-    @property
-    def corpora(self) -> dict[str, Corpus]:
-        return self.registry.registered("corpus")
-
-    @property
-    def task_data(self) -> dict[str, TaskData]:
-        return self.registry.registered("task data")
-
-    def load(self, *, as_it_is: bool = True) -> LoadedModel:
-        """The dense model; ``as_it_is``: nothing will be changed in it."""
-        return load_placed(self.cell.model, self.folder, self.device, as_it_is=as_it_is)
 
 
 @dataclass(frozen=True)
 class PrunedCell:
-    """A pruned model and what is known of its making."""
+    """A pruned model, and what is known about how it was made."""
 
     loaded: LoadedModel
     dense: DenseFacts
@@ -84,12 +44,21 @@ class PrunedCell:
     load: LoadIO
     calibration: Windows | None
     notes: dict[str, Any]
-    recovered: RecoveryResult
+    """What the method says about itself."""
+    recovery: RecoveryResult
     reference: Reference | None
+    """Where the method was published."""
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether the method changed anything that could change the speed."""
+        return (
+            self.audit.zeros != self.dense.zeros or self.audit.parameters != self.dense.parameters
+        )
 
     def made_by(self, cell: Cell) -> dict[str, Any]:
-        """What the plan file says of the model's origin; for people."""
-        told: dict[str, Any] = {
+        """The model's origin, for people who find the saved checkpoint."""
+        origin: dict[str, Any] = {
             "prunebench": version("prunebench"),
             "model": cell.model.identity(),
             "method": cell.method.name,
@@ -98,80 +67,67 @@ class PrunedCell:
             "kept_layers": self.audit.kept_layers,
         }
         if cell.calibration is not None and self.calibration is not None:
-            told["calibration"] = {
+            origin["calibration"] = {
                 **cell.calibration.model_dump(mode="json", exclude={"corpus"}),
                 "corpus": cell.calibration.corpus.name,
                 "sha256": self.calibration.sha256,
             }
         if cell.allocation is not None:
-            told["allocation"] = {"name": cell.allocation.name, "options": cell.allocation.options}
+            origin["allocation"] = {
+                "name": cell.allocation.name,
+                "options": cell.allocation.options,
+            }
         if cell.recovery is not None:
-            told["recovery"] = {"name": cell.recovery.name, "options": cell.recovery.options}
-        return told
+            origin["recovery"] = {"name": cell.recovery.name, "options": cell.recovery.options}
+        return origin
 
 
-def workbench(cell: Cell, phases: Phases, layer_device: str | None = None) -> Workbench:
-    """Prepare this process for ``cell``: threads, seeds, plugins, devices."""
-    if cell.threads is not None:
-        torch.set_num_threads(cell.threads)
-    flags = Flags()
-    with guarded("a plugin's import", flags):
-        registry = load_plugins()
-    seed_all(cell.seed)
-    device = _device(cell.device)
-    if layer_device is None and cell.model.placement is not None and device != "cpu":
-        layer_device = device  # the model is pruned in host memory, and spread afterwards
-    place = None if layer_device is None else torch.device(_device(layer_device))
-    return Workbench(cell, registry, phases, device, place, flags=flags)
+def build_pruned_model(setup: CellSetup) -> PrunedCell:
+    """Load, prune, recover and audit.
 
-
-def build_pruned_model(bench: Workbench) -> PrunedCell:
-    """Load, prune, recover and audit. Raises what a plugin raises, and PrunebenchError for what a user can mend."""
-    cell, phases = bench.cell, bench.phases
-    method: Method = plugin_of(cell.method, "method", bench.registry)
-    allocation, recovery = allocation_of(cell, bench.registry), recovery_of(cell, bench.registry)
-    with phases.phase("fetch"):
-        bench.folder = fetch_checkpoint(cell.model)
-    with phases.phase("load"):
-        before = disk_read_bytes()
-        loaded = bench.load(as_it_is=stays_as_it_is(method, recovery))
-        after = disk_read_bytes()
-    read = None if before is None or after is None else after - before
-    with phases.phase("audit"):
-        counted, counts = countable(loaded, bench.folder, cell.model.dtype, patterns_of(cell))
+    Raises whatever a plugin raises, and PrunebenchError for what a user can fix.
+    """
+    cell = setup.cell
+    # All plugins are looked up before anything is fetched: a missing one fails within a second.
+    method: Method = setup.plugin(cell.method, "method")
+    allocation, recovery = allocation_of(setup), recovery_of(setup)
+    setup.fetch()
+    unchanged = method.structure == {"none"} and recovery is None
+    loaded, load = setup.load_timed(unchanged=unchanged)
+    with setup.phases.phase("audit"):
+        counted, counts = _countable(setup, loaded)
         dense = dense_facts(counted, counts)
-    calibration, notes, kept = prune_loaded(bench, method, allocation, loaded)
-    recovered = recover(recovery, cell, loaded, kept, bench.corpora, phases, bench.flags)
+    calibration, notes, kept_layers = prune_loaded(setup, method, allocation, loaded)
+    recovered = recover(recovery, setup, loaded, kept_layers)
+    # What is measured must not depend on how much randomness the method used.
     seed_all(cell.seed)
-    with phases.phase("audit"):
-        audited = audit(counted, dense, kept, patterns_of(cell), counts)
-    load_result = load_io(loaded.weight_bytes, loaded.seconds, read, transfers=loaded.transfers)
-    return PrunedCell(
-        loaded, dense, audited, load_result, calibration, notes, recovered, method.reference
-    )
+    with setup.phases.phase("audit"):
+        audited = audit(counted, dense, kept_layers, checked_patterns(cell), counts)
+    return PrunedCell(loaded, dense, audited, load, calibration, notes, recovered, method.reference)
 
 
 def prune_loaded(
-    bench: Workbench,
+    setup: CellSetup,
     method: Method,
     allocation: Allocation | None,
     loaded: LoadedModel,
-    lender: LayerSource | None = None,
+    layer_source: LayerSource | None = None,
 ) -> tuple[Windows | None, dict[str, Any], list[int]]:
-    """Prune the loaded model in place; gives the calibration tokens, the method's notes and the layers that stay.
+    """Prune the loaded model in place.
 
-    ``lender``: where its layers come from and go to, if they are not in memory.
+    ``layer_source`` lends the layers if they are not in memory. Returns the calibration windows,
+    the method's notes, and the indices (in the dense model) of the layers that it kept.
     """
-    cell, phases = bench.cell, bench.phases
+    cell, phases = setup.cell, setup.phases
     windows = None
     if cell.calibration is not None:
         with phases.phase("calibration text"):
             windows = calibration_windows(
                 cell.calibration,
                 loaded.tokenizer,
-                vocabulary(loaded.model),
+                vocabulary_size(loaded.model),
                 cell.seed,
-                bench.corpora,
+                setup.corpora,
             )
     context = Context(
         calibration=None if windows is None else windows.tokens,
@@ -179,50 +135,53 @@ def prune_loaded(
         kept_layers=list(range(len(anatomy(loaded.model).layers))),
         progress=phases.progress,
         log=logging.getLogger(f"prunebench.{cell.method.name}"),
-        device=bench.layer_device,
-        lender=lender,
+        device=setup.layer_device,
+        lender=layer_source,
     )
     guard = ModelGuard(loaded.model, "the method")
-    with phases.phase("prune"), torch.no_grad(), guarded("the method", bench.flags):
+    with phases.phase("prune"), torch.no_grad(), guarded("the method", setup.flags):
         if allocation is not None:
             context.shares = allocate(allocation, loaded.model, method.options.sparsity, context)
         method.prune(loaded.model, context)
+        # Without this check a method that ignores the allocation would look like one that used it.
         if allocation is not None and not context.went_by_shares:
             raise PrunebenchError(
-                f"'{cell.method.name}' pruned without looking at the allocation '{allocation.name}'",
-                hint="its author should override `refuses_allocation`, or prune with `context.prune_linears`",
+                f"'{cell.method.name}' pruned without using the allocation '{allocation.name}'",
+                hint="its author should override `refuses_allocation`, "
+                "or prune with `context.prune_linears`",
             )
     with phases.phase("check"):
-        guard.check(loaded.model, bench.flags)
-    return windows, plain(context.notes, "the method", bench.flags), context.kept_layers
+        guard.check(loaded.model, setup.flags)
+    return windows, setup.plain_notes(context.notes, "the method"), context.kept_layers
 
 
-def allocation_of(cell: Cell, registry: Registry) -> Allocation | None:
-    return None if cell.allocation is None else plugin_of(cell.allocation, "allocation", registry)
+def allocation_of(setup: CellSetup) -> Allocation | None:
+    """The allocation that the cell names. Raises PrunebenchError if no plugin registers it."""
+    ref = setup.cell.allocation
+    return None if ref is None else setup.plugin(ref, "allocation")
 
 
-def patterns_of(cell: Cell) -> Sequence[tuple[int, int]]:
-    """2:4 is what hardware can use, so it is always checked; and what was asked for."""
+def checked_patterns(cell: Cell) -> Sequence[tuple[int, int]]:
+    """The N:M patterns to audit: 2:4, which hardware can use, and the one that the cell asks for."""
     asked = pattern_of(cell.method.options.get("sparsity", 0.0))
     return sorted({(2, 4), (asked.keep, asked.of)} if asked else {(2, 4)})
 
 
-def vocabulary(model: Any) -> int:
-    return int(model.get_input_embeddings().num_embeddings)
+def _countable(setup: CellSetup, loaded: LoadedModel) -> tuple[Any, list[LayerCount] | None]:
+    """A model to audit, and the counts of its layers if its weights are offloaded to disk.
 
-
-def _device(wanted: str) -> str:
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise PrunebenchError(
-            f"device '{wanted}': torch sees no GPU", hint="set `device: cpu` or `device: auto`"
-        )
-    return wanted
-
-
-def seed_all(seed: int) -> None:
-    """Seed torch, numpy and random."""
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - a plugin may draw from the global generator
-    random.seed(seed)
+    Offloaded weights are read from the checkpoint one layer at a time; such a model is never
+    pruned, so its files are what is in use.
+    """
+    if not is_offloaded(loaded.model):
+        return loaded.model, None
+    cell = setup.cell
+    model = load_bare(setup.folder, dtype=cell.model.dtype, device="cpu").model
+    parts = anatomy(model)
+    counts = []
+    with open_tensors(read_checkpoint(setup.folder)) as source:
+        streamed = StreamedModel(model, source)
+        for index, layer in enumerate(parts.layers):
+            with streamed.layer(index, changes=False):
+                counts.append(count_layer(parts.linears(layer), index, checked_patterns(cell)))
+    return model, counts

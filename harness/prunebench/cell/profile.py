@@ -1,4 +1,4 @@
-"""What a model costs to run: latency at every shape with dense rounds in between, the I/O floor, the breakdown, energy."""
+"""What a model costs to run: latency at every shape, the I/O floor, the breakdown, energy."""
 
 from __future__ import annotations
 
@@ -28,17 +28,20 @@ from prunebench.record.devices import DramTraffic, EnergyResult
 from prunebench.record.io import GenerationIO
 from prunebench.record.speed import Breakdown, Latency, LatencySamples
 
-OURS = ("metrics", "bandwidth", "latency", "2:4 kernels")
-"""Phases in which memory holds a buffer of ours, or a dense twin beside the pruned model: no peak of the model's own."""
+# In these phases memory also holds a buffer of the harness or the dense model, so their peaks are
+# not the model's own.
+NOT_THE_MODEL_ALONE = ("metrics", "bandwidth", "latency", "2:4 kernels")
 
-SPREAD = "the model is spread over several devices: the dense one is not timed between its rounds"
+DISPATCHED = (
+    "the model is spread over several devices: the dense one is not timed between its rounds"
+)
+# The dense model is loaded beside the pruned one if this many times its bytes are free.
 SPARE = 1.25
-"""A twin is loaded beside the model where so many times its bytes are free."""
 
 
 @dataclass
 class Profile:
-    """One entry a shape in the lists; the breakdown and the energy are of the first shape."""
+    """The lists have one entry per shape; breakdown and energy are of the first shape."""
 
     latency: list[Latency] = field(default_factory=list)
     samples: list[LatencySamples] = field(default_factory=list)
@@ -55,53 +58,85 @@ def profile(
     phases: Phases,
     *,
     audited: Audit,
-    twin: Callable[[], Any] | None = None,
+    load_dense: Callable[[], Any] | None = None,
 ) -> Profile:
-    """Time ``model`` at every shape. ``twin`` loads the dense model, for a pruned one.
+    """Time ``model`` at every shape.
 
-    A model that is spread over several places has no I/O floor, no breakdown and no twin: not available.
+    ``load_dense`` loads the dense model of a pruned one. If both fit in memory, their rounds
+    alternate; otherwise `Latency.unpaired` gives the reason. A model that is dispatched to several
+    devices has no I/O floor, no breakdown and no dense rounds.
 
-    Dense rounds alternate with the model's own where both fit in memory; where they do not, `Latency.unpaired` says so.
-    A model whose zeros follow 2:4 is timed a second time with the sparse tensor cores' kernels, where the GPU has them;
-    the model is converted for that, in place.
+    A model whose zeros follow 2:4 is timed again with the kernels of the sparse tensor cores, if
+    the GPU has them; that converts the model in place.
     """
-    found = Profile()
     if not shapes:
-        return found
-    device, apart = input_device(model), is_dispatched(model)
+        return Profile()
+    dispatched = is_dispatched(model)
+    device = input_device(model)
     prompts = [prompt_ids(vocabulary, shape.batch_size, shape.prompt, device) for shape in shapes]
-    with phases.phase("generate"):  # the pruned model alone: what generation needs in memory
-        if not apart:
+    timed = _Timed(model, list(zip(shapes, prompts, strict=True)))
+    found = timed.found
+    # Without a dense model or a buffer in memory: this phase's peak is what generation needs.
+    with phases.phase("generate"):
+        if not dispatched:
             found.breakdown = breakdown(model, prompts[0], shapes[0].new_tokens, rounds=2)
-        for shape, prompt in list(zip(shapes, prompts, strict=True))[0 if apart else 1 :]:
+        # The breakdown has already run the first shape.
+        for shape, prompt in timed.shapes[0 if dispatched else 1 :]:
             generate_once(model, prompt, shape.new_tokens)
     with phases.phase("bandwidth"):
-        bandwidth = None if apart else read_bandwidth(device)
-    dense = None
+        timed.bandwidth = None if dispatched else read_bandwidth(device)
     with phases.phase("latency"):
-        unpaired = None if twin is None else SPREAD if apart else too_large(audited, model)
-        dense = None if twin is None or unpaired else twin()
-        for number, (shape, prompt) in enumerate(zip(shapes, prompts, strict=True)):
-            _add(found, model, prompt, shape, dense, bandwidth)
-            found.latency[-1].unpaired = unpaired
-            phases.progress(number + 1, len(prompts))
+        unpaired = None
+        if load_dense is not None:
+            unpaired = DISPATCHED if dispatched else too_large(audited, model)
+            timed.dense = None if unpaired else load_dense()
+        for number in range(len(shapes)):
+            timed.measure(number).unpaired = unpaired
+            phases.progress(number + 1, len(shapes))
     with phases.phase("energy"):
         found.energy, found.dram = _energy(model, prompts[0], shapes[0], found.latency[0].execution)
-    if not apart and sparse24.applies(audited) and sparse24.unsupported(model) is None:
+    if not dispatched and sparse24.applies(audited) and sparse24.unsupported(model) is None:
         with phases.phase("2:4 kernels"):
-            converted, of = sparse24.convert(model)
-            for shape, prompt in zip(shapes, prompts, strict=True):
-                _add(found, model, prompt, shape, dense, bandwidth)
-                found.latency[-1].weights = sparse24.LABEL
-                if converted < of:
-                    found.latency[-1].execution_notes.append(
-                        f"{converted} of {of} matrices: the others' sizes do not fit"
-                    )
+            _time_sparse_kernels(timed)
     return found
 
 
+@dataclass
+class _Timed:
+    """What timing one shape needs, and the profile that grows with each."""
+
+    model: Any
+    shapes: list[tuple[LatencySpec, Tensor]]
+    """Each shape with its prompt, int64 [batch, length]."""
+    dense: Any = None
+    bandwidth: tuple[float, str] | None = None
+    """Bytes per second and their source; None if a token's bytes come from several devices."""
+    found: Profile = field(default_factory=Profile)
+
+    def measure(self, number: int) -> Latency:
+        """Time the shape ``number`` and add it to the profile."""
+        shape, prompt = self.shapes[number]
+        latency, samples = measure_latency(self.model, prompt, shape, dense=self.dense)
+        self.found.latency.append(latency)
+        self.found.samples.append(samples)
+        if self.bandwidth is not None:
+            self.found.generation.append(generation_io(self.model, latency, *self.bandwidth))
+        return latency
+
+
+def _time_sparse_kernels(timed: _Timed) -> None:
+    converted, linears = sparse24.convert(timed.model)
+    for number in range(len(timed.shapes)):
+        latency = timed.measure(number)
+        latency.weights = sparse24.LABEL
+        if converted < linears:
+            latency.execution_notes.append(
+                f"{converted} of {linears} matrices: the others' sizes do not fit"
+            )
+
+
 def prompt_ids(vocabulary: int, batch: int, length: int, device: torch.device | str) -> Tensor:
-    """Fixed prompt ids, int64 [batch, length]: the same for every cell of a model, whatever its seed."""
+    """Random prompt ids, int64 [batch, length]; the same for every cell, whatever its seed."""
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, vocabulary, (batch, length), generator=generator).to(device)
 
@@ -114,8 +149,9 @@ def generate_once(model: Any, prompt: Tensor, new_tokens: int) -> None:
 
 
 def too_large(audited: Audit, model: Any) -> str | None:
-    """Why the dense model does not fit beside this one; None where it does."""
+    """Why the dense model does not fit in memory beside ``model``; None if it does."""
     if model.device.type == "cuda":
+        # What torch's allocator has reserved but not allocated is free for the dense model too.
         free = (
             torch.cuda.mem_get_info(model.device)[0]
             + torch.cuda.memory_reserved()
@@ -126,49 +162,37 @@ def too_large(audited: Audit, model: Any) -> str | None:
     needed = memory_bytes(model) * audited.parameters_dense / max(1, audited.parameters)
     if needed * SPARE <= free:
         return None
-    return f"the dense model takes {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free: not timed between its rounds"
-
-
-def _add(
-    found: Profile,
-    model: Any,
-    prompt: Tensor,
-    shape: LatencySpec,
-    dense: Any,
-    bandwidth: tuple[float, str] | None,
-) -> None:
-    """``bandwidth``: bytes per second and how that was had; None where a token's bytes come over several ways."""
-    latency, raw = measure_latency(model, prompt, shape, dense=dense)
-    found.latency.append(latency)
-    found.samples.append(raw)
-    if bandwidth is not None:
-        found.generation.append(generation_io(model, latency, *bandwidth))
+    return (
+        f"the dense model takes {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free: "
+        "not timed between its rounds"
+    )
 
 
 @torch.inference_mode()
 def _energy(
     model: Any, prompt: Tensor, shape: LatencySpec, form: Any
 ) -> tuple[EnergyResult, DramTraffic | None]:
-    """Joules of both phases, and on a GPU the DRAM traffic of the generation phase, in the form that was timed."""
+    """Energy of both phases in the execution ``form`` that was timed, and the DRAM traffic.
+
+    DRAM traffic is of the generation phase on one GPU.
+    """
     cuda = input_device(model).type == "cuda"
     device = str(input_device(model)) if cuda else "cpu"
     runs = decoder(model, form, shape.batch_size, shape.prompt + shape.new_tokens)
-    alone = Eager(model)  # the prompt phase is the same in every form
+    # The prompt phase runs eagerly in every form.
+    eager = Eager(model)
 
     def prompt_round() -> int:
-        alone.prompt(prompt)
+        eager.prompt(prompt)
         return shape.batch_size
 
     def generate_round() -> int:
         one_round(runs, prompt, shape.new_tokens)
+        # The first token comes from the prompt phase.
         return shape.batch_size * (shape.new_tokens - 1)
 
     energy = measure_energy(
-        prompt_round,
-        generate_round,
-        device=device,
-        spec=shape,
-        prompts_in_generation=True,
+        prompt_round, generate_round, device=device, spec=shape, prompts_in_generation=True
     )
     if not cuda or is_dispatched(model):
         return energy, None
@@ -176,5 +200,6 @@ def _energy(
     with DramMeter(device) as meter:
         for _ in range(shape.new_tokens - 1):
             tokens = runs.step(tokens)
+        # Kernels run asynchronously: without this the meter would stop before they do.
         torch.cuda.synchronize()
     return energy, meter.result()

@@ -1,6 +1,7 @@
-"""A cell's pruned model without ever holding it: from its weight files, layer by layer, to new weight files.
+"""Prune a model that is never in memory as a whole: from its weight files to new ones.
 
-fetch -> config and tokenizer -> calibration windows -> [read a layer -> prune it -> count it -> write it] -> copy the rest
+Each decoder layer is read, pruned, counted and written before the next one; then the rest of the
+weights is copied.
 """
 
 from __future__ import annotations
@@ -10,27 +11,20 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from prunebench.cell.lookup import plugin_of
-from prunebench.cell.pipeline import (
-    PrunedCell,
-    Workbench,
-    allocation_of,
-    patterns_of,
-    prune_loaded,
-    seed_all,
-)
+from prunebench.cell.pipeline import PrunedCell, allocation_of, checked_patterns, prune_loaded
 from prunebench.cell.recover import RecoveryResult
+from prunebench.cell.setup import CellSetup, seed_all
 from prunebench.errors import PrunebenchError
 from prunebench.isolation.model_guard import first_not_finite, not_finite
-from prunebench.measure.audit import LayerCount, audit, count_layer, dense_facts
+from prunebench.measure.audit import DenseFacts, LayerCount, audit, count_layer, dense_facts
 from prunebench.measure.speed.io import load_io
 from prunebench.model.anatomy import anatomy
 from prunebench.model.checkpoint import save_by_pieces
-from prunebench.model.fetch import fetch_checkpoint
 from prunebench.model.folder import read_checkpoint
 from prunebench.model.load import load_bare
 from prunebench.model.pruning_json import PruningFile, shape_of, write_pruning_file
 from prunebench.model.streamed import StreamedModel, open_tensors
+from prunebench.record.audit import Audit
 
 if TYPE_CHECKING:
     from prunebench.experiment.cell import Cell
@@ -39,58 +33,40 @@ if TYPE_CHECKING:
 SHARD_BYTES = 2_000_000_000
 
 
-def build_streamed(bench: Workbench, out: Path, shard_bytes: int = SHARD_BYTES) -> PrunedCell:
-    """Prune from file to file and audit; ``out`` is then what `checkpoint.save` writes of the same model in memory.
+def build_streamed(setup: CellSetup, out: Path, shard_bytes: int = SHARD_BYTES) -> PrunedCell:
+    """Prune from file to file and audit.
 
-    The model that is given has no weights. Raises what a plugin raises, and PrunebenchError for what a user can mend;
-    ``out`` is then as before.
+    ``out`` then holds what `checkpoint.save` writes for the same model pruned in memory; the model
+    in the result has no weights. Raises whatever a plugin raises, and PrunebenchError for what a
+    user can fix; ``out`` is then unchanged.
     """
-    cell, phases = bench.cell, bench.phases
-    method: Method = plugin_of(cell.method, "method", bench.registry)
+    cell, phases = setup.cell, setup.phases
+    method: Method = setup.plugin(cell.method, "method")
     check_streamable(cell, method)
-    allocation = allocation_of(cell, bench.registry)
-    with phases.phase("fetch"):
-        bench.folder = fetch_checkpoint(cell.model)
+    allocation = allocation_of(setup)
+    setup.fetch()
     with phases.phase("load"):
-        loaded = load_bare(bench.folder, dtype=cell.model.dtype, device=bench.device)
-    parts = anatomy(loaded.model)
-    before: dict[int, LayerCount] = {}
-    after: dict[int, LayerCount] = {}
-
-    def read(index: int, layer: torch.nn.Module) -> None:
-        before[index] = count_layer(parts.linears(layer), index)
-
-    def changed(index: int, layer: torch.nn.Module) -> None:
-        if name := first_not_finite(layer):
-            raise not_finite(f"{parts.layers_path}.{index}.{name}")
-        after[index] = count_layer(parts.linears(layer), index, patterns_of(cell))
-
-    source = open_tensors(read_checkpoint(bench.folder))
-    with (
-        source,
-        save_by_pieces(loaded.model, loaded.tokenizer, out, shard_bytes=shard_bytes) as (
-            aside,
-            target,
-        ),
-    ):
+        loaded = load_bare(setup.folder, dtype=cell.model.dtype, device=setup.device)
+    counter = _LayerCounter(loaded.model, cell)
+    source = open_tensors(read_checkpoint(setup.folder))
+    save = save_by_pieces(loaded.model, loaded.tokenizer, out, shard_bytes=shard_bytes)
+    with source, save as (aside, target):
         streamed = StreamedModel(
-            loaded.model, source, target, device=bench.device, read=read, changed=changed
+            loaded.model,
+            source,
+            target,
+            device=setup.device,
+            read=counter.count_dense,
+            changed=counter.count_pruned,
         )
-        calibration, notes, kept = prune_loaded(bench, method, allocation, loaded, streamed)
-        if len(after) < len(parts.layers):
-            raise PrunebenchError(
-                f"'{cell.method.name}' left {len(parts.layers) - len(after)} layers unread",
-                hint="its author should override `refuses_streaming`, or prune with `context.prune_linears`",
-            )
+        calibration, notes, kept_layers = prune_loaded(setup, method, allocation, loaded, streamed)
+        counter.check_complete(method.name)
         seed_all(cell.seed)
         with phases.phase("save"):
             streamed.copy_rest(_check_finite)
         with phases.phase("audit"):
-            dense = dense_facts(loaded.model, [before[index] for index in kept])
-            audited = audit(
-                loaded.model, dense, kept, patterns_of(cell), [after[index] for index in kept]
-            )
-        made = PrunedCell(
+            dense, audited = counter.audit(kept_layers)
+        pruned = PrunedCell(
             loaded,
             dense,
             audited,
@@ -100,14 +76,51 @@ def build_streamed(bench: Workbench, out: Path, shard_bytes: int = SHARD_BYTES) 
             RecoveryResult(),
             method.reference,
         )
+        # Written into the folder that becomes ``out`` when this block ends without an error.
         write_pruning_file(
-            aside, PruningFile(plain=True, shape=shape_of(loaded.model), made_by=made.made_by(cell))
+            aside,
+            PruningFile(plain=True, shape=shape_of(loaded.model), made_by=pruned.made_by(cell)),
         )
-    return made
+    return pruned
+
+
+class _LayerCounter:
+    """Counts each layer while it is in memory: before it is pruned, and before it is written."""
+
+    def __init__(self, model: torch.nn.Module, cell: Cell) -> None:
+        self._model = model
+        self._parts = anatomy(model)
+        self._patterns = checked_patterns(cell)
+        self._dense: dict[int, LayerCount] = {}
+        self._pruned: dict[int, LayerCount] = {}
+
+    def count_dense(self, index: int, layer: torch.nn.Module) -> None:
+        self._dense[index] = count_layer(self._parts.linears(layer), index)
+
+    def count_pruned(self, index: int, layer: torch.nn.Module) -> None:
+        """Raises PrunebenchError if the layer holds NaN or infinity."""
+        if name := first_not_finite(layer):
+            raise not_finite(f"{self._parts.layers_path}.{index}.{name}")
+        self._pruned[index] = count_layer(self._parts.linears(layer), index, self._patterns)
+
+    def check_complete(self, method: str) -> None:
+        """Raise PrunebenchError if the method did not go through every layer."""
+        skipped = len(self._parts.layers) - len(self._pruned)
+        if skipped > 0:
+            raise PrunebenchError(
+                f"'{method}' did not read {skipped} layers",
+                hint="its author should override `refuses_streaming`, "
+                "or prune with `context.prune_linears`",
+            )
+
+    def audit(self, kept_layers: list[int]) -> tuple[DenseFacts, Audit]:
+        dense = dense_facts(self._model, [self._dense[index] for index in kept_layers])
+        counts = [self._pruned[index] for index in kept_layers]
+        return dense, audit(self._model, dense, kept_layers, self._patterns, counts)
 
 
 def check_streamable(cell: Cell, method: Method) -> None:
-    """Raise PrunebenchError, with the reason, where the cell's model cannot be pruned layer by layer from its files."""
+    """Raise PrunebenchError, with the reason, if the cell cannot be pruned from its files."""
     if reason := method.refuses_streaming(method.options):
         raise PrunebenchError(
             f"'{cell.method.name}' cannot prune layer by layer from the files: {reason}",
@@ -121,7 +134,8 @@ def check_streamable(cell: Cell, method: Method) -> None:
     if cell.model.kind in {"gguf", "wheel"}:
         raise PrunebenchError(
             f"{cell.model.name} is a GGUF file, whose weights are unpacked as a whole",
-            hint="leave out --stream, or save it as safetensors first: prunebench prune MODEL dense --out FOLDER",
+            hint="leave out --stream, or save it as safetensors first: "
+            "prunebench prune MODEL dense --out FOLDER",
         )
 
 

@@ -52,7 +52,7 @@ def command(
         if out is None:
             click.echo(text, nl=False)
         else:
-            from prunebench.store.run_folder import write_atomically
+            from prunebench.store.atomic import write_atomically
 
             write_atomically(out, text)
             click.echo(out, err=True)

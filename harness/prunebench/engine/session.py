@@ -136,7 +136,7 @@ class Session(EngineContext):
             self.started(cell)
         self.store.write(record)
         if record.status == "ok":
-            self.store.stages_path(cell.id).unlink(missing_ok=True)
+            self.store.partial_results_path(cell.id).unlink(missing_ok=True)
         del self._running[cell.id]
         self.registry.notify("prunebench_cell_finished", cell=cell, record=record)
         self.watcher.finished(record)

@@ -45,7 +45,7 @@ class CellPaths:
     scratch: Path
     """A folder made for the cell and removed after it."""
     log: Path
-    stages: Path
+    partial_results: Path
     model: Path
 
     @classmethod
@@ -55,7 +55,7 @@ class CellPaths:
             spec=store.spec_path(cell_id),
             scratch=store.scratch_path / cell_id,
             log=store.log_path(cell_id),
-            stages=store.stages_path(cell_id),
+            partial_results=store.partial_results_path(cell_id),
             model=store.model_path(cell_id),
         )
 
@@ -93,7 +93,7 @@ def run_cell_process(
         "--events",
         str(place.scratch / "events.jsonl"),
     ]
-    argv += ["--stages", str(place.stages)]
+    argv += ["--partial-results", str(place.partial_results)]
     if cell.keep_model:
         argv += ["--keep", str(place.model)]
     started = now()
@@ -202,7 +202,7 @@ def _prepare(place: CellPaths, starter: Launcher) -> str:
     """Empty folders for a cell and no log; gives the folder for its temporary files."""
     try:
         shutil.rmtree(place.scratch, ignore_errors=True)
-        for folder in (place.scratch, place.log.parent, place.stages.parent):
+        for folder in (place.scratch, place.log.parent, place.partial_results.parent):
             folder.mkdir(parents=True, exist_ok=True)
         place.log.unlink(missing_ok=True)
         # its name is short: sockets are made there, whose names are limited

@@ -1,76 +1,21 @@
-"""A run on disk: a folder with the suite as given, the plan, one record and one log a cell, and the report."""
+"""A run on disk: the suite, the plan, one record and one log per cell, and the report."""
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from prunebench.errors import PrunebenchError, first_line
 from prunebench.experiment.cell import Cell
 from prunebench.record.codec import UnreadableRecordError, from_json, to_json
-from prunebench.record.expectations import Expectation
-from prunebench.record.record import SCHEMA, Record
+from prunebench.record.record import Record
+from prunebench.store.atomic import write_atomically
 from prunebench.store.lock import NAME as LOCK_NAME
 from prunebench.store.lock import Owner, hold
-
-
-def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
-    """Write ``text`` so that a reader sees the old file or the whole new one, also after a power cut.
-
-    Where ``durable`` is False a power cut may leave an empty file: for what is written again on the next occasion.
-    Raises PrunebenchError where the disk is full or the folder cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                if durable:
-                    os.fsync(file.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
-            if durable:
-                _sync_folder(path.parent)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise PrunebenchError(
-            f"cannot write {path}: {error.strerror or error}",
-            hint="free some space or choose another folder with --out; what is finished is kept",
-        ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name last, too; some file systems cannot, and need not."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run folder is about to hold: the suite's name, its cells in order, and when it was made."""
-
-    suite: str
-    title: str
-    cells: tuple[Cell, ...]
-    suite_sha256: str
-    gate: float = 0.95
-    expect: tuple[Expectation, ...] = ()
-    """Published figures of these cells."""
+from prunebench.store.plan_file import Plan, read_plan, write_plan
 
 
 @dataclass(frozen=True)
@@ -82,12 +27,10 @@ class DamagedRecord:
 
 
 class RunStore:
-    """A run folder. Reading never writes; `create` and the `write_*` methods do."""
+    """The files of a run folder. Only `create`, `lock` and `write` change them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-
-    # -- paths
 
     @property
     def plan_path(self) -> Path:
@@ -101,47 +44,48 @@ class RunStore:
     def report_path(self) -> Path:
         return self.folder / "report.html"
 
+    @property
+    def scratch_path(self) -> Path:
+        """For files that are deleted when the run ends."""
+        return self.folder / "scratch"
+
+    def spec_path(self, cell_id: str) -> Path:
+        """The cell itself, which `python -m prunebench.cell` runs again."""
+        return self.folder / "specs" / f"{cell_id}.json"
+
     def record_path(self, cell_id: str) -> Path:
         return self.folder / "cells" / f"{cell_id}.json"
 
     def log_path(self, cell_id: str) -> Path:
         return self.folder / "cells" / f"{cell_id}.log"
 
-    def spec_path(self, cell_id: str) -> Path:
-        return self.folder / "specs" / f"{cell_id}.json"
-
-    @property
-    def scratch_path(self) -> Path:
-        """For files that live as long as a run."""
-        return self.folder / "scratch"
-
-    def stages_path(self, cell_id: str) -> Path:
-        """Results of a cell that has not ended yet."""
-        return self.folder / "cells" / f"{cell_id}.stages.json"
+    def partial_results_path(self, cell_id: str) -> Path:
+        """What a cell has measured so far; deleted when it has a record."""
+        return self.folder / "cells" / f"{cell_id}.partial.json"
 
     def model_path(self, cell_id: str) -> Path:
         return self.folder / "models" / cell_id
 
     @contextmanager
     def lock(self, mark: str = "") -> Iterator[Owner | None]:
-        """Hold the folder for one run, see `prunebench.store.lock`; ``mark`` is what the run's processes carry.
+        """Hold the folder for one run, see `prunebench.store.lock`.
 
-        Files that a killed run had not finished writing are removed. Raises PrunebenchError where another run holds it.
+        ``mark`` identifies the run's processes. Files that a killed run left half written are
+        removed. Raises PrunebenchError if another run holds the folder.
         """
         with hold(self.folder, mark) as former:
             for folder in (self.folder, self.record_path("").parent, self.spec_path("").parent):
+                # The names that `write_atomically` gives its temporary files.
                 for path in folder.glob(".*.json.*") if folder.is_dir() else ():
                     path.unlink(missing_ok=True)
             shutil.rmtree(self.scratch_path, ignore_errors=True)
             yield former
 
-    # -- the plan
-
     @classmethod
     def check(cls, folder: Path, suite: str) -> RunStore:
-        """The store in ``folder``, which is or can become a run of ``suite``; nothing is written.
+        """The store in ``folder``, if that is or can become a run of ``suite``; writes nothing.
 
-        Raises PrunebenchError where the folder holds something else or another suite's run.
+        Raises PrunebenchError if the folder holds something else or another suite's run.
         """
         store = cls(folder)
         if folder.exists() and not folder.is_dir():
@@ -164,28 +108,20 @@ class RunStore:
 
     @classmethod
     def create(cls, folder: Path, plan: Plan, suite_text: str) -> RunStore:
-        """Make ``folder`` a run of this suite, or go on with it. Raises PrunebenchError as `check` does."""
+        """Make ``folder`` a run of this plan, or continue it. Raises as `check` does."""
         store = cls.check(folder, plan.suite)
         write_atomically(store.suite_path, suite_text)
         for cell in plan.cells:
             write_atomically(
                 store.spec_path(cell.id), cell.model_dump_json(indent=1) + "\n", durable=False
             )
-        data = {
-            "schema": SCHEMA,
-            "suite": plan.suite,
-            "title": plan.title,
-            "suite_sha256": plan.suite_sha256,
-            "gate": plan.gate,
-            "expect": [figure.model_dump(mode="json") for figure in plan.expect],
-            "cells": [{"id": cell.id, "cell": cell.model_dump(mode="json")} for cell in plan.cells],
-        }
-        write_atomically(store.plan_path, json.dumps(data, indent=1) + "\n")
+        # Last: a folder without a plan is no run yet.
+        write_plan(store.plan_path, plan)
         return store
 
     @classmethod
     def open(cls, folder: Path) -> RunStore:
-        """An existing run folder. Raises PrunebenchError where it is none."""
+        """An existing run folder. Raises PrunebenchError if it is none."""
         store = cls(folder)
         if not store.plan_path.is_file():
             raise PrunebenchError(
@@ -195,35 +131,21 @@ class RunStore:
         return store
 
     def _planned_suite(self) -> str | None:
-        """The suite of the plan; None where that is damaged: then it is written anew, records are found by their ids."""
+        """The suite of the plan; None if the plan is damaged.
+
+        A damaged plan is simply written again: records are found by the ids of their cells.
+        """
         try:
             return self.read_plan().suite
         except PrunebenchError:
             return None
 
     def read_plan(self) -> Plan:
-        try:
-            data: dict[str, Any] = json.loads(self.plan_path.read_text(encoding="utf-8"))
-            return Plan(
-                suite=data["suite"],
-                title=data["title"],
-                cells=tuple(Cell.model_validate(entry["cell"]) for entry in data["cells"]),
-                suite_sha256=data["suite_sha256"],
-                gate=data["gate"],
-                expect=tuple(
-                    Expectation.model_validate(figure) for figure in data.get("expect", [])
-                ),
-            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise PrunebenchError(
-                f"{self.plan_path} cannot be read: {first_line(error)}",
-                hint="run the suite again with the same --out: finished cells are kept",
-            ) from error
-
-    # -- records
+        """Raises PrunebenchError if the plan is missing or damaged."""
+        return read_plan(self.plan_path)
 
     def write(self, record: Record) -> None:
-        """Store a record; a file in its place that is no record stays beside it, with the ending `.damaged`."""
+        """Store a record; a damaged file in its place is renamed to end in `.damaged`."""
         path = self.record_path(record.id)
         if isinstance(self.read(record.id), DamagedRecord):
             with suppress(OSError):
@@ -231,7 +153,7 @@ class RunStore:
         write_atomically(path, to_json(record))
 
     def read(self, cell_id: str) -> Record | DamagedRecord | None:
-        """The record of a cell; None where there is none, DamagedRecord where the file is no record of this cell."""
+        """The record of a cell; None if there is none, DamagedRecord if the file cannot be used."""
         path = self.record_path(cell_id)
         try:
             record = from_json(path.read_text(encoding="utf-8"))
@@ -241,6 +163,7 @@ class RunStore:
             return DamagedRecord(path, str(error))
         except (OSError, UnicodeDecodeError) as error:
             return DamagedRecord(path, first_line(error))
+        # A copied or renamed file would report one experiment under the name of another.
         if record.id != cell_id or record.cell.id != cell_id:
             return DamagedRecord(path, f"holds the record of cell {record.cell.id}")
         return record
@@ -248,7 +171,7 @@ class RunStore:
     def records(
         self, cells: Iterable[Cell] | None = None
     ) -> tuple[list[Record], list[DamagedRecord]]:
-        """The records of these cells (the plan's where not given), in that order, and the damaged files."""
+        """The records of ``cells`` (default: the plan's) in that order, and the damaged files."""
         good: list[Record] = []
         bad: list[DamagedRecord] = []
         for cell in self.read_plan().cells if cells is None else cells:
@@ -260,6 +183,6 @@ class RunStore:
         return good, bad
 
     def finished(self, cell: Cell) -> bool:
-        """Whether this experiment has a result that need not be run again."""
+        """Whether the cell has a result, so that it need not run again."""
         found = self.read(cell.id)
         return isinstance(found, Record) and found.status == "ok"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from prunebench.errors import PrunebenchError, did_you_mean
 from prunebench.experiment.cell import Cell
-from prunebench.store.run_folder import Plan
+from prunebench.store.plan_file import Plan
 from prunebench.suite.load import Suite
 from prunebench.suite.methods import DENSE, outcome_varies
 

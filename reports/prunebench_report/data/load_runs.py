@@ -14,7 +14,8 @@ from prunebench_report.text import clean, shorten
 if TYPE_CHECKING:
     from prunebench.experiment.cell import Cell
     from prunebench.record.record import Record
-    from prunebench.store.run_folder import DamagedRecord, Plan, RunStore
+    from prunebench.store.plan_file import Plan
+    from prunebench.store.run_folder import DamagedRecord, RunStore
 
 _SUITE_LIMIT = 100_000
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunebench.errors import PrunebenchError, did_you_mean
-from prunebench.store.run_folder import RunStore, write_atomically
+from prunebench.store.atomic import write_atomically
+from prunebench.store.run_folder import RunStore
 from prunebench_report.data import columns as fields
 from prunebench_report.data import table as frames
 

@@ -33,7 +33,8 @@ from prunebench_report.text import clean
 if TYPE_CHECKING:
     from prunebench.experiment.cell import Cell
     from prunebench.plugin.api.report_section import ReportSection
-    from prunebench.store.run_folder import DamagedRecord, Plan
+    from prunebench.store.plan_file import Plan
+    from prunebench.store.run_folder import DamagedRecord
     from prunebench_report.data.load_runs import ReportInput
 
 SCHEMA = 1

@@ -21,7 +21,8 @@ from prunebench.experiment.plugins import MethodRef
 from prunebench.plugin.api.engine import Engine
 from prunebench.plugin.host import load_plugins
 from prunebench.record.record import Record
-from prunebench.store.run_folder import Plan, RunStore
+from prunebench.store.plan_file import Plan
+from prunebench.store.run_folder import RunStore
 
 
 class RayError(Exception):
@@ -162,7 +163,13 @@ AT = ("at", ("far", "n1"))
 
 def test_what_a_keeper_tells_is_in_the_run_folder(drive) -> None:
     script = [
-        *(AT, ("event", ("prune", 1, 2)), ("log", b"one\n"), ("stages", b"{}"), ("log", b"two\n")),
+        *(
+            AT,
+            ("event", ("prune", 1, 2)),
+            ("log", b"one\n"),
+            ("partial results", b"{}"),
+            ("log", b"two\n"),
+        ),
         *(
             ("model", ("config.json", b"{")),
             ("model", ("config.json", b"}")),
@@ -176,7 +183,7 @@ def test_what_a_keeper_tells_is_in_the_run_folder(drive) -> None:
     assert session.store.read(record.id) == record
     assert session.store.log_path(record.id).read_text() == "one\ntwo\n"
     assert (session.store.model_path(record.id) / "config.json").read_text() == "{}"
-    assert not session.store.stages_path(record.id).exists()  # of no use any more
+    assert not session.store.partial_results_path(record.id).exists()  # of no use any more
     [asked] = ray.asked
     assert (asked["num_cpus"], asked["num_gpus"], asked["memory"], asked["max_retries"]) == (
         2,

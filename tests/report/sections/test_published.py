@@ -8,7 +8,8 @@ import pytest
 
 from prunebench.record.expectations import Expectation
 from prunebench.record.quality import TaskMetric, TaskResult
-from prunebench.store.run_folder import Plan, RunStore
+from prunebench.store.plan_file import Plan
+from prunebench.store.run_folder import RunStore
 from prunebench_report import export, render
 from shown import view
 

@@ -47,9 +47,9 @@ PIECE = 1_000_000
 WAITING = 100
 """With so many messages that nobody has taken yet, the log has to wait."""
 
-Kind = Literal["at", "event", "log", "stages", "model", "record"]
+Kind = Literal["at", "event", "log", "partial results", "model", "record"]
 Message = tuple[Kind, Any]
-"""('at', host name), ('event', (phase, done, total)), ('log' or 'stages', bytes), ('model', (file, bytes)), ('record', JSON)."""
+"""('at', host name), ('event', (phase, done, total)), ('log' or 'partial results', bytes), ('model', (file, bytes)), ('record', JSON)."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class CellTask:
 
     cell: str
     number: int
-    stages: bytes | None = None
+    partial_results: bytes | None = None
 
 
 def travelling(environment: Mapping[str, str]) -> dict[str, str]:
@@ -97,12 +97,12 @@ def keep_cell(baggage: RunContext, errand: CellTask) -> Iterator[Message]:
             spec=base / f"{cell.id}.json",
             scratch=base / "scratch",
             log=base / "log",
-            stages=base / "stages.json",
+            partial_results=base / "partial.json",
             model=base / "model",
         )
         place.spec.write_text(errand.cell, encoding="utf-8")
-        if errand.stages is not None:
-            place.stages.write_bytes(errand.stages)
+        if errand.partial_results is not None:
+            place.partial_results.write_bytes(errand.partial_results)
         with _surroundings(baggage, base):
             work = _Work(cell, place, f"{baggage.mark}-{errand.number}")
             yield from work.told()
@@ -129,7 +129,7 @@ class _Work:
         self._said: SimpleQueue[Message | BaseException | None] = SimpleQueue()
         self._over = threading.Event()
         self._log = _Log(place.log)
-        self._stages_seen: int | None = None
+        self._partial_seen: int | None = None
         self._lock = TimingLock(lock_folder())
 
     def told(self) -> Iterator[Message]:
@@ -189,10 +189,10 @@ class _Work:
         if self._said.qsize() < WAITING and (piece := self._log.news()):
             self._said.put(("log", piece))
         with suppress(OSError):
-            changed = self._place.stages.stat().st_mtime_ns
-            if changed != self._stages_seen:
-                self._stages_seen = changed
-                self._said.put(("stages", self._place.stages.read_bytes()))
+            changed = self._place.partial_results.stat().st_mtime_ns
+            if changed != self._partial_seen:
+                self._partial_seen = changed
+                self._said.put(("partial results", self._place.partial_results.read_bytes()))
 
 
 class _Log:

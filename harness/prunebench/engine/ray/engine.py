@@ -24,8 +24,9 @@ from prunebench.plugin.api import method
 from prunebench.plugin.api.engine import Engine, EngineContext
 from prunebench.plugin.files import plugin_files
 from prunebench.record.record import Record, Status
+from prunebench.store.atomic import write_atomically
 from prunebench.store.lock import clean_up
-from prunebench.store.run_folder import RunStore, write_atomically
+from prunebench.store.run_folder import RunStore
 
 LOOK_S = 1.0
 AT_ONCE = 64
@@ -111,7 +112,9 @@ class _Drive:
         try:
             for number, (cell, needs) in enumerate(wanted, 1):
                 errand = CellTask(
-                    cell.model_dump_json(), number, _content(self._store.stages_path(cell.id))
+                    cell.model_dump_json(),
+                    number,
+                    _content(self._store.partial_results_path(cell.id)),
                 )
                 stream = task.options(
                     num_cpus=needs.cpus,
@@ -171,8 +174,10 @@ class _Drive:
         elif kind == "log":
             _append(log, what)
             cut(log)
-        elif kind == "stages":
-            write_atomically(self._store.stages_path(cell.id), what.decode(), durable=False)
+        elif kind == "partial results":
+            write_atomically(
+                self._store.partial_results_path(cell.id), what.decode(), durable=False
+            )
         elif kind == "model":
             _append(aside / _inside(what[0]), what[1])
         else:

@@ -1,0 +1,233 @@
+"""Measure one metric of a plugin, guarded so that a fault costs nothing but its own figures."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from prunebench.cell.partial_results import fingerprint
+from prunebench.cell.profile import too_large
+from prunebench.cell.setup import seed_all, vocabulary_size
+from prunebench.errors import PrunebenchError, first_line
+from prunebench.isolation.flags import Flags
+from prunebench.isolation.model_guard import ModelGuard
+from prunebench.isolation.process_guard import guarded
+from prunebench.model.placement import input_device
+from prunebench.model.positions import check_positions
+from prunebench.plugin.api.metric import Figure, Metric, MetricContext
+from prunebench.record.quality import MetricFigure, MetricResult
+from prunebench.text.windows import Windows, evaluation_windows, with_length
+
+if TYPE_CHECKING:
+    from prunebench.cell.pipeline import PrunedCell
+    from prunebench.cell.setup import CellSetup
+    from prunebench.experiment.plugins import MetricRef
+
+# Characters of a reason; an exception's text may be pages long.
+LONGEST_REASON = 500
+
+
+class DenseModel:
+    """The dense model, loaded when a metric first asks for it."""
+
+    def __init__(self, setup: CellSetup, pruned: PrunedCell) -> None:
+        self._setup = setup
+        self._pruned = pruned
+        self._model: Any = None
+
+    def load(self) -> Any:
+        """Raises PrunebenchError if it does not fit into memory beside the pruned model."""
+        if self._model is None:
+            if reason := too_large(self._pruned.audit, self._pruned.loaded.model):
+                raise PrunebenchError(
+                    reason.partition(":")[0], hint="run it where both fit, or leave this metric out"
+                )
+            self._model = self._setup.load().model
+        return self._model
+
+    def close(self) -> None:
+        """Free the memory: the next phase measures what generation takes."""
+        if self._model is not None:
+            self._model = None
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+
+class _ReadOnly:
+    """Checks that one metric changes nothing on the models that it gets."""
+
+    def __init__(self, who: str) -> None:
+        self._who = who
+        self._seen: list[tuple[str, Any, str, ModelGuard]] = []
+
+    def lend(self, name: str, model: Any) -> Any:
+        if all(model is not known for _, known, _, _ in self._seen):
+            guard = ModelGuard(model, self._who)
+            self._seen.append((name, model, fingerprint(model), guard))
+        return model
+
+    def check(self, flags: Flags) -> None:
+        """Remove what was left on the models. Raises PrunebenchError if a weight changed."""
+        for name, model, weights, guard in self._seen:
+            guard.restore(model, flags)
+            if fingerprint(model) != weights:
+                raise PrunebenchError(
+                    f"{self._who} changed the {name}",
+                    hint="a metric must not change a model: "
+                    "let it work on copies of the modules that it changes",
+                )
+
+
+def measure_metric(
+    ref: MetricRef,
+    setup: CellSetup,
+    pruned: PrunedCell,
+    dense: DenseModel,
+    progress: Callable[[int, int], None],
+) -> MetricResult:
+    """Measure one metric; a fault becomes the reason why its figures are not available.
+
+    Raises PrunebenchError only if the metric changed a model.
+    """
+    model, who = pruned.loaded.model, f"the metric '{ref.label}'"
+    log = logging.getLogger(f"prunebench.{ref.name}")
+    lent = _ReadOnly(who)
+    lent.lend("model", model)
+    # Seeded for each metric, so that a figure does not depend on the metrics before it.
+    seed_all(setup.cell.seed)
+    kind: type[Metric] | None = None
+    text: Windows | None = None
+    given: Any = None
+    reason = None
+    begun = time.perf_counter()
+    try:
+        with torch.no_grad(), guarded(who, setup.flags):
+            metric: Metric = setup.plugin(ref, "metric")
+            kind = type(metric)
+            text = _text(ref, setup, pruned)
+            context = MetricContext(
+                tokens=None if text is None else text.tokens.to(input_device(model)),
+                seed=setup.cell.seed,
+                load_dense=lambda: lent.lend("dense model", dense.load()),
+                progress=progress,
+                log=log,
+            )
+            given = metric.measure(model, pruned.loaded.tokenizer, context)
+    except (Exception, SystemExit) as error:
+        reason = _reason(error)
+        log.warning("%s is not available", who, exc_info=error)
+    seconds = time.perf_counter() - begun
+    lent.check(setup.flags)
+    figures = _figures(ref.name, kind, given, reason)
+    # One flag for a metric that failed, or one for each figure that is missing.
+    for figure in figures[:1] if reason else figures:
+        if figure.reason:
+            part = f" ({figure.name})" if figure.name != ref.name else ""
+            setup.flags.add(who, f"is not available{part}: {figure.reason}")
+    return _result(ref, text, figures, seconds)
+
+
+def is_complete(results: Sequence[Any]) -> bool:
+    """Whether no figure is missing; a metric that failed is tried again by the next run."""
+    return all(
+        figure.reason is None
+        for result in results
+        if isinstance(result, MetricResult)
+        for figure in result.figures
+    )
+
+
+def _result(
+    ref: MetricRef, text: Windows | None, figures: list[MetricFigure], seconds: float
+) -> MetricResult:
+    return MetricResult(
+        metric=ref.name,
+        label=ref.label,
+        distribution=ref.distribution,
+        version=ref.version,
+        text=None if ref.data is None else f"{ref.data.corpus.name} {ref.data.split}",
+        windows=None if text is None else text.tokens.shape[0],
+        window=None if text is None else text.tokens.shape[1],
+        tokens_sha256=None if text is None else text.sha256,
+        figures=figures,
+        seconds=seconds,
+    )
+
+
+def _text(ref: MetricRef, setup: CellSetup, pruned: PrunedCell) -> Windows | None:
+    if ref.data is None:
+        return None
+    model = pruned.loaded.model
+    found = evaluation_windows(
+        with_length(ref.data, model),
+        pruned.loaded.tokenizer,
+        vocabulary_size(model),
+        setup.corpora,
+    )
+    check_positions(model, found.tokens.shape[1], f"the metric '{ref.label}'")
+    return found
+
+
+def _figures(
+    name: str, kind: type[Metric] | None, given: Any, reason: str | None
+) -> list[MetricFigure]:
+    """The figures that a metric gave or declares, each with a value or with the reason for none."""
+    own = (
+        Figure("", higher_is_better=True)
+        if kind is None
+        else Figure(kind.unit, kind.higher_is_better)
+    )
+    declared = {} if kind is None else dict(kind.figures)
+    if reason is not None:
+        return [
+            _figure(one, declared.get(one, own), None, reason)
+            for one in dict.fromkeys((name, *declared))
+        ]
+    values = (
+        {str(key): value for key, value in given.items()}
+        if isinstance(given, Mapping)
+        else {name: given}
+    )
+    # The metric's own figure comes first. A metric that gives and declares nothing still gets it,
+    # so that its absence is visible.
+    first = (name,) if name in values or not {**declared, **values} else ()
+    names = dict.fromkeys((*first, *declared, *values))
+    return [_figure(one, declared.get(one, own), *_value(values.get(one))) for one in names]
+
+
+def _figure(name: str, about: Figure, value: float | None, reason: str | None) -> MetricFigure:
+    return MetricFigure(
+        name=name,
+        unit=about.unit,
+        higher_is_better=about.higher_is_better,
+        value=value,
+        reason=reason,
+    )
+
+
+def _value(given: Any) -> tuple[float | None, str | None]:
+    """A number and no reason, or the reason why there is none."""
+    if given is None:
+        return None, "the metric gave no such figure"
+    try:
+        value = float(given)
+    except (TypeError, ValueError, RuntimeError):
+        return None, f"the metric gave a {type(given).__name__}, which is no number"
+    return (value, None) if math.isfinite(value) else (None, f"the metric gave {value}")
+
+
+def _reason(error: BaseException) -> str:
+    text = (
+        error.message
+        if isinstance(error, PrunebenchError)
+        else f"{type(error).__name__}: {first_line(error)}"
+    )
+    hint = f" ({error.hint})" if isinstance(error, PrunebenchError) and error.hint else ""
+    return f"{text}{hint}"[:LONGEST_REASON]
