@@ -1,11 +1,19 @@
-"""What holds for all tests."""
+"""Settings for all tests."""
 
 from __future__ import annotations
 
 import os
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# How long an example takes says nothing on a machine that does other things beside.
-settings.register_profile("untimed", deadline=None)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "untimed"))
+# A test gives the same result every time and on any machine: hypothesis draws the same examples, and
+# how long one takes does not count. `tox run -e fuzz` looks for new examples with 'random'.
+settings.register_profile(
+    "repeatable",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+settings.register_profile("random", settings.get_profile("repeatable"), derandomize=False)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))

@@ -1,10 +1,11 @@
 """An NVML that answers as a file says, and a recorder that writes such a file from the real one.
 
-A session is JSON: `origin` says where it comes from, `visible` is CUDA_VISIBLE_DEVICES, `calls` maps
-`function(arguments)` to its answers, one a call, the last of them for ever. An answer is a number, a text, a list,
-`{"error": "NVML_ERROR_..."}`, `{"handle": name}`, `{"gpm_sample": n}`, `{"gpm_percent": x}`, `{"hang": true}`, or else
-a structure. The pid "self" stands for the process that is watched. What the file does not have is not found, as in an
-older driver.
+A session is JSON: `origin` says where it comes from, `visible` is CUDA_VISIBLE_DEVICES, `calls`
+maps `function(arguments)` to its answers: one for each call, and the last one for all later calls.
+An answer is a number, a text, a list, `{"error": "NVML_ERROR_..."}`, `{"handle": name}`,
+`{"gpm_sample": n}`, `{"gpm_percent": x}`, `{"hang": true}`, or else a structure. The pid "self" is
+that of the watched process. A function that the file does not have is not found, as in an older
+driver.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import importlib.util
 import json
 import os
 import sys
-import time
+import threading
 from functools import cache
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -36,13 +37,12 @@ class Handle(str):
 
 @cache
 def real() -> ModuleType:
-    """The installed pynvml, whose constants, structures and errors are the true ones; it needs no driver for that."""
+    """The installed pynvml, for its constants, structures and errors; these need no driver."""
     places = [place for place in sys.path if not (Path(place) / "replayed").exists()]
     found = importlib.machinery.PathFinder.find_spec("pynvml", places)
     spec = importlib.util.spec_from_file_location("real_pynvml", found.origin)
-    module = sys.modules["real_pynvml"] = importlib.util.module_from_spec(
-        spec
-    )  # it looks itself up there
+    # pynvml looks itself up in sys.modules.
+    module = sys.modules["real_pynvml"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
@@ -52,7 +52,7 @@ def read(name: str) -> dict:
 
 
 def replay(session: dict, pid: int | None = None) -> ModuleType:
-    """A module pynvml that answers as the ``session`` does; ``pid`` is the process that is watched."""
+    """A module pynvml that answers like the ``session``; ``pid`` is the watched process."""
     module = ModuleType("pynvml")
     asked = dict.fromkeys(session["calls"], 0)
     module.asked = asked
@@ -87,6 +87,12 @@ def shim(folder: Path, session: dict, pid: int | None = None) -> Path:
     return folder
 
 
+def hang() -> None:
+    """Wait for ever, as a call of a broken driver does."""
+    print("NVML hangs", file=sys.stderr, flush=True)
+    threading.Event().wait()
+
+
 def _name(argument) -> str:
     return str(argument) if isinstance(argument, str | int) else "..."
 
@@ -102,7 +108,7 @@ def _value(answer, pid, arguments):
         case {"handle": name}:
             return Handle(name)
         case {"hang": _}:
-            time.sleep(3600)
+            hang()
         case {"gpm_sample": _}:
             return real().c_nvmlGpmSample_t()
         case {"gpm_percent": percent}:
@@ -114,7 +120,7 @@ def _value(answer, pid, arguments):
 
 
 class Recorder:
-    """Stands for pynvml and notes every answer; `save` writes the session."""
+    """Passes calls on to pynvml and notes every answer; `save` writes the session."""
 
     def __init__(self, library: ModuleType, visible: str | None) -> None:
         self._library = library
@@ -159,7 +165,7 @@ class Recorder:
         kind = type(value).__name__
         if "Device" in kind:
             self._handles[id(value)] = f"gpu{len(self._handles)}"
-            self._kept.append(value)  # so that no id comes back
+            self._kept.append(value)  # as long as it lives, no other handle has its id
             return {"handle": self._handles[id(value)]}
         if "GpmSample" in kind:
             return {"gpm_sample": 0}
@@ -178,7 +184,7 @@ class Recorder:
 
 
 def _shortened(answers: list, limit: int = 40) -> list:
-    """Equal answers at the end once, and at most ``limit``."""
+    """At most ``limit`` answers; of equal ones at the end only the first."""
     kept = answers[:limit]
     while len(kept) > 1 and kept[-1] == kept[-2]:
         kept.pop()

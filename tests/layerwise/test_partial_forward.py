@@ -99,7 +99,7 @@ def test_where_it_is_taken_the_bound_is_the_loss(
         assert stream.bound(0, end, tangent) == pytest.approx(stream.nll(0, end), rel=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.sampled_from(FAMILIES), st.integers(0, 1000), st.floats(0.01, 30))
 def test_elsewhere_the_bound_is_below_the_loss(family: str, seed: int, distance: float) -> None:
     model = tiny_model(family).double()

@@ -1,10 +1,29 @@
-"""A pynvml that answers as it is told: the fixture `fake_nvml` makes one."""
+"""Two kinds of pynvml for tests: `fake_nvml` answers as it is told, `play` replays a session."""
 
 from __future__ import annotations
 
+import sys
 from types import ModuleType, SimpleNamespace
 
 import pytest
+
+from nvml_replay import read, replay
+from prunebench.measure.devices.nvml import Nvml
+
+
+@pytest.fixture
+def play(monkeypatch):
+    """Make a session, by name or as given, the pynvml of this process."""
+
+    def start(session):
+        told = read(session) if isinstance(session, str) else session
+        monkeypatch.setitem(sys.modules, "pynvml", replay(told))
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if told["visible"]:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", told["visible"])
+        return told
+
+    return start
 
 
 @pytest.fixture
@@ -12,8 +31,24 @@ def fake_nvml():
     return make
 
 
+@pytest.fixture
+def nvml(monkeypatch):
+    """Open a session of an NVML that gives these answers; see `make`."""
+    opened = []
+
+    def open_with(**answers):
+        library = make(**answers)
+        monkeypatch.setitem(sys.modules, "pynvml", library)
+        opened.append(Nvml())
+        return opened[-1]
+
+    yield open_with
+    for each in opened:
+        each.close()
+
+
 def make(**answers):
-    """A module whose functions give ``answers``, by name; an exception is raised, a callable called."""
+    """A module whose functions give ``answers``: exceptions are raised, callables are called."""
     module = ModuleType("pynvml")
     module.shut = 0
 

@@ -62,7 +62,7 @@ def test_a_dense_model_is_said_to_be_dense(family):
     assert found.patterns[0].violations == found.patterns[0].groups == found.prunable / 4
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.floats(0, 1), st.integers(0, 2**32))
 def test_zeros_are_counted_matrix_by_matrix(share, seed):
     model = tiny_model("llama")

@@ -40,7 +40,7 @@ def silence(model, block: Block) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(gone=st.sets(st.sampled_from(BLOCKS), min_size=1))
 def test_removed_equals_silenced(family, gone):
     model = tiny_model(family)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunebench.errors import PrunebenchError
@@ -31,9 +31,7 @@ def test_another_kind_of_file_is_refused(tmp_path, content):
 
 
 @given(offset=st.integers(0, 5000), value=st.integers(0, 255), end=st.integers(0, 20_000))
-@settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None
-)
+@settings(max_examples=100)
 def test_a_damaged_gguf_is_read_or_refused(tiny_gguf, tmp_path, offset, value, end):
     data = bytearray(tiny_gguf.read_bytes()[:end] if end < 15_000 else tiny_gguf.read_bytes())
     if offset < len(data):

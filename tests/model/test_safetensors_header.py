@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
@@ -59,9 +59,7 @@ def test_the_message_gives_the_size_and_the_expected_size(weights):
 
 
 @given(header=st.recursive(st.none() | st.integers() | st.text(max_size=3), lambda inner: st.dictionaries(st.text(max_size=3), inner) | st.lists(inner)))  # fmt: skip
-@settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None
-)
+@settings(max_examples=50)
 def test_any_json_as_header_is_read_or_refused(tmp_path, header):
     path = tmp_path / "model.safetensors"
     text = json.dumps(header).encode()

@@ -181,7 +181,7 @@ def test_shards_are_counted_together(base):
     assert _resolve("tiny", base).parameters == before
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     text=st.text(max_size=40)
     | st.sampled_from(["~nobody-here/x", "x" * 5000, "./" + "y" * 5000, "\0", "./\0"])

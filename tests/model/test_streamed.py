@@ -152,7 +152,7 @@ def test_a_file_that_shrinks_meanwhile_is_named(tmp_path: Path) -> None:
                 source.read(name)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.dictionaries(
         st.text(min_size=1, max_size=8, alphabet="abc.é"),

@@ -45,7 +45,7 @@ def test_what_remains_runs_generates_saves_and_reloads(family, tmp_path):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(gone=st.sets(st.integers(0, 3), max_size=3))
 def test_removing_equals_stepping_over(family, gone):
     model = tiny_model(family)

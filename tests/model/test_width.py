@@ -30,7 +30,7 @@ def silence_groups(model, block: Block, gone) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(data=st.data())
 def test_sliced_equals_silenced(family, data):
     model = tiny_model(family)

@@ -94,7 +94,7 @@ def test_the_choices_are_those_of_the_plain_loop(
     assert notes["perplexity_after_each"] == pytest.approx(perplexities, rel=1e-5)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     st.sampled_from(FAMILIES),
     st.integers(0, 10_000),

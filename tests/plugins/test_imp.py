@@ -80,7 +80,7 @@ def test_one_round_without_training_is_magnitude(family):
     assert all(map(torch.equal, ours.parameters(), magnitude.parameters()))
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(st.floats(0, 0.95), st.sampled_from([0.0, 0.05]), st.integers(0, 50))
 def test_the_global_scope_is_one_threshold_with_a_guard(sparsity, density, seed):
     """Against a sort of all weights together, with the largest of every matrix put at its end."""

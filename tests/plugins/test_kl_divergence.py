@@ -62,7 +62,7 @@ def test_it_is_the_mean_over_tokens_of_the_definition(chunk: int) -> None:
 rows = st.lists(st.floats(-30, 30, width=32), min_size=4, max_size=4)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(rows, rows, st.floats(-5, 5, width=32))
 def test_it_is_never_negative_nor_moved_by_a_constant(p, q, constant) -> None:
     theirs, ours = torch.tensor([p]), torch.tensor([q])

@@ -128,7 +128,7 @@ def test_wanda_ignores_the_scale_of_rows_and_activations_and_drops_dead_inputs_f
     assert bool(method.mask(weight, stats(norm))[:, 5].all())
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000))
 def test_wanda_is_optimal_where_inputs_are_uncorrelated(seed: int) -> None:
     """With X X^T diagonal no other mask of the same size has a smaller output error (brute force over one row)."""

@@ -214,7 +214,7 @@ def test_a_dead_residual_channel_goes_first(monkeypatch: pytest.MonkeyPatch) -> 
     assert asked == [[index for index in range(48) if index not in {7, 30}]]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(target=st.floats(0, 0.25), ranked=st.booleans(), steps=st.integers(1, 2))
 def test_a_parameter_target_is_met_as_closely_as_one_more_group_allows(
     target: float, ranked: bool, steps: int

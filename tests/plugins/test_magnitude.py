@@ -64,7 +64,7 @@ VALUES = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     st.lists(st.lists(VALUES, min_size=1, max_size=12), min_size=1, max_size=5),
     st.floats(0, 0.99),

@@ -81,7 +81,7 @@ def test_the_factor_is_the_upper_root_of_the_damped_inverse() -> None:
     torch.testing.assert_close(factor.t() @ factor, torch.linalg.inv(damped(hessian)))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     st.integers(0, 1000),
     st.sampled_from([0.0, 0.3, 0.5, 0.9, "2:4", "1:4", "3:4", "2:6"]),

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import field_validator
 
@@ -295,9 +295,7 @@ VALUES = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from([*SuiteFile.model_fields, "x"]), VALUES, max_size=4))
-@settings(
-    max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
-)
+@settings(max_examples=100)
 def test_whatever_stands_in_a_section_gives_a_suite_or_lines(load, calibrated, sections):
     base = parse(calibrated, "s.yaml").data
     overrides = [f"{key}={json.dumps(value)}" for key, value in sections.items()]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunebench.errors import PrunebenchError
@@ -59,7 +59,6 @@ EDITS = st.tuples(
     st.integers(1, 40),
 )
 ROUTINE, MANY = 150, int(os.environ.get("PRUNEBENCH_FUZZ", "3000"))
-QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
 
 
 def mutated(text: str, edits: list[tuple[int, str, str, int]]) -> str:
@@ -103,7 +102,7 @@ def suite_or_lines(load: Any, registry: Any, text: str) -> None:
 
 def check_suite(load: Any, registry: Any, examples: int) -> None:
     @given(st.lists(EDITS, min_size=1, max_size=4))
-    @settings(max_examples=examples, **QUIET)
+    @settings(max_examples=examples)
     def attempt(edits: list[tuple[int, str, str, int]]) -> None:
         suite_or_lines(load, registry, mutated(FULL, edits))
 
@@ -160,7 +159,7 @@ def check_records(folder: Path, examples: int) -> None:
         assert run.finished(one) == (isinstance(found, Record) and found.status == "ok")
 
     @given(st.lists(EDITS, min_size=1, max_size=3), st.sampled_from(places), json_values())
-    @settings(max_examples=examples, **QUIET)
+    @settings(max_examples=examples)
     def attempt(edits: list[tuple[int, str, str, int]], place: tuple[Any, ...], value: Any) -> None:
         path.write_text(mutated(text, edits), encoding="utf-8", errors="surrogatepass")
         named()
@@ -183,7 +182,7 @@ def check_plans(folder: Path, examples: int) -> None:
     text = run.plan_path.read_text()
 
     @given(st.lists(EDITS, min_size=1, max_size=3))
-    @settings(max_examples=examples, **QUIET)
+    @settings(max_examples=examples)
     def attempt(edits: list[tuple[int, str, str, int]]) -> None:
         run.plan_path.write_text(mutated(text, edits), encoding="utf-8", errors="surrogatepass")
         try:

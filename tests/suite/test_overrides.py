@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunebench.errors import PrunebenchError
@@ -53,9 +53,7 @@ def test_later_overrides_win_and_see_earlier_ones(load, minimal):
 
 
 @given(st.floats(0, 0.99) | st.tuples(st.integers(1, 7), st.integers(8, 16)))
-@settings(
-    max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
-)
+@settings(max_examples=25)
 def test_an_override_means_what_the_file_would_mean(load, minimal, value):
     written = f"{value[0]}:{value[1]}" if isinstance(value, tuple) else repr(value)
     in_file = load(minimal.replace("- magnitude", f"- magnitude: {{sparsity: {written}}}"))

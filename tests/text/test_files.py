@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunebench.errors import PrunebenchError
@@ -18,9 +18,7 @@ from prunebench.text.files import read_documents
 texts = st.lists(st.text(st.characters(codec="utf-8"), min_size=1), min_size=1, max_size=5)
 
 
-@settings(
-    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
-)
+@settings(max_examples=40)
 @given(texts)
 def test_every_form_gives_back_what_was_written(tmp_path: Path, documents: list[str]) -> None:
     (tmp_path / "a.jsonl").write_text(

@@ -33,7 +33,6 @@ documents = st.lists(st.text("abcdefgh", max_size=30), min_size=1, max_size=12)
 asked = st.tuples(st.integers(1, 6), st.integers(2, 9), st.integers(0, 3))
 
 
-@settings(deadline=None)
 @given(documents, asked, st.sampled_from(sorted(SAMPLERS)))
 def test_windows_are_text_of_the_corpus_and_reproducible(
     docs: list[str], asked: tuple[int, int, int], name: str
@@ -133,7 +132,7 @@ def test_rows_are_drawn_until_the_windows_are_full() -> None:
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 30), st.integers(2, 300), st.booleans())
 def test_a_few_windows_are_the_first_of_all(
     tokenizer, windows: int, length: int, one_document: bool

@@ -20,7 +20,8 @@ from prunebench.cell.setup import CellSetup, set_up, vocabulary_size
 from prunebench.experiment.cell import Cell
 from prunebench.isolation.timing_lock import TimingLock
 from prunebench.measure.devices.cpu_contention import CpuWatch
-from prunebench.measure.devices.memory import MemorySampler, without
+from prunebench.measure.devices.memory import MemorySampler
+from prunebench.measure.devices.memory_peaks import without_phases
 from prunebench.measure.devices.provenance import machine
 from prunebench.model import checkpoint
 from prunebench.model.placement import layers_by_device
@@ -156,7 +157,7 @@ def _finished_record(
         status="ok",
         started=started,
         finished=utc_now(),
-        memory=without(memory, NOT_THE_MODEL_ALONE),
+        memory=without_phases(memory, NOT_THE_MODEL_ALONE),
         **results,
     )
     assert record.samples is not None

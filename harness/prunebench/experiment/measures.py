@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
@@ -12,8 +12,11 @@ from prunebench.schema import Frozen
 Form = Literal["eager", "static", "lean", "compiled", "cuda-graph"]
 """How a generated token is computed; `prunebench.measure.speed.execution` describes each form."""
 
-FASTEST = "fastest"
+FASTEST: Final = "fastest"
 """The fastest form that needs no compiler and gives the same tokens as eager decoding."""
+
+Execution = Literal["fastest", Form]
+"""What a suite can ask for."""
 
 
 class PerplexitySpec(Frozen):
@@ -100,6 +103,4 @@ class LatencySpec(Frozen):
     batch_size: int = Field(gt=0)
     min_rounds: int = Field(gt=0)
     min_time_s: float = Field(ge=0)
-    execution: Literal["fastest", "eager", "static", "lean", "compiled", "cuda-graph"] = Field(
-        "fastest", description="how a generated token is computed"
-    )
+    execution: Execution = Field("fastest", description="how a generated token is computed")

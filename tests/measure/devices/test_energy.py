@@ -1,14 +1,14 @@
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from prunebench.experiment.measures import LatencySpec
+from prunebench.measure.devices import energy as module
 from prunebench.measure.devices import powercap
 from prunebench.measure.devices.energy import EnergyMeter, measure_energy
+from prunebench.measure.devices.energy_sources import integral
 from prunebench.record.devices import Energy
 
 RANGE = 262_143_328_850
@@ -16,7 +16,7 @@ RANGE = 262_143_328_850
 
 @pytest.fixture
 def rapl(tmp_path):
-    """A powercap folder with two packages, their parts, the platform, and one package a second time."""
+    """A powercap folder: two packages, a part, the platform, and one package a second time."""
     names = {
         "intel-rapl:0": "package-0",
         "intel-rapl:0:0": "core",
@@ -37,7 +37,7 @@ def advance(rapl, folder, microjoules):
     path.write_text(str((int(path.read_text()) + microjoules) % RANGE))
 
 
-def test_packages_count_and_nothing_twice(rapl):
+def test_packages_count_and_none_of_them_twice(rapl):
     with EnergyMeter("cpu", powercap_root=rapl) as meter:
         meter.start()
         for folder in (
@@ -50,17 +50,19 @@ def test_packages_count_and_nothing_twice(rapl):
             advance(rapl, folder, 2_500_000)
         energy = meter.stop()
     assert energy.joules == pytest.approx(5.0)
-    assert energy.seconds > 0
+    assert energy.seconds >= 0
     assert "2 CPU packages" in energy.source
 
 
 @given(st.integers(0, RANGE - 1), st.integers(0, RANGE - 1))
-def test_a_counter_that_starts_again_is_unwrapped(start, used):
+def test_a_counter_that_wrapped_around_is_unwrapped(start, used):
     domain = powercap.Domain(None, RANGE)
     assert powercap.joules([domain], [start], [(start + used) % RANGE]) == pytest.approx(used / 1e6)
 
 
-def test_what_only_root_may_read_is_not_available_and_why(rapl, monkeypatch):
+def test_a_counter_that_only_root_may_read_is_not_available_and_the_reason_says_so(
+    rapl, monkeypatch
+):
     def refuse(_self):
         raise PermissionError(13, "Permission denied")
 
@@ -86,7 +88,7 @@ def test_without_counters_there_is_a_reason(tmp_path, broken):
     assert "RAPL" in found.reason
 
 
-def test_a_counter_that_stops_answering_is_told(rapl):
+def test_a_counter_that_stops_answering_is_named(rapl):
     with EnergyMeter("cpu", powercap_root=rapl) as meter:
         meter.start()
         (rapl / "intel-rapl:1" / "energy_uj").unlink()
@@ -94,14 +96,14 @@ def test_a_counter_that_stops_answering_is_told(rapl):
         assert "stopped answering" in meter.reason
 
 
-class Watts:
-    """A meter in whose world rounds take 2 J each and waiting 3 W."""
+class World:
+    """A clock that only rounds and waiting move, and a meter: waiting costs 3 W."""
 
     source = "told"
     reason = None
 
     def __init__(self):
-        self.joules = 0.0
+        self.now, self.joules = 0.0, 0.0
 
     def __enter__(self):
         return self
@@ -109,44 +111,71 @@ class Watts:
     def __exit__(self, *_):
         pass
 
+    def perf_counter(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.spend(seconds, 3 * seconds)
+
+    def spend(self, seconds, joules):
+        self.now += seconds
+        self.joules += joules
+
     def start(self):
-        self.joules, self.began = 0.0, time.perf_counter()
+        self.joules, self.began = 0.0, self.now
 
     def stop(self):
-        seconds = time.perf_counter() - self.began
-        return Energy(joules=self.joules or 3 * seconds, seconds=seconds, source=self.source)
+        return Energy(joules=self.joules, seconds=self.now - self.began, source=self.source)
 
 
-@pytest.mark.parametrize("prompts_in_generation", [False, True])
-def test_joules_are_shared_out_over_prompts_and_tokens(prompts_in_generation):
-    meter, rounds = Watts(), {"prompt": 0, "generation": 0}
+@pytest.mark.parametrize(("in_generation", "per_token"), [(False, 0.5), (True, 0.4)])
+def test_joules_are_divided_among_prompts_and_tokens(monkeypatch, in_generation, per_token):
+    world = World()
+    monkeypatch.setattr(module, "time", world)
 
     def prompt():
-        meter.joules += 2
-        rounds["prompt"] += 1
-        time.sleep(0.005)
+        world.spend(0.25, 2)
         return 4
 
     def generate():
-        meter.joules += 10
-        rounds["generation"] += 1
-        time.sleep(0.005)
+        world.spend(0.5, 10)
         return 20
 
     spec = LatencySpec(prompt=8, new_tokens=6, batch_size=4, min_rounds=1, min_time_s=0)
     found = measure_energy(
         prompt,
         generate,
-        meter=meter,
-        least_s=0.05,
+        meter=world,
+        least_s=1.0,
         spec=spec,
-        prompts_in_generation=prompts_in_generation,
+        prompts_in_generation=in_generation,
     )
-    assert found.joules_per_prompt == pytest.approx(0.5)
-    assert found.joules_per_token == pytest.approx(0.4 if prompts_in_generation else 0.5)
-    assert found.idle_w == pytest.approx(3, rel=0.01)
-    assert min(found.prompt_s, found.generation_s) >= 0.05
-    assert found.prompt_w * found.prompt_s == pytest.approx(
-        2 * (rounds["prompt"] - 1)
-    )  # the first is warm-up
+    assert found.joules_per_prompt == 0.5
+    assert found.joules_per_token == pytest.approx(per_token)
+    assert (found.prompt_s, found.generation_s) == (1, 1)  # one warm-up round more was run
+    assert (found.prompt_w, found.generation_w, found.idle_w) == (8, 20, 3)
+    assert world.now == 1 + (0.25 + 1) + (0.5 + 1)
     assert (found.prompt, found.new_tokens, found.batch_size, found.source) == (8, 6, 4, "told")
+
+
+def test_a_round_longer_than_the_minimum_runs_once(monkeypatch):
+    world = World()
+    monkeypatch.setattr(module, "time", world)
+    rounds = []
+
+    def round_():
+        rounds.append(world.now)
+        world.spend(5, 1)
+        return 1
+
+    measure_energy(round_, round_, meter=world, least_s=1.0)
+    assert len(rounds) == 4  # of each phase the warm-up and one
+
+
+def test_power_is_integrated_by_the_trapezoidal_rule():
+    assert integral([(0.0, 100.0), (1.0, 200.0), (3.0, 200.0)]) == 150 + 400
+    assert integral([(0.0, 100.0)]) == 0
+
+
+def test_power_with_a_gap_gives_no_energy():
+    assert integral([(0.0, 100.0), (1.0, None), (2.0, 100.0)]) is None

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from prunebench.measure.devices.gpu import GpuDevice, own_bytes
-from prunebench.measure.devices.gpu_lookup import all_gpus, find_gpu, visible_entry
+from prunebench.measure.devices.gpu_lookup import all_gpus, find_gpu
 from prunebench.measure.devices.nvml import Nvml
 
 
@@ -16,21 +16,6 @@ class NVMLError(Exception):
 
 def process(pid, used):
     return SimpleNamespace(pid=pid, usedGpuMemory=used)
-
-
-@pytest.fixture
-def nvml(monkeypatch, fake_nvml):
-    opened = []
-
-    def open_with(**answers):
-        library = fake_nvml(**answers)
-        monkeypatch.setitem(sys.modules, "pynvml", library)
-        opened.append(Nvml())
-        return opened[-1]
-
-    yield open_with
-    for each in opened:
-        each.close()
 
 
 def test_what_a_good_driver_answers_is_passed_on(nvml):
@@ -122,43 +107,6 @@ def test_a_process_in_both_lists_counts_once_and_its_slices_add_up(nvml):
         nvmlDeviceGetGraphicsRunningProcesses=[process(11, 7)],
     )
     assert own_bytes(find_gpu(session, None).processes(), {11}) == 10
-
-
-@pytest.mark.parametrize(
-    ("visible", "index"),
-    [
-        (None, 0),
-        ("1", 1),
-        ("1,0", 1),
-        ("GPU-1aaa", 1),
-        ("GPU-1", 1),
-        ("", None),
-        ("-1", None),
-        ("MIG-1aaa", None),
-    ],
-)
-def test_the_gpu_that_cuda_calls_zero(nvml, visible, index):
-    gpu = find_gpu(nvml(), visible)
-    assert (gpu and gpu.index) == index
-
-
-@pytest.mark.parametrize(
-    ("device", "shown", "entry"),
-    [
-        ("cuda", None, None),
-        ("cuda:1", None, "1"),
-        ("cuda", "3,1", "3"),
-        ("cuda:1", "3,1", "1"),
-        ("cuda:2", "3,1", ""),
-    ],
-)
-def test_what_torch_calls_a_device_is_an_entry_of_the_visible_ones(
-    monkeypatch, device, shown, entry
-):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if shown is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
-    assert visible_entry(device) == entry
 
 
 def test_closing_shuts_the_library_once_and_ends_all_answers(nvml):

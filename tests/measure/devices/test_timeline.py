@@ -16,7 +16,7 @@ def test_lines_become_points_and_half_a_line_nothing():
     assert parse(text) == [Point(1.5, 100), Point(1.6, 200, 30, 40), Point(1.7, 300, None, 50)]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(POINTS, st.integers(5, 80))
 def test_no_peak_is_lost_and_nothing_is_made_up(points, limit):
     found = decimate(points, 5.0, [], limit)

@@ -42,7 +42,7 @@ def row(number, given_values):
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(values, max_size=12), st.floats(0.01, 1))
 def test_any_numbers_make_well_formed_figures(cells, gate):
     for drawn in figures([row(number, one) for number, one in enumerate(cells)], gate):

@@ -86,7 +86,7 @@ def measure_energy(
     least_s: float = LEAST_S,
     meter: EnergyMeter | None = None,
 ) -> EnergyResult:
-    """Measure the energy of idling and of rounds of each phase, each for ``least_s`` seconds or more.
+    """Measure the energy of idling and of rounds of each phase, each for at least ``least_s`` s.
 
     ``prompt_round`` runs the prompt phase once and returns its number of sequences.
     ``generate_round`` returns the number of tokens that it generated. If ``prompts_in_generation``,
@@ -125,7 +125,7 @@ def measure_energy(
 def _loop(
     meter: EnergyMeter, once: Callable[[], int], wait: Callable[[], None], least_s: float
 ) -> tuple[Energy | None, int, int]:
-    """(energy of the rounds, number of rounds, sum of what they returned), after one warm-up round."""
+    """(energy of the rounds, number of rounds, sum of their results), after one warm-up round."""
     once()
     wait()
     meter.start()

@@ -41,7 +41,7 @@ class PcieLink:
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU or a MIG instance. For an instance, ``parent`` is the whole GPU's handle if NVML has it.
+    """A GPU, or a MIG instance: then ``parent`` is the whole GPU's handle if NVML has it.
 
     ``split`` marks an instance whose parent NVML may not have told.
     """
@@ -94,7 +94,7 @@ class Gpu:
         return [GpuProcess(pid, used) for pid, used in found.items()] if listed else None
 
     def utilisation(self) -> float | None:
-        """Share (0 to 1) of the last sample period, up to 1 s, in which any process's kernel ran."""
+        """Share (0 to 1) of the last sample period, up to 1 s, in which any kernel ran."""
         value = count(getattr(self._ask("nvmlDeviceGetUtilizationRates"), "gpu", None))
         return None if value is None else value / 100
 

@@ -1,4 +1,4 @@
-"""What `gpu_watch` wrote, read: who else was on the GPU, and the PCIe traffic of a stretch of time."""
+"""Read the log of `gpu_watch`: other processes on the GPU, and PCIe traffic."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from prunebench.record.devices import GpuSharing, PcieTraffic
 
 
 class Listing(NamedTuple):
-    """The processes on the GPU from ``time`` on: ``own`` of them in the watched tree, which counts ``tree`` in all."""
+    """The processes on the GPU from ``time`` on.
+
+    ``own`` of them belong to the watched tree, which has ``tree`` processes; ``others`` are the
+    pids of the rest.
+    """
 
     time: float
     own: int
@@ -19,6 +23,8 @@ class Listing(NamedTuple):
 
 
 class Transfer(NamedTuple):
+    """PCIe traffic at one moment, bytes per second."""
+
     time: float
     sent: float | None
     received: float | None
@@ -26,7 +32,7 @@ class Transfer(NamedTuple):
 
 @dataclass
 class GpuLog:
-    """`time.monotonic` seconds, bytes, bytes per second."""
+    """Times are `time.monotonic` seconds, sizes bytes, rates bytes per second."""
 
     listings: list[Listing] = field(default_factory=list)
     transfers: list[Transfer] = field(default_factory=list)
@@ -34,11 +40,12 @@ class GpuLog:
     memory_before: int | None = None
     utilisation_before: float | None = None
     seen: bool = False
+    """Whether the GPU was read at all."""
     problems: list[str] = field(default_factory=list)
 
 
 def read_log(lines: Sequence[str]) -> GpuLog:
-    """The log of the sampler's output; lines of other kinds and half-written ones are left out."""
+    """The log in the sampler's output; skips other lines and half-written ones."""
     log = GpuLog()
     for line in lines:
         kind, _, rest = line.partition(" ")
@@ -71,10 +78,11 @@ def _take(log: GpuLog, kind: str, rest: str) -> None:
 
 
 def sharing(log: GpuLog, spans: Sequence[tuple[str, float, float]]) -> GpuSharing | None:
-    """Whether others were on the GPU; ``spans`` are the phases with begin and end. None where no GPU was watched.
+    """Whether other processes used the GPU, and in which phases; None if no GPU was watched.
 
-    NVML's pids are the host's. Where ours was never among them they say nothing of who is who; then only more
-    processes than we are can prove that there are others.
+    ``spans`` are (phase, start, stop). NVML lists the host's pids, which in a container are not
+    ours. If our own pid was never listed, the pids do not tell who is who: then only a list of more
+    processes than we have proves that there are others.
     """
     if not log.seen:
         return None
@@ -98,7 +106,10 @@ def sharing(log: GpuLog, spans: Sequence[tuple[str, float, float]]) -> GpuSharin
             foreign=False, note="only this cell's processes were listed on the GPU", **before
         )
     if any(one.others for one in log.listings):
-        note = "cannot tell: this cell's process is not among those that NVML lists; in a container it lists the host's pids"
+        note = (
+            "cannot tell: this cell's process is not among those that NVML lists; "
+            "in a container it lists the host's pids"
+        )
     else:
         note = "cannot tell: NVML lists no process on this GPU"
     return GpuSharing(foreign=None, note=note, **before)
@@ -107,7 +118,8 @@ def sharing(log: GpuLog, spans: Sequence[tuple[str, float, float]]) -> GpuSharin
 def _phases(
     listings: Sequence[Listing], found: Sequence[Listing], spans: Sequence[tuple[str, float, float]]
 ) -> list[str]:
-    """Names of the phases that overlap with one of the ``found``, each of which holds until the next listing."""
+    """Names of the phases that overlap with one of the ``found`` listings."""
+    # A listing is written when the set of processes changes, so it holds until the next one.
     ends = dict(zip(listings, [*(one.time for one in listings[1:]), float("inf")], strict=True))
     return list(
         dict.fromkeys(
@@ -119,11 +131,12 @@ def _phases(
 
 
 def pcie_traffic(log: GpuLog) -> PcieTraffic | None:
-    """Mean and peak of the sampled windows; None where there is no sample with a figure."""
+    """Mean and peak of the sampled traffic; None if no sample has a figure."""
     sent = [one.sent for one in log.transfers if one.sent is not None]
     received = [one.received for one in log.transfers if one.received is not None]
     if not sent and not received:
         return None
+    # The highest value seen: a link that is idle falls back to a lower generation.
     generation, width, generation_limit, width_limit = (
         max((value for value in column if value is not None), default=None)
         for column in zip(*(log.links or [(None,) * 4]), strict=True)

@@ -1,4 +1,4 @@
-"""RAPL by the kernel's powercap files: the energy of the CPU packages."""
+"""Energy of the CPU packages: RAPL, from the kernel's powercap files."""
 
 from __future__ import annotations
 
@@ -7,25 +7,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 POWERCAP = Path("/sys/class/powercap")
-_PACKAGE = re.compile(
-    r"intel-rapl:\d+"
-)  # AMD's counters have the same name; intel-rapl-mmio shows one of them again
+# AMD's counters have this name too. Not intel-rapl-mmio: it shows a package a second time.
+_PACKAGE = re.compile(r"intel-rapl:\d+")
 
 
 @dataclass(frozen=True)
 class Domain:
-    """One package's counter, microjoules, which starts again at zero after ``most``."""
+    """The counter of one package in microjoules; after ``most`` it starts again at zero."""
 
     path: Path
     most: int
 
     def read(self) -> int:
-        """Raises OSError where it may not be read (by default only root may), ValueError where it holds no number."""
+        """Microjoules.
+
+        Raises OSError if the counter may not be read (by default only root may), ValueError if the
+        file contains no number.
+        """
         return int((self.path / "energy_uj").read_text(encoding="ascii"))
 
 
 def packages(root: Path = POWERCAP) -> tuple[list[Domain], str | None]:
-    """The package domains that can be read, or why there are none. All or nothing: half the packages mislead."""
+    """(the package domains, None), or ([], why there are none).
+
+    All or nothing: the energy of only some packages would mislead.
+    """
     found = []
     try:
         folders = sorted(path for path in root.iterdir() if _PACKAGE.fullmatch(path.name))
@@ -34,7 +40,7 @@ def packages(root: Path = POWERCAP) -> tuple[list[Domain], str | None]:
     for folder in folders:
         try:
             if not (folder / "name").read_text(encoding="ascii").startswith("package"):
-                continue  # psys: the whole platform
+                continue  # 'psys' is the whole platform, which contains the packages
             domain = Domain(
                 folder, int((folder / "max_energy_range_uj").read_text(encoding="ascii"))
             )
@@ -48,7 +54,7 @@ def packages(root: Path = POWERCAP) -> tuple[list[Domain], str | None]:
 
 
 def joules(domains: list[Domain], before: list[int], after: list[int]) -> float:
-    """Energy between two readings; a counter that is lower than before has wrapped around once."""
+    """Joules between two readings; a counter that is lower than before has wrapped around once."""
     total = 0
     for domain, old, new in zip(domains, before, after, strict=True):
         total += new - old if new >= old else new - old + domain.most

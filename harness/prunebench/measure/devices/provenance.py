@@ -1,4 +1,7 @@
-"""The machine and the software that a record's numbers were taken with. Imports no torch; says what it finds loaded."""
+"""The machine and the software on which a record's numbers were measured.
+
+Imports no torch. If torch is loaded already, its settings are part of the result.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ _DISTRIBUTIONS = ("prunebench", "torch", "transformers", "numpy", "safetensors",
 
 
 def machine() -> dict[str, Any]:
-    """Hardware, software and load, as plain JSON values; None is "not available". Memory in bytes."""
+    """Hardware, software and load as JSON values. Memory in bytes; None is "not available"."""
     return {
         "platform": platform.platform(),
         "cpu": cpu_model(),
@@ -41,7 +44,7 @@ def machine() -> dict[str, Any]:
 
 
 def cpu_model() -> str | None:
-    """The processor's name by /proc/cpuinfo, else by the platform."""
+    """The processor's name, from /proc/cpuinfo or else from Python's `platform`."""
     try:
         for line in (
             Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()

@@ -1,14 +1,17 @@
-"""The memory sampler's own process: `python -m prunebench.measure.devices.sampler PID INTERVAL_S [GPU]`.
+"""The memory sampler: `python -m prunebench.measure.devices.sampler PID INTERVAL_S [GPU]`.
 
-Every interval it reads the resident set of the process and its descendants and, where `GPU` is given, NVML's figures
-of what torch calls by that name, e.g. cuda:1 (`gpu_watch`). It writes lines `time rss gpu_process gpu_device` to its
-standard output: seconds by `time.monotonic`, one clock for all processes of a machine; bytes, `-` for not available.
-Runs of equal samples are written as their first and last line. Lines that begin with a word are for `gpu_log`.
-It ends when its standard input is closed, that is also when its parent dies, or when the process is gone; `+` and `-`
-there begin and end the sampling of PCIe transfers. It needs `poll`; where there is none it fails at once and the caller
-says so.
+Every interval it reads the resident set of process PID and its descendants and, if GPU is given,
+NVML's figures of the GPU that torch calls by that name, e.g. cuda:1 (`gpu_watch`).
 
-Imports the standard library, and psutil or NVML only where they are needed, so that it starts in a tenth of a second.
+Output: lines `time rss gpu_process gpu_device`. Time is in seconds by `time.monotonic`, one clock
+for all processes of a machine; sizes are in bytes, `-` for not available. Of a run of equal samples
+only the first and the last are written. Lines that begin with a word are for `gpu_log`.
+
+Input: `+` and `-` begin and end the sampling of PCIe transfers. The sampler ends when its input is
+closed, which also happens when its parent dies, or when process PID is gone. Without `select.poll`
+it fails at once, and the caller says so.
+
+It imports the standard library, and psutil or NVML only if needed, to start in a tenth of a second.
 """
 
 from __future__ import annotations
@@ -17,21 +20,35 @@ import os
 import select
 import sys
 import time
-from typing import IO, TYPE_CHECKING
+from collections.abc import Iterator
+from typing import IO, TYPE_CHECKING, Protocol
 
 from prunebench.isolation.process_tree import linux_tree
 
 if TYPE_CHECKING:
     from prunebench.measure.devices.gpu_watch import GpuWatch
 
+LINUX = sys.platform.startswith("linux")
 CHILDREN_EVERY_S = 0.5
 FLUSH_EVERY_S = 1.0
 
-Sample = tuple[int, int | None, int | None]  # rss, gpu of the process, gpu of the device: bytes
+Sample = tuple[int, int | None, int | None]
+"""Bytes: RSS, GPU memory of the process, GPU memory in use on the device."""
+
+
+class Processes(Protocol):
+    """The sampled process with its descendants."""
+
+    def rss(self, now: float) -> int | None:
+        """Resident set in bytes at ``now``; None when the process is gone."""
 
 
 class LinuxRss:
-    """Reads one process's resident set by /proc/PID/statm, kept open. Raises OSError where there is no such process."""
+    """The resident set of one process, from /proc/PID/statm.
+
+    The file stays open: reading it again costs a fraction of opening it. Raises OSError if there is
+    no such process.
+    """
 
     def __init__(self, pid: int) -> None:
         self._page = os.sysconf("SC_PAGE_SIZE")
@@ -44,15 +61,17 @@ class LinuxRss:
     def read(self) -> int | None:
         """Bytes; None when the process is gone."""
         try:
-            return (
-                int(os.pread(self._handle, 96, 0).split()[1]) * self._page or None
-            )  # a zombie has no pages
+            pages = int(os.pread(self._handle, 96, 0).split()[1])
+            return pages * self._page or None  # a zombie has no pages
         except (OSError, IndexError):
             return None
 
 
 class LinuxProcesses:
-    """Resident set of a process and its descendants by /proc; pages that they share count once for each."""
+    """Resident set of a process and its descendants, from /proc.
+
+    A page that several of them share counts several times.
+    """
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -82,12 +101,15 @@ class LinuxProcesses:
             if pid not in self._others:
                 try:
                     self._others[pid] = LinuxRss(pid)
-                except OSError:  # it ended meanwhile
+                except OSError:  # the process has ended meanwhile
                     continue
 
 
 class OtherProcesses:
-    """The same through psutil, where there is no /proc; children are left out, listing them is slow there."""
+    """Like `LinuxProcesses` for systems without /proc, by psutil.
+
+    Without children, because listing them is slow on these systems.
+    """
 
     def __init__(self, pid: int) -> None:
         import psutil
@@ -103,76 +125,107 @@ class OtherProcesses:
             return None
 
 
-def sample(
-    pid: int, interval_s: float, control: int, out: IO[str], *, gpu: str | None = None
-) -> None:
-    """Write samples until the file descriptor ``control`` is closed or the process is gone.
+class Ticks:
+    """Moments on a fixed grid, ``interval_s`` apart, until the descriptor ``control`` is closed."""
 
-    Ticks stand on a fixed grid; those that are missed are left out. What a tick costs is mostly waking up.
-    """
-    linux = sys.platform.startswith("linux")
-    processes = LinuxProcesses(pid) if linux else OtherProcesses(pid)
-    watch = None if gpu is None else _watch(gpu, pid, linux=linux)
-    written: Sample | None = None
-    held: float | None = None  # when the last of a run of equal samples was taken; not yet written
-    poller = select.poll()
-    poller.register(control, select.POLLIN | select.POLLHUP)
-    start = now = time.monotonic()
-    flushed = float("-inf")
-    ticks = 0
+    def __init__(self, control: int, interval_s: float) -> None:
+        self.transfers = False
+        """Whether PCIe transfers are to be sampled."""
+        self._control = control
+        self._interval = interval_s
+
+    def __iter__(self) -> Iterator[float]:
+        poller = select.poll()
+        poller.register(self._control, select.POLLIN | select.POLLHUP)
+        start = now = time.monotonic()
+        number = 0
+        while True:
+            yield now
+            # A late tick does not delay the others. Ticks that were missed are skipped: catching
+            # up would only read the same moment several times.
+            now = time.monotonic()
+            number = max(number, int((now - start) / self._interval)) + 1
+            wait_s = max(0.0, start + number * self._interval - now)
+            if poller.poll(wait_s * 1000):
+                told = os.read(self._control, 64)
+                if not told:
+                    return
+                self.transfers = told.endswith(b"+")
+            now = time.monotonic()
+
+
+class SampleWriter:
+    """Write samples as lines; of a run of equal ones only the first and the last."""
+
+    def __init__(self, out: IO[str]) -> None:
+        self._out = out
+        self._written: Sample | None = None
+        self._held: float | None = None  # time of the last of a run; not yet written
+        self._flushed = float("-inf")
+
+    def add(self, now: float, values: Sample) -> None:
+        if values == self._written:
+            self._held = now
+        else:
+            self._end_run()
+            self._line(now, values)
+            self._written = values
+        if now - self._flushed >= FLUSH_EVERY_S:
+            self._out.flush()
+            self._flushed = now
+
+    def notes(self, lines: list[str]) -> None:
+        """Write lines for `gpu_log`; the next sample flushes them."""
+        if lines:
+            self._out.writelines(f"{line}\n" for line in lines)
+            self._flushed = float("-inf")
+
+    def close(self) -> None:
+        self._end_run()
+        self._out.flush()
+
+    def _end_run(self) -> None:
+        if self._held is not None and self._written is not None:
+            self._line(self._held, self._written)
+        self._held = None
+
+    def _line(self, moment: float, values: Sample) -> None:
+        figures = " ".join("-" if value is None else str(value) for value in values)
+        self._out.write(f"{moment:.4f} {figures}\n")
+
+
+def sample(
+    ticks: Ticks, processes: Processes, writer: SampleWriter, watch: GpuWatch | None
+) -> None:
+    """Write a sample for each tick, until the ticks end or the process is gone."""
     on_gpu: tuple[int | None, int | None] = (None, None)
-    while True:
+    for now in ticks:
         rss = processes.rss(now)
         if rss is None:
             break
         if watch is not None:
+            watch.transfers = ticks.transfers
             on_gpu = watch.latest(now)
-            if notes := watch.notes():
-                out.writelines(f"{note}\n" for note in notes)
-                flushed = float("-inf")
-        values = (rss, *on_gpu)
-        if values == written:
-            held = now
-        else:
-            if held is not None and written is not None:
-                out.write(_line(held, written))
-            out.write(_line(now, values))
-            written, held = values, None
-        if now - flushed >= FLUSH_EVERY_S:
-            out.flush()
-            flushed = now
-        ticks = max(ticks + 1, int((now - start) / interval_s))
-        if poller.poll(max(0.0, start + ticks * interval_s - time.monotonic()) * 1000):
-            told = os.read(control, 64)
-            if not told:
-                break
-            if watch is not None:
-                watch.transfers = told.endswith(b"+")
-        now = time.monotonic()
-    if held is not None and written is not None:
-        out.write(_line(held, written))
+            writer.notes(watch.notes())
+        writer.add(now, (rss, *on_gpu))
     if watch is not None:
-        out.writelines(f"{note}\n" for note in watch.notes())
-    out.flush()
+        writer.notes(watch.notes())
+    writer.close()
 
 
-def _watch(device: str, pid: int, *, linux: bool) -> GpuWatch:
+def _watch(device: str, pid: int) -> GpuWatch:
     from prunebench.measure.devices.gpu_watch import GpuWatch
 
-    return GpuWatch(device, (lambda: linux_tree(pid)) if linux else (lambda: {pid}))
-
-
-def _line(moment: float, values: Sample) -> str:
-    return (
-        " ".join([f"{moment:.4f}", *("-" if value is None else str(value) for value in values)])
-        + "\n"
-    )
+    return GpuWatch(device, (lambda: linux_tree(pid)) if LINUX else (lambda: {pid}))
 
 
 def main(arguments: list[str]) -> None:
-    """Sample as the command line says until the standard input ends."""
+    """Sample as the command line says until standard input ends."""
     pid, interval_s, *gpu = arguments
-    sample(int(pid), float(interval_s), sys.stdin.fileno(), sys.stdout, gpu=gpu[0] if gpu else None)
+    processes = LinuxProcesses(int(pid)) if LINUX else OtherProcesses(int(pid))
+    watch = _watch(gpu[0], int(pid)) if gpu else None
+    ticks = Ticks(sys.stdin.fileno(), float(interval_s))
+    sample(ticks, processes, SampleWriter(sys.stdout), watch)
     os._exit(0)  # a thread that hangs in NVML must not hold the interpreter
 
 

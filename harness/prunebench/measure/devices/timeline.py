@@ -1,4 +1,4 @@
-"""The sampler's lines as points, and a timeline of at most 600 of them that keeps every peak's height."""
+"""Parse the sampler's lines, and reduce them to at most 600 points without losing a peak."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ POINTS = 600
 
 
 class Point(NamedTuple):
-    """Memory at one moment: `time.monotonic` seconds; bytes, None where not available."""
+    """Memory at one moment: `time.monotonic` seconds, bytes; None is "not available"."""
 
     time: float
     rss: int
@@ -21,12 +21,15 @@ class Point(NamedTuple):
 
     @property
     def gpu(self) -> int | None:
-        """The process's own use, or the device's where NVML does not tell processes apart."""
+        """What the process uses, or the whole device if NVML does not tell processes apart."""
         return self.gpu_device if self.gpu_process is None else self.gpu_process
 
 
 def parse(text: str) -> list[Point]:
-    """The points of the sampler's output, lines `time rss gpu_process gpu_device`; a half-written line is left out."""
+    """The points in the sampler's output, lines `time rss gpu_process gpu_device`.
+
+    Skips other lines and half-written ones.
+    """
     points = []
     for line in text.splitlines():
         fields = line.split()
@@ -41,11 +44,13 @@ def parse(text: str) -> list[Point]:
 def decimate(
     points: Sequence[Point], began: float, phases: list[PhaseSpan], limit: int = POINTS
 ) -> Timeline:
-    """At most ``limit`` of the points, ordered by time, times in seconds since ``began``.
+    """At most ``limit`` of the points, in order of time, with times in seconds since ``began``.
 
-    The span is cut into buckets of equal length; each keeps its first, lowest and highest RSS and its highest uses
-    of the GPU, so that no peak is lost and no step is smeared over more than a bucket.
+    The span is cut into buckets of equal length. Each keeps its first point, those of lowest and
+    highest RSS, and those of highest GPU use, so that no peak is lost and no step is moved by more
+    than a bucket.
     """
+    # A bucket keeps at most five points.
     kept = list(points) if len(points) <= limit else _extremes(points, max(1, limit // 5))
     gpu = _filled([point.gpu for point in kept])
     own = any(point.gpu_process is not None for point in kept)
@@ -79,7 +84,7 @@ def _extremes(points: Sequence[Point], buckets: int) -> list[Point]:
 
 
 def _filled(values: list[int | None]) -> list[int] | None:
-    """GPU bytes with the gaps, moments at which only RSS was read, filled by the value before (else the first)."""
+    """GPU bytes with gaps (only RSS was read) filled by the last value before, else the first."""
     known = next((value for value in values if value is not None), None)
     if known is None:
         return None

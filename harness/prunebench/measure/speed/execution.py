@@ -9,7 +9,7 @@ hides what pruning saves.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
 from prunebench.errors import PrunebenchError
-from prunebench.experiment.measures import FASTEST, Form
+from prunebench.experiment.measures import FASTEST, Execution, Form
 from prunebench.measure.speed.lean_decoder import Lean, UnavailableError
 from prunebench.model.placement import is_dispatched
 
@@ -161,14 +161,14 @@ class ExecutionChoice:
     form: Form
     decoders: list[Decoder]
     same_tokens: bool | None = None
-    """Whether the tokens are those of eager decoding, apart from ties; None if the form is eager."""
+    """Whether the tokens are those of eager decoding, apart from ties; None for eager itself."""
     notes: list[str] = field(default_factory=list)
     """Why faster forms were not taken, or what is odd about this one."""
 
 
 @torch.inference_mode()
 def choose(
-    models: Sequence[Any], prompt: Tensor, new_tokens: int, asked: Form | str = FASTEST
+    models: Sequence[Any], prompt: Tensor, new_tokens: int, asked: Execution = FASTEST
 ) -> ExecutionChoice:
     """Choose one execution form for all ``models``.
 
@@ -192,11 +192,12 @@ def choose(
             )
         notes.append("the model is spread over several devices: eager is the only form there")
         asked = "eager"
-    for form in candidates(prompt.device.type) if asked == FASTEST else [asked]:
+    forms = candidates(prompt.device.type) if asked == FASTEST else [asked]
+    for form in forms:
         if form == "eager":
             break
         try:
-            decoders = [decoder(model, form, batch, length) for model in models]  # type: ignore[arg-type]
+            decoders = [decoder(model, form, batch, length) for model in models]
             differing = _differing(models, decoders, prompt, new_tokens)
         except UnavailableError as reason:
             if asked != FASTEST:
@@ -207,23 +208,20 @@ def choose(
             notes.append(f"{form}: {reason}")
             continue
         if differing is None:
-            return ExecutionChoice(form, decoders, same_tokens=True, notes=notes)  # type: ignore[arg-type]
+            return ExecutionChoice(form, decoders, same_tokens=True, notes=notes)
         if asked != FASTEST:
-            return ExecutionChoice(form, decoders, same_tokens=False, notes=[differing])  # type: ignore[arg-type]
+            return ExecutionChoice(form, decoders, same_tokens=False, notes=[differing])
         notes.append(f"{form}: {differing}")
     return ExecutionChoice("eager", [Eager(model) for model in models], notes=notes)
 
 
-def candidates(device: str) -> Iterator[Form]:
+def candidates(device: str) -> list[Form]:
     """The forms that 'fastest' tries, in this order."""
-    if device == "cuda":
-        yield "cuda-graph"
-    yield "lean"
-    yield "eager"
+    return ["cuda-graph", "lean", "eager"] if device == "cuda" else ["lean", "eager"]
 
 
 def forward_of(model: Any) -> Callable[[Tensor, Any], Tensor]:
-    """A function (tokens, cache) -> the most likely next token, [batch, 1]; it extends the cache."""
+    """A function (tokens, cache) -> most likely next token, [batch, 1]; it extends the cache."""
     logits = _logits_of(model)
 
     def forward(tokens: Tensor, cache: Any) -> Tensor:
@@ -241,10 +239,11 @@ def _logits_of(model: Any) -> Callable[[Tensor, Any], Tensor]:
         else {}
     )
 
-    def logits(tokens: Tensor, cache: Any) -> Tensor:
-        return model(tokens, past_key_values=cache, use_cache=True, **last).logits[:, -1]  # type: ignore[no-any-return]
+    def last_logits(tokens: Tensor, cache: Any) -> Tensor:
+        logits: Tensor = model(tokens, past_key_values=cache, use_cache=True, **last).logits
+        return logits[:, -1]
 
-    return logits
+    return last_logits
 
 
 def _differing(
