@@ -106,7 +106,10 @@ def test_recovery_goes_with_the_options(folder: Path) -> None:
         (["./model", "wanda", "sparsity=[0.5, 0.6]"], "make 2 settings"),
         (["./model", "shortgpt", "count=4"], "all 4 layers would be removed"),
         (["./nowhere", "wanda"], "nowhere does not exist"),
-        (["./model", "magnitude", "--format", "decilm"], "all layers of this model are alike"),
+        (
+            ["./model", "magnitude", "--format", "decilm"],
+            "all layers of this model have the same shape",
+        ),
         (["./model", "wanda", "sparsity=2:5"], "groups of 5 do not divide"),
     ],
 )
@@ -124,7 +127,7 @@ def test_a_folder_with_other_things_is_refused_before_any_work(folder: Path) -> 
     (folder / "photos").mkdir()
     (folder / "photos" / "one.jpg").touch()
     done = prune("./nowhere", "wanda", "--out", "photos")
-    assert "is no checkpoint" in str(done.exception)
+    assert "is not a checkpoint" in str(done.exception)
 
 
 def test_an_earlier_model_stays_when_pruning_fails(folder: Path) -> None:

@@ -95,7 +95,7 @@ def test_an_earlier_checkpoint_is_replaced_whole(tmp_path):
 def test_something_else_is_never_replaced(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "one.jpg").touch()
-    with pytest.raises(PrunebenchError, match="is no checkpoint"):
+    with pytest.raises(PrunebenchError, match="is not a checkpoint"):
         save(tiny_model("opt"), None, tmp_path / "photos")
     assert (tmp_path / "photos" / "one.jpg").exists()
 

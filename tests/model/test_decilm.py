@@ -68,16 +68,16 @@ def test_each_layer_has_the_tensors_that_its_config_entry_asks_for(tmp_path, mon
     ("cut", "said"),
     [
         (lambda: tiny_model("qwen2"), "a qwen2 model cannot be written"),
-        (lambda: tiny_model("llama"), "all layers of this model are alike"),
+        (lambda: tiny_model("llama"), "all layers of this model have the same shape"),
     ],
 )
-def test_what_the_format_is_not_for(cut, said, tmp_path):
+def test_a_model_that_needs_no_decilm_format_is_refused(cut, said, tmp_path):
     with pytest.raises(PrunebenchError, match=said):
         save_decilm(cut(), None, tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
 
 
-def test_what_the_format_cannot_say_is_refused(tmp_path):
+def test_a_model_that_the_format_cannot_describe_is_refused(tmp_path):
     heads = cut_model()
     keep_groups(heads, {Block(0, "attention"): [1]})
     with pytest.raises(PrunebenchError, match="layer 0 has 2 query heads and the model 4"):

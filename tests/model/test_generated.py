@@ -58,14 +58,16 @@ def test_a_damaged_one_is_made_again(maker, cache):
 
 def test_another_model_than_was_pinned_is_refused_and_not_kept(maker, cache):
     wrong = GeneratedAsset("makers:write", "0" * 64)
-    with pytest.raises(PrunebenchError, match="another model than was pinned"):
+    with pytest.raises(PrunebenchError, match="another model than the pinned one"):
         wrong.generate()
     assert [path.name for path in (cache / "models").iterdir() if path.is_dir()] == []
 
 
 @pytest.mark.parametrize("location", ["no_such_module:write", "makers:nothing", "makers:asset"])
 def test_a_function_that_is_missing_or_fails_is_named(location, maker, cache):
-    with pytest.raises(PrunebenchError, match=f"the model of {location} cannot be made") as caught:
+    with pytest.raises(
+        PrunebenchError, match=f"the model of {location} cannot be generated"
+    ) as caught:
         GeneratedAsset(location, "0" * 64).generate()
     assert "plugin" in caught.value.hint
 

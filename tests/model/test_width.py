@@ -132,9 +132,9 @@ def test_a_width_that_the_config_refuses_is_left_out_of_it():
     ("kept", "said"),
     [
         ([], "layer 1, KV groups: all 2 would be removed"),
-        ([2], "no|not an ordered selection of 0 to 1"),
-        ([1, 0], "not an ordered selection"),
-        ([0, 0], "not an ordered selection"),
+        ([2], "no|not an ascending selection of 0 to 1"),
+        ([1, 0], "not an ascending selection"),
+        ([0, 0], "not an ascending selection"),
     ],
 )
 def test_what_cannot_be_kept_is_said_and_changes_nothing(kept, said):

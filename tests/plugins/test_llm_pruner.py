@@ -188,7 +188,7 @@ def test_channel_granularity_narrows_the_residual_stream(family: str) -> None:
     options = {"granularity": "channel", "ratio": 0.25}
     if family == "gemma":
         with pytest.raises(
-            PrunebenchError, match="residual channels of this gemma model cannot go"
+            PrunebenchError, match="residual channels of this gemma model cannot be removed"
         ):
             prune(model, **options)
         return

@@ -61,7 +61,8 @@ BAD = {
         "smollm2-135m-instruct",
         "smollm2-135m-instrct",
         (
-            "s.yaml:2: models: unknown model 'smollm2-135m-instrct': no named model, no file or folder, no Hub id 'org/name' "
+            "s.yaml:2: models: unknown model 'smollm2-135m-instrct': "
+            "not a named model, a file, a folder or a Hub id 'org/name' "
             "(did you mean 'smollm2-135m-instruct'?)"
         ),
     ),

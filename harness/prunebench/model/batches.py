@@ -8,9 +8,13 @@ if TYPE_CHECKING:
     import torch
 
 BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
-"""Tokens a batch: enough to keep the matrix products busy, few enough for the caches and for memory to be reused."""
+"""Tokens per batch and device type.
+
+Enough to keep matrix products busy; few enough that activations stay in the CPU's caches and that the
+allocator can reuse their memory.
+"""
 
 
 def windows_per_batch(length: int, device: torch.device) -> int:
-    """Windows of ``length`` tokens that make a batch on ``device``; at least one."""
+    """How many windows of ``length`` tokens make one batch on ``device``; at least one."""
     return max(1, BATCH_TOKENS.get(device.type, 2048) // length)

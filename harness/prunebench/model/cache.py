@@ -13,8 +13,10 @@ from prunebench.errors import PrunebenchError
 from prunebench.model.files import atomic_replace
 
 _CHUNK = 1 << 20
-_SMALL = 1 << 20  # hashing a smaller file costs less than looking the answer up
-_SETTLED_S = 2.0  # a file may change again within one tick of the clock and keep size and time
+_SMALL = 1 << 20  # bytes; hashing a smaller file costs less than looking its hash up
+# A file can change twice within one tick of the file system's clock and keep its size and time. So
+# remember a hash only if the file is older than this.
+_SETTLED_S = 2.0
 
 
 def cache_dir() -> Path:
@@ -22,15 +24,15 @@ def cache_dir() -> Path:
     if own := os.environ.get("PRUNEBENCH_CACHE"):
         return Path(own).expanduser().absolute()
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if base.is_absolute():  # the XDG specification says to ignore relative ones
+    if base.is_absolute():  # the XDG specification says to ignore relative paths
         return base / "prunebench"
     return Path.home() / ".cache" / "prunebench"
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal; the answer for a large file is remembered by its path, size and time.
+    """SHA-256 of a file, hexadecimal. Hashes of large files are remembered by path, size and time.
 
-    Raises PrunebenchError where the file cannot be read.
+    Raises PrunebenchError if the file cannot be read.
     """
     try:
         real = path.resolve(strict=True)
@@ -44,7 +46,7 @@ def file_sha256(path: Path) -> str:
     except OSError as error:
         raise PrunebenchError(f"cannot read {path}: {error.strerror or error}") from error
     if large and time.time() - stat.st_mtime > _SETTLED_S:
-        # A cache that cannot be written costs time, no more.
+        # If the cache is not writable, the file is hashed again next time; that is no error.
         with contextlib.suppress(PrunebenchError), atomic_replace(memo) as aside:
             aside.write_text(json.dumps({**key, "sha256": digest}), encoding="utf-8")
     return digest

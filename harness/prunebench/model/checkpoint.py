@@ -1,4 +1,4 @@
-"""A model's bytes in memory and on disk, counted on the model itself, and saving it whole or not at all."""
+"""Count a model's bytes in memory and on disk, and save it completely or not at all."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from prunebench.model.safetensors_io import TensorFiles, layout, new_file
 
 
 def memory_bytes(model: torch.nn.Module) -> int:
-    """Bytes of parameters and buffers; tensors that share memory count once."""
+    """Bytes of parameters and buffers. Tensors that share memory count once."""
     return sum(
         tensor.numel() * tensor.element_size()
         for tensor in _distinct([*model.parameters(), *model.buffers()])
@@ -34,15 +34,15 @@ def memory_bytes(model: torch.nn.Module) -> int:
 
 
 def parameter_count(model: torch.nn.Module) -> int:
-    """Number of parameters; tied ones count once."""
+    """Number of parameters. Tied parameters count once."""
     return sum(tensor.numel() for tensor in _distinct(model.parameters()))
 
 
 def safetensors_bytes(model: Any) -> int:
-    """Exact size of the one safetensors file that ``model.save_pretrained`` writes, without writing it.
+    """Exact size of the single safetensors file that ``model.save_pretrained`` would write.
 
-    Of tied tensors transformers keeps the main one. Raises PrunebenchError for an element type that the format is not
-    written with here.
+    Of tied tensors transformers stores one. Raises PrunebenchError for an element type that
+    `safetensors_io` does not write.
     """
     return layout(_saved(model)).nbytes
 
@@ -50,27 +50,28 @@ def safetensors_bytes(model: Any) -> int:
 def save(
     model: Any, tokenizer: Any, folder: Path, *, made_by: Mapping[str, Any] | None = None
 ) -> None:
-    """Save model and tokenizer so that ``folder`` is either as before or complete; an earlier checkpoint is replaced.
+    """Save model and tokenizer; ``folder`` is afterwards complete or, on an error, unchanged.
 
-    With ``made_by`` (method, options, ...) a plan file goes with it; it says how to load a model whose layers differ.
-
-    Raises PrunebenchError where the folder holds something else, cannot be written, or the disk is full.
+    An earlier checkpoint is replaced. ``made_by`` (method, options, ...) adds a `pruning.json`, which
+    tells how to load a model whose layers have different shapes. Raises PrunebenchError if the
+    folder holds something else, cannot be written, or the disk is full.
     """
     if made_by is None:
         with save_into(model, tokenizer, folder):
             return
-    plan = PruningFile(plain=is_plain(model), shape=shape_of(model), made_by=dict(made_by))
-    with save_into(model, tokenizer, folder, variant=None if plan.plain else VARIANT) as aside:
-        write_pruning_file(aside, plan)
+    pruning = PruningFile(plain=is_plain(model), shape=shape_of(model), made_by=dict(made_by))
+    with save_into(model, tokenizer, folder, variant=None if pruning.plain else VARIANT) as aside:
+        write_pruning_file(aside, pruning)
 
 
 @contextmanager
 def save_into(
     model: Any, tokenizer: Any, folder: Path, *, variant: str | None = None
 ) -> Iterator[Path]:
-    """Save aside, let the block add files to the folder that it gets, then move all of it into place.
+    """Save to a temporary folder and give its path to the block, which may add files.
 
-    Raises PrunebenchError as `save` does; ``folder`` is then as before.
+    When the block ends, the temporary folder replaces ``folder``. Raises PrunebenchError as `save`
+    does; ``folder`` is then unchanged.
     """
     check_target(folder)
     with atomic_replace(folder) as aside, quiet():
@@ -85,17 +86,17 @@ def save_into(
 def save_by_pieces(
     model: Any, tokenizer: Any, folder: Path, *, shard_bytes: int
 ) -> Iterator[tuple[Path, TensorFiles]]:
-    """As `save_into` for a model on the meta device, whose tensors the block writes one by one, by their names in the model.
+    """As `save_into`, for a model on the meta device whose tensors the block writes one by one.
 
-    The block gets the folder and the tensors of its weight files, which hold at most ``shard_bytes`` each unless one
-    tensor is larger, as transformers fills them.
+    The block gets the folder and its weight files, which are addressed by the tensors' names in the
+    model. A file holds at most ``shard_bytes`` unless one tensor is larger, as transformers does it.
     """
     check_target(folder)
     with scratch_folder(folder) as beside:
         aside = beside / folder.name
         with disk_errors(folder), quiet():
             aside.mkdir()
-            model.save_pretrained(aside, state_dict={})  # the config alone
+            model.save_pretrained(aside, state_dict={})  # no tensors: writes the config only
             if tokenizer is not None:
                 tokenizer.save_pretrained(aside)
             entries = _new_shards(model, aside, shard_bytes)
@@ -107,11 +108,14 @@ def save_by_pieces(
 
 
 def _new_shards(model: Any, folder: Path, shard_bytes: int) -> dict[str, StoredTensor]:
-    """Weight files of the right size, empty yet, with their index where there are several; where each tensor lies, by name."""
+    """Create weight files of the right size without contents, and an index if there are several.
+
+    Returns the tensors' locations by their names in the model.
+    """
     from huggingface_hub import split_torch_state_dict_into_shards
 
     names = saved_names(model)
-    written = dict(_saved(model))  # in the order in which transformers fills its shards
+    written = dict(_saved(model))  # in the order in which transformers fills shards
     stem, suffix = SINGLE.rsplit(".", 1)
     split = split_torch_state_dict_into_shards(
         written, filename_pattern=f"{stem}{{suffix}}.{suffix}", max_shard_size=shard_bytes
@@ -120,8 +124,8 @@ def _new_shards(model: Any, folder: Path, shard_bytes: int) -> dict[str, StoredT
     for file, inside in split.filename_to_tensors.items():
         entries |= new_file(folder / file, {name: written[name] for name in inside})
     if split.is_sharded:
-        told = {"total_parameters": parameter_count(model), **split.metadata}
-        index = {"metadata": told, "weight_map": split.tensor_to_filename}
+        metadata = {"total_parameters": parameter_count(model), **split.metadata}
+        index = {"metadata": metadata, "weight_map": split.tensor_to_filename}
         (folder / INDEX).write_text(
             json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8"
         )
@@ -129,28 +133,31 @@ def _new_shards(model: Any, folder: Path, shard_bytes: int) -> dict[str, StoredT
 
 
 def _readable(folder: Path) -> None:
-    for path in folder.iterdir():  # some writers leave files that only their owner may read
+    """Let everybody read the files; safetensors creates them readable by their owner only."""
+    for path in folder.iterdir():
         path.chmod(0o644)
 
 
 def check_target(folder: Path) -> None:
-    """Raise PrunebenchError where ``folder`` holds something that is no checkpoint: nothing else is ever replaced."""
+    """Raise PrunebenchError if ``folder`` holds anything but a checkpoint, so that only those are replaced."""
     empty = folder.is_dir() and not any(folder.iterdir())
     if folder.exists() and not (folder / "config.json").is_file() and not empty:
-        raise PrunebenchError(f"{folder} exists and is no checkpoint", hint="choose another folder")
+        raise PrunebenchError(
+            f"{folder} exists and is not a checkpoint", hint="choose another folder"
+        )
 
 
 def saved_names(model: Any) -> dict[str, str]:
-    """The name in a weight file of each tensor that is written, by its name in the model, in the model's order.
+    """Name in the model -> name in the weight file, of each tensor that is written.
 
-    Raises PrunebenchError where a tensor is not written as it is, but joined with others or split.
+    Raises PrunebenchError if a tensor is not written as it is, but joined with others or split.
     """
     found = {}
     for name, tensor in _kept(model).items():
         written = _as_written(model, {name: tensor})
         if [part.shape for part in written.values()] != [tensor.shape]:
             raise PrunebenchError(
-                f"{name} lies on disk in another form than in memory",
+                f"{name} has another form on disk than in memory",
                 hint="a model of this family must be loaded as a whole",
             )
         found[name] = next(iter(written))
@@ -162,10 +169,14 @@ def _saved(model: Any) -> Mapping[str, torch.Tensor]:
 
 
 def _kept(model: Any) -> dict[str, torch.Tensor]:
-    """The tensors that are written, on the meta device: of several names for one memory the declared alias goes."""
+    """The tensors that are written, on the meta device.
+
+    If several names share one memory, transformers drops the names that the model declares as tied.
+    """
     aliases = set(getattr(model, "all_tied_weights_keys", None) or ())
     kept: dict[object, str] = {}
     state: dict[str, torch.Tensor] = model.state_dict(keep_vars=True)
+    # Declared aliases come last, so that `setdefault` keeps another name if there is one.
     for name in sorted(state, key=lambda name: (name in aliases, name)):
         kept.setdefault(_identity(state[name]), name)
     names = set(kept.values())
@@ -173,7 +184,7 @@ def _kept(model: Any) -> dict[str, torch.Tensor]:
 
 
 def _as_written(model: Any, state: dict[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-    """The names and shapes on disk, which differ from those in memory for some families (GPT-NeoX's head)."""
+    """The names and shapes on disk; some families differ from those in memory (GPT-NeoX's head)."""
     from transformers.core_model_loading import revert_weight_conversion
 
     written: Mapping[str, torch.Tensor] = revert_weight_conversion(model, state)
@@ -185,6 +196,9 @@ def _distinct(tensors: Iterable[torch.Tensor]) -> Iterable[torch.Tensor]:
 
 
 def _identity(tensor: torch.Tensor) -> object:
-    """Equal for tensors over the same memory. Without memory (meta, empty) each is its own."""
-    place = 0 if tensor.is_meta else tensor.data_ptr()
-    return (tensor.device, place, tensor.dtype, tensor.shape) if place else id(tensor)
+    """A key that is equal for tensors over the same memory.
+
+    A tensor without memory (meta or empty) is equal to itself only.
+    """
+    address = 0 if tensor.is_meta else tensor.data_ptr()
+    return (tensor.device, address, tensor.dtype, tensor.shape) if address else id(tensor)

@@ -1,8 +1,13 @@
-"""Writing a Llama whose layers differ in the format that vLLM reads for DeciLM and Nemotron-NAS models.
+"""Save a Llama whose layers have different shapes in the format that vLLM reads for DeciLM models.
 
-There every layer of the config says for itself whether it has an attention and an MLP and how wide the MLP is. The number
-of query heads is one for the whole model, so KV groups that went from some layers only cannot be said. Written after
-vLLM's model code (vllm/model_executor/models/nemotron_nas.py); the folder has not been served by a vLLM here.
+DeciLM (also Nemotron-NAS) is a Llama with a list `block_configs` in its config: one entry per layer
+says whether the layer has an attention and an MLP, and how wide the MLP is. The number of query heads
+is one for the whole model, so the format cannot describe KV groups that were removed from some layers
+only. transformers does not know the model type, so the folder brings its own config class, which is
+why vLLM needs `--trust-remote-code`.
+
+Written after vLLM's model code (vllm/model_executor/models/nemotron_nas.py). No vLLM has served such a
+folder here yet.
 """
 
 from __future__ import annotations
@@ -16,8 +21,12 @@ from prunebench.model.anatomy import Anatomy, anatomy, width
 from prunebench.model.checkpoint import save_into
 from prunebench.model.pruning_json import is_plain
 
+_LOAD_PRUNED = "load the model with prunebench.load_pruned"
 _CONFIG_MODULE = "configuration_decilm"
-_CONFIG_CODE = '''"""Config of a model whose layers differ, as vLLM's DeciLMForCausalLM reads it. Written by prunebench."""
+_CONFIG_CODE = '''"""Config of a model whose layers differ, as vLLM's DeciLMForCausalLM reads it.
+
+Written by prunebench.
+"""
 
 from transformers import LlamaConfig
 
@@ -48,10 +57,11 @@ class DeciLMConfig(LlamaConfig):
 
 
 def save_decilm(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Save ``model`` so that ``folder`` is either as before or complete; load it with `vllm serve --trust-remote-code`.
+    """Save ``model``; load it with `vllm serve FOLDER --trust-remote-code`.
 
-    Raises PrunebenchError for what the format cannot say: another family than Llama, query heads that differ from layer
-    to layer, a first layer without attention.
+    ``folder`` is afterwards complete or, on an error, unchanged. Raises PrunebenchError for a model
+    that the format cannot describe: another family than Llama, numbers of query heads that differ
+    between layers, a first layer without attention.
     """
     blocks = _block_configs(anatomy(model))
     with save_into(model, tokenizer, folder) as aside:
@@ -66,35 +76,20 @@ def save_decilm(model: Any, tokenizer: Any, folder: Path) -> None:
 
 
 def _block_configs(parts: Anatomy) -> list[dict[str, Any]]:
-    config = parts.model.config
-    if parts.model_type != "llama":
-        raise PrunebenchError(
-            f"a {parts.model_type} model cannot be written in the DeciLM format, which is Llama's",
-            hint="save it in prunebench's own format and load it with prunebench.load_pruned",
-        )
-    if is_plain(parts.model):
-        raise PrunebenchError(
-            "all layers of this model are alike, so it needs no DeciLM format",
-            hint="leave --format out: vLLM reads the folder as the Llama that it is",
-        )
-    if not parts.has(parts.layers[0], "attention"):
-        raise PrunebenchError(
-            "vLLM's DeciLM model cannot begin with a layer without attention",
-            hint="protect the first layer's attention, or load the model with prunebench.load_pruned",
-        )
+    """One entry per layer: {"attention": {"no_op", "n_heads_in_group"}, "ffn": {"no_op", ...}}."""
+    _check(parts)
+    query_heads = parts.model.config.num_attention_heads
     blocks: list[dict[str, Any]] = []
     for index, layer in enumerate(parts.layers):
         groups, channels = parts.groups(layer, "attention"), parts.groups(layer, "mlp")
-        heads = (
-            width(layer.get_submodule("self_attn.q_proj"), 0) // parts.head_dim(layer)
-            if groups
-            else 0
-        )
-        if groups and heads != config.num_attention_heads:
+        heads = 0
+        if groups:
+            heads = width(layer.get_submodule("self_attn.q_proj"), 0) // parts.head_dim(layer)
+        if groups and heads != query_heads:
             raise PrunebenchError(
-                f"layer {index} has {heads} query heads and the model {config.num_attention_heads}: "
-                "the DeciLM format knows one number for all layers",
-                hint="prune MLP channels or whole blocks only, or load the model with prunebench.load_pruned",
+                f"layer {index} has {heads} query heads and the model {query_heads}: "
+                "the DeciLM format has one number for all layers",
+                hint=f"prune MLP channels or whole blocks only, or {_LOAD_PRUNED}",
             )
         blocks.append(
             {
@@ -106,3 +101,23 @@ def _block_configs(parts: Anatomy) -> list[dict[str, Any]]:
             }
         )
     return blocks
+
+
+def _check(parts: Anatomy) -> None:
+    if parts.model_type != "llama":
+        raise PrunebenchError(
+            f"a {parts.model_type} model cannot be written in the DeciLM format, which is Llama's",
+            hint=f"save it in prunebench's own format, and {_LOAD_PRUNED}",
+        )
+    if is_plain(parts.model):
+        raise PrunebenchError(
+            "all layers of this model have the same shape, so it needs no DeciLM format",
+            hint="leave out --format: vLLM reads the folder as a plain Llama",
+        )
+    if not parts.has(parts.layers[0], "attention"):
+        # vLLM's layers pass hidden states and residual separately, and only an attention sets the
+        # residual for the first time.
+        raise PrunebenchError(
+            "vLLM's DeciLM model cannot begin with a layer without attention",
+            hint=f"protect the first layer's attention, or {_LOAD_PRUNED}",
+        )

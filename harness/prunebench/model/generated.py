@@ -1,4 +1,4 @@
-"""Models that a plugin writes itself, always with the same bytes: for trials and tests that download nothing."""
+"""Models that a plugin generates, always with the same bytes, for tests without a download."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from prunebench.model.folder import fingerprint
 
 @dataclass(frozen=True)
 class GeneratedAsset:
-    """A function that writes a checkpoint with its tokenizer into an empty folder, pinned by what it writes.
+    """A function that writes a checkpoint with its tokenizer into an empty folder.
 
-    ``location`` is 'MODULE:FUNCTION'; the function takes the folder. ``sha256`` is that of `fingerprint`.
+    ``location`` is 'MODULE:FUNCTION'; the function takes the folder. ``sha256`` pins what it writes:
+    the folder's `fingerprint`.
     """
 
     location: str
@@ -26,7 +27,7 @@ class GeneratedAsset:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.]+:[\w.]+", self.location):
             raise PrunebenchError(
-                f"'{self.location}' is no function", hint="write it as MODULE:FUNCTION"
+                f"'{self.location}' is not a function", hint="write it as MODULE:FUNCTION"
             )
         if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
             raise PrunebenchError(
@@ -58,11 +59,11 @@ def _write(asset: GeneratedAsset, folder: Path) -> None:
         pkgutil.resolve_name(asset.location)(folder)
     except Exception as error:
         raise PrunebenchError(
-            f"the model of {asset.location} cannot be made: {first_line(error)}",
-            hint="install the plugin that provides it; `prunebench plugins` lists what is there",
+            f"the model of {asset.location} cannot be generated: {first_line(error)}",
+            hint="install the plugin that provides it; `prunebench plugins` lists the installed ones",
         ) from error
     if (found := fingerprint(folder)) != asset.sha256:
         raise PrunebenchError(
-            f"{asset.location} wrote another model than was pinned (SHA-256 {found})",
+            f"{asset.location} wrote another model than the pinned one (SHA-256 {found})",
             hint="the plugin's function and its sha256 must come from the same version",
         )

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: reached within seconds or said to be unreachable, with the offline choices."""
+"""Get models from the Hugging Face hub, or say within seconds that it cannot be reached."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from prunebench.experiment.model import ModelRef
 from prunebench.model.folder import read_checkpoint
 from prunebench.model.quiet import quiet
 
-_PROBE_S = 4.0
+_PROBE_S = 4.0  # seconds that the hub has to answer before it counts as unreachable
 _OFFLINE = (
     "without a network use a local folder, a .gguf file, or the named model smollm2-135m-instruct"
 )
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-_IGNORED = ["*/*", "consolidated*", "adapter*"]  # subfolders and second copies in other layouts
+_IGNORED = ["*/*", "consolidated*", "adapter*"]  # subfolders, and copies in other layouts
 
 
 def require_hub(wanted: str, *, hint: str) -> str:
-    """The endpoint ($HF_ENDPOINT, else the public one), after it has answered; proxies are honoured.
+    """The endpoint ($HF_ENDPOINT, else the public one), after it has answered; uses proxies.
 
-    Raises PrunebenchError within seconds where it cannot be reached or $HF_HUB_OFFLINE forbids to try.
+    ``wanted`` starts the error message. Raises PrunebenchError within seconds if the hub cannot be
+    reached or $HF_HUB_OFFLINE is set.
     """
     from huggingface_hub import constants
 
@@ -35,7 +36,7 @@ def require_hub(wanted: str, *, hint: str) -> str:
 
 
 def _probe(endpoint: str) -> str | None:
-    """Why the endpoint does not answer, None where it does. Any answer will do, also a refusal."""
+    """Why the endpoint does not answer; None if it does. A refusal counts as an answer."""
     from huggingface_hub import get_session
 
     outcome = [f"no answer within {_PROBE_S:.0f} s"]
@@ -47,7 +48,8 @@ def _probe(endpoint: str) -> str | None:
         except Exception as error:
             outcome[0] = first_line(error)
 
-    # A thread, since looking a name up can hang for longer than any time limit that the request takes.
+    # In a thread, because the request's timeout does not cover looking up the host name, which can
+    # hang for much longer.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(_PROBE_S + 1)
@@ -55,10 +57,10 @@ def _probe(endpoint: str) -> str | None:
 
 
 def snapshot(ref: ModelRef) -> Path:
-    """The local folder of a Hub model: from the hub's own cache where it is complete there, else downloaded.
+    """The local folder of a Hub model: from the hub's own cache if complete there, else downloaded.
 
-    Never fetches pickled weights; Python files only where the reference trusts them.
-    Raises PrunebenchError where the hub cannot be reached or has no such model, revision or safetensors.
+    Never downloads pickled weights, and Python files only if ``ref`` trusts remote code. Raises
+    PrunebenchError if the hub cannot be reached or has no such model, revision or safetensors.
     """
     label = f"model '{ref.location}'"
     if (cached := _cached(ref, label)) is not None:
@@ -72,7 +74,7 @@ def snapshot(ref: ModelRef) -> Path:
 
 
 def _cached(ref: ModelRef, label: str) -> Path | None:
-    """The folder in the hub's own cache, None where the model is not there or only partly."""
+    """The folder in the hub's own cache; None if the model is not there or is incomplete."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -80,7 +82,7 @@ def _cached(ref: ModelRef, label: str) -> Path | None:
         config = try_to_load_from_cache(ref.location, "config.json", revision=ref.revision)
     except HFValidationError as error:
         raise PrunebenchError(
-            f"{label} is no Hub id: {first_line(error)}", hint="write it as org/name"
+            f"{label} is not a Hub id: {first_line(error)}", hint="write it as org/name"
         ) from error
     if not isinstance(config, str):
         return None

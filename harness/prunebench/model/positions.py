@@ -1,4 +1,4 @@
-"""Whether a model has positions for so many tokens."""
+"""The longest sequence that a model has positions for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from prunebench.errors import PrunebenchError
 
 
 def max_positions(model: Any) -> int:
-    """The model's `max_position_embeddings`. Raises PrunebenchError where its config names none."""
+    """The config's `max_position_embeddings`. Raises PrunebenchError if the config has none."""
     limit = getattr(model.config, "max_position_embeddings", None)
     if not isinstance(limit, int):
         raise PrunebenchError(
@@ -18,9 +18,9 @@ def max_positions(model: Any) -> int:
 
 
 def check_positions(model: Any, tokens: int, what: str) -> None:
-    """Raise PrunebenchError where ``tokens`` are more than a table of learned positions holds.
+    """Raise PrunebenchError if ``tokens`` exceed the model's table of learned positions.
 
-    Rotary models compute any position, so that a longer context is the user's choice.
+    Rotary models compute any position, so a longer context is the user's choice there.
     """
     limit = getattr(model.config, "max_position_embeddings", None)
     if (

@@ -1,4 +1,17 @@
-"""The shape of a pruned model: what a config cannot say of it, kept in a small file beside the weights."""
+"""`pruning.json`: the shape of a pruned model, in a small file beside the weights.
+
+A transformers config has one width for all layers, and cannot say that a layer lost its attention. The
+file holds what the config cannot:
+
+    format    1
+    plain     true if config.json alone describes the model, so that any loader can read the folder
+    shape     hidden: channels of the residual stream
+              layers: one {kv_groups, mlp_channels} per decoder layer; 0 means removed
+    made_by   method, options and kept layers; for people, never read back
+
+To load such a folder, build the model from the config, make it as narrow as `shape` says, and fill in
+the weights. Which channels were kept does not matter then: the weights hold only those.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +31,14 @@ from prunebench.model.width import hidden_size, keep_groups, keep_hidden
 from prunebench.schema import Part
 
 VARIANT = "pruned"
-"""Infix of the weight files' names where the config is not enough: then plain loaders find nothing rather than
-fill what is missing with random numbers."""
+"""Infix of the weight files' names if ``plain`` is false.
+
+Plain loaders then fail with missing weights instead of initialising them at random.
+"""
 
 
 class LayerShape(Part):
-    """Widths of one decoder layer; 0 where the attention or the MLP is gone."""
+    """Widths of one decoder layer; 0 if the attention or the MLP was removed."""
 
     kv_groups: int = Field(ge=0)
     mlp_channels: int = Field(ge=0)
@@ -39,7 +54,7 @@ class PruningFile(Part):
 
     format: Literal[1] = 1
     plain: bool = Field(
-        description="whether config.json says everything, so that from_pretrained loads the folder too"
+        description="whether config.json alone describes the model, so that from_pretrained works"
     )
     shape: Shape
     made_by: dict[str, Any] = Field(
@@ -48,7 +63,7 @@ class PruningFile(Part):
 
 
 def shape_of(model: Any) -> Shape:
-    """Read the shape off the model's own matrices."""
+    """The shape of a model, read off its weight matrices."""
     parts = anatomy(model)
     layers = [
         LayerShape(
@@ -60,9 +75,10 @@ def shape_of(model: Any) -> Shape:
 
 
 def apply_shape(model: Any, shape: Shape) -> None:
-    """Make a model whose weights do not count yet, built from the config, as narrow as ``shape`` says.
+    """Make a model that was just built from the config as narrow as ``shape`` says, in place.
 
-    Raises PrunebenchError where the shape does not fit the config.
+    Its weights are filled in later, so any channels may be dropped. Raises PrunebenchError if the
+    shape does not fit the config.
     """
     parts = anatomy(model)
     if len(parts.layers) != len(shape.layers):
@@ -80,18 +96,17 @@ def apply_shape(model: Any, shape: Shape) -> None:
 
 
 def is_plain(model: Any) -> bool:
-    """Whether a model built from the config alone has the same tensors."""
+    """Whether a model built from the config alone has tensors of the same names and shapes."""
     config = copy.deepcopy(model.config)
     try:
         with torch.device("meta"):
             built = type(model)(config)
-    except (
-        Exception
-    ):  # the config's own check: some families refuse head counts that do not divide the width
+    except Exception:  # some families refuse a number of heads that does not divide the width
         return False
     tensors = {name: tensor.shape for name, tensor in model.state_dict().items()}
     if tensors != {name: tensor.shape for name, tensor in built.state_dict().items()}:
         return False
+    # Equal matrices may still be cut into heads of another size.
     ours, theirs = anatomy(model), anatomy(built)
     return not ours.blocks or all(
         ours.head_dim(a) == theirs.head_dim(b)
@@ -100,14 +115,14 @@ def is_plain(model: Any) -> bool:
     )
 
 
-def write_pruning_file(folder: Path, plan: PruningFile) -> None:
+def write_pruning_file(folder: Path, pruning: PruningFile) -> None:
     (folder / PRUNING_FILE).write_text(
-        json.dumps(plan.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8"
+        json.dumps(pruning.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8"
     )
 
 
 def read_pruning_file(folder: Path) -> PruningFile | None:
-    """The plan of a folder; None where it has none. Raises PrunebenchError where it cannot be read."""
+    """The folder's pruning file; None if it has none. Raises PrunebenchError if it is unreadable."""
     path = folder / PRUNING_FILE
     try:
         text = path.read_text(encoding="utf-8")
@@ -119,8 +134,8 @@ def read_pruning_file(folder: Path) -> PruningFile | None:
         return PruningFile.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
+        key = ".".join(map(str, first["loc"])) or "the file"
         raise PrunebenchError(
-            f"{path}: {where}: {first['msg']}",
+            f"{path}: {key}: {first['msg']}",
             hint="save the model again with this version of prunebench",
         ) from error

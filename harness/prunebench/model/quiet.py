@@ -1,4 +1,4 @@
-"""Other libraries' talk: their bars and warnings would fill a cell's log."""
+"""Silence other libraries: their progress bars and warnings would fill a cell's log."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from typing import Any
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars, no log lines below errors, no Python warnings inside; everything as before afterwards."""
+    """Show no progress bars, no logging below errors and no Python warnings while the block runs."""
     import huggingface_hub.utils
     from transformers.utils import logging
 
     hub: Any = huggingface_hub.utils
-    bars, level, hub_silent = (
-        logging.is_progress_bar_enabled(),
-        logging.get_verbosity(),
-        hub.are_progress_bars_disabled(),
-    )
+    bars = logging.is_progress_bar_enabled()
+    hub_bars = not hub.are_progress_bars_disabled()
+    level = logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     try:
@@ -30,6 +28,8 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-        (
-            hub.disable_progress_bars if hub_silent else hub.enable_progress_bars
-        )()  # transformers switches both
+        # transformers' switch turns the hub's bars on or off as well, so restore those last.
+        if hub_bars:
+            hub.enable_progress_bars()
+        else:
+            hub.disable_progress_bars()

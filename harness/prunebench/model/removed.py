@@ -1,4 +1,4 @@
-"""What stands where an attention or an MLP was removed: it adds nothing to the residual stream and has no weights."""
+"""Modules that replace a removed attention or MLP: no weights, and nothing added to the residual."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 
 class RemovedMLP(nn.Module):
-    """Gives the number 0, which broadcasts over whatever it is added to."""
+    """Returns the number 0, which broadcasts over the residual stream that it is added to."""
 
     is_removed = True
 
@@ -18,10 +18,10 @@ class RemovedMLP(nn.Module):
 
 
 class RemovedAttention(nn.Module):
-    """Gives the number 0 and no attention weights.
+    """Returns the number 0 and no attention weights.
 
-    transformers asks the KV cache of the first layer how many tokens there were, so a place is kept there even where no
-    keys are: two numbers a token.
+    transformers asks the KV cache of the first layer how many tokens it has seen. So a removed
+    attention also fills its part of the cache, with two numbers per token.
     """
 
     is_removed = True
@@ -33,11 +33,11 @@ class RemovedAttention(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, *_: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, None]:
-        cache = kwargs.get(
-            "past_key_values", kwargs.get("layer_past")
-        )  # GPT-NeoX has another name for it
+        cache = kwargs.get("past_key_values", kwargs.get("layer_past"))  # GPT-NeoX: layer_past
         if cache is not None:
             batch, tokens, _width = hidden_states.shape
-            place = hidden_states.new_zeros(batch, 1, tokens, 1)
-            cache.update(place, place, self.layer_idx)
+            filler = hidden_states.new_zeros(
+                batch, 1, tokens, 1
+            )  # [batch, heads, tokens, channels]
+            cache.update(filler, filler, self.layer_idx)
         return hidden_states.new_zeros(()), None

@@ -1,4 +1,8 @@
-"""The safetensors format: how a file is laid out, and its tensors read and written one at a time by their place in it."""
+"""Write safetensors files, and read and write their tensors one at a time.
+
+`safetensors_header` describes the layout of the format. Order of tensors and padding are those of
+transformers, so that the exact size of a file is known before it is written.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,8 @@ import torch
 from prunebench.errors import PrunebenchError
 from prunebench.model.safetensors_header import StoredTensor
 
-# The format's name of each type, in the order in which a file holds tensors of several types, widest first
+# Element type -> the format's name. The order matters: a file holds tensors of wider types first, so
+# that every tensor starts at a multiple of its element size.
 NAMES = {
     torch.int64: "I64",
     torch.float64: "F64",
@@ -27,30 +32,30 @@ NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-_ORDER = {dtype: place for place, dtype in enumerate(NAMES)}
+_ORDER = {dtype: rank for rank, dtype in enumerate(NAMES)}
 _DTYPES = {name: dtype for dtype, name in NAMES.items()}
 
 PIECE = 1 << 22
-"""Elements that are copied at a time."""
+"""Elements that are copied at a time, to bound memory: 16 MiB of float32."""
 
 
 class Layout(NamedTuple):
-    """The first bytes of a file, and where each tensor starts and how many bytes it has."""
+    """The bytes of a file before its tensors, and the location of each tensor."""
 
     header: bytes
-    places: dict[str, tuple[int, int]]
+    spans: dict[str, tuple[int, int]]
+    """Offset from the start of the file and number of bytes, by name."""
 
     @property
     def nbytes(self) -> int:
         """Bytes of the whole file."""
-        return max((start + size for start, size in self.places.values()), default=len(self.header))
+        return max((start + size for start, size in self.spans.values()), default=len(self.header))
 
 
 def layout(tensors: Mapping[str, torch.Tensor]) -> Layout:
-    """The file that holds these ``tensors``, which may be on the meta device, as transformers writes it.
+    """The file that transformers would write for ``tensors``, which may be on the meta device.
 
-    The format: 8 bytes, a JSON header padded to a multiple of 8, the tensors without gaps. Raises PrunebenchError for
-    an element type that the format is not written with here.
+    Raises PrunebenchError for an element type that is not in `NAMES`.
     """
     unknown = sorted(
         {str(tensor.dtype) for tensor in tensors.values()} - {str(dtype) for dtype in NAMES}
@@ -59,41 +64,43 @@ def layout(tensors: Mapping[str, torch.Tensor]) -> Layout:
         raise PrunebenchError(
             f"the size of a safetensors file with {', '.join(unknown)} is not known"
         )
-    told: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, tensor in sorted(tensors.items(), key=lambda item: (_ORDER[item[1].dtype], item[0])):
         start, end = end, end + tensor.numel() * tensor.element_size()
-        told[name] = {
+        entries[name] = {
             "dtype": NAMES[tensor.dtype],
             "shape": list(tensor.shape),
             "data_offsets": [start, end],
         }
-    text = json.dumps(told, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # so that the tensors start at a multiple of 8 bytes
     header = len(text).to_bytes(8, "little") + text
-    del told["__metadata__"]
-    offsets = {name: entry["data_offsets"] for name, entry in told.items()}
+    del entries["__metadata__"]
+    offsets = {name: entry["data_offsets"] for name, entry in entries.items()}
     return Layout(
         header, {name: (len(header) + start, end - start) for name, (start, end) in offsets.items()}
     )
 
 
 def new_file(path: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, StoredTensor]:
-    """Write a file for these ``tensors``, which are still to be filled in; gives where they lie."""
+    """Create a file for ``tensors`` without their contents; return their locations in it."""
     planned = layout(tensors)
     with path.open("wb") as file:
         file.write(planned.header)
-        file.truncate(planned.nbytes)
+        file.truncate(planned.nbytes)  # grows the file without writing to the disk
     return {
-        name: StoredTensor(path, NAMES[tensors[name].dtype], tuple(tensors[name].shape), *place)
-        for name, place in planned.places.items()
+        name: StoredTensor(path, NAMES[tensors[name].dtype], tuple(tensors[name].shape), *span)
+        for name, span in planned.spans.items()
     }
 
 
 class TensorFiles:
-    """Tensors in safetensors files, by name; files are opened when first asked for, and closed at the context's end.
+    """The tensors of one or several safetensors files by name; a context manager.
 
-    Read and written by offset, not mapped: mapped pages count as memory of this process.
+    A file is opened when one of its tensors is first needed, and closed when the context ends.
+    Tensors are read and written by offset and not mapped, because mapped pages count as memory of
+    this process.
     """
 
     def __init__(self, entries: Mapping[str, StoredTensor], *, write: bool = False) -> None:
@@ -115,14 +122,17 @@ class TensorFiles:
         self._stack.close()
 
     def read(self, name: str) -> torch.Tensor:
-        """The tensor, on the CPU. Raises PrunebenchError where its type is not known or the file has become shorter."""
+        """The tensor, on the CPU.
+
+        Raises PrunebenchError if its type is unknown or the file has become shorter.
+        """
         entry = self.entries[name]
         tensor = torch.empty(entry.shape, dtype=self._dtype(name))
         self._fill(name, tensor, 0)
         return tensor
 
     def pieces(self, name: str) -> Iterator[tuple[int, torch.Tensor]]:
-        """The tensor's elements in order, some at a time, each part flat with the number of elements before it."""
+        """The tensor's elements in order: (index of the first one, flat tensor of up to `PIECE`)."""
         dtype = self._dtype(name)
         count = self.entries[name].nbytes // dtype.itemsize
         for start in range(0, count, PIECE):
@@ -131,17 +141,17 @@ class TensorFiles:
             yield start, piece
 
     def write(self, name: str, tensor: torch.Tensor, start: int = 0) -> None:
-        """Write a tensor, or elements of it from the ``start``-th on; ``tensor`` has the type of the file."""
+        """Write a tensor, or the part of it that begins at element ``start``; the types must agree."""
         file = self._at(name, start * tensor.element_size())
         left = _bytes(tensor.detach().cpu().contiguous())
-        while left:
+        while left:  # an unbuffered file may take only some of the bytes
             left = left[file.write(left) :]
 
     def _fill(self, name: str, tensor: torch.Tensor, start: int) -> None:
         entry = self.entries[name]
         try:
             file = self._at(name, start * tensor.element_size())
-            left = _bytes(tensor)
+            left = _bytes(tensor)  # read straight into the tensor's memory
             while left and (count := file.readinto(left)):  # type: ignore[attr-defined]
                 left = left[count:]
         except OSError as error:
@@ -171,6 +181,6 @@ class TensorFiles:
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
-    """The memory of a contiguous CPU tensor."""
+    """The memory of a contiguous CPU tensor; numpy has no bfloat16, so look at it as bytes."""
     flat: Any = tensor.view(-1).view(torch.uint8).numpy()
     return memoryview(flat) if tensor.numel() else memoryview(b"")

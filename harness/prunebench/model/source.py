@@ -1,6 +1,6 @@
-"""From what a suite writes to a model that has been looked up: an asset's name, a folder, a GGUF file or a Hub id.
+"""Resolve a model's name in a suite: a named asset, a folder, a GGUF file or a Hub id.
 
-No torch, no network: the weights are fetched in the cell's process (`prunebench.model.fetch`).
+This uses neither torch nor the network. The cell's own process fetches the weights (see `fetch`).
 """
 
 from __future__ import annotations
@@ -46,11 +46,12 @@ def resolve(
     name: str | None = None,
     placement: Placement | None = None,
 ) -> ModelRef:
-    """Look up what a suite calls a model. ``base``: the folder that relative paths start from.
+    """Resolve what a suite calls a model; relative paths start from ``base``.
 
-    An asset's name comes first, then a path (ends with '.gguf', starts with '.', '/' or '~', or exists), then a
-    Hub id 'org/name' or 'org/name@revision'. Local files are pinned by their SHA-256.
-    Raises PrunebenchError where nothing answers to ``text`` or a local model is incomplete.
+    ``text`` is, in this order, the name of an asset, a path (it ends with '.gguf', starts with '.',
+    '/' or '~', or exists), or a Hub id 'org/name' or 'org/name@revision'. Local files are pinned by
+    their SHA-256. Raises PrunebenchError if ``text`` is none of these, or a local model is
+    incomplete.
     """
     common: dict[str, Any] = {
         "dtype": dtype,
@@ -74,24 +75,26 @@ def resolve(
 
 def _asset(model: ModelAsset) -> dict[str, Any]:
     asset = model.asset
-    kind = "wheel" if isinstance(asset, WheelAsset) else "made"
     return {
-        "name": model.name, "kind": kind, "location": asset.location, "sha256": asset.sha256, "parameters": model.parameters,
-    }  # fmt: skip
+        "name": model.name,
+        "kind": "wheel" if isinstance(asset, WheelAsset) else "made",
+        "location": asset.location,
+        "sha256": asset.sha256,
+        "parameters": model.parameters,
+    }
 
 
 def _path(text: str, base: Path) -> Path | None:
-    """The absolute path that ``text`` means, None where it is no path."""
+    """The absolute path that ``text`` means; None if it is not a path."""
     looks = text.startswith((".", "/", "~")) or text.lower().endswith(".gguf")
     try:
-        path = (
-            base / Path(text).expanduser()
-        ).absolute()  # links stay: the hub's point to names without .gguf
+        # Not `resolve`: the hub's cache links from names with .gguf to names without it.
+        path = (base / Path(text).expanduser()).absolute()
         return path if path.exists() or looks else None
-    except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, no path at all
+    except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a NUL
         if looks:
             raise PrunebenchError(
-                f"model '{text}' is no path: {error}", hint="name a folder or a .gguf file"
+                f"model '{text}' is not a valid path: {error}", hint="name a folder or a .gguf file"
             ) from error
         return None
 
@@ -137,7 +140,7 @@ def _hub(
     repository, _, tag = text.partition("@")
     if not _HUB_ID.fullmatch(repository) or ("@" in text and not tag):
         raise PrunebenchError(
-            f"unknown model '{text}': no named model, no file or folder, no Hub id 'org/name'",
+            f"unknown model '{text}': not a named model, a file, a folder or a Hub id 'org/name'",
             hint=did_you_mean(text, assets),
         )
     if tag and revision not in {None, tag}:

@@ -1,6 +1,7 @@
-"""A model that is never in memory as a whole: its layers are read from the weight files one at a time, and written anew.
+"""A model that is never in memory as a whole: layers are read from the weight files one at a time.
 
-The model itself stays on the meta device. Whoever needs a part of it borrows that part, and gives it back.
+The model itself stays on the meta device. A caller borrows one part of it at a time; a changed layer is
+written to new weight files when it is given back.
 """
 
 from __future__ import annotations
@@ -25,19 +26,21 @@ Watch = Callable[[int, torch.nn.Module], None]
 
 
 class _Slot(NamedTuple):
-    """Where a module keeps a tensor."""
+    """The entry of a module's parameters or buffers that holds a tensor."""
 
     table: dict[str, Any]
     name: str
     empty: torch.Tensor
+    """The tensor on the meta device that is there while nothing is lent."""
 
 
 class StreamedModel:
-    """Lends the parts of ``model``, which is on the meta device, from the tensors in its checkpoint.
+    """Lends the parts of ``model``, which is on the meta device, with the weights of its checkpoint.
 
-    ``source`` holds them by their names there, ``target``, if there is one, takes those of changed layers by their names in the
-    model. Parts lie on ``device`` while they are lent. ``read(index, layer)`` is called when a layer is lent
-    for the first time, ``changed(index, layer)`` before one is written.
+    ``source`` holds the tensors by their names in the checkpoint. ``target``, if given, receives the
+    tensors of changed layers by their names in the model. Lent parts are on ``device``.
+    ``read(index, layer)`` is called when a layer is lent for the first time, ``changed(index, layer)``
+    before a layer is written.
     """
 
     def __init__(
@@ -63,11 +66,11 @@ class StreamedModel:
         ]
         self._seen: set[int] = set()
         self.written: set[int] = set()
-        """The layers that were written to ``target``."""
+        """Indices of the layers that were written to ``target``."""
 
     @contextmanager
     def frame(self) -> Iterator[None]:
-        """Within, everything that the decoder has besides its layers is in memory: embeddings, positions, norms."""
+        """Lend what the decoder has besides its layers: embeddings, positions, norms."""
         inside = {name for names in self._layers for name in names}
         names = [
             name for name in self._names(f"{self._parts.family.decoder}.") if name not in inside
@@ -77,9 +80,9 @@ class StreamedModel:
 
     @contextmanager
     def layer(self, index: int, *, changes: bool) -> Iterator[None]:
-        """Within, this layer is in memory; afterwards it is written, where it ``changes`` and the block ended well.
+        """Lend one layer. If ``changes``, write it to ``target`` when the block ends without an error.
 
-        Raises PrunebenchError where a tensor was given another shape or type, and where the disk is full.
+        Raises PrunebenchError if a tensor got another shape or type, or if the disk is full.
         """
         names = self._layers[index]
         layer = self._parts.layers[index]
@@ -95,7 +98,10 @@ class StreamedModel:
                 self.written.add(index)
 
     def copy_rest(self, check: Callable[[str, torch.Tensor], None]) -> None:
-        """Copy to ``target`` what is in no layer, some elements at a time; ``check(name, elements)`` sees all of them."""
+        """Copy all tensors outside the layers to ``target``, some elements at a time.
+
+        ``check(name, elements)`` is called with every piece.
+        """
         assert self._target is not None
         inside = {name for names in self._layers for name in names}
         for name in [name for name in self._target.entries if name not in inside]:
@@ -121,7 +127,7 @@ class StreamedModel:
         finally:
             for slot in slots:
                 slot.table[slot.name] = slot.empty
-            _give_back_memory()
+            _release_memory()
 
     def _slot(self, name: str) -> _Slot:
         path, _, leaf = name.rpartition(".")
@@ -131,6 +137,7 @@ class StreamedModel:
 
     def _read(self, name: str, *, written: bool) -> torch.Tensor:
         empty = self._state[name]
+        # A layer that was written is read back from ``target``, so that later steps see its changes.
         stored = (
             self._target.read(name)
             if written and self._target
@@ -148,7 +155,7 @@ class StreamedModel:
         tensor = slot.table.get(slot.name)
         if tensor is None or (tensor.shape, tensor.dtype) != (slot.empty.shape, slot.empty.dtype):
             raise PrunebenchError(
-                f"{name} has another shape or type than before, which a checkpoint that is pruned layer by layer cannot take",
+                f"{name} has another shape or type than before; pruning layer by layer keeps both",
                 hint="prune the model without --stream",
             )
         assert self._target is not None
@@ -156,15 +163,18 @@ class StreamedModel:
             self._target.write(name, tensor)
 
 
-def _give_back_memory() -> None:
-    """Return to the system what the C library keeps of freed memory: after some layers that is several layers' worth."""
+def _release_memory() -> None:
+    """Return freed memory to the system.
+
+    The C library keeps some of it for later; without this, memory grows by several layers.
+    """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:  # glibc has it
+    if trim is not None:  # only glibc has it
         trim(0)
 
 
 def open_tensors(checkpoint: Checkpoint) -> TensorFiles:
-    """The tensors of a checkpoint's weight files, by their names there."""
+    """The tensors of a checkpoint's weight files, by their names in the files."""
     found: dict[str, StoredTensor] = {}
     for path in checkpoint.weights:
         found |= safetensors_entries(path)
@@ -172,9 +182,10 @@ def open_tensors(checkpoint: Checkpoint) -> TensorFiles:
 
 
 def _stored_names(model: Any, source: TensorFiles) -> dict[str, str]:
-    """The name in the weight files of each of the model's tensors; tied ones may be stored under any of their names.
+    """Name in the model -> name in the weight files, of each tensor.
 
-    Raises PrunebenchError where transformers computes a tensor from several.
+    Tied tensors may be stored under any of their names. Raises PrunebenchError if transformers
+    computes a tensor from several stored ones.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
@@ -187,17 +198,18 @@ def _stored_names(model: Any, source: TensorFiles) -> dict[str, str]:
     found: dict[str, str] = {}
     for stored in source.entries:
         name, converter = rename_source_key(stored, renamings, converters, prefix, state)
+        # A rule may rename what already has the model's own name; that one wins.
         if name not in state and stored in state:
             name, converter = rename_source_key(stored, [], [], prefix, state)
         if name in state and (
             converter is not None or source.entries[stored].shape != tuple(state[name].shape)
         ):
             raise PrunebenchError(
-                f"{stored} lies on disk in another form than in memory",
+                f"{stored} has another form on disk than in memory",
                 hint="a model of this family must be loaded as a whole",
             )
         found[name] = stored
-    shared: dict[int, str] = {}
+    shared: dict[int, str] = {}  # identity of a tied tensor -> stored name
     for name, tensor in state.items():
         if name in found:
             shared.setdefault(id(tensor), found[name])

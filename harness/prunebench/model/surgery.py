@@ -1,4 +1,7 @@
-"""Taking layers, attentions and MLPs out of a model, so that it still saves, loads and generates with a KV cache."""
+"""Remove layers, attentions and MLPs from a model.
+
+The model still saves, loads and generates with a KV cache.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,11 @@ from prunebench.model.anatomy import Anatomy, Block, anatomy
 
 
 def remove_layers(model: Any, indices: Iterable[int]) -> None:
-    """Remove the decoder layers with these indices, in place; the rest stays as it is, weight for weight.
+    """Remove the decoder layers with these indices, in place; all other weights stay as they are.
 
-    Besides the modules this mends what counts layers: the depth and per-layer lists in the config, and the
-    ``layer_idx`` by which an attention finds its part of the KV cache.
-    Raises PrunebenchError, with the model unchanged, for an index that is not there or twice, or if no layer would stay.
+    This also corrects what counts layers: the depth and per-layer lists in the config, and the
+    ``layer_idx`` by which an attention finds its part of the KV cache. Raises PrunebenchError, with
+    the model unchanged, if an index is unknown or given twice, or if no layer would remain.
     """
     parts = anatomy(model)
     depth = len(parts.layers)
@@ -25,7 +28,8 @@ def remove_layers(model: Any, indices: Iterable[int]) -> None:
     unknown = sorted({index for index in gone if not 0 <= index < depth})
     if unknown:
         raise PrunebenchError(
-            f"no layer {', '.join(map(str, unknown))} to remove: the model has layers 0 to {depth - 1}",
+            f"no layer {', '.join(map(str, unknown))} to remove: "
+            f"the model has layers 0 to {depth - 1}",
             hint="count from 0, and from the model as it is now",
         )
     if len(set(gone)) < len(gone):
@@ -40,11 +44,11 @@ def remove_layers(model: Any, indices: Iterable[int]) -> None:
     rest = torch.nn.ModuleList([parts.layers[index] for index in kept])
     rest.training = parts.layers.training
     replace(model, parts.layers_path, rest)
-    for place, layer in enumerate(parts.layers):
+    for index, layer in enumerate(parts.layers):
         modules: Iterable[Any] = layer.modules()
         for module in modules:
             if hasattr(module, "layer_idx"):
-                module.layer_idx = place
+                module.layer_idx = index
     for config in configs(model):
         _shorten(config, kept, depth)
 
@@ -52,8 +56,9 @@ def remove_layers(model: Any, indices: Iterable[int]) -> None:
 def remove_blocks(model: Any, blocks: Iterable[Block]) -> None:
     """Remove attentions and MLPs with the norms before them, in place; the residual path stays.
 
-    A layer that keeps neither stays as an empty layer; `remove_layers` takes it out. Raises PrunebenchError, with the
-    model unchanged, for a block that is not there or twice, and for models that normalise after adding (OPT-350m).
+    A layer that loses both stays as an empty layer; `remove_layers` removes it. Raises
+    PrunebenchError, with the model unchanged, if a block is unknown or given twice, and for models
+    that normalise after the addition (OPT-350m).
     """
     parts = anatomy(model)
     gone = list(blocks)
@@ -61,7 +66,7 @@ def remove_blocks(model: Any, blocks: Iterable[Block]) -> None:
     unknown = sorted({str(block) for block in gone if block not in present})
     if unknown:
         raise PrunebenchError(
-            f"no {', '.join(unknown)} to remove: such a layer is not there or has lost it already",
+            f"no {', '.join(unknown)} to remove: there is no such layer, or it lost it already",
             hint="count layers from 0, and from the model as it is now",
         )
     if len(set(gone)) < len(gone):
@@ -69,18 +74,18 @@ def remove_blocks(model: Any, blocks: Iterable[Block]) -> None:
     check_bypass(parts)
     for block in gone:
         layer = parts.layers[block.layer]
-        for path, module in _stand_ins(parts, layer, block):
+        for path, module in _replacements(parts, layer, block):
             replace(layer, path, module)
 
 
 @contextmanager
 def without(parts: Anatomy, index: int, kinds: Sequence[str]) -> Iterator[torch.nn.Module]:
-    """The layer as if these sub-blocks ('attention', 'mlp') were removed, for the time of the block."""
+    """The layer without these sub-blocks ('attention', 'mlp'), until the block ends."""
     layer = parts.layers[index]
     swapped = []
     for block in (Block(index, kind) for kind in ("attention", "mlp") if kind in kinds):
         if parts.has(layer, block.kind):
-            for path, module in _stand_ins(parts, layer, block):
+            for path, module in _replacements(parts, layer, block):
                 swapped.append((path, layer.get_submodule(path)))
                 replace(layer, path, module)
     try:
@@ -91,22 +96,20 @@ def without(parts: Anatomy, index: int, kinds: Sequence[str]) -> Iterator[torch.
 
 
 def check_bypass(parts: Anatomy) -> None:
-    """Raise PrunebenchError where sub-blocks cannot be removed one by one."""
+    """Raise PrunebenchError if sub-blocks of this model cannot be removed one by one."""
     if getattr(parts.model.config, "do_layer_norm_before", True) is False:
         raise PrunebenchError(
-            "this model normalises after adding to the residual, so an attention or MLP cannot go alone",
-            hint="remove whole layers instead (shortgpt), or take a model with norms in front",
+            "this model normalises after adding to the residual, so an attention or an MLP cannot be "
+            "removed alone",
+            hint="remove whole layers (shortgpt), or take a model that normalises before each block",
         )
 
 
-def _stand_ins(
+def _replacements(
     parts: Anatomy, layer: torch.nn.Module, block: Block
 ) -> list[tuple[str, torch.nn.Module]]:
-    """What to put where, for one sub-block and its norm."""
-    from prunebench.model.removed import (
-        RemovedAttention,
-        RemovedMLP,
-    )  # classes of modules need torch at import
+    """(path, new module) pairs that remove one sub-block and its norm."""
+    from prunebench.model.removed import RemovedAttention, RemovedMLP
 
     *inner, last = parts.family.blocks[block.kind]
     if block.kind == "attention":
@@ -126,7 +129,7 @@ def replace(model: torch.nn.Module, path: str, module: torch.nn.Module) -> None:
 
 
 def configs(model: torch.nn.Module) -> list[Any]:
-    """All config objects that the model's modules read, each once; usually one."""
+    """All config objects that the model's modules read, each once; usually there is one."""
     found: dict[int, Any] = {}
     for module in model.modules():
         config = getattr(module, "config", None)
@@ -139,6 +142,7 @@ def configs(model: torch.nn.Module) -> list[Any]:
 def _shorten(config: Any, kept: list[int], depth: int) -> None:
     if getattr(config, "num_hidden_layers", None) != depth:
         return
+    # Lists like `layer_types` have one entry per layer; keep those of the remaining layers.
     per_layer = {
         name: [value[index] for index in kept]
         for name, value in vars(config).items()
@@ -147,8 +151,7 @@ def _shorten(config: Any, kept: list[int], depth: int) -> None:
     config.num_hidden_layers = len(kept)
     for name, value in per_layer.items():
         setattr(config, name, value)
-    full = getattr(
-        config, "max_window_layers", None
-    )  # Qwen: so many layers from the bottom attend without a window
+    # Qwen: the first `max_window_layers` layers attend without a window; count those that remain.
+    full = getattr(config, "max_window_layers", None)
     if isinstance(full, int):
         config.max_window_layers = sum(index < full for index in kept)

