@@ -25,8 +25,8 @@ from prunebench.errors import PrunebenchError
 from prunebench.plugin.host import load_plugins
 from readmes import ROOT, Block, blocks, environments, parse
 
-CHEAP = {"suites", "plan", "plugins", "schema"}
-"""Commands that are run as they stand if they name no file of the reader's: they read, and take no time."""
+CHEAP = {"suites", "plan", "plugins", "schema", "new"}
+"""Commands that are run as they are, because they take no time."""
 
 INVENTED_FILES = {
     "mine.py",
@@ -82,19 +82,19 @@ def check(words: list[str]) -> None:
 
 def _check_prunebench(arguments: list[str]) -> None:
     context = parse(arguments)
-    options = context.params
-    suite = options.get("suite")
-    names_files = any(word in INVENTED_FILES for word in arguments)
-    if suite is not None and suite not in INVENTED_FILES:
-        _plan(suite, options)
-    elif context.command.name == "prune":
+    command, options = context.command.name, context.params
+    if any(word in INVENTED_FILES for word in arguments):
+        return
+    if command == "run":
+        _plan(options)
+    elif command == "prune":
         _plan_one(options)
-    elif context.command.name == "new" or (context.command.name in CHEAP and not names_files):
+    elif command in CHEAP:
         result = CliRunner().invoke(prunebench, arguments)
         assert result.exit_code == 0, result.output
 
 
-def _plan(suite: str, options: dict[str, Any]) -> None:
+def _plan(options: dict[str, Any]) -> None:
     """Plan the suite with the command's changes and selection; a pattern without a match fails."""
     words = [
         word
@@ -102,7 +102,7 @@ def _plan(suite: str, options: dict[str, Any]) -> None:
         for value in options[key]
         for word in (option, value)
     ]
-    result = CliRunner().invoke(prunebench, ["plan", suite, *words])
+    result = CliRunner().invoke(prunebench, ["plan", options["suite"], *words])
     if isinstance(result.exception, PrunebenchError):
         raise result.exception
     assert result.exit_code == 0, result.output
