@@ -126,7 +126,7 @@ def missed(rooms: list[Room]) -> Iterator[str]:
         # Tests explain themselves by their names, so comments are asked of the source alone.
         share = room.comment_lines / room.source_lines
         if room.name != "tests" and share < COMMENT_SHARE:
-            yield f"{room.name}: {share:.1%} of the lines have a comment, wanted {COMMENT_SHARE:.0%}"
+            yield f"{room.name}: {share:.1%} of the lines have a comment, not {COMMENT_SHARE:.0%}"
 
 
 def main(arguments: list[str]) -> int:
