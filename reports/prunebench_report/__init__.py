@@ -1,6 +1,7 @@
-"""From the records of a run to one HTML file, and to the one table that other tools read.
+"""From the records of a run to one HTML file, and to the table that other tools read.
 
-Importing this package is cheap: pandas, matplotlib and jinja2 are imported when something is rendered.
+Importing this package is cheap: pandas, matplotlib and jinja2 are imported when something is
+rendered. Every function that takes a folder raises PrunebenchError if the folder is not a run.
 """
 
 from __future__ import annotations
@@ -12,14 +13,18 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import pandas as pd
+
     from prunebench.plugin.api.report_section import ReportSection
     from prunebench.store.run_folder import RunStore
+    from prunebench_report.data.report_input import ReportInput
     from prunebench_report.output.terminal_summary import Summary
 
 __all__ = [
     "compare",
     "export",
     "import_libraries",
+    "load_table",
     "main_table",
     "render",
     "summary",
@@ -35,10 +40,11 @@ def write_report(
     sections: Sequence[type[ReportSection]] = (),
     running: bool = False,
 ) -> Path:
-    """Render the report of a run, or of several as one, into ``out`` (`report.html` in the run folder) and return it.
+    """Write the report of a run, or of several together, and return its path.
 
-    ``only`` keeps cells by shell patterns, ``sections`` are those of plugins, ``running`` says that cells are still to
-    come. Raises PrunebenchError where a folder is no run.
+    The report goes to ``out``, by default `report.html` in the first folder. ``only`` keeps the cells
+    that match one of these shell patterns, ``sections`` are those of plugins, and ``running`` says
+    that cells are still being run.
     """
     from prunebench.store.atomic import write_atomically
     from prunebench.store.run_folder import RunStore
@@ -55,54 +61,70 @@ def render(
     sections: Sequence[type[ReportSection]] = (),
     running: bool = False,
 ) -> str:
-    """The report of a run, or of several as one, as an HTML document; the same stores give the same text."""
-    from prunebench_report.data.load_runs import gather
-    from prunebench_report.output.html import document
+    """The report as an HTML document, with arguments as in `write_report`.
+
+    The same stores give the same text.
+    """
+    from prunebench_report.data.load_runs import load_runs
+    from prunebench_report.output.html import report_document
     from prunebench_report.output.view import view
 
-    return document(view(gather(stores, only), sections, running=running))
+    return report_document(view(load_runs(stores, only, running=running), sections))
+
+
+def load_table(folder: Path) -> pd.DataFrame:
+    """The table of a run: one row for each cell that has a record, columns as `export` writes them."""
+    from prunebench_report.data.table import data_frame
+
+    return data_frame(_load(folder).table)
 
 
 def main_table(
     folders: Sequence[Path], form: Literal["markdown", "latex"], *, only: Sequence[str] = ()
 ) -> str:
-    """The main table of a run, or of several, for a paper. Raises PrunebenchError where a folder is no run."""
-    from prunebench.store.run_folder import RunStore
-    from prunebench_report.data.load_runs import gather
-    from prunebench_report.output import paper_tables as papers
+    """The main table of a run, or of several together, for a paper."""
+    from prunebench_report.output.paper_tables import paper_table
 
-    return papers.main_table(gather([RunStore.open(one) for one in folders], only), form)
+    return paper_table(_load(*folders, only=only), form)
 
 
 def summary(folder: Path) -> Summary:
-    """The verdict and a compact table of a run as text. Raises PrunebenchError where the folder is no run."""
-    from prunebench.store.run_folder import RunStore
-    from prunebench_report.data.load_runs import gather
-    from prunebench_report.output import terminal_summary as digest
+    """The verdict and a compact table of a run as text."""
+    from prunebench_report.output.terminal_summary import terminal_summary
 
-    return digest.summary(gather([RunStore.open(folder)]))
+    return terminal_summary(_load(folder))
 
 
 def compare(a: Path, b: Path, html: Path | None = None) -> dict[str, Any]:
-    """What run ``b`` changed against ``a``, cell by cell, written to ``html`` too where that is given.
-
-    Raises PrunebenchError where a folder is no run.
-    """
+    """What run ``b`` changed against run ``a``, cell by cell; also written to ``html`` if given."""
     from prunebench.store.atomic import write_atomically
-    from prunebench.store.run_folder import RunStore
-    from prunebench_report.data.load_runs import gather
     from prunebench_report.output.html import comparison_document
     from prunebench_report.sections.comparison import comparison
 
-    found = comparison(*(gather([RunStore.open(folder)]) for folder in (a, b)))
-    found |= {"a": str(a), "b": str(b)}
+    found = comparison(_load(a), _load(b)) | {"a": str(a), "b": str(b)}
     if html is not None:
         write_atomically(html, comparison_document(found))
     return found
 
 
+def export(
+    folder: Path,
+    format: Literal["json", "csv", "parquet", "sqlite"],  # noqa: A002 - the option's name
+    out: Path | None = None,
+) -> str | None:
+    """Write the table of a run to ``out``; without ``out``, return it as text (json and csv only).
+
+    Raises PrunebenchError also for an unknown format, for parquet or sqlite without ``out``, and if
+    the file cannot be written.
+    """
+    from prunebench_report.output import exports
+
+    exports.check_request(format, out)
+    return exports.export(_load(folder), format, out)
+
+
 def import_libraries() -> None:
-    """Import what rendering needs, for callers that have a moment to spare before there is anything to render."""
+    """Import what rendering needs, for callers with time to spare before there is anything to render."""
     for name in (
         "jinja2",
         "matplotlib.figure",
@@ -112,15 +134,8 @@ def import_libraries() -> None:
         importlib.import_module(name)
 
 
-def export(
-    folder: Path,
-    format: Literal["json", "csv", "parquet", "sqlite"],  # noqa: A002 - the option's name
-    out: Path | None = None,
-) -> str | None:
-    """The records of a run as one table: text for json and csv without ``out``, else written to ``out``.
+def _load(*folders: Path, only: Sequence[str] = ()) -> ReportInput:
+    from prunebench.store.run_folder import RunStore
+    from prunebench_report.data.load_runs import load_runs
 
-    Raises PrunebenchError for a folder that is no run, an unknown format, and parquet or sqlite without ``out``.
-    """
-    from prunebench_report.output.exports import export as run
-
-    return run(folder, format, out)
+    return load_runs([RunStore.open(folder) for folder in folders], only)

@@ -1,4 +1,4 @@
-"""Text for people: untrusted strings made harmless, numbers with the digits that mean something."""
+"""Text for people: untrusted strings made harmless, numbers with their significant digits."""
 
 from __future__ import annotations
 
@@ -6,51 +6,56 @@ import math
 import re
 from typing import Any
 
+Facts = list[tuple[str, str]]
+"""Names and values, as a definition list shows them."""
+
 MISSING = "n/a"
 TIMES = "\N{MULTIPLICATION SIGN}"
 MINUS = "\N{MINUS SIGN}"
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[@-Z\\-_])")
-# C0 and C1 controls but tab and newline, bidirectional overrides and isolates, lone surrogates, non-characters.
+# C0 and C1 controls except tab and newline, bidirectional overrides and isolates (they can make text
+# read differently from what it is), lone surrogates (they cannot be encoded) and non-characters.
 _HARMFUL = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
+    "\u200e\u200f\u202a-\u202e\u2066-\u2069"
+    "\ud800-\udfff\ufffe\uffff]"
 )
 
 
 def clean(text: str) -> str:
-    """``text`` without terminal sequences; characters that could reorder or break a page become U+FFFD."""
+    """``text`` without terminal sequences; characters that could break a page become U+FFFD."""
     plain = _ANSI.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
     return _HARMFUL.sub("\N{REPLACEMENT CHARACTER}", plain)
 
 
 def shorten(text: str, limit: int) -> str:
-    """At most ``limit`` characters, saying how many were left out."""
-    return (
-        text
-        if len(text) <= limit
-        else f"{text[:limit]} [... {len(text) - limit:,} more characters]"
-    )
+    """The first ``limit`` characters, and how many were left out."""
+    if len(text) <= limit:
+        return text
+    return f"{text[:limit]} [... {len(text) - limit:,} more characters]"
 
 
-def brief(label: str) -> str:
-    """A cell's label for where there is little room: the values of the method's options, and a recovery's name alone."""
+def short_label(label: str) -> str:
+    """A cell's label for a small space: option values without their names, recoveries by name."""
     method, plus, recovery = re.sub(r"\b\w+=", "", label).partition(" + ")
     return f"{method}{plus}{recovery.partition(' ')[0]}"
 
 
 def tail(text: str, *, lines: int = 20, limit: int = 4000) -> str:
-    """The end of a log: at most so many lines and characters."""
+    """The end of a log: at most ``lines`` lines and ``limit`` characters."""
+    # Cleaning can shorten the text, so clean more than is kept; a whole log may have megabytes.
     end = clean(text[-4 * limit :]).rstrip().splitlines()[-lines:]
     return "\n".join(end)[-limit:]
 
 
 def finite(value: Any) -> Any:
-    """``value``, or None where it is a float without a value."""
+    """``value``, or None if it is an infinite float or NaN."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """``value`` with ``digits`` significant digits, whole thousands apart; 'n/a' for None."""
+    """``value`` with ``digits`` significant digits and thousands separators; 'n/a' for None."""
     if value is None:
         return MISSING
     if value == 0:
@@ -67,7 +72,7 @@ def fixed(value: float | None, decimals: int) -> str:
 
 
 def percent(share: float | None, decimals: int = 1) -> str:
-    """A share as a percentage: 0.5 -> '50.0 %'."""
+    """A share as a percentage: 0.5 is '50.0 %'."""
     return MISSING if share is None else signs(f"{100 * share:,.{decimals}f} %")
 
 
@@ -80,7 +85,7 @@ def seconds(value: float | None) -> str:
 
 
 def size(value: float | None) -> str:
-    """Bytes in decimal units, as discs and papers count them."""
+    """Bytes in decimal units, as disks and papers count them."""
     if value is None:
         return MISSING
     for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
@@ -89,36 +94,49 @@ def size(value: float | None) -> str:
     return f"{value:,.0f} B"
 
 
+def rate(bytes_per_s: float | None) -> str:
+    return MISSING if bytes_per_s is None else f"{size(bytes_per_s)}/s"
+
+
 def count(value: int | None) -> str:
     return MISSING if value is None else f"{value:,}"
 
 
-def ranges(numbers: list[int]) -> str:
-    """'layers 2 to 5, 7': consecutive numbers in short."""
+def layer_ranges(layers: list[int]) -> str:
+    """Consecutive layers in short: 'layers 2 to 5, 7'."""
     runs: list[list[int]] = []
-    for each in sorted(numbers):
-        if runs and runs[-1][-1] == each - 1:
-            runs[-1].append(each)
+    for layer in sorted(layers):
+        if runs and runs[-1][-1] == layer - 1:
+            runs[-1].append(layer)
         else:
-            runs.append([each])
+            runs.append([layer])
     words = ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
-    return f"layer{'s' if len(numbers) > 1 else ''} {words}"
+    return f"layer{'s' if len(layers) > 1 else ''} {words}"
 
 
 def times(value: float | None) -> str:
-    """A ratio: 1.31, with the multiplication sign."""
+    """A ratio: '1.31' with the multiplication sign."""
     return MISSING if value is None else f"{value:.2f}{TIMES}"
 
 
-def delta(ratio: float | None) -> str | None:
-    """How far a value is from dense, in text: 0.75 is '-25 %', 41 is '41 x dense', 1 is '= dense', with true signs."""
+def plus_minus(difference: float, decimals: int = 1) -> str:
+    """A difference with its sign."""
+    return signs(f"{difference:+.{decimals}f}")
+
+
+def delta(ratio: float | None, reference: str = "dense") -> str | None:
+    """How far a value is from dense.
+
+    0.75 is '-25 %', 41 is '41 x dense' and 1 is '= dense', with typographic signs. None if the ratio
+    is missing or not positive.
+    """
     if ratio is None or ratio <= 0:
         return None
     change = 100 * (ratio - 1)
     if abs(change) < 0.05:
-        return "= dense"
+        return f"= {reference}"
     if ratio >= 10:
-        return f"{number(ratio, 2)}{TIMES} dense"
+        return f"{number(ratio, 2)}{TIMES} {reference}"
     return signs(f"{change:+.{1 if abs(change) < 10 else 0}f} %")
 
 

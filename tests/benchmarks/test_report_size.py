@@ -2,49 +2,38 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
+import report_builder
 from prunebench_report import render
 
 pytestmark = pytest.mark.bench
 
 
-@pytest.fixture(scope="module")
-def build():
-    spec = importlib.util.spec_from_file_location(
-        "report_builder", Path(__file__).parents[1] / "report" / "builder.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["report_builder"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def records(build, count):
+def records(count):
     """Dense and so many cells of five methods, all different."""
-    found = [build.quickstart()[0]]
+    found = [report_builder.quickstart()[0]]
     methods = ["magnitude", "wanda", "sparsegpt", "random", "owl"]
     for number in range(1, count):
         if number % 4 == 0:
-            cell = build.cell("shortgpt", ratio=round(number / (4 * count), 5))
-            found.append(build.record(cell, 25 + number * 0.3, 1 + number / count / 2))
+            cell = report_builder.cell("shortgpt", ratio=round(number / (4 * count), 5))
+            found.append(report_builder.record(cell, 25 + number * 0.3, 1 + number / count / 2))
         else:
-            cell = build.cell(methods[number % 5], sparsity=round(number / count, 5))
-            found.append(build.record(cell, 25 + (number % 97) * 3, 1 + (number % 7) / 1000))
+            cell = report_builder.cell(methods[number % 5], sparsity=round(number / count, 5))
+            found.append(
+                report_builder.record(cell, 25 + (number % 97) * 3, 1 + (number % 7) / 1000)
+            )
     return found
 
 
 @pytest.fixture(scope="module", params=[50, 1000])
-def rendered(request, build, tmp_path_factory):
+def rendered(request, tmp_path_factory):
     """(cells, seconds, file) of a report."""
     folder = tmp_path_factory.mktemp("sizes")
-    store = build.store(folder / "run", records(build, request.param))
+    store = report_builder.store(folder / "run", records(request.param))
     begun = time.perf_counter()
     text = render(store)
     spent = time.perf_counter() - begun

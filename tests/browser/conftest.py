@@ -1,13 +1,14 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
+
+import report_builder
+from prunebench_report import write_report
 
 FLAGS = (
     "--headless",
@@ -25,19 +26,16 @@ FLAGS = (
 @pytest.fixture(scope="session")
 def report(tmp_path_factory) -> Path:
     """A realistic report, with a failed cell and one that was not run."""
-    path = Path(__file__).parents[1] / "report" / "builder.py"
-    spec = importlib.util.spec_from_file_location("report_builder", path)
-    build = importlib.util.module_from_spec(spec)
-    sys.modules["report_builder"] = build
-    spec.loader.exec_module(build)
-
-    from prunebench_report import write_report
-
     folder = tmp_path_factory.mktemp("report") / "run"
-    broken = build.failed(
-        build.cell("sparsegpt", sparsity=0.5), log='</script><img src=x onerror="alert(1)">'
+    broken = report_builder.failed(
+        report_builder.cell("sparsegpt", sparsity=0.5),
+        log='</script><img src=x onerror="alert(1)">',
     )
-    build.store(folder, [*build.quickstart(), broken], missing=[build.cell("owl", sparsity=0.6)])
+    report_builder.store(
+        folder,
+        [*report_builder.quickstart(), broken],
+        missing=[report_builder.cell("owl", sparsity=0.6)],
+    )
     return write_report(folder)
 
 

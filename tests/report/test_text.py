@@ -79,3 +79,16 @@ def test_a_log_keeps_its_end_only():
     shown = text.tail("\n".join(f"line {n}" for n in range(100_000)))
     assert shown.endswith("line 99999")
     assert len(shown.splitlines()) == 20
+
+
+@pytest.mark.parametrize(
+    ("layers", "shown"),
+    [
+        ([3], "layer 3"),
+        ([5, 4, 3, 9], "layers 3 to 5, 9"),
+        ([1, 3], "layers 1, 3"),
+        ([0, 1], "layers 0 to 1"),
+    ],
+)
+def test_consecutive_layers_are_shown_as_ranges(layers, shown):
+    assert text.layer_ranges(layers) == shown

@@ -15,10 +15,6 @@ def load_run(folder: str | Path) -> pd.DataFrame:
     The columns are those of `prunebench export`; their names contain the units (seconds, bytes,
     joules). Raises PrunebenchError if ``folder`` is not a run folder.
     """
-    from prunebench.store.run_folder import RunStore
-    from prunebench_report.data.table import table
+    from prunebench_report import load_table
 
-    store = RunStore.open(Path(folder))
-    planned = store.read_plan()
-    records, _ = store.records(planned.cells)
-    return table(records, planned.gate, planned.expect)
+    return load_table(Path(folder))

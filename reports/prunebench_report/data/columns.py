@@ -1,88 +1,98 @@
-"""The columns of the one table: name, type and meaning. Units stand in the names; shares and ratios have none."""
+"""The columns of the table that the report embeds and `prunebench export` writes.
+
+Each column has a name, a type and a meaning. Units are part of the name (`_s`, `_bytes`, `_percent`);
+shares and ratios have none.
+"""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Kind = Literal["text", "integer", "real", "truth"]
 
+Row = dict[str, Any]
+"""One cell of a run: a value for each column name, None if it is not available."""
+
 
 @dataclass(frozen=True)
-class Field:
+class Column:
     name: str
     kind: Kind
     meaning: str
 
 
-def _fields(kind: Kind, meanings: dict[str, str]) -> tuple[Field, ...]:
-    return tuple(Field(name, kind, meaning) for name, meaning in meanings.items())
+def _columns(kind: Kind, meanings: dict[str, str]) -> tuple[Column, ...]:
+    return tuple(Column(name, kind, meaning) for name, meaning in meanings.items())
 
 
 IDENTITY = (
-    *_fields(
+    *_columns(
         "text",
         {
             "cell": "content hash of the experiment",
-            "name": "the label, with what tells it from the others of the table",
+            "name": "the label, made unique within the run by model, run, seed or id",
             "status": "ok, failed, timeout, out-of-memory or skipped",
             "model": "label of the model",
             "model_dtype": "precision of the weights",
             "model_sha256": "hash of the model file, or its Hub revision",
             "method": "pruning method",
-            "label": "method with the options that the suite names",
-            "options": "all options, JSON",
-            "allocation": "how the share was spread over the model",
-            "allocation_options": "all its options, JSON",
-            "recovery": "what repaired the pruned model",
-            "recovery_options": "all its options, JSON",
-            "distribution": "distribution that provides the method",
-            "version": "its version",
-            "device": "where the cell ran",
+            "label": "method with the options that the suite sets",
+            "options": "all options of the method, JSON",
+            "allocation": "how the sparsity was distributed over the layers",
+            "allocation_options": "all options of the allocation, JSON",
+            "recovery": "how the pruned model was repaired",
+            "recovery_options": "all options of the recovery, JSON",
+            "distribution": "Python distribution that provides the method",
+            "version": "version of that distribution",
+            "device": "device that the cell ran on",
         },
     ),
-    *_fields("integer", {"seed": "seed"}),
-    *_fields("text", {"dense_cell": "the dense cell that this one is compared with"}),
+    *_columns("integer", {"seed": "random seed"}),
+    *_columns("text", {"dense_cell": "id of the dense cell that this cell is compared with"}),
 )
 
 QUALITY = (
-    *_fields(
+    *_columns(
         "real",
         {
             "perplexity": "exp(nll)",
             "perplexity_low": "lower end of the 95 % interval over windows",
-            "perplexity_high": "upper end of it",
-            "nll_nats": "mean negative log-likelihood of a token",
-            "nll_stderr_nats": "its standard error over windows",
+            "perplexity_high": "upper end of the 95 % interval over windows",
+            "nll_nats": "mean negative log-likelihood per token",
+            "nll_stderr_nats": "standard error of nll_nats over windows",
             "recovery_percent": "dense perplexity / perplexity",
         },
     ),
-    *_fields("text", {"perplexity_protocol": "corpus, split, window, stride, tokens scored, BOS"}),
+    *_columns("text", {"perplexity_protocol": "corpus, split, window, stride, tokens scored, BOS"}),
 )
-"""One set a perplexity protocol; from the second on the names end in _2, _3, ..."""
+"""One set for each perplexity protocol; from the second on the names end in _2, _3, ..."""
 
 TASKS = (
-    *_fields("text", {"task": "a task of lm-eval", "task_metric": "the metric that stands for it"}),
-    *_fields(
+    *_columns("text", {"task": "name of an lm-eval task", "task_metric": "its headline metric"}),
+    *_columns(
         "real",
         {
-            "task_value": "its score",
+            "task_value": "score",
             "task_stderr": "standard error of the score",
-            "task_recovery_percent": "score / dense score (dense / score where lower is better)",
-            "task_z": "difference from dense over the root of the sum of the squared standard errors",
+            "task_recovery_percent": "score / dense score (dense / score if lower is better)",
+            "task_z": "(score - dense score) / sqrt(stderr^2 + dense stderr^2)",
         },
     ),
-    *_fields("text", {"task_protocol": "shots, questions, source of the rows, versions"}),
+    *_columns("text", {"task_protocol": "shots, questions, source of the questions, versions"}),
 )
-"""One set a task, none where no tasks were run; from the second on numbered as the others."""
+"""One set for each task, numbered like `QUALITY`; none if no tasks ran."""
 
 TASKS_TOGETHER = (
-    *_fields(
+    *_columns(
         "integer",
-        {"tasks_run": "number of tasks", "tasks_questions": "of the task that was asked least"},
+        {
+            "tasks_run": "number of tasks",
+            "tasks_questions": "questions of the task with the fewest questions",
+        },
     ),
-    *_fields(
+    *_columns(
         "real",
         {
             "tasks_mean": "mean of the scores",
@@ -92,83 +102,88 @@ TASKS_TOGETHER = (
 )
 
 METRICS = (
-    *_fields(
+    *_columns(
         "text",
         {
-            "metric": "a figure of a plugin's metric",
-            "metric_unit": "its unit; empty where it has none",
+            "metric": "name of a figure that a metric plugin reports",
+            "metric_unit": "unit of the figure; empty if it has none",
         },
     ),
-    *_fields("truth", {"metric_higher_is_better": "whether more of it is better"}),
-    *_fields(
+    *_columns("truth", {"metric_higher_is_better": "whether higher values are better"}),
+    *_columns(
         "real",
         {
             "metric_value": "the figure",
-            "metric_recovery_percent": "figure / dense (dense / figure where lower is better), where both are above zero",
+            "metric_recovery_percent": "figure / dense (dense / figure if lower is better), "
+            "if both are above zero",
         },
     ),
-    *_fields(
+    *_columns(
         "text",
         {
             "metric_reason": "why there is no figure",
-            "metric_protocol": "options, text, distribution that provides it, version",
+            "metric_protocol": "options, text, distribution that provides the metric, version",
         },
     ),
 )
-"""One set a figure, none where the suite names no metrics; from the second on numbered as the others."""
+"""One set for each figure, numbered like `QUALITY`; none if the suite names no metrics."""
 
-GATE = _fields(
+GATE = _columns(
     "truth",
     {
-        "gate_passed": "tasks_recovery_percent, or with fewer than 100 questions a task every recovery_percent, reaches the quality gate"
+        "gate_passed": "whether the cell passes the quality gate: tasks_recovery_percent if every "
+        "task has at least 100 questions, otherwise every recovery_percent, reaches the gate"
     },
 )
 
 SPEED = (
-    *_fields(
+    *_columns(
         "real",
         {
             "ttft_p50_s": "time to first token, median",
-            "ttft_p90_s": "90th percentile",
-            "ttft_p99_s": "99th percentile",
-            "inter_token_p50_s": "time between tokens, median",
-            "inter_token_p90_s": "90th percentile",
-            "inter_token_p99_s": "99th percentile",
-            "tokens_per_s": "generated tokens per second over the batch",
+            "ttft_p90_s": "time to first token, 90th percentile",
+            "ttft_p99_s": "time to first token, 99th percentile",
+            "inter_token_p50_s": "inter-token latency, median",
+            "inter_token_p90_s": "inter-token latency, 90th percentile",
+            "inter_token_p99_s": "inter-token latency, 99th percentile",
+            "tokens_per_s": "generated tokens per second over the whole batch",
             "ttft_speedup": "dense time / pruned time, prompt phase",
             "ttft_speedup_low": "lower end of its 95 % interval",
-            "ttft_speedup_high": "upper end of it",
+            "ttft_speedup_high": "upper end of its 95 % interval",
             "inter_token_speedup": "dense time / pruned time, generation phase",
             "inter_token_speedup_low": "lower end of its 95 % interval",
-            "inter_token_speedup_high": "upper end of it",
-            "sparse24_speedup": "the same through kernels for 2:4 weights, where the GPU has them",
+            "inter_token_speedup_high": "upper end of its 95 % interval",
+            "sparse24_speedup": "inter_token_speedup with 2:4 kernels, if the GPU has them",
             "sparse24_speedup_low": "lower end of its 95 % interval",
-            "sparse24_speedup_high": "upper end of it",
+            "sparse24_speedup_high": "upper end of its 95 % interval",
         },
     ),
-    *_fields(
+    *_columns(
         "truth",
-        {"speedup_paired": "ratios are of interleaved rounds, not of two cells timed apart"},
+        {
+            "speedup_paired": "whether the speed-ups come from rounds interleaved with dense "
+            "rather than from two cells timed apart"
+        },
     ),
-    *_fields("integer", {"rounds": "timed rounds"}),
-    *_fields(
+    *_columns("integer", {"rounds": "timed rounds"}),
+    *_columns(
         "text",
         {
             "latency_protocol": "prompt, new tokens, batch size, device, execution",
             "execution": "how a token is computed: eager, static, lean, compiled, cuda-graph",
         },
     ),
-    *_fields(
+    *_columns(
         "real",
         {
-            "io_floor_s": "least time in which one token's bytes can be read",
+            "io_floor_s": "least time in which the bytes of one token can be read",
             "io_utilisation": "io_floor_s / inter_token_p50_s",
-            "io_bytes_per_token": "weights and KV cache that one token reads, bytes",
-            "bandwidth_bytes_per_s": "measured on this machine",
+            "io_bytes_per_token": "bytes of weights and KV cache that one token reads",
+            "bandwidth_bytes_per_s": "memory bandwidth measured on this machine",
         },
     ),
 )
-"""One set a latency shape; from the second on the names end in _2, _3, ..."""
+"""One set for each latency shape, numbered like `QUALITY`."""
 
 _PARTS = {
     "attention": "attention",
@@ -179,38 +194,39 @@ _PARTS = {
 }
 
 BREAKDOWN = (
-    *_fields(
+    *_columns(
         "real",
         {
-            f"{part}_{key}": f"{meaning} {name}, timed eagerly"
+            f"{part}_{key}": f"time of {unit} spent in {name}, timed eagerly"
             for part, name in _PARTS.items()
-            for key, meaning in (
-                ("prompt_s", "of one prompt, in"),
-                ("token_s", "of one generated token, in"),
-            )
+            for key, unit in (("prompt_s", "one prompt"), ("token_s", "one generated token"))
         },
     ),
-    *_fields(
+    *_columns(
         "integer",
-        {f"{part}_token_bytes": f"that one token reads in {name}" for part, name in _PARTS.items()},
+        {
+            f"{part}_token_bytes": f"bytes that one token reads in {name}"
+            for part, name in _PARTS.items()
+        },
     ),
-    *_fields(
+    *_columns(
         "real",
         {
-            "dram_utilisation": "DRAM traffic / peak bandwidth while generating, by NVML's GPM counters"
+            "dram_utilisation": "DRAM traffic / peak bandwidth during generation, "
+            "by NVML's GPM counters"
         },
     ),
 )
 
-REST = (
-    *_fields(
+SIZE = (
+    *_columns(
         "real",
         {
             "sparsity": "zeros / prunable weights, counted",
             "removed_share": "1 - parameters / parameters of dense",
         },
     ),
-    *_fields(
+    *_columns(
         "integer",
         {
             "zeros": "zeros among the prunable weights",
@@ -222,101 +238,116 @@ REST = (
             "disk_bytes": "size as safetensors",
         },
     ),
-    *_fields(
+    *_columns(
         "real",
         {
-            "parameters_ratio": "to dense",
-            "memory_ratio": "memory_bytes to dense",
-            "disk_ratio": "disk_bytes to dense",
-            "peak_rss_ratio": "peak_rss_bytes to dense",
+            "parameters_ratio": "parameters / parameters of dense",
+            "memory_ratio": "memory_bytes / memory_bytes of dense",
+            "disk_ratio": "disk_bytes / disk_bytes of dense",
+            "peak_rss_ratio": "peak_rss_bytes / peak_rss_bytes of dense",
         },
     ),
-    *_fields(
+    *_columns(
         "text",
         {
-            "form": "how the weights ran",
-            "granularity": "what was pruned, counted: unstructured, n:m, width, blocks, layers, none",
+            "form": "form in which the weights ran, e.g. dense with zeros",
+            "granularity": "what was pruned, by counting: "
+            "unstructured, n:m, width, blocks, layers, none",
         },
     ),
-    *_fields("truth", {"speedup_expected": "whether the hardware can use that form"}),
-    *_fields(
+    *_columns("truth", {"speedup_expected": "whether the hardware can make use of that form"}),
+)
+
+DEVICES = (
+    *_columns(
         "integer",
         {
             "peak_rss_bytes": "peak resident set of the cell's process",
             "uss_bytes": "unique set size after the measurements",
-            "peak_gpu_bytes": "peak of the process on the GPU",
-            "generate_gpu_bytes": "allocated on the GPU while only the pruned model generates",
+            "peak_gpu_bytes": "peak GPU memory of the process",
+            "generate_gpu_bytes": "GPU memory allocated while only the pruned model generates",
             "load_bytes": "size of the weight files",
         },
     ),
-    *_fields(
+    *_columns(
         "real",
         {
-            "joules_per_token": "generation phase, by the counter of energy_source",
-            "joules_per_prompt": "prompt phase, for each sequence",
-            "joules_ratio": "joules_per_token to dense, by the same counter",
-            "idle_w": "power while waiting, not subtracted",
+            "joules_per_token": "energy of a generated token, by the counter in energy_source",
+            "joules_per_prompt": "energy of the prompt phase, per sequence",
+            "joules_ratio": "joules_per_token / joules_per_token of dense, by the same counter",
+            "idle_w": "power while the process waits; not subtracted from the energies",
         },
     ),
-    *_fields("text", {"energy_source": "the counter, or why there is none"}),
-    *_fields(
+    *_columns("text", {"energy_source": "the energy counter, or why there is none"}),
+    *_columns(
         "truth",
-        {"gpu_shared": "other processes were on the GPU; missing where that cannot be told"},
+        {"gpu_shared": "whether other processes used the GPU; missing if that is unknown"},
     ),
-    *_fields(
+    *_columns(
         "real",
         {
-            "cpu_others_share": "CPU that others took while timing, of the cores that the cell may use"
+            "cpu_others_share": "share of the usable cores' CPU time that others took "
+            "during a timed phase, the worst one"
         },
     ),
-    *_fields(
-        "real", {"load_s": "time to load the dense model", "load_host_s": "files to host memory"}
+)
+
+COST = (
+    *_columns(
+        "real",
+        {
+            "load_s": "time to load the dense model",
+            "load_host_s": "time from the files to host memory",
+            "load_device_s": "time from host memory to the device",
+        },
     ),
-    *_fields("real", {"load_device_s": "host memory to device"}),
-    *_fields("text", {"load_cache": "state of the page cache while loading"}),
-    *_fields("real", {"prune_s": "the method alone, calibration included"}),
-    *_fields(
+    *_columns("text", {"load_cache": "state of the page cache during loading"}),
+    *_columns("real", {"prune_s": "time of the method alone, calibration included"}),
+    *_columns(
         "integer",
         {
-            "calibration_tokens": "tokens that the method saw",
-            "prune_peak_rss_bytes": "peak while pruning",
-            "prune_peak_gpu_bytes": "the same on the GPU",
+            "calibration_tokens": "calibration tokens that the method saw",
+            "prune_peak_rss_bytes": "peak resident set during pruning",
+            "prune_peak_gpu_bytes": "peak GPU memory during pruning",
         },
     ),
-    *_fields("text", {"calibration_sha256": "hash of those tokens"}),
-    *_fields("real", {"recover_s": "the recovery alone, training included"}),
-    *_fields("integer", {"recover_tokens": "tokens seen in its training"}),
-    *_fields("text", {"recover_sha256": "hash of its windows"}),
-    *_fields("real", {"total_s": "the whole cell"}),
-    *_fields(
-        "text",
-        {
-            "started": "UTC",
-            "finished": "UTC",
-            "error_phase": "where it failed",
-            "error_type": "class of the error",
-            "error_message": "its text",
-            "error_hint": "how to mend it",
-        },
-    ),
+    *_columns("text", {"calibration_sha256": "hash of the calibration tokens"}),
+    *_columns("real", {"recover_s": "time of the recovery alone, training included"}),
+    *_columns("integer", {"recover_tokens": "tokens seen during the recovery's training"}),
+    *_columns("text", {"recover_sha256": "hash of the training windows"}),
+    *_columns("real", {"total_s": "time of the whole cell"}),
+)
+
+OUTCOME = _columns(
+    "text",
+    {
+        "started": "start of the cell, UTC",
+        "finished": "end of the cell, UTC",
+        "error_phase": "phase in which the cell failed",
+        "error_type": "class of the error",
+        "error_message": "message of the error",
+        "error_hint": "how to fix the error",
+    },
 )
 
 PUBLISHED = (
-    *_fields("text", {"published_metric": "what a published figure is of"}),
-    *_fields(
+    *_columns("text", {"published_metric": "quantity that a published figure reports"}),
+    *_columns(
         "real",
         {
-            "published_value": "the figure: scores of tasks in per cent, shares as fractions",
-            "published_measured": "the same of this cell",
+            "published_value": "published figure: task scores in per cent, shares as fractions",
+            "published_measured": "the same quantity, measured on this cell",
             "published_difference": "measured / published - 1",
         },
     ),
-    *_fields("truth", {"published_agrees": "the difference is within the figure's tolerance"}),
-    *_fields("text", {"published_source": "where it was published"}),
+    *_columns(
+        "truth", {"published_agrees": "whether the difference is within the figure's tolerance"}
+    ),
+    *_columns("text", {"published_source": "publication that reports the figure"}),
 )
-"""One set a published figure of the cell, none where the suite has none; from the second on numbered as the others."""
+"""One set for each published figure of the cell, numbered like `QUALITY`; often none."""
 
-_ALL = (
+ALL = (
     *IDENTITY,
     *QUALITY,
     *TASKS,
@@ -325,35 +356,44 @@ _ALL = (
     *GATE,
     *SPEED,
     *BREAKDOWN,
-    *REST,
+    *SIZE,
+    *DEVICES,
+    *COST,
+    *OUTCOME,
     *PUBLISHED,
 )
-_KINDS = {field.name: field.kind for field in _ALL}
+_KINDS = {column.name: column.kind for column in ALL}
 
 
-def kind_of(column: str) -> Kind:
-    """The type of a column, a later protocol's (``perplexity_2``) included."""
-    return _KINDS[column] if column in _KINDS else _KINDS[re.sub(r"_\d+$", "", column)]
+def kind_of(name: str) -> Kind:
+    """The type of a column, also of a numbered one (``perplexity_2``)."""
+    return _KINDS[name] if name in _KINDS else _KINDS[re.sub(r"_\d+$", "", name)]
 
 
-def names(
+def column_names(
     perplexities: int, shapes: int, published: int = 0, tasks: int = 0, metrics: int = 0
 ) -> list[str]:
-    """All columns, in order, for so many perplexity protocols and latency shapes (at least one set of each) and figures."""
-    columns = [field.name for field in IDENTITY]
-    columns += [
-        numbered(field.name, index) for index in range(max(1, perplexities)) for field in QUALITY
-    ]
-    columns += [numbered(field.name, index) for index in range(tasks) for field in TASKS]
-    columns += [field.name for field in TASKS_TOGETHER] if tasks else []
-    columns += [numbered(field.name, index) for index in range(metrics) for field in METRICS]
-    columns += [field.name for field in GATE]
-    columns += [numbered(field.name, index) for index in range(max(1, shapes)) for field in SPEED]
-    columns += [field.name for field in (*BREAKDOWN, *REST)]
-    return columns + [
-        numbered(field.name, index) for index in range(published) for field in PUBLISHED
+    """All column names in order, with as many numbered sets as given.
+
+    A table always has at least one set for perplexity and one for latency, even if they are empty.
+    """
+
+    def sets(columns: tuple[Column, ...], count: int) -> list[str]:
+        return [numbered(column.name, index) for index in range(count) for column in columns]
+
+    return [
+        *sets(IDENTITY, 1),
+        *sets(QUALITY, max(1, perplexities)),
+        *sets(TASKS, tasks),
+        *(sets(TASKS_TOGETHER, 1) if tasks else ()),
+        *sets(METRICS, metrics),
+        *sets(GATE, 1),
+        *sets(SPEED, max(1, shapes)),
+        *sets((*BREAKDOWN, *SIZE, *DEVICES, *COST, *OUTCOME), 1),
+        *sets(PUBLISHED, published),
     ]
 
 
 def numbered(name: str, index: int) -> str:
+    """The column ``name`` of the set with this index, counted from 0."""
     return name if index == 0 else f"{name}_{index + 1}"

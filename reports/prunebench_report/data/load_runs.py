@@ -1,51 +1,34 @@
-"""The run folders behind one report: their plans as one, every cell once, each with the run that it comes from."""
+"""Reads run folders as one `ReportInput`: their plans merged, every cell once."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from prunebench.errors import PrunebenchError
+from prunebench_report.data.report_input import ReportInput, SuiteText
 from prunebench_report.text import clean, shorten
 
 if TYPE_CHECKING:
     from prunebench.experiment.cell import Cell
     from prunebench.record.record import Record
-    from prunebench.store.plan_file import Plan
     from prunebench.store.run_folder import DamagedRecord, RunStore
 
 _SUITE_LIMIT = 100_000
 
 
-class SuiteText(NamedTuple):
-    """A suite as it was given; ``run`` is empty where the report is of one run."""
+def load_runs(
+    stores: Sequence[RunStore], only: Sequence[str] = (), *, running: bool = False
+) -> ReportInput:
+    """The cells of all ``stores``.
 
-    run: str
-    sha256: str
-    text: str | None
-
-
-@dataclass(frozen=True)
-class ReportInput:
-    """What one report is about."""
-
-    plan: Plan
-    records: list[Record]
-    damaged: list[DamagedRecord]
-    suites: list[SuiteText]
-    runs: dict[str, str]
-    """The run of each cell id; empty where the report is of one run."""
-    gates: tuple[float, ...]
-
-
-def gather(stores: Sequence[RunStore], only: Sequence[str] = ()) -> ReportInput:
-    """The cells of all ``stores``, the same id once: the first that has a result, else the first.
-
-    ``only`` keeps cells by method, label, model or id, as shell patterns; dense stays. Raises PrunebenchError for a
-    folder that is no run, and where a pattern fits no cell.
+    A cell that several runs have is taken from the first run in which it is ok, otherwise from the
+    first. ``only`` are shell patterns of method, label, model or id; dense always stays. ``running``
+    says that cells are still being run. Raises PrunebenchError if a plan cannot be read or if no cell
+    matches ``only``.
     """
     plans = [store.read_plan() for store in stores]
     names = _run_names(stores)
@@ -67,13 +50,13 @@ def gather(stores: Sequence[RunStore], only: Sequence[str] = ()) -> ReportInput:
             damaged.setdefault(one.path.stem, one)
     if only and not cells:
         raise PrunebenchError(
-            f"no cell fits {', '.join(only)}", hint="`prunebench export` lists the cells of a run"
+            f"no cell matches {', '.join(only)}",
+            hint="`prunebench export` lists the cells of a run",
         )
-    first = plans[0]
     several = len(stores) > 1
     return ReportInput(
         plan=replace(
-            first,
+            plans[0],
             title=" + ".join(dict.fromkeys(plan.title or plan.suite for plan in plans)),
             cells=tuple(cells.values()),
             expect=tuple(dict.fromkeys(figure for plan in plans for figure in plan.expect)),
@@ -86,24 +69,27 @@ def gather(stores: Sequence[RunStore], only: Sequence[str] = ()) -> ReportInput:
         ],
         runs=runs if several else {},
         gates=tuple(dict.fromkeys(plan.gate for plan in plans)),
+        running=running,
     )
 
 
 def _selected(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
-    def fits(cell: Cell) -> bool:
+    """The cells that match a pattern, and the dense cells of their models."""
+
+    def matches(cell: Cell) -> bool:
         texts = (cell.method.name, cell.label, cell.model.name, cell.id)
         return any(fnmatchcase(text, pattern) for text in texts for pattern in only)
 
-    chosen = {cell.model.name for cell in cells if fits(cell)} if only else set()
+    models = {cell.model.name for cell in cells if matches(cell)} if only else set()
     return [
         cell
         for cell in cells
-        if not only or fits(cell) or (cell.method.name == "dense" and cell.model.name in chosen)
+        if not only or matches(cell) or (cell.method.name == "dense" and cell.model.name in models)
     ]
 
 
 def _run_names(stores: Sequence[RunStore]) -> list[str]:
-    """A name for each run: its folder's, with as many parents as it takes, at last a number."""
+    """A name for each run: its folder's; if two agree, with the parent folder, then a number."""
     paths = [store.folder.resolve() for store in stores]
     names = [path.name for path in paths]
     if len(set(names)) < len(names):
@@ -116,6 +102,7 @@ def _run_names(stores: Sequence[RunStore]) -> list[str]:
 
 
 def _suite_text(store: RunStore) -> str | None:
+    """The suite as given; None if its file is gone: the plan has all that the report needs."""
     try:
         text = store.suite_path.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,7 +1,8 @@
-"""The map of what is gone in one cell: decoder layers along x, linears along y, removed layers and blocks crossed out."""
+"""The map of what is gone in one cell: layers along x, linears along y, removed parts crossed out."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,8 @@ from prunebench_report.text import percent
 if TYPE_CHECKING:
     from prunebench.record.audit import Audit, LinearAudit
 
-_HEIGHT = 15
+_ROW_HEIGHT = 15
+_MOST_TICKS = 8
 
 
 @dataclass(frozen=True)
@@ -34,49 +36,52 @@ def _square(one: LinearAudit) -> _Square:
 
 
 def heatmap(audit: Audit) -> dict[str, Any] | None:
-    """Geometry for the template, in units of one layer along x; None where the model has no prunable linear.
+    """Geometry for the template, one unit per layer along x; None without prunable linears.
 
-    Neighbouring layers with the same share become one rect, so that a uniform map stays small.
+    Neighbouring layers with the same share become one rectangle, so that a uniform map stays small.
     """
     names = list(dict.fromkeys(linear.name for linear in audit.linears))
     total = max([audit.layers_dense, *(linear.layer + 1 for linear in audit.linears)])
     if not names or not total:
         return None
-    rows = []
-    for index, name in enumerate(names):
-        squares = sorted(
-            (_square(one) for one in audit.linears if one.name == name),
-            key=lambda square: square.layer,
-        )
-        gone, weights = sum(s.gone for s in squares), sum(s.weights for s in squares)
-        low, high = min(s.share for s in squares), max(s.share for s in squares)
-        rows.append(
-            {
-                "name": name,
-                "y": index * _HEIGHT,
-                "rects": [_rect(run, name) for run in _runs(squares)],
-                "mean": percent(gone / weights if weights else None),
-                "range": percent(low)
-                if percent(low) == percent(high)
-                else f"{percent(low)} to {percent(high)}",
-            }
-        )
+    rows = [_row(audit, index, name) for index, name in enumerate(names)]
     return {
         "layers": total,
-        "height": len(names) * _HEIGHT,
-        "row": _HEIGHT,
+        "height": len(names) * _ROW_HEIGHT,
+        "row": _ROW_HEIGHT,
         "rows": rows,
         "removed": _removed(audit, names),
-        "ticks": list(range(0, total, max(1, -(-total // 8)))),
+        "ticks": list(range(0, total, max(1, -(-total // _MOST_TICKS)))),
         "title": "Weights that are zero or cut off, by layer and linear",
         "desc": _describe(audit, rows),
     }
 
 
+def _row(audit: Audit, index: int, name: str) -> dict[str, Any]:
+    squares = sorted(
+        (_square(one) for one in audit.linears if one.name == name),
+        key=lambda square: square.layer,
+    )
+    low = percent(min(square.share for square in squares))
+    high = percent(max(square.share for square in squares))
+    return {
+        "name": name,
+        "y": index * _ROW_HEIGHT,
+        "rects": [_rect(run, name) for run in _runs(squares)],
+        "mean": percent(_mean_share(squares)),
+        "range": low if low == high else f"{low} to {high}",
+    }
+
+
+def _mean_share(squares: Sequence[_Square]) -> float | None:
+    gone, weights = sum(s.gone for s in squares), sum(s.weights for s in squares)
+    return gone / weights if weights else None
+
+
 def _removed(audit: Audit, names: list[str]) -> list[dict[str, Any]]:
-    """What to cross out: whole columns for layers, the rows of their linears for attentions and MLPs."""
+    """What to cross out: columns for layers, the rows of their linears for attentions and MLPs."""
     whole = [
-        {"x": layer, "y": 0, "height": len(names) * _HEIGHT, "title": f"layer {layer} removed"}
+        {"x": layer, "y": 0, "height": len(names) * _ROW_HEIGHT, "title": f"layer {layer} removed"}
         for layer in audit.removed_layers
     ]
     present = {(one.layer, one.name) for one in audit.linears}
@@ -85,20 +90,20 @@ def _removed(audit: Audit, names: list[str]) -> list[dict[str, Any]]:
         layer, kind = int(block.partition(".")[0]), block.partition(".")[2]
         missing = [index for index, name in enumerate(names) if (layer, name) not in present]
         if missing:
-            height = (missing[-1] - missing[0] + 1) * _HEIGHT
             parts.append(
                 {
                     "x": layer,
-                    "y": missing[0] * _HEIGHT,
-                    "height": height,
+                    "y": missing[0] * _ROW_HEIGHT,
+                    "height": (missing[-1] - missing[0] + 1) * _ROW_HEIGHT,
                     "title": f"layer {layer}: {kind} removed",
                 }
             )
     return whole + parts
 
 
-def _runs(squares: list[_Square]) -> list[list[_Square]]:
+def _runs(squares: Sequence[_Square]) -> list[list[_Square]]:
     """Consecutive layers whose shares print alike."""
+    # layer - index is constant as long as no layer is missing in between.
     keyed = [(square, square.layer - index) for index, square in enumerate(squares)]
     return [
         [square for square, _ in run]
@@ -108,20 +113,21 @@ def _runs(squares: list[_Square]) -> list[list[_Square]]:
 
 def _rect(run: list[_Square], name: str) -> dict[str, Any]:
     first, last = run[0].layer, run[-1].layer
-    where = f"layer {first}" if first == last else f"layers {first} to {last}"
-    share = sum(s.gone for s in run) / max(1, sum(s.weights for s in run))
+    layers = f"layer {first}" if first == last else f"layers {first} to {last}"
+    share = _mean_share(run) or 0.0
     return {
         "x": first,
         "width": last - first + 1,
         "shade": round(share, 3),
-        "title": f"{where}, {name}: {percent(share)}",
+        "title": f"{layers}, {name}: {percent(share)}",
     }
 
 
 def _describe(audit: Audit, rows: list[dict[str, Any]]) -> str:
-    parts = [f"{row['name']} {row['range']}" for row in rows]
+    parts = "; ".join(f"{row['name']} {row['range']}" for row in rows)
     gone = ", ".join(map(str, audit.removed_layers))
     removed = f" Removed layers: {gone}." if gone else " No layer is removed."
     if audit.removed_blocks:
         removed += f" Removed attentions and MLPs: {', '.join(audit.removed_blocks)}."
-    return f"Share of weights that are zero or cut off, over {len(audit.kept_layers)} of {audit.layers_dense} layers: {'; '.join(parts)}.{removed}"
+    layers = f"{len(audit.kept_layers)} of {audit.layers_dense} layers"
+    return f"Share of weights that are zero or cut off, over {layers}: {parts}.{removed}"

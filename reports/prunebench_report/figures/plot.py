@@ -1,4 +1,4 @@
-"""What a scatter plot is made of: the panel, its points, its labels, and the colours that stand for CSS variables."""
+"""What a scatter plot consists of: panel, points, labels, and the colours that become CSS variables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Literal
 MARKERS = "osD^vPX*"
 WIDTH, HEIGHT = 460, 360
 FONT = 11.0
-# Colours that matplotlib draws with; each becomes the CSS variable of the same place in the style sheet.
+# Colours that nobody would choose: after drawing each one is replaced by the CSS variable beside it,
+# so that a plot follows the page's light or dark theme.
 INK, SOFT, GRID, PAPER = "#010101", "#020202", "#030303", "#040404"
 VARIABLES = {INK: "--ink", SOFT: "--muted", GRID: "--line", PAPER: "--surface"}
 METHODS = [f"#1000{index:02x}" for index in range(len(MARKERS))]
@@ -16,7 +17,12 @@ METHODS = [f"#1000{index:02x}" for index in range(len(MARKERS))]
 
 @dataclass(frozen=True)
 class Panel:
-    """What is drawn against what."""
+    """What is drawn against what; ``key`` is unique within the page.
+
+    ``x`` and ``y`` are columns of the table, ``x_better`` and ``y_better`` are 1 if higher values are
+    better and -1 if lower ones are. ``x_factor`` converts to the unit of ``x_label``. A ``gated``
+    panel has a line at the quality gate.
+    """
 
     key: str
     caption: str
@@ -48,7 +54,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Text:
-    """A label, set by us and not by matplotlib, which would look for its glyphs and read `$` as mathematics."""
+    """A label in pixels from the lower left corner.
+
+    We write labels ourselves: matplotlib would need their glyphs and read `$` as mathematics.
+    """
 
     x: float
     y: float

@@ -1,27 +1,30 @@
-"""Geometry of the small graphics of a card, for the template to draw: timeline, sample strips, bars."""
+"""Geometry of the small graphics of a card, for the template to draw: timeline, strips and bars."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from prunebench_report.text import number, percent, seconds, size
 
 if TYPE_CHECKING:
     from prunebench.record.io import GenerationIO
-    from prunebench.record.memory import Timeline
+    from prunebench.record.memory import PhaseSpan, Timeline
     from prunebench.record.record import PhaseTime
     from prunebench.record.speed import LatencySamples
 
 WIDTH = 640
 _HEIGHT = 120
-_TICKS = 160
 _STYLES = ("", "dashed", "dotted")
+
+_STRIP_HEIGHT = 34
+_MOST_TICKS = 160
+"""More samples than this are drawn as every second, third, ... one."""
 
 
 def drawable(memory: Timeline | None) -> TypeGuard[Timeline]:
-    """Whether there are two samples or more."""
+    """Whether there are at least two samples."""
     return (
         memory is not None
         and len(memory.time_s) >= 2
@@ -36,29 +39,18 @@ def timeline(
     width: int = WIDTH,
     height: int = _HEIGHT,
 ) -> dict[str, Any] | None:
-    """Memory over time with the phases as bands, on axes that hold those ``beside`` too; None where it is not drawable."""
+    """Memory over time, with the phases as bands; None if it is not drawable.
+
+    The axes also have room for the timelines ``beside``, so that pictures can be compared.
+    """
     if not drawable(memory):
         return None
-    series = _series(memory)
     together = [memory, *beside]
     end = max(_end(one) for one in together) or 1.0
     ceiling = max(max(values) for one in together for values in _series(one).values()) or 1
     step = nice(ceiling / 3)
     top = step * math.ceil(ceiling / step)
-    bands = []
-    for index, span in enumerate(memory.phases):
-        left, right = width * span.start_s / end, width * min(span.end_s, end) / end
-        room = right - left > 7 * len(span.phase) + 6
-        bands.append(
-            {
-                "x": round(left, 1),
-                "width": round(max(0.0, right - left), 1),
-                "odd": index % 2 == 1,
-                "label": span.phase if room else "",
-                "title": f"{span.phase}: {seconds(span.end_s - span.start_s)} from {seconds(span.start_s)}",
-            }
-        )
-    peak = max(memory.rss_bytes)
+    bands = [_band(span, index, end, width) for index, span in enumerate(memory.phases)]
     return {
         "width": width,
         "height": height,
@@ -66,10 +58,10 @@ def timeline(
         "lines": [
             {
                 "name": name,
-                "path": _line(memory.time_s, values, (end, width), (top, height)),
-                "style": _STYLES[index],
+                "path": _path(memory.time_s, values, (end, width), (top, height)),
+                "style": style,
             }
-            for index, (name, values) in enumerate(series.items())
+            for (name, values), style in zip(_series(memory).items(), _STYLES, strict=False)
         ],
         "levels": [
             {
@@ -82,8 +74,22 @@ def timeline(
             {"x": round(width * share), "text": seconds(end * share) if share else "0"}
             for share in (0, 0.5, 1)
         ],
-        "title": f"Memory over {seconds(_end(memory))}, peak resident set {size(peak)}",
-        "desc": "Phases: " + "; ".join(str(band["title"]) for band in bands) + ".",
+        "title": f"Memory over {seconds(_end(memory))}, "
+        f"peak resident set {size(max(memory.rss_bytes))}",
+        "desc": f"Phases: {'; '.join(str(band['title']) for band in bands)}.",
+    }
+
+
+def _band(span: PhaseSpan, index: int, end: float, width: int) -> dict[str, Any]:
+    left, right = width * span.start_s / end, width * min(span.end_s, end) / end
+    room = right - left > 7 * len(span.phase) + 6  # pixels per character, and a margin
+    duration, start = seconds(span.end_s - span.start_s), seconds(span.start_s)
+    return {
+        "x": round(left, 1),
+        "width": round(max(0.0, right - left), 1),
+        "odd": index % 2 == 1,
+        "label": span.phase if room else "",
+        "title": f"{span.phase}: {duration} from {start}",
     }
 
 
@@ -100,13 +106,16 @@ def _end(memory: Timeline) -> float:
     return max([memory.time_s[-1], *(span.end_s for span in memory.phases)])
 
 
-def _line(
+def _path(
     times: Sequence[float],
     values: Sequence[int],
     across: tuple[float, int],
     upwards: tuple[float, int],
 ) -> str:
-    """An SVG path through the points; what would fall on the pixel before it, or inside a level stretch, is left out."""
+    """An SVG path through the points; ``across`` and ``upwards`` are (largest value, pixels).
+
+    Points on the same pixel as the one before, or inside a level stretch, are left out.
+    """
     (end, width), (top, height) = across, upwards
     points: list[tuple[int, int]] = []
     for time, value in zip(times, values, strict=True):
@@ -121,54 +130,35 @@ def _line(
 
 
 def nice(value: float) -> float:
-    """The next of 1, 2, 5 x 10^n that is not below ``value``; 1 where it is not positive."""
+    """The smallest 1, 2 or 5 x 10^n that is not below ``value``; 1 if it is not positive."""
     if value <= 0:
         return 1.0
     base = 10.0 ** math.floor(math.log10(value))
+    # The tolerance keeps 0.3 / 3 from being rounded up to 0.2.
     return next(factor * base for factor in (1, 2, 5, 10) if factor * base >= value * (1 - 1e-9))
 
 
-def samples(raw: LatencySamples | None) -> dict[str, Any] | None:
-    """The times between tokens as a strip, dense's interleaved rounds below on the same axis."""
+def sample_strip(raw: LatencySamples | None) -> dict[str, Any] | None:
+    """The times between tokens as ticks; dense's interleaved rounds below, on the same axis."""
     if raw is None:
         return None
-    sets = {"this cell": [t for one in raw.inter_token_s for t in one]}
-    sets["dense, between"] = [t for one in raw.dense_inter_token_s or [] for t in one]
-    known = {name: sorted(t for t in values if math.isfinite(t)) for name, values in sets.items()}
-    known = {name: values for name, values in known.items() if values}
-    if "this cell" not in known:
+    sets = {
+        "this cell": _finite_sorted(raw.inter_token_s),
+        "dense, between": _finite_sorted(raw.dense_inter_token_s or []),
+    }
+    if not sets["this cell"]:
         return None
-    # The slowest hundredth would squeeze all others into a corner: it is counted beside the strip.
+    known = {name: values for name, values in sets.items() if values}
+    # The slowest hundredth would squeeze all others into a corner: count it, do not draw it.
     low = min(values[0] for values in known.values())
     high = max(_quantile(values, 0.99) for values in known.values())
     span = (high - low) or high or 1.0
-    start, stop = max(0.0, low - 0.05 * span), high + 0.05 * span
-
-    def x(value: float) -> float:
-        return round(WIDTH * (value - start) / (stop - start), 1)
-
-    rows = []
-    for index, (name, values) in enumerate(known.items()):
-        shown = [value for value in values if value <= stop]
-        step = max(1, -(-len(shown) // _TICKS))
-        rows.append(
-            {
-                "name": name,
-                "y": index * 34,
-                "ticks": "".join(
-                    f"M{mark:g} 0v16" for mark in dict.fromkeys(map(x, shown[::step]))
-                ),
-                "low": x(_quantile(values, 0.1)),
-                "middle": x(_quantile(values, 0.5)),
-                "high": x(min(_quantile(values, 0.9), stop)),
-                "beyond": len(values) - len(shown),
-                "count": len(values),
-                "text": f"{name}: median {seconds(_quantile(values, 0.5))} over {len(values)} samples",
-            }
-        )
+    axis = max(0.0, low - 0.05 * span), high + 0.05 * span
+    rows = [_strip(name, values, index, axis) for index, (name, values) in enumerate(known.items())]
+    start, stop = axis
     return {
         "width": WIDTH,
-        "height": 34 * len(rows),
+        "height": _STRIP_HEIGHT * len(rows),
         "rows": rows,
         "axis": [
             {"x": round(WIDTH * share), "text": seconds(start + share * (stop - start))}
@@ -180,12 +170,40 @@ def samples(raw: LatencySamples | None) -> dict[str, Any] | None:
     }
 
 
+def _strip(
+    name: str, values: Sequence[float], index: int, axis: tuple[float, float]
+) -> dict[str, Any]:
+    """One row of ticks with a box; ``values`` are sorted, ``axis`` is (start, stop) in seconds."""
+    start, stop = axis
+
+    def x(value: float) -> float:
+        return round(WIDTH * (value - start) / (stop - start), 1)
+
+    shown = [value for value in values if value <= stop]
+    step = max(1, -(-len(shown) // _MOST_TICKS))
+    return {
+        "name": name,
+        "y": index * _STRIP_HEIGHT,
+        "ticks": "".join(f"M{mark:g} 0v16" for mark in dict.fromkeys(map(x, shown[::step]))),
+        "low": x(_quantile(values, 0.1)),
+        "middle": x(_quantile(values, 0.5)),
+        "high": x(min(_quantile(values, 0.9), stop)),
+        "beyond": len(values) - len(shown),
+        "count": len(values),
+        "text": f"{name}: median {seconds(_quantile(values, 0.5))} over {len(values)} samples",
+    }
+
+
+def _finite_sorted(rounds: Iterable[Sequence[float]]) -> list[float]:
+    return sorted(time for one in rounds for time in one if math.isfinite(time))
+
+
 def _quantile(ordered: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def floor(one: GenerationIO) -> dict[str, Any]:
-    """The I/O floor inside the measured time of one token."""
+def io_floor_bar(one: GenerationIO) -> dict[str, Any]:
+    """The I/O floor as a part of the measured time of one token."""
     share = min(1.0, max(0.0, one.utilisation)) if math.isfinite(one.utilisation) else 0.0
     return {
         "width": WIDTH,
@@ -200,8 +218,8 @@ def floor(one: GenerationIO) -> dict[str, Any]:
     }
 
 
-def phases(spans: Sequence[PhaseTime]) -> list[dict[str, Any]]:
-    """Where the cell's time went: a bar a phase, against the longest."""
+def phase_bars(spans: Sequence[PhaseTime]) -> list[dict[str, Any]]:
+    """The time of each phase of a cell, as a bar in per cent of the longest."""
     longest = max((span.seconds for span in spans), default=0) or 1.0
     total = sum(span.seconds for span in spans) or 1.0
     return [

@@ -1,4 +1,4 @@
-"""Makes matplotlib's SVG a part of the page: ids of its own, CSS variables for colours, an accessible name, tooltips."""
+"""Makes matplotlib's SVG a part of the page: unique ids, CSS variables, accessible names, tooltips."""
 
 from __future__ import annotations
 
@@ -11,46 +11,68 @@ from prunebench_report.text import clean, number
 
 
 def inline(
-    svg: str,
-    texts: Sequence[Text],
-    points: Sequence[Point],
-    panel: Panel,
-    *,
-    prefix: str,
-    caption: str,
-    desc: str,
+    svg: str, texts: Sequence[Text], points: Sequence[Point], panel: Panel, desc: str
 ) -> str:
-    """Make the file a part of the page: no prologue, ids of its own, CSS variables, accessible name, tooltips."""
+    """``svg`` as an element of the page with our labels; ``desc`` says in words what it shows."""
+    svg = _strip(svg)
+    svg = _prefix_ids(svg, panel.key)
+    for colour, variable in (*VARIABLES.items(), *((c, f"--m{i}") for i, c in enumerate(METHODS))):
+        svg = svg.replace(colour, f"var({variable})")
+    svg = _add_tooltips(svg, points, panel)
+    svg = re.sub(r"(\d\.\d{2})\d+", r"\1", svg)  # hundredths of a pixel are enough
+    head = (
+        f'<svg class="plot" role="group" aria-labelledby="{panel.key}-t {panel.key}-d" '
+        f'viewBox="0 0 {WIDTH} {HEIGHT}">'
+        f'<title id="{panel.key}-t">{_text(panel.caption)}</title>'
+        f'<desc id="{panel.key}-d">{_text(desc)}</desc>'
+    )
+    # SVG counts y from the top, matplotlib from the bottom.
+    labels = "".join(
+        f'<text class="{t.kind}" x="{t.x:.1f}" y="{HEIGHT - t.y:.1f}" text-anchor="{t.anchor}">'
+        f"{_text(t.text)}</text>"
+        for t in texts
+    )
+    # A function as replacement, because `head` may contain backslashes.
+    svg = re.sub(r"\s*\n\s*", "\n", re.sub(r"^<svg[^>]*>", lambda _: head, svg))
+    return svg.removesuffix("</svg>") + labels + "</svg>"
+
+
+def _strip(svg: str) -> str:
+    """Without prologue, comments, namespaces and everything that would affect the page around it."""
     svg = svg[svg.index("<svg") :].strip()
-    # Its style rule is for `*`, which would be the whole page; style.css has it for plots.
+    # matplotlib's style rule applies to `*`, i.e. to the whole page; style.css has it for plots.
     svg = re.sub(r"\s*<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"\s*<defs>\s*</defs>", "", svg)
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\s+xmlns(:xlink)?="[^"]*"', "", svg).replace("xlink:href=", "href=")
+    # The page has its own font; the size stays, so that the labels still fit.
+    svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
+    return svg.replace(' target="_blank"', "")
+
+
+def _prefix_ids(svg: str, prefix: str) -> str:
+    """Ids are unique within a plot and have to be unique within the page."""
+    # Longer ids first: one may be the beginning of another.
     for name in sorted(set(re.findall(r'\sid="([^"]+)"', svg)), key=len, reverse=True):
         own = f"{prefix}-{name}"
         svg = svg.replace(f'id="{name}"', f'id="{own}"').replace(f"url(#{name})", f"url(#{own})")
         svg = svg.replace(f'href="#{name}"', f'href="#{own}"')
-    for colour, variable in (*VARIABLES.items(), *((c, f"--m{i}") for i, c in enumerate(METHODS))):
-        svg = svg.replace(colour, f"var({variable})")
-    # The page's own font; the size stays, so that the label placement holds.
-    svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
-    svg = svg.replace(' target="_blank"', "")
+    return svg
+
+
+def _add_tooltips(svg: str, points: Sequence[Point], panel: Panel) -> str:
     for point in points:
-        anchor = f'<g id="{prefix}-at-{point.cell}">'
-        tip = f"{clean(point.name)}: {panel.x_label} {number(point.x)}, {panel.y_label} {number(point.y)}"
+        anchor = f'<g id="{panel.key}-at-{point.cell}">'
+        tip = (
+            f"{clean(point.name)}: {panel.x_label} {number(point.x)}, "
+            f"{panel.y_label} {number(point.y)}"
+        )
         svg = svg.replace(anchor, f"{anchor}<title>{escape(tip)}</title>")
-        # By keyboard the same rows are reached from the table.
-        link = f'<a tabindex="-1" aria-label="{escape(clean(point.name))}" href="#row-{point.cell}"'
+        # Not a tab stop: the keyboard reaches the same rows through the table.
+        link = f'<a tabindex="-1" aria-label="{_text(point.name)}" href="#row-{point.cell}"'
         svg = svg.replace(f'<a href="#row-{point.cell}"', link)
-    svg = re.sub(r"(\d\.\d{2})\d+", r"\1", svg)  # hundredths of a pixel are enough
-    head = (
-        f'<svg class="plot" role="group" aria-labelledby="{prefix}-t {prefix}-d" viewBox="0 0 {WIDTH} {HEIGHT}">'
-        f'<title id="{prefix}-t">{escape(clean(caption))}</title><desc id="{prefix}-d">{escape(clean(desc))}</desc>'
-    )
-    written = "".join(
-        f'<text class="{t.kind}" x="{t.x:.1f}" y="{HEIGHT - t.y:.1f}" text-anchor="{t.anchor}">{escape(clean(t.text))}</text>'
-        for t in texts
-    )
-    svg = re.sub(r"\s*\n\s*", "\n", re.sub(r"^<svg[^>]*>", lambda _: head, svg))
-    return svg.removesuffix("</svg>") + written + "</svg>"
+    return svg
+
+
+def _text(text: str) -> str:
+    return escape(clean(text))

@@ -1,76 +1,73 @@
-"""The one table as JSON, CSV, Parquet or SQLite."""
+"""The table as JSON, CSV, Parquet or SQLite."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
 import tempfile
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunebench.errors import PrunebenchError, did_you_mean
 from prunebench.store.atomic import write_atomically
-from prunebench.store.run_folder import RunStore
-from prunebench_report.data import columns as fields
-from prunebench_report.data import table as frames
+from prunebench_report.data.columns import Row, column_names, kind_of
+from prunebench_report.data.table import data_frame
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from prunebench_report.data.report_input import ReportInput
 
 FORMATS = ("json", "csv", "parquet", "sqlite")
 
 _SQL = {"text": "TEXT", "integer": "INTEGER", "real": "REAL", "truth": "INTEGER"}
 
 
-def export(folder: Path, format: str, out: Path | None) -> str | None:  # noqa: A002 - the option's name
-    """Write the table of the run in ``folder`` to ``out``, or return it as text where ``out`` is None (json, csv).
+def check_request(form: str, out: Path | None) -> None:
+    """Raise PrunebenchError for an unknown format and for a binary format without a file."""
+    if form not in FORMATS:
+        raise PrunebenchError(f"unknown export format '{form}'", hint=did_you_mean(form, FORMATS))
+    if out is None and form in ("parquet", "sqlite"):
+        raise PrunebenchError(
+            f"{form} cannot be printed", hint=f"name a file with --out, e.g. --out run.{form}"
+        )
 
-    Raises PrunebenchError for a folder that is no run, an unknown format, a binary format without ``out``, and a
-    file that cannot be written.
+
+def export(given: ReportInput, form: str, out: Path | None) -> str | None:
+    """Write the table to ``out``, or return it as text if ``out`` is None (json and csv only).
+
+    Raises PrunebenchError if the file cannot be written.
     """
-    if format not in FORMATS:
-        raise PrunebenchError(
-            f"unknown export format '{format}'", hint=did_you_mean(format, FORMATS)
-        )
-    if out is None and format in ("parquet", "sqlite"):
-        raise PrunebenchError(
-            f"{format} cannot be printed", hint=f"name a file with --out, e.g. --out run.{format}"
-        )
-    store = RunStore.open(folder)
-    plan = store.read_plan()
-    records, _ = store.records(plan.cells)
-    frame = frames.table(records, plan.gate, plan.expect)
-    if format in ("json", "csv"):
-        text = as_json(frame) if format == "json" else as_csv(frame)
+    if form in ("json", "csv"):
+        text = as_json(given.table) if form == "json" else as_csv(given.table)
         if out is None:
             return text
         write_atomically(out, text)
     elif out is not None:
-        _replace(frame, out, format)
+        _write_binary(given.table, out, form)
     return None
 
 
-def as_json(frame: pd.DataFrame) -> str:
-    """A list of row objects; null for what is missing, never NaN."""
-    return json.dumps(frames.rows(frame), indent=1, allow_nan=False) + "\n"
+def as_json(rows: Sequence[Row]) -> str:
+    """A list of objects, one for each row; null for what is missing, never NaN."""
+    return json.dumps(rows, indent=1, allow_nan=False) + "\n"
 
 
-def as_csv(frame: pd.DataFrame) -> str:
-    """A header and a line a cell; empty for what is missing."""
-    return frame.to_csv(index=False, lineterminator="\n")
+def as_csv(rows: Sequence[Row]) -> str:
+    """A header and one line for each row; an empty field for what is missing."""
+    return data_frame(rows).to_csv(index=False, lineterminator="\n")
 
 
-def _replace(frame: pd.DataFrame, out: Path, format: str) -> None:  # noqa: A002
+def _write_binary(rows: Sequence[Row], out: Path, form: str) -> None:
     """Write beside ``out``, then move: a reader sees the old file or the whole new one."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
             new = Path(folder) / out.name
-            if format == "parquet":
-                frame.to_parquet(new, index=False)
+            if form == "parquet":
+                data_frame(rows).to_parquet(new, index=False)
             else:
-                _sqlite(frame, new)
+                _write_sqlite(rows, new)
             new.replace(out)
     except (OSError, sqlite3.Error) as error:
         raise PrunebenchError(
@@ -78,10 +75,11 @@ def _replace(frame: pd.DataFrame, out: Path, format: str) -> None:  # noqa: A002
         ) from error
 
 
-def _sqlite(frame: pd.DataFrame, path: Path) -> None:
-    columns = ", ".join(f'"{name}" {_SQL[fields.kind_of(name)]}' for name in frame.columns)
-    marks = ", ".join("?" * len(frame.columns))
+def _write_sqlite(rows: Sequence[Row], path: Path) -> None:
+    names = list(rows[0]) if rows else column_names(0, 0)
+    columns = ", ".join(f'"{name}" {_SQL[kind_of(name)]}' for name in names)
+    marks = ", ".join("?" * len(names))
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(f"CREATE TABLE cells ({columns})")
-        values = [tuple(row.values()) for row in frames.rows(frame)]
+        values = [tuple(row.values()) for row in rows]
         connection.executemany(f"INSERT INTO cells VALUES ({marks})", values)  # noqa: S608 - marks are '?'

@@ -1,25 +1,32 @@
-"""View-model -> one HTML document: template, style and script inlined, nothing fetched."""
+"""From the view to one HTML document: template, style and script inlined, nothing fetched."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from prunebench_report.text import clean
 
+_FOLDER = Path(__file__).parent
 
-def document(view: dict[str, Any]) -> str:
-    """The whole report. Every text passes through `clean` and is escaped; only our own style, script and SVG are not."""
+
+def report_document(view: dict[str, Any]) -> str:
+    """The whole report.
+
+    Every text passes through `clean` and is escaped, except our own style, script, JSON and SVG.
+    """
     from markupsafe import Markup
 
-    script = _own("script.js")
+    script = _read("script.js")
+    # The content security policy allows exactly this script.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    figures = [{**figure, "svg": Markup(figure["svg"])} for figure in view["figures"]]  # noqa: S704 - figures.py drew it
+    figures = [replace(one, svg=Markup(one.svg)) for one in view["figures"]]  # noqa: S704 - figures/svg.py escaped it
     return _render(
         "report.html.j2",
-        {**view, "figures": figures, "data": Markup(view["data"])},  # noqa: S704 - view.data escaped it
+        {**view, "figures": figures, "data": Markup(view["data"])},  # noqa: S704 - embedded_data.py escaped it
         script=Markup(script),  # noqa: S704 - ours
         script_sha256=digest,
     )
@@ -30,8 +37,8 @@ def comparison_document(view: dict[str, Any]) -> str:
     return _render("compare.html.j2", view)
 
 
-def _own(name: str) -> str:
-    return (Path(__file__).parent / name).read_text(encoding="utf-8").strip()
+def _read(name: str) -> str:
+    return (_FOLDER / name).read_text(encoding="utf-8").strip()
 
 
 def _render(template: str, view: dict[str, Any], **more: Any) -> str:
@@ -42,12 +49,12 @@ def _render(template: str, view: dict[str, Any], **more: Any) -> str:
         return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=FileSystemLoader(_FOLDER / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=harmless,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style = Markup(_own("style.css"))  # noqa: S704 - ours
+    style = Markup(_read("style.css"))  # noqa: S704 - ours
     return environment.get_template(template).render(view, style=style, **more)

@@ -6,13 +6,11 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from prunebench_report.data import seeds
-from prunebench_report.data import table as frames
-from prunebench_report.sections.main_table import matrix
+from prunebench_report.sections import main_table
 from prunebench_report.text import MISSING, TIMES
 
 if TYPE_CHECKING:
-    from prunebench_report.data.load_runs import ReportInput
+    from prunebench_report.data.report_input import ReportInput
 
 _LEFT_OUT = {"load_s", "io_utilisation", "peak_rss_bytes", "ttft_p50_s"}
 """Columns that a paper's table seldom has."""
@@ -37,80 +35,55 @@ _LATEX = {
 }
 
 
-def main_table(gathered: ReportInput, form: Literal["markdown", "latex"]) -> str:
-    """A row a cell, seeds pooled, values in the units of the heads; speed-ups with their 95 % interval."""
-    grid = rows_of(gathered)
-    columns = [
-        (index, one) for index, one in enumerate(grid["columns"]) if one["key"] not in _LEFT_OUT
-    ]
-    head = [
-        "cell",
-        *(f"{one['head']} ({one['unit']})" if one["unit"] else one["head"] for _, one in columns),
-    ]
+def paper_table(given: ReportInput, form: Literal["markdown", "latex"]) -> str:
+    """One row per cell, seeds pooled, values in the units of the heads, speed-ups with intervals."""
+    table = main_table.section(given)
+    columns = [(i, one) for i, one in enumerate(table["columns"]) if one["key"] not in _LEFT_OUT]
+    heads = [f"{one['head']} ({one['unit']})" if one["unit"] else one["head"] for _, one in columns]
     rows = [
-        [_name(row), *(_value(row["cells"][index], one) for index, one in columns)]
-        for row in grid["rows"]
+        [_name(row), *(_value(row["cells"][index]) for index, _ in columns)]
+        for row in table["rows"]
     ]
-    return (
-        markdown(head, rows)
-        if form == "markdown"
-        else latex(head, rows, gathered.plan.title or gathered.plan.suite)
-    )
-
-
-def rows_of(gathered: ReportInput) -> dict[str, Any]:
-    """The table of all cells, as the report has it."""
-    plan = gathered.plan
-    named = frames.names(plan.cells, gathered.runs)
-    by_id = {row["cell"]: row for row in frames.plain(gathered.records, plan.gate, plan.expect)}
-    rows = [
-        {**by_id[cell.id], "name": named[cell.id]}
-        if cell.id in by_id
-        else {
-            "cell": cell.id,
-            "name": named[cell.id],
-            "model": cell.model.name,
-            "method": cell.method.name,
-        }
-        | {"status": "not run"}
-        for cell in plan.cells
-    ]
-    return matrix(seeds.pooled(rows, plan.cells, plan.gate), plan.gate)
+    if form == "markdown":
+        return as_markdown(["cell", *heads], rows)
+    return as_latex(["cell", *heads], rows, given.plan.title or given.plan.suite)
 
 
 def _name(row: dict[str, Any]) -> str:
     return str(row["name"]) if row["status"] == "ok" else f"{row['name']} ({row['status']})"
 
 
-def _value(cell: dict[str, Any], column: dict[str, Any]) -> str:
-    ratio = column["unit"] == TIMES and cell["note"] and " to " in cell["note"]
-    return f"{cell['text']} [{cell['note'].replace(' to ', ', ')}]" if ratio else str(cell["text"])
+def _value(cell: dict[str, Any]) -> str:
+    if cell["interval"]:
+        return f"{cell['text']} [{cell['note'].replace(' to ', ', ')}]"
+    return str(cell["text"])
 
 
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of GitHub's Markdown; what has a meaning there is escaped."""
-    lines = [head, ["---", *("---:" for _ in head[1:])], *rows]
-    text = [
-        [_plain(value) if index != 1 else value for value in line]
-        for index, line in enumerate(lines)
-    ]
-    return "".join(f"| {' | '.join(line)} |\n" for line in text)
+def as_markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of GitHub's Markdown; characters that have a meaning there are escaped."""
+
+    def line(values: Sequence[str]) -> str:
+        return f"| {' | '.join(values)} |\n"
+
+    ruler = ["---", *("---:" for _ in head[1:])]
+    escaped = [[_escape_markdown(value) for value in values] for values in (head, *rows)]
+    return "".join(map(line, [escaped[0], ruler, *escaped[1:]]))
 
 
-def _plain(value: str) -> str:
+def _escape_markdown(value: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", " ".join(value.split()))
 
 
-def latex(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
+def as_latex(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
     """A table with the rules of `booktabs`."""
 
     def line(values: Sequence[str]) -> str:
-        return " & ".join(_tex(value) for value in values) + r" \\"
+        return " & ".join(_escape_latex(value) for value in values) + r" \\"
 
     parts = [
         r"% needs \usepackage{booktabs}",
         r"\begin{table}",
-        rf"\caption{{{_tex(caption)}}}",
+        rf"\caption{{{_escape_latex(caption)}}}",
         rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
         r"\toprule",
         line(head),
@@ -123,5 +96,5 @@ def latex(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> s
     return "\n".join(parts) + "\n"
 
 
-def _tex(value: str) -> str:
+def _escape_latex(value: str) -> str:
     return "".join(_LATEX.get(letter, letter) for letter in " ".join(value.split())) or MISSING

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from prunebench_report.data import seeds
-from prunebench_report.data import table as frames
-from prunebench_report.output.paper_tables import rows_of
-from prunebench_report.sections.verdict import verdict
+from prunebench_report.sections import main_table, verdict
 
 if TYPE_CHECKING:
-    from prunebench_report.data.load_runs import ReportInput
+    from prunebench_report.data.report_input import ReportInput
 
-_SHOWN = (
+_SHOWN = {
     "perplexity",
     "tasks_mean",
     "inter_token_speedup",
@@ -20,12 +17,12 @@ _SHOWN = (
     "memory_bytes",
     "sparsity",
     "parameters",
-)
-_ROWS = 30
+}
+_MOST_ROWS = 30
 
 
 class Summary(NamedTuple):
-    """Sentences, and a table's head and rows; ``left`` rows did not fit."""
+    """Sentences, and a table's head and rows; ``left`` counts the rows that are left out."""
 
     sentences: list[str]
     head: list[str]
@@ -33,45 +30,32 @@ class Summary(NamedTuple):
     left: int
 
 
-def summary(gathered: ReportInput) -> Summary:
-    """What the report says first, without markup."""
-    plan = gathered.plan
-    named = frames.names(plan.cells, gathered.runs)
-    table = frames.plain(gathered.records, plan.gate, plan.expect)
-    for row in table:
-        row["name"] = named[row["cell"]]
-    results = seeds.pooled(table, [record.cell for record in gathered.records], plan.gate)
-    grid = rows_of(gathered)
-    judged = next((one["key"] for one in grid["columns"] if one["note"].startswith("gate ")), None)
+def terminal_summary(given: ReportInput) -> Summary:
+    """What the report says first, without markup; a value below the quality gate ends in ' <'."""
+    table = main_table.section(given)
     columns = [
         (index, one)
-        for index, one in enumerate(grid["columns"])
-        if one["key"] in _SHOWN or one["key"] == judged
+        for index, one in enumerate(table["columns"])
+        if one["key"] in _SHOWN or one["judged"]
     ]
-    rows = []
-    for row in grid["rows"]:
-        values = []
-        for index, _ in columns:
-            cell = row["cells"][index]
-            interval = cell["note"] and " to " in cell["note"] and "±" not in cell["text"]
-            below = cell["note"] == "below the gate"
-            values.append(
-                f"{cell['text']} ({cell['note']})"
-                if interval
-                else f"{cell['text']}{' <' if below else ''}"
-            )
-        rows.append(
-            [row["name"] if row["status"] == "ok" else f"{row['name']}: {row['status']}", *values]
-        )
+    heads = [f"{one['head']}, {one['unit']}" if one["unit"] else one["head"] for _, one in columns]
+    rows = [
+        [_name(row), *(_value(row["cells"][index]) for index, _ in columns)]
+        for row in table["rows"]
+    ]
     return Summary(
-        [f"{one.question}: {one.text}" for one in verdict(results, plan.gate)] if results else [],
-        [
-            "cell",
-            *(
-                f"{one['head']}, {one['unit']}" if one["unit"] else one["head"]
-                for _, one in columns
-            ),
-        ],
-        rows[:_ROWS],
-        max(0, len(rows) - _ROWS),
+        sentences=[f"{one.question}: {one.text}" for one in verdict.section(given)],
+        head=["cell", *heads],
+        rows=rows[:_MOST_ROWS],
+        left=max(0, len(rows) - _MOST_ROWS),
     )
+
+
+def _name(row: dict[str, Any]) -> str:
+    return str(row["name"]) if row["status"] == "ok" else f"{row['name']}: {row['status']}"
+
+
+def _value(cell: dict[str, Any]) -> str:
+    if cell["interval"] and "±" not in cell["text"]:
+        return f"{cell['text']} ({cell['note']})"
+    return f"{cell['text']} <" if cell["below"] else str(cell["text"])

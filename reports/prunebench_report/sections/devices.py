@@ -1,28 +1,23 @@
-"""What the devices said, for people: memory, loading, energy, and who else was using the machine."""
+"""Memory, loading, energy and shared use of the machine: facts for the card of one cell."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from prunebench_report.text import MISSING, clean, count, number, percent, seconds, size
+from prunebench_report.data.resources import TIMED
+from prunebench_report.text import MISSING, Facts, count, number, percent, rate, seconds, size
 
 if TYPE_CHECKING:
-    from prunebench.record.devices import Contention, GpuSharing
+    from prunebench.record.devices import Contention, CpuLoad, GpuSharing, PcieTraffic
+    from prunebench.record.memory import PhaseMemory
     from prunebench.record.record import Record
 
-Facts = list[tuple[str, str]]
-
-BUSY = 0.1
-"""A share of the CPU that others took while we timed; above it the times are not those of a quiet machine."""
-TIMED = ("latency", "profile", "breakdown", "energy", "bandwidth")
-_OCCUPIED_BYTES = 1 << 30
-_OCCUPIED_SHARE = 0.1
-"""On a GPU whose processes cannot be told apart, more than this before the cell began is worth a word."""
+_VISIBLE_STEAL = 0.005
+"""CPU share of the hypervisor that does not round to 0 %."""
 
 
 def memory(record: Record) -> dict[str, Any] | None:
-    """Facts and peaks by phase; None where the record has no memory."""
+    """Facts and peaks by phase; None if the record has no memory."""
     found = record.memory
     if found is None:
         return None
@@ -40,20 +35,16 @@ def memory(record: Record) -> dict[str, Any] | None:
             ("GPU peak, reserved", size(gpu.reserved_bytes)),
         ]
     if (cost := record.cost) and cost.peak_gpu_bytes is not None:
-        facts.append(
-            (
-                "GPU peak while pruning",
-                f"{size(cost.peak_gpu_bytes)} ({cost.peak_gpu_source or MISSING})",
-            )
-        )
+        source = cost.peak_gpu_source or MISSING
+        facts.append(("GPU peak while pruning", f"{size(cost.peak_gpu_bytes)} ({source})"))
     if found.problem:
         facts.append(("Sampling", found.problem))
     if contention := record.contention:
-        facts += [*_sharing(contention.gpu), *_taken(contention)]
+        facts += [*_gpu_sharing(contention.gpu), *_cpu_sharing(contention)]
     return {"facts": facts, "phases": [(one.phase, _phase(one)) for one in found.phases]}
 
 
-def _phase(one: Any) -> str:
+def _phase(one: PhaseMemory) -> str:
     parts = [size(one.peak_rss_bytes)]
     if one.uss_bytes is not None:
         parts.append(f"{size(one.uss_bytes)} unique at its end")
@@ -67,50 +58,45 @@ def _phase(one: Any) -> str:
     return ", ".join(parts)
 
 
-def _sharing(gpu: GpuSharing | None) -> Facts:
+def _gpu_sharing(gpu: GpuSharing | None) -> Facts:
     if gpu is None:
         return []
     who = f" (pids {', '.join(map(str, gpu.pids))})" if gpu.pids else ""
     when = f", during {', '.join(gpu.phases)}" if gpu.phases else ""
     facts = [("Others on the GPU", f"{gpu.note}{who}{when}")]
     if gpu.memory_before_bytes is not None or gpu.utilisation_before is not None:
-        use = f"{size(gpu.memory_before_bytes)}, in use {percent(gpu.utilisation_before, 0)} of the time"
+        busy = percent(gpu.utilisation_before, 0)
+        use = f"{size(gpu.memory_before_bytes)}, in use {busy} of the time"
         facts.append(("GPU when the cell began", use))
     return facts
 
 
-def _taken(contention: Contention) -> Facts:
-    """CPU that others had in the phases that are timed."""
+def _cpu_sharing(contention: Contention) -> Facts:
+    """CPU time that others had during the timed phases."""
     if contention.cpu_reason:
         return [("CPU taken by others", f"not available: {contention.cpu_reason}")]
-    timed = [one for one in contention.cpu if one.phase in TIMED]
-    parts = [
-        f"{percent(one.others_share, 0)} ({one.phase})"
-        + (f", {percent(one.steal_share, 0)} by the hypervisor" if one.steal_share >= 0.005 else "")
-        for one in timed
-    ]
+    parts = [_cpu_load(one) for one in contention.cpu if one.phase in TIMED]
     return [("CPU taken by others", "; ".join(parts))] if parts else []
 
 
+def _cpu_load(one: CpuLoad) -> str:
+    text = f"{percent(one.others_share, 0)} ({one.phase})"
+    if one.steal_share >= _VISIBLE_STEAL:
+        text += f", {percent(one.steal_share, 0)} by the hypervisor"
+    return text
+
+
 def loading(record: Record) -> Facts:
-    """The way of the weights from the disk to the device."""
+    """How the weights came from the disk to the device."""
     if record.io is None:
         return []
     load = record.io.load
-    facts = [("Loading", _rate(load.bytes, load.seconds))]
+    facts = [("Loading", _throughput(load.bytes, load.seconds))]
     if load.host_s is not None and load.device_s is not None:
-        facts.append(("Files to host memory", _rate(load.bytes, load.host_s)))
-        facts.append(("Host memory to device", _rate(load.device_bytes, load.device_s)))
-    if pcie := load.pcie:
-        rates = f"mean {_speed(pcie.rx_mean_bytes_per_s)}, peak {_speed(pcie.rx_peak_bytes_per_s)}"
-        facts.append(
-            ("PCIe to the GPU", f"{rates} over {count(pcie.samples)} windows of 20 ms (NVML)")
-        )
-        facts.append(("PCIe from the GPU", f"mean {_speed(pcie.tx_mean_bytes_per_s)}"))
-        link = f"generation {_plain(pcie.generation)} of {_plain(pcie.generation_limit)}"
-        facts.append(
-            ("PCIe link", f"{link}, {_plain(pcie.width)} of {_plain(pcie.width_limit)} lanes")
-        )
+        facts.append(("Files to host memory", _throughput(load.bytes, load.host_s)))
+        facts.append(("Host memory to device", _throughput(load.device_bytes, load.device_s)))
+    if load.pcie:
+        facts += _pcie(load.pcie)
     return [
         *facts,
         ("Read from the disk", size(load.disk_read_bytes)),
@@ -118,13 +104,24 @@ def loading(record: Record) -> Facts:
     ]
 
 
-def _rate(amount: int | None, time: float) -> str:
-    rate = f", {size(amount / time)}/s" if amount is not None and time > 0 else ""
-    return f"{size(amount)} in {seconds(time)}{rate}"
+def _pcie(traffic: PcieTraffic) -> Facts:
+    received = f"mean {rate(traffic.rx_mean_bytes_per_s)}, peak {rate(traffic.rx_peak_bytes_per_s)}"
+    generation = f"generation {_plain(traffic.generation)} of {_plain(traffic.generation_limit)}"
+    lanes = f"{_plain(traffic.width)} of {_plain(traffic.width_limit)} lanes"
+    return [
+        # NVML measures throughput over windows of 20 ms and does not count the bytes between them.
+        (
+            "PCIe to the GPU",
+            f"{received} over {count(traffic.samples)} windows of 20 ms (NVML)",
+        ),
+        ("PCIe from the GPU", f"mean {rate(traffic.tx_mean_bytes_per_s)}"),
+        ("PCIe link", f"{generation}, {lanes}"),
+    ]
 
 
-def _speed(value: float | None) -> str:
-    return MISSING if value is None else f"{size(value)}/s"
+def _throughput(amount: int | None, time: float) -> str:
+    per_second = f", {rate(amount / time)}" if amount is not None and time > 0 else ""
+    return f"{size(amount)} in {seconds(time)}{per_second}"
 
 
 def _plain(value: int | None) -> str:
@@ -132,12 +129,13 @@ def _plain(value: int | None) -> str:
 
 
 def energy(record: Record) -> Facts:
-    """Joules with their source, or why there are none."""
+    """Joules and watts with their source, or why there are none."""
     found = record.energy
     if found is None:
         return []
     if found.source is None:
         return [("Energy", f"not available: {found.reason or 'no counter'}")]
+    prompts, generation = seconds(found.prompt_s), seconds(found.generation_s)
     facts = [
         ("Per generated token", _joules(found.joules_per_token)),
         ("Per prompt", _joules(found.joules_per_prompt)),
@@ -145,13 +143,11 @@ def energy(record: Record) -> Facts:
         ("Power, prompt phase", _watts(found.prompt_w)),
         ("Power while waiting", f"{_watts(found.idle_w)}, not subtracted"),
         ("Source", found.source),
-        (
-            "Measured for",
-            f"{seconds(found.prompt_s)} of prompts, {seconds(found.generation_s)} of generation",
-        ),
+        ("Measured for", f"{prompts} of prompts, {generation} of generation"),
     ]
     if found.prompt is not None:
-        shape = f"prompt {found.prompt}, {_plain(found.new_tokens)} new tokens, batch {_plain(found.batch_size)}"
+        new_tokens, batch = _plain(found.new_tokens), _plain(found.batch_size)
+        shape = f"prompt {found.prompt}, {new_tokens} new tokens, batch {batch}"
         facts.append(("Shape", shape))
     if found.reason:
         facts.append(("Not available", found.reason))
@@ -168,59 +164,15 @@ def _watts(value: float | None) -> str:
     return MISSING if value is None else f"{number(value)} W"
 
 
-def warnings(records: Sequence[Record], names: dict[str, str]) -> list[str]:
-    """Cells that had to share the machine, one sentence a kind; ``names`` by cell id."""
-    shared, doubtful, busy, broken, flagged = [], [], [], [], []
-    top = 0.0
-    for record in records:
-        name = names.get(record.id, record.id)
-        if record.flags:
-            flagged.append(name)
-        if record.memory and record.memory.problem:
-            broken.append(f"{name} ({clean(record.memory.problem)})")
-        if (contention := record.contention) is None:
-            continue
-        gpu = contention.gpu
-        if gpu and gpu.foreign:
-            shared.append(name)
-        elif gpu and gpu.foreign is None and _occupied(gpu):
-            doubtful.append(name)
-        taken = max(
-            (one.others_share + one.steal_share for one in contention.cpu if one.phase in TIMED),
-            default=0.0,
-        )
-        if taken > BUSY:
-            busy.append(name)
-            top = max(top, taken)
-    found = []
-    if shared:
-        found.append(
-            f"Other processes were on the GPU: times and device memory of {_listed(shared)} shared it."
-        )
-    if doubtful:
-        found.append(
-            f"The GPU was in use before {_listed(doubtful)} began, by whom cannot be told: times may have shared it."
-        )
-    if busy:
-        found.append(
-            f"The CPU was busy with others while timing {_listed(busy)}: they took up to {percent(top, 0)} of its cores."
-        )
-    if flagged:
-        found.append(
-            f"Global state was changed, or processes were left running, in {_listed(flagged)}: it was put back before "
-            "measuring where that was possible. The details of the cells say what."
-        )
-    if broken:
-        found.append(f"Memory was not sampled to the end in {_listed(broken)}.")
-    return found
-
-
-def _occupied(gpu: GpuSharing) -> bool:
-    return (gpu.memory_before_bytes or 0) > _OCCUPIED_BYTES or (
-        gpu.utilisation_before or 0.0
-    ) > _OCCUPIED_SHARE
-
-
-def _listed(names: Sequence[str], most: int = 4) -> str:
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more cells"
+def dram_traffic(record: Record) -> Facts:
+    """Traffic of the GPU's memory during generation, if its counters were read."""
+    found = record.speed.dram if record.speed else None
+    if found is None:
+        return []
+    if found.utilisation is None:
+        return [("DRAM traffic", f"not available: {found.reason or 'no counter'}")]
+    peak = ""
+    if found.peak_bytes_per_s is not None:
+        peak = f" of {number(found.peak_bytes_per_s / 1e9)} GB/s"
+    time = f"mean over {seconds(found.seconds)} (NVML GPM)"
+    return [("DRAM traffic", f"{percent(found.utilisation, 0)}{peak}, {time}")]

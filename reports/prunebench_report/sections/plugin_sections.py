@@ -1,4 +1,4 @@
-"""Sections from plugins: their blocks, checked, as plain values for the template. Nothing that they give is markup."""
+"""Sections from plugins: their blocks, checked, as plain values. Nothing that they give is markup."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ from prunebench_report.text import MISSING, clean, number, shorten
 
 if TYPE_CHECKING:
     from prunebench.plugin.api.report_section import ReportSection
-    from prunebench.record.record import Record
-    from prunebench_report.data.table import Row
+    from prunebench_report.data.report_input import ReportInput
 
-_BLOCKS, _ROWS, _COLUMNS, _TEXT, _VALUE = 50, 200, 30, 10_000, 300
-"""The most that one section may take."""
+# The most that one section may take, so that a plugin cannot make the file too large to open.
+_MOST_BLOCKS = 50
+_MOST_ROWS = 200
+_MOST_COLUMNS = 30
+_LONGEST_PARAGRAPH = 10_000
+_LONGEST_VALUE = 300
 
 
-def sections(
-    plugins: Sequence[type[ReportSection]], rows: Sequence[Row], records: Sequence[Record]
-) -> list[dict[str, Any]]:
-    """Each plugin's section, or a note saying why there is none; those without blocks are left out."""
+def section(given: ReportInput, plugins: Sequence[type[ReportSection]]) -> list[dict[str, Any]]:
+    """Each plugin's section, or a note why it could not be made; empty ones are left out."""
     found = []
     for plugin in plugins:
         name, title = clean(str(plugin.name)), clean(str(getattr(plugin, "title", plugin.name)))
         try:
-            data = ReportData([dict(row) for row in rows], list(records))
-            blocks = [_block(block) for block in list(plugin().build(data))[:_BLOCKS]]
+            # Copies, so that a plugin cannot change what other sections show.
+            data = ReportData([dict(row) for row in given.table], list(given.records))
+            blocks = [_block(block) for block in list(plugin().build(data))[:_MOST_BLOCKS]]
             problem = None
         except (Exception, SystemExit) as error:
-            blocks, problem = [], shorten(clean(f"{type(error).__name__}: {error}"), _VALUE)
+            blocks, problem = [], shorten(clean(f"{type(error).__name__}: {error}"), _LONGEST_VALUE)
         if blocks or problem:
             found.append({"name": name, "title": title, "blocks": blocks, "problem": problem})
     return found
@@ -38,7 +40,7 @@ def sections(
 
 def _block(block: Block) -> dict[str, Any]:
     if isinstance(block, Paragraph):
-        return {"kind": "text", "text": shorten(clean(str(block.text)), _TEXT)}
+        return {"kind": "text", "text": shorten(clean(str(block.text)), _LONGEST_PARAGRAPH)}
     if isinstance(block, Number):
         return {
             "kind": "number",
@@ -47,19 +49,22 @@ def _block(block: Block) -> dict[str, Any]:
             "unit": _cell(block.unit),
         }
     if isinstance(block, Table):
-        head = [_cell(one) for one in block.head][:_COLUMNS]
-        lines = [[_cell(value) for value in row][: len(head)] for row in list(block.rows)[:_ROWS]]
-        if any(len(line) != len(head) for line in lines):
-            raise ValueError(f"a row of a table has fewer values than its {len(head)} columns")
-        left = len(block.rows) - len(lines)
-        return {
-            "kind": "table",
-            "head": head,
-            "rows": lines,
-            "caption": _cell(block.caption),
-            "left": max(0, left),
-        }
+        return _table(block)
     raise TypeError(f"{type(block).__name__} is no block: Paragraph, Number or Table of prunebench")
+
+
+def _table(block: Table) -> dict[str, Any]:
+    head = [_cell(one) for one in block.head][:_MOST_COLUMNS]
+    lines = [[_cell(value) for value in row][: len(head)] for row in list(block.rows)[:_MOST_ROWS]]
+    if any(len(line) != len(head) for line in lines):
+        raise ValueError(f"a row of a table has fewer values than its {len(head)} columns")
+    return {
+        "kind": "table",
+        "head": head,
+        "rows": lines,
+        "caption": _cell(block.caption),
+        "left": len(block.rows) - len(lines),
+    }
 
 
 def _cell(value: Value) -> str:
@@ -67,4 +72,4 @@ def _cell(value: Value) -> str:
         return MISSING
     if isinstance(value, int | float) and not isinstance(value, bool):
         return number(value, 4) if isinstance(value, float) else f"{value:,}"
-    return shorten(clean(str(value)), _VALUE)
+    return shorten(clean(str(value)), _LONGEST_VALUE)

@@ -1,4 +1,4 @@
-"""Where the numbers come from: what all cells share once, what differs with the cell."""
+"""Where the numbers come from: machine, versions and whatever else the records name."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from prunebench_report.text import clean, shorten, size
 if TYPE_CHECKING:
     from prunebench.record.record import Record
 
-_LIMIT = 600
+_LONGEST_FACT = 600
+_LONGEST_MACHINE = 300
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, str]:
-    """Nested facts as dotted names and short texts, in the order in which they stand."""
+    """Nested facts as dotted names and short texts, in their order."""
     if isinstance(value, Mapping):
         flat: dict[str, str] = {}
         for key, inner in value.items():
@@ -27,11 +28,11 @@ def flatten(value: Any, prefix: str = "") -> dict[str, str]:
         text = ", ".join(str(one) for one in value)
     else:
         text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
-    return {prefix: shorten(clean(text), _LIMIT)}
+    return {prefix: shorten(clean(text), _LONGEST_FACT)}
 
 
-def split(records: Sequence[Record]) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-    """Facts that are the same in all records, and for each record id those that are not."""
+def split_facts(records: Sequence[Record]) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """The facts that are the same in all records, and the other facts of each record id."""
     flat = {record.id: flatten(record.provenance) for record in records}
     keys = list(dict.fromkeys(key for facts in flat.values() for key in facts))
     shared = {
@@ -40,20 +41,22 @@ def split(records: Sequence[Record]) -> tuple[dict[str, str], dict[str, dict[str
         if all(key in facts for facts in flat.values())
         and len({facts[key] for facts in flat.values()}) == 1
     }
-    return shared, {
-        identity: {key: value for key, value in facts.items() if key not in shared}
-        for identity, facts in flat.items()
+    own = {
+        cell: {key: value for key, value in facts.items() if key not in shared}
+        for cell, facts in flat.items()
     }
+    return shared, own
 
 
-def placement(record: Record) -> str | None:
-    """Where the decoder layers lay, in words; None for a model that was not to be spread."""
-    places = record.provenance.get("placement")
-    if not isinstance(places, Mapping) or not places:
+def layer_locations(record: Record) -> str | None:
+    """How many decoder layers lay on which device; None if the model was not split."""
+    devices = record.provenance.get("placement")
+    if not isinstance(devices, Mapping) or not devices:
         return None
-    told = {"disk": "on disk", "cpu": "in host memory"}
+    words = {"disk": "on disk", "cpu": "in host memory"}
     parts = [
-        f"{count} layers {told.get(str(place), f'on {place}')}" for place, count in places.items()
+        f"{count} layers {words.get(str(device), f'on {device}')}"
+        for device, count in devices.items()
     ]
     return clean(", ".join(parts))
 
@@ -64,7 +67,7 @@ def machines(records: Sequence[Record]) -> list[str]:
 
 
 def _machine(provenance: Mapping[str, Any]) -> str | None:
-    """What identifies the machine; what varies from cell to cell (load, free memory) is no part of it."""
+    """What identifies a machine; not what varies from cell to cell, like load and free memory."""
     parts = []
     if cpu := provenance.get("cpu"):
         parts.append(str(cpu))
@@ -74,17 +77,17 @@ def _machine(provenance: Mapping[str, Any]) -> str | None:
         parts.append(f"{size(memory)} memory")
     for gpu in provenance.get("gpus") or []:
         parts.append(str(gpu.get("name")) if isinstance(gpu, Mapping) else str(gpu))
-    return shorten(clean(" · ".join(parts)), 300) or None
+    return shorten(clean(" · ".join(parts)), _LONGEST_MACHINE) or None
 
 
 def tool_version(records: Sequence[Record]) -> str | None:
-    """The version of prunebench that the records name."""
+    """The first version of prunebench that the records name."""
     versions = (record.provenance.get("prunebench") for record in records)
     return next((clean(str(version)) for version in versions if version), None)
 
 
 def slow_governor(records: Sequence[Record]) -> str | None:
-    """The first CPU frequency governor that lets the clock sag, where one is named."""
+    """The first CPU frequency governor other than 'performance'; None if there is no such."""
     governors = (record.provenance.get("cpu_governor") for record in records)
     return next(
         (str(governor) for governor in governors if governor and governor != "performance"), None

@@ -1,7 +1,7 @@
-"""Scores of tasks beside dense: columns of the one table, and the section that sets methods against tasks.
+"""Quality by task: methods against tasks, and every score of one cell.
 
-A score's recovery is score / dense (dense / score where lower is better); a cell's is the mean over the tasks that its
-suite names. A difference counts where |z| > 1.96, z = difference / sqrt(stderr^2 + stderr of dense^2).
+A difference from dense is significant if |z| > 1.96, with
+z = difference / sqrt(stderr^2 + stderr of dense^2).
 """
 
 from __future__ import annotations
@@ -10,206 +10,89 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from prunebench.measure.quality.task_scores import task_recovery, z_score
-from prunebench_report.data import columns as fields
-from prunebench_report.data.groups import models_with
-from prunebench_report.text import MISSING, clean, finite, fixed, number, signs
+from prunebench.measure.quality.task_scores import z_score
+from prunebench_report.data.tasks import TaskKey, task_protocol, tasks_by_key
+from prunebench_report.sections.score_tables import ScoreCell, score_cell, score_tables
+from prunebench_report.text import MISSING, Facts, clean, fixed, number, plus_minus
 
 if TYPE_CHECKING:
     from prunebench.record.quality import TaskResult
     from prunebench.record.record import Record
+    from prunebench_report.data.report_input import ReportInput
 
 SIGNIFICANT = 1.96
-"""|z| above which two scores differ at the level of 5 %."""
-
-RECOVERY = "tasks_recovery_percent"
+"""|z| above which two scores differ at the 5 % level."""
 
 
-LEAST_QUESTIONS = 100
-"""A task on fewer questions has a standard error of five points and more: no gate can rest on that."""
+def section(given: ReportInput) -> list[dict[str, Any]]:
+    """For each model with tasks, a table of cells against tasks; the first column is the mean."""
+    return score_tables(
+        given,
+        tasks_by_key,
+        head=lambda one: (one.task, f"{one.headline}, %" if _is_share(one) else one.headline),
+        cell=_cell,
+        protocol=task_protocol,
+        mean=_mean,
+    )
 
 
-def quality_key(row: Mapping[str, Any]) -> str:
-    """The column that the gate judges: the tasks' mean recovery where each was asked enough, else that of perplexity."""
-    return RECOVERY if judged_by_tasks(row) else "recovery_percent"
-
-
-def judged_by_tasks(row: Mapping[str, Any]) -> bool:
-    """Whether the tasks decide: on `LEAST_QUESTIONS` each, or for want of a perplexity."""
-    if not row.get("tasks_run"):
-        return False
-    return (row.get("tasks_questions") or 0) >= LEAST_QUESTIONS or row.get("perplexity") is None
-
-
-def asked(record: Record | None) -> list[TaskResult]:
-    """The tasks that the suite names; parts of a group are behind its aggregate."""
-    return [one for one in record.quality.tasks if one.asked] if record and record.quality else []
-
-
-def columns(record: Record, dense: Record | None, gate: float) -> dict[str, Any]:
-    """The cells of one row; ``gate`` is a share, e.g. 0.95. Empty where no tasks were run."""
-    scores, theirs = asked(record), _by_name(asked(dense))
-    if not scores:
-        return {}
-    row: dict[str, Any] = {}
-    recoveries = []
-    for index, one in enumerate(scores):
-        other = theirs.get(_name(one))
-        share = None
-        if other is not None:
-            better = one.headline_metric.higher_is_better
-            share = task_recovery(one.value, other.value, higher_is_better=better)
-        recoveries.append(share)
-        values = {
-            "task": one.task,
-            "task_metric": one.headline,
-            "task_value": one.value,
-            "task_stderr": one.stderr,
-            "task_recovery_percent": None if share is None else 100 * share,
-            "task_z": other and z_score(one.value, one.stderr, other.value, other.stderr),
-            "task_protocol": protocol(one),
-        }
-        row |= {fields.numbered(key, index): finite(value) for key, value in values.items()}
-    known = [share for share in recoveries if share is not None]
-    whole = len(known) == len(recoveries)
-    values_known = [one.value for one in scores if one.value is not None]
-    row["tasks_run"] = len(scores)
-    row["tasks_questions"] = min(one.samples for one in scores)
-    row["tasks_mean"] = fmean(values_known) if len(values_known) == len(scores) else None
-    row[RECOVERY] = 100 * fmean(known) if whole else None
-    if row["tasks_questions"] >= LEAST_QUESTIONS or not _perplexities(record):
-        row["gate_passed"] = row[RECOVERY] >= 100 * gate if whole else None
-    return row
-
-
-def _perplexities(record: Record | None) -> bool:
-    return bool(record and record.quality and record.quality.perplexity)
-
-
-def protocol(one: TaskResult) -> str:
-    """Everything that names a score, in one line."""
-    shots = "shots as its tasks have them" if one.num_fewshot is None else f"{one.num_fewshot}-shot"
-    total = f" of {one.samples_total:,}" if one.samples_total not in (None, one.samples) else ""
-    version = f", task version {one.version}" if one.version else ""
-    return f"{one.task} {one.headline}, {shots}, {one.samples:,}{total} questions, rows from {one.data}, lm-eval {one.harness}{version}"
-
-
-def section(
-    records: Sequence[Record], dense_of: Mapping[str, str | None], named: Mapping[str, str]
-) -> list[dict[str, Any]]:
-    """For each model with tasks a table of methods against tasks.
-
-    ``dense_of`` has each cell's dense cell, ``named`` its name.
-    """
-    by_id = {record.id: record for record in records}
-    tables = []
-    for model, members in models_with(records, asked):
-        heads = {_name(one): one for record in members for one in asked(record)}
-        rows = []
-        for record in members:
-            dense = by_id.get(dense_of.get(record.id) or "")
-            rows.append(
-                _row(record, None if dense is record else dense, list(heads), named[record.id])
-            )
-        tables.append(
-            {
-                "model": model,
-                "tasks": [
-                    {"name": clean(one.task), "metric": _unit(one)} for one in heads.values()
-                ],
-                "rows": rows,
-                "protocols": [clean(protocol(one)) for one in heads.values()],
-            }
-        )
-    return tables
-
-
-def parts(record: Record) -> list[tuple[str, str]]:
+def facts(record: Record) -> Facts:
     """Every score of a cell in words, parts of groups included."""
     found = []
     for one in record.quality.tasks if record.quality else []:
-        told = ", ".join(
-            f"{metric.metric}{'' if metric.filter == 'none' else f' ({metric.filter})'} {_text(metric.value, metric.stderr)}"
-            for metric in one.metrics
-        )
-        place = f"{one.group} / {one.task}" if one.group else one.task
-        found.append((clean(place), clean(told)))
+        texts = []
+        for metric in one.metrics:
+            filtered = "" if metric.filter == "none" else f" ({metric.filter})"
+            factor = 100 if metric.value is not None and 0 <= metric.value <= 1 else 1
+            texts.append(f"{metric.metric}{filtered} {_score(metric.value, metric.stderr, factor)}")
+        name = f"{one.group} / {one.task}" if one.group else one.task
+        found.append((clean(name), clean(", ".join(texts))))
     return found
 
 
-def _row(
-    record: Record, dense: Record | None, order: Sequence[tuple[str, ...]], name: str
-) -> dict[str, Any]:
-    mine, theirs = _by_name(asked(record)), _by_name(asked(dense))
-    cells = [_cell(mine.get(key), theirs.get(key)) for key in order]
+def _mean(
+    keys: Sequence[TaskKey], mine: Mapping[TaskKey, TaskResult], dense: Mapping[TaskKey, TaskResult]
+) -> ScoreCell:
+    """The mean score, if the cell has all tasks of the table and all are shares."""
     values = [one.value for one in mine.values() if one.value is not None]
-    others = [theirs[key].value for key in mine if key in theirs]
-    known = [value for value in others if value is not None]
-    comparable = all(_scale(one) > 1 for one in mine.values())
-    mean: dict[str, Any] = {"text": MISSING, "note": None, "tone": None}
-    if comparable and len(values) == len(mine) == len(order):
-        mean["text"] = fixed(100 * fmean(values), 1)
-        if len(known) == len(values):
-            mean["note"] = signs(f"{100 * (fmean(values) - fmean(known)):+.1f}")
-    return {
-        "id": record.id,
-        "name": clean(name),
-        "dense": record.cell.method.name == "dense",
-        "cells": [mean, *cells],
-    }
+    if not all(map(_is_share, mine.values())) or not len(values) == len(mine) == len(keys):
+        return score_cell()
+    references = [dense[key].value for key in mine if key in dense]
+    known = [value for value in references if value is not None]
+    note = None
+    if len(known) == len(values):
+        note = plus_minus(100 * (fmean(values) - fmean(known)))
+    return score_cell(fixed(100 * fmean(values), 1), note)
 
 
-def _cell(one: TaskResult | None, dense: TaskResult | None) -> dict[str, Any]:
-    """A score with its error; against dense the difference, and whether it is one, in words."""
+def _cell(one: TaskResult | None, dense: TaskResult | None) -> ScoreCell:
+    """A score with its standard error, and in words whether it differs from dense's."""
     if one is None or one.value is None:
-        return {"text": MISSING, "note": None, "tone": None}
-    scale = _scale(one)
-    shown = {"text": _text(one.value, one.stderr, scale), "note": None, "tone": None}
+        return score_cell()
+    factor = 100 if _is_share(one) else 1
+    text = _score(one.value, one.stderr, factor)
     if dense is None or dense.value is None:
-        return shown
+        return score_cell(text)
+    change = plus_minus(factor * (one.value - dense.value))
     z = z_score(one.value, one.stderr, dense.value, dense.stderr)
-    change = signs(f"{scale * (one.value - dense.value):+.1f}")
-    if z is None or abs(z) <= SIGNIFICANT:
-        return {**shown, "note": change if z is None else f"{change}, within error"}
-    better = (z > 0) == one.headline_metric.higher_is_better
-    word = "better" if better else "worse"
-    return {**shown, "note": f"{change}, {word}", "tone": word}
+    if z is None:
+        return score_cell(text, change)
+    if abs(z) <= SIGNIFICANT:
+        return score_cell(text, f"{change}, within error")
+    tone = "better" if (z > 0) == one.headline_metric.higher_is_better else "worse"
+    return score_cell(text, f"{change}, {tone}", tone)
 
 
-def _text(value: float | None, stderr: float | None, scale: float | None = None) -> str:
+def _score(value: float | None, stderr: float | None, factor: int) -> str:
+    """Shares in per cent (``factor`` 100), other metrics as lm-eval reports them."""
     if value is None:
         return MISSING
-    factor = scale or (100.0 if 0 <= value <= 1 else 1.0)
-    text = fixed(value * factor, 1) if factor > 1 else number(value, 4)
-    if stderr is None:
-        return text
-    return f"{text} ± {fixed(stderr * factor, 1) if factor > 1 else number(stderr, 2)}"
+    if factor == 1:
+        return number(value, 4) + ("" if stderr is None else f" ± {number(stderr, 2)}")
+    return fixed(value * factor, 1) + ("" if stderr is None else f" ± {fixed(stderr * factor, 1)}")
 
 
-def _scale(one: TaskResult) -> float:
-    """Accuracies are shares and shown in per cent; other metrics stand as lm-eval gives them."""
-    return (
-        100.0
-        if one.headline_metric.higher_is_better and one.value is not None and 0 <= one.value <= 1
-        else 1.0
-    )
-
-
-def _unit(one: TaskResult) -> str:
-    return f"{clean(one.headline)}, %" if _scale(one) > 1 else clean(one.headline)
-
-
-def _name(one: TaskResult) -> tuple[str, ...]:
-    """What two scores must share before they stand in one column."""
-    return (
-        one.task,
-        one.headline,
-        one.data,
-        str(one.num_fewshot),
-        str(one.version),
-        str(one.samples),
-    )
-
-
-def _by_name(scores: Sequence[TaskResult]) -> dict[tuple[str, ...], TaskResult]:
-    return {_name(one): one for one in scores}
+def _is_share(one: TaskResult) -> bool:
+    """Whether the headline score is an accuracy between 0 and 1."""
+    value = one.value
+    return one.headline_metric.higher_is_better and value is not None and 0 <= value <= 1

@@ -1,37 +1,38 @@
-"""Memory over time as small multiples: a picture a cell, all on the same axes, with the phases as bands."""
+"""Memory over time as small multiples: one picture per cell, all on the same axes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from prunebench_report.figures import sparklines as strips
+from prunebench_report.figures.sparklines import drawable, timeline
 from prunebench_report.text import clean, size
 
 if TYPE_CHECKING:
     from prunebench.record.memory import Timeline
     from prunebench.record.record import Record
+    from prunebench_report.data.report_input import ReportInput
 
 MOST = 12
-"""Cells that are drawn; the cards have the others."""
+"""Cells that are drawn; the others have a picture in their card."""
 WIDTH = 320
 HEIGHT = 90
 
 
-def section(records: Sequence[Record], named: Mapping[str, str]) -> dict[str, Any] | None:
-    """The pictures, and how many cells have none here; ``named`` has each cell's name. None without a timeline."""
-    known = [(record, line) for record in records if (line := _line(record)) is not None]
+def section(given: ReportInput) -> dict[str, Any] | None:
+    """The pictures, dense first, and how many cells have none here. None without a timeline."""
+    known = [(record, line) for record in given.detailed if (line := _line(record)) is not None]
     if not known:
         return None
-    picked = _spread([record for record, _ in known])
+    picked = _pick([record for record, _ in known])
     lines = [(record, line) for record, line in known if record.id in picked]
     shared = [line for _, line in lines]
     pictures = [
         {
             "id": record.id,
-            "name": clean(named[record.id]),
+            "name": clean(given.names[record.id]),
             "peak": _peak(line),
-            "line": strips.timeline(line, beside=shared, width=WIDTH, height=HEIGHT),
+            "line": timeline(line, beside=shared, width=WIDTH, height=HEIGHT),
         }
         for record, line in sorted(lines, key=lambda one: one[0].cell.method.name != "dense")
     ]
@@ -41,17 +42,17 @@ def section(records: Sequence[Record], named: Mapping[str, str]) -> dict[str, An
 
 def _line(record: Record) -> Timeline | None:
     line = record.samples.memory if record.samples else None
-    return line if strips.drawable(line) else None
+    return line if drawable(line) else None
 
 
-def _spread(records: Sequence[Record]) -> set[str]:
-    """The ids of at most `MOST`: the first of every method, then the second, ... in the order of the table."""
+def _pick(records: Sequence[Record]) -> set[str]:
+    """The ids of at most `MOST` cells: dense, then the first of every method, then the second, ..."""
     seen: dict[str, int] = {}
     ranked = []
-    for place, record in enumerate(records):
+    for position, record in enumerate(records):
         method = record.cell.method.name
         seen[method] = seen.get(method, 0) + 1
-        ranked.append((method != "dense", seen[method], place, record.id))
+        ranked.append((method != "dense", seen[method], position, record.id))
     return {cell for *_, cell in sorted(ranked)[:MOST]}
 
 

@@ -1,4 +1,4 @@
-"""The verdict: a few generated sentences, each with its key figure, that point at cells of the table."""
+"""The verdict: a few generated sentences, each with its key figure, that link to cells of the table."""
 
 from __future__ import annotations
 
@@ -6,21 +6,27 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING
 
-from prunebench_report.data import seeds
-from prunebench_report.data.table import Row, by_model
-from prunebench_report.figures.pareto import dominates, settled_speedup
-from prunebench_report.sections.tasks import judged_by_tasks, quality_key
-from prunebench_report.text import TIMES, brief, fixed, number, percent, times
+from prunebench_report.data.columns import Row
+from prunebench_report.data.gate import judged_by_tasks, quality, quality_key
+from prunebench_report.data.groups import by_model
+from prunebench_report.data.pareto import dominates, settled_speedup
+from prunebench_report.data.seeds import seed_count, seed_deviation
+from prunebench_report.text import TIMES, fixed, number, percent, short_label, times
+
+if TYPE_CHECKING:
+    from prunebench_report.data.report_input import ReportInput
 
 FAST = 1.2
-"""The speed-up that the first sentence asks for."""
+"""The speed-up that the first statement asks for."""
+_CLEARLY_FASTER = 1.05
+"""A speed-up beyond this contradicts that zeros in dense tensors bring none."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """A piece of a sentence; ``cell`` is the id that it points at."""
+    """A piece of a sentence; ``cell`` is the id of the row that it links to."""
 
     text: str
     cell: str | None = None
@@ -28,7 +34,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Statement:
-    """One finding: what was asked, the figure that answers, and the sentence."""
+    """One finding: the question, the figure that answers it, and a sentence."""
 
     key: str
     question: str
@@ -40,49 +46,55 @@ class Statement:
         return "".join(span.text for span in self.spans)
 
 
-def verdict(table: Sequence[Row], gate: float) -> list[Statement]:
-    """Two to four statements for each model of the table (rows of `frames.rows`); ``gate`` is a share, e.g. 0.95."""
-    groups = by_model(table)
+def section(given: ReportInput) -> list[Statement]:
+    """Up to four statements for each model."""
+    groups = by_model(given.results)
     found: list[Statement] = []
     for model, rows in groups.items():
         where = f" ({model})" if len(groups) > 1 else ""
-        found += _of_model(rows, gate, where)
+        found += _of_model(rows, given.gate, where)
     return found
 
 
 def _of_model(rows: Sequence[Row], gate: float, where: str) -> list[Statement]:
     done = [row for row in rows if row["status"] == "ok"]
     pruned = [row for row in done if row["method"] != "dense"]
-    if not done:
-        counts = ", ".join(
-            f"{number} {status}"
-            for status, number in Counter(row["status"] for row in rows).items()
-        )
-        return [_say("nothing", f"Finished cells{where}", "0", f"No cell gave a result: {counts}.")]
     if not pruned:
-        return [
-            _say(
-                "nothing",
-                f"Finished cells{where}",
-                str(len(done)),
-                "No pruned cell gave a result yet.",
-            )
-        ]
+        return [_nothing(rows, done, where)]
     if all(row["dense_cell"] is None for row in pruned):
-        best = min(
-            (row for row in pruned if row["perplexity"] is not None), key=_perplexity, default=None
-        )
-        without = "No dense cell finished, so recovery and speed-up cannot be given."
-        if best is None:
-            return [_say("no-dense", f"Against dense{where}", "n/a", without)]
-        spans = (
-            Span(f"{without} The lowest perplexity, {number(best['perplexity'])}, is that of "),
-            _cell(best),
-        )
-        return [Statement("no-dense", f"Against dense{where}", "n/a", (*spans, Span(".")))]
-    statements = [_quality_when_fast(pruned, where), _speed_above_gate(pruned, gate, where)]
-    statements += [_dominated(pruned, where), _zeros(pruned, where)]
+        return [_without_dense(pruned, where)]
+    statements = (
+        _quality_when_fast(pruned, where),
+        _speed_above_gate(pruned, gate, where),
+        _dominated(pruned, where),
+        _zeros(pruned, where),
+    )
     return [statement for statement in statements if statement]
+
+
+def _say(key: str, question: str, figure: str, *parts: str | Span) -> Statement:
+    spans = tuple(Span(part) if isinstance(part, str) else part for part in parts)
+    return Statement(key, question, figure, spans)
+
+
+def _nothing(rows: Sequence[Row], done: Sequence[Row], where: str) -> Statement:
+    question = f"Finished cells{where}"
+    if done:
+        return _say("nothing", question, str(len(done)), "No pruned cell gave a result yet.")
+    statuses = Counter(row["status"] for row in rows)
+    counts = ", ".join(f"{number} {status}" for status, number in statuses.items())
+    return _say("nothing", question, "0", f"No cell gave a result: {counts}.")
+
+
+def _without_dense(pruned: Sequence[Row], where: str) -> Statement:
+    question = f"Against dense{where}"
+    without = "No dense cell finished, so recovery and speed-up cannot be given."
+    known = [row for row in pruned if row["perplexity"] is not None]
+    if not known:
+        return _say("no-dense", question, "n/a", without)
+    best = min(known, key=lambda row: float(row["perplexity"]))
+    lowest = f"{without} The lowest perplexity, {number(best['perplexity'])}, is that of "
+    return _say("no-dense", question, "n/a", lowest, _link(best), ".")
 
 
 def _quality_when_fast(rows: Sequence[Row], where: str) -> Statement | None:
@@ -90,98 +102,102 @@ def _quality_when_fast(rows: Sequence[Row], where: str) -> Statement | None:
     timed = [row for row in rows if row["inter_token_speedup"] is not None]
     if not timed:
         return None
-    fast = [
-        row for row in timed if row["inter_token_speedup"] >= FAST and _recovery(row) is not None
-    ]
+    fast = [row for row in timed if row["inter_token_speedup"] >= FAST and quality(row) is not None]
     if not fast:
         top = max(timed, key=_speed)
-        spans = (
-            Span(f"No cell generates tokens {FAST:g} times as fast as dense; the nearest is "),
-            _cell(top),
-        )
-        return Statement("quality", question, "none", (*spans, Span(f" at {_measured(top)}.")))
-    best = max(fast, key=lambda row: (_recovery(row), row["inter_token_speedup"]))
+        none = f"No cell generates tokens {FAST:g} times as fast as dense; the nearest is "
+        return _say("quality", question, "none", none, _link(top), f" at {_measured(top)}.")
+    best = max(fast, key=lambda row: (quality(row), _speed(row)))
+    tasks = f"mean over {best['tasks_run']} tasks, " if judged_by_tasks(best) else ""
     kept = (
         f" keeps {_kept(best)} of dense quality "
-        f"({_judged(best)}perplexity {number(best['perplexity'])}) at {_measured(best)} dense speed per token."
+        f"({tasks}perplexity {number(best['perplexity'])}) "
+        f"at {_measured(best)} dense speed per token."
     )
-    return Statement(
-        "quality", question, f"{fixed(_recovery(best), 1)} %", (_cell(best), Span(kept))
-    )
+    return _say("quality", question, f"{fixed(quality(best), 1)} %", _link(best), kept)
 
 
 def _speed_above_gate(rows: Sequence[Row], gate: float, where: str) -> Statement | None:
     limit = f"{100 * gate:g} %"
     over = " over tasks" if any(judged_by_tasks(row) for row in rows) else ""
     question = f"Best speed at {limit} recovery{over} or more{where}"
-    judged = [row for row in rows if _recovery(row) is not None]
+    judged = [row for row in rows if quality(row) is not None]
     if not judged:
         return None
     passing = [
         row for row in judged if row["gate_passed"] and row["inter_token_speedup"] is not None
     ]
     if not passing:
-        near = max(judged, key=_recovery)
-        if near["gate_passed"]:
-            return None  # it passes but nothing was timed
-        kept = f" with {fixed(_recovery(near), 1)} %."
-        spans = (
-            Span(f"No pruned cell keeps {limit} of dense quality; the nearest is "),
-            _cell(near),
-            Span(kept),
-        )
-        return Statement("speed", question, "none", spans)
-    best = max(passing, key=lambda row: (settled_speedup(row) or 0, _recovery(row)))
+        nearest = max(judged, key=quality)
+        if nearest["gate_passed"]:
+            return None  # it passes, but nothing was timed
+        none = f"No pruned cell keeps {limit} of dense quality; the nearest is "
+        kept = f" with {fixed(quality(nearest), 1)} %."
+        return _say("speed", question, "none", none, _link(nearest), kept)
+    best = max(passing, key=lambda row: (settled_speedup(row) or 0, quality(row)))
     if settled_speedup(best) == 1:
-        text = f" keeps {_kept(best)} but is not measurably faster than dense: "
-        return Statement(
-            "speed", question, times(1.0), (_cell(best), Span(f"{text}{_measured(best)}."))
-        )
-    kept = f" generates tokens at {_measured(best)} dense speed and keeps {_kept(best)}."
-    return Statement(
-        "speed", question, times(best["inter_token_speedup"]), (_cell(best), Span(kept))
-    )
+        text = f" keeps {_kept(best)} but is not measurably faster than dense: {_measured(best)}."
+        return _say("speed", question, times(1.0), _link(best), text)
+    text = f" generates tokens at {_measured(best)} dense speed and keeps {_kept(best)}."
+    return _say("speed", question, times(_speed(best)), _link(best), text)
 
 
 def _dominated(rows: Sequence[Row], where: str) -> Statement | None:
-    """Methods all of whose cells are beaten by another method's cell in quality, speed and size together."""
+    """Methods whose every cell is beaten by another method in quality, speed and size together."""
     points = {
-        row["cell"]: (_recovery(row), speed, -row["disk_bytes"])
+        row["cell"]: (quality(row), speed, -row["disk_bytes"])
         for row in rows
-        if _recovery(row) is not None and row["disk_bytes"] is not None
+        if quality(row) is not None and row["disk_bytes"] is not None
         for speed in [settled_speedup(row)]
         if speed is not None
     }
-    placed = [row for row in rows if row["cell"] in points]
-    methods = list(dict.fromkeys(row["method"] for row in placed))
+    comparable = [row for row in rows if row["cell"] in points]
+    methods = list(dict.fromkeys(row["method"] for row in comparable))
     if len(methods) < 2:
         return None
-    beaten: list[tuple[str, Row]] = []
-    for method in methods:
-        others = [row for row in placed if row["method"] != method]
-        winners: list[Row] = []
-        for row in (row for row in placed if row["method"] == method):
-            winner = _beater(row, others, points)
-            if winner is None:
-                break  # one that nobody beats is enough to spare its method
-            winners.append(winner)
-        else:
-            beaten.append((method, winners[0]))
     question = f"Methods beaten on every count{where}"
+    beaten = _beaten_methods(comparable, methods, points)
     if not beaten:
-        text = "Every method has a cell that no other method beats in quality, speed and size together."
+        text = (
+            "Every method has a cell that no other method beats "
+            "in quality, speed and size together."
+        )
         return _say("dominated", question, "none", text)
     by_winner: dict[str, list[str]] = {}
-    for method, winner in beaten:
+    for method, winner in beaten.items():
         by_winner.setdefault(winner["cell"], []).append(method)
-    labels = {winner["cell"]: winner["label"] for _, winner in beaten}
-    spans: list[Span] = []
-    for index, (cell, names) in enumerate(by_winner.items()):
-        verb = "" if index else " is beaten" if len(names) == 1 else " are beaten"
-        spans.append(Span(f"{'; ' if index else ''}{_listed(names)}{verb} by "))
-        spans.append(Span(brief(labels[cell]), cell))
-    spans.append(Span(": at least as good in quality, speed and size at once."))
-    return Statement("dominated", question, f"{len(beaten)} of {len(methods)}", tuple(spans))
+    labels = {winner["cell"]: short_label(winner["label"]) for winner in beaten.values()}
+    parts: list[str | Span] = []
+    for index, (cell, losers) in enumerate(by_winner.items()):
+        verb = "" if index else " is beaten" if len(losers) == 1 else " are beaten"
+        parts += [f"{'; ' if index else ''}{_listed(losers)}{verb} by ", Span(labels[cell], cell)]
+    parts.append(": at least as good in quality, speed and size at once.")
+    return _say("dominated", question, f"{len(beaten)} of {len(methods)}", *parts)
+
+
+def _beaten_methods(
+    rows: Sequence[Row], methods: Sequence[str], points: Mapping[str, tuple[float, ...]]
+) -> dict[str, Row]:
+    """For each method that is beaten in all its cells, the cell that beats the first of them."""
+    beaten = {}
+    for method in methods:
+        others = [row for row in rows if row["method"] != method]
+        winners = [_winner(row, others, points) for row in rows if row["method"] == method]
+        # One cell that nobody beats is enough to spare its method.
+        if winners[0] is not None and all(winner is not None for winner in winners):
+            beaten[method] = winners[0]
+    return beaten
+
+
+def _winner(row: Row, others: Sequence[Row], points: Mapping[str, tuple[float, ...]]) -> Row | None:
+    """Of the cells that dominate this one, the nearest in sparsity, then the best in quality."""
+    mine = points[row["cell"]]
+    better = [other for other in others if dominates(points[other["cell"]], mine)]
+    return min(
+        better,
+        key=lambda other: (round(abs(other["sparsity"] - row["sparsity"]), 2), -quality(other)),
+        default=None,
+    )
 
 
 def _listed(words: Sequence[str]) -> str:
@@ -189,19 +205,8 @@ def _listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
-def _beater(row: Row, others: Sequence[Row], points: Mapping[str, tuple[float, ...]]) -> Row | None:
-    """Of the cells that dominate this one the nearest in sparsity, then the best in quality."""
-    mine = points[row["cell"]]
-    better = [other for other in others if dominates(points[other["cell"]], mine)]
-    return min(
-        better,
-        key=lambda other: (round(abs(other["sparsity"] - row["sparsity"]), 2), -_recovery(other)),
-        default=None,
-    )
-
-
 def _zeros(rows: Sequence[Row], where: str) -> Statement | None:
-    """What zeros in dense tensors bring, measured."""
+    """The measured speed-up of zeros in dense tensors, from which none is expected."""
     kept = [
         row
         for row in rows
@@ -212,36 +217,26 @@ def _zeros(rows: Sequence[Row], where: str) -> Statement | None:
     if not kept:
         return None
     question = f"Zeros in dense tensors{where}"
-    middle = median(row["inter_token_speedup"] for row in kept)
+    middle = median(_speed(row) for row in kept)
     low, high = min(kept, key=_speed), max(kept, key=_speed)
     shares = sorted({percent(row["sparsity"], 0) for row in kept})
     amount = shares[0] if len(shares) == 1 else f"{shares[0]} to {shares[-1]}"
-    if any((settled_speedup(row) or 0) > 1.05 for row in kept):
-        text = f"With {amount} zeros in dense tensors no speed-up was expected, yet up to {_measured(high)} was measured, by "
-        return Statement(
-            "zeros",
-            question,
-            times(high["inter_token_speedup"]),
-            (Span(text), _cell(high), Span(".")),
+    if any((settled_speedup(row) or 0) > _CLEARLY_FASTER for row in kept):
+        text = (
+            f"With {amount} zeros in dense tensors no speed-up was expected, "
+            f"yet up to {_measured(high)} was measured, by "
         )
+        return _say("zeros", question, times(_speed(high)), text, _link(high), ".")
     text = f"{amount} zeros in dense tensors bring no speed-up: the measured ratio is "
     if len(kept) == 1:
-        return Statement(
-            "zeros",
-            question,
-            times(middle),
-            (Span(f"{text}{_measured(high)}, by "), _cell(high), Span(".")),
-        )
-    first = (Span(f"{text}{times(low['inter_token_speedup'])} ("), _cell(low), Span(")"))
-    last = (Span(f" to {times(high['inter_token_speedup'])} ("), _cell(high), Span(")."))
-    return Statement("zeros", question, times(middle), (*first, *last))
+        one = f"{text}{_measured(high)}, by "
+        return _say("zeros", question, times(middle), one, _link(high), ".")
+    first = (f"{text}{times(_speed(low))} (", _link(low), ")")
+    last = (f" to {times(_speed(high))} (", _link(high), ").")
+    return _say("zeros", question, times(middle), *first, *last)
 
 
-def _say(key: str, question: str, figure: str, text: str) -> Statement:
-    return Statement(key, question, figure, (Span(text),))
-
-
-def _cell(row: Row) -> Span:
+def _link(row: Row) -> Span:
     return Span(row["name"], row["cell"])
 
 
@@ -249,30 +244,17 @@ def _speed(row: Row) -> float:
     return float(row["inter_token_speedup"])
 
 
-def _recovery(row: Row) -> Any:
-    """What the gate judges, in per cent; None where it is not available."""
-    return row.get(quality_key(row))
-
-
-def _judged(row: Row) -> str:
-    return f"mean over {row['tasks_run']} tasks, " if judged_by_tasks(row) else ""
-
-
 def _kept(row: Row) -> str:
-    """Recovery, with the deviation where the row stands for several seeds."""
-    text = f"{fixed(_recovery(row), 1)} %"
-    deviation = seeds.spread(row, quality_key(row))
-    if deviation is not None:
-        text = f"{fixed(_recovery(row), 1)} ± {fixed(deviation, 1)} %"
-    many = seeds.said(row)
-    return f"{text} ({many})" if many else text
-
-
-def _perplexity(row: Row) -> float:
-    return float(row["perplexity"])
+    """Recovery; for a row of several seeds with its deviation."""
+    text = fixed(quality(row), 1)
+    if (deviation := seed_deviation(row, quality_key(row))) is not None:
+        text += f" ± {fixed(deviation, 1)}"
+    seeds = seed_count(row)
+    return f"{text} % ({seeds})" if seeds else f"{text} %"
 
 
 def _measured(row: Row) -> str:
+    """The speed-up with its interval."""
     low, high = row["inter_token_speedup_low"], row["inter_token_speedup_high"]
     text = times(row["inter_token_speedup"])
     return text if low is None or high is None else f"{text} [{low:.2f}, {high:.2f}]"

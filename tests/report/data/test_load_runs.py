@@ -6,15 +6,19 @@ import pytest
 
 from prunebench.errors import PrunebenchError
 from prunebench_report import write_report
-from prunebench_report.data.load_runs import gather
-from shown import view
+from prunebench_report.data.load_runs import load_runs
+from prunebench_report.sections import main_table
+
+
+def row_names(given):
+    return [row["name"] for row in main_table.section(given)["rows"]]
 
 
 def test_a_cell_of_two_runs_is_shown_once_with_the_result_that_there_is(build, tmp_path):
     records = build.quickstart()
     a = build.store(tmp_path / "a", [build.failed(records[3].cell), *records[:3]])
     b = build.store(tmp_path / "b", records[3:])
-    found = gather([a, b])
+    found = load_runs([a, b])
     assert [record.status for record in found.records].count("ok") == len(records)
     assert len(found.plan.cells) == len(records)
     assert found.runs[records[3].id] == "b"
@@ -27,31 +31,27 @@ def test_rows_keep_the_name_of_their_run(build, tmp_path):
         build.store(tmp_path / name, part)
         for name, part in (("one", records[:4]), ("two", records[4:]))
     ]
-    shown = view(*stores)
-    tags = {row["name"]: row["tags"] for row in shown["table"]["rows"]}
+    given = load_runs(stores)
+    tags = {row["name"]: row["tags"] for row in main_table.section(given)["rows"]}
     assert "run one" in tags["wanda sparsity=0.5"]
     assert "run two" in tags["shortgpt ratio=0.1"]
-    assert [one["run"] for one in shown["suites"]] == ["one", "two"]
+    assert [one.run for one in given.suites] == ["one", "two"]
 
 
 def test_equal_labels_of_two_runs_are_told_apart_by_the_run(build, tmp_path):
-    here, there = build.quickstart()[:1], [build.record(build.cell("dense", dtype="x"), 25.0, 1.0)]
-    there[0].cell.method.given.clear()
-    there[0].cell.method.options.clear()
-    other = there[0].model_copy(
-        update={"cell": there[0].cell.model_copy(update={"device": "cuda:0"})}
-    )
-    other = other.model_copy(update={"id": other.cell.id})
-    shown = view(build.store(tmp_path / "a", here), build.store(tmp_path / "b", [other]))
-    assert sorted(row["name"] for row in shown["table"]["rows"]) == ["dense · a", "dense · b"]
+    dense = build.quickstart()[0]
+    moved = dense.cell.model_copy(update={"device": "cuda:0"})
+    other = dense.model_copy(update={"cell": moved, "id": moved.id})
+    given = load_runs([build.store(tmp_path / "a", [dense]), build.store(tmp_path / "b", [other])])
+    assert sorted(row_names(given)) == ["dense · a", "dense · b"]
 
 
 def test_a_part_of_a_run_keeps_dense(build, tmp_path):
     store = build.store(tmp_path / "run", build.quickstart())
-    names = [row["name"] for row in view(store, only=["wanda*"])["table"]["rows"]]
+    names = row_names(load_runs([store], ["wanda*"]))
     assert names == ["dense", "wanda sparsity=0.5", "wanda sparsity=2:4", "wanda sparsity=0.1"]
-    with pytest.raises(PrunebenchError, match="no cell fits nothing"):
-        view(store, only=["nothing"])
+    with pytest.raises(PrunebenchError, match="no cell matches nothing"):
+        load_runs([store], ["nothing"])
 
 
 def test_one_file_for_several_runs(build, tmp_path):

@@ -1,4 +1,4 @@
-"""Cells that differ only in their seed: one row with mean and deviation, the single ones kept with their links."""
+"""Cells that differ only in their seed: one row with mean and deviation, each one kept with its links."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunebench_report import render
-from prunebench_report.data.seeds import groups, pooled, said, spread
-from prunebench_report.data.table import plain
-from shown import view
+from prunebench_report.data.seeds import seed_count, seed_deviation, seed_groups
+from prunebench_report.sections import cards, main_table, quality_plots, verdict
 
-GATE = 0.95
 VALUES = [26.0, 27.0, 29.5]
 
 
@@ -40,38 +38,37 @@ def test_only_the_seed_may_differ(build):
         build.cell("wanda", model="another", seed=1, sparsity=0.5),
     ]
     ids = [cell.id for cell in cells]
-    assert groups(cells) == [[ids[0]], [ids[1], ids[3]], [ids[2]], [ids[4]]]
+    assert seed_groups(cells) == [[ids[0]], [ids[1], ids[3]], [ids[2]], [ids[4]]]
 
 
-def test_a_group_is_one_row_with_mean_and_sample_deviation(records):
-    table = plain(records, GATE)
-    rows = pooled(table, [record.cell for record in records], GATE)
+def test_a_group_is_one_row_with_mean_and_sample_deviation(build, records):
+    inputs = build.given(records)
+    rows = inputs.rows
     assert [row["name"] for row in rows] == ["dense", "wanda sparsity=0.1", "magnitude"]
-    assert (rows[0], rows[2]) == (table[0], table[4])
+    assert (rows[0], rows[2]) == (inputs.table[0], inputs.table[4])
     row = rows[1]
     assert row["perplexity"] == pytest.approx(fmean(VALUES))
-    assert spread(row, "perplexity") == pytest.approx(stdev(VALUES))
+    assert seed_deviation(row, "perplexity") == pytest.approx(stdev(VALUES))
     assert (row["perplexity_low"], row["perplexity_high"]) == pytest.approx(
         (fmean(VALUES) - stdev(VALUES), fmean(VALUES) + stdev(VALUES))
     )
     recoveries = [100 * 25 / value for value in VALUES]
     assert row["recovery_percent"] == pytest.approx(fmean(recoveries))
     assert row["gate_passed"] is (fmean(recoveries) >= 95)
-    assert said(row) == "mean of 3 seeds"
+    assert seed_count(row) == "mean of 3 seeds"
 
 
-def test_latency_is_the_mean_of_the_medians(records):
-    table = plain(records, GATE)
-    row = pooled(table, [record.cell for record in records], GATE)[1]
+def test_latency_is_the_mean_of_the_medians(build, records):
+    row = build.given(records).rows[1]
     medians = [record.speed.latency[0].inter_token_s.median for record in records[1:4]]
     assert row["inter_token_p50_s"] == pytest.approx(fmean(medians))
     lows = [record.speed.latency[0].inter_token_speedup.low for record in records[1:4]]
     assert row["inter_token_speedup_low"] == pytest.approx(fmean(lows))
 
 
-def test_what_seeds_agree_on_has_no_deviation(records):
-    row = pooled(plain(records, GATE), [record.cell for record in records], GATE)[1]
-    assert spread(row, "parameters") is None
+def test_what_seeds_agree_on_has_no_deviation(build, records):
+    row = build.given(records).rows[1]
+    assert seed_deviation(row, "parameters") is None
     assert row["parameters"] == records[1].audit.parameters
     assert row["form"] == "dense with zeros"
 
@@ -82,29 +79,32 @@ def test_the_mean_lies_between_the_cells(build, values):
         build.record(build.cell("wanda", seed=seed), value, 1.0)
         for seed, value in enumerate(values)
     ]
-    [row] = pooled(plain(records, GATE), [record.cell for record in records], GATE)
+    [row] = build.given(records).rows
     assert min(values) <= row["perplexity"] * (1 + 1e-12)
     assert row["perplexity"] <= max(values) * (1 + 1e-12)
     assert (
         row["perplexity_low"] <= row["perplexity"] <= row["perplexity_high"]
-        or spread(row, "perplexity") is None
+        or seed_deviation(row, "perplexity") is None
     )
 
 
-def test_failed_seeds_are_said_and_not_averaged(build, records):
+def test_failed_seeds_are_counted_and_not_averaged(build, records):
     records[2] = build.failed(records[2].cell)
-    row = pooled(plain(records, GATE), [record.cell for record in records], GATE)[1]
-    assert said(row) == "2 of 3 seeds"
+    row = build.given(records).rows[1]
+    assert seed_count(row) == "2 of 3 seeds"
     assert row["perplexity"] == pytest.approx((VALUES[0] + VALUES[2]) / 2)
     broken = [build.failed(record.cell) for record in records[1:4]]
-    [row] = pooled(plain(broken, GATE), [record.cell for record in broken], GATE)
-    assert (row["status"], row["error_phase"], said(row)) == ("failed", "prune", "0 of 3 seeds")
+    [row] = build.given(broken).rows
+    assert (row["status"], row["error_phase"], seed_count(row)) == (
+        "failed",
+        "prune",
+        "0 of 3 seeds",
+    )
 
 
-def test_the_table_has_a_row_a_group_and_a_row_a_seed_below(build, records, tmp_path):
-    missing = build.cell("shortgpt", seed=1, ratio=0.1)
-    shown = view(build.store(tmp_path / "run", records, missing=[missing]))
-    rows = shown["table"]["rows"]
+def test_the_table_has_a_row_for_each_group_and_below_it_one_for_each_seed(build, records):
+    inputs = build.given(records, missing=(build.cell("shortgpt", seed=1, ratio=0.1),))
+    rows = main_table.section(inputs)["rows"]
     assert [row["name"] for row in rows] == [
         "dense",
         "wanda sparsity=0.1",
@@ -113,21 +113,20 @@ def test_the_table_has_a_row_a_group_and_a_row_a_seed_below(build, records, tmp_
     ]
     assert rows[1]["cells"][0]["text"] == "27.5 ± 1.8"
     assert "mean of 3 seeds" in rows[1]["tags"]
-    assert [row["name"] for row in shown["seed_table"]["rows"]] == [
+    assert [row["name"] for row in main_table.seed_section(inputs)["rows"]] == [
         f"wanda sparsity=0.1 · seed {n}" for n in range(3)
     ]
-    assert len(shown["cards"]) == 5
+    assert len(cards.section(inputs)) == 5
 
 
-def test_verdict_and_plots_are_about_the_groups(build, records, tmp_path):
-    shown = view(build.store(tmp_path / "run", records))
-    quality = next(one for one in shown["verdict"] if one["key"] == "quality")
-    text = "".join(span["text"] for span in quality["spans"])
-    assert text.startswith(
+def test_verdict_and_plots_are_about_the_groups(build, records):
+    inputs = build.given(records)
+    quality = next(one for one in verdict.section(inputs) if one.key == "quality")
+    assert quality.text.startswith(
         "wanda sparsity=0.1 keeps 91.2 ± 5.8 % (mean of 3 seeds) of dense quality"
     )
-    assert next(span["cell"] for span in quality["spans"]) == f"{records[1].id}-seeds"
-    assert shown["figures"][0]["desc"].startswith("3 cells.")
+    assert quality.spans[0].cell == f"{records[1].id}-seeds"
+    assert quality_plots.section(inputs)[0].desc.startswith("3 cells.")
 
 
 def test_links_of_single_cells_stay_valid(build, records, tmp_path):
@@ -142,6 +141,6 @@ def test_links_of_single_cells_stay_valid(build, records, tmp_path):
 
 
 def test_a_run_of_one_seed_has_no_second_table(build, tmp_path):
-    store = build.store(tmp_path / "run", build.quickstart())
-    assert view(store)["seed_table"] is None
-    assert "Seed by seed" not in render(store)
+    records = build.quickstart()
+    assert main_table.seed_section(build.given(records)) is None
+    assert "Seed by seed" not in render(build.store(tmp_path / "run", records))

@@ -10,7 +10,7 @@ import pytest
 
 from prunebench.errors import PrunebenchError
 from prunebench_report import export
-from prunebench_report.data import columns as fields
+from prunebench_report.data.columns import column_names
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_json_is_a_list_of_rows_with_null_for_what_is_missing(run):
     assert [row["status"] for row in rows] == ["ok"] * 8 + ["failed"]
     assert rows[-1]["perplexity"] is None
     assert rows[1]["perplexity"] == 18234.0
-    assert list(rows[0]) == fields.names(1, 1)
+    assert list(rows[0]) == column_names(1, 1)
 
 
 def test_csv_gives_the_same_values(run):
@@ -43,14 +43,10 @@ def test_csv_gives_the_same_values(run):
 def test_parquet_and_sqlite_give_the_same_values(run, tmp_path):
     import pandas as pd
 
-    from prunebench_report.data.table import rows as plain
-
     rows = json.loads(export(run, "json"))
     assert export(run, "parquet", tmp_path / "deep" / "run.parquet") is None
-    assert (
-        plain(pd.read_parquet(tmp_path / "deep" / "run.parquet", dtype_backend="numpy_nullable"))
-        == rows
-    )
+    frame = pd.read_parquet(tmp_path / "deep" / "run.parquet", dtype_backend="numpy_nullable")
+    assert frame.astype(object).where(frame.notna(), None).to_dict(orient="records") == rows
     assert export(run, "sqlite", tmp_path / "run.db") is None
     with closing(sqlite3.connect(tmp_path / "run.db")) as connection:
         connection.row_factory = sqlite3.Row
@@ -60,7 +56,7 @@ def test_parquet_and_sqlite_give_the_same_values(run, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["json", "csv"])
-def test_text_goes_to_a_file_where_one_is_named(run, tmp_path, form):
+def test_text_goes_to_a_file_if_one_is_named(run, tmp_path, form):
     assert export(run, form, tmp_path / "out") is None
     assert (tmp_path / "out").read_text(encoding="utf-8") == export(run, form)
 
@@ -72,7 +68,7 @@ def test_binary_formats_need_a_file(run, form):
     assert "--out" in caught.value.hint
 
 
-def test_bad_requests_say_how_to_mend_them(run, tmp_path):
+def test_bad_requests_say_how_to_fix_them(run, tmp_path):
     with pytest.raises(PrunebenchError, match="unknown export format 'jsn'") as caught:
         export(run, "jsn")
     assert caught.value.hint == "did you mean 'json'?"
@@ -86,4 +82,4 @@ def test_bad_requests_say_how_to_mend_them(run, tmp_path):
 def test_a_run_without_records_gives_an_empty_table(build, tmp_path):
     folder = build.store(tmp_path / "run", [], missing=[build.cell("dense")]).folder
     assert json.loads(export(folder, "json")) == []
-    assert export(folder, "csv").splitlines() == [",".join(fields.names(1, 1))]
+    assert export(folder, "csv").splitlines() == [",".join(column_names(1, 1))]

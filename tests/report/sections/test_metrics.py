@@ -11,9 +11,9 @@ from prunebench.experiment.plugins import MetricRef
 from prunebench.record.quality import MetricFigure, MetricResult
 from prunebench.record.record import Record
 from prunebench_report import compare, export, render
-from prunebench_report.data import table as frames
+from prunebench_report.data.table import build_table
+from prunebench_report.sections import cards, metrics
 from prunebench_report.text import MINUS
-from shown import view
 
 KL = MetricRef(name="kl", distribution="theirs", version="1.2", options={"chunk": 8})
 
@@ -54,7 +54,7 @@ def records(build) -> list[Record]:
 
 
 def test_every_figure_has_columns_and_what_is_missing_its_reason(records):
-    shortgpt, dense, wanda = frames.plain(records, 0.95)
+    shortgpt, dense, wanda = build_table(records, 0.95)
     assert (shortgpt["metric"], shortgpt["metric_unit"], shortgpt["metric_value"]) == (
         "kl",
         "nats",
@@ -90,7 +90,7 @@ def test_a_cell_without_some_figures_does_not_move_the_others(records):
         ),
         figure("agreement", 0.5, "share", higher=True),
     )
-    *_, last = frames.plain([*records, short], 0.95)
+    *_, last = build_table([*records, short], 0.95)
     assert (last["metric"], last["metric_value"], last["metric_2"], last["metric_value_2"]) == (
         None,
         None,
@@ -101,14 +101,13 @@ def test_a_cell_without_some_figures_does_not_move_the_others(records):
 
 def test_records_without_metrics_have_no_such_columns_and_no_section(build, tmp_path):
     plain = build.quickstart()
-    assert not [key for key in frames.plain(plain, 0.95)[0] if key.startswith("metric")]
-    store = build.store(tmp_path / "run", plain)
-    assert view(store)["metrics"] == []
-    assert "Further metrics" not in render(store)
+    assert not [key for key in build_table(plain, 0.95)[0] if key.startswith("metric")]
+    assert metrics.section(build.given(plain)) == []
+    assert "Further metrics" not in render(build.store(tmp_path / "run", plain))
 
 
-def test_the_section_says_the_difference_from_dense_in_sign_and_words(build, records, tmp_path):
-    [table] = view(build.store(tmp_path / "run", records))["metrics"]
+def test_the_section_says_the_difference_from_dense_with_sign_and_in_words(build, records):
+    [table] = metrics.section(build.given(records))
     assert [(head["name"], head["about"]) for head in table["heads"]] == [
         ("kl", "nats, lower is better"),
         ("kl: agreement", "%, higher is better"),
@@ -130,16 +129,13 @@ def test_the_section_says_the_difference_from_dense_in_sign_and_words(build, rec
 
 def test_the_page_escapes_what_plugins_say_and_the_card_has_all(build, records, tmp_path):
     hostile = MetricRef(name="<script>alert(1)</script>", distribution="x", version="1")
-    store = build.store(
-        tmp_path / "run",
-        [judged(record, figure(hostile.name, 1.0), ref=hostile) for record in records],
-    )
-    page = render(store)
+    named = [judged(record, figure(hostile.name, 1.0), ref=hostile) for record in records]
+    page = render(build.store(tmp_path / "run", named))
     assert 'href="#metrics"' in page
     assert "<script>alert" not in page
     assert "ValueError: &lt;b&gt;no&lt;/b&gt;" in page
-    cards = {card["name"]: dict(card["metrics"]) for card in view(store)["cards"]}
-    assert cards["wanda sparsity=0.5"]["kl"].startswith(
+    found = {card["name"]: dict(card["metrics"]) for card in cards.section(build.given(named))}
+    assert found["wanda sparsity=0.5"]["kl"].startswith(
         "kl not available: ValueError: <b>no</b>, agreement 100.0 % ("
     )
 
@@ -166,8 +162,6 @@ def test_a_comparison_names_a_change_and_does_not_judge_it(build, records, tmp_p
 
 
 def test_seeds_are_pooled(build):
-    from prunebench_report.data import seeds
-
     several = [
         judged(
             build.record(build.cell("random", seed=seed, sparsity=0.5), 30.0, 1.0),
@@ -175,6 +169,6 @@ def test_seeds_are_pooled(build):
         )
         for seed, value in enumerate((0.2, 0.4))
     ]
-    [row] = seeds.pooled(frames.plain(several, 0.95), [record.cell for record in several], 0.95)
+    [row] = build.given(several).rows
     assert (row["metric"], row["metric_value"]) == ("kl", pytest.approx(0.3))
     assert row["metric_value_sd"] == pytest.approx(0.1414, abs=1e-4)

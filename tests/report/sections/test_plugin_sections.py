@@ -5,7 +5,7 @@ from __future__ import annotations
 import prunebench
 from prunebench.plugin.host import load_plugins
 from prunebench_report import render
-from prunebench_report.sections.plugin_sections import sections
+from prunebench_report.sections import plugin_sections
 
 EVIL = '</script><img src=x onerror="alert(1)">'
 
@@ -63,8 +63,7 @@ def test_blocks_become_text(build, tmp_path):
 
 
 def test_a_section_cannot_change_what_others_see(build):
-    rows = [{"perplexity": 1.0, "name": "x"}]
-    found = sections([Silent, Good], rows, [])
+    found = plugin_sections.section(build.given(build.quickstart()), [Silent, Good])
     assert [one["name"] for one in found] == ["good"]
     assert found[0]["problem"] is None
 

@@ -8,10 +8,8 @@ import pytest
 
 from prunebench.record.expectations import Expectation
 from prunebench.record.quality import TaskMetric, TaskResult
-from prunebench.store.plan_file import Plan
-from prunebench.store.run_folder import RunStore
 from prunebench_report import export, render
-from shown import view
+from prunebench_report.sections import published
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -37,17 +35,12 @@ def expect(
 
 
 @pytest.fixture
-def store(build, tmp_path):
-    def store(figures, records, missing=()):
-        cells = (*(record.cell for record in records), *missing)
-        made = RunStore.create(
-            tmp_path / "run", Plan("s", "S", cells, "0" * 64, expect=tuple(figures)), "name: s\n"
-        )
-        for record in records:
-            made.write(record)
-        return made
+def rows(build):
+    def rows(figures, records, missing=()):
+        given = build.given(records, expect=tuple(figures), missing=tuple(missing))
+        return published.section(given)
 
-    return store
+    return rows
 
 
 def seeds(build, values):
@@ -57,9 +50,9 @@ def seeds(build, values):
     ]
 
 
-def test_the_mean_over_seeds_stands_beside_the_figure(build, store):
+def test_the_mean_over_seeds_stands_beside_the_figure(build, rows):
     records = seeds(build, [50.0, 51.0, 52.0])
-    [row] = view(store([expect(50.5, [one.cell for one in records])], records))["published"]
+    [row] = rows([expect(50.5, [one.cell for one in records])], records)
     assert (row["published"], row["measured"]) == ("50.50", "51.00 ± 1.0 (3 seeds)")
     assert (row["difference"], row["state"], row["agrees"]) == (
         "+0.99 %, higher",
@@ -69,15 +62,15 @@ def test_the_mean_over_seeds_stands_beside_the_figure(build, store):
     assert row["cell"] == f"{records[0].id}-seeds"
 
 
-def test_cells_that_differ_in_more_than_the_seed_are_not_called_seeds(build, store):
+def test_cells_that_differ_in_more_than_the_seed_are_not_called_seeds(build, rows):
     records = [
         build.record(build.cell("wanda", seed=seed, sparsity=0.5, mode=mode), 50.0 + seed, 1.0)
         for mode in ("clean", "reference")
         for seed in (0, 1, 2)
     ]
-    [row] = view(store([expect(50.5, [one.cell for one in records])], records))["published"]
+    [row] = rows([expect(50.5, [one.cell for one in records])], records)
     assert row["measured"] == "51.00 ± 0.89 (6 cells: 2 settings, 3 seeds)"
-    [row] = view(store([expect(50.5, [one.cell for one in records[::3]])], records))["published"]
+    [row] = rows([expect(50.5, [one.cell for one in records[::3]])], records)
     assert row["measured"] == "50.00 ± 0 (2 cells: 2 settings, 1 seed)"
 
 
@@ -89,33 +82,33 @@ def test_cells_that_differ_in_more_than_the_seed_are_not_called_seeds(build, sto
         (10.0, "+400 %, higher", "differs by more than 2 %"),
     ],
 )
-def test_differences_are_said_in_words_and_sign(value, words, state, build, store):
+def test_differences_are_said_in_words_and_sign(value, words, state, build, rows):
     [record] = seeds(build, [50.0])
-    [row] = view(store([expect(value, [record.cell])], [record]))["published"]
+    [row] = rows([expect(value, [record.cell])], [record])
     assert (row["difference"], row["state"]) == (words, state)
     assert row["cell"] == record.id
 
 
-def test_cells_without_a_result_say_why(build, store):
+def test_cells_without_a_result_say_why(build, rows):
     failed = build.failed(build.cell("wanda", sparsity=0.5), "out-of-memory")
     missing = build.cell("wanda", sparsity="2:4")
     figures = [expect(7.0, [failed.cell]), expect(11.0, [missing], method="wanda sparsity=2:4")]
-    first, second = view(store(figures, [failed], [missing]))["published"]
+    first, second = rows(figures, [failed], [missing])
     assert (first["state"], second["state"]) == ("out-of-memory", "not run")
     assert (first["measured"], first["difference"], first["agrees"]) == ("n/a", "n/a", None)
 
 
-def test_another_protocol_is_not_taken_for_the_figures(build, store):
+def test_another_protocol_is_not_taken_for_the_figures(build, rows):
     [record] = seeds(build, [50.0])
-    [row] = view(store([expect(50.0, [record.cell], protocol="disp-llm")], [record]))["published"]
+    [row] = rows([expect(50.0, [record.cell], protocol="disp-llm")], [record])
     assert (row["measured"], row["state"]) == ("n/a", "not measured")
 
 
-def test_dense_comes_first_and_where_it_is_off_the_steps_from_it_are_compared(build, store):
+def test_dense_comes_first_and_where_it_is_off_the_steps_from_it_are_compared(build, rows):
     dense = build.record(build.cell("dense"), 10.0, 1.0)
     [wanda] = seeds(build, [20.0])
     figures = [expect(16.0, [wanda.cell]), expect(8.0, [dense.cell], method="dense")]
-    first, second = view(store(figures, [dense, wanda]))["published"]
+    first, second = rows(figures, [dense, wanda])
     assert (first["method"], first["note"]) == ("dense", None)
     assert second["note"] == (
         "dense itself is off by +25.0 %, higher; against dense: 2.00\N{MULTIPLICATION SIGN} published, "
@@ -123,7 +116,7 @@ def test_dense_comes_first_and_where_it_is_off_the_steps_from_it_are_compared(bu
     )
 
 
-def test_counts_and_shares_and_ratios(build, store):
+def test_counts_and_shares_and_ratios(build, rows):
     record = build.record(build.cell("shortgpt", ratio=0.1), 40.0, 1.2)
     total, share = record.audit.parameters, record.audit.removed_share
     figures = [
@@ -131,18 +124,17 @@ def test_counts_and_shares_and_ratios(build, store):
         expect(share, [record.cell], metric="removed_share"),
         expect(1.2, [record.cell], metric="speedup", tolerance=0.1),
     ]
-    rows = view(store(figures, [record]))["published"]
-    assert [row["difference"] for row in rows] == ["= published"] * 3
-    assert rows[0]["measured"] == f"{total:,}"
-    assert rows[1]["measured"] == f"{100 * share:.2f} %"
-    assert rows[2]["measured"] == "1.200\N{MULTIPLICATION SIGN}"
+    found = rows(figures, [record])
+    assert [row["difference"] for row in found] == ["= published"] * 3
+    assert found[0]["measured"] == f"{total:,}"
+    assert found[1]["measured"] == f"{100 * share:.2f} %"
+    assert found[2]["measured"] == "1.200\N{MULTIPLICATION SIGN}"
 
 
-def test_the_page_has_the_section_with_everything_escaped_and_none_without_figures(
-    build, store, tmp_path
-):
+def test_the_page_has_the_section_with_everything_escaped_and_none_without_figures(build, tmp_path):
     [record] = seeds(build, [50.0])
-    page = render(store([expect(50.5, [record.cell])], [record]))
+    expected = (expect(50.5, [record.cell]),)
+    page = render(build.store(tmp_path / "run", [record], expect=expected))
     assert '<section id="published"' in page
     assert '<a href="#published">' in page
     assert "A &lt;b&gt;paper&lt;/b&gt;, Table 3" in page
@@ -150,10 +142,11 @@ def test_the_page_has_the_section_with_everything_escaped_and_none_without_figur
     assert 'id="published"' not in render(build.store(tmp_path / "other", [record]))
 
 
-def test_the_export_has_a_set_of_columns_a_figure(build, store):
+def test_the_export_has_a_set_of_columns_for_each_figure(build, tmp_path):
     records = seeds(build, [50.0, 60.0])
     cells = [one.cell for one in records]
-    made = store([expect(50.5, cells), expect(0.0, cells[:1], metric="removed_share")], records)
+    expected = (expect(50.5, cells), expect(0.0, cells[:1], metric="removed_share"))
+    made = build.store(tmp_path / "run", records, expect=expected)
     first, second = json.loads(export(made.folder, "json"))
     assert (
         first["published_metric"]
@@ -191,7 +184,7 @@ def scored(name, value):
     )
 
 
-def test_scores_of_tasks_are_in_per_cent(build, store):
+def test_scores_of_tasks_are_in_per_cent(build, rows):
     [record] = seeds(build, [50.0])
     record.quality.tasks = [scored("boolq", 0.7), scored("piqa", 0.8)]
     figures = [
@@ -200,11 +193,11 @@ def test_scores_of_tasks_are_in_per_cent(build, store):
         expect(64.0, [record.cell], metric="tasks-mean", tasks=("piqa",)),
         expect(60.0, [record.cell], metric="tasks-mean", tasks=("piqa", "arc_easy")),
     ]
-    rows = view(store(figures, [record]))["published"]
-    assert [row["measured"] for row in rows] == ["70.00", "75.00", "80.00", "n/a"]
-    assert [row["metric"] for row in rows][:3] == [
+    found = rows(figures, [record])
+    assert [row["measured"] for row in found] == ["70.00", "75.00", "80.00", "n/a"]
+    assert [row["metric"] for row in found][:3] == [
         "boolq, %",
         "mean of the tasks, %",
         "mean of piqa, %",
     ]
-    assert rows[2]["difference"] == "+25.0 %, higher"
+    assert found[2]["difference"] == "+25.0 %, higher"

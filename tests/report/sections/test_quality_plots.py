@@ -10,9 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunebench.experiment.plugins import RecoveryRef
-from prunebench_report.data import table as frames
-from prunebench_report.sections.quality_plots import figures
-from prunebench_report.text import ranges
+from prunebench_report.sections.quality_plots import figures, section
 
 positive = st.floats(1e-6, 1e300)
 ratio = st.floats(1e-3, 1e3)
@@ -46,21 +44,21 @@ def row(number, given_values):
 @given(st.lists(values, max_size=12), st.floats(0.01, 1))
 def test_any_numbers_make_well_formed_figures(cells, gate):
     for drawn in figures([row(number, one) for number, one in enumerate(cells)], gate):
-        tree = ET.fromstring(drawn["svg"])
+        tree = ET.fromstring(drawn.svg)
         assert tree.get("role") == "group"
-        assert "nan" not in drawn["svg"].lower().replace("dominan", "")
+        assert "nan" not in drawn.svg.lower().replace("dominan", "")
 
 
 @pytest.mark.parametrize("gate", [0.05, 0.95])
 def test_the_gate_is_drawn_only_where_the_axis_reaches_it(build, gate):
     near = [record for record in build.quickstart() if record.quality.perplexity[0].perplexity < 30]
-    speed = figures(frames.plain(near, gate), gate)[0]
-    assert ("gate" in speed["svg"]) == (gate > 0.5)
+    speed = section(build.given(near, gate=gate))[0]
+    assert ("gate" in speed.svg) == (gate > 0.5)
 
 
 def test_dominated_marks_are_hollow_and_the_others_filled(build):
     records = build.quickstart()
-    svg = figures(frames.plain(records, 0.95), 0.95)[0]["svg"]
+    svg = section(build.given(records))[0].svg
 
     def fill(record):
         group = svg[svg.index(f'id="speed0-at-{record.id}"') :]
@@ -71,7 +69,7 @@ def test_dominated_marks_are_hollow_and_the_others_filled(build):
 
 
 def test_methods_differ_in_shape_not_only_in_colour(build):
-    svg = figures(frames.plain(build.quickstart(), 0.95), 0.95)[0]["svg"]
+    svg = section(build.given(build.quickstart()))[0].svg
     shapes = {
         re.sub(r"\s+", " ", path) for path in re.findall(r'<path id="speed0-m\w+" d="([^"]+)"', svg)
     }
@@ -79,19 +77,19 @@ def test_methods_differ_in_shape_not_only_in_colour(build):
 
 
 def test_without_dense_quality_stands_against_time(build):
-    speed, size = figures(frames.plain(build.quickstart()[1:], 0.95), 0.95)
-    assert "Time between tokens, ms" in speed["svg"]
-    assert "Size on disk, MB" in size["svg"]
+    speed, size = section(build.given(build.quickstart()[1:]))
+    assert "Time between tokens, ms" in speed.svg
+    assert "Size on disk, MB" in size.svg
 
 
 def test_tooltips_name_the_cell_and_its_numbers(build):
-    svg = figures(frames.plain(build.quickstart(), 0.95), 0.95)[2]["svg"]
+    svg = section(build.given(build.quickstart()))[2].svg
     assert "<title>wanda sparsity=0.5: Size on disk, MB 538, Perplexity (log) 52.3</title>" in svg
 
 
 def test_names_that_look_like_formulas_or_markup_stay_text(build):
     strange = build.record(build.cell("$\\frac{<b>", ratio=0.1), 40.0, 1.2)
-    svg = figures(frames.plain([build.quickstart()[0], strange], 0.95), 0.95)[0]["svg"]
+    svg = section(build.given([build.quickstart()[0], strange]))[0].svg
     assert "$\\frac{&lt;b&gt; 0.1</text>" in svg
 
 
@@ -103,19 +101,30 @@ def test_a_recovery_is_named_without_its_options(build):
         name="lora", distribution="prunebench", version="0.1.0", given={"rank": 8}, data=data
     )
     repaired = build.record(plain.model_copy(update={"recovery": lora}), 40.0, 1.1)
-    svg = figures(frames.plain([dense, repaired], 0.95), 0.95)[0]["svg"]
+    svg = section(build.given([dense, repaired]))[0].svg
     assert ">shortgpt 0.1 + lora</text>" in svg
     assert "<title>shortgpt ratio=0.1 + lora rank=8:" in svg
 
 
-@pytest.mark.parametrize(
-    ("numbers", "said"),
-    [
-        ([3], "layer 3"),
-        ([5, 4, 3, 9], "layers 3 to 5, 9"),
-        ([1, 3], "layers 1, 3"),
-        ([0, 1], "layers 0 to 1"),
-    ],
-)
-def test_layers_in_short(numbers, said):
-    assert ranges(numbers) == said
+def test_figures_say_in_words_what_they_show_and_link_to_rows(build):
+    records = build.quickstart()
+    speed, memory, size = section(build.given(records))
+    assert "Not dominated: dense, shortgpt ratio=0.1, shortgpt ratio=0.25." in speed.desc
+    for record in records[1:]:
+        assert f'href="#row-{record.id}"' in speed.svg
+    assert "Weights in memory, MB" in memory.desc
+    assert "var(--ink)" in size.svg
+    assert "#0101" not in size.svg
+    assert len(speed.svg) < 60_000
+
+
+def test_every_model_has_figures_of_its_own(build):
+    drawn = section(build.given([*build.quickstart(), *build.quickstart("other")]))
+    assert [one.caption for one in drawn] == [
+        "Quality against speed, smollm2-135m-instruct",
+        "Quality against memory, smollm2-135m-instruct",
+        "Quality against size, smollm2-135m-instruct",
+        "Quality against speed, other",
+        "Quality against memory, other",
+        "Quality against size, other",
+    ]

@@ -9,11 +9,9 @@ import pytest
 from prunebench.record.quality import TaskMetric, TaskResult
 from prunebench.record.record import Record
 from prunebench_report import render
-from prunebench_report.data import table as frames
-from prunebench_report.sections.tasks import section
-from prunebench_report.sections.verdict import verdict
+from prunebench_report.data.table import build_table
+from prunebench_report.sections import cards, main_table, tasks, verdict
 from prunebench_report.text import MINUS
-from shown import view
 
 DENSE = {"boolq": 0.60, "arc_easy": 0.50, "hellaswag": 0.40}
 
@@ -57,7 +55,7 @@ def records(build) -> list[Record]:
 
 
 def test_recovery_is_the_mean_of_ratios_and_the_gate_is_about_it(records):
-    dense, wanda, shortgpt = frames.plain(records, 0.95)
+    dense, wanda, shortgpt = build_table(records, 0.95)
     assert wanda["tasks_recovery_percent"] == pytest.approx(100 * (0.59 / 0.60 + 1 + 0.9) / 3)
     assert wanda["gate_passed"] is True
     assert wanda["recovery_percent"] < 50  # perplexity alone would say no
@@ -74,25 +72,25 @@ def test_recovery_is_the_mean_of_ratios_and_the_gate_is_about_it(records):
 
 
 def test_without_tasks_nothing_changes(build):
-    rows = frames.plain(build.quickstart(), 0.95)
+    rows = build_table(build.quickstart(), 0.95)
     assert not any(key.startswith("task") for key in rows[0])
     assert rows[-1]["gate_passed"] is False
 
 
 def test_a_score_that_is_missing_leaves_the_mean_open(records):
     records[1] = scored(records[1], {"boolq": 0.59, "arc_easy": None, "hellaswag": 0.36})
-    row = frames.plain(records, 0.95)[1]
+    row = build_table(records, 0.95)[1]
     assert (row["tasks_mean"], row["tasks_recovery_percent"], row["gate_passed"]) == (
         None,
         None,
         None,
     )
-    alone = frames.plain(records[1:], 0.95)[1]
+    alone = build_table(records[1:], 0.95)[1]
     assert (alone["tasks_recovery_percent"], alone["gate_passed"]) == (None, None)
     assert alone["tasks_mean"] == pytest.approx(0.3)
 
 
-def test_where_lower_is_better_the_ratio_is_turned(records):
+def test_if_lower_is_better_the_ratio_is_inverted(records):
     def perplexities(value: float) -> list[TaskResult]:
         metric = TaskMetric(
             metric="word_perplexity",
@@ -105,13 +103,12 @@ def test_where_lower_is_better_the_ratio_is_turned(records):
 
     for record, value in zip(records, (20.0, 25.0, 40.0), strict=True):
         record.quality.tasks = perplexities(value)
-    assert frames.plain(records, 0.95)[1]["tasks_recovery_percent"] == pytest.approx(80)
+    assert build_table(records, 0.95)[1]["tasks_recovery_percent"] == pytest.approx(80)
 
 
-def test_the_section_says_what_a_difference_is_worth(records):
-    named = frames.names([record.cell for record in records])
-    (table,) = section(records[::-1], dict.fromkeys(named, records[0].id), named)
-    assert [task["name"] for task in table["tasks"]] == list(DENSE)
+def test_the_section_says_whether_a_difference_is_within_the_error(build, records):
+    (table,) = tasks.section(build.given(records[::-1]))
+    assert [head["name"] for head in table["heads"]] == list(DENSE)
     dense, *others = table["rows"]
     assert dense["dense"]
     assert [cell["text"] for cell in dense["cells"]] == [
@@ -127,26 +124,26 @@ def test_the_section_says_what_a_difference_is_worth(records):
     assert [cell["tone"] for cell in wanda["cells"]] == [None, None, None, "worse"]
 
 
-def test_parts_of_a_group_are_in_the_card_alone(records):
+def test_parts_of_a_group_are_in_the_card_alone(build, records):
     for record in records:
         record.quality.tasks += [score("mmlu_anatomy", 0.3, asked=False, group="mmlu")]
-    rows = frames.plain(records, 0.95)
-    assert rows[0]["tasks_run"] == 3
-    named = frames.names([record.cell for record in records])
-    (table,) = section(records, dict.fromkeys(named, records[0].id), named)
-    assert len(table["tasks"]) == 3
+    given = build.given(records)
+    assert given.table[0]["tasks_run"] == 3
+    (table,) = tasks.section(given)
+    assert len(table["heads"]) == 3
+    assert "mmlu / mmlu_anatomy" in dict(cards.section(given)[0]["tasks"])
 
 
 def test_verdict_and_report_say_that_tasks_decide(build, records, tmp_path: Path):
-    statements = {one.key: one for one in verdict(frames.plain(records, 0.95), 0.95)}
+    given = build.given(records)
+    statements = {one.key: one for one in verdict.section(given)}
     assert statements["speed"].text.startswith("wanda sparsity=0.5 keeps 96.1 %")
+    table = main_table.section(given)
+    notes = {column["key"]: column["note"] for column in table["columns"]}
+    assert "tasks_mean" in notes
+    assert notes["tasks_recovery_percent"] == "gate 95 %"
+    assert table["gate"] == "95 % mean task"
     store = build.store(tmp_path / "run", records)
-    shown = view(store)
-    keys = [column["key"] for column in shown["table"]["columns"]]
-    assert {"tasks_mean", "tasks_recovery_percent"} <= set(keys)
-    noted = next(one for one in shown["table"]["columns"] if one["key"] == "tasks_recovery_percent")
-    assert noted["note"] == "gate 95 %"
-    assert shown["table"]["gate"] == "95 % mean task"
     html = render(store)
     assert 'id="tasks"' in html
     assert "Mean recovery over tasks" in html

@@ -6,11 +6,6 @@ import re
 
 from prunebench_report import render
 from prunebench_report.sections.timelines import MOST, section
-from shown import view
-
-
-def named(records):
-    return {record.id: record.cell.label for record in records}
 
 
 def many(build, count):
@@ -26,7 +21,7 @@ def many(build, count):
 
 def test_a_small_run_has_a_picture_a_cell_dense_first_with_its_peak(build):
     records = build.quickstart()
-    found = section([*records[1:], records[0]], named(records))
+    found = section(build.given([*records[1:], records[0]]))
     assert [one["name"] for one in found["pictures"]] == [record.cell.label for record in records]
     assert found["left_out"] == 0
     assert all(
@@ -42,7 +37,7 @@ def test_all_are_on_the_same_axes(build):
     )
     later = [*large.time_s[:-1], 2 * large.phases[-1].end_s]
     records[2].samples.memory = large.model_copy(update={"time_s": later})
-    lines = [one["line"] for one in section(records, named(records))["pictures"]]
+    lines = [one["line"] for one in section(build.given(records))["pictures"]]
     assert (
         len({str(line["levels"]) for line in lines})
         == len({str(line["times"]) for line in lines})
@@ -61,7 +56,7 @@ def test_all_are_on_the_same_axes(build):
 
 def test_of_many_some_of_every_method_are_drawn_and_the_rest_is_in_the_cards(build, tmp_path):
     records = many(build, 45)
-    found = section(records, named(records))
+    found = section(build.given(records))
     methods = [one["name"].split()[0] for one in found["pictures"]]
     assert len(methods) == MOST == 12
     assert {method: methods.count(method) for method in methods} == {
@@ -88,9 +83,8 @@ def test_runs_without_samples_have_no_section(build, tmp_path):
     records[0].samples.memory = None
     records[1].samples.memory.time_s = records[1].samples.memory.time_s[:1]
     records.append(build.failed(build.cell("wanda", sparsity=0.5)))
-    store = build.store(tmp_path / "run", records)
-    assert view(store)["timelines"] is None
-    assert 'href="#memory"' not in render(store)
+    assert section(build.given(records)) is None
+    assert 'href="#memory"' not in render(build.store(tmp_path / "run", records))
 
 
 def test_hostile_phases_stay_text(build, tmp_path):

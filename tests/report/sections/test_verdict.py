@@ -1,21 +1,28 @@
 from __future__ import annotations
 
+import pytest
+
 from prunebench.experiment.plugins import RecoveryRef
-from prunebench_report.data import table as frames
-from prunebench_report.sections.verdict import verdict
+from prunebench_report.sections import verdict
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 
-def say(records, gate=0.95):
-    return {one.key: one for one in verdict(frames.plain(records, gate), gate)}
+@pytest.fixture
+def say(build):
+    """The statements about these records, by key."""
+
+    def say(records, gate=0.95):
+        return {one.key: one for one in verdict.section(build.given(records, gate=gate))}
+
+    return say
 
 
 def cells_of(statement):
     return [span.cell for span in statement.spans if span.cell]
 
 
-def test_the_best_quality_among_fast_cells_is_named_and_linked(build):
+def test_the_best_quality_among_fast_cells_is_named_and_linked(build, say):
     records = build.quickstart()
     found = say(records)["quality"]
     assert found.text.startswith(
@@ -25,25 +32,25 @@ def test_the_best_quality_among_fast_cells_is_named_and_linked(build):
     assert cells_of(found) == [records[-1].id]
 
 
-def test_without_a_fast_cell_the_nearest_is_named(build):
+def test_without_a_fast_cell_the_nearest_is_named(build, say):
     found = say(build.quickstart()[:-1])["quality"]
     assert "No cell generates tokens 1.2 times as fast" in found.text
     assert "shortgpt ratio=0.1" in found.text
     assert found.figure == "none"
 
 
-def test_a_cell_that_passes_the_gate_without_speed_is_not_praised(build):
+def test_a_cell_that_passes_the_gate_without_speed_is_not_praised(build, say):
     found = say(build.quickstart())["speed"]
     assert "wanda sparsity=0.1 keeps 96.7 % but is not measurably faster" in found.text
 
 
-def test_the_fastest_cell_above_the_gate_wins(build):
+def test_the_fastest_cell_above_the_gate_wins(build, say):
     found = say(build.quickstart(), gate=0.6)["speed"]
     assert found.figure == f"1.11{TIMES}"
     assert found.text.startswith("shortgpt ratio=0.1 generates tokens at")
 
 
-def test_where_no_cell_passes_the_gate_the_nearest_is_named(build):
+def test_where_no_cell_passes_the_gate_the_nearest_is_named(build, say):
     found = say(build.quickstart(), gate=0.99)["speed"]
     assert (
         found.text
@@ -51,14 +58,14 @@ def test_where_no_cell_passes_the_gate_the_nearest_is_named(build):
     )
 
 
-def test_dominated_methods_are_named_with_the_nearest_cell_that_beats_them(build):
+def test_dominated_methods_are_named_with_the_nearest_cell_that_beats_them(build, say):
     found = say(build.quickstart())["dominated"]
     assert found.figure == "2 of 4"
     assert "random and magnitude are beaten by wanda 0.5: at least as good" in found.text
     assert "shortgpt" not in found.text
 
 
-def test_a_long_label_is_shortened_and_named_once_for_all_that_it_beats(build):
+def test_a_long_label_is_shortened_and_named_once_for_all_that_it_beats(build, say):
     long = build.cell("wanda", sparsity=0.5, mode="clean")
     repair = RecoveryRef(
         name="lora", distribution="d", version="1", given={"rank": 8}, data=long.calibration
@@ -73,7 +80,7 @@ def test_a_long_label_is_shortened_and_named_once_for_all_that_it_beats(build):
     assert cells_of(found) == [winner.id]
 
 
-def test_zeros_without_speed_up_are_said_with_the_measured_ratio(build):
+def test_zeros_without_speed_up_are_said_with_the_measured_ratio(build, say):
     found = say(build.quickstart())["zeros"]
     assert "10 % to 50 % zeros in dense tensors bring no speed-up" in found.text
     assert (
@@ -81,34 +88,32 @@ def test_zeros_without_speed_up_are_said_with_the_measured_ratio(build):
     )
 
 
-def test_zeros_that_do_bring_speed_are_not_denied(build):
+def test_zeros_that_do_bring_speed_are_not_denied(build, say):
     fast = build.record(build.cell("wanda", sparsity="2:4"), 60.0, 1.4)
     found = say([build.quickstart()[0], fast])["zeros"]
     assert "no speed-up was expected, yet" in found.text
     assert cells_of(found) == [fast.id]
 
 
-def test_without_dense_nothing_relative_is_claimed(build):
+def test_without_dense_nothing_relative_is_claimed(build, say):
     (found,) = say(build.quickstart()[2:5]).values()
     assert found.key == "no-dense"
     assert "wanda sparsity=0.5" in found.text
 
 
-def test_when_nothing_finished_the_statuses_are_counted(build):
+def test_when_nothing_finished_the_statuses_are_counted(build, say):
     records = [build.failed(build.cell("wanda")), build.failed(build.cell("random"), "timeout")]
     (found,) = say(records).values()
     assert found.text == "No cell gave a result: 1 failed, 1 timeout."
 
 
-def test_one_dense_cell_alone_has_nothing_to_say(build):
+def test_one_dense_cell_alone_has_nothing_to_say(build, say):
     (found,) = say(build.quickstart()[:1]).values()
     assert found.text == "No pruned cell gave a result yet."
 
 
 def test_each_model_has_its_own_verdict(build):
-    statements = verdict(
-        frames.plain([*build.quickstart(), *build.quickstart("other")], 0.95), 0.95
-    )
+    statements = verdict.section(build.given([*build.quickstart(), *build.quickstart("other")]))
     questions = [one.question for one in statements if one.key == "quality"]
     assert [question.partition(" (")[2] for question in questions] == [
         "smollm2-135m-instruct)",
@@ -116,7 +121,7 @@ def test_each_model_has_its_own_verdict(build):
     ]
 
 
-def test_cells_that_were_not_timed_are_judged_by_quality_alone(build):
+def test_cells_that_were_not_timed_are_judged_by_quality_alone(build, say):
     records = build.quickstart()
     for record in records:
         record.speed = None

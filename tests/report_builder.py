@@ -1,4 +1,4 @@
-"""Makes realistic records and runs, so that the report can be tested without running anything."""
+"""Realistic records and runs, so that the report can be tested without running anything."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from prunebench.experiment.model import ModelRef
 from prunebench.experiment.plugins import MethodRef
 from prunebench.experiment.text import CalibrationSpec, CorpusRef
 from prunebench.record.audit import Audit, LinearAudit, PatternAudit
+from prunebench.record.expectations import Expectation
 from prunebench.record.io import IO, GenerationIO, LoadIO
 from prunebench.record.memory import Memory, PhaseMemory, PhaseSpan, Timeline
 from prunebench.record.quality import Perplexity, Quality
@@ -29,6 +30,7 @@ from prunebench.record.speed import (
 )
 from prunebench.store.plan_file import Plan
 from prunebench.store.run_folder import RunStore
+from prunebench_report.data.report_input import ReportInput
 
 LAYERS = 30
 LINEARS = {
@@ -400,11 +402,27 @@ def store(
     missing: list[Cell] | None = None,
     title: str = "Quickstart: pruning a small model on a CPU",
     suite_text: str = SUITE,
+    **planned: Any,
 ) -> RunStore:
-    """A run folder with these records; the plan also holds the ``missing`` cells."""
+    """A run folder with these records; the plan also holds the ``missing`` cells and ``planned``."""
     cells = (*(one.cell for one in records), *(missing or []))
-    plan = Plan("quickstart", title, cells, hashlib.sha256(suite_text.encode()).hexdigest())
+    digest = hashlib.sha256(suite_text.encode()).hexdigest()
+    plan = Plan("quickstart", title, cells, digest, **planned)
     made = RunStore.create(folder, plan, suite_text)
     for one in records:
         made.write(one)
     return made
+
+
+def given(
+    records: list[Record],
+    *,
+    gate: float = 0.95,
+    missing: tuple[Cell, ...] = (),
+    expect: tuple[Expectation, ...] = (),
+    **more: Any,
+) -> ReportInput:
+    """What a report of these records is made of; the plan also holds the ``missing`` cells."""
+    cells = (*(one.cell for one in records), *missing)
+    plan = Plan("quickstart", "Quickstart", cells, "0" * 64, gate=gate, expect=expect)
+    return ReportInput(plan, records, **more)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunebench_report.figures.pareto import dominates, frontier, settled_speedup
+from prunebench_report.data.pareto import dominates, frontier, settled_speedup
 
 values = st.integers(-4, 4).map(float) | st.floats(-100, 100)
 clouds = st.lists(st.tuples(values, values), max_size=30)

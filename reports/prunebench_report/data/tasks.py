@@ -1,0 +1,98 @@
+"""Task scores beside dense, as columns of the table.
+
+A score's recovery is score / dense (dense / score if lower is better); a cell's recovery is the
+mean over the tasks that its suite names.
+"""
+
+from __future__ import annotations
+
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from prunebench.measure.quality.task_scores import task_recovery, z_score
+from prunebench_report.data.columns import Row, numbered
+from prunebench_report.data.gate import TASKS_RECOVERY
+
+if TYPE_CHECKING:
+    from prunebench.record.quality import TaskResult
+    from prunebench.record.record import Record
+
+TaskKey = tuple[str, ...]
+"""What two scores must share before they may be compared."""
+
+
+def suite_tasks(record: Record | None) -> list[TaskResult]:
+    """The tasks that the suite names; of a group the aggregate, not its parts."""
+    return [one for one in record.quality.tasks if one.asked] if record and record.quality else []
+
+
+def tasks_by_key(record: Record | None) -> dict[TaskKey, TaskResult]:
+    return {task_key(one): one for one in suite_tasks(record)}
+
+
+def task_key(one: TaskResult) -> TaskKey:
+    return (
+        one.task,
+        one.headline,
+        one.data,
+        str(one.num_fewshot),
+        str(one.version),
+        str(one.samples),
+    )
+
+
+def task_columns(record: Record, dense: Record | None) -> Row:
+    """One numbered set for each task, and the means over tasks; empty if no tasks ran."""
+    scores, references = suite_tasks(record), tasks_by_key(dense)
+    if not scores:
+        return {}
+    row: Row = {}
+    recoveries = []
+    for index, one in enumerate(scores):
+        reference = references.get(task_key(one))
+        recovery = _recovery(one, reference)
+        recoveries.append(recovery)
+        values = {
+            "task": one.task,
+            "task_metric": one.headline,
+            "task_value": one.value,
+            "task_stderr": one.stderr,
+            "task_recovery_percent": None if recovery is None else 100 * recovery,
+            "task_z": reference
+            and z_score(one.value, one.stderr, reference.value, reference.stderr),
+            "task_protocol": task_protocol(one),
+        }
+        row |= {numbered(key, index): value for key, value in values.items()}
+    recovery = _mean(recoveries)
+    return {
+        **row,
+        "tasks_run": len(scores),
+        "tasks_questions": min(one.samples for one in scores),
+        "tasks_mean": _mean([one.value for one in scores]),
+        TASKS_RECOVERY: None if recovery is None else 100 * recovery,
+    }
+
+
+def task_protocol(one: TaskResult) -> str:
+    """Everything that identifies a score, in one line."""
+    shots = "shots as its tasks have them" if one.num_fewshot is None else f"{one.num_fewshot}-shot"
+    total = f" of {one.samples_total:,}" if one.samples_total not in (None, one.samples) else ""
+    version = f", task version {one.version}" if one.version else ""
+    return (
+        f"{one.task} {one.headline}, {shots}, {one.samples:,}{total} questions, "
+        f"rows from {one.data}, lm-eval {one.harness}{version}"
+    )
+
+
+def _recovery(one: TaskResult, dense: TaskResult | None) -> float | None:
+    """The share of dense quality."""
+    if dense is None:
+        return None
+    higher = one.headline_metric.higher_is_better
+    return task_recovery(one.value, dense.value, higher_is_better=higher)
+
+
+def _mean(values: list[float | None]) -> float | None:
+    """None if a value is missing: a mean over fewer tasks could not be compared."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if len(known) == len(values) else None

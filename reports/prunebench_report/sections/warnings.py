@@ -1,0 +1,202 @@
+"""Why some of the numbers of a report must not be compared, one sentence for each reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from prunebench_report.data.resources import cpu_taken
+from prunebench_report.data.speed import shape_of, stored_latencies
+from prunebench_report.sections.provenance import machines, slow_governor
+from prunebench_report.text import clean, percent
+
+if TYPE_CHECKING:
+    from prunebench.record.devices import GpuSharing
+    from prunebench.record.record import Record
+    from prunebench_report.data.report_input import ReportInput
+
+_DRIFT = 0.1
+"""If dense is slower by more than this in another cell, milliseconds of two rows do not compare."""
+_BUSY = 0.1
+"""If others took more than this share of the CPU, the times are not those of a quiet machine."""
+_OCCUPIED_BYTES = 1 << 30
+_OCCUPIED_SHARE = 0.1
+"""Use of a GPU before the cell began that needs a word if its processes cannot be identified."""
+_MOST_NAMES = 4
+
+
+def section(given: ReportInput) -> list[str]:
+    done = [record for record in given.records if record.status == "ok"]
+    return [
+        *_incomplete(given, done),
+        *_unpaired(done),
+        *_mixed_execution(done),
+        *_drift(done),
+        *_machines(given.records, done),
+        *_shared_gpu(given),
+        *_busy_cpu(given),
+        *_side_effects(given),
+    ]
+
+
+def _incomplete(given: ReportInput, done: Sequence[Record]) -> list[str]:
+    found = []
+    total = len(given.plan.cells)
+    missing = total - len(given.records) - len(given.damaged)
+    if missing and not given.running:
+        found.append(f"Not run: {missing} of {total} cells. The verdict is about the others.")
+    if len(given.gates) > 1:
+        found.append("The runs have different quality gates; that of the first is used.")
+    found += [
+        f"The record {one.path.name} cannot be used: {clean(one.reason)}." for one in given.damaged
+    ]
+    if done and not any(record.cell.method.name == "dense" for record in done):
+        found.append("No dense cell finished: recovery and speed-up cannot be given.")
+    return found
+
+
+def _unpaired(done: Sequence[Record]) -> list[str]:
+    """Cells whose speed-up compares two processes, with the reason if the cell recorded one."""
+    apart = 0
+    for record in done:
+        timed = stored_latencies(record) if record.cell.method.name != "dense" else []
+        apart += any(one.inter_token_speedup is None and not one.unpaired for one in timed)
+    if not apart:
+        return []
+    return [
+        (
+            f"{apart} cells were not timed in rounds interleaved with dense: "
+            "their speed-up compares two processes and has no interval."
+        )
+    ]
+
+
+def _mixed_execution(done: Sequence[Record]) -> list[str]:
+    """Times in one table that were taken in different execution forms."""
+    forms: dict[tuple[object, ...], list[str]] = {}
+    reasons: dict[str, int] = {}
+    for record in done:
+        for one in stored_latencies(record):
+            key = (record.cell.model.name, *shape_of(one))
+            forms.setdefault(key, []).append(one.execution)
+        explained = (one.unpaired for one in stored_latencies(record) if one.unpaired)
+        if reason := next(explained, None):
+            reasons[reason] = reasons.get(reason, 0) + 1
+    found = []
+    if mixed := [kinds for kinds in forms.values() if len(set(kinds)) > 1]:
+        kinds = mixed[0]
+        counts = ", ".join(f"{kinds.count(kind)} {clean(kind)}" for kind in dict.fromkeys(kinds))
+        found.append(
+            f"Cells of one table ran in different execution forms ({counts}): compare speed-ups, "
+            "which are against dense in the same form, not milliseconds of different rows."
+        )
+    found += [
+        f"{count} cell{'s' if count > 1 else ''} not timed between rounds of dense: "
+        f"{clean(reason)}."
+        for reason, count in reasons.items()
+    ]
+    return found
+
+
+def _drift(done: Sequence[Record]) -> list[str]:
+    """How much slower dense was in its slowest cell than in its fastest, over models and shapes."""
+    medians: dict[tuple[object, ...], list[float]] = {}
+    for record in done:
+        is_dense = record.cell.method.name == "dense"
+        for one in stored_latencies(record):
+            dense = one.inter_token_s if is_dense else one.dense_inter_token_s
+            if dense is not None and dense.median > 0:
+                key = (record.cell.model.name, *shape_of(one), one.execution)
+                medians.setdefault(key, []).append(dense.median)
+    worst = max((max(several) / min(several) - 1 for several in medians.values()), default=0.0)
+    if worst <= _DRIFT:
+        return []
+    return [
+        (
+            f"The machine's own speed drifted: the dense model took up to {100 * worst:.0f} % longer "
+            "per token in some cells than in others. Compare speed-ups, which are paired, not "
+            "milliseconds of different rows."
+        )
+    ]
+
+
+def _machines(records: Sequence[Record], done: Sequence[Record]) -> list[str]:
+    found = []
+    if governor := slow_governor(done):
+        found.append(
+            f"The CPU governor is '{clean(governor)}', so the clock may change between rounds."
+        )
+    if (several := len(machines(records))) > 1:
+        found.append(
+            f"Cells ran on {several} different machines: times must not be compared between them."
+        )
+    return found
+
+
+def _shared_gpu(given: ReportInput) -> list[str]:
+    shared, doubtful = [], []
+    for record in given.records:
+        gpu = record.contention.gpu if record.contention else None
+        if gpu and gpu.foreign:
+            shared.append(given.names[record.id])
+        elif gpu and gpu.foreign is None and _occupied(gpu):
+            doubtful.append(given.names[record.id])
+    found = []
+    if shared:
+        found.append(
+            "Other processes were on the GPU: "
+            f"times and device memory of {_listed(shared)} shared it."
+        )
+    if doubtful:
+        found.append(
+            f"The GPU was in use before {_listed(doubtful)} began, by whom cannot be told: "
+            "times may have shared it."
+        )
+    return found
+
+
+def _occupied(gpu: GpuSharing) -> bool:
+    memory, busy = gpu.memory_before_bytes or 0, gpu.utilisation_before or 0.0
+    return memory > _OCCUPIED_BYTES or busy > _OCCUPIED_SHARE
+
+
+def _busy_cpu(given: ReportInput) -> list[str]:
+    busy = []
+    for record in given.records:
+        share = cpu_taken(record.contention) if record.contention else None
+        if share is not None and share > _BUSY:
+            busy.append((given.names[record.id], share))
+    if not busy:
+        return []
+    most = percent(max(share for _, share in busy), 0)
+    return [
+        (
+            f"The CPU was busy with others while timing {_listed([name for name, _ in busy])}: "
+            f"they took up to {most} of its cores."
+        )
+    ]
+
+
+def _side_effects(given: ReportInput) -> list[str]:
+    flagged = [given.names[record.id] for record in given.records if record.flags]
+    broken = [
+        f"{given.names[record.id]} ({clean(record.memory.problem)})"
+        for record in given.records
+        if record.memory and record.memory.problem
+    ]
+    found = []
+    if flagged:
+        found.append(
+            f"Global state was changed, or processes were left running, in {_listed(flagged)}: it "
+            "was put back before measuring where that was possible. The details of the cells say "
+            "what."
+        )
+    if broken:
+        found.append(f"Memory was not sampled to the end in {_listed(broken)}.")
+    return found
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_MOST_NAMES])
+    left = len(names) - _MOST_NAMES
+    return shown if left <= 0 else f"{shown} and {left} more cells"
