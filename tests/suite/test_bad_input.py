@@ -123,7 +123,7 @@ BAD = {
         "wanda: {sparsity: 0.5}",
         "wanda:\n    sparsity: 0.5",
         (
-            "s.yaml:4: methods[0]: 'wanda' and 'sparsity' stand in one entry "
+            "s.yaml:4: methods[0]: 'wanda' and 'sparsity' are in one entry "
             "(begin each method with its own `- `, and indent options below `wanda:`)"
         ),
     ),
@@ -178,7 +178,7 @@ BAD = {
     "section that is none": (
         "quality:\n  perplexity: {corpus: boolq-passages, windows: 4, length: 128}",
         "quality: good",
-        "s.yaml:6: quality: a mapping of keys is wanted, found 'good'",
+        "s.yaml:6: quality: should be a mapping of keys, found 'good'",
     ),
     "no calibration": (
         "calibration: {corpus: boolq-passages, windows: 16, length: 512}\n",
@@ -196,7 +196,7 @@ BAD = {
     "duplicate key": (
         "windows: 16",
         "windows: 16, windows: 8",
-        "s.yaml:5: the key 'windows' stands twice, first in line 5",
+        "s.yaml:5: the key 'windows' appears twice, first in line 5",
     ),
     "two models of one name": (
         "models: smollm2-135m-instruct",

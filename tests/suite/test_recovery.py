@@ -190,7 +190,7 @@ WRONG = {
     ),
     "two in one": (
         "{lora: null, regress: null}",
-        f"{PLACE}: 'lora' and 'regress' stand in one entry",
+        f"{PLACE}: 'lora' and 'regress' are in one entry",
     ),
     "data misspelt": (
         "{lora: {data: {corpus: boolq-passages, window: 8}}}",
@@ -238,7 +238,7 @@ def test_no_text_to_train_on_is_an_error_with_the_fix(cells):
 def test_the_baseline_takes_no_recovery(cells):
     with pytest.raises(
         PrunebenchError,
-        match=r"methods\.dense\.recovery: the dense model is what every cell is held",
+        match=r"methods\.dense\.recovery: the dense model is the baseline of every cell",
     ):
         cells("lora", SUITE.replace("magnitude: {sparsity: 0.5,", "dense: {"))
 

@@ -78,7 +78,7 @@ def test_a_misspelt_name_in_a_folder_gets_the_nearest():
 
 
 def test_problems_name_the_suite_with_its_folder():
-    assert read("papers/wanda").where["name",].startswith("papers/wanda.yaml:")
+    assert read("papers/wanda").locations["name",].startswith("papers/wanda.yaml:")
 
 
 def test_another_model_on_the_command_line_leaves_the_papers_figures_out(registry):

@@ -43,13 +43,15 @@ def named(name: str, registry: Registry) -> list[PluginEntry]:
     """Everything of that name. Raises PrunebenchError where there is nothing."""
     from prunebench.engine.select import built_in
     from prunebench.errors import PrunebenchError, did_you_mean
-    from prunebench.suite.problems import absent
+    from prunebench.suite.problems import hint_for_unknown
 
     known = [*registry.entries(), *built_in()]
     found = [entry for entry in known if entry.name == name]
     if not found:
         hint = did_you_mean(name, {entry.name for entry in known})
-        raise PrunebenchError(f"no plugin is called '{name}'", hint=absent(name, hint, registry))
+        raise PrunebenchError(
+            f"no plugin is called '{name}'", hint=hint_for_unknown(name, hint, registry)
+        )
     return found
 
 

@@ -1,1 +1,1 @@
-"""From a suite file to the cells it asks for. Nothing here imports torch."""
+"""From a suite file to its cells. Nothing here imports torch."""

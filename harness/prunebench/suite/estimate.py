@@ -1,6 +1,6 @@
-"""How much work a cell is, before anything is loaded: a lower bound that ranks cells and totals a suite.
+"""How much work a cell is, before anything is loaded: a lower bound that ranks cells.
 
-Tasks are left out: their tokens are known when lm-eval has made its prompts.
+Tasks are left out: lm-eval has to build their prompts before their tokens are known.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from prunebench.plugin.registry import Registry
 
 WARMUP_ROUNDS = 1
-TRAINING_PASSES = 3  # forward, and backward through activations and weights
-FLOP_PER_PARAMETER = (
-    2  # one multiplication and one addition per weight and token; attention scores are left out
-)
+TRAINING_PASSES = 3
+"""Forward, and backward through activations and through weights."""
+FLOP_PER_PARAMETER = 2
+"""One multiplication and one addition per weight and token; attention scores are left out."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Tokens that go through the model, and floating-point operations for them; None where not known beforehand."""
+    """Tokens that go through the model, and floating-point operations; None if not known yet."""
 
     tokens: int | None
     flop: int | None
@@ -35,20 +35,18 @@ class Estimate:
 def estimate(cell: Cell, registry: Registry) -> Estimate:
     """The work of one cell.
 
-    Calibration tokens count twice for methods that go layer by layer (one pass for the statistics, one through the
-    pruned layer) and once for the others and for an allocation; training tokens of a recovery three times, in every epoch. Timing counts the
-    least number of rounds, and for a pruned model the dense rounds between them. Unknown: perplexity over all windows of
-    a corpus or in windows as long as the model takes, a model whose size is not known.
+    Calibration tokens count twice for methods that go layer by layer (one pass for the statistics,
+    one through the pruned layer), and once for other methods and for an allocation. Training tokens
+    of a recovery count three times in every epoch. Timing counts the least number of rounds; for a
+    pruned model also the rounds of the dense model between them.
+
+    The result is None for perplexity over all windows of a corpus, or in windows as long as the
+    model accepts; the operations are None for a model whose size is not known.
     """
-    method = registry["method"][cell.method.name].value
-    tokens = _calibration_tokens(cell, method) if method.needs_calibration else 0
-    if (
-        cell.allocation is not None
-        and registry["allocation"][cell.allocation.name].value.needs_calibration
-    ):
-        tokens += 0 if cell.calibration is None else cell.calibration.tokens
+    tokens = _calibration_tokens(cell, registry)
     if cell.recovery is not None:
-        tokens += _training_tokens(cell.recovery, registry["recovery"][cell.recovery.name].value)
+        recovery = registry["recovery"][cell.recovery.name].value
+        tokens += _training_tokens(cell.recovery, recovery)
     for spec in cell.perplexity:
         if spec.windows is None or spec.length is None:
             return Estimate(None, None)
@@ -62,27 +60,32 @@ def estimate(cell: Cell, registry: Registry) -> Estimate:
 
 
 def total(estimates: Iterable[Estimate]) -> Estimate:
-    """The sum; None where one is None."""
+    """The sum; None if one of them is None."""
     several = list(estimates)
-    tokens = [each.tokens for each in several if each.tokens is not None]
-    flop = [each.flop for each in several if each.flop is not None]
+    tokens = [one.tokens for one in several if one.tokens is not None]
+    flop = [one.flop for one in several if one.flop is not None]
     return Estimate(
         sum(tokens) if len(tokens) == len(several) else None,
         sum(flop) if len(flop) == len(several) else None,
     )
 
 
+def _calibration_tokens(cell: Cell, registry: Registry) -> int:
+    if cell.calibration is None:
+        return 0
+    method = registry["method"][cell.method.name].value
+    passes = 0
+    if method.needs_calibration:
+        passes += 2 if getattr(method, "statistics", ()) else 1
+    if cell.allocation is not None:
+        passes += registry["allocation"][cell.allocation.name].value.needs_calibration
+    return passes * cell.calibration.tokens
+
+
 def _training_tokens(recovery: RecoveryRef, kind: Any) -> int:
-    """Passes over its windows as its options say; once where they are none of `TrainingOptions`."""
     options = kind.Options.model_validate(recovery.options)
     windows = recovery.data.windows
+    # A recovery with options of its own is taken to read its windows once.
     if isinstance(options, TrainingSettings):
         windows = options.windows_seen(windows)
     return TRAINING_PASSES * windows * recovery.data.length
-
-
-def _calibration_tokens(cell: Cell, method: Any) -> int:
-    if cell.calibration is None:
-        return 0
-    passes = 2 if getattr(method, "statistics", ()) else 1
-    return passes * cell.calibration.tokens

@@ -1,4 +1,4 @@
-"""`expect:` of a suite: published figures, each held against the cells that should reproduce it."""
+"""`expect:` of a suite: published figures, each matched to the cells that should reproduce it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prunebench.record.expectations import (
     default_tolerance,
 )
 from prunebench.suite.options import combinations
-from prunebench.suite.problems import Problems, absent
+from prunebench.suite.problems import Problems, hint_for_unknown
 from prunebench.suite.source import SET
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from prunebench.plugin.registry import Registry
     from prunebench.suite.methods import Treatment
     from prunebench.suite.schema import ExpectEntry
-    from prunebench.suite.yaml import Path
+    from prunebench.suite.yaml import KeyPath
 
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ExpectedFigure:
-    """A published figure, and which model and treatment it is of."""
+    """A published figure, and the model and the treatment that it is of."""
 
     figure: Expectation
     model: str
@@ -45,12 +45,12 @@ class ExpectedFigure:
         return self.figure.model_copy(update={"cells": ids})
 
     def _fits(self, cell: Cell) -> bool:
-        return cell.model.name == self.model and _what(cell) == _what(self.treatment)
+        return cell.model.name == self.model and _identity(cell) == _identity(self.treatment)
 
 
 @dataclass(frozen=True)
 class AvailableTargets:
-    """What the cells of a suite are and measure."""
+    """The models, treatments and measures of a suite's cells: what a figure can be of."""
 
     models: Sequence[ModelRef]
     treatments: Sequence[Treatment]
@@ -60,134 +60,146 @@ class AvailableTargets:
 
 def resolve(
     entries: Sequence[ExpectEntry],
-    offered: AvailableTargets,
+    targets: AvailableTargets,
     registry: Registry,
     problems: Problems,
 ) -> Iterator[ExpectedFigure]:
-    """Find the cells of every published figure; one that fits none goes to ``problems``.
+    """Match every published figure; a figure that matches no cell goes to ``problems``.
 
-    Where the command line changed the suite, figures that no longer fit are left out without a word: they belong to
-    the suite as it is published.
+    If the command line changed the suite, such figures are left out silently: they belong to the
+    suite as it is published.
     """
-    changed = any(place.startswith(SET) for place in problems.source.where.values())
+    changed = any(location.startswith(SET) for location in problems.source.locations.values())
     found = Problems(problems.source)
     for index, entry in enumerate(entries):
-        wanted = _One(entry, ("expect", index), offered, registry, found).wanted()
-        if wanted is not None:
-            yield wanted
+        expected = _Matcher(entry, ("expect", index), targets, registry, found).figure()
+        if expected is not None:
+            yield expected
     if not changed:
         problems.errors += found.errors
 
 
-def _what(one: Cell | Treatment) -> dict[str, Any]:
+def _identity(one: Cell | Treatment) -> dict[str, Any]:
     """What is done to the model, however the suite writes it."""
-    method = one.method.model_dump(exclude={"given"})
-    spread = one.allocation and one.allocation.model_dump(exclude={"given"})
     return {
-        "method": method,
-        "allocation": spread,
+        "method": one.method.model_dump(exclude={"given"}),
+        "allocation": one.allocation and one.allocation.model_dump(exclude={"given"}),
         "recovery": one.recovery and one.recovery.model_dump(exclude={"given"}),
     }
 
 
 @dataclass(frozen=True)
-class _One:
+class _Matcher:
+    """Finds what one figure is of."""
+
     entry: ExpectEntry
-    path: Path
-    offered: AvailableTargets
+    path: KeyPath
+    targets: AvailableTargets
     registry: Registry
     problems: Problems
 
-    def wanted(self) -> ExpectedFigure | None:
-        model, treatment, measured = (
-            self.tried(self.model),
-            self.tried(self.treatment),
-            self.tried(self.metric),
-        )
-        if model is None or treatment is None or measured is None:
+    def figure(self) -> ExpectedFigure | None:
+        # All three are tried, so that all problems of the entry come at once.
+        model = self.tried(self.model)
+        treatment = self.tried(self.treatment)
+        measure = self.tried(self.measure)
+        if model is None or treatment is None or measure is None:
             return None
         entry = self.entry
+        tolerance = entry.tolerance
         figure = Expectation(
             model=model,
             method=treatment.label,
             metric=entry.metric,
             tasks=tuple(entry.tasks or ()),
             value=entry.value,
-            tolerance=default_tolerance(entry.metric)
-            if entry.tolerance is None
-            else entry.tolerance,
+            tolerance=default_tolerance(entry.metric) if tolerance is None else tolerance,
             source=entry.source,
-            **measured,
+            **measure,
         )
         return ExpectedFigure(figure, model, treatment)
 
+    def tried(self, find: Callable[[], T | None]) -> T | None:
+        try:
+            return find()
+        except _NoMatchError as error:
+            self.problems.add((*self.path, error.key), error.message, error.hint)
+            return None
+
     def model(self) -> str:
-        for ref in self.offered.models:
+        for ref in self.targets.models:
             if self.entry.model in {ref.name, ref.location}:
                 return ref.name
-        names = [ref.name for ref in self.offered.models]
-        raise _UnfitError(
+        names = [ref.name for ref in self.targets.models]
+        raise _NoMatchError(
             "model",
             f"this suite has no model '{self.entry.model}'",
             did_you_mean(self.entry.model, names),
         )
 
     def treatment(self) -> Treatment | None:
-        entry = self.entry
-        registered = self.registry["method"].get(entry.method)
-        here = [each for each in self.offered.treatments if each.method.name == entry.method]
-        if registered is None or not here:
-            names = {each.method.name for each in self.offered.treatments}
-            hint = absent(entry.method, did_you_mean(entry.method, names), self.registry)
-            raise _UnfitError("method", f"this suite has no method '{entry.method}'", hint)
-        asked = next(
-            combinations(registered, entry.options, (*self.path, "options"), self.problems), None
-        )
+        """The only treatment that fits; None if the options are wrong, which is noted already."""
+        name = self.entry.method
+        plugin = self.registry["method"].get(name)
+        of_method = [one for one in self.targets.treatments if one.method.name == name]
+        if plugin is None or not of_method:
+            names = {one.method.name for one in self.targets.treatments}
+            hint = hint_for_unknown(name, did_you_mean(name, names), self.registry)
+            raise _NoMatchError("method", f"this suite has no method '{name}'", hint)
+        path = (*self.path, "options")
+        asked = next(combinations(plugin, self.entry.options, path, self.problems), None)
         if asked is None:
             return None
-        given: dict[str, Any] = asked["given"]
-        fitting = [
-            each
-            for place, each in enumerate(here)
-            if _what(each)
-            not in map(_what, here[:place])  # dense, which may stand in the file as well
-            and all(each.method.options.get(key) == value for key, value in given.items())
-            and (each.allocation and each.allocation.name) == entry.allocation
-            and (each.recovery and each.recovery.name) == entry.recovery
-        ]
+        fitting = self.fitting(of_method, asked["given"])
         if len(fitting) == 1:
             return fitting[0]
-        words = [entry.method, *(f"{key}={value}" for key, value in given.items())]
-        words += [f"allocation={entry.allocation}"] if entry.allocation else []
-        label = " ".join(words) + (f" + {entry.recovery}" if entry.recovery else "")
+        label = self.label(asked["given"])
         if fitting:
-            several = ", ".join(f"'{each.label}'" for each in fitting)
-            raise _UnfitError(
+            several = ", ".join(f"'{one.label}'" for one in fitting)
+            raise _NoMatchError(
                 "options",
                 f"'{label}' is each of {several}",
                 "name the options that tell them apart",
             )
-        raise _UnfitError(
-            "options", f"no cell is '{label}'", did_you_mean(label, [each.label for each in here])
-        )
+        hint = did_you_mean(label, [one.label for one in of_method])
+        raise _NoMatchError("options", f"no cell is '{label}'", hint)
 
-    def metric(self) -> dict[str, Any]:
-        """The fields of the figure that say which number is meant."""
+    def fitting(self, of_method: list[Treatment], given: dict[str, Any]) -> list[Treatment]:
+        """The treatments with these options, this allocation and this recovery."""
+        found: list[Treatment] = []
+        for one in of_method:
+            # `dense` is always there and may be in the file as well: equal treatments are one.
+            new = _identity(one) not in map(_identity, found)
+            options = all(one.method.options.get(key) == value for key, value in given.items())
+            allocation = (one.allocation and one.allocation.name) == self.entry.allocation
+            recovery = (one.recovery and one.recovery.name) == self.entry.recovery
+            if new and options and allocation and recovery:
+                found.append(one)
+        return found
+
+    def label(self, given: dict[str, Any]) -> str:
+        words = [self.entry.method, *(f"{key}={value}" for key, value in given.items())]
+        if self.entry.allocation:
+            words.append(f"allocation={self.entry.allocation}")
+        return " ".join(words) + (f" + {self.entry.recovery}" if self.entry.recovery else "")
+
+    def measure(self) -> dict[str, Any]:
+        """The fields of the figure that say which number it is."""
         entry, known = self.entry, [PERPLEXITY, *MODEL_METRICS]
-        if self.offered.tasks:
-            known += [TASKS_MEAN, *self.offered.tasks]
+        tasks = self.targets.tasks
+        if tasks:
+            known += [TASKS_MEAN, *tasks]
         if entry.metric not in known:
             message = f"no cell measures '{entry.metric}'"
-            raise _UnfitError("metric", message, did_you_mean(entry.metric, known))
+            raise _NoMatchError("metric", message, did_you_mean(entry.metric, known))
         for task in entry.tasks or []:
-            if task not in self.offered.tasks:
-                raise _UnfitError(
-                    "tasks", f"no cell measures '{task}'", did_you_mean(task, self.offered.tasks)
-                )
+            if task not in tasks:
+                message = f"no cell measures '{task}'"
+                raise _NoMatchError("tasks", message, did_you_mean(task, tasks))
         return self.perplexity() if entry.metric == PERPLEXITY else {}
 
     def perplexity(self) -> dict[str, Any]:
-        entry, specs = self.entry, self.offered.perplexity
+        entry, specs = self.entry, self.targets.perplexity
         fitting = [
             spec
             for spec in specs
@@ -199,7 +211,7 @@ class _One:
             [spec] = fitting
             return {"corpus": spec.corpus.name, "protocol": spec.protocol, "length": spec.length}
         if fitting:
-            raise _UnfitError(
+            raise _NoMatchError(
                 "metric", "several perplexities fit", "name `corpus`, `protocol` or `length`"
             )
         for key, choices in (
@@ -209,27 +221,17 @@ class _One:
         ):
             value = getattr(entry, key)
             if value is not None and str(value) not in choices:
-                raise _UnfitError(
-                    key,
-                    f"no cell measures perplexity with {key} {value}",
-                    did_you_mean(str(value), choices),
-                )
-        raise _UnfitError(
+                message = f"no cell measures perplexity with {key} {value}"
+                raise _NoMatchError(key, message, did_you_mean(str(value), choices))
+        raise _NoMatchError(
             "metric",
             "no cell measures that perplexity",
             "its corpus, protocol and length do not go together",
         )
 
-    def tried(self, find: Callable[[], T | None]) -> T | None:
-        try:
-            return find()
-        except _UnfitError as error:
-            self.problems.add((*self.path, error.key), error.message, error.hint)
-            return None
 
-
-class _UnfitError(Exception):
-    """A key of a figure that fits nothing in the suite."""
+class _NoMatchError(Exception):
+    """A key of a figure that nothing in the suite matches."""
 
     def __init__(self, key: str, message: str, hint: str | None) -> None:
         super().__init__(message)

@@ -1,8 +1,8 @@
-"""The methods of a suite: names and options looked up, lists fanned out, each with what repairs the model after it."""
+"""`methods:` of a suite: each method with its options, its allocation, its text and its recovery."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,121 +10,116 @@ from prunebench.experiment.plugins import AllocationRef, MethodRef, RecoveryRef,
 from prunebench.experiment.text import CalibrationSpec
 from prunebench.plugin.suite_keys import ALLOCATION, CALIBRATION, RECOVERY
 from prunebench.suite import allocations, recoveries
-from prunebench.suite.options import combinations, look_up, name_and_options
-from prunebench.suite.problems import Problems, absent
+from prunebench.suite.lookup import Lookup, NamedPlugin
+from prunebench.suite.options import combinations
+from prunebench.suite.problems import hint_for_unknown
+from prunebench.suite.texts import Texts
 
 if TYPE_CHECKING:
-    from prunebench.plugin.registry import Registry
-    from prunebench.suite.yaml import Path
+    from collections.abc import Sequence
 
 DENSE = "dense"
 
 
 @dataclass(frozen=True)
 class Treatment:
-    """What is done to a model: a method with its options, what repairs the model after it, and the method's own text."""
+    """Everything that is done to a model before it is measured."""
 
     method: MethodRef
     recovery: RecoveryRef | None = None
     calibration: tuple[CalibrationSpec, ...] | None = None
-    """None where the suite's is meant."""
+    """The method's own calibration text; None if it uses the suite's."""
     allocation: AllocationRef | None = None
 
     @property
     def label(self) -> str:
-        """As `Cell.label`."""
+        """The same as `Cell.label`."""
         return label_of(self.method, self.allocation, self.recovery)
 
 
-def outcome_varies(method: Any, *, sampled: bool) -> bool:
-    """Whether the seed decides what a Method or Allocation class does; ``sampled``: calibration windows are drawn by the seed."""
-    return bool(method.uses_seed or (method.needs_calibration and sampled))
+def outcome_varies(plugin: Any, *, sampled: bool) -> bool:
+    """Whether the seed decides what a method or an allocation does.
 
-
-def expand(
-    entries: list[Any],
-    registry: Registry,
-    problems: Problems,
-    training: recoveries.Training,
-    own_text: Callable[[Any, Path], tuple[CalibrationSpec, ...]],
-    *,
-    calibrated: bool,
-) -> list[Treatment]:
-    """All methods of a suite with complete options and what repairs the model after each, `dense` before them.
-
-    ``entries`` are the items of `methods`, in the order of the file; ``own_text`` looks up a method's own calibration
-    section. What is wrong with them goes to ``problems``.
+    ``sampled`` says whether the seed decides its calibration windows.
     """
-    found: list[Treatment] = []
-    if DENSE not in registry["method"]:
-        problems.add(
+    return bool(plugin.uses_seed or (plugin.needs_calibration and sampled))
+
+
+def expand(entries: Sequence[Any], lookup: Lookup, texts: Texts) -> list[Treatment]:
+    """The treatments of a suite in the order of the file, after `dense`, which is always there."""
+    found = list(_dense(lookup))
+    for index, entry in enumerate(entries):
+        named = lookup.plugin(entry, ("methods", index), "method")
+        if named is not None:
+            found += _treatments(named, lookup, texts)
+    return found
+
+
+def _dense(lookup: Lookup) -> Iterator[Treatment]:
+    entry = lookup.registry["method"].get(DENSE)
+    if entry is None:
+        lookup.problems.add(
             (),
             "the method 'dense', the baseline of every suite, is not available",
-            absent(DENSE, None, registry),
+            hint_for_unknown(DENSE, None, lookup.registry),
         )
-    else:
-        found += [
-            Treatment(MethodRef(**fields))
-            for fields in combinations(registry["method"][DENSE], {}, (), problems)
-        ]
-    for index, entry in enumerate(entries):
-        path: Path = ("methods", index)
-        named = name_and_options(
-            entry, path, problems, noun="method", example="{wanda: {sparsity: 0.5}}"
-        )
-        if named is None:
-            continue
-        name, options = named
-        registered = look_up(
-            name, registry["method"], (*path, name), registry, problems, noun="method"
-        )
-        if registered is None:
-            continue
-        spread: list[AllocationRef | None] = [None]
-        place = (*path, name, ALLOCATION)
-        if ALLOCATION in options:
-            spread = list(allocations.expand(options[ALLOCATION], place, registry, problems))
-        looking = [name] if registered.value.needs_calibration else []
-        looking += [
-            one.name
-            for one in spread
-            if one and registry["allocation"][one.name].value.needs_calibration
-        ]
-        own = None
-        if CALIBRATION in options:
-            at = (*path, name, CALIBRATION)
-            own = own_text(options[CALIBRATION], at)
-            if not looking:
-                problems.add(
-                    at, f"'{name}' looks at no text", "leave `calibration` out of its options"
-                )
-        elif looking and not calibrated:
-            problems.add(
-                (*path, name),
-                f"'{looking[0]}' needs calibration and the suite has none",
-                "add for example calibration: {corpus: boolq-passages, windows: 16, length: 512}",
+        return
+    for fields in combinations(entry, {}, (), lookup.problems):
+        yield Treatment(MethodRef(**fields))
+
+
+def _treatments(named: NamedPlugin, lookup: Lookup, texts: Texts) -> Iterator[Treatment]:
+    path = (*named.path, ALLOCATION)
+    spread: list[AllocationRef | None] = [None]
+    if ALLOCATION in named.options:
+        spread = list(allocations.expand(named.options[ALLOCATION], path, lookup))
+    own = _own_calibration(named, spread, lookup, texts)
+    repairs = _recoveries(named, lookup, texts)
+    for fields in lookup.combinations(named, ALLOCATION, CALIBRATION, RECOVERY):
+        method = MethodRef(**fields)
+        for allocation in spread:
+            if allocation is None or allocations.check_pair(
+                named.entry, method, path, lookup.problems
+            ):
+                for repair in repairs:
+                    yield Treatment(method, repair, own, allocation)
+
+
+def _own_calibration(
+    named: NamedPlugin, spread: list[AllocationRef | None], lookup: Lookup, texts: Texts
+) -> tuple[CalibrationSpec, ...] | None:
+    """The method's own calibration text, None if it has none; text is missing or needless: a problem."""
+    readers = [named.name] if named.entry.value.needs_calibration else []
+    readers += [
+        allocation.name
+        for allocation in spread
+        if allocation and lookup.registry["allocation"][allocation.name].value.needs_calibration
+    ]
+    if CALIBRATION in named.options:
+        path = (*named.path, CALIBRATION)
+        if not readers:
+            lookup.problems.add(
+                path, f"'{named.name}' looks at no text", "leave `calibration` out of its options"
             )
-        repairs: list[RecoveryRef | None] = [None]
-        if RECOVERY in options:
-            at = (*path, name, RECOVERY)
-            repairs = list(recoveries.expand(options[RECOVERY], at, registry, problems, training))
-            if name == DENSE and repairs != [None]:
-                problems.add(
-                    at,
-                    "the dense model is what every cell is held against, and takes no recovery",
-                    "for a trained control, write magnitude: {sparsity: 0, recovery: ...}",
-                )
-        rest = {
-            key: value
-            for key, value in options.items()
-            if key not in {RECOVERY, CALIBRATION, ALLOCATION}
-        }
-        for fields in combinations(registered, rest, (*path, name), problems):
-            method = MethodRef(**fields)
-            fitting = [
-                one
-                for one in spread
-                if allocations.check_pair(registered, method, one, place, problems)
-            ]
-            found += [Treatment(method, repair, own, one) for one in fitting for repair in repairs]
+        return texts.own_calibration(named.options[CALIBRATION], path)
+    if readers and not texts.has_calibration:
+        lookup.problems.add(
+            named.path,
+            f"'{readers[0]}' needs calibration and the suite has none",
+            "add for example calibration: {corpus: boolq-passages, windows: 16, length: 512}",
+        )
+    return None
+
+
+def _recoveries(named: NamedPlugin, lookup: Lookup, texts: Texts) -> list[RecoveryRef | None]:
+    if RECOVERY not in named.options:
+        return [None]
+    path = (*named.path, RECOVERY)
+    found = list(recoveries.expand(named.options[RECOVERY], path, lookup, texts))
+    if named.name == DENSE and found != [None]:
+        lookup.problems.add(
+            path,
+            "the dense model is the baseline of every cell, and takes no recovery",
+            "for a trained control, write magnitude: {sparsity: 0, recovery: ...}",
+        )
     return found

@@ -1,98 +1,61 @@
-"""`quality.metrics`: names and options looked up, lists fanned out, the text of each found."""
+"""`quality.metrics`: looked up, fanned out, each with its text."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
-
-from pydantic import ValidationError
 
 from prunebench.experiment.measures import PerplexitySpec
 from prunebench.experiment.plugins import MetricRef
 from prunebench.plugin.suite_keys import DATA
-from prunebench.suite.options import combinations, look_up, name_and_options
-from prunebench.suite.problems import Problems, fields_of
-from prunebench.suite.schema import TextEntry
+from prunebench.suite.lookup import Lookup, NamedPlugin
+from prunebench.suite.texts import Texts
 
 if TYPE_CHECKING:
-    from prunebench.plugin.registry import Registry
-    from prunebench.suite.yaml import Path
-
-Resolve = Callable[[TextEntry, "Path"], PerplexitySpec | None]
+    from prunebench.suite.yaml import KeyPath
 
 
-def metric_refs(
-    entries: Sequence[Any],
-    registry: Registry,
-    problems: Problems,
-    default: PerplexitySpec | None,
-    resolve: Resolve,
-    *,
-    measured: bool,
-) -> tuple[MetricRef, ...]:
-    """Every metric that the entries name, each experiment once; what is wrong with them goes to ``problems``.
-
-    ``default`` is the text of metrics without `data:`, ``resolve`` looks up what a `data:` names, and ``measured`` says
-    whether the suite has a perplexity, be it a wrong one.
-    """
+def metric_refs(entries: Sequence[Any], lookup: Lookup, texts: Texts) -> tuple[MetricRef, ...]:
+    """Every metric that the entries name; equal ones are one."""
     found: dict[str, MetricRef] = {}
-    for place, entry in enumerate(entries):
-        path: Path = ("quality", "metrics", place)
-        for ref in _expand(entry, path, registry, problems, default, resolve, measured=measured):
+    for index, entry in enumerate(entries):
+        for ref in _expand(entry, ("quality", "metrics", index), lookup, texts):
             found.setdefault(json.dumps(ref.identity(), sort_keys=True), ref)
     return tuple(found.values())
 
 
-def _expand(
-    entry: Any,
-    path: Path,
-    registry: Registry,
-    problems: Problems,
-    default: PerplexitySpec | None,
-    resolve: Resolve,
-    *,
-    measured: bool,
-) -> Iterator[MetricRef]:
-    named = name_and_options(
-        entry, path, problems, noun="metric", example="{kl-divergence: {data: {corpus: my.txt}}}"
-    )
+def _expand(written: Any, path: KeyPath, lookup: Lookup, texts: Texts) -> Iterator[MetricRef]:
+    named = lookup.plugin(written, path, "metric")
     if named is None:
         return
-    name, options = named
-    at = (*path, name) if isinstance(entry, dict) else path
-    registered = look_up(name, registry["metric"], at, registry, problems, noun="metric")
-    if registered is None:
-        return
-    looks, own = registered.value.needs_text, options.get(DATA)
-    data = None
-    if own is not None and not looks:
-        problems.add(
-            (*at, DATA), f"'{name}' looks at no text", f"leave `{DATA}` out of its options"
-        )
-    elif own is not None:
-        data = _text(own, (*at, DATA), problems, resolve)
-    elif looks:
-        data = default and default.model_copy(update={"tail": False})
-        if not measured:
-            problems.add(
-                at,
-                f"'{name}' needs text, and neither it nor quality.perplexity names one",
-                f"add for example {DATA}: {{corpus: boolq-passages, windows: 4, length: 512}} to its options",
-            )
-    rest = {key: value for key, value in options.items() if key != DATA}
-    for fields in combinations(
-        registered, rest, at, problems
-    ):  # checked also where the text is wrong
-        if data is not None or not looks:
+    data = _data(named, lookup, texts)
+    # The options are checked even if the text is wrong, so that all errors come at once.
+    for fields in lookup.combinations(named, DATA):
+        if data is not None or not named.entry.value.needs_text:
             yield MetricRef(**fields, data=data)
 
 
-def _text(value: Any, path: Path, problems: Problems, resolve: Resolve) -> PerplexitySpec | None:
-    known = fields_of(TextEntry)
-    try:
-        entry = TextEntry.model_validate(value)
-    except ValidationError as error:
-        problems.add_validation(path, value, error, lambda inside: None if inside else known)
+def _data(named: NamedPlugin, lookup: Lookup, texts: Texts) -> PerplexitySpec | None:
+    """The windows that it looks at: its own, else those of the suite's first perplexity."""
+    written = named.options.get(DATA)
+    if not named.entry.value.needs_text:
+        if written is not None:
+            lookup.problems.add(
+                (*named.path, DATA),
+                f"'{named.name}' looks at no text",
+                f"leave `{DATA}` out of its options",
+            )
         return None
-    return resolve(entry, path)
+    if written is not None:
+        return texts.metric(written, (*named.path, DATA))
+    if not texts.has_perplexity:
+        lookup.problems.add(
+            named.path,
+            f"'{named.name}' needs text, and neither it nor quality.perplexity names one",
+            f"add for example {DATA}: {{corpus: boolq-passages, windows: 4, length: 512}} "
+            "to its options",
+        )
+    shared = next(iter(texts.perplexity), None)
+    # Metrics compare whole windows; a protocol may let perplexity count a shorter last one.
+    return shared and shared.model_copy(update={"tail": False})

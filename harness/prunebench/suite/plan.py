@@ -1,4 +1,4 @@
-"""From a suite to its cells: the grid in a stable order, each experiment once, and a selection of them."""
+"""From a suite to its cells: the grid in a stable order, and a selection of it."""
 
 from __future__ import annotations
 
@@ -6,23 +6,27 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prunebench.errors import PrunebenchError, did_you_mean
 from prunebench.experiment.cell import Cell
 from prunebench.store.plan_file import Plan
 from prunebench.suite.load import Suite
-from prunebench.suite.methods import DENSE, outcome_varies
+from prunebench.suite.methods import DENSE, Treatment, outcome_varies
 
 if TYPE_CHECKING:
+    from prunebench.experiment.text import CalibrationSpec
     from prunebench.plugin.registry import Registry
 
 SEEDLESS = ("as-is", "consecutive")
-"""Samplers that give the same windows whatever the seed."""
+"""Samplers that give the same windows for every seed."""
 
 
 def plan(suite: Suite, registry: Registry) -> Plan:
-    """All cells of a suite: model by model, in each the methods, options, calibrations and seeds, as written."""
+    """All cells of a suite, equal ones once.
+
+    They are in the order of the file: models, methods, their options, calibrations, seeds.
+    """
     cells: dict[str, Cell] = {}
     for cell in _grid(suite, registry):
         cells.setdefault(cell.id, cell)
@@ -40,44 +44,54 @@ def plan(suite: Suite, registry: Registry) -> Plan:
 def _grid(suite: Suite, registry: Registry) -> Iterator[Cell]:
     for model in suite.models:
         for treatment in suite.treatments:
-            method, recovery = treatment.method, treatment.recovery
-            kind = registry["method"][method.name].value
-            own = suite.calibration if treatment.calibration is None else treatment.calibration
-            kinds = [kind]
-            if treatment.allocation is not None:
-                kinds.append(registry["allocation"][treatment.allocation.name].value)
-            calibrations = own if any(each.needs_calibration for each in kinds) else (None,)
-            for calibration in calibrations:
-                sampled = calibration is not None and calibration.sampler not in SEEDLESS
-                varies = recovery is not None or any(
-                    outcome_varies(each, sampled=sampled) for each in kinds
+            for calibration, seed in _samples(treatment, suite, registry):
+                yield Cell(
+                    model=model,
+                    method=treatment.method,
+                    allocation=treatment.allocation,
+                    recovery=treatment.recovery,
+                    calibration=calibration,
+                    perplexity=suite.perplexity,
+                    tasks=suite.tasks,
+                    metrics=suite.metrics,
+                    latency=suite.latency,
+                    seed=seed,
+                    device=suite.device,
+                    threads=suite.threads,
+                    gpus=suite.gpus,
+                    keep_model=suite.keep_models,
+                    time_limit_s=suite.time_limit_s,
+                    memory_limit_bytes=suite.memory_limit_bytes,
                 )
-                for seed in suite.seeds if varies else suite.seeds[:1]:
-                    yield Cell(
-                        model=model,
-                        method=method,
-                        allocation=treatment.allocation,
-                        recovery=recovery,
-                        calibration=calibration,
-                        perplexity=suite.perplexity,
-                        tasks=suite.tasks,
-                        metrics=suite.metrics,
-                        latency=suite.latency,
-                        seed=seed,
-                        device=suite.device,
-                        threads=suite.threads,
-                        gpus=suite.gpus,
-                        keep_model=suite.keep_models,
-                        time_limit_s=suite.time_limit_s,
-                        memory_limit_bytes=suite.memory_limit_bytes,
-                    )
+
+
+def _samples(
+    treatment: Treatment, suite: Suite, registry: Registry
+) -> Iterator[tuple[CalibrationSpec | None, int]]:
+    """The calibrations and seeds of a treatment.
+
+    A treatment that reads no text has no calibration, and one that no seed changes has one seed:
+    its other cells would repeat the first.
+    """
+    plugins: list[Any] = [registry["method"][treatment.method.name].value]
+    if treatment.allocation is not None:
+        plugins.append(registry["allocation"][treatment.allocation.name].value)
+    own = suite.calibration if treatment.calibration is None else treatment.calibration
+    for calibration in own if any(one.needs_calibration for one in plugins) else (None,):
+        sampled = calibration is not None and calibration.sampler not in SEEDLESS
+        varies = treatment.recovery is not None or any(
+            outcome_varies(one, sampled=sampled) for one in plugins
+        )
+        for seed in suite.seeds if varies else suite.seeds[:1]:
+            yield calibration, seed
 
 
 def select(cells: Sequence[Cell], only: Sequence[str] = (), skip: Sequence[str] = ()) -> list[Cell]:
-    """The cells that a pattern of ``only`` matches (all if there is none) and no pattern of ``skip`` does.
+    """The cells that match a pattern of ``only`` (if there is one) and no pattern of ``skip``.
 
-    A pattern is a method's name, a glob over labels ('wanda*2:4*') or over models' names, or the beginning of an id.
-    The dense cell of a model stays as long as one of its cells does, unless ``skip`` names it.
+    A pattern is a method's name, a glob over labels ('wanda*2:4*') or names of models, or the first
+    digits of an id. The dense cell of a model stays while one of the model's cells does, unless
+    ``skip`` names it. Raises PrunebenchError if a pattern matches no cell, or none is left.
     """
     for option, pattern in (
         *(("--only", pattern) for pattern in only),
@@ -89,21 +103,21 @@ def select(cells: Sequence[Cell], only: Sequence[str] = (), skip: Sequence[str] 
                 f"{option} {pattern}: no cell matches", hint=did_you_mean(pattern, names)
             )
     skipped = {cell.id for cell in cells if any(matches(cell, pattern) for pattern in skip)}
-    wanted = {
+    chosen = {
         cell.id for cell in cells if not only or any(matches(cell, pattern) for pattern in only)
     } - skipped
-    models = [cell.model for cell in cells if cell.id in wanted]
-    chosen = [
+    models = [cell.model for cell in cells if cell.id in chosen]
+    left = [
         cell
         for cell in cells
-        if cell.id in wanted
+        if cell.id in chosen
         or (cell.method.name == DENSE and cell.id not in skipped and cell.model in models)
     ]
-    if not chosen:
+    if not left:
         raise PrunebenchError(
             "--only and --skip leave no cell", hint="`prunebench plan` shows what there is"
         )
-    return chosen
+    return left
 
 
 def matches(cell: Cell, pattern: str) -> bool:

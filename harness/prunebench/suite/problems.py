@@ -1,4 +1,7 @@
-"""All that is wrong with a suite, found in one go: one line each, with file, line, key and the nearest valid spelling."""
+"""The problems of one suite, collected so that they are reported at once.
+
+Each is one line with file, line, key, what is wrong, and the nearest valid spelling.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,15 @@ from pydantic_core import ErrorDetails
 
 from prunebench.errors import PrunebenchError, did_you_mean, one_line
 from prunebench.suite.source import Source
-from prunebench.suite.yaml import Path
+from prunebench.suite.yaml import KeyPath
 
 if TYPE_CHECKING:
     from prunebench.plugin.registry import Registry
 
-Known = Callable[[Path], Mapping[str, str | None] | None]
-"""The keys that may stand at a path, with their descriptions; None where anything may."""
+Known = Callable[[KeyPath], Mapping[str, str | None] | None]
+"""The keys that are allowed at a path, with their descriptions; None if every key is."""
+
+EMPTY = "an empty list makes no cells"
 
 
 class Problems:
@@ -27,29 +32,32 @@ class Problems:
         self.source = source
         self.errors: list[PrunebenchError] = []
 
-    def add(self, path: Path, message: str, hint: str | None = None) -> None:
-        written, place = self.source.found(path)
+    def add(self, path: KeyPath, message: str, hint: str | None = None) -> None:
+        """Note what is wrong at ``path``; the same problem is noted once."""
+        written, location = self.source.locate(path)
         name = dotted(written)
-        said = one_line(f"{place}: {name}: {message}" if name else f"{place}: {message}")
+        said = one_line(f"{location}: {name}: {message}" if name else f"{location}: {message}")
         error = PrunebenchError(said, hint=None if hint is None else one_line(hint))
         if str(error) not in map(str, self.errors):
             self.errors.append(error)
 
     def add_validation(
         self,
-        path: Path,
+        path: KeyPath,
         value: Any,
         error: ValidationError,
         known: Known,
         *,
         noun: str = "key",
-        places: Mapping[str, Path] | None = None,
+        written: Mapping[str, KeyPath] | None = None,
     ) -> None:
-        """The errors that pydantic found in ``value``, which stands at ``path``.
+        """Note the errors that pydantic found in ``value``, which is at ``path``.
 
-        ``places`` says where the value of a key stands in the file if that is not simply below the key.
+        ``noun`` is what a key of ``value`` is called. ``written`` has the path of a key's value
+        below ``path`` if it is another than the key itself: an item of a list that fans out.
         """
-        merged: dict[Path, tuple[list[str], str | None]] = {}
+        # Pydantic reports every member of a union that failed: one problem with several messages.
+        merged: dict[KeyPath, tuple[list[str], str | None]] = {}
         for detail in error.errors():
             inside = _existing(detail, value)
             message, hint = _reworded(detail, inside, known, noun)
@@ -57,24 +65,28 @@ class Problems:
             if message not in messages:
                 messages.append(message)
         for inside, (messages, hint) in merged.items():
-            if places and inside and isinstance(inside[0], str):
-                inside = (*places.get(inside[0], inside[:1]), *inside[1:])  # noqa: PLW2901
-            self.add((*path, *inside), ", or ".join(messages), hint)
+            below = inside
+            if written and inside and isinstance(inside[0], str):
+                below = (*written.get(inside[0], inside[:1]), *inside[1:])
+            self.add((*path, *below), ", or ".join(messages), hint)
 
     def stop(self) -> None:
-        """Raise all that was found as one PrunebenchError, one line each in the order of the file, if anything was."""
+        """Raise everything that was found as one PrunebenchError, in the order of the file."""
         if len(self.errors) == 1:
             raise self.errors[0]
         if self.errors:
-            raise PrunebenchError("\n".join(map(str, sorted(self.errors, key=self.line))))
+            raise PrunebenchError("\n".join(map(str, sorted(self.errors, key=self._line))))
 
-    def line(self, error: PrunebenchError) -> int:
+    def _line(self, error: PrunebenchError) -> int:
         match = re.match(rf"{re.escape(self.source.file)}:(\d+): ", error.message)
         return int(match[1]) if match else 0
 
 
-def absent(name: str, hint: str | None, registry: Registry) -> str | None:
-    """The hint for a name that no plugin registered: ``hint``, unless a plugin that is not loaded may be the reason."""
+def hint_for_unknown(name: str, hint: str | None, registry: Registry) -> str | None:
+    """The hint for a name that no plugin registered.
+
+    It is ``hint``, unless a plugin that could not be loaded may be the reason.
+    """
     for problem in registry.problems:
         if problem.plugin == name:
             return f"the plugin '{name}' of {problem.distribution} is not loaded: {problem.message}"
@@ -84,13 +96,20 @@ def absent(name: str, hint: str | None, registry: Registry) -> str | None:
     return f"{hint}; plugins that are not loaded: {unloaded}"
 
 
-def dotted(path: Path) -> str:
-    """'calibration.windows', 'models[1].dtype', 'methods.wanda.sparsity[0]' (a method's place is left out)."""
+def hint_of(error: PrunebenchError, name: Any, registry: Registry) -> str | None:
+    """The hint of an error about ``name``, which may be a name that no plugin registered."""
+    unknown = isinstance(name, str) and error.message.startswith("unknown ")
+    return hint_for_unknown(name, error.hint, registry) if unknown else error.hint
+
+
+def dotted(path: KeyPath) -> str:
+    """A path as text: 'calibration.windows', 'models[1].dtype', 'methods.wanda.sparsity[0]'."""
     text = ""
-    for place, key in enumerate(path):
+    for position, key in enumerate(path):
         if isinstance(key, str):
             text += f".{key}" if text else key
-        elif not (path[0] == "methods" and place == 1 and len(path) > 2):
+        # A method's name says more than its index.
+        elif not (path[0] == "methods" and position == 1 and len(path) > 2):
             text += f"[{key}]"
     return text
 
@@ -100,9 +119,9 @@ def fields_of(model: type[BaseModel]) -> dict[str, str | None]:
     return {field.alias or name: field.description for name, field in model.model_fields.items()}
 
 
-def _existing(detail: ErrorDetails, value: Any) -> Path:
-    """Where an error is in terms of ``value``: without the indices and type names that validation put in between."""
-    path: Path = ()
+def _existing(detail: ErrorDetails, value: Any) -> KeyPath:
+    """The path of an error in ``value``: without the indices and type names that pydantic adds."""
+    path: KeyPath = ()
     location = detail["loc"]
     if detail["type"] == "missing":
         location = location[:-1]
@@ -111,14 +130,17 @@ def _existing(detail: ErrorDetails, value: Any) -> Path:
         if inside or (isinstance(value, dict) and key in value):
             value = value[key]
         elif isinstance(key, int):
-            continue  # a single value that stands for a list of one
+            continue  # a single value, written instead of a list of one
         else:
             break
         path = (*path, key)
     return path
 
 
-def _reworded(detail: ErrorDetails, path: Path, known: Known, noun: str) -> tuple[str, str | None]:
+def _reworded(
+    detail: ErrorDetails, path: KeyPath, known: Known, noun: str
+) -> tuple[str, str | None]:
+    """Pydantic's error as a message and a hint for people who know neither pydantic nor types."""
     kind, found = detail["type"], detail["input"]
     if kind == "missing":
         key = str(detail["loc"][-1])
@@ -132,12 +154,12 @@ def _reworded(detail: ErrorDetails, path: Path, known: Known, noun: str) -> tupl
         choices = re.findall(r"'([^']*)'", str(detail.get("ctx", {}).get("expected", "")))
         return f"unknown value {_shown(found)}", did_you_mean(str(found), choices)
     if kind == "too_short" and found == []:
-        return "an empty list makes no cells", "give at least one value, or leave the key out"
+        return EMPTY, "give at least one value, or leave the key out"
     if kind == "bool_type" and str(found).lower() in {"yes", "no", "on", "off", "y", "n"}:
         return f"'{found}' is text in YAML 1.2", "write true or false"
     if kind == "model_type":
         hint = "write null for none" if str(found) in {"no", "none", "off"} else None
-        return f"a mapping of keys is wanted, found {_shown(found)}", hint
+        return f"should be a mapping of keys, found {_shown(found)}", hint
     named = path
     while named and isinstance(named[-1], int):
         named = named[:-1]
@@ -147,10 +169,11 @@ def _reworded(detail: ErrorDetails, path: Path, known: Known, noun: str) -> tupl
     return f"{detail['msg'].replace('Input should', 'should')}, found {_shown(found)}", hint
 
 
-def _description(path: Path, key: str, known: Known) -> str | None:
+def _description(path: KeyPath, key: str, known: Known) -> str | None:
     return (known(path) or {}).get(key)
 
 
 def _shown(value: Any) -> str:
+    """A value as YAML would show it, in at most 60 characters."""
     text = repr(value) if isinstance(value, str) else str(value).replace("None", "null")
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,81 +1,45 @@
-"""`recovery:` among a method's options: names and options looked up, lists fanned out, training windows found."""
+"""`recovery:` beside a method's options: looked up, fanned out, each with its training windows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
-
-from pydantic import ValidationError
 
 from prunebench.experiment.plugins import RecoveryRef
 from prunebench.experiment.text import CalibrationSpec
 from prunebench.plugin.suite_keys import DATA
-from prunebench.suite.options import combinations, each_or_none, look_up, name_and_options
-from prunebench.suite.problems import Problems, fields_of
-from prunebench.suite.schema import TrainingEntry
+from prunebench.suite.lookup import Lookup, NamedPlugin
+from prunebench.suite.texts import Texts
 
 if TYPE_CHECKING:
-    from prunebench.plugin.registry import Registry
-    from prunebench.suite.yaml import Path
-
-EXAMPLE = "data: {corpus: boolq-passages, windows: 64, length: 256}"
-
-
-@dataclass(frozen=True)
-class Training:
-    """Where training windows come from."""
-
-    default: CalibrationSpec | None
-    """The suite's calibration, for recoveries without `data:`."""
-    resolve: Callable[[TrainingEntry, Path], CalibrationSpec | None]
-    """Looks up what a `data:` section names; None, and a problem noted, where that cannot be had."""
-    calibrated: bool
-    """Whether the suite has a calibration, be it a wrong one."""
+    from prunebench.suite.yaml import KeyPath
 
 
 def expand(
-    value: Any, path: Path, registry: Registry, problems: Problems, training: Training
+    written: Any, path: KeyPath, lookup: Lookup, texts: Texts
 ) -> Iterator[RecoveryRef | None]:
-    """The recoveries that ``value`` at ``path`` names, None for none; what is wrong goes to ``problems``."""
-    for entry, here in each_or_none(value, path, "recovery", problems):
-        if entry is None:
+    """The recoveries that ``written`` at ``path`` names; None for null, which means none."""
+    for named in lookup.each_or_none(written, path, "recovery"):
+        if named is None:
             yield None
             continue
-        example = "{lora: {rank: 8}}"
-        named = name_and_options(entry, here, problems, noun="recovery", example=example)
-        if named is None:
-            continue
-        name, options = named
-        at = (*here, name) if isinstance(entry, dict) else here
-        registered = look_up(name, registry["recovery"], at, registry, problems, noun="recovery")
-        if registered is None:
-            continue
-        data = _data(name, options, at, problems, training)
-        rest = {key: value for key, value in options.items() if key != DATA}
-        for fields in combinations(
-            registered, rest, at, problems
-        ):  # checked also where the data is wrong
+        data = _data(named, lookup, texts)
+        # The options are checked even if the text is wrong, so that all errors come at once.
+        for fields in lookup.combinations(named, DATA):
             if data is not None:
                 yield RecoveryRef(**fields, data=data)
 
 
-def _data(
-    name: str, options: dict[str, Any], path: Path, problems: Problems, training: Training
-) -> CalibrationSpec | None:
-    if options.get(DATA) is None:
-        if training.default is None and not training.calibrated:
-            problems.add(
-                path,
-                f"'{name}' needs text to train on, and neither it nor the suite's calibration names one",
-                f"add for example {EXAMPLE} to the options of {name}",
-            )
-        return training.default
-    at = (*path, DATA)
-    known = fields_of(TrainingEntry)
-    try:
-        entry = TrainingEntry.model_validate(options[DATA])
-    except ValidationError as error:
-        problems.add_validation(at, options[DATA], error, lambda inside: None if inside else known)
-        return None
-    return training.resolve(entry, at)
+def _data(named: NamedPlugin, lookup: Lookup, texts: Texts) -> CalibrationSpec | None:
+    """The windows that it trains on: its own, else the first calibration of the suite."""
+    if named.options.get(DATA) is not None:
+        return texts.training(named.options[DATA], (*named.path, DATA))
+    if not texts.has_calibration:
+        lookup.problems.add(
+            named.path,
+            f"'{named.name}' needs text to train on, "
+            "and neither it nor the suite's calibration names one",
+            "add for example data: {corpus: boolq-passages, windows: 64, length: 256} "
+            f"to the options of {named.name}",
+        )
+    return next(iter(texts.calibration), None)

@@ -1,4 +1,4 @@
-"""A suite's text: found by path or by the name of a shipped suite, read and parsed."""
+"""A suite's text: found by its path or by the name of a shipped suite, read and parsed."""
 
 from __future__ import annotations
 
@@ -12,45 +12,51 @@ from prunebench.errors import PrunebenchError, did_you_mean
 from prunebench.suite import yaml
 
 SET = "--set "
+YAML_SUFFIXES = (".yaml", ".yml")
 
 
 @dataclass(frozen=True)
 class Source:
-    """The plain data of a suite and where each piece of it stands: 'FILE:LINE', or '--set KEY=VALUE'."""
+    """The data of a suite, not checked yet."""
 
     file: str
+    """Its name in errors."""
     folder: Path
+    """What relative paths in it are relative to."""
     text: str
     data: dict[str, Any]
-    where: dict[yaml.Path, str]
+    locations: dict[yaml.KeyPath, str]
+    """Where each key and list item is written: 'FILE:LINE', or '--set KEY=VALUE'."""
 
-    def found(self, path: yaml.Path) -> tuple[yaml.Path, str]:
-        """``path`` as the source writes it, and the nearest place.
+    def locate(self, path: yaml.KeyPath) -> tuple[yaml.KeyPath, str]:
+        """``path`` as the source writes it, and the nearest location.
 
-        An index that the source does not have is left out: a single value may stand for a list of one.
+        An index that the source does not have is left out: a list of one may be written as its only
+        item.
         """
-        written: yaml.Path = ()
-        place = f"{self.file}:1"
+        written: yaml.KeyPath = ()
+        location = f"{self.file}:1"
         for key in path:
-            if (*written, key) in self.where:
-                place = self.where[*written, key]
+            if (*written, key) in self.locations:
+                location = self.locations[*written, key]
             elif isinstance(key, int):
                 continue
             written = (*written, key)
-        return written, place
+        return written, location
 
-    def base(self, path: yaml.Path) -> Path:
-        """What a relative file name at ``path`` is relative to: the suite's folder, or here if from the command line."""
-        return Path.cwd() if self.found(path)[1].startswith(SET) else self.folder
+    def base(self, path: yaml.KeyPath) -> Path:
+        """The folder that a relative file name at ``path`` starts from.
+
+        It is the suite's folder, and the working folder if the name comes from the command line.
+        """
+        return Path.cwd() if self.locate(path)[1].startswith(SET) else self.folder
 
 
 def shipped() -> dict[str, Path]:
-    """The suites that come with prunebench, by name; those in a folder have its name before theirs: 'papers/wanda'."""
+    """The suites that come with prunebench, by name: 'quickstart', 'papers/wanda'."""
     package = Path(__file__).resolve().parents[1]
-    for folder in (
-        package / "suites",
-        package.parents[1] / "suites",
-    ):  # a wheel, an editable checkout
+    # In a wheel they are inside the package; in a checkout they are beside harness/.
+    for folder in (package / "suites", package.parents[1] / "suites"):
         if folder.is_dir():
             found = {
                 path.relative_to(folder).with_suffix("").as_posix(): path
@@ -61,7 +67,10 @@ def shipped() -> dict[str, Path]:
 
 
 def read(path_or_name: str | Path) -> Source:
-    """Read a suite. Raises PrunebenchError for a file that is missing, not UTF-8, not YAML, or no mapping."""
+    """Read a suite.
+
+    Raises PrunebenchError if the file is missing, is not UTF-8 or YAML, or holds no mapping.
+    """
     path = _find(str(path_or_name))
     file = next(
         (f"{name}.yaml" for name, ours in shipped().items() if ours == path), str(path_or_name)
@@ -84,14 +93,15 @@ def read(path_or_name: str | Path) -> Source:
             f"{file}:1: a suite is a mapping of keys, this file is {found}",
             hint="begin with `name: my-suite`, then `models:` and `methods:`",
         )
-    where = {key: f"{file}:{line}" for key, line in document.lines.items()}
-    return Source(file, path.resolve().parent, text, document.data, where)
+    locations = {key: f"{file}:{line}" for key, line in document.lines.items()}
+    return Source(file, path.resolve().parent, text, document.data, locations)
 
 
 def source_of(data: Mapping[str, Any], name: str) -> Source:
-    """A suite that is already data; ``name`` stands for the file in errors, paths are relative to here.
+    """A suite that is already data, with ``name`` as the file in errors.
 
-    Its text is JSON, which is YAML too. Keys and values become what JSON can hold.
+    Its text is JSON, which is YAML too; values that JSON cannot hold become text. Relative paths
+    start from the working folder.
     """
     text = json.dumps(data, indent=1, default=str)
     return Source(name, Path.cwd(), f"{text}\n", json.loads(text), {})
@@ -102,23 +112,19 @@ def _kind(value: Any) -> str:
 
 
 def _find(given: str) -> Path:
+    """The file of a suite. Raises PrunebenchError if there is none."""
     path = Path(given).expanduser()
     ours = shipped()
-    named = path.suffix not in {".yaml", ".yml"}
-    bare = named and (
-        path.name == given or given.partition("/")[0] in {name.partition("/")[0] for name in ours}
-    )
-    if named and given in ours:
+    may_be_name = path.suffix not in YAML_SUFFIXES
+    if may_be_name and given in ours:
         return ours[given]
     if path.exists():
         return path
-    near = (
-        did_you_mean(given, ours)
-        if bare
-        else "give the path of a YAML file, or the name of a shipped suite"
-    )
-    if not bare and path.suffix not in {".yaml", ".yml"} and path.with_suffix(".yaml").is_file():
-        near = did_you_mean(given, [str(path.with_suffix(".yaml"))])
-    raise PrunebenchError(
-        f"there is no suite '{given}'" if bare else f"there is no suite file {given}", hint=near
-    )
+    # 'quickstrat' and 'papers/wnada' are misspelt names, './suites/mine' is a misspelt path.
+    folders = {name.partition("/")[0] for name in ours}
+    if may_be_name and (path.name == given or given.partition("/")[0] in folders):
+        raise PrunebenchError(f"there is no suite '{given}'", hint=did_you_mean(given, ours))
+    hint = "give the path of a YAML file, or the name of a shipped suite"
+    if may_be_name and path.with_suffix(".yaml").is_file():
+        hint = did_you_mean(given, [str(path.with_suffix(".yaml"))])
+    raise PrunebenchError(f"there is no suite file {given}", hint=hint)

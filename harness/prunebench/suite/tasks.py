@@ -1,4 +1,4 @@
-"""`quality.tasks` of a suite: names looked up in the installed lm-eval, sources of rows found, files hashed."""
+"""`quality.tasks` of a suite: names looked up in lm-eval, rows found, their files hashed."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from prunebench.experiment.measures import TaskDataRef, TaskSpec
 from prunebench.measure.quality.task_data import HUB, LAYOUT, TaskData, split_of, task_files
 from prunebench.measure.quality.task_index import TaskIndex, task_index
 from prunebench.model.cache import file_sha256
-from prunebench.suite.problems import Problems, absent
+from prunebench.suite.problems import Problems, hint_of
 from prunebench.suite.schema import TaskEntry
 
 if TYPE_CHECKING:
     from prunebench.plugin.registry import Registry
-    from prunebench.suite.yaml import Path as KeyPath
+    from prunebench.suite.yaml import KeyPath
 
 EXAMPLES = {"train", "dev"}
-"""Splits that few-shot examples are drawn from where a task has one of them."""
+"""Few-shot examples are drawn from one of these splits."""
 
 
 def task_specs(
     entries: Sequence[TaskEntry], registry: Registry, problems: Problems
 ) -> tuple[TaskSpec, ...]:
-    """Every task that the entries name, each experiment once; what cannot be run goes to ``problems``."""
+    """Every task that the entries name, equal ones once; what cannot be run goes to ``problems``."""
     if not entries:
         return ()
     try:
@@ -37,8 +37,9 @@ def task_specs(
         problems.add(("quality", "tasks"), error.message, error.hint)
         return ()
     found: dict[str, TaskSpec] = {}
-    for place, entry in enumerate(entries):
-        for spec in _Entry(entry, ("quality", "tasks", place), index, registry, problems).specs():
+    for position, entry in enumerate(entries):
+        path = ("quality", "tasks", position)
+        for spec in _Entry(entry, path, index, registry, problems).specs():
             found.setdefault(json.dumps(spec.identity(), sort_keys=True), spec)
     return tuple(found.values())
 
@@ -52,13 +53,12 @@ class _Entry:
     problems: Problems
 
     def specs(self) -> Iterator[TaskSpec]:
+        # All names are checked first: a wrong source must not hide a misspelt task.
         known = [self._known(name, number) for number, name in enumerate(self.entry.task)]
         try:
             source = self._source()
         except PrunebenchError as error:
-            hint = error.hint
-            if error.message.startswith("unknown "):
-                hint = absent(self.entry.data, hint, self.registry)
+            hint = hint_of(error, self.entry.data, self.registry)
             self.problems.add((*self.path, "data"), error.message, hint)
             return
         for number, name in enumerate(self.entry.task):

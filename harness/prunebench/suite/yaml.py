@@ -1,8 +1,8 @@
 """YAML by the 1.2 core schema, with the line of every key.
 
-PyYAML's own loaders follow YAML 1.1, where `2:4` is 124, `no` is False, `1e-4` is text and dates are objects.
-Here only null, true, false, integers (also 0x and 0o) and floats are anything but text. There are no merge keys:
-`<<` is a key like any other.
+PyYAML's own loaders follow YAML 1.1, where `2:4` is 124, `no` is False, `1e-4` is text and dates are
+objects. Here everything is text apart from null, true, false, integers (0x and 0o, too) and floats.
+There are no merge keys: `<<` is a key like any other.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from yaml.scanner import Scanner
 
 from prunebench.errors import PrunebenchError, one_line
 
-Path = tuple[str | int, ...]
-"""Where a value stands: keys of mappings and indices of lists, from the top."""
+KeyPath = tuple[str | int, ...]
+"""The keys of mappings and indices of lists that lead to a value, from the top."""
 
 _TAG = "tag:yaml.org,2002:"
-_MOST_NODES = 100_000  # aliases of aliases grow exponentially
+# Aliases of aliases grow exponentially: a few lines could fill the memory.
+_MOST_NODES = 100_000
 _PATTERNS = {
     "null": re.compile(r"~|null|Null|NULL|"),
     "bool": re.compile(r"true|True|TRUE|false|False|FALSE"),
@@ -38,10 +39,10 @@ _PATTERNS = {
 
 @dataclass(frozen=True)
 class Document:
-    """What a YAML text says, and the line (from 1) of every key and list item in it."""
+    """The data of a YAML text, and the line (from 1) of every key and list item."""
 
     data: Any
-    lines: dict[Path, int]
+    lines: dict[KeyPath, int]
 
 
 class _CoreLoader(Reader, Scanner, Parser, Composer, BaseResolver):
@@ -65,9 +66,9 @@ class _CoreLoader(Reader, Scanner, Parser, Composer, BaseResolver):
 
 
 def parse(text: str, source: str) -> Document:
-    """Read one YAML document. ``source`` is the file's name as errors give it.
+    """Read one YAML document. ``source`` is the name of the file in errors.
 
-    Raises PrunebenchError, one line with file and line, for anything that is not YAML, and for duplicate keys.
+    Raises PrunebenchError with file and line for anything that is not YAML, and for duplicate keys.
     """
     try:
         node = _CoreLoader(text).get_single_node()
@@ -80,10 +81,10 @@ def parse(text: str, source: str) -> Document:
         ) from error
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = f"{source}:{mark.line + 1 if mark else 1}"
+        location = f"{source}:{mark.line + 1 if mark else 1}"
         context = f" ({error.context})" if error.context else ""
         raise PrunebenchError(
-            one_line(f"{where}: YAML: {error.problem}{context}"), hint=_syntax_hint(error)
+            one_line(f"{location}: YAML: {error.problem}{context}"), hint=_syntax_hint(error)
         ) from error
     except (YAMLError, RecursionError) as error:
         what = (
@@ -102,20 +103,20 @@ def _syntax_hint(error: MarkedYAMLError) -> str:
     if "'\\t'" in problem or "tab" in problem:
         return "indent with spaces, not tabs"
     if "single document" in (error.context or ""):
-        return "one suite a file: remove the `---` that begins a second one"
+        return "a file holds one suite: remove the `---` that begins a second one"
     return "check the indentation, the brackets and the quotes around that line"
 
 
 @dataclass
 class _Builder:
-    """Turns nodes into plain values."""
+    """Turns nodes into plain values; ``open`` has the ids of the nodes around the current one."""
 
     source: str
-    lines: dict[Path, int] = field(default_factory=dict)
+    lines: dict[KeyPath, int] = field(default_factory=dict)
     open: set[int] = field(default_factory=set)
     count: int = 0
 
-    def build(self, node: Node, path: Path) -> Any:
+    def build(self, node: Node, path: KeyPath) -> Any:
         self.count += 1
         if self.count > _MOST_NODES:
             raise self.error(node, f"more than {_MOST_NODES} values")
@@ -132,7 +133,7 @@ class _Builder:
         self.open.discard(id(node))
         return value
 
-    def sequence(self, node: SequenceNode, path: Path) -> list[Any]:
+    def sequence(self, node: SequenceNode, path: KeyPath) -> list[Any]:
         if node.tag != f"{_TAG}seq":
             raise self.error(node, f"unknown tag {node.tag}")
         items: list[Any] = []
@@ -141,7 +142,7 @@ class _Builder:
             items.append(self.build(item, (*path, index)))
         return items
 
-    def mapping(self, node: Node, path: Path) -> dict[str, Any]:
+    def mapping(self, node: Node, path: KeyPath) -> dict[str, Any]:
         if node.tag != f"{_TAG}map":
             raise self.error(node, f"unknown tag {node.tag}")
         values: dict[str, Any] = {}
@@ -155,7 +156,7 @@ class _Builder:
                 first = self.lines[*path, key]
                 raise self.error(
                     key_node,
-                    f"the key '{key}' stands twice, first in line {first}",
+                    f"the key '{key}' appears twice, first in line {first}",
                     hint="remove one",
                 )
             self.lines[*path, key] = key_node.start_mark.line + 1
@@ -175,6 +176,7 @@ class _Builder:
         try:
             return _value(kind, text)
         except ValueError as error:
+            # Python refuses to read integers of more than 4300 digits.
             raise self.error(node, f"a number of {len(text)} digits") from error
 
     def error(self, node: Node, message: str, hint: str | None = None) -> PrunebenchError:

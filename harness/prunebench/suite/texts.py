@@ -1,0 +1,181 @@
+"""The texts of a suite: calibration, perplexity, and the `data:` of recoveries and metrics."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import ValidationError
+
+from prunebench.errors import PrunebenchError, did_you_mean
+from prunebench.experiment.measures import PerplexitySpec
+from prunebench.experiment.text import CalibrationSpec, CorpusRef
+from prunebench.measure.quality.protocols import DEFAULT, PROTOCOLS, ProtocolName
+from prunebench.suite.field_types import Section
+from prunebench.suite.lookup import Lookup
+from prunebench.suite.problems import fields_of, hint_of
+from prunebench.suite.schema import (
+    CalibrationEntry,
+    PerplexityEntry,
+    SuiteFile,
+    TextEntry,
+    TrainingEntry,
+)
+from prunebench.text.corpus import SAMPLER_NAMES, Corpus, corpus_of, resolve_corpus
+
+if TYPE_CHECKING:
+    from prunebench.suite.yaml import KeyPath
+
+AS_IS = "as-is"
+"""The sampler of token files, whose windows are fixed."""
+
+S = TypeVar("S", bound=Section)
+
+
+class Texts:
+    """Looks up the texts that one suite names; what cannot be found goes to the problems.
+
+    ``incomplete`` says that sections of the file are wrong and missing in ``file``. Then nobody is
+    told to add a calibration or a perplexity: it may be the section that is wrong.
+    """
+
+    def __init__(self, file: SuiteFile, lookup: Lookup, *, incomplete: bool) -> None:
+        self._problems = lookup.problems
+        self._registry = lookup.registry
+        self._corpora: dict[str, Corpus] = lookup.registry.registered("corpus")
+        self._shared = file.calibration
+        self.calibration: tuple[CalibrationSpec, ...] = ()
+        if file.calibration is not None:
+            self.calibration = tuple(self._calibration(file.calibration, ("calibration",)))
+        self.has_calibration = file.calibration is not None or incomplete
+        entries = file.quality.perplexity if file.quality else []
+        self.perplexity: tuple[PerplexitySpec, ...] = tuple(self._perplexity(entries))
+        self.has_perplexity = bool(entries) or incomplete
+
+    def own_calibration(self, written: Any, path: KeyPath) -> tuple[CalibrationSpec, ...]:
+        """A method's own `calibration:`; keys that it leaves out are as in the suite's."""
+        shared = {} if self._shared is None else self._shared.model_dump(exclude_unset=True)
+        if isinstance(written, dict):
+            if "corpus" in written:  # split and sampler belong to the suite's corpus
+                shared = {k: v for k, v in shared.items() if k not in {"split", "sampler"}}
+            written = {**shared, **written}
+        entry = self._checked(CalibrationEntry, written, path)
+        return () if entry is None else tuple(self._calibration(entry, path))
+
+    def training(self, written: Any, path: KeyPath) -> CalibrationSpec | None:
+        """The windows of a recovery's `data:`; None if something is wrong with it."""
+        entry = self._checked(TrainingEntry, written, path)
+        if entry is None:
+            return None
+        given = entry.model_dump(exclude_unset=True) | {
+            "windows": entry.windows,
+            "length": entry.length,
+        }
+        return next(self._calibration(CalibrationEntry.model_validate(given), path), None)
+
+    def metric(self, written: Any, path: KeyPath) -> PerplexitySpec | None:
+        """The windows of a metric's `data:`; None if something is wrong with it."""
+        entry = self._checked(TextEntry, written, path)
+        if entry is None:
+            return None
+        given = PerplexityEntry.model_validate(entry.model_dump(exclude_none=True))
+        for ref, corpus in self._named_corpora(given.corpus, path):
+            for spec in self._protocol(DEFAULT, given, ref, corpus, path):
+                return spec
+        return None
+
+    def _checked(self, section: type[S], written: Any, path: KeyPath) -> S | None:
+        keys = fields_of(section)
+        try:
+            return section.model_validate(written)
+        except ValidationError as error:
+            self._problems.add_validation(path, written, error, lambda at: None if at else keys)
+            return None
+
+    def _calibration(self, entry: CalibrationEntry, path: KeyPath) -> Iterator[CalibrationSpec]:
+        for ref, corpus in self._named_corpora(entry.corpus, path):
+            splits = self._splits(entry.split or [corpus.calibration_split], corpus, path)
+            samplers = self._samplers(entry.sampler or [corpus.sampler], corpus, path)
+            for split, sampler, windows, length in itertools.product(
+                splits, samplers, entry.windows, entry.length
+            ):
+                yield CalibrationSpec(
+                    corpus=ref, split=split, sampler=sampler, windows=windows, length=length
+                )
+
+    def _perplexity(self, entries: Sequence[PerplexityEntry]) -> Iterator[PerplexitySpec]:
+        for index, entry in enumerate(entries):
+            path = ("quality", "perplexity", index)
+            for ref, corpus in self._named_corpora(entry.corpus, path):
+                for name in dict.fromkeys(entry.protocol):
+                    yield from self._protocol(name, entry, ref, corpus, path)
+
+    def _protocol(
+        self,
+        name: ProtocolName,
+        entry: PerplexityEntry,
+        ref: CorpusRef,
+        corpus: Corpus,
+        path: KeyPath,
+    ) -> Iterator[PerplexitySpec]:
+        """What one protocol measures on one corpus; keys of the entry win over the protocol."""
+        protocol = PROTOCOLS[name]
+        usual_split, joiner = corpus.evaluation_split, None
+        if ref.path is None:  # a local file may have a corpus's name, but is not that corpus
+            usual_split = protocol.splits.get(ref.name, usual_split)
+            joiner = protocol.joiners.get(ref.name)
+        splits = self._splits(entry.split or [usual_split], corpus, path)
+        lengths: Sequence[int | None] = entry.length or [protocol.length]
+        for split, length in itertools.product(splits, lengths):
+            usual = protocol.windows(length) or corpus.evaluation_windows
+            windows_of: Sequence[int | None] = entry.windows or [usual]
+            for windows in windows_of:
+                yield PerplexitySpec(
+                    corpus=ref,
+                    split=split,
+                    length=length,
+                    windows=windows,
+                    protocol=name,
+                    fewer=entry.windows is None,
+                    tail=protocol.tail if entry.tail is None else entry.tail,
+                    joiner=joiner,
+                )
+
+    def _named_corpora(
+        self, written: Sequence[str | dict[str, Any]], path: KeyPath
+    ) -> Iterator[tuple[CorpusRef, Corpus]]:
+        for index, value in enumerate(written):
+            at = (*path, "corpus", index)
+            try:
+                ref = resolve_corpus(
+                    value, base=self._problems.source.base(at), corpora=self._corpora
+                )
+            except PrunebenchError as error:
+                self._problems.add(at, error.message, hint_of(error, value, self._registry))
+            else:
+                yield ref, corpus_of(ref, self._corpora)
+
+    def _splits(self, splits: list[str], corpus: Corpus, path: KeyPath) -> list[str]:
+        for index, split in enumerate(splits):
+            if split not in corpus.splits:
+                hint = did_you_mean(split, corpus.splits)
+                self._problems.add(
+                    (*path, "split", index), f"'{corpus.name}' has no split '{split}'", hint
+                )
+        return splits
+
+    def _samplers(self, samplers: list[str], corpus: Corpus, path: KeyPath) -> list[str]:
+        for index, sampler in enumerate(samplers):
+            at = (*path, "sampler", index)
+            if sampler not in SAMPLER_NAMES:
+                hint = did_you_mean(sampler, SAMPLER_NAMES)
+                self._problems.add(at, f"unknown sampler '{sampler}'", hint)
+            elif (sampler == AS_IS) != (corpus.sampler == AS_IS):
+                holds = "windows of tokens" if corpus.sampler == AS_IS else "text"
+                self._problems.add(
+                    at,
+                    f"the sampler '{sampler}' is not for '{corpus.name}', which holds {holds}",
+                    f"leave `sampler` out, then '{corpus.sampler}' is used",
+                )
+        return samplers
