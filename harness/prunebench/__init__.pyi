@@ -9,7 +9,7 @@ from prunebench.experiment.cell import Cell as Cell
 from prunebench.layerwise.masks import kth_lowest as kth_lowest
 from prunebench.layerwise.masks import lowest as lowest
 from prunebench.layerwise.masks import lowest_overall as lowest_overall
-from prunebench.layerwise.walk import LinearStats as LinearStats
+from prunebench.layerwise.pruner import LinearStats as LinearStats
 from prunebench.measure.quality.task_data import TaskData as TaskData
 from prunebench.model.anatomy import Anatomy as Anatomy
 from prunebench.model.anatomy import Block as Block
@@ -28,9 +28,7 @@ from prunebench.plugin.api.method import LinearMethod as LinearMethod
 from prunebench.plugin.api.method import Method as Method
 from prunebench.plugin.api.method import Options as Options
 from prunebench.plugin.api.method import Reference as Reference
-from prunebench.plugin.api.method import Sparsity as Sparsity
 from prunebench.plugin.api.method import SparsityOptions as SparsityOptions
-from prunebench.plugin.api.method import pattern_of as pattern_of
 from prunebench.plugin.api.metric import Figure as Figure
 from prunebench.plugin.api.metric import Metric as Metric
 from prunebench.plugin.api.metric import MetricContext as MetricContext
@@ -41,7 +39,9 @@ from prunebench.plugin.api.report_section import Paragraph as Paragraph
 from prunebench.plugin.api.report_section import ReportData as ReportData
 from prunebench.plugin.api.report_section import ReportSection as ReportSection
 from prunebench.plugin.api.report_section import Table as Table
+from prunebench.plugin.api.sparsity import Sparsity as Sparsity
+from prunebench.plugin.api.sparsity import pattern_of as pattern_of
 from prunebench.record.record import Record as Record
 from prunebench.text.corpus import Corpus as Corpus
 from prunebench.text.hub import HubCorpus as HubCorpus
-from prunebench.training.loop import Penalty as Penalty
+from prunebench.training.optimiser import Penalty as Penalty

@@ -84,7 +84,7 @@ class Magnitude(LinearMethod):
         return _magnitude(weight)
 
     def mask(self, weight: torch.Tensor, stats: LinearStats) -> torch.Tensor:
-        sparsity = self.options.sparsity
+        sparsity = self.sparsity_of(stats)
         if self.options.mode == "clean":
             return super().mask(weight, stats)
         score = self.score(weight, stats)

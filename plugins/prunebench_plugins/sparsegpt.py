@@ -1,10 +1,15 @@
-"""SparseGPT: remove weights column by column and let those to the right make up for it (arXiv:2301.00774)."""
+"""SparseGPT: remove weights column by column; the columns to the right make up for it.
+
+arXiv:2301.00774, algorithm 1. Here U is the upper triangular factor of the inverse of the damped
+Hessian, H^-1 = U^T U. Removing the weight w_j of a row costs w_j^2 / U_jj^2 (the paper's epsilon),
+and the best update of the weights behind it is -w_j / U_jj * U_j,(j+1):.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from pydantic import model_validator
@@ -26,20 +31,22 @@ if TYPE_CHECKING:
     from prunebench import Context, LinearStats
 
     Choose = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    """From columns [some, rows] and their diagonal of the factor [some] to True where a weight goes, [some, rows]."""
+    """From columns [some, rows] and their part of U's diagonal, [some], to True for the weights to
+    remove, [some, rows]."""
 
 STRIDE = 32
-"""Columns between two matrix products: few enough that updating them one by one stays in the caches."""
+"""Columns between two matrix products: so few that updating them one by one stays in the caches."""
 MOST_DAMPING = 100.0
 
 
 class SparseGPT(LayerwiseMethod):
-    """Minimise the squared error of every linear's outputs under a mask, one column after another, in one shot.
+    """Minimise the squared error of every linear's outputs under a mask, column by column.
 
-    A weight's cost is w^2 / U_jj^2, with H^-1 = U^T U and H the damped Hessian of the output error. The cheapest share of
-    every block of columns goes, linear by linear, or for N:M the cheapest of every group when its turn comes.
-    `mode=clean` removes exactly int(n * sparsity) weights of a block, ties by index; `mode=reference` follows the released
-    code: everything at or below the sorted cost at that index. Inputs that are always zero lose all their weights.
+    A weight costs w^2 / U_jj^2, with H^-1 = U^T U and H the damped Hessian of the output error. From
+    every block of columns the cheapest share is removed, linear by linear; for N:M the cheapest of
+    every group when the sweep reaches it. `mode=clean` removes exactly int(n * sparsity) weights of a
+    block, ties by index; `mode=reference` follows the released code: all weights whose cost is at
+    most the sorted cost at that index. Inputs that are always zero lose all their weights.
     """
 
     name = "sparsegpt"
@@ -52,7 +59,7 @@ class SparseGPT(LayerwiseMethod):
 
     class Options(SparsityOptions):
         block_size: int = Field(
-            128, gt=0, description="input columns among which a linear's weights compete"
+            128, gt=0, description="input columns within which a linear's weights compete"
         )
         damping: float = Field(
             0.01,
@@ -62,7 +69,7 @@ class SparseGPT(LayerwiseMethod):
         )
         true_sequential: bool = Field(
             False,
-            description="measure each group of linears behind the pruned ones before it in the same layer",
+            description="measure each group of linears behind the pruned ones before it in its layer",
         )
         mode: Literal["clean", "reference"] = Field(
             "clean", description="exact count, or the threshold of the released code"
@@ -74,8 +81,8 @@ class SparseGPT(LayerwiseMethod):
             if pattern and self.block_size % pattern.of:
                 below = self.block_size // pattern.of * pattern.of
                 raise ValueError(
-                    f"block_size {self.block_size} is no multiple of {pattern.of}, so that groups of {pattern} would be cut;"
-                    f" use block_size {below or pattern.of}"
+                    f"block_size {self.block_size} is no multiple of {pattern.of}, so blocks would"
+                    f" cut groups of {pattern}; use block_size {below or pattern.of}"
                 )
             return self
 
@@ -90,8 +97,11 @@ class SparseGPT(LayerwiseMethod):
         return bool(self.options.true_sequential)
 
     def prune(self, model: Any, context: Context) -> None:
-        """Notes: ``reconstruction_loss`` of every layer (squared output error of its linears, summed over the tokens of
-        a window, mean over windows, on the damped Hessian), and ``damping_raised`` where the options' was too little.
+        """Notes: ``reconstruction_loss`` and ``damping_raised``.
+
+        The first is, for each layer, the squared output error of its linears on the damped Hessian,
+        summed over the tokens of a window, mean over windows. The second lists the linears for which
+        the option `damping` was too small.
         """
         self.log, self.losses, self.damped = context.log, {}, []
         super().prune(model, context)
@@ -100,27 +110,32 @@ class SparseGPT(LayerwiseMethod):
             context.notes["damping_raised"] = self.damped
 
     def prune_group(self, weights: Sequence[torch.Tensor], stats: Sequence[LinearStats]) -> None:
-        """One Hessian, one factor and one sweep for all the rows that read this input."""
-        first, widths = stats[0], [len(weight) for weight in weights]
-        hessian = first.hessian
+        """All rows that read this input share one Hessian, one factor and one sweep."""
+        first = stats[0]
+        linears = [
+            Rows(len(weight), self.sparsity_of(each))
+            for weight, each in zip(weights, stats, strict=True)
+        ]
+        hessian = first.hessian  # [in, in]
         with first.naming():
             pattern = pattern_of(self.options.sparsity)
             if pattern and len(hessian) % pattern.of:
                 raise PrunebenchError(
                     f"groups of {pattern.of} do not divide {len(hessian)} input features",
-                    hint="choose an N:M whose M divides every linear's input, or a share such as 0.5",
+                    hint="choose an N:M whose M divides every linear's input, or a share such as"
+                    " 0.5",
                 )
+            # An input that is always zero gives H a zero row: make it invertible, drop the weights.
             dead = hessian.diagonal() == 0
             hessian.diagonal()[dead] = 1
             factor, damping = self._factor(hessian, first)
-            # Transposed, a column of the weights is contiguous: [in, all rows]
+            # Transposed, so that a column of the weights is contiguous: [in, all rows]
             columns = torch.cat([weight.t().to(hessian.dtype) for weight in weights], dim=1)
             columns[dead] = 0
             loss = sweep(
                 columns,
                 factor,
-                widths,
-                self.options.sparsity,
+                linears,
                 block_size=self.options.block_size,
                 threshold=self.options.mode == "reference",
             )
@@ -130,16 +145,18 @@ class SparseGPT(LayerwiseMethod):
                     hint="look for a damaged checkpoint, or raise `damping`",
                 )
         self.losses[first.layer] = self.losses.get(first.layer, 0.0) + loss
-        for weight, rows in zip(weights, torch.split(columns, widths, dim=1), strict=True):
+        sizes = [linear.size for linear in linears]
+        for weight, rows in zip(weights, torch.split(columns, sizes, dim=1), strict=True):
             weight.copy_(rows.t())
 
     def _factor(self, hessian: torch.Tensor, stats: LinearStats) -> tuple[torch.Tensor, float]:
-        """The factor of the damped inverse, and the damping: ten times more until the Hessian is positive definite."""
+        """U, and the damping: ten times more until the Hessian is positive definite."""
         damping = self.options.damping
         while (factor := inverse_factor(hessian, damping)) is None:
             if damping * 10 > MOST_DAMPING:
                 raise PrunebenchError(
-                    f"the Hessian of its input is not positive definite, with damping up to {damping:g}",
+                    "the Hessian of its input is not positive definite, with damping up to"
+                    f" {damping:g}",
                     hint="calibrate on more windows, or use float32",
                 )
             damping *= 10
@@ -154,13 +171,22 @@ class SparseGPT(LayerwiseMethod):
         return factor, damping
 
 
-def inverse_factor(hessian: torch.Tensor, damping: float) -> torch.Tensor | None:
-    """U, upper triangular, with (H + damping * mean(diag H) * I)^-1 = U^T U; None where that is not positive definite.
+class Rows(NamedTuple):
+    """The rows of one linear among all that are swept together; their weights compete."""
 
-    hessian [in, in] of any floating type stays as it is.
+    size: int
+    sparsity: float | str
+
+
+def inverse_factor(hessian: torch.Tensor, damping: float) -> torch.Tensor | None:
+    """U, upper triangular [in, in], with (H + damping * mean(diag H) * I)^-1 = U^T U.
+
+    ``hessian``: [in, in] of any floating type; it does not change. None if it is not positive
+    definite.
     """
-    # With P the reversal of the features and P H P = L L^T: H = (P L P)(P L P)^T, and P L P is upper triangular. Its inverse
-    # is U, by one factorisation where inverting H itself would need two.
+    # Let P reverse the order of the features, and P H P = L L^T. Then H = (P L P)(P L P)^T, and P L P
+    # is upper triangular, so its inverse is U. That takes one factorisation; inverting H and
+    # factorising the result, as in the paper, takes two.
     mirrored = hessian.flip(0, 1)
     mirrored.diagonal().add_(damping * hessian.diagonal().mean())
     lower, info = torch.linalg.cholesky_ex(mirrored)
@@ -175,22 +201,20 @@ def inverse_factor(hessian: torch.Tensor, damping: float) -> torch.Tensor | None
 def sweep(
     columns: torch.Tensor,
     factor: torch.Tensor,
-    widths: Sequence[int],
-    sparsity: float | str,
+    linears: Sequence[Rows],
     *,
     block_size: int = 128,
     threshold: bool = False,
 ) -> float:
-    """Prune ``columns`` [in, rows] in place, from the first to the last; gives 1/2 tr(dW H dW^T).
+    """Prune ``columns`` [in, rows] in place, from the first to the last; return 1/2 tr(dW H dW^T).
 
-    ``factor`` as from `inverse_factor`; ``widths``: rows of each linear, whose weights compete apart from the others';
-    ``threshold``: the released code's rule for a share instead of the exact count.
+    ``factor``: from `inverse_factor`. ``linears``: who owns the rows, in their order; an N:M pattern
+    is the same for all. ``threshold``: the released code's rule for a share, instead of the exact
+    count.
     """
-    pattern = pattern_of(sparsity)
+    pattern = pattern_of(linears[0].sparsity)
     choose = (
-        _cheapest_of_group(pattern.of - pattern.keep)
-        if pattern
-        else _cheapest(widths, float(sparsity), threshold)
+        _cheapest_of_group(pattern.of - pattern.keep) if pattern else _cheapest(linears, threshold)
     )
     loss = columns.new_zeros(())
     for start in range(0, len(columns), block_size):
@@ -199,6 +223,8 @@ def sweep(
         errors = _prune_block(
             block, factor[start:end, start:end], choose, pattern.of if pattern else None
         )
+        # All columns behind the block make up for it in one product:
+        # [in - end, width] @ [width, rows]
         columns[end:].addmm_(factor[start:end, end:].t(), errors, alpha=-1)
         loss += errors.square().sum() / 2
     return float(loss)
@@ -207,19 +233,22 @@ def sweep(
 def _prune_block(
     block: torch.Tensor, factor: torch.Tensor, choose: Choose, of: int | None
 ) -> torch.Tensor:
-    """Prune a block of columns [width, rows] in place; gives (w - q) / U_jj of each weight, [width, rows].
+    """Prune a block of columns [width, rows] in place; return (w - q) / U_jj, [width, rows].
 
-    ``of``: choose what goes for that many columns when their turn comes; None: for all at once, beforehand.
+    ``of``: choose what to remove from that many columns when the sweep reaches them; None: from all
+    at once, beforehand.
     """
     width = len(block)
     diagonal = factor.diagonal()
-    inverse = diagonal.reciprocal()[:, None]
+    inverse = diagonal.reciprocal()[:, None]  # [width, 1]
     gone = torch.zeros_like(block, dtype=torch.bool) if of else choose(block, diagonal)
-    scale = (
-        torch.zeros_like(block) if of else gone * inverse
-    )  # 1 / U_jj where a weight goes, else 0
+    # 1 / U_jj for weights to remove, otherwise 0: so an error is one product, without a branch
+    scale = torch.zeros_like(block) if of else gone * inverse
     errors = torch.empty_like(block)
+    # Two levels: columns update their stride one by one (rank-1 updates that stay in the caches),
+    # and the rest of the block gets one matrix product per stride.
     stride = STRIDE if of is None else of * max(1, STRIDE // of)
+    # Indexing a tensor costs about as much as the arithmetic on one column: take all rows apart once.
     rows, scales, error_rows = block.unbind(), scale.unbind(), errors.unbind()
     for start in range(0, width, stride):
         end = min(start + stride, width)
@@ -230,6 +259,7 @@ def _prune_block(
                 torch.mul(gone[group], inverse[group], out=scale[group])
             torch.mul(rows[j], scales[j], out=error_rows[j])
             if j + 1 < end:
+                # w_k -= U_jk * (w_j - q_j) / U_jj for the columns k behind j in this stride
                 block[j + 1 : end].addr_(factor[j, j + 1 : end], error_rows[j], alpha=-1)
         block[end:].addmm_(factor[start:end, end:].t(), errors[start:end], alpha=-1)
     block.masked_fill_(gone, 0)
@@ -241,23 +271,28 @@ def _cost(columns: torch.Tensor, diagonal: torch.Tensor) -> torch.Tensor:
     return columns.square() / diagonal.square()[:, None]
 
 
-def _cheapest(widths: Sequence[int], share: float, threshold: bool) -> Choose:
-    """The cheapest share of each linear's weights, `widths` rows each."""
+def _cheapest(linears: Sequence[Rows], threshold: bool) -> Choose:
+    """Choose the cheapest share of each linear's weights."""
+    sizes = [linear.size for linear in linears]
 
-    def of_linear(cost: torch.Tensor) -> torch.Tensor:
+    def of_linear(cost: torch.Tensor, share: float) -> torch.Tensor:
         if threshold:
             return cost <= kth_lowest(cost.reshape(1, -1), int(cost.numel() * share) + 1)
         return lowest(cost, share, group="matrix")
 
     def choose(columns: torch.Tensor, diagonal: torch.Tensor) -> torch.Tensor:
-        costs = torch.split(_cost(columns, diagonal), list(widths), dim=1)
-        return torch.cat([of_linear(cost) for cost in costs], dim=1)
+        costs = torch.split(_cost(columns, diagonal), sizes, dim=1)
+        masks = [
+            of_linear(cost, float(linear.sparsity))
+            for cost, linear in zip(costs, linears, strict=True)
+        ]
+        return torch.cat(masks, dim=1)
 
     return choose
 
 
 def _cheapest_of_group(zeros: int) -> Choose:
-    """The ``zeros`` cheapest of the columns, in every row."""
+    """Choose the ``zeros`` cheapest of the columns, in every row."""
 
     def choose(columns: torch.Tensor, diagonal: torch.Tensor) -> torch.Tensor:
         cost = _cost(columns, diagonal)

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 
 import prunebench
 from prunebench.cli import prunebench as command
-from prunebench.layerwise import walk as driver
+from prunebench.layerwise import walk
+from prunebench.layerwise.layer_run import LayerRun
 from prunebench.model.anatomy import anatomy
 from tiny import FAMILIES, tiny_checkpoint
 
@@ -111,19 +112,19 @@ def test_layers_may_be_pruned_elsewhere(folder: Path) -> None:
 def test_one_layer_at_a_time_has_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_checkpoint(folder / "model", "llama")
     alive: list[int] = []
-    prune_layer = driver._prune
+    gather = LayerRun.gather
 
-    def watched(method, place, layer, *rest):
-        layers = seen[0]
-        alive.append(
-            sum(any(not weight.is_meta for weight in each.parameters()) for each in layers)
-        )
-        prune_layer(method, place, layer, *rest)
+    def watched(run, *arguments, **rest):
+        with_weights = [
+            layer for layer in seen[0] if any(not weight.is_meta for weight in layer.parameters())
+        ]
+        alive.append(len(with_weights))
+        return gather(run, *arguments, **rest)
 
     seen: list[torch.nn.ModuleList] = []
-    monkeypatch.setattr(driver, "_prune", watched)
+    monkeypatch.setattr(LayerRun, "gather", watched)
     monkeypatch.setattr(
-        driver, "anatomy", lambda model: seen.append(anatomy(model).layers) or anatomy(model)
+        walk, "anatomy", lambda model: seen.append(anatomy(model).layers) or anatomy(model)
     )
     prune("streamed", "sparsegpt", HALF, stream=True)
     assert alive == [1, 1, 1, 1]

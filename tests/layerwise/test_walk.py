@@ -1,4 +1,4 @@
-"""The layer-by-layer driver against a plain, slow re-statement of it, on every family."""
+"""The layer walk against a plain and slow version of it, on every family."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ import torch
 
 from prunebench import Context, LayerwiseMethod, LinearMethod, LinearStats, anatomy
 from prunebench.errors import PrunebenchError
-from prunebench.layerwise import walk as driver
-from prunebench.layerwise.device_moves import moved
 from prunebench.layerwise.statistics import Hessian
+from prunebench.layerwise.walk import LayerWalk
 from prunebench.model import batches
 from tiny import FAMILIES, tiny_model
-
-
-def ignore(_done: int, _total: int) -> None:
-    """No one watches."""
 
 
 def tokens(model, windows: int = 3, length: int = 16) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     return torch.randint(0, model.config.vocab_size, (windows, length), generator=generator)
+
+
+def walk(model, **rest) -> LayerWalk:
+    return LayerWalk(tokens(model), torch.Generator(), **rest)
 
 
 class Recorder(LinearMethod):
@@ -80,7 +79,7 @@ def test_norms_equal_those_of_full_forwards_behind_pruned_predecessors(family: s
     ids = tokens(model)
     recorder = Recorder()
     with torch.no_grad():
-        driver.prune_linears(model, recorder, ids, torch.Generator(), ignore)
+        walk(model).prune(model, recorder)
     expected = reference_norms(twin, ids)
     assert recorder.norms.keys() == expected.keys()
     for key, norm in expected.items():
@@ -95,8 +94,8 @@ def test_the_model_is_left_as_it_was_but_for_its_weights(
     model = tiny_model(family)
     before = [dict(module.__dict__) for module in model.modules()]
     with torch.no_grad():
-        driver.prune_linears(model, Recorder(), tokens(model), torch.Generator(), ignore)
-        driver.observe_layers(model, tokens(model), lambda *_: None, ignore)
+        walk(model).prune(model, Recorder())
+        walk(model).observe_layers(model, lambda *_: None)
     for module, state in zip(model.modules(), before, strict=True):
         assert module.__dict__.keys() == state.keys()
         assert not module._forward_hooks
@@ -109,7 +108,7 @@ def test_an_overridden_forward_is_put_back() -> None:
     original = layer.forward
     layer.forward = mine = lambda *args, **kwargs: original(*args, **kwargs)
     with torch.no_grad():
-        driver.prune_linears(model, Recorder(), tokens(model), torch.Generator(), ignore)
+        walk(model).prune(model, Recorder())
     assert layer.forward is mine
 
 
@@ -119,7 +118,7 @@ def test_observe_layers_sees_every_state_before_the_final_norm(family: str) -> N
     ids = tokens(model)
     seen: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     with torch.no_grad():
-        driver.observe_layers(model, ids, lambda i, a, b: seen.__setitem__(i, (a, b)), ignore)
+        walk(model).observe_layers(model, lambda i, a, b: seen.__setitem__(i, (a, b)))
         states = model(ids, output_hidden_states=True).hidden_states
     count = len(anatomy(model).layers)
     assert sorted(seen) == list(range(count))
@@ -137,16 +136,15 @@ def test_inputs_that_are_not_finite_are_named() -> None:
         torch.no_grad(),
         pytest.raises(PrunebenchError, match=r"layer 0: the input of mlp.down_proj is not finite"),
     ):
-        driver.prune_linears(model, Recorder(), tokens(model), torch.Generator(), ignore)
+        walk(model).prune(model, Recorder())
 
 
 def test_progress_counts_layers() -> None:
     model = tiny_model("llama")
     seen: list[tuple[int, int]] = []
     with torch.no_grad():
-        driver.prune_linears(
-            model, Recorder(), tokens(model), torch.Generator(), lambda a, b: seen.append((a, b))
-        )
+        watched = walk(model, progress=lambda done, total: seen.append((done, total)))
+        watched.prune(model, Recorder())
     count = len(anatomy(model).layers)
     assert seen == [(index + 1, count) for index in range(count)]
 
@@ -218,7 +216,7 @@ def test_hessians_equal_those_of_full_forwards(
     model, twin = tiny_model(family), tiny_model(family)
     method = Groups(true_sequential=true_sequential)
     with torch.no_grad():
-        driver.prune_linears(model, method, tokens(model), torch.Generator(), ignore)
+        walk(model).prune(model, method)
     expected = reference_hessians(twin, tokens(model), true_sequential=true_sequential)
     assert list(method.hessians) == list(expected)
     for key, hessian in expected.items():
@@ -241,34 +239,9 @@ def test_one_hessian_serves_the_linears_of_an_input(
     monkeypatch.setitem(batches.BATCH_TOKENS, "cpu", 16)
     model = tiny_model("llama")
     with torch.no_grad():
-        driver.prune_linears(
-            model, Groups(true_sequential=true_sequential), tokens(model), torch.Generator(), ignore
-        )
+        walk(model).prune(model, Groups(true_sequential=true_sequential))
     layers, inputs, windows = 4, 4, 3
     assert len(added) == layers * inputs * windows
-
-
-@pytest.mark.parametrize("panel", [128, 512])
-def test_bfloat16_inputs_give_a_float32_hessian_and_leave_the_precision_alone(
-    panel: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("prunebench.layerwise.statistics.WIDE_PANEL", panel)
-    before = torch.backends.mkldnn.matmul.fp32_precision
-    inputs = torch.randn(300, 320, generator=torch.Generator().manual_seed(0)).bfloat16()
-    hessian = Hessian(320, torch.device("cpu"))
-    hessian.add(inputs, 2)
-    exact = inputs.double().t() @ inputs.double()
-    torch.testing.assert_close(hessian.result().double(), exact, rtol=1e-4, atol=1e-4)
-    assert torch.backends.mkldnn.matmul.fp32_precision == before
-
-
-def test_a_statistic_that_was_not_asked_for_says_how_to() -> None:
-    stats = LinearStats(0, "x", torch.Generator())
-    with pytest.raises(PrunebenchError, match="reads `hessian`") as raised:
-        _ = stats.hessian
-    assert '{"hessian"}' in str(raised.value.hint)
-    with pytest.raises(PrunebenchError, match="reads `input_norm`"):
-        _ = stats.input_norm
 
 
 def test_an_error_about_one_linear_names_layer_and_linear() -> None:
@@ -282,7 +255,7 @@ def test_an_error_about_one_linear_names_layer_and_linear() -> None:
         torch.no_grad(),
         pytest.raises(PrunebenchError, match=r"^layer 2, self_attn.v_proj: not this one") as raised,
     ):
-        driver.prune_linears(model, Fussy(), tokens(model), torch.Generator(), ignore)
+        walk(model).prune(model, Fussy())
     assert raised.value.hint == "leave it"
 
 
@@ -313,7 +286,7 @@ def test_with_a_compute_device_one_layer_at_a_time_lies_there(
     model, twin = tiny_model(family), tiny_model(family)
     plain, placed = Recorder(), Recorder()
     with torch.no_grad():
-        driver.prune_linears(twin, plain, tokens(model), torch.Generator(), ignore)
+        walk(model).prune(twin, plain)
         moves = Moves(model, monkeypatch)
         context = Context(tokens(model), 0, [0, 1, 2, 3], device=DEVICE)
         context.prune_linears(model, placed)
@@ -330,7 +303,7 @@ def test_a_layer_comes_back_when_pruning_it_fails(monkeypatch: pytest.MonkeyPatc
     model = tiny_model("llama")
     moves = Moves(model, monkeypatch)
     with torch.no_grad(), pytest.raises(PrunebenchError, match="broken"):
-        driver.prune_linears(model, Broken(), tokens(model), torch.Generator(), ignore, DEVICE)
+        walk(model, device=DEVICE).prune(model, Broken())
     assert moves.seen == [(0, "cpu:0"), (0, "cpu")]
 
 
@@ -344,20 +317,7 @@ def test_observing_on_a_compute_device_sees_the_same(
     with torch.no_grad():
         for found, device in zip(seen, (None, DEVICE), strict=True):
             see = lambda i, a, b, found=found: found.setdefault(i, []).append(torch.stack([a, b]))  # noqa: E731
-            driver.observe_layers(model, tokens(model), see, ignore, device)
+            walk(model, device=device).observe_layers(model, see)
     assert sorted(seen[0]) == sorted(seen[1]) == [0, 1, 2, 3]
     for index, states in seen[0].items():
         torch.testing.assert_close(torch.cat(states), torch.cat(seen[1][index]))
-
-
-def test_all_that_a_layer_is_called_with_moves() -> None:
-    value = {"mask": torch.zeros(2), "pair": (torch.zeros(1), [None, torch.ones(1)]), "flag": True}
-    result = moved(value, torch.device("meta"))
-    assert (
-        result["mask"].device.type
-        == result["pair"][0].device.type
-        == result["pair"][1][1].device.type
-        == "meta"
-    )
-    assert (result["pair"][1][0], result["flag"]) == (None, True)
-    assert moved(value, None) is value

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunebench import Block, Context, Method, PrunebenchError, anatomy
-from prunebench.layerwise import partial_forward as stream
+from prunebench.layerwise import partial_forward
 from prunebench.model import batches
 from prunebench.model.surgery import remove_blocks
 from prunebench.plugin.host import load_plugins
@@ -62,7 +62,7 @@ def released_loss(model, ids: torch.Tensor) -> float:
 
 @torch.no_grad()
 def plain_greedy(model, blocks: str, count: int, loss=own_loss) -> tuple[list[str], list[float]]:
-    """Every variant as a model of its own: the lowest loss goes, among equals attentions and lower layers first."""
+    """Every variant as a model of its own; ties remove attentions and lower layers first."""
     ids, order, losses = tokens(model), [], []
     left = [
         Block(layer, kind) for kind in KINDS[blocks] for layer in range(len(anatomy(model).layers))
@@ -85,7 +85,7 @@ def plain_greedy(model, blocks: str, count: int, loss=own_loss) -> tuple[list[st
 def test_the_choices_are_those_of_the_plain_loop(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "SUBSET", 8)
+    monkeypatch.setattr(partial_forward, "SUBSET", 8)
     monkeypatch.setitem(batches.BATCH_TOKENS, "cpu", 12)  # a window a batch
     model = tiny_model(family)
     order, perplexities = plain_greedy(model, "mix", 5)
@@ -109,7 +109,7 @@ def test_the_choices_do_not_depend_on_what_is_skipped(
     model = tiny_model(family, seed).to(dtype)
     order, _ = plain_greedy(model, blocks, count)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream, "SUBSET", subset)
+        patch.setattr(partial_forward, "SUBSET", subset)
         patch.setitem(batches.BATCH_TOKENS, "cpu", 12)
         assert prune(model, count=count, blocks=blocks).notes["removed_in_order"] == order
 
@@ -155,7 +155,7 @@ def test_most_of_the_work_is_saved() -> None:
 
 
 def test_bounds_save_heads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On text that the model itself prefers, where every unit counts; random tokens tell units hardly apart."""
+    """On text that the model itself generates: with random tokens all units matter about equally."""
     models = [tiny_model("qwen2", num_hidden_layers=8) for _ in range(2)]
     for model in models:
         anatomy(model).head.weight.mul_(3)
@@ -164,7 +164,7 @@ def test_bounds_save_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     without, bounded = (Context(text, 0, list(range(8))) for _ in models)
     with torch.no_grad():
         blockpruner(count=2).prune(models[0], without)
-        monkeypatch.setattr(stream, "SUBSET", 40)
+        monkeypatch.setattr(partial_forward, "SUBSET", 40)
         monkeypatch.setitem(batches.BATCH_TOKENS, "cpu", 21)
         blockpruner(count=2).prune(models[1], bounded)
     assert bounded.notes["removed_in_order"] == without.notes["removed_in_order"]
@@ -237,8 +237,8 @@ def test_all_attentions_may_go() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"count": 8}, r"8 units cannot go: of 8 \(mix\) at most 7 can"),
-        ({"count": 5, "blocks": "mlp"}, r"5 units cannot go: of 4 \(mlp\) at most 4 can"),
+        ({"count": 8}, r"8 units cannot be removed: of 8 \(mix\) at most 7 can"),
+        ({"count": 5, "blocks": "mlp"}, r"5 units cannot be removed: of 4 \(mlp\) at most 4 can"),
         ({"ratio": 0.95}, "ratio 0.95 is out of reach: all 7 units"),
     ],
 )

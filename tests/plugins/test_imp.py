@@ -81,7 +81,7 @@ def test_one_round_without_training_is_magnitude(family):
 
 
 @settings(max_examples=12)
-@given(st.floats(0, 0.95), st.sampled_from([0.0, 0.05]), st.integers(0, 50))
+@given(st.floats(0, 0.94), st.sampled_from([0.0, 0.05]), st.integers(0, 50))
 def test_the_global_scope_is_one_threshold_with_a_guard(sparsity, density, seed):
     """Against a sort of all weights together, with the largest of every matrix put at its end."""
     model = tiny_model("llama", seed=seed, num_hidden_layers=2)
@@ -155,7 +155,7 @@ def test_the_penalty_acts_before_prunings_alone():
 
 def test_a_guard_that_leaves_too_much_is_an_error():
     with pytest.raises(
-        PrunebenchError, match=r"weights cannot go while every matrix keeps 0\.2"
+        PrunebenchError, match=r"weights cannot be removed while every matrix keeps 0\.2"
     ) as caught:
         prune(
             tiny_model("llama"),

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from prunebench import Context, LinearStats, Method, PrunebenchError, anatomy, lowest, pattern_of
 from prunebench.plugin.host import load_plugins
-from prunebench_plugins.sparsegpt import inverse_factor, sweep
+from prunebench_plugins.sparsegpt import Rows, inverse_factor, sweep
 from tiny import FAMILIES, tiny_model
 
 DAMPING = 0.01
@@ -59,7 +59,7 @@ def solve(
     columns = weight.t().clone()
     factor = inverse_factor(hessian, DAMPING)
     assert factor is not None
-    loss = sweep(columns, factor, [len(weight)], sparsity, **rest)
+    loss = sweep(columns, factor, [Rows(len(weight), sparsity)], **rest)
     return columns.t(), loss
 
 
@@ -167,10 +167,11 @@ def test_each_linear_of_a_group_is_pruned_as_if_alone(threshold: bool) -> None:
     weight, hessian = problem(rows=20)
     factor = inverse_factor(hessian, DAMPING)
     together = weight.t().clone()
-    loss = sweep(together, factor, [5, 15], 0.5, block_size=8, threshold=threshold)
+    linears = [Rows(5, 0.25), Rows(15, 0.75)]  # an allocation may give each linear its own
+    loss = sweep(together, factor, linears, block_size=8, threshold=threshold)
     parts = [
-        solve(part, hessian, 0.5, block_size=8, threshold=threshold)
-        for part in weight.split([5, 15])
+        solve(part, hessian, linear.sparsity, block_size=8, threshold=threshold)
+        for part, linear in zip(weight.split([5, 15]), linears, strict=True)
     ]
     torch.testing.assert_close(together.t(), torch.cat([part for part, _ in parts]))
     assert loss == pytest.approx(sum(each for _, each in parts))

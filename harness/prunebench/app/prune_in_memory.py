@@ -12,7 +12,7 @@ from prunebench.errors import PrunebenchError, did_you_mean
 from prunebench.measure.audit import audit, dense_facts
 from prunebench.model.anatomy import anatomy
 from prunebench.plugin.api.context import Context
-from prunebench.plugin.api.method import pattern_of
+from prunebench.plugin.api.sparsity import pattern_of
 
 if TYPE_CHECKING:
     from prunebench.plugin.registry import Registry

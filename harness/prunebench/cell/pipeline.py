@@ -24,7 +24,7 @@ from prunebench.model.placement import is_offloaded
 from prunebench.model.streamed import StreamedModel, open_tensors
 from prunebench.plugin.api.allocation import Allocation, allocate
 from prunebench.plugin.api.context import Context
-from prunebench.plugin.api.method import pattern_of
+from prunebench.plugin.api.sparsity import pattern_of
 from prunebench.record.audit import Audit
 from prunebench.record.io import LoadIO
 from prunebench.text.windows import Windows, calibration_windows
@@ -136,7 +136,7 @@ def prune_loaded(
         progress=phases.progress,
         log=logging.getLogger(f"prunebench.{cell.method.name}"),
         device=setup.layer_device,
-        lender=layer_source,
+        layer_source=layer_source,
     )
     guard = ModelGuard(loaded.model, "the method")
     with phases.phase("prune"), torch.no_grad(), guarded("the method", setup.flags):
@@ -144,7 +144,7 @@ def prune_loaded(
             context.shares = allocate(allocation, loaded.model, method.options.sparsity, context)
         method.prune(loaded.model, context)
         # Without this check a method that ignores the allocation would look like one that used it.
-        if allocation is not None and not context.went_by_shares:
+        if allocation is not None and not context.used_shares:
             raise PrunebenchError(
                 f"'{cell.method.name}' pruned without using the allocation '{allocation.name}'",
                 hint="its author should override `refuses_allocation`, "

@@ -1,13 +1,9 @@
-"""A layer's inputs, taken from the model itself: its hidden states, and how the model calls each layer.
-
-With them layers run one by one outside the model, for families whose layers get different masks too.
-"""
+"""The inputs of the decoder layers, taken from the model itself, so that layers can run one by one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -19,45 +15,53 @@ if TYPE_CHECKING:
     from prunebench.model.anatomy import Anatomy
 
 
-@dataclass
-class Call:
-    """How the model calls one of its layers."""
+class Call(NamedTuple):
+    """What the model passes to one of its layers besides the hidden states."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
 
+class Captured(NamedTuple):
+    """Everything that is needed to run the layers without the model."""
+
+    states: list[torch.Tensor]
+    """Inputs of layer 0, one tensor [windows of the batch, length, hidden] for each batch."""
+    calls: list[list[Call]]
+    """How each layer is called, by layer and batch: families may pass each layer its own mask."""
+
+    def batches(self, layer: int) -> list[tuple[torch.Tensor, Call]]:
+        """The states of every batch, and how this layer is called with them."""
+        return list(zip(self.states, self.calls[layer], strict=True))
+
+
 def batches_of(model: Any, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The tokens, int64 [windows, length], in batches on the model's device."""
+    """Split the tokens, int64 [windows, length], into batches on the model's device."""
     return torch.split(tokens.to(model.device), windows_per_batch(tokens.shape[1], model.device))
 
 
-def capture(
-    model: Any, parts: Anatomy, tokens: torch.Tensor
-) -> tuple[list[torch.Tensor], list[list[Call]]]:
-    """The inputs of layer 0, and how each layer is called for each batch.
+def capture(model: Any, parts: Anatomy, tokens: torch.Tensor) -> Captured:
+    """Record the inputs of layer 0 and how the model calls each layer, for tokens [windows, length].
 
-    Every layer is asked by the model itself, with its own mask and positions, but hands its input on unchanged, so that
-    this costs next to nothing and holds for families whose layers get different masks.
+    The model prepares masks and positions and calls every layer, but each layer hands its input on
+    unchanged. So this takes almost no time, and works for families with different masks per layer.
     """
-    states: list[torch.Tensor] = []
-    calls: list[list[Call]] = [[] for _ in parts.layers]
+    found = Captured([], [[] for _ in parts.layers])
 
-    def stand_in(index: int) -> Callable[..., torch.Tensor]:
+    def recording(index: int) -> Callable[..., torch.Tensor]:
         def forward(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
             if index == 0:
-                states.append(hidden.clone())
-            calls[index].append(Call(args, kwargs))
+                found.states.append(hidden.clone())
+            found.calls[index].append(Call(args, kwargs))
             return hidden
 
         return forward
 
-    overridden = [
-        layer.__dict__.get("forward") for layer in parts.layers
-    ]  # accelerate, for one, sets it
+    # An instance may have a `forward` of its own already: accelerate, for one, sets it.
+    overridden = [layer.__dict__.get("forward") for layer in parts.layers]
     try:
         for index, layer in enumerate(parts.layers):
-            layer.forward = stand_in(index)
+            layer.forward = recording(index)
         for batch in batches_of(model, tokens):
             parts.decoder(batch, use_cache=False)
     finally:
@@ -65,14 +69,18 @@ def capture(
             del layer.__dict__["forward"]
             if forward is not None:
                 layer.__dict__["forward"] = forward
-    return states, calls
+    return found
 
 
-def run(layer: nn.Module, hidden: torch.Tensor, call: Call) -> torch.Tensor:
-    return bare(layer(hidden, *call.args, **call.kwargs))
+def run_layer(layer: nn.Module, hidden: torch.Tensor, call: Call) -> torch.Tensor:
+    """The layer's output for hidden states [windows, length, hidden]."""
+    return hidden_states(layer(hidden, *call.args, **call.kwargs))
 
 
-def bare(output: Any) -> torch.Tensor:
-    """A layer's hidden states; transformers 5 returns the tensor itself, other code a tuple that begins with it."""
+def hidden_states(output: Any) -> torch.Tensor:
+    """The hidden states in what a layer returns.
+
+    Layers of transformers 5 return the tensor itself, other code a tuple that begins with it.
+    """
     hidden: torch.Tensor = output[0] if isinstance(output, tuple) else output
     return hidden

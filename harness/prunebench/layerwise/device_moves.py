@@ -1,4 +1,8 @@
-"""Where a layer computes: the model, the calibration states and the layer at work may lie on different devices."""
+"""Bring layers and tensors to where they compute.
+
+The model, the calibration states and the layer that computes may be on different devices, and the
+layers of a streamed model are in no memory at all until they are lent.
+"""
 
 from __future__ import annotations
 
@@ -10,40 +14,43 @@ import torch
 
 
 class LayerSource(Protocol):
-    """Lends the parts of a model that is not in memory as a whole; outside the contexts they have no weights."""
+    """Lends the parts of a model that is not in memory; outside the contexts they have no weights."""
 
     def frame(self) -> AbstractContextManager[None]:
-        """Everything that the decoder has besides its layers."""
+        """Lend everything that the decoder has besides its layers: embeddings, positions, norms."""
 
     def layer(self, index: int, *, changes: bool) -> AbstractContextManager[None]:
-        """One layer; what ``changes`` it is kept."""
+        """Lend one layer. If ``changes``, write it back when the block ends."""
 
 
-def framed(lender: LayerSource | None) -> AbstractContextManager[None]:
-    """Within, the model runs but for its layers. Without a lender it always does."""
-    return nullcontext() if lender is None else lender.frame()
+def lent_frame(source: LayerSource | None) -> AbstractContextManager[None]:
+    """Make the decoder run, apart from its layers, in the block. Without a source it always does."""
+    return nullcontext() if source is None else source.frame()
 
 
 @contextmanager
-def at_work(
+def lent_layer(
     layer: torch.nn.Module,
     index: int,
     device: torch.device | None,
-    lender: LayerSource | None,
+    source: LayerSource | None,
     *,
     changes: bool,
 ) -> Iterator[None]:
-    """Within, ``layer`` has its weights, and they lie on ``device``; see `placed` and `LayerSource`."""
+    """Give ``layer`` its weights on ``device`` in the block; see `LayerSource` and `on_device`."""
     with (
-        nullcontext() if lender is None else lender.layer(index, changes=changes),
-        placed(layer, device),
+        nullcontext() if source is None else source.layer(index, changes=changes),
+        on_device(layer, device),
     ):
         yield
 
 
 @contextmanager
-def placed(layer: torch.nn.Module, device: torch.device | None) -> Iterator[None]:
-    """Within, ``layer`` lies on ``device``; afterwards where it was, whatever happened. None leaves it alone."""
+def on_device(layer: torch.nn.Module, device: torch.device | None) -> Iterator[None]:
+    """Move ``layer`` to ``device`` and back when the block ends, also by an error.
+
+    None leaves it where it is.
+    """
     parameter = next(layer.parameters(), None)
     if device is None or parameter is None:
         yield
@@ -57,7 +64,10 @@ def placed(layer: torch.nn.Module, device: torch.device | None) -> Iterator[None
 
 
 def moved(value: Any, device: torch.device | None) -> Any:
-    """``value`` with every tensor in it on ``device``: tensors, and tuples, lists and dicts of them. None moves nothing."""
+    """``value`` with all its tensors on ``device``, inside tuples, lists and dicts too.
+
+    None moves nothing.
+    """
     if device is None:
         return value
     if isinstance(value, torch.Tensor):

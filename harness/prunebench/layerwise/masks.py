@@ -1,4 +1,4 @@
-"""Which weights go: the lowest scores of a row, a matrix, an aligned group of M, or all matrices together."""
+"""Choose the weights to remove: the lowest scores of a row, a matrix, a group of M, or all matrices."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from prunebench.errors import PrunebenchError
 
 _DIGITS = 1 << 16
+"""Values of one 16-bit digit."""
 
 
 def lowest(
@@ -19,8 +20,9 @@ def lowest(
 ) -> torch.Tensor:
     """True for the weights to remove, bool [out, in].
 
-    ``score`` [out, in]; ``sparsity`` a share (int(n * share) lowest of every row or of the matrix go) or 'N:M' (the M - N
-    lowest of every M inputs go, whatever ``group``). Equal scores go by their index, so the count is exact.
+    ``score``: [out, in]. ``sparsity``: a share, which removes the int(n * share) lowest of every row
+    or of the matrix; or 'N:M', which removes the M - N lowest of every M inputs, for any ``group``.
+    Of equal scores those with the lower index are removed, so that the count is exact.
     """
     if isinstance(sparsity, str):
         keep, of = map(int, sparsity.split(":"))
@@ -31,9 +33,9 @@ def lowest(
 
 
 def lowest_of_groups(score: torch.Tensor, *, zeros: int, of: int) -> torch.Tensor:
-    """True for the ``zeros`` lowest of each aligned group of ``of`` consecutive columns, bool [out, in].
+    """True for the ``zeros`` lowest of each aligned group of ``of`` columns, bool [out, in].
 
-    Raises PrunebenchError where ``of`` does not divide the number of columns.
+    Raises PrunebenchError if ``of`` does not divide the number of columns.
     """
     rows, columns = score.shape
     if columns % of:
@@ -41,9 +43,10 @@ def lowest_of_groups(score: torch.Tensor, *, zeros: int, of: int) -> torch.Tenso
             f"groups of {of} do not divide {columns} input features",
             hint="choose an N:M whose M divides every linear's input, or a share such as 0.5",
         )
-    # Few members a group: counting who is smaller needs no sort. members [of, out * in / of]
-    members = score.reshape(-1, of).t().contiguous()
-    # As if all were equal, where the earlier column counts as smaller; then every pair that says otherwise.
+    # Groups are small, so each member's rank is found by comparing all pairs, without a sort.
+    members = score.reshape(-1, of).t().contiguous()  # [of, out * in / of]
+    # Start as if all were equal: then a member's rank is its index. Each pair in which the later
+    # one is smaller swaps one rank.
     rank = torch.arange(of, dtype=torch.int8, device=score.device)[:, None].repeat(
         1, members.shape[1]
     )
@@ -62,61 +65,66 @@ def lowest_overall(
     *,
     min_density: float = 0.0,
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Give (path, mask) for each matrix, True for the weights to remove: the int(total * share) lowest of all matrices.
+    """Give (path, mask) for each matrix, True for the int(total * share) lowest scores of them all.
 
-    ``score(weight)`` gives float32 scores of the weight's shape; equal ones go by the matrices' order, then by index.
-    Each matrix keeps at least ceil(n * min_density) of its weights, its highest, and others go instead. One score matrix
-    is held at a time, and each is asked for three times before the first mask is given, then once more.
-    Raises PrunebenchError for scores that are NaN, and where ``min_density`` leaves too few weights to remove.
+    ``score(weight)`` gives float32 scores of the weight's shape. Equal scores are removed in the
+    order of the matrices, then of the index. Each matrix keeps at least ceil(n * min_density) of its
+    weights, those with the highest scores; others are removed instead. One score matrix is in
+    memory at a time: each is computed three times before the first mask is given, then once more.
+
+    Raises PrunebenchError if a score is NaN, and if ``min_density`` leaves too few weights to remove.
     """
     sizes = [weight.numel() for weight in weights.values()]
     count = int(sum(sizes) * share)
-    most = [size - math.ceil(size * min_density) for size in sizes]
-    if count > sum(most):
+    removable = [size - math.ceil(size * min_density) for size in sizes]
+    if count > sum(removable):
         raise PrunebenchError(
-            f"{count:,} of {sum(sizes):,} weights cannot go while every matrix keeps {min_density:.3g} of its own",
+            f"{count:,} of {sum(sizes):,} weights cannot be removed while every matrix keeps"
+            f" {min_density:.3g} of its own",
             hint="lower the sparsity, or min_density",
         )
-    for (path, weight), gone in zip(
-        weights.items(), _shares_of(weights, score, count, most), strict=True
-    ):
-        yield path, _lowest_few(score(weight).reshape(1, -1), gone).view(weight.shape)
+    removed = _counts_by_matrix(weights, score, count, removable)
+    for (path, weight), each in zip(weights.items(), removed, strict=True):
+        yield path, _lowest_few(score(weight).reshape(1, -1), each).view(weight.shape)
 
 
-def _shares_of(
+def _counts_by_matrix(
     weights: Mapping[str, torch.Tensor],
     score: Callable[[torch.Tensor], torch.Tensor],
     count: int,
-    most: list[int],
+    removable: list[int],
 ) -> list[int]:
-    """How many of the ``count`` lowest scores lie in each matrix, where it may lose ``most``.
+    """How many of the ``count`` lowest scores are in each matrix, if it may lose ``removable``.
 
-    The limit is found digit by digit: order-preserving integers are counted by their upper 16 bits, then those that
-    share the limit's upper bits by their lower 16. Exact, linear, and no list of all scores.
+    A radix selection: the threshold is found digit by digit. Order-preserving integers are counted
+    by their upper 16 bits, then those that share the threshold's upper bits by their lower 16. It is
+    exact, takes linear time, and never holds a list of all scores.
     """
+    # upper[d]: scores whose upper digit is at most d, each matrix counting at most what it may lose
     upper = torch.zeros(_DIGITS, dtype=torch.int64)
-    for (path, weight), at_most in zip(weights.items(), most, strict=True):
+    for (path, weight), most in zip(weights.items(), removable, strict=True):
         scores = score(weight)
         if bool(scores.isnan().any()):
             raise PrunebenchError(f"{path}: a score is NaN", hint="look for a damaged checkpoint")
-        upper += _up_to(_upper_digit(_ordered(scores))).clamp_max(at_most)
+        upper += _cumulative(_upper_digit(_ordered(scores))).clamp_max(most)
     high = int(torch.searchsorted(upper, count))
+    # lower[d]: scores at most (high, d)
     lower = torch.zeros(_DIGITS, dtype=torch.int64)
-    for weight, at_most in zip(weights.values(), most, strict=True):
+    for weight, most in zip(weights.values(), removable, strict=True):
         keys = _ordered(score(weight))
         digit = _upper_digit(keys)
-        lower += (
-            int((digit < high).sum()) + _up_to(keys[digit == high] & (_DIGITS - 1))
-        ).clamp_max(at_most)
-    limit = ((high - _DIGITS // 2) << 16) + int(torch.searchsorted(lower, count))
-    below_limit, at_limit = [], []
-    for weight, at_most in zip(weights.values(), most, strict=True):
+        below = int((digit < high).sum())
+        lower += (below + _cumulative(keys[digit == high] & (_DIGITS - 1))).clamp_max(most)
+    threshold = ((high - _DIGITS // 2) << 16) + int(torch.searchsorted(lower, count))
+    below_threshold, at_threshold = [], []
+    for weight, most in zip(weights.values(), removable, strict=True):
         keys = _ordered(score(weight))
-        below_limit.append(min(at_most, int((keys < limit).sum())))
-        at_limit.append(min(at_most, int((keys <= limit).sum())) - below_limit[-1])
-    missing = count - sum(below_limit)
+        below_threshold.append(min(most, int((keys < threshold).sum())))
+        at_threshold.append(min(most, int((keys <= threshold).sum())) - below_threshold[-1])
+    # Everything below the threshold is removed, and of those equal to it as many as are missing.
+    missing = count - sum(below_threshold)
     found = []
-    for below, tied in zip(below_limit, at_limit, strict=True):
+    for below, tied in zip(below_threshold, at_threshold, strict=True):
         found.append(below + min(tied, missing))
         missing -= min(tied, missing)
     return found
@@ -124,9 +132,9 @@ def _shares_of(
 
 def _ordered(score: torch.Tensor) -> torch.Tensor:
     """Integers in the order of the float32 scores, int32 [n]."""
-    bits = (
-        (score.float() + 0.0).flatten().view(torch.int32)
-    )  # + 0.0: a negative zero is no smaller than zero
+    # + 0.0 turns a negative zero, whose bits differ, into zero.
+    bits = (score.float() + 0.0).flatten().view(torch.int32)
+    # The bits of positive floats are in order already; those of negative ones are in reverse.
     return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
 
 
@@ -134,32 +142,37 @@ def _upper_digit(keys: torch.Tensor) -> torch.Tensor:
     return (keys >> 16) + _DIGITS // 2
 
 
-def _up_to(digits: torch.Tensor) -> torch.Tensor:
-    """How many are at most 0, 1, 2, ...; int64 [65536] on the CPU."""
+def _cumulative(digits: torch.Tensor) -> torch.Tensor:
+    """How many digits are at most 0, 1, 2, ...; int64 [65536] on the CPU."""
     return torch.bincount(digits, minlength=_DIGITS).cumsum(0).cpu()
 
 
 def kth_lowest(score: torch.Tensor, k: int) -> torch.Tensor:
-    """The k-th lowest of each row, k from 1; score [rows, columns] -> [rows, 1]. NaN counts as highest."""
+    """The k-th lowest of each row, with k from 1; score [rows, columns] -> [rows, 1].
+
+    NaN counts as the highest.
+    """
     if score.device.type == "cpu" and score.dtype in {torch.float32, torch.float64}:
-        # Selection is linear in the row, and numpy's uses the CPU's vector units: about eight times as fast as torch's.
+        # Selection takes linear time; numpy's uses the CPU's vector units and is about eight times
+        # as fast as torch's.
         return torch.from_numpy(np.partition(score.numpy(), k - 1, axis=1)[:, k - 1 : k])
     return score.kthvalue(k, dim=1, keepdim=True).values
 
 
 def _lowest_of_rows(score: torch.Tensor, share: float) -> torch.Tensor:
-    """True for the int(columns * share) lowest of each row; ties in index order. score [rows, columns]."""
+    """True for the int(columns * share) lowest of each row, [rows, columns]; ties by index."""
     return _lowest_few(score, int(score.shape[1] * share))
 
 
 def _lowest_few(score: torch.Tensor, count: int) -> torch.Tensor:
-    """True for the ``count`` lowest of each row; ties in index order. score [rows, columns]."""
+    """True for the ``count`` lowest of each row, [rows, columns]; ties by index."""
     if count == 0:
         return torch.zeros_like(score, dtype=torch.bool)
-    limit = kth_lowest(score, count)
-    mask = score <= limit
+    threshold = kth_lowest(score, count)
+    mask = score <= threshold
     if bool((mask.sum(dim=1) == count).all()):
         return mask
-    below, tied = score < limit, score == limit
+    # Some row has ties at its threshold: take as many of them as are missing, from the left.
+    below, tied = score < threshold, score == threshold
     missing = count - below.sum(dim=1, keepdim=True)
     return below | (tied & (tied.cumsum(dim=1) <= missing))

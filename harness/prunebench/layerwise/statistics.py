@@ -1,37 +1,43 @@
-"""What a method may ask to know of a linear's inputs, gathered batch by batch while the layer runs."""
+"""Statistics of a linear's input, gathered batch by batch while the layer runs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
+Statistic = Literal["input_norm", "hessian"]
+
 PANEL = 192
-"""Rows of a Hessian that one matrix product computes, from the diagonal on: the whole square would be twice the work."""
+"""Rows of a Hessian that one matrix product computes, from the diagonal to the right.
+
+Narrow panels leave out most of the lower triangle; the whole square would be twice the work.
+"""
 WIDE_PANEL = 2048
-"""The same for the CPU's bfloat16 units, whose products into a part of a matrix cost copies."""
+"""The same for the CPU's bfloat16 units: their products into a part of a matrix cost copies."""
 
 
 class InputStatistic(Protocol):
-    """One statistic of one input; made with the number of features and the device to gather on."""
+    """One statistic of one input, made from the number of features and the device to gather on."""
 
     def add(self, inputs: torch.Tensor, windows: int) -> None:
-        """Take in a batch: inputs [tokens, in] of any floating type, from so many windows."""
+        """Add a batch: inputs [tokens, in] of any floating type, taken from ``windows`` windows."""
 
     def result(self) -> torch.Tensor:
-        """The statistic, float32. Ends the gathering."""
+        """The statistic, float32. Nothing can be added afterwards."""
 
     def finite(self) -> bool:
-        """Whether all inputs up to now were finite."""
+        """Whether all inputs so far were finite."""
 
 
 class InputNorm:
     """L2 norm of every input feature: sqrt(sum over tokens of x^2 / windows), float32 [in].
 
-    A running mean of squared norms, in the order of operations of Wanda's released code: near-ties between scores
-    then fall as they do there, and one that falls otherwise would change all that comes after it.
+    A running mean of squared norms, in the same order of operations as Wanda's released code: then
+    near-ties between scores fall the same way. One tie that falls differently changes the inputs of
+    all later layers.
     """
 
     def __init__(self, features: int, device: torch.device) -> None:
@@ -51,9 +57,10 @@ class InputNorm:
 
 
 class Hessian:
-    """2 / windows * sum over tokens of x x^T, float32 [in, in]: the Hessian of a linear's squared output error.
+    """The Hessian of a linear's squared output error: 2 / windows * sum over tokens of x x^T.
 
-    Scaled as in GPTQ and SparseGPT's released code. Only panels on and above the diagonal are computed; the rest is their mirror.
+    float32 [in, in], scaled as in the released code of GPTQ and SparseGPT. It is symmetric: only
+    panels on and above the diagonal are computed, and `result` mirrors them.
     """
 
     def __init__(self, features: int, device: torch.device) -> None:
@@ -62,19 +69,22 @@ class Hessian:
 
     def add(self, inputs: torch.Tensor, windows: int) -> None:
         self.windows += windows
-        x = inputs.float()
-        exact = inputs.dtype == torch.bfloat16 and inputs.device.type == "cpu"
-        rows = WIDE_PANEL if exact else PANEL
-        with _bfloat16_products() if exact else nullcontext():
+        x = inputs.float()  # [tokens, in]
+        bfloat16 = inputs.dtype == torch.bfloat16 and inputs.device.type == "cpu"
+        rows = WIDE_PANEL if bfloat16 else PANEL
+        with _bfloat16_products() if bfloat16 else nullcontext():
             for start in range(0, len(self.total), rows):
                 panel = slice(start, start + rows)
+                # [rows, tokens] @ [tokens, in - start], added in place without a temporary matrix
                 self.total[panel, start:].addmm_(x[:, panel].t(), x[:, start:])
 
     def finite(self) -> bool:
-        return bool(torch.isfinite(self.total.diagonal()).all())  # |h_ij|^2 <= h_ii h_jj
+        # The diagonal is enough: |h_ij|^2 <= h_ii h_jj (Cauchy-Schwarz).
+        return bool(torch.isfinite(self.total.diagonal()).all())
 
     def result(self) -> torch.Tensor:
         self.total.mul_(2 / self.windows)
+        # In place, panel by panel: `triu() + triu(1).t()` of the whole would take two more matrices.
         for start in range(0, len(self.total), PANEL):
             end = start + PANEL
             square = self.total[start:end, start:end]
@@ -83,7 +93,7 @@ class Hessian:
         return self.total
 
 
-STATISTICS: Mapping[str, Callable[[int, torch.device], InputStatistic]] = {
+STATISTICS: Mapping[Statistic, Callable[[int, torch.device], InputStatistic]] = {
     "input_norm": InputNorm,
     "hessian": Hessian,
 }
@@ -91,9 +101,10 @@ STATISTICS: Mapping[str, Callable[[int, torch.device], InputStatistic]] = {
 
 @contextmanager
 def _bfloat16_products() -> Iterator[None]:
-    """Within, float32 products on the CPU use its bfloat16 units, if it has them; they sum in float32.
+    """Let float32 products on the CPU use its bfloat16 units, if it has them, in the block.
 
-    For numbers that came as bfloat16: rounding them to it changes nothing, so the result is as exact, in less time.
+    Only for numbers that were bfloat16 before: rounding them changes nothing, and the units add in
+    float32, so the result is as exact and takes less time.
     """
     matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = matmul.fp32_precision

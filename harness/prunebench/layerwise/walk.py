@@ -1,13 +1,17 @@
-"""Walks the decoder layer by layer over the calibration windows.
+"""Walk the decoder layer by layer over the calibration windows.
 
-A layer's inputs are captured once from the model itself, then only hidden states travel:
+The inputs of layer 0 are captured once from the model; from then on only hidden states travel:
 
     states = inputs of layer 0
-    for each layer:  run it dense, tap its linears' inputs -> prune its linears -> run it again -> states
+    for each layer:
+        run it dense and tap the inputs of its linears
+        prune its linears
+        run it again: states = its outputs
 
-so a layer is measured behind pruned predecessors, as SparseGPT and Wanda do it. Two runs a layer are the floor;
-the first one ends at the last tapped input, since the layer's output is not needed before it is pruned.
-The states stay on the model's device; with a compute device, one layer and one batch at a time lie there.
+So each layer is measured behind pruned predecessors, as in SparseGPT and Wanda. Two runs per layer
+are the minimum. The first one ends at the last tapped input, because nothing reads the layer's
+output before it is pruned. States stay on the model's device; if layers compute on another one, a
+single layer and a single batch are there at a time.
 """
 
 from __future__ import annotations
@@ -19,307 +23,183 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from prunebench.callbacks import ignore
 from prunebench.errors import PrunebenchError
-from prunebench.layerwise.capture import Call, bare, batches_of, capture, run
-from prunebench.layerwise.device_moves import LayerSource, at_work, framed, moved, placed
-from prunebench.layerwise.shares import Shares, at_share, by_share
-from prunebench.layerwise.statistics import STATISTICS, InputStatistic
+from prunebench.layerwise.capture import Captured, batches_of, capture, hidden_states
+from prunebench.layerwise.device_moves import LayerSource, lent_frame, lent_layer, moved
+from prunebench.layerwise.layer_run import Gathered, LayerRun
+from prunebench.layerwise.pruner import LinearStats
 from prunebench.model.anatomy import Anatomy, anatomy
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from prunebench.plugin.api.method import LayerwiseMethod
+    from prunebench.layerwise.pruner import GroupPruner
+    from prunebench.layerwise.statistics import Statistic
 
-    Batches = list[tuple["torch.Tensor", Call]]
-    """Hidden states [windows of the batch, length, hidden] of every batch, and how the layer is called with them."""
-
+# Names in quotes: plugins import these modules before torch is loaded.
 Progress = Callable[[int, int], None]
+LinearsObserver = Callable[[Mapping[str, "nn.Linear"], Mapping[str, LinearStats]], None]
+LayersObserver = Callable[[int, "torch.Tensor", "torch.Tensor"], None]
 
 
 @dataclass(frozen=True)
-class LinearStats:
-    """What is known of one linear when it is pruned. Linears that share an input share its statistics."""
+class LayerWalk:
+    """How to walk: what goes through the layers, and where they come from and compute."""
 
-    layer: int
-    name: str
+    tokens: torch.Tensor | None
+    """Calibration windows, int64 [windows, length]; None if no statistics are asked for."""
     generator: torch.Generator
-    norm: torch.Tensor | None = None
-    second_moment: torch.Tensor | None = None
+    """Passed on in the statistics of every linear."""
+    progress: Progress = ignore
+    """Called with (done, total) layers."""
+    device: torch.device | None = None
+    """Where layers compute, one at a time; None: where each of them is."""
+    source: LayerSource | None = None
+    """Lends the layers of a model that is not in memory."""
+
+    def prune(
+        self, model: Any, pruner: GroupPruner, shares: Mapping[str, float] | None = None
+    ) -> None:
+        """Let ``pruner`` prune every linear of the decoder layers in place.
+
+        ``shares``: the sparsity of each linear by its path in the model, if an allocation decided
+        it. Raises PrunebenchError if an input is not finite.
+        """
+        parts = anatomy(model)
+        captured = self._capture(model, parts) if self.tokens is not None else None
+        for index, layer in enumerate(parts.layers):
+            groups = parts.inputs_of(layer)
+            steps = [(group,) for group in groups] if pruner.true_sequential else [groups]
+            with self._running(parts, index, captured, changes=True) as run:
+                for together in steps:
+                    self._prune_groups(pruner, run, together, shares)
+                if index + 1 < len(parts.layers):  # nothing reads the last layer's output
+                    run.advance()
+            self.progress(index + 1, len(parts.layers))
+
+    def observe_linears(
+        self, model: Any, statistics: Collection[Statistic], see: LinearsObserver
+    ) -> None:
+        """Call ``see(linears, stats)``, both by name, for each layer of the unchanged model.
+
+        Each layer runs once. Raises PrunebenchError if an input is not finite.
+        """
+        parts = anatomy(model)
+        captured = self._capture(model, parts)
+        for index, layer in enumerate(parts.layers):
+            groups = parts.inputs_of(layer)
+            with self._running(parts, index, captured, changes=False) as run:
+                gathered = run.gather([group[0] for group in groups], statistics, advance=True)
+                stats: dict[str, LinearStats] = {}
+                for group, found in zip(groups, gathered, strict=True):
+                    shared = self._stats(run, group[0], found)
+                    stats |= {name: replace(shared, name=name) for name in group}
+                see(parts.linears(layer), stats)
+            self.progress(index + 1, len(parts.layers))
+
+    def observe_layers(self, model: Any, see: LayersObserver) -> None:
+        """Call ``see(layer, before, after)`` for every layer and batch of the unchanged model.
+
+        before, after: the layer's input and output [windows of the batch, length, hidden]. All
+        batches of a layer come before those of the next if layers compute on another device,
+        otherwise all layers of a batch come first.
+        """
+        if self.device is None:
+            self._observe_forwards(model, see)
+            return
+        parts = anatomy(model)
+        captured = self._capture(model, parts)
+        for index in range(len(parts.layers)):
+            with self._running(parts, index, captured, changes=False) as run:
+                for states, call in run.batches:
+                    after = run.forward(states, call)
+                    see(index, moved(states, self.device), after)
+                    states.copy_(after)
+            self.progress(index + 1, len(parts.layers))
+
+    def _observe_forwards(self, model: Any, see: LayersObserver) -> None:
+        """`observe_layers` where the model is: the model runs each batch as a whole."""
+        parts = anatomy(model)
+        handles = []
+        for index, layer in enumerate(parts.layers):
+
+            def hook(_: Any, args: Any, kwargs: Any, output: Any, index: int = index) -> None:
+                before = args[0] if args else kwargs["hidden_states"]
+                see(index, before, hidden_states(output))
+
+            handles.append(layer.register_forward_hook(hook, with_kwargs=True))
+        try:
+            batches = batches_of(model, self._windows)
+            for done, batch in enumerate(batches, start=1):
+                parts.decoder(batch, use_cache=False)
+                self.progress(done, len(batches))
+        finally:
+            for handle in handles:
+                handle.remove()
 
     @property
-    def input_norm(self) -> torch.Tensor:
-        """L2 norm of each input feature over the calibration tokens, float32 [in], divided by sqrt(windows).
+    def _windows(self) -> torch.Tensor:
+        assert self.tokens is not None, "this walk needs calibration tokens"
+        return self.tokens
 
-        Raises PrunebenchError where the method's ``statistics`` do not ask for it.
-        """
-        return _asked_for("input_norm", self.norm)
-
-    @property
-    def hessian(self) -> torch.Tensor:
-        """2 / windows * sum over the calibration tokens of x x^T, float32 [in, in], as in SparseGPT's released code.
-
-        Raises PrunebenchError where the method's ``statistics`` do not ask for it.
-        """
-        return _asked_for("hessian", self.second_moment)
-
-    def copied(self) -> LinearStats:
-        """The same with tensors of its own."""
-        copies = [
-            None if kept is None else kept.clone() for kept in (self.norm, self.second_moment)
-        ]
-        return replace(self, norm=copies[0], second_moment=copies[1])
+    def _capture(self, model: Any, parts: Anatomy) -> Captured:
+        with lent_frame(self.source):
+            return capture(model, parts, self._windows)
 
     @contextmanager
-    def naming(self) -> Iterator[None]:
-        """Within, the message of a PrunebenchError gets the layer and the linear in front."""
-        try:
-            yield
-        except PrunebenchError as error:
-            raise PrunebenchError(
-                f"layer {self.layer}, {self.name}: {error.message}", hint=error.hint
-            ) from error
+    def _running(
+        self, parts: Anatomy, index: int, captured: Captured | None, *, changes: bool
+    ) -> Iterator[LayerRun]:
+        """Have a layer and its batches ready to run in the block; ``changes``: keep its weights."""
+        layer = parts.layers[index]
+        batches = [] if captured is None else captured.batches(index)
+        with lent_layer(layer, index, self.device, self.source, changes=changes):
+            yield LayerRun(index, f"{parts.layers_path}.{index}", layer, batches, self.device)
 
+    def _prune_groups(
+        self,
+        pruner: GroupPruner,
+        run: LayerRun,
+        groups: Sequence[Sequence[str]],
+        shares: Mapping[str, float] | None,
+    ) -> None:
+        """Prune the linears of a layer that read these inputs, measured in one run of the layer."""
+        statistics = pruner.statistics if run.batches else ()
+        gathered = run.gather([group[0] for group in groups], statistics)
+        for group in groups:
+            # The call holds the only reference to what it is given: a Hessian, [in, in], is free
+            # again before the next one is completed.
+            self._prune_group(pruner, run, group, gathered.pop(0), shares)
 
-def _asked_for(name: str, value: torch.Tensor | None) -> torch.Tensor:
-    if value is None:
-        raise PrunebenchError(
-            f"the method reads `{name}` without asking for it",
-            hint=f'set `statistics = frozenset({{"{name}"}})` in the method',
-        )
-    return value
-
-
-class _Enough(Exception):  # noqa: N818
-    """Ends a forward when every input has been seen."""
-
-
-def prune_linears(
-    model: Any,
-    method: LayerwiseMethod,
-    tokens: torch.Tensor | None,
-    generator: torch.Generator,
-    progress: Progress,
-    device: torch.device | None = None,
-    shares: Shares | None = None,
-    lender: LayerSource | None = None,
-) -> None:
-    """Let ``method`` prune every linear of the decoder layers in place; tokens int64 [windows, length] or None.
-
-    ``device`` is where layers compute and are pruned, one at a time; None: each where it lies. ``shares`` stand, linear
-    by linear, for the method's option `sparsity`. ``lender``: where layers come from and go to, if not from memory.
-    """
-    parts = anatomy(model)
-    states, calls = ([], []) if tokens is None else _captured(model, parts, tokens, lender)
-    for index, layer in enumerate(parts.layers):
-        batches = list(zip(states, calls[index], strict=True)) if calls else []
-        inputs = parts.inputs_of(layer)
-        with at_work(layer, index, device, lender, changes=True):
-            for groups in [(group,) for group in inputs] if method.true_sequential else [inputs]:
-                _prune(
-                    method,
-                    (index, f"{parts.layers_path}.{index}"),
-                    layer,
-                    groups,
-                    batches,
-                    generator,
-                    device,
-                    shares,
-                )
-            if index + 1 < len(parts.layers):  # nobody reads the last layer's output
-                for batch, call in batches:
-                    batch.copy_(_run(layer, batch, call, device))
-        progress(index + 1, len(parts.layers))
-
-
-def _captured(
-    model: Any, parts: Anatomy, tokens: torch.Tensor, lender: LayerSource | None
-) -> tuple[list[torch.Tensor], list[list[Call]]]:
-    with framed(lender):
-        return capture(model, parts, tokens)
-
-
-def _prune(
-    method: LayerwiseMethod,
-    place: tuple[int, str],
-    layer: nn.Module,
-    groups: tuple[tuple[str, ...], ...],
-    batches: Batches,
-    generator: torch.Generator,
-    device: torch.device | None,
-    shares: Shares | None,
-) -> None:
-    """Let ``method`` prune the linears of a layer, the one at ``place`` (index, path), that read these inputs."""
-    index, path = place
-    tapped: list[Any] = [layer.get_submodule(group[0]) for group in groups]
-    gathered = _gather(layer, tapped, method.statistics if batches else (), batches, device)
-    for group in groups:
-        found = gathered.pop(0)  # one Hessian less while the next input's linears are pruned
-        stats = _stats_of(index, group[0], found, generator)
-        parts = by_share(group, path, shares)
-        for number, (share, names) in enumerate(parts, start=1):
-            own = stats if number == len(parts) else stats.copied()  # a method may compute in place
-            linears: list[Any] = [layer.get_submodule(name) for name in names]
-            with at_share(method, share):
-                method.prune_group(
-                    [linear.weight for linear in linears],
-                    [replace(own, name=name) for name in names],
-                )
-
-
-def _stats_of(
-    index: int, name: str, found: Mapping[str, InputStatistic], generator: torch.Generator
-) -> LinearStats:
-    """What was gathered of one input. Raises PrunebenchError where that is not finite."""
-    for statistic in found.values():
-        if not statistic.finite():
-            raise PrunebenchError(
-                f"layer {index}: the input of {name} is not finite on the calibration windows",
-                hint="use float32, or look for a damaged checkpoint",
+    def _prune_group(
+        self,
+        pruner: GroupPruner,
+        run: LayerRun,
+        group: Sequence[str],
+        found: Gathered,
+        shares: Mapping[str, float] | None,
+    ) -> None:
+        """Prune the linears ``group``, which read the same input; ``found`` are its statistics."""
+        shared = self._stats(run, group[0], found)
+        stats = [
+            replace(
+                shared, name=name, sparsity=None if shares is None else shares[f"{run.path}.{name}"]
             )
-    results = {kind: statistic.result() for kind, statistic in found.items()}
-    return LinearStats(index, name, generator, results.get("input_norm"), results.get("hessian"))
+            for name in group
+        ]
+        pruner.prune_group([run.linear(name).weight for name in group], stats)
 
-
-def _gather(
-    layer: nn.Module,
-    tapped: list[Any],
-    wanted: Collection[str],
-    batches: Batches,
-    device: torch.device | None,
-    *,
-    whole: bool = False,
-) -> list[dict[str, InputStatistic]]:
-    """The wanted statistics of the inputs of the tapped linears, one dict for each linear, over all batches.
-
-    ``whole``: the layer is run to its end, and its outputs take the batches' places.
-    """
-    taps = [
-        {
-            name: STATISTICS[name](linear.in_features, linear.weight.device)
-            for name in sorted(wanted)
-        }
-        for linear in tapped
-    ]
-    seen = windows = 0
-
-    def hook_of(tap: dict[str, InputStatistic]) -> Callable[..., None]:
-        def hook(_: Any, args: tuple[torch.Tensor, ...]) -> None:
-            nonlocal seen
-            inputs = args[0].reshape(
-                -1, args[0].shape[-1]
-            )  # [tokens, in]; OPT gives its MLP two dimensions
-            for statistic in tap.values():
-                statistic.add(inputs, windows)
-            seen += 1
-            if seen == len(tapped) and not whole:
-                raise _Enough
-
-        return hook
-
-    if not (wanted and tapped) and not whole:
-        return taps
-    handles = [
-        linear.register_forward_pre_hook(hook_of(tap))
-        for linear, tap in zip(tapped, taps, strict=True)
-    ]
-    try:
-        for batch, call in batches:
-            seen, windows = 0, len(batch)
-            try:
-                after = _run(layer, batch, call, device)
-            except _Enough:
-                continue
-            if whole:
-                batch.copy_(after)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return taps
-
-
-def _run(
-    layer: nn.Module, batch: torch.Tensor, call: Call, device: torch.device | None
-) -> torch.Tensor:
-    """The layer's output for a batch, computed on ``device``."""
-    return run(
-        layer, moved(batch, device), Call(moved(call.args, device), moved(call.kwargs, device))
-    )
-
-
-def observe_linears(
-    model: Any,
-    statistics: Collection[str],
-    tokens: torch.Tensor,
-    see: Callable[[Mapping[str, nn.Linear], Mapping[str, LinearStats]], None],
-    generator: torch.Generator,
-    progress: Progress,
-    device: torch.device | None = None,
-    lender: LayerSource | None = None,
-) -> None:
-    """Call ``see(linears, stats)``, both by name, for every layer of the model as it is; each layer is run once."""
-    parts = anatomy(model)
-    states, calls = _captured(model, parts, tokens, lender)
-    for index, layer in enumerate(parts.layers):
-        inputs = parts.inputs_of(layer)
-        with at_work(layer, index, device, lender, changes=False):
-            tapped: Sequence[Any] = [layer.get_submodule(group[0]) for group in inputs]
-            batches = list(zip(states, calls[index], strict=True))
-            gathered = _gather(layer, list(tapped), statistics, batches, device, whole=True)
-            stats: dict[str, LinearStats] = {}
-            for group, found in zip(inputs, gathered, strict=True):
-                shared = _stats_of(index, group[0], found, generator)
-                stats |= {name: replace(shared, name=name) for name in group}
-            see(parts.linears(layer), stats)
-        progress(index + 1, len(parts.layers))
-
-
-def observe_layers(
-    model: Any,
-    tokens: torch.Tensor,
-    see: Callable[[int, torch.Tensor, torch.Tensor], None],
-    progress: Progress,
-    device: torch.device | None = None,
-) -> None:
-    """Call ``see(layer, before, after)`` for every layer and batch; states [windows of the batch, length, hidden].
-
-    With a ``device``, layers compute there one at a time, and all batches go through one before the next.
-    """
-    if device is not None:
-        _observe_one_by_one(model, tokens, see, progress, device)
-        return
-    parts = anatomy(model)
-    handles = []
-    for index, layer in enumerate(parts.layers):
-
-        def hook(_: Any, args: Any, kwargs: Any, output: Any, index: int = index) -> None:
-            before = args[0] if args else kwargs["hidden_states"]
-            see(index, before, bare(output))
-
-        handles.append(layer.register_forward_hook(hook, with_kwargs=True))
-    try:
-        batches = batches_of(model, tokens)
-        for done, batch in enumerate(batches):
-            parts.decoder(batch, use_cache=False)
-            progress(done + 1, len(batches))
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _observe_one_by_one(
-    model: Any,
-    tokens: torch.Tensor,
-    see: Callable[[int, torch.Tensor, torch.Tensor], None],
-    progress: Progress,
-    device: torch.device,
-) -> None:
-    parts = anatomy(model)
-    states, calls = capture(model, parts, tokens)
-    for index, layer in enumerate(parts.layers):
-        with placed(layer, device):
-            for batch, call in zip(states, calls[index], strict=True):
-                after = _run(layer, batch, call, device)
-                see(index, moved(batch, device), after)
-                batch.copy_(after)
-        progress(index + 1, len(parts.layers))
+    def _stats(self, run: LayerRun, name: str, found: Gathered) -> LinearStats:
+        """Complete what was gathered of the input of ``name``; raise if that is not finite."""
+        for statistic in found.values():
+            if not statistic.finite():
+                raise PrunebenchError(
+                    f"layer {run.index}: the input of {name} is not finite on the calibration"
+                    " windows",
+                    hint="use float32, or look for a damaged checkpoint",
+                )
+        results = {kind: statistic.result() for kind, statistic in found.items()}
+        return LinearStats(
+            run.index, name, self.generator, results.get("input_norm"), results.get("hessian")
+        )

@@ -13,7 +13,7 @@ import torch
 from prunebench.model import checkpoint
 from prunebench.model.anatomy import anatomy
 from prunebench.model.load import load_pruned
-from prunebench.plugin.api.method import pattern_of
+from prunebench.plugin.api.sparsity import pattern_of
 from prunebench.testing import surroundings
 from prunebench.testing.models import tiny_calibration
 from prunebench.testing.trial import NotApplicableError, Pruned, Trial, close, promise, same

@@ -1,4 +1,4 @@
-"""What an allocation is: it says how much goes from where, for a method that takes a share of the weights.
+"""What an allocation is: it decides the sparsity of each layer or linear for a method.
 
 Nothing here imports torch, so that allocations can be listed and their options checked without it.
 """
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 
 class Allocation(ABC):
-    """How a share is spread over the model. Subclass it, and return the class from `prunebench_register_allocation`.
+    """Divides a sparsity over the model: some layers or linears lose more, others less.
 
-    The instance lives in the cell's process only. The harness asks it once, before the method prunes the same model.
+    Subclass it and return the class from `prunebench_register_allocation`. An instance exists only
+    in its cell's process; it is asked once, before the method prunes the same model.
     """
 
     name: ClassVar[str]
@@ -41,37 +42,26 @@ class Allocation(ABC):
     def shares(
         self, model: Any, sparsity: float, context: Context
     ) -> Sequence[float] | Mapping[str, float]:
-        """The share of zeros in [0, 1] for each decoder layer, in order, or for each linear, by its path in `context.linears`.
+        """The share of weights to remove, in [0, 1], from each decoder layer or from each linear.
 
-        ``model`` (a dense transformers causal LM) must stay as it is; ``sparsity`` is the mean over the weights to aim
-        at. Raise `prunebench.PrunebenchError` for what the user can mend.
+        Return a sequence in the order of the layers, or a mapping from the paths in
+        `context.linears`. ``sparsity`` is the mean over all weights to aim at. ``model``, a dense
+        transformers causal LM, must not change. Raise `prunebench.PrunebenchError` for what the user
+        can mend.
         """
 
 
 def allocate(
     allocation: Allocation, model: Any, sparsity: float, context: Context
 ) -> dict[str, float]:
-    """The share of every prunable linear, by its path; what was decided goes to the notes.
+    """The share to remove from every prunable linear, by its path; the decision goes to the notes.
 
-    Raises PrunebenchError where the allocation leaves a linear out, names one that is not there, or gives no share.
+    Raises PrunebenchError if the allocation leaves out a linear, names an unknown one, or returns
+    something that is no share.
     """
     linears = context.linears(model)
     given = allocation.shares(model, sparsity, context)
-    if isinstance(given, Mapping):
-        shares = {path: float(share) for path, share in given.items()}
-        wrong = sorted(set(linears) ^ set(shares))
-        if wrong:
-            raise _nonsense(
-                allocation,
-                f"{wrong[0]} is {'left out' if wrong[0] in linears else 'no prunable linear'}",
-            )
-    else:
-        layers = len(context.kept_layers)
-        if len(given) != layers:
-            raise _nonsense(
-                allocation, f"{len(given)} shares are given, the model has {layers} decoder layers"
-            )
-        shares = {path: float(given[layer]) for layer, path in _by_layer(model, linears)}
+    shares = _by_path(allocation, given, model, list(linears))
     for path, share in shares.items():
         if not (math.isfinite(share) and 0 <= share <= 1):
             raise _nonsense(allocation, f"{path} gets {share}, which is no share between 0 and 1")
@@ -89,11 +79,30 @@ def allocate(
     return shares
 
 
-def _by_layer(model: Any, linears: Mapping[str, Any]) -> list[tuple[int, str]]:
+def _by_path(
+    allocation: Allocation,
+    given: Sequence[float] | Mapping[str, float],
+    model: Any,
+    linears: Sequence[str],
+) -> dict[str, float]:
+    """What an allocation returned, as the share of each of these linears."""
     from prunebench.model.anatomy import anatomy
 
-    prefix = f"{anatomy(model).layers_path}."
-    return [(int(path.removeprefix(prefix).partition(".")[0]), path) for path in linears]
+    if isinstance(given, Mapping):
+        if wrong := sorted(set(linears) ^ set(given)):
+            fault = "is left out" if wrong[0] in linears else "is no prunable linear"
+            raise _nonsense(allocation, f"{wrong[0]} {fault}")
+        return {path: float(share) for path, share in given.items()}
+    parts = anatomy(model)
+    if len(given) != len(parts.layers):
+        raise _nonsense(
+            allocation,
+            f"{len(given)} shares are given, the model has {len(parts.layers)} decoder layers",
+        )
+    prefix = f"{parts.layers_path}."
+    # "model.layers.3.mlp.up_proj": the layer's index follows the path of the layers
+    layer_of = {path: int(path.removeprefix(prefix).partition(".")[0]) for path in linears}
+    return {path: float(given[layer]) for path, layer in layer_of.items()}
 
 
 def _nonsense(allocation: Allocation, message: str) -> PrunebenchError:

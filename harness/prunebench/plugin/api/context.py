@@ -1,4 +1,4 @@
-"""What a method is given beside the model: calibration tokens, randomness, and the harness's tools."""
+"""What a method gets besides the model: calibration tokens, randomness, and the harness's tools."""
 
 from __future__ import annotations
 
@@ -11,46 +11,52 @@ import torch
 
 from prunebench.callbacks import ignore
 from prunebench.errors import PrunebenchError
-from prunebench.layerwise import walk as driver
-from prunebench.layerwise.partial_forward import Stream
+from prunebench.layerwise.partial_forward import PartialForward
+from prunebench.layerwise.walk import LayersObserver, LayerWalk, LinearsObserver
 from prunebench.model.anatomy import Block, anatomy
 from prunebench.model.surgery import remove_blocks, remove_layers
 from prunebench.model.width import keep_groups, keep_hidden
-from prunebench.training.loop import Penalty, TrainingLog, train
+from prunebench.training.loop import train
 
 if TYPE_CHECKING:
     from prunebench.layerwise.device_moves import LayerSource
-    from prunebench.layerwise.walk import LinearStats
-    from prunebench.plugin.api.method import LayerwiseMethod, Statistic
+    from prunebench.layerwise.pruner import GroupPruner
+    from prunebench.layerwise.statistics import Statistic
+    from prunebench.training.loop import TrainingLog
+    from prunebench.training.optimiser import Penalty
     from prunebench.training.settings import TrainingSettings
 
 
 SPARSE_FROM = 0.01
-"""A linear with a smaller share of zeros counts as dense: quantised checkpoints hold a few zeros of their own."""
+"""A linear with a smaller share of zeros counts as dense.
+
+Quantised checkpoints have a few zeros that no method made.
+"""
 
 
 @dataclass
 class Context:
-    """One cell's surroundings, valid while `Method.prune` or `Recovery.recover` runs."""
+    """What surrounds one cell; valid while `Method.prune` or `Recovery.recover` runs."""
 
     calibration: torch.Tensor | None
-    """Token ids, int64 [windows, length]: what to calibrate or train on. None where the method asks for none."""
+    """Token ids, int64 [windows, length], to calibrate or train on; None if the method needs none."""
     seed: int
     kept_layers: list[int]
     """Indices, in the dense model, of the decoder layers that are still there."""
     progress: Callable[[int, int], None] = ignore
     """Call with (done, total) to move the progress bar."""
     notes: dict[str, Any] = field(default_factory=dict)
-    """What the method wants to have on the record, as JSON values."""
+    """What the method wants on the record, as JSON values."""
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("prunebench"))
     device: torch.device | None = None
-    """Where decoder layers compute, one at a time, if that is elsewhere than where the model lies; else None."""
+    """Where decoder layers compute, one at a time; None: where the model is."""
 
     shares: Mapping[str, float] | None = None
-    """The share of each linear, by its path, where an allocation decides it; `prune_linears` goes by them."""
-    lender: LayerSource | None = None
-    """Where layers come from, one at a time, if the model is not in memory; then only the tools that go layer by layer work."""
-    went_by_shares: bool = False
+    """The sparsity of each linear by its path, if an allocation decides it."""
+    layer_source: LayerSource | None = None
+    """Lends layers one at a time if the model is not in memory: see `_needs_whole`."""
+    used_shares: bool = False
+    """Whether `prune_linears` passed `shares` on, so that the allocation was not in vain."""
     trained_tokens: int = 0
     """Tokens that went through the model in `train`, each as often as it was seen."""
 
@@ -60,7 +66,7 @@ class Context:
 
     @property
     def windows(self) -> torch.Tensor:
-        """The calibration tokens, int64 [windows, length]. Raises PrunebenchError where the cell has none."""
+        """The calibration tokens, int64 [windows, length]. Raises PrunebenchError if there are none."""
         if self.calibration is None:
             raise PrunebenchError(
                 "the method asks for calibration tokens and the cell has none",
@@ -68,66 +74,48 @@ class Context:
             )
         return self.calibration
 
-    def prune_linears(self, model: Any, method: LayerwiseMethod) -> None:
-        """Prune every linear of every decoder layer, predecessors pruned before their successors are measured."""
-        tokens = self.windows if method.statistics else None
-        self.went_by_shares = self.shares is not None
-        driver.prune_linears(
-            model,
-            method,
-            tokens,
-            self.generator,
-            self.progress,
-            self.device,
-            self.shares,
-            self.lender,
-        )
+    def prune_linears(self, model: Any, pruner: GroupPruner) -> None:
+        """Prune every linear of every decoder layer, each measured behind pruned predecessors.
+
+        ``pruner``: a `LayerwiseMethod`, or anything with ``statistics``, ``true_sequential`` and
+        ``prune_group``.
+        """
+        self.used_shares = self.shares is not None
+        self._walk(self.windows if pruner.statistics else None).prune(model, pruner, self.shares)
 
     def observe_linears(
-        self,
-        model: Any,
-        statistics: Collection[Statistic],
-        see: Callable[[Mapping[str, torch.nn.Linear], Mapping[str, LinearStats]], None],
+        self, model: Any, statistics: Collection[Statistic], see: LinearsObserver
     ) -> None:
-        """Run the dense decoder over the calibration windows and call ``see(linears, stats)`` for each layer in order.
+        """Run the dense decoder over the calibration windows; call ``see(linears, stats)`` by layer.
 
-        Both are by the linear's name in the layer; ``statistics`` are those of `LayerwiseMethod`. Nothing may be changed.
+        Both map a linear's name in the layer to the linear, and to its `LinearStats`. ``see`` must
+        not change the model.
         """
-        driver.observe_linears(
-            model,
-            statistics,
-            self.windows,
-            see,
-            self.generator,
-            self.progress,
-            self.device,
-            self.lender,
-        )
+        self._walk(self.windows).observe_linears(model, statistics, see)
 
-    def observe_layers(
-        self, model: Any, see: Callable[[int, torch.Tensor, torch.Tensor], None]
-    ) -> None:
-        """Run the dense decoder over the calibration windows and call ``see(layer, before, after)`` for each layer.
+    def observe_layers(self, model: Any, see: LayersObserver) -> None:
+        """Run the dense decoder over the calibration windows; call ``see(layer, before, after)``.
 
-        before, after: hidden states [windows of the batch, length, hidden], as the layer gets and gives them, so
-        that the last layer's output has not passed the final norm. They lie where the layer computes.
+        before, after: hidden states [windows of the batch, length, hidden], as the layer reads and
+        writes them, on the device where it computes. So the last layer's output has not passed the
+        final norm.
         """
         self._needs_whole("observe_layers")
-        driver.observe_layers(model, self.windows, see, self.progress, self.device)
+        self._walk(self.windows).observe_layers(model, see)
 
-    def stream(self, model: Any) -> Stream:
-        """The model over the calibration windows, layer by layer, for methods that compare variants of it."""
-        self._needs_whole("stream")
-        return Stream(model, self.windows, self.device)
+    def partial_forward(self, model: Any) -> PartialForward:
+        """Run the model over the calibration windows in pieces, to compare variants of it."""
+        self._needs_whole("partial_forward")
+        return PartialForward(model, self.windows, self.device)
 
     def remove_layers(self, model: Any, layers: Iterable[int]) -> None:
-        """Take these decoder layers (current indices) out of the model for good."""
+        """Remove these decoder layers (current indices) from the model."""
         self._needs_whole("remove_layers")
         gone = set(layers)
         if len(gone) >= len(anatomy(model).layers):
             raise PrunebenchError(
                 f"all {len(gone)} layers would be removed",
-                hint="ask for a smaller share, so that one layer stays",
+                hint="ask for a smaller share, so that at least one layer is left",
             )
         remove_layers(model, gone)
         self.kept_layers[:] = [
@@ -135,7 +123,7 @@ class Context:
         ]
 
     def linears(self, model: Any) -> dict[str, torch.nn.Linear]:
-        """The prunable linears of all decoder layers that are there, by module path, in forward order."""
+        """The prunable linears of all remaining decoder layers, by module path, in forward order."""
         parts = anatomy(model)
         return {
             f"{parts.layers_path}.{index}.{name}": linear
@@ -144,9 +132,10 @@ class Context:
         }
 
     def zeros(self, model: Any) -> dict[str, torch.Tensor]:
-        """Where the prunable weights are zero, bool [out, in], by parameter path; without linears that are dense.
+        """Where the prunable weights are zero, bool [out, in], by parameter path.
 
-        A linear with less than 1 % zeros counts as dense: it was not made sparse, a few of its weights happen to be zero.
+        Linears with less than 1 % zeros are left out: they were not pruned, a few of their weights
+        happen to be zero.
         """
         self._needs_whole("zeros")
         masks = {}
@@ -165,10 +154,10 @@ class Context:
         masks: Mapping[str, torch.Tensor] | None = None,
         penalty: Penalty | None = None,
     ) -> TrainingLog:
-        """Train these parameters (by path) on the windows, next token by next token, with AdamW.
+        """Train these parameters (by path) to predict the next token of the windows, with AdamW.
 
-        ``masks`` by the same paths, True where a weight is held at zero; ``penalty`` is added to the loss. Raises
-        PrunebenchError where the loss or a gradient is not finite.
+        ``masks`` by the same paths, True for weights to hold at zero; ``penalty`` is added to the
+        loss. Raises PrunebenchError if the loss or a gradient is not finite.
         """
         self._needs_whole("train")
         log = train(
@@ -185,7 +174,7 @@ class Context:
         return log
 
     def remove_blocks(self, model: Any, blocks: Iterable[Block]) -> None:
-        """Take these attentions and MLPs out for good, and the layers that then have neither. Indices as they are now."""
+        """Remove these attentions and MLPs (current indices), and layers that then have neither."""
         self._needs_whole("remove_blocks")
         remove_blocks(model, blocks)
         parts = anatomy(model)
@@ -194,22 +183,28 @@ class Context:
             self.remove_layers(model, empty)
 
     def keep_groups(self, model: Any, kept: Mapping[Block, Sequence[int]]) -> None:
-        """Keep these KV groups (with their query heads) of attentions, or channels of MLPs; the matrices get smaller.
+        """Keep only these KV groups (with their query heads), or MLP channels; matrices get smaller.
 
-        ``kept``: indices as they are now, in order, for each sub-block that changes. Raises PrunebenchError where none would stay.
+        ``kept``: current indices in ascending order, for each sub-block that changes. Raises
+        PrunebenchError if none would be left.
         """
         self._needs_whole("keep_groups")
         keep_groups(model, kept)
 
     def keep_hidden(self, model: Any, kept: Sequence[int]) -> None:
-        """Keep these channels of the residual stream in all matrices, norms and embeddings; indices as they are now."""
+        """Keep only these channels of the residual stream (current indices), in the whole model."""
         self._needs_whole("keep_hidden")
         keep_hidden(model, kept)
 
+    def _walk(self, tokens: torch.Tensor | None) -> LayerWalk:
+        return LayerWalk(tokens, self.generator, self.progress, self.device, self.layer_source)
+
     def _needs_whole(self, tool: str) -> None:
-        """Refuse a tool that looks at several layers, where only one is there at a time."""
-        if self.lender is not None:
+        """Refuse a tool that needs several layers if only one is in memory at a time."""
+        if self.layer_source is not None:
             raise PrunebenchError(
-                f"`context.{tool}` needs the whole model in memory, and this one is pruned layer by layer from its files",
-                hint="leave out --stream; the author can say so before any work, by `refuses_streaming`",
+                f"`context.{tool}` needs the whole model in memory, and this one is pruned layer"
+                " by layer from its files",
+                hint="leave out --stream; the author can say so before any work, by"
+                " `refuses_streaming`",
             )
