@@ -24,7 +24,7 @@ def registry() -> Registry:
 
 
 def build(name: str, **options: object) -> Method:
-    cls = registry().methods[name].value
+    cls = registry()["method"][name].value
     return cls(cls.Options.model_validate(options))
 
 
