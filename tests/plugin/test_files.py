@@ -74,7 +74,7 @@ def test_a_method_that_ignores_its_allocation_is_found_out(tmp_path: Path, run_c
     with with_files([path]):
         record = run_cell("mine", sparsity=0.5, allocation="uniform")
     assert record.status == "failed"
-    assert "'mine' pruned without looking at the allocation 'uniform'" in record.error.message
+    assert "'mine' pruned without using the allocation 'uniform'" in record.error.message
 
 
 def test_a_run_uses_it_and_the_command_reproduces_the_cell(tmp_path: Path) -> None:
