@@ -264,7 +264,7 @@ def prunebench_register_method():
 @pytest.mark.parametrize(
     ("method", "said"),
     [
-        ("idle", "'idle' left 4 layers unread"),
+        ("idle", "'idle' did not read 4 layers"),
         ("curious", "`context.zeros` needs the whole model in memory"),
         ("spoiler", "model.layers.2.self_attn.q_proj.weight: some weights are not finite"),
     ],
