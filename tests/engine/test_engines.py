@@ -15,8 +15,9 @@ from click.testing import CliRunner
 from prunebench.cli import prunebench
 from prunebench.engine.launcher import launcher
 from prunebench.engine.local import LocalEngine
-from prunebench.engine.ray.agent import CellTask, RunContext, keep_cell, travelling
+from prunebench.engine.ray.agent import run_on_node
 from prunebench.engine.ray.cluster import Needs, Node, joined, needs_of
+from prunebench.engine.ray.messages import CellTask, RunContext, travelling
 from prunebench.engine.select import built_in, choose
 from prunebench.engine.session import Session
 from prunebench.errors import PrunebenchError
@@ -258,10 +259,10 @@ def test_a_keeper_tells_all_of_its_cell(
     before = dict(os.environ)
     cell = tiny(rig, registry)
     brought = {**rig.environment, "OMP_NUM_THREADS": "1"}
-    baggage = RunContext(
+    context = RunContext(
         version("prunebench"), "feed0123", travelling(brought), (("mine.py", PLUGIN.encode()),)
     )
-    told = list(keep_cell(baggage, CellTask(cell.model_dump_json(), 1)))
+    told = list(run_on_node(context, CellTask(cell.model_dump_json(), 1)))
     assert dict(os.environ) == before
     assert told[0][0] == "at"
     assert told[-1][0] == "record"
@@ -285,4 +286,4 @@ def test_a_keeper_tells_all_of_its_cell(
 
 def test_a_node_with_another_version_says_so() -> None:
     with pytest.raises(PrunebenchError, match=r"0\.0\.1 where the run was started"):
-        next(keep_cell(RunContext("0.0.1", "feed", {}, ()), CellTask("{}", 1)))
+        next(run_on_node(RunContext("0.0.1", "feed", {}, ()), CellTask("{}", 1)))

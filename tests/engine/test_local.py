@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from prunebench.cell.events import EventReader
-from prunebench.engine import supervise as here
-from prunebench.engine.launcher import Limits, ProcessExit
+from prunebench.engine import cell_log
+from prunebench.engine.job import Limits, ProcessExit
+from prunebench.engine.lost_cell import cause_of
 from prunebench.engine.memory_limit import used_bytes
+from prunebench.engine.supervise import Follower
 
 
 @pytest.mark.parametrize(
-    ("ended", "starved", "status", "kind"),
+    ("ended", "kernel_killed", "status", "kind"),
     [
         (ProcessExit(-9), True, "out-of-memory", "SIGKILL"),
         (ProcessExit(-9), False, "failed", "SIGKILL"),
@@ -25,19 +27,19 @@ from prunebench.engine.memory_limit import used_bytes
     ],
 )
 def test_the_cause_of_an_end_without_a_record(
-    ended: ProcessExit, starved: bool, status: str, kind: str
+    ended: ProcessExit, kernel_killed: bool, status: str, kind: str
 ) -> None:
-    lost = here._cause(ended, Limits(5.0, 2_000_000_000), starved=starved)
+    lost = cause_of(ended, Limits(5.0, 2_000_000_000), kernel_killed=kernel_killed)
     assert (lost.status, lost.kind) == (status, kind)
 
 
 def test_a_log_is_cut_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(here, "LOG_MOST", 1000)
-    monkeypatch.setattr(here, "LOG_KEPT", 10)
+    monkeypatch.setattr(cell_log, "MAX_BYTES", 1000)
+    monkeypatch.setattr(cell_log, "KEPT_BYTES", 10)
     log = tmp_path / "log"
     with log.open("ab", buffering=0) as cell:
         cell.write(b"x" * 990 + b"0123456789A")
-        here.Follower(EventReader(tmp_path / "events"), lambda _: None, log)()
+        Follower(EventReader(tmp_path / "events"), lambda _: None, log)()
         cell.write(b"more")
     assert log.read_text().endswith("its end:\n123456789Amore")
 

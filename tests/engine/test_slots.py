@@ -14,7 +14,8 @@ import pytest
 
 from prunebench.cell.events import Event
 from prunebench.engine.gpus import Slot, slots_for, visible_gpus
-from prunebench.engine.launcher import Launcher, launcher
+from prunebench.engine.job import Launcher
+from prunebench.engine.launcher import launcher
 from prunebench.engine.local import LocalEngine
 from prunebench.engine.session import Session
 from prunebench.errors import PrunebenchError
@@ -228,7 +229,7 @@ def test_numbers_of_our_own_are_in_the_order_of_the_bus(monkeypatch) -> None:
 
 @pytest.mark.parametrize(
     ("gpus", "wanted", "words"),
-    [(3, None, "asks for 3 GPUs, and 2"), (1, 3, "3 slots want 3 GPUs")],
+    [(3, None, "asks for 3 GPUs, and 2"), (1, 3, "3 slots need 3 GPUs")],
 )
 def test_more_gpus_than_there_are_is_an_error_before_anything_runs(
     gpus: int, wanted: int | None, words: str

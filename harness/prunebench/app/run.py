@@ -12,7 +12,7 @@ from prunebench.app.live_report import LiveReport
 from prunebench.app.plan import PlannedSuite, SuiteRequest, plan_suite
 
 if TYPE_CHECKING:
-    from prunebench.engine.launcher import Launcher
+    from prunebench.engine.job import Launcher
     from prunebench.engine.session import Session, Watcher
     from prunebench.experiment.cell import Cell
     from prunebench.plugin.api.engine import Engine

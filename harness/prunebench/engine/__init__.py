@@ -1,1 +1,1 @@
-"""Where cells run. An engine takes cells and gives their records, one by one, as they end."""
+"""Where cells run. An engine takes the cells of a run and yields each record as its cell ends."""

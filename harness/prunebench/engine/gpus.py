@@ -1,4 +1,4 @@
-"""The GPUs of this machine, how many a cell asks for, and how cells that run side by side divide them."""
+"""Divide the GPUs of this machine among cells that run side by side."""
 
 from __future__ import annotations
 
@@ -13,54 +13,55 @@ from prunebench.experiment.cell import Cell
 from prunebench.measure.devices.gpu_lookup import all_gpus
 from prunebench.measure.devices.nvml import Nvml
 
-VARIABLE = "CUDA_VISIBLE_DEVICES"
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 ORDER = "CUDA_DEVICE_ORDER"
-COUNT = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
-COUNT_WITHIN_S = 120
+COUNT_PROGRAM = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
+COUNT_TIMEOUT_S = 120
 
 
 @dataclass(frozen=True)
 class Slot:
-    """What one of the cells that run at once may see; ``environment`` is added to its own."""
+    """Room for one cell at a time; ``environment`` tells it which GPUs it may use."""
 
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-def gpus_of(cell: Cell, all_of_them: int) -> int:
-    """How many GPUs ``cell`` runs on, on a machine that has so many: what its suite says, else one.
+def gpus_of(cell: Cell, available: int) -> int:
+    """How many of the ``available`` GPUs ``cell`` uses: what the suite says, by default one.
 
-    A model that its suite spreads over devices has those that it names, else all. None where the suite wants the CPU.
+    A model with a `device_map` uses the GPUs that its `max_memory` names, by default all. 0 if the
+    cell runs on the CPU or names a GPU itself.
     """
-    if cell.device not in {"auto", "cuda"} or not all_of_them:
+    if cell.device not in {"auto", "cuda"} or not available:
         return 0
     if cell.gpus is not None or cell.model.placement is None:
         return cell.gpus or 1
     named = cell.model.placement.max_memory
-    return (
-        max((int(place) + 1 for place, _ in named if place.isdecimal()), default=1)
-        if named
-        else all_of_them
-    )
+    if not named:
+        return available
+    # GPU 2 in `max_memory` needs three visible GPUs, 0 to 2.
+    return max((int(place) + 1 for place, _ in named if place.isdecimal()), default=1)
 
 
 def visible_gpus() -> list[str]:
-    """Names, as CUDA_VISIBLE_DEVICES would have them, of the GPUs that torch sees here, in its order.
+    """The GPUs that torch sees here, in its order, as CUDA_VISIBLE_DEVICES names them.
 
-    torch is asked, in a process of its own, only where there may be several: that takes seconds. Empty where NVML is
-    not available.
+    Empty if NVML is not available.
     """
-    shown = os.environ.get(VARIABLE)
+    shown = os.environ.get(VISIBLE)
     named = None if shown is None else [name.strip() for name in shown.split(",") if name.strip()]
     with Nvml() as nvml:
         names = [str(number) for number in range(len(all_gpus(nvml)))] if named is None else named
         if len(names) < 2 or not nvml.available:
             return names if nvml.available else []
+    # torch may see fewer than NVML. Asking it takes seconds and initialises CUDA, so it is asked in
+    # another process, and only if the number matters.
     try:
         asked = subprocess.run(
-            [sys.executable, "-c", COUNT],
+            [sys.executable, "-c", COUNT_PROGRAM],
             capture_output=True,
             text=True,
-            timeout=COUNT_WITHIN_S,
+            timeout=COUNT_TIMEOUT_S,
             check=True,
         )
         return names[: int(asked.stdout.split()[-1])]
@@ -71,12 +72,13 @@ def visible_gpus() -> list[str]:
 def slots_for(
     cells: Sequence[Cell], wanted: int | None, visible: Callable[[], Sequence[str]] = visible_gpus
 ) -> list[Slot]:
-    """A slot for each cell that may run at once: as many as the GPUs allow, one without GPUs; ``wanted`` says otherwise.
+    """One slot for each cell that may run at once.
 
-    Raises PrunebenchError where a cell asks for more GPUs than there are, or ``wanted`` is too many.
+    ``wanted`` is the number of slots; by default as many as the GPUs allow, and one without GPUs.
+    Raises PrunebenchError if a cell asks for more GPUs than there are, or if ``wanted`` is too many.
     """
-    alike = all(cell.device in {"auto", "cuda"} for cell in cells)
-    names = list(visible()) if cells and alike else []
+    any_gpu = all(cell.device in {"auto", "cuda"} for cell in cells)
+    names = list(visible()) if cells and any_gpu else []
     needed = max((gpus_of(cell, len(names)) for cell in cells), default=0)
     if needed > len(names):
         raise PrunebenchError(
@@ -88,14 +90,14 @@ def slots_for(
     number = len(names) // needed
     if wanted is not None and wanted > number:
         raise PrunebenchError(
-            f"{wanted} slots want {wanted * needed} GPUs, and {len(names)} can be seen here",
-            hint=f"at most {number} cells of this suite fit at once; leave `slots` out for that",
+            f"{wanted} slots need {wanted * needed} GPUs, and {len(names)} can be seen here",
+            hint=f"at most {number} cells of this suite fit at once; leave out `slots` to use that",
         )
     if needed == len(names):
         return [Slot()]
-    # numbers of our own are NVML's, whose order CUDA takes over only if it is told to
-    order = {} if VARIABLE in os.environ else {ORDER: os.environ.get(ORDER, "PCI_BUS_ID")}
+    # Numbers that we made up are NVML's, by bus id; CUDA's own order is by speed unless it is told.
+    order = {} if VISIBLE in os.environ else {ORDER: os.environ.get(ORDER, "PCI_BUS_ID")}
     return [
-        Slot({VARIABLE: ",".join(names[place * needed : (place + 1) * needed]), **order})
+        Slot({VISIBLE: ",".join(names[place * needed : (place + 1) * needed]), **order})
         for place in range(min(wanted or number, len(cells)))
     ]

@@ -1,4 +1,4 @@
-"""The local engine: cells on this machine, each in a process of its own; as many at once as there are GPUs for."""
+"""The local engine: cells on this machine, as many at once as its GPUs have room for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prunebench.record.record import Record
 
 
 class LocalEngine(Engine):
-    """Cells on this machine: one at a time without GPUs, else one a GPU; what is timed runs alone."""
+    """Cells on this machine: one at a time, or one per GPU; timed phases always run alone."""
 
     name = "local"
 
@@ -24,12 +24,12 @@ class LocalEngine(Engine):
         slots: int | None = Field(
             None,
             gt=0,
-            description="cells at once; on GPUs as many as they have room for where absent, else one. Timed phases "
-            "take turns, the others run side by side",
+            description="cells at once; default: one, or as many as the GPUs have room for. Timed "
+            "phases run alone, all others side by side",
         )
 
     def run(self, cells: Sequence[Cell], context: EngineContext) -> Iterator[Record]:
-        """Run ``cells`` in order; nothing else of ours disturbs a timed one."""
+        """Run ``cells`` in order."""
         slots = slots_for(cells, self.options.slots)
         if len(slots) > 1 or slots[0].environment:
             yield from side_by_side(cells, slots, session_of(context))

@@ -1,7 +1,7 @@
-"""How much memory a cell holds, as seen from outside, and whether the kernel killed for want of it.
+"""How much memory a process uses, read from outside, and whether the kernel killed for lack of it.
 
-RLIMIT_AS and RLIMIT_DATA count what is reserved: CUDA, thread stacks and mapped checkpoints reserve many times what
-they use. So the resident set is watched, and the process killed where it is over the limit.
+Limits of the kernel do not help: RLIMIT_AS and RLIMIT_DATA count reserved memory, and CUDA, thread
+stacks and mapped checkpoints reserve many times what they use. So the resident set is watched.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from prunebench.isolation.process_tree import linux_tree
 
 
 def used_bytes(pid: int, limit: int) -> int | None:
-    """Resident set of a process and its descendants; None where it cannot be read.
+    """Resident set of a process and its descendants; None if it cannot be read.
 
-    The sum counts pages that several share more than once. Where it is above ``limit`` the descendants are counted
-    by their proportional share instead, which takes the kernel longer to say.
+    The sum counts a shared page once for every process. Only if it exceeds ``limit`` are the
+    descendants counted by their proportional share, which takes the kernel longer to compute.
     """
     own = _resident(pid)
     others = linux_tree(pid) - {pid}
@@ -27,7 +27,7 @@ def used_bytes(pid: int, limit: int) -> int | None:
 
 
 def kernel_kills() -> int | None:
-    """How often the kernel has killed a process because memory ran out, since this machine started; None if unknown."""
+    """How many processes the kernel has killed for lack of memory since boot; None if unknown."""
     try:
         for line in Path("/proc/vmstat").read_text(encoding="ascii").splitlines():
             name, _, value = line.partition(" ")
@@ -40,16 +40,19 @@ def kernel_kills() -> int | None:
 
 def _resident(pid: int) -> int | None:
     try:
+        # The second field of statm is the resident set in pages.
         return int(Path(f"/proc/{pid}/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError):
         return None
 
 
 def _proportional(pid: int) -> int | None:
+    """The resident set with each shared page divided by the number of processes that share it."""
     try:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines():
             if line.startswith("Pss:"):
                 return int(line.split()[1]) * 1024
     except (OSError, ValueError, IndexError):
         pass
+    # smaps_rollup needs Linux 4.14 and permission to trace the process.
     return _resident(pid)

@@ -1,4 +1,4 @@
-"""The engines there are, by name, and the one that is asked for."""
+"""Find an engine by name and give it its options."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def built_in() -> list[PluginEntry]:
-    """What is there without any plugin, as if one had registered it."""
+    """The engines that need no plugin, in the form in which a plugin's engine is registered."""
     own = version(NAME)
     return [
         PluginEntry("engine", engine.name, engine, NAME, own, engine.__module__)
@@ -30,7 +30,10 @@ def built_in() -> list[PluginEntry]:
 
 
 def choose(name: str, given: Mapping[str, Any], registry: Registry) -> Engine:
-    """The engine called ``name`` with the options ``given``, text or values. Raises PrunebenchError."""
+    """The engine called ``name`` with the options ``given``, as text or as values.
+
+    Raises PrunebenchError for an unknown name and for wrong options.
+    """
     engines = {entry.name: entry.value for entry in [*built_in(), *registry["engine"].values()]}
     if name not in engines:
         known = f"known: {', '.join(sorted(engines))}"

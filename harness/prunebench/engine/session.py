@@ -1,4 +1,4 @@
-"""What every engine shares: records are stored, those who watch are told, and each cell ends in exactly one record."""
+"""A run while it goes on: stores records, tells watchers, and gives every cell exactly one record."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from pydantic import ValidationError
 
 from prunebench.cell.__main__ import command
 from prunebench.cell.events import Event
-from prunebench.engine.launcher import Launcher
-from prunebench.engine.supervise import CellPaths, LostCell, lost_record, now, run_cell_process
+from prunebench.engine.job import Launcher
+from prunebench.engine.lost_cell import LostCell, lost_record
+from prunebench.engine.supervise import CellPaths, run_cell_process
 from prunebench.errors import PrunebenchError, first_line
 from prunebench.experiment.cell import Cell
 from prunebench.plugin.api.engine import Engine, EngineContext
-from prunebench.record.record import Record, Status
+from prunebench.record.record import Record, Status, utc_now
 from prunebench.store.run_folder import RunStore
 
 if TYPE_CHECKING:
@@ -26,13 +27,13 @@ if TYPE_CHECKING:
 
 
 def session_of(context: EngineContext) -> Session:
-    """The session behind a context, for the built-in engines, which may use all of it."""
+    """The session behind a context; the built-in engines use more of it than plugins may."""
     assert isinstance(context, Session)
     return context
 
 
 class Watcher(Protocol):
-    """Who wants to see a run go by; several cells may run at once."""
+    """Shows the progress of a run; several cells may run at once."""
 
     def started(self, cell: Cell) -> None: ...
 
@@ -43,28 +44,30 @@ class Watcher(Protocol):
 
 @dataclass
 class Session(EngineContext):
-    """A run while it goes on, on the side of the process that started it."""
+    """A run, in the process that started it. All methods are called from one thread."""
 
     store: RunStore
     registry: Registry
     watcher: Watcher
     starter: Launcher
     most_at_once: int = field(default=0, init=False)
-    """Cells that ran side by side, at most."""
+    """The largest number of cells that ran side by side."""
     _running: dict[str, str] = field(default_factory=dict, init=False)
+    """When each running cell started, by its id."""
 
     def __post_init__(self) -> None:
         self.folder: Path = self.store.folder
 
     def run(self, engine: Engine, cells: Sequence[Cell]) -> Iterator[Record]:
-        """Let ``engine`` run ``cells``, and store each record; an exception, Ctrl-C too, ends what still runs.
+        """Let ``engine`` run ``cells``, and store and yield each record.
 
-        A cell of which the engine gives no record has failed. Raises PrunebenchError where the engine does or fails.
+        A cell without a record has failed. An exception, including Ctrl-C, ends what still runs.
+        Raises PrunebenchError if the engine raises.
         """
         left = {cell.id: cell for cell in cells}
         records = iter(engine.run(cells, self))
         try:
-            for record in _faultless(records, engine.name):
+            for record in _clear_errors(records, engine.name):
                 cell = left.pop(getattr(record, "id", ""), None)
                 if cell is None:
                     logging.getLogger("prunebench").error(
@@ -78,13 +81,15 @@ class Session(EngineContext):
                     cell, self.lost(cell, phase="start", kind="no record", message=message)
                 )
         finally:
+            # Closing the engine's generator lets it end its cells. A plugin may return another
+            # kind of iterator, which cannot be closed.
             close = getattr(records, "close", None)
             if close is not None:
                 close()
             shutil.rmtree(self.store.scratch_path, ignore_errors=True)
 
     def started(self, cell: Cell) -> None:
-        self._running[cell.id] = now()
+        self._running[cell.id] = utc_now()
         self.most_at_once = max(self.most_at_once, len(self._running))
         self.watcher.started(cell)
         self.registry.notify("prunebench_cell_started", cell=cell)
@@ -107,6 +112,7 @@ class Session(EngineContext):
             ) from error
         if record.id != cell.id or record.cell.id != cell.id:
             raise PrunebenchError(f"cell {cell.id} gave the record of cell {record.cell.id}")
+        # The command names paths of the machine where the cell ran; here it has others.
         again = command(self.store.spec_path(cell.id))
         failed = record.error and record.error.model_copy(update={"command": again})
         provenance = {**record.provenance, "command": again}
@@ -122,19 +128,20 @@ class Session(EngineContext):
         hint: str | None = None,
         status: Status = "failed",
     ) -> Record:
-        started = self._running.get(cell.id, now())
         return lost_record(
             cell,
-            CellPaths.in_store(self.store, cell.id),
-            started,
-            phase,
-            LostCell(status, kind, message, hint),
+            self.store.spec_path(cell.id),
+            self.store.log_path(cell.id),
+            started=self._running.get(cell.id, utc_now()),
+            phase=phase,
+            lost=LostCell(status, kind, message, hint),
         )
 
     def _keep(self, cell: Cell, record: Record) -> Record:
         if cell.id not in self._running:
             self.started(cell)
         self.store.write(record)
+        # A failed cell keeps its partial results: the next run starts with them.
         if record.status == "ok":
             self.store.partial_results_path(cell.id).unlink(missing_ok=True)
         del self._running[cell.id]
@@ -143,8 +150,8 @@ class Session(EngineContext):
         return record
 
 
-def _faultless(records: Iterator[Record], name: str) -> Iterator[Record]:
-    """What an engine yields; an exception of a plugin's own becomes one that the user is told in a sentence."""
+def _clear_errors(records: Iterator[Record], name: str) -> Iterator[Record]:
+    """What an engine yields; its unexpected exceptions become a PrunebenchError of one sentence."""
     while True:
         try:
             record = next(records)
@@ -156,6 +163,7 @@ def _faultless(records: Iterator[Record], name: str) -> Iterator[Record]:
             logging.getLogger("prunebench").debug("the engine '%s' raised", name, exc_info=True)
             raise PrunebenchError(
                 f"the engine '{name}' failed: {type(error).__name__}: {first_line(error)}",
-                hint="what is finished is kept; `prunebench --verbose run ...` shows where, `--engine local` does without it",
+                hint="what is finished is kept; `prunebench --verbose run ...` shows where it "
+                "failed, and `--engine local` runs without it",
             ) from error
         yield record

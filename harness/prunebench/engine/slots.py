@@ -1,10 +1,14 @@
-"""Cells side by side on one machine: a thread and a launcher for each, and one thread that hears from all of them."""
+"""Run cells side by side on one machine: one thread and one launcher per slot.
+
+The threads only talk to the main thread through a queue. The main thread alone calls the session,
+so watchers and plugins need no locks.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -12,143 +16,141 @@ from typing import Literal, NamedTuple
 
 from prunebench.cell.events import Event
 from prunebench.engine.gpus import Slot
-from prunebench.engine.launcher import Launcher
+from prunebench.engine.job import Launcher
 from prunebench.engine.session import Session
 from prunebench.engine.supervise import CellPaths, run_cell_process
 from prunebench.experiment.cell import Cell
 from prunebench.isolation.timing_lock import VARIABLE, TimingLock, lock_folder
 from prunebench.record.record import Record
-from prunebench.store.run_folder import RunStore
 
 TICK_S = 0.1
 
 
 class StoppedError(BaseException):
-    """The run is over; no fault of the cell that is ended by it."""
+    """The run is over, so the cell must end; not a fault of the cell."""
 
 
 class SlotMessage(NamedTuple):
-    """What a slot tells: it is free, its cell has come so far, has ended; or the slot itself has, for a reason."""
+    """What a slot reports: it is free, its cell moved or ended, or the slot itself failed."""
 
     slot: int
     kind: Literal["free", "moved", "ended", "broken"]
-    what: Event | Record | BaseException | None = None
+    content: Event | Record | BaseException | None = None
 
 
 def side_by_side(
     cells: Sequence[Cell], slots: Sequence[Slot], session: Session
 ) -> Iterator[Record]:
-    """Run ``cells`` in as many processes at once as there are slots, in order; give the records as they end.
+    """Run ``cells`` in order, one per slot at a time, and yield their records as they end.
 
-    Timed phases take turns (`prunebench.isolation.timing_lock`). Raises what a slot raises; then, and when it is closed, all ends.
+    Timed phases run alone (`prunebench.isolation.timing_lock`). An exception in a slot is raised
+    here; then, and when this generator is closed, all cells are ended.
     """
     left = deque(cells)
-    over = threading.Event()
-    heard: SimpleQueue[SlotMessage] = SimpleQueue()
-    lock = None if len(slots) == 1 else lock_folder()
-    starters = [
-        session.starter,
-        *(session.starter.another(number) for number in range(1, len(slots))),
-    ]
+    folder = lock_folder() if len(slots) > 1 else None
+    run = _Run(session, folder)
     workers = [
-        _Worker(number, starter, slot.environment, lock, session.folder, heard, over)
-        for number, (slot, starter) in enumerate(zip(slots, starters, strict=True))
+        _Worker(number, slot, run, session.starter.another(number) if number else session.starter)
+        for number, slot in enumerate(slots)
     ]
     running: dict[int, Cell] = {}
     try:
         for worker in workers:
             worker.start()
         while left or running:
-            said = heard.get()
-            if said.kind == "free" and left:
-                running[said.slot] = left.popleft()
-                session.started(running[said.slot])
-                workers[said.slot].given.put(running[said.slot])
-            elif isinstance(said.what, Event):
-                session.moved(running[said.slot], said.what.phase, said.what.done, said.what.total)
-            elif isinstance(said.what, Record):
-                del running[said.slot]
-                more = (
-                    {} if lock is None else {"slots": len(slots)}
-                )  # what pruning took, it took beside others
-                yield said.what.model_copy(update={"provenance": {**said.what.provenance, **more}})
-            elif isinstance(said.what, BaseException):
-                raise said.what
+            message = run.messages.get()
+            slot, content = message.slot, message.content
+            if message.kind == "free" and left:
+                running[slot] = left.popleft()
+                session.started(running[slot])
+                workers[slot].assigned.put(running[slot])
+            elif isinstance(content, Event):
+                session.moved(running[slot], content.phase, content.done, content.total)
+            elif isinstance(content, Record):
+                del running[slot]
+                # Pruning was not alone, so its time is not comparable with that of other runs.
+                beside = {"slots": len(slots)} if len(slots) > 1 else {}
+                provenance = {**content.provenance, **beside}
+                yield content.model_copy(update={"provenance": provenance})
+            elif isinstance(content, BaseException):
+                raise content
     finally:
-        over.set()
+        run.over.set()
         for worker in workers:
             if worker.ident is not None:
                 worker.join()
 
 
-class _Worker(threading.Thread):
-    """Runs the cells that it is given, one at a time, until the run is over."""
+class _Run:
+    """What the slots of one run share."""
 
-    def __init__(
-        self,
-        number: int,
-        starter: Launcher,
-        environment: Mapping[str, str],
-        lock: Path | None,
-        folder: Path,
-        heard: SimpleQueue[SlotMessage],
-        over: threading.Event,
-    ) -> None:
+    def __init__(self, session: Session, lock_folder: Path | None) -> None:
+        self.store = session.store
+        self.lock_folder = lock_folder
+        self.messages: SimpleQueue[SlotMessage] = SimpleQueue()
+        self.over = threading.Event()
+
+
+class _Worker(threading.Thread):
+    """Runs the cells that are assigned to its slot, one at a time, until the run is over."""
+
+    def __init__(self, number: int, slot: Slot, run: _Run, starter: Launcher) -> None:
         super().__init__(name=f"prunebench-slot-{number}", daemon=True)
-        self.given: SimpleQueue[Cell] = SimpleQueue()
+        self.assigned: SimpleQueue[Cell] = SimpleQueue()
         self._number = number
+        self._run = run
         self._starter = starter
-        self._lock = TimingLock(lock)
-        self._environment = {**environment, **({} if lock is None else {VARIABLE: str(lock)})}
-        self._store = RunStore(folder)
-        self._heard = heard
-        self._over = over
+        self._lock = TimingLock(run.lock_folder)
+        locked = {} if run.lock_folder is None else {VARIABLE: str(run.lock_folder)}
+        self._environment = {**slot.environment, **locked}
 
     def run(self) -> None:
         try:
-            while not self._over.is_set():
-                self._say("free")
-                cell = self._next()
-                self._lock.share(
-                    self._check
-                )  # what it imports before its first phase disturbs nobody who is timed
-                place = CellPaths.in_store(self._store, cell.id)
+            while not self._run.over.is_set():
+                self._report("free")
+                cell = self._next_cell()
+                # A cell imports before its first phase, when it does not hold the lock itself. Hold
+                # it for the cell, so that the imports disturb no timed phase.
+                self._lock.share(self._check)
                 record = run_cell_process(
                     cell,
-                    place,
+                    CellPaths.in_store(self._run.store, cell.id),
                     self._starter,
                     self._moved,
                     tick=self._check,
                     environment=self._environment,
                 )
                 self._lock.release()
-                self._say("ended", record)
+                self._report("ended", record)
         except StoppedError:
             pass
         except BaseException as error:
-            self._say("broken", error)
+            self._report("broken", error)
         finally:
             self._lock.close()
-            if self._number:  # the first one belongs to the run
+            # The launcher of the first slot belongs to the session.
+            if self._number:
                 self._starter.close()
 
-    def _next(self) -> Cell:
+    def _next_cell(self) -> Cell:
         while True:
             self._check()
             with suppress(Empty):
-                return self.given.get(timeout=TICK_S)
+                return self.assigned.get(timeout=TICK_S)
 
     def _check(self) -> None:
-        if self._over.is_set():
+        if self._run.over.is_set():
             raise StoppedError
 
     def _moved(self, event: Event) -> None:
-        self._lock.release()  # the cell has a place of its own, or waits for one
-        self._say("moved", event)
+        # From its first event on the cell holds the lock itself, or waits for it: holding it here
+        # any longer would make the cell wait for its own supervisor.
+        self._lock.release()
+        self._report("moved", event)
 
-    def _say(
+    def _report(
         self,
         kind: Literal["free", "moved", "ended", "broken"],
-        what: Event | Record | BaseException | None = None,
+        content: Event | Record | BaseException | None = None,
     ) -> None:
-        self._heard.put(SlotMessage(self._number, kind, what))
+        self._run.messages.put(SlotMessage(self._number, kind, content))

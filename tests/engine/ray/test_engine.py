@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from prunebench.engine.launcher import launcher
-from prunebench.engine.ray import engine as ray_engine
 from prunebench.engine.ray.cluster import Needs
+from prunebench.engine.ray.driver import Driver
 from prunebench.engine.session import Session
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.cell import Cell
@@ -119,7 +119,7 @@ class Played(Engine):
         self.ray, self.needs, self.patience_s = ray, needs, patience_s
 
     def run(self, cells, context) -> Iterator[Record]:
-        yield from ray_engine._Drive(self.ray, context, self.patience_s).run(
+        yield from Driver(self.ray, context, self.patience_s).run(
             [(cell, self.needs) for cell in cells]
         )
 
@@ -202,7 +202,7 @@ LOST = {
     "worker lost": (
         RayError("died\nmore"),
         "failed",
-        "the process that kept it on the node far ended: died",
+        "the process that supervised it on the node far ended: died",
     ),
     "node's memory": (OutOfMemoryError("x"), "out-of-memory", "the node far ran out of memory"),
     "node": (

@@ -1,7 +1,7 @@
-"""What runs on a node of a Ray cluster: one cell, as the local engine would run it, told to the driver as it goes.
+"""Run one cell on a node of a Ray cluster, and report to the driver meanwhile.
 
-A Ray task is not the cell itself but its keeper there: limits, orphans, memory and kills are held by the same code as
-on the driver's own machine. Nothing here imports ray.
+The Ray task is not the cell's process but its supervisor: limits, orphans and kills are handled by
+the same code as on the driver's own machine. Nothing here imports ray.
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ import os
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Literal
 
 from prunebench.cell.events import Event
 from prunebench.engine.launcher import launcher
+from prunebench.engine.ray.messages import CellTask, Message, RunContext, travelling
 from prunebench.engine.supervise import CellPaths, run_cell_process
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.cell import Cell
@@ -30,86 +29,48 @@ from prunebench.plugin.files import VARIABLE as PLUGIN_FILES
 from prunebench.record.record import Record
 from prunebench.store.lock import SCRATCH_PREFIX
 
-TRAVELS = (
-    "PRUNEBENCH_",
-    "HF_",
-    "TRANSFORMERS_",
-    "OMP_",
-    "MKL_",
-    "OPENBLAS_",
-    "TORCH_",
-    "PYTORCH_",
-    "TOKENIZERS_",
-)
-"""Beginnings of the names of variables that a cell has from the driver; Ray sets some of them to its own liking."""
-PIECE = 1_000_000
-"""Bytes of a log or a file that are sent at once; a log that grows faster than it is sent loses what lies further back."""
-WAITING = 100
-"""With so many messages that nobody has taken yet, the log has to wait."""
-
-Kind = Literal["at", "event", "log", "partial results", "model", "record"]
-Message = tuple[Kind, Any]
-"""('at', host name), ('event', (phase, done, total)), ('log' or 'partial results', bytes), ('model', (file, bytes)), ('record', JSON)."""
+PIECE_BYTES = 1_000_000
+"""Logs and files are sent in pieces of this size. A log that grows faster than it is sent loses
+what is further back."""
+# If the driver has not taken this many messages yet, no more of the log is sent.
+QUEUE_LENGTH = 100
+POLL_S = 0.1
 
 
-@dataclass(frozen=True)
-class RunContext:
-    """What all cells of a run bring along."""
+def run_on_node(context: RunContext, task: CellTask) -> Iterator[Message]:
+    """Run a cell on this node; yields where it is, what happens, and the record last.
 
-    version: str
-    mark: str
-    environment: Mapping[str, str]
-    plugins: tuple[tuple[str, bytes], ...]
-    """Names and contents of plugins that are single files: the node need not have them."""
-
-
-@dataclass(frozen=True)
-class CellTask:
-    """One cell, as JSON, and the stages of it that an earlier run has finished."""
-
-    cell: str
-    number: int
-    partial_results: bytes | None = None
-
-
-def travelling(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that a cell has from the driver."""
-    return {name: value for name, value in environment.items() if name.startswith(TRAVELS)}
-
-
-def keep_cell(baggage: RunContext, errand: CellTask) -> Iterator[Message]:
-    """Run a cell on this node and tell of it: where it is, all that happens, the record last.
-
-    Raises PrunebenchError where this node cannot run it; closing the iterator ends the cell.
+    Closing the iterator ends the cell. Raises PrunebenchError if this node cannot run it.
     """
-    if (own := version(NAME)) != baggage.version:
+    if (own := version(NAME)) != context.version:
         raise PrunebenchError(
-            f"prunebench {own} on {socket.gethostname()}, {baggage.version} where the run was started",
+            f"prunebench {own} on {socket.gethostname()}, "
+            f"{context.version} where the run was started",
             hint="install the same version on every node",
         )
-    cell = Cell.model_validate_json(errand.cell)
+    cell = Cell.model_validate_json(task.cell)
     yield "at", socket.gethostname()
     with tempfile.TemporaryDirectory(
-        prefix=f"{SCRATCH_PREFIX}{baggage.mark[:8]}-", ignore_cleanup_errors=True
+        prefix=f"{SCRATCH_PREFIX}{context.mark[:8]}-", ignore_cleanup_errors=True
     ) as name:
-        base = Path(name)
-        place = CellPaths(
-            spec=base / f"{cell.id}.json",
-            scratch=base / "scratch",
-            log=base / "log",
-            partial_results=base / "partial.json",
-            model=base / "model",
+        folder = Path(name)
+        paths = CellPaths(
+            spec=folder / f"{cell.id}.json",
+            scratch=folder / "scratch",
+            log=folder / "log",
+            partial_results=folder / "partial.json",
+            model=folder / "model",
         )
-        place.spec.write_text(errand.cell, encoding="utf-8")
-        if errand.partial_results is not None:
-            place.partial_results.write_bytes(errand.partial_results)
-        with _surroundings(baggage, base):
-            work = _Work(cell, place, f"{baggage.mark}-{errand.number}")
-            yield from work.told()
-        if cell.keep_model and place.model.is_dir():
-            for path in sorted(path for path in place.model.rglob("*") if path.is_file()):
+        paths.spec.write_text(task.cell, encoding="utf-8")
+        if task.partial_results is not None:
+            paths.partial_results.write_bytes(task.partial_results)
+        with _drivers_environment(context, folder):
+            work = _Work(cell, paths, f"{context.mark}-{task.number}")
+            yield from work.messages()
+        if cell.keep_model and paths.model.is_dir():
+            for path in sorted(path for path in paths.model.rglob("*") if path.is_file()):
                 for piece in _pieces(path):
-                    yield "model", (path.relative_to(place.model).as_posix(), piece)
+                    yield "model", (path.relative_to(paths.model).as_posix(), piece)
         assert work.record is not None
         yield "record", work.record.model_dump_json(by_alias=True)
 
@@ -119,34 +80,37 @@ class _StoppedError(BaseException):
 
 
 class _Work:
-    """The cell in a thread, so that the task itself can be told to stop at any time."""
+    """Runs the cell in a thread, so that Ray can stop the task's own thread at any time."""
 
-    def __init__(self, cell: Cell, place: CellPaths, mark: str) -> None:
+    def __init__(self, cell: Cell, paths: CellPaths, mark: str) -> None:
         self.record: Record | None = None
         self._cell = cell
-        self._place = place
+        self._paths = paths
         self._mark = mark
-        self._said: SimpleQueue[Message | BaseException | None] = SimpleQueue()
+        # Ends with None, or with the exception that ended the work.
+        self._queue: SimpleQueue[Message | BaseException | None] = SimpleQueue()
         self._over = threading.Event()
-        self._log = _Log(place.log)
+        self._log = _Log(paths.log)
         self._partial_seen: int | None = None
         self._lock = TimingLock(lock_folder())
 
-    def told(self) -> Iterator[Message]:
-        """Run it, and give what it says until it has ended."""
+    def messages(self) -> Iterator[Message]:
+        """Start the cell and yield its messages until it ends."""
         thread = threading.Thread(target=self._run, name="prunebench-cell", daemon=True)
         thread.start()
         try:
             while True:
                 try:
-                    said = self._said.get(timeout=0.1)
+                    # With a timeout, so that Ray's cancellation, an exception that it raises in
+                    # this thread, comes through.
+                    message = self._queue.get(timeout=POLL_S)
                 except Empty:
                     continue
-                if said is None:
+                if message is None:
                     return
-                if isinstance(said, BaseException):
-                    raise said
-                yield said
+                if isinstance(message, BaseException):
+                    raise message
+                yield message
         finally:
             self._over.set()
             thread.join()
@@ -155,12 +119,11 @@ class _Work:
         end: BaseException | None = None
         try:
             with closing(launcher(self._mark)) as starter, closing(self._lock):
-                self._lock.share(
-                    self._check
-                )  # what is imported before its first phase disturbs nobody who is timed
+                # Held for the cell while it imports; its imports disturb no timed phase then.
+                self._lock.share(self._check)
                 self.record = run_cell_process(
                     self._cell,
-                    self._place,
+                    self._paths,
                     starter,
                     self._moved,
                     tick=self._tick,
@@ -171,11 +134,12 @@ class _Work:
             pass
         except BaseException as error:
             end = error
-        self._said.put(end)
+        self._queue.put(end)
 
     def _moved(self, event: Event) -> None:
-        self._lock.release()  # the cell has a place of its own, or waits for one
-        self._said.put(("event", (event.phase, event.done, event.total)))
+        # From its first event on the cell holds the lock itself, or waits for it.
+        self._lock.release()
+        self._queue.put(("event", (event.phase, event.done, event.total)))
 
     def _check(self) -> None:
         if self._over.is_set():
@@ -186,32 +150,32 @@ class _Work:
         self._send_news()
 
     def _send_news(self) -> None:
-        if self._said.qsize() < WAITING and (piece := self._log.news()):
-            self._said.put(("log", piece))
+        if self._queue.qsize() < QUEUE_LENGTH and (piece := self._log.news()):
+            self._queue.put(("log", piece))
         with suppress(OSError):
-            changed = self._place.partial_results.stat().st_mtime_ns
+            changed = self._paths.partial_results.stat().st_mtime_ns
             if changed != self._partial_seen:
                 self._partial_seen = changed
-                self._said.put(("partial results", self._place.partial_results.read_bytes()))
+                self._queue.put(("partial results", self._paths.partial_results.read_bytes()))
 
 
 class _Log:
-    """Follows a log that may be cut to its end."""
+    """Follows a log, which its supervisor may cut to its end."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
 
     def news(self) -> bytes:
-        """What has come since the last call; of much, the end."""
+        """What was written since the last call; if that is more than a piece, its end."""
         try:
             with self._path.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 if size < self._offset:
                     self._offset = 0
-                left_out = max(0, size - self._offset - PIECE)
+                left_out = max(0, size - self._offset - PIECE_BYTES)
                 file.seek(self._offset + left_out)
-                data = file.read(PIECE)
+                data = file.read(PIECE_BYTES)
         except OSError:
             return b""
         self._offset += left_out + len(data)
@@ -219,25 +183,27 @@ class _Log:
 
 
 def _pieces(path: Path) -> Iterator[bytes]:
+    """The file in pieces; one empty piece for an empty file, so that it arrives too."""
     with path.open("rb") as file:
-        yield file.read(PIECE)
-        while piece := file.read(PIECE):
+        yield file.read(PIECE_BYTES)
+        while piece := file.read(PIECE_BYTES):
             yield piece
 
 
 @contextmanager
-def _surroundings(baggage: RunContext, base: Path) -> Iterator[None]:
-    """Within, this process has the driver's variables and the run's plugin files."""
+def _drivers_environment(context: RunContext, folder: Path) -> Iterator[None]:
+    """Give this process the driver's variables and the run's plugin files while the block runs."""
     files = []
-    for number, (name, content) in enumerate(baggage.plugins):
-        path = base / "plugins" / str(number) / Path(name).name
+    for number, (name, content) in enumerate(context.plugins):
+        # A folder for each: two files may have the same name.
+        path = folder / "plugins" / str(number) / Path(name).name
         path.parent.mkdir(parents=True)
         path.write_bytes(content)
         files.append(str(path))
     before = dict(os.environ)
     for name in travelling(before):
         del os.environ[name]
-    os.environ.update(baggage.environment)
+    os.environ.update(context.environment)
     if files:
         os.environ[PLUGIN_FILES] = os.pathsep.join(files)
     try:

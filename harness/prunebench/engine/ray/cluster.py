@@ -1,4 +1,4 @@
-"""A Ray cluster, joined or started: what its nodes have, and what a cell needs of them."""
+"""Join or start a Ray cluster; what its nodes have, and what a cell needs."""
 
 from __future__ import annotations
 
@@ -22,15 +22,18 @@ from prunebench.plugin import NAME
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_USAGE_STATS_PROMPT_ENABLED": "0",
+    # Leave CUDA_VISIBLE_DEVICES alone in tasks that ask for no GPU; otherwise Ray warns about it.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_SCHEDULER_EVENTS": "0",
 }
-KNOCK_S = 10.0
+CONNECT_S = 10.0
+# Of a cluster that is started here. Only logs and saved models pass through it, in pieces.
 OBJECT_STORE_BYTES = 200_000_000
-"""Of a cluster of our own: only logs and saved models pass through, in pieces."""
 SYSTEM = {
-    "prestart_worker_first_driver": False,  # idle processes beside what is timed
-    "memory_monitor_refresh_ms": 0,  # it would end the keeper of a cell instead of the cell
+    # Idle workers would import beside what is timed.
+    "prestart_worker_first_driver": False,
+    # Ray's monitor would kill the agent of a cell; the agent limits the cell itself.
+    "memory_monitor_refresh_ms": 0,
     "worker_niceness": 0,
     "worker_oom_score_adjustment": 0,
 }
@@ -38,7 +41,7 @@ SYSTEM = {
 
 @dataclass(frozen=True)
 class Node:
-    """A living node: what it has in all, whether it is used or not."""
+    """A living node, and everything that it has, used or not."""
 
     id: str
     cpus: float
@@ -55,7 +58,7 @@ class Needs:
     memory_bytes: int | None = None
 
     def fit(self, node: Node) -> bool:
-        """Whether ``node`` has that much when nothing else runs on it."""
+        """Whether ``node`` has that much if nothing else runs on it."""
         return (
             self.cpus <= node.cpus
             and self.gpus <= node.gpus
@@ -68,9 +71,11 @@ class Needs:
 
 
 def needs_of(cell: Cell, nodes: Sequence[Node]) -> Needs:
-    """What ``cell`` needs on such nodes: its GPUs; the CPUs that go with them, or all of the smallest node's; its memory.
+    """What ``cell`` needs on such nodes: GPUs, CPUs and the memory of its limit.
 
-    With `threads:` it has as many CPUs. Raises PrunebenchError where it names one GPU by number.
+    The CPUs are the suite's `threads:`; by default the share of a node that goes with the cell's
+    GPUs, or a whole node without GPUs, so that nothing else disturbs it. Raises PrunebenchError if
+    the cell names one GPU by number.
     """
     if ":" in cell.device:
         raise PrunebenchError(
@@ -78,17 +83,19 @@ def needs_of(cell: Cell, nodes: Sequence[Node]) -> Needs:
             hint=f"set `device: {cell.device.partition(':')[0]}`",
         )
     with_gpus = [node for node in nodes if node.gpus >= 1]
+    # The smallest node decides, so that the cell fits on every node.
     gpus = gpus_of(cell, int(min((node.gpus for node in with_gpus), default=0)))
     if gpus:
         shares = [node.cpus // node.gpus * gpus for node in with_gpus if node.gpus >= gpus]
     else:
         shares = [node.cpus for node in nodes if node.cpus >= 1]
     cpus = cell.threads or int(min(shares, default=1))
+    # More threads than any node has CPUs would never be scheduled; fewer CPUs only run slower.
     return Needs(max(1, min(cpus, int(max(shares, default=cpus)))), gpus, cell.memory_limit_bytes)
 
 
-def living(ray: Any) -> list[Node]:
-    """The nodes that are there now."""
+def living_nodes(ray: Any) -> list[Node]:
+    """The nodes that are in the cluster now."""
     found = []
     for node in ray.nodes():
         if node["Alive"]:
@@ -102,26 +109,28 @@ def living(ray: Any) -> list[Node]:
 
 
 def import_ray() -> Any:
-    """The module. Raises PrunebenchError where it is not installed."""
+    """The module `ray`. Raises PrunebenchError if it is not installed."""
     if importlib.util.find_spec("ray") is None:
         raise PrunebenchError("Ray is not installed", hint="pip install 'prunebench[ray]'")
+    # Ray reads these when it is imported; what the user has set stays.
     os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
     return importlib.import_module("ray")
 
 
 @contextmanager
 def joined(address: str | None) -> Iterator[Any]:
-    """The module `ray`, connected to the cluster at ``address``; to one of our own, ended with the context, where None.
+    """The module `ray`, connected to the cluster at ``address`` while the context is open.
 
-    Raises PrunebenchError where there is no connection.
+    Without an address a cluster is started here, and ended with the context. Raises
+    PrunebenchError if there is no connection.
     """
     ray = import_ray()
     if address is not None and "://" in address:
         raise PrunebenchError(
-            f"cannot connect to {address}: Ray's client protocol does not stream what cells tell",
+            f"cannot connect to {address}: Ray's client protocol cannot stream messages of cells",
             hint="run prunebench on a node of the cluster, with --ray-address auto or HOST:PORT",
         )
-    _knock(address)
+    _check_reachable(address)
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         with _own_signals():
@@ -152,17 +161,17 @@ def joined(address: str | None) -> Iterator[Any]:
 
 
 def _cores() -> int | None:
-    """The cores that this process may use: Ray would count all of the machine."""
+    """The cores that this process may use; Ray would count all of the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
-def _knock(address: str | None) -> None:
-    """Raise PrunebenchError where nobody listens at HOST:PORT: Ray would try for minutes."""
+def _check_reachable(address: str | None) -> None:
+    """Raise PrunebenchError if nobody listens at HOST:PORT. Ray itself would try for minutes."""
     host, _, port = (address or "").rpartition(":")
     if not host or not port.isdecimal():
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), KNOCK_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
     except OSError as error:
         raise PrunebenchError(
             f"cannot reach a Ray cluster at {address}: {error.strerror or error}",
@@ -172,10 +181,8 @@ def _knock(address: str | None) -> None:
 
 @contextmanager
 def _not_printing() -> Iterator[None]:
-    """Within, what Ray prints of workers and nodes that have died, pages of it, is logged: here these are rows.
-
-    Ray has no switch for that. Where its parts are called otherwise, it prints.
-    """
+    """Log what Ray prints about workers and nodes that died; for us these are failed records."""
+    # Ray has no switch for that. If a version calls this function otherwise, it prints as ever.
     name, module = "print_to_stdstream", importlib.import_module("ray._private.worker")
     before = getattr(module, name, None)
 
@@ -193,7 +200,8 @@ def _not_printing() -> Iterator[None]:
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Ray takes SIGTERM for itself; what it means here is the run's business."""
+    """Keep the run's handlers of SIGTERM and SIGINT: Ray installs its own."""
+    # Only the main thread may set handlers.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
