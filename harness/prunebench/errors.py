@@ -1,4 +1,4 @@
-"""The error that users see: a message that says what is wrong, and a hint that says how to fix it."""
+"""The error that users see: a message that says what is wrong, and a hint with the fix."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ from prunebench.plugin.registry import Registry
 from prunebench.record.record import Record
 from prunebench.store.plan_file import Plan
 from prunebench.store.run_folder import RunStore
-from prunebench.text.corpus import resolve_corpus
+from prunebench.text.resolve import resolve_corpus
 from rig import Rig
 
 PLUGIN = """

@@ -11,7 +11,8 @@ import pytest
 
 from prunebench.errors import PrunebenchError
 from prunebench.text import samplers
-from prunebench.text.corpus import SAMPLER_NAMES, Corpus, corpus_of, resolve_corpus
+from prunebench.text.corpus import SAMPLER_NAMES, Corpus
+from prunebench.text.resolve import corpus_of, resolve_corpus
 
 
 class Poems(Corpus):
@@ -88,7 +89,7 @@ def test_another_field_is_another_experiment(tmp_path: Path) -> None:
         ({"file": "a.txt", "corpus": "poems"}, "exactly one of", "file: text.jsonl"),
         ({"corpus": "poems", "field": "x"}, "`field` is for local files", "leave `field` out"),
         ({"file": 3}, "are strings", "quotes"),
-        (7, "7 is no corpus", "give a name"),
+        (7, "7 is not a corpus", "give a name"),
     ],
 )
 def test_mistakes_are_named(value, message: str, hint: str, tmp_path: Path) -> None:

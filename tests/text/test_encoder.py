@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prunebench.text.document_files import read_documents
 from prunebench.text.encoder import Encoder
-from prunebench.text.files import read_documents
 from small_tokenizers import TEXT, gpt2_like, llama2_like, llama3_like
 
 SPLITTING = [Encoder(gpt2_like()), Encoder(llama3_like())]
@@ -40,17 +40,17 @@ def test_what_is_settled_is_what_the_whole_text_starts_with(
 ) -> None:
     before = TEXT[:3000] + "".join(end)
     for encode in SPLITTING:
-        settled = encode.settled(before)
+        settled = encode.stable_prefix(before)
         assert len(settled) > 500
         assert encode(before + "".join(more))[: len(settled)] == settled
 
 
 def test_nothing_is_settled_where_the_tokenizer_does_not_split() -> None:
-    assert Encoder(llama2_like()).settled(TEXT) == []
+    assert Encoder(llama2_like()).stable_prefix(TEXT) == []
 
 
 def test_nothing_of_a_short_text_is_settled(tokenizer) -> None:
-    assert Encoder(tokenizer).settled("a few words") == []
+    assert Encoder(tokenizer).stable_prefix("a few words") == []
 
 
 def test_wikitext_prefixes_are_settled(gpt2_tokenizer, data) -> None:
@@ -59,7 +59,7 @@ def test_wikitext_prefixes_are_settled(gpt2_tokenizer, data) -> None:
     encode = Encoder(gpt2_tokenizer)
     whole = encode(text)
     for cut in range(20_000, 160_000, 27_777):
-        settled = encode.settled(text[:cut])
+        settled = encode.stable_prefix(text[:cut])
         assert len(settled) > cut // 10
         assert whole[: len(settled)] == settled
 

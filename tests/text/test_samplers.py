@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunebench.errors import PrunebenchError
+from prunebench.text.document_files import read_documents
 from prunebench.text.encoder import Encoder
-from prunebench.text.files import read_documents
-from prunebench.text.samplers import SAMPLERS, Texts, consecutive, sample
+from prunebench.text.samplers import SAMPLERS, TextSource, consecutive, sample
 from small_tokenizers import TEXT
 
 
@@ -21,8 +21,8 @@ def encode(text: str) -> list[int]:
     return [ord(letter) for letter in text]
 
 
-def texts(documents: list[str], joiner: str = "|") -> Texts:
-    return Texts(documents, encode, joiner)
+def texts(documents: list[str], joiner: str = "|") -> TextSource:
+    return TextSource(documents, encode, joiner)
 
 
 def read(window: np.ndarray) -> str:
@@ -76,7 +76,7 @@ def test_refused_only_where_the_text_is_too_little(
         else:
             with pytest.raises(
                 PrunebenchError,
-                match=f"{windows} windows of {length} tokens asked, only {can} can be had",
+                match=f"{windows} windows of {length} tokens are wanted, it gives {can}",
             ):
                 sample(name, texts(docs), windows, length, seed)
 
@@ -111,7 +111,7 @@ def test_a_document_is_tokenised_once() -> None:
         calls.append(text)
         return encode(text)
 
-    sample("c4-gptq", Texts(["abcdefghij" * 3, "short"], counted), 50, 8, 0)
+    sample("c4-gptq", TextSource(["abcdefghij" * 3, "short"], counted), 50, 8, 0)
     assert len(calls) == len(set(calls)) <= 2
 
 
@@ -119,16 +119,20 @@ def test_rows_are_drawn_until_the_windows_are_full() -> None:
     """Not all rows are read where a tokenizer can say what is settled."""
     docs = [f"{number:03}" * 10 for number in range(500)]
     drawn = sample(
-        "joined-rows", Texts(docs, encode, settled=lambda text: encode(text)[:-10]), 2, 16, 7
+        "joined-rows",
+        TextSource(docs, encode, stable_prefix=lambda text: encode(text)[:-10]),
+        2,
+        16,
+        7,
     )
     assert drawn.documents < 20
     assert (
         drawn.tokens.tolist()
-        == sample("joined-rows", Texts(docs, encode), 2, 16, 7).tokens.tolist()
+        == sample("joined-rows", TextSource(docs, encode), 2, 16, 7).tokens.tolist()
     )
     assert (
         drawn.tokens.tolist()
-        != sample("joined-rows", Texts(docs, encode), 2, 16, 8).tokens.tolist()
+        != sample("joined-rows", TextSource(docs, encode), 2, 16, 8).tokens.tolist()
     )
 
 
@@ -140,10 +144,12 @@ def test_a_few_windows_are_the_first_of_all(
     docs = [TEXT] if one_document else TEXT.split("\n\n")
     encoder = Encoder(tokenizer)
     whole = np.asarray(encoder("\n\n".join(docs)))
-    all_of_them = consecutive(Texts(docs, encoder), None, length)
+    all_of_them = consecutive(TextSource(docs, encoder), None, length)
     assert np.array_equal(all_of_them.tokens.reshape(-1), whole[: len(whole) // length * length])
     if windows <= len(all_of_them.tokens):
-        few = consecutive(Texts(iter(docs), encoder, settled=encoder.settled), windows, length)
+        few = consecutive(
+            TextSource(iter(docs), encoder, stable_prefix=encoder.stable_prefix), windows, length
+        )
         assert np.array_equal(few.tokens, all_of_them.tokens[:windows])
 
 
@@ -156,7 +162,7 @@ def test_only_what_is_settled_is_taken(lengths: list[int], windows: int, length:
         return [int(word) for word in text.split()]
 
     few = consecutive(
-        Texts(docs, words, " ", settled=lambda text: words(text)[:-1]), windows, length
+        TextSource(docs, words, " ", stable_prefix=lambda text: words(text)[:-1]), windows, length
     )
     assert few.tokens.reshape(-1).tolist() == [int(doc) for doc in docs][: windows * length]
 
@@ -167,9 +173,9 @@ def test_little_of_a_long_text_is_tokenised(gpt2_tokenizer, data) -> None:
 
     def settled(text: str) -> list[int]:
         lengths.append(len(text))
-        return encoder.settled(text)
+        return encoder.stable_prefix(text)
 
-    few = consecutive(Texts(rows, encoder, settled=settled), 8, 512)
+    few = consecutive(TextSource(rows, encoder, stable_prefix=settled), 8, 512)
     assert sum(lengths) < 0.1 * sum(map(len, rows))
     whole = encoder("\n\n".join(rows[:1000]))
     assert few.tokens.reshape(-1).tolist() == whole[: 8 * 512]

@@ -16,7 +16,8 @@ from prunebench.errors import PrunebenchError
 from prunebench.experiment.measures import PerplexitySpec
 from prunebench.experiment.text import CalibrationSpec, CorpusRef
 from prunebench.model.cache import cache_dir
-from prunebench.text.corpus import Corpus, resolve_corpus
+from prunebench.text.corpus import Corpus
+from prunebench.text.resolve import resolve_corpus
 from prunebench.text.windows import calibration_windows, evaluation_windows
 from small_tokenizers import TEXT, gpt2_like
 
@@ -147,11 +148,11 @@ GOOD = np.zeros((2, 8), dtype=np.int64)
         (GOOD.astype(np.int32), {}, "holds int32 [2, 8], not int64 [windows, length]"),
         (GOOD.astype(">i8"), {}, "holds >i8 [2, 8], not int64"),
         (GOOD[0], {}, "holds int64 [8], not int64"),
-        (np.array([["a", None]], dtype=object), {}, "not a sound token file"),
+        (np.array([["a", None]], dtype=object), {}, "not a valid token file"),
         (GOOD, {"length": 16}, "its windows have 8 tokens, 16 asked"),
         (GOOD, {"windows": 3}, "has 2 windows, 3 asked"),
         (GOOD[:0], {"windows": 1}, "has 0 windows, 1 asked"),
-        (GOOD + 7, {"vocabulary": 7}, "gives token id 7, the model knows 0 to 6"),
+        (GOOD + 7, {"vocabulary": 7}, "gives token id 7, but the model has ids 0 to 6"),
         (GOOD - 1, {}, "gives token id -1"),
     ],
 )
@@ -181,7 +182,7 @@ def test_a_damaged_token_file_is_named(damage: str, tmp_path: Path, gpt2_tokeniz
 
 def test_what_does_not_fit_a_corpus_is_named(tmp_path: Path, gpt2_tokenizer) -> None:
     ref = token_file(tmp_path / "a.npy", GOOD)
-    with pytest.raises(PrunebenchError, match="used as it is, not by the sampler 'c4-gptq'"):
+    with pytest.raises(PrunebenchError, match="it is used as it is, not by the sampler 'c4-gptq'"):
         calibrate(ref, gpt2_tokenizer, sampler="c4-gptq")
     with pytest.raises(PrunebenchError, match="did you mean 'train'"):
         calibrate(WORDS, gpt2_tokenizer, split="trian", sampler="consecutive")
@@ -193,7 +194,7 @@ def test_what_does_not_fit_a_corpus_is_named(tmp_path: Path, gpt2_tokenizer) -> 
         PrunebenchError, match=r"corpus 'words' \(test\) has too little text: 999 windows of 999"
     ):
         evaluate(WORDS, gpt2_tokenizer, split="test", windows=999, length=999)
-    with pytest.raises(PrunebenchError, match="the model knows 0 to 9"):
+    with pytest.raises(PrunebenchError, match="but the model has ids 0 to 9"):
         evaluate(WORDS, gpt2_tokenizer, split="test", vocabulary=10)
 
 
@@ -205,7 +206,7 @@ def test_text_that_changed_since_the_plan_is_refused(tmp_path: Path, gpt2_tokeni
     path.write_text(TEXT.upper())
     with pytest.raises(PrunebenchError, match="has changed since the suite was planned"):
         calibrate(ref, gpt2_tokenizer, sampler="joined-random")
-    with pytest.raises(PrunebenchError, match="at revision r1, the cell was planned with r0"):
+    with pytest.raises(PrunebenchError, match="at revision r1, but the cell was planned with r0"):
         evaluate(CorpusRef(name="words", revision="r0"), gpt2_tokenizer, split="test")
 
 

@@ -1,7 +1,7 @@
 """What one experiment is: a model, a method with its options, what is measured, and a seed.
 
-A `Cell` is complete: every default is filled in and every name is resolved. So its content hash tells
-whether two experiments are the same one.
+A `Cell` is complete: every default is filled in and every name is resolved. So its content hash
+tells whether two experiments are the same one.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from prunebench.schema import Frozen
 PROTOCOL = 2
 """Raised when the harness measures something differently, so that old cells count as different."""
 
-# Fields that `Cell.identity` leaves out or writes in another form. All other fields go into the hash
-# as they are, so a new field changes every id unless it is listed here.
+# Fields that `Cell.identity` leaves out or writes in another form. All other fields go into the
+# hash as they are, so a new field changes every id unless it is listed here.
 _NOT_DUMPED = {
     "model",
     "method",

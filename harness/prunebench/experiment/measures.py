@@ -1,4 +1,4 @@
-"""What is measured: perplexity, tasks and latency, each with everything that decides its numbers."""
+"""What is measured: perplexity, tasks and latency, with all that decides the numbers."""
 
 from __future__ import annotations
 

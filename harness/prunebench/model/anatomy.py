@@ -12,7 +12,7 @@ from prunebench.model.families import FAMILIES, KINDS, Cut, Family, Groups, Kind
 
 
 class Block(NamedTuple):
-    """One residual sub-block of the decoder: a layer's attention or its MLP, and the norm before it."""
+    """One residual sub-block: a layer's attention or its MLP, with the norm before it."""
 
     layer: int
     kind: Kind
@@ -57,7 +57,7 @@ class Anatomy:
 
     @property
     def head(self) -> torch.nn.Linear:
-        """The output embedding, [vocabulary, hidden]; tied models share its weight with `embeddings`."""
+        """The output embedding, [vocabulary, hidden]; may share its weight with `embeddings`."""
         return self.model.get_output_embeddings()  # type: ignore[no-any-return]
 
     @property
@@ -85,7 +85,7 @@ class Anatomy:
         return not getattr(layer.get_submodule(self.family.blocks[kind][-1]), "is_removed", False)
 
     def linears(self, layer: torch.nn.Module) -> dict[str, torch.nn.Linear]:
-        """The prunable linears of a layer by relative path, in forward order; weights are [out, in]."""
+        """A layer's prunable linears by relative path, in forward order; weights are [out, in]."""
         return {
             name: layer.get_submodule(name)  # type: ignore[misc]
             for group in self.inputs_of(layer)
@@ -94,13 +94,13 @@ class Anatomy:
 
     def inputs_of(self, layer: torch.nn.Module) -> Groups:
         """`inputs` without the linears of removed sub-blocks."""
-        gone = {
+        removed = {
             cut.linear
             for kind in KINDS
             if not self.has(layer, kind)
             for cut in self.family.cuts[kind]
         }
-        kept = (tuple(name for name in group if name not in gone) for group in self.inputs)
+        kept = (tuple(name for name in group if name not in removed) for group in self.inputs)
         return tuple(group for group in kept if group)
 
     def cuts(self, kind: Kind) -> tuple[Cut, ...]:
@@ -126,7 +126,8 @@ class Anatomy:
             return 0
         if kind == "mlp":
             return width(layer.get_submodule(self.family.cuts["mlp"][-1].linear), 1)
-        # Count heads on the weights and not in the config: pruned layers may differ in their number.
+        # Count heads on the weights and not in the config: pruned layers may differ in their
+        # number.
         rows = width(layer.get_submodule(self.family.keys), 0)
         size = self.family.fused * self.head_dim(layer)
         count = rows // size

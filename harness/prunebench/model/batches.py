@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
 """Tokens per batch and device type.
 
-Enough to keep matrix products busy; few enough that activations stay in the CPU's caches and that the
-allocator can reuse their memory.
+Enough to keep matrix products busy; few enough that activations stay in the CPU's caches and that
+the allocator can reuse their memory.
 """
 
 

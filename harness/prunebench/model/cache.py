@@ -20,7 +20,10 @@ _SETTLED_S = 2.0
 
 
 def cache_dir() -> Path:
-    """$PRUNEBENCH_CACHE, else $XDG_CACHE_HOME/prunebench, else ~/.cache/prunebench. Not created here."""
+    """$PRUNEBENCH_CACHE, else $XDG_CACHE_HOME/prunebench, else ~/.cache/prunebench.
+
+    The folder is not created.
+    """
     if own := os.environ.get("PRUNEBENCH_CACHE"):
         return Path(own).expanduser().absolute()
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))

@@ -52,9 +52,9 @@ def save(
 ) -> None:
     """Save model and tokenizer; ``folder`` is afterwards complete or, on an error, unchanged.
 
-    An earlier checkpoint is replaced. ``made_by`` (method, options, ...) adds a `pruning.json`, which
-    tells how to load a model whose layers have different shapes. Raises PrunebenchError if the
-    folder holds something else, cannot be written, or the disk is full.
+    An earlier checkpoint is replaced. ``made_by`` (method, options, ...) adds a `pruning.json`,
+    which tells how to load a model whose layers have different shapes. Raises PrunebenchError if
+    the folder holds something else, cannot be written, or the disk is full.
     """
     if made_by is None:
         with save_into(model, tokenizer, folder):
@@ -89,7 +89,8 @@ def save_by_pieces(
     """As `save_into`, for a model on the meta device whose tensors the block writes one by one.
 
     The block gets the folder and its weight files, which are addressed by the tensors' names in the
-    model. A file holds at most ``shard_bytes`` unless one tensor is larger, as transformers does it.
+    model. A file holds at most ``shard_bytes`` unless one tensor is larger, as transformers does
+    it.
     """
     check_target(folder)
     with scratch_folder(folder) as beside:
@@ -139,7 +140,10 @@ def _readable(folder: Path) -> None:
 
 
 def check_target(folder: Path) -> None:
-    """Raise PrunebenchError if ``folder`` holds anything but a checkpoint, so that only those are replaced."""
+    """Raise PrunebenchError if ``folder`` holds anything but a checkpoint.
+
+    Nothing else may ever be replaced.
+    """
     empty = folder.is_dir() and not any(folder.iterdir())
     if folder.exists() and not (folder / "config.json").is_file() and not empty:
         raise PrunebenchError(

@@ -1,13 +1,13 @@
 """Save a Llama whose layers have different shapes in the format that vLLM reads for DeciLM models.
 
 DeciLM (also Nemotron-NAS) is a Llama with a list `block_configs` in its config: one entry per layer
-says whether the layer has an attention and an MLP, and how wide the MLP is. The number of query heads
-is one for the whole model, so the format cannot describe KV groups that were removed from some layers
-only. transformers does not know the model type, so the folder brings its own config class, which is
-why vLLM needs `--trust-remote-code`.
+says whether the layer has an attention and an MLP, and how wide the MLP is. The number of query
+heads is one for the whole model, so the format cannot describe KV groups that were removed from
+some layers only. transformers does not know the model type, so the folder brings its own config
+class, which is why vLLM needs `--trust-remote-code`.
 
-Written after vLLM's model code (vllm/model_executor/models/nemotron_nas.py). No vLLM has served such a
-folder here yet.
+Written after vLLM's model code (vllm/model_executor/models/nemotron_nas.py). No vLLM has served
+such a folder here yet.
 """
 
 from __future__ import annotations

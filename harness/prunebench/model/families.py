@@ -1,4 +1,4 @@
-"""The model families that can be pruned: one table of module paths, keyed by ``config.model_type``."""
+"""The model families that can be pruned: a table of module paths by ``config.model_type``."""
 
 from __future__ import annotations
 

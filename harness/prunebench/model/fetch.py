@@ -25,7 +25,8 @@ _CONVERSION = 1  # raise it when `_convert` writes something else, so that old f
 
 
 def fetch_checkpoint(ref: ModelRef) -> Path:
-    """The folder that `load` reads. A GGUF file is converted to float32 safetensors once and cached.
+    """The folder that `load` reads. A GGUF file is converted to float32 safetensors once and
+    cached.
 
     Raises PrunebenchError if the source is missing, has changed since it was resolved, cannot be
     fetched or cannot be converted.
@@ -111,7 +112,8 @@ def _read_gguf(file: Path) -> tuple[Any, Any]:
     source: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
     tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, **source)
     if hasattr(transformers, "GgufConfig"):
-        # Newer releases keep the blocks packed if they have a kernel for them, unless told otherwise.
+        # Newer releases keep the blocks packed if they have a kernel for them, unless told
+        # otherwise.
         source["quantization_config"] = transformers.GgufConfig(dequantize=True)
     read, report = transformers.AutoModelForCausalLM.from_pretrained(
         file.parent, dtype=torch.float32, output_loading_info=True, **source

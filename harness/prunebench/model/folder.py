@@ -36,7 +36,7 @@ _CONVERT = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint. ``weights`` are the files to load; ``parameters`` is None if packed."""
+    """A complete checkpoint: ``weights`` are its files, ``parameters`` is None if packed."""
 
     folder: Path
     config: dict[str, Any]
@@ -64,7 +64,7 @@ def read_checkpoint(folder: Path, *, tokenizer: bool = True) -> Checkpoint:
     if tokenizer and not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise PrunebenchError(
             f"{folder} has no tokenizer (none of {', '.join(TOKENIZER_FILES)})",
-            hint="save the tokenizer there: AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)",
+            hint="save one there: AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)",
         )
     return Checkpoint(folder, config, weights, total)
 

@@ -1,4 +1,4 @@
-"""Call transformers' loaders on a local checkpoint: offline, safetensors only, with plain errors."""
+"""Call transformers' loaders on a local checkpoint: offline, safetensors only, plain errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prunebench.model.pruning_json import VARIANT, apply_shape, read_pruning_fil
 
 
 def import_libraries() -> None:
-    """Import what loading any model needs. It takes seconds once, which must not count as loading."""
+    """Import what loading any model needs: seconds once, which must not count as loading."""
     for name in (
         "modeling_utils",
         "generation",

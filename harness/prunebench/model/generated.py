@@ -17,8 +17,8 @@ from prunebench.model.folder import fingerprint
 class GeneratedAsset:
     """A function that writes a checkpoint with its tokenizer into an empty folder.
 
-    ``location`` is 'MODULE:FUNCTION'; the function takes the folder. ``sha256`` pins what it writes:
-    the folder's `fingerprint`.
+    ``location`` is 'MODULE:FUNCTION'; the function takes the folder. ``sha256`` pins what it
+    writes: the folder's `fingerprint`.
     """
 
     location: str
@@ -60,7 +60,7 @@ def _write(asset: GeneratedAsset, folder: Path) -> None:
     except Exception as error:
         raise PrunebenchError(
             f"the model of {asset.location} cannot be generated: {first_line(error)}",
-            hint="install the plugin that provides it; `prunebench plugins` lists the installed ones",
+            hint="install the plugin that provides it; see `prunebench plugins`",
         ) from error
     if (found := fingerprint(folder)) != asset.sha256:
         raise PrunebenchError(

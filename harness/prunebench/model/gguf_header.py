@@ -39,8 +39,8 @@ _SCALARS = {
     12: "d",
 }
 _STRING, _ARRAY = 8, 9
-# Type of a tensor -> (elements, bytes) of one block, because quantised weights are stored in blocks:
-# F32 F16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0, Q2_K to Q6_K, F64 BF16
+# Type of a tensor -> (elements, bytes) of one block, because quantised weights are stored in
+# blocks: F32 F16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0, Q2_K to Q6_K, F64 BF16
 _BLOCKS = {
     0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34),
     10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210),

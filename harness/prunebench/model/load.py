@@ -55,7 +55,7 @@ def load(folder: Path, *, dtype: str, device: str, trust_remote_code: bool = Fal
     torch.empty((), device=device)  # starts the device now, so that it does not count as loading
     with quiet():
         started = time.perf_counter()
-        # Two separate transfers can be timed; a model that fills host memory goes straight on.
+        # Two separate transfers can be timed; a model too large for host memory cannot.
         separate = device == "cpu" or _fits(checkpoint.weight_bytes)
         model = load_model(
             checkpoint,

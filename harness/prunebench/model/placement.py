@@ -1,7 +1,7 @@
 """A model on several devices: GPUs, host memory and disk, each layer on one of them.
 
-accelerate dispatches the model: its hooks move states from device to device, and read the weights that
-are on disk from the checkpoint's own files for every forward pass. Nothing is copied.
+accelerate dispatches the model: its hooks move states from device to device, and read the weights
+that are on disk from the checkpoint's own files for every forward pass. Nothing is copied.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`pruning.json`: the shape of a pruned model, in a small file beside the weights.
 
-A transformers config has one width for all layers, and cannot say that a layer lost its attention. The
-file holds what the config cannot:
+A transformers config has one width for all layers, and cannot say that a layer lost its attention.
+The file holds what the config cannot:
 
     format    1
     plain     true if config.json alone describes the model, so that any loader can read the folder
@@ -9,8 +9,8 @@ file holds what the config cannot:
               layers: one {kv_groups, mlp_channels} per decoder layer; 0 means removed
     made_by   method, options and kept layers; for people, never read back
 
-To load such a folder, build the model from the config, make it as narrow as `shape` says, and fill in
-the weights. Which channels were kept does not matter then: the weights hold only those.
+To load such a folder, build the model from the config, make it as narrow as `shape` says, and fill
+in the weights. Which channels were kept does not matter then: the weights hold only those.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def write_pruning_file(folder: Path, pruning: PruningFile) -> None:
 
 
 def read_pruning_file(folder: Path) -> PruningFile | None:
-    """The folder's pruning file; None if it has none. Raises PrunebenchError if it is unreadable."""
+    """The folder's pruning file, or None. Raises PrunebenchError if it cannot be read."""
     path = folder / PRUNING_FILE
     try:
         text = path.read_text(encoding="utf-8")

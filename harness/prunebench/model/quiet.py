@@ -10,7 +10,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Show no progress bars, no logging below errors and no Python warnings while the block runs."""
+    """No progress bars, no logging below errors and no Python warnings in the block."""
     import huggingface_hub.utils
     from transformers.utils import logging
 

@@ -1,4 +1,4 @@
-"""Modules that replace a removed attention or MLP: no weights, and nothing added to the residual."""
+"""Modules that replace a removed attention or MLP: no weights, nothing added to the residual."""
 
 from __future__ import annotations
 

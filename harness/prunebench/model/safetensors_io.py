@@ -18,8 +18,8 @@ import torch
 from prunebench.errors import PrunebenchError
 from prunebench.model.safetensors_header import StoredTensor
 
-# Element type -> the format's name. The order matters: a file holds tensors of wider types first, so
-# that every tensor starts at a multiple of its element size.
+# Element type -> the format's name. The order matters: a file holds tensors of wider types first,
+# so that every tensor starts at a multiple of its element size.
 NAMES = {
     torch.int64: "I64",
     torch.float64: "F64",
@@ -132,7 +132,7 @@ class TensorFiles:
         return tensor
 
     def pieces(self, name: str) -> Iterator[tuple[int, torch.Tensor]]:
-        """The tensor's elements in order: (index of the first one, flat tensor of up to `PIECE`)."""
+        """The elements in order: (index of the first one, flat tensor of up to `PIECE`)."""
         dtype = self._dtype(name)
         count = self.entries[name].nbytes // dtype.itemsize
         for start in range(0, count, PIECE):
@@ -141,7 +141,7 @@ class TensorFiles:
             yield start, piece
 
     def write(self, name: str, tensor: torch.Tensor, start: int = 0) -> None:
-        """Write a tensor, or the part of it that begins at element ``start``; the types must agree."""
+        """Write a tensor, or a part that begins at element ``start``; the types must agree."""
         file = self._at(name, start * tensor.element_size())
         left = _bytes(tensor.detach().cpu().contiguous())
         while left:  # an unbuffered file may take only some of the bytes

