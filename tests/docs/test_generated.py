@@ -158,3 +158,12 @@ def test_the_folders_of_the_report_are_in_its_table() -> None:
 def test_every_tox_environment_is_in_the_table_of_contributors() -> None:
     ours = set(re.findall(r"^\[testenv:(\w+)\]", (ROOT / "tox.ini").read_text(), re.MULTILINE))
     assert set(column(table(".github/CONTRIBUTING.md", "tests"))) == ours
+
+
+def test_the_sections_of_a_report() -> None:
+    """The table has the entries of the report's navigation, in their order."""
+    output = ROOT / "reports" / "prunebench_report" / "output"
+    template = (output / "templates" / "report.html.j2").read_text(encoding="utf-8")
+    navigation = template[template.index("<nav") : template.index("</nav>")]
+    [rows] = [one[1:] for one in tables("reports/README.md") if one[0][0] == "section"]
+    assert [row[0] for row in rows] == re.findall(r">([^<{}]+)</a>", navigation)
