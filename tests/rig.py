@@ -1,13 +1,20 @@
-"""A run in miniature: a tiny checkpoint, a text file, a suite, and plugins that a process started by a test finds."""
+"""A run in miniature: a tiny checkpoint, a text file, a suite, and plugins for its processes."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from contextlib import chdir
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest import mock
 
+from click.testing import CliRunner, Result
+
+from in_process import FILE
+from prunebench.cli import prunebench
 from tiny import tiny_checkpoint
 
 SUITE = """\
@@ -19,11 +26,12 @@ calibration: {{corpus: text.txt, windows: 2, length: 16}}
 quality:
   perplexity: {{corpus: text.txt, windows: 2, length: 16}}
 profile:
-  latency: {{prompt: 8, new_tokens: 4, batch_size: 1, min_rounds: 2, min_time_s: 0}}
+  latency: {latency}
 device: cpu
 threads: 1
 {more}
 """
+SHAPE = "{prompt: 8, new_tokens: 4, batch_size: 1, min_rounds: 2, min_time_s: 0}"
 
 
 @dataclass
@@ -42,23 +50,22 @@ class Rig:
         }
 
     def plugin(self, name: str, source: str) -> None:
-        """Make ``source`` an installed plugin of the distribution NAME 1.0 for the processes that this rig starts."""
+        """Install ``source`` as a plugin of the distribution NAME 1.0 for this rig's processes."""
         info = self.folder / "site" / f"{name}-1.0.dist-info"
         info.mkdir(parents=True)
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
         (info / "entry_points.txt").write_text(f"[prunebench]\n{name} = {name}_plugin\n")
         (self.folder / "site" / f"{name}_plugin.py").write_text(source)
 
-    def suite(self, *methods: str, more: str = "") -> Path:
+    def suite(self, *methods: str, more: str = "", latency: bool = False) -> Path:
+        """Write tiny.yaml. With ``latency`` its cells are timed too, which takes a second each."""
         path = self.folder / "tiny.yaml"
-        path.write_text(
-            SUITE.format(methods="\n".join(f"  - {method}" for method in methods), more=more)
-        )
+        listed = "\n".join(f"  - {method}" for method in methods)
+        shape = SHAPE if latency else "null"
+        path.write_text(SUITE.format(methods=listed, latency=shape, more=more))
         return path
 
-    def prunebench(
-        self, *arguments: str | Path, timeout_s: float = 110
-    ) -> subprocess.CompletedProcess[str]:
+    def prunebench(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         """Run the command line as a user would, in the rig's folder."""
         return subprocess.run(
             [sys.executable, "-m", "prunebench", *map(str, arguments)],
@@ -66,5 +73,18 @@ class Rig:
             env={**os.environ, **self.environment},
             capture_output=True,
             text=True,
-            timeout=timeout_s,
         )
+
+    def invoke(self, *arguments: str | Path) -> Result:
+        """Run the command line in this process, in the rig's folder. Its plugins are not found."""
+        before = signal.getsignal(signal.SIGTERM)  # `run` sets a handler
+        try:
+            with chdir(self.folder), mock.patch.dict(os.environ, self.environment):
+                return CliRunner().invoke(prunebench, [*map(str, arguments)])
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def run(self, *arguments: str | Path) -> Result:
+        """`prunebench run` in this process, cells too: quick, but without isolation."""
+        engine = ("--plugin", FILE, "--engine", "in-process")
+        return self.invoke("run", *arguments, *engine)

@@ -54,7 +54,6 @@ def test_a_cell_loads_its_model_within_a_second(
     suite = load_suite(
         rig.suite("magnitude: {sparsity: [0.2, 0.4, 0.6]}"),
         registry=registry,
-        overrides=["profile.latency=null"],
     )
     planned = plan(suite, registry)
     store = RunStore.create(tmp_path / "run", planned, suite.text)

@@ -6,15 +6,19 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import torch
 
 from prunebench.cell.events import EventWriter
 from prunebench.cell.run import run_cell
+from prunebench.measure.devices.memory import START
+from prunebench.measure.devices.memory_peaks import Phase, Recording, timeline
+from prunebench.measure.devices.memory_peaks import memory as peaks
 from prunebench.plugin.files import with_files
 from prunebench.plugin.host import load_plugins
+from prunebench.record.memory import Memory, PhaseMemory, Timeline
 from prunebench.record.record import Record
 from prunebench.suite.load import load_suite
 from prunebench.suite.plan import plan
@@ -22,7 +26,6 @@ from rig import Rig
 
 PLUGIN = """
 import os
-import time
 import prunebench
 import torch
 from prunebench import Field, Figure, Metric, PrunebenchError, hookimpl
@@ -98,13 +101,6 @@ class Dense(Base):
         assert context.dense() is context.dense()
         return sum(int((weight == 0).sum()) for weight in context.dense().parameters())
 
-class Hungry(Base):
-    name = "hungry"
-    def measure(self, model, tokenizer, context):
-        held = torch.ones(100_000_000)
-        time.sleep(0.2)
-        return held.mean()
-
 class Changes(Base):
     name = "changes"
     class Options(prunebench.Options):
@@ -115,7 +111,7 @@ class Changes(Base):
 
 @hookimpl
 def prunebench_register_metric():
-    return [Draw, Text, Raises, Mendable, Exits, NoText, NotFinite, Words, Nothing, Untidy, Dense, Hungry, Changes]
+    return [Draw, Text, Raises, Mendable, Exits, NoText, NotFinite, Words, Nothing, Untidy, Dense, Changes]
 """
 
 
@@ -131,7 +127,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 def run(rig: Rig, metrics: str, partial_results: Path | None = None, *overrides: str) -> Record:
     """The pruned cell of a suite with these metrics, in this process."""
     registry = load_plugins()
-    changed = ["profile.latency=[]", f"quality.metrics={metrics}", *overrides]
+    changed = [f"quality.metrics={metrics}", *overrides]
     suite = load_suite(
         rig.suite("magnitude: {sparsity: 0.5}"), registry=registry, overrides=changed
     )
@@ -223,12 +219,7 @@ def test_a_fault_costs_the_metric_alone_and_is_said(rig, name) -> None:
 
 
 def test_what_a_metric_leaves_behind_is_taken_away_and_flagged(rig) -> None:
-    clean = run(
-        rig,
-        "[draw]",
-        None,
-        "profile.latency={prompt: 8, new_tokens: 2, min_rounds: 1, min_time_s: 0}",
-    )
+    clean = run(rig, "[draw]")
     record = run(
         rig,
         "[untidy, draw]",
@@ -283,7 +274,39 @@ def test_figures_of_an_interrupted_cell_are_taken_over_and_failed_ones_tried_aga
     ]
 
 
-def test_the_cells_peak_leaves_out_what_a_metric_holds(rig) -> None:
-    memory = run(rig, "[hungry]").memory
-    [while_measuring] = [one.peak_rss_bytes for one in memory.phases if one.phase == "metrics"]
-    assert while_measuring - memory.peak_rss_bytes > 200e6
+class RecordedSampler:
+    """A sampler that has seen 900 bytes in the phase 'metrics' and 100 in the others."""
+
+    def __init__(self, **_: object) -> None:
+        self.phases = ["start"]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """There is no process to end."""
+
+    def phase(self, name: str) -> None:
+        self.phases.append(name)
+
+    def result(self) -> tuple[Memory, Timeline]:
+        sizes = {name: 900 if name == "metrics" else 100 for name in self.phases}
+        phases = [PhaseMemory(phase=name, peak_rss_bytes=size) for name, size in sizes.items()]
+        recorded = Recording([Phase(START, 0, 100)], Phase("", 1, 100), [], 0.01, "recorded")
+        memory = peaks(recorded, None).model_copy(
+            update={"phases": phases, "peak_rss_bytes": max(sizes.values())}
+        )
+        return memory, timeline(recorded)
+
+    def sharing(self) -> None:
+        """No GPU was watched."""
+
+    def pcie(self) -> None:
+        """No GPU was watched."""
+
+
+def test_the_cells_peak_leaves_out_what_a_metric_holds(rig, monkeypatch) -> None:
+    monkeypatch.setattr("prunebench.cell.run.MemorySampler", RecordedSampler)
+    memory = run(rig, "[draw]").memory
+    assert "metrics" in {one.phase for one in memory.phases}
+    assert memory.peak_rss_bytes == 100

@@ -46,7 +46,6 @@ def cell_of(rig: Rig, method: str) -> Cell:
     suite = load_suite(
         rig.suite(method, more="keep_models: true"),
         registry=registry,
-        overrides=["profile.latency=[]"],
     )
     return plan(suite, registry).cells[1]
 

@@ -75,7 +75,7 @@ def run(folder: Path, faults: tuple[str, ...]) -> Run:
     ]
     limits = f"limits: {{time_s: {LIMIT_S}, memory: 2.5 GB}}\n"
     suite = rig.suite(*methods, more=limits)
-    process = rig.prunebench("run", suite, "--set", "profile.latency=null", timeout_s=600)
+    process = rig.prunebench("run", suite)
     left = [
         each.pid
         for each in psutil.process_iter(["cmdline"])

@@ -101,7 +101,7 @@ def test_a_model_on_the_cpu_is_pruned_layer_by_layer_on_the_gpu(
 
 def test_a_run_on_the_gpu_has_gpu_figures(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
-    suite = rig.suite("wanda: {sparsity: 2:4}", "shortgpt: {count: 1}")
+    suite = rig.suite("wanda: {sparsity: 2:4}", "shortgpt: {count: 1}", latency=True)
     result = rig.prunebench("run", suite, "--set", "device=cuda")
     assert result.returncode == 0, result.stdout + result.stderr
     good, _ = RunStore.open(tmp_path / "runs" / "tiny").records()

@@ -100,6 +100,7 @@ def test_the_same_suite_on_both_engines(rig: Rig) -> None:
         "wanda: {sparsity: 0.5}",
         "raising",
         more="keep_models: true",
+        latency=True,
     )
     for engine in (LOCAL, RAY):
         done = rig.prunebench(
@@ -110,7 +111,6 @@ def test_the_same_suite_on_both_engines(rig: Rig) -> None:
             "--out",
             f"runs/{engine[1]}",
             *engine,
-            timeout_s=300,
         )
         assert done.returncode == 1, done.stdout + done.stderr
         assert "2 of 5 cells failed" in done.stderr
@@ -162,9 +162,7 @@ def test_a_lost_node_is_a_row_that_the_next_run_completes(rig: Rig) -> None:
         assert (lost.error.type, lost.error.phase) == ("node lost", "prune")
         assert "left the cluster while it ran there" in lost.error.message
         rig.environment["PRUNEBENCH_TEST_S"] = "0"
-        again = rig.prunebench(
-            "run", suite, "--plugin", "mine.py", *RAY, "--ray-address", address, timeout_s=300
-        )
+        again = rig.prunebench("run", suite, "--plugin", "mine.py", *RAY, "--ray-address", address)
         assert again.returncode == 0, again.stdout + again.stderr
         assert "4 cells, 3 finished" in again.stdout
         table(records(rig, "tiny"), "the next run, on the node that is left")
