@@ -72,7 +72,7 @@ def test_what_is_no_python_file_is_refused(tmp_path: Path, name: str) -> None:
 def test_a_method_that_ignores_its_allocation_is_found_out(tmp_path: Path, run_cell) -> None:
     path = written(tmp_path, SOURCE + "\nMine.prune = lambda self, model, context: None\n")
     with with_files([path]):
-        record = run_cell("mine", sparsity=0.5, allocation="uniform")
+        record = run_cell("mine", {"sparsity": 0.5, "allocation": "uniform"})
     assert record.status == "failed"
     assert "'mine' pruned without using the allocation 'uniform'" in record.error.message
 

@@ -176,7 +176,7 @@ def test_what_is_no_allocation_is_refused(given, said: str) -> None:
 
 
 def test_a_cell_records_the_shares_and_its_text(run_cell) -> None:
-    record = run_cell("magnitude", sparsity=0.5, allocation={"owl": {"threshold": 3.0}})
+    record = run_cell("magnitude", {"sparsity": 0.5, "allocation": {"owl": {"threshold": 3.0}}})
     assert record.status == "ok", record.error
     assert record.cell.label == "magnitude sparsity=0.5 allocation=owl threshold=3"
     assert record.cost.calibration_sha256

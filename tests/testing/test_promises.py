@@ -232,6 +232,6 @@ def test_a_recovery_that_fills_zeros_is_noticed() -> None:
 
 def test_a_corpus_promises_nothing() -> None:
     with pytest.raises(
-        PrunebenchError, match="promises of method, allocation, recovery, metric only"
+        PrunebenchError, match="only these have a contract: method, allocation, recovery, metric"
     ):
         verdicts("corpus", Sound)

@@ -25,19 +25,19 @@ def command(name: str, options: tuple[str, ...], families: tuple[str, ...]) -> N
     from prunebench.cli.plugins_show import named
     from prunebench.errors import PrunebenchError, did_you_mean
     from prunebench.plugin.host import load_plugins
-    from prunebench.testing.check import KINDS, check
-    from prunebench.testing.contract import FAMILIES
-    from prunebench.testing.models import FAMILIES as KNOWN
+    from prunebench.testing.check import CONTRACTS, check
+    from prunebench.testing.contract import DEFAULT_FAMILIES
+    from prunebench.testing.models import FAMILIES
 
     for family in families:
-        if family not in KNOWN:
+        if family not in FAMILIES:
             raise PrunebenchError(
-                f"no family is called '{family}'", hint=did_you_mean(family, KNOWN)
+                f"no family is called '{family}'", hint=did_you_mean(family, FAMILIES)
             )
     found = named(name, load_plugins())
-    entry = next((one for one in found if one.kind in KINDS), found[0])
-    asked = _parsed(entry.value, assignments(options)) if entry.kind in KINDS else {}
-    wanted = families or FAMILIES
+    entry = next((one for one in found if one.kind in CONTRACTS), found[0])
+    asked = _parsed(entry.value, assignments(options)) if entry.kind in CONTRACTS else {}
+    wanted = families or DEFAULT_FAMILIES
     click.echo(
         f"{entry.kind} {name} of {entry.distribution} {entry.version} on {', '.join(wanted)}"
     )

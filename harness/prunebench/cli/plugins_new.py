@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from prunebench.plugin.scaffold import SCAFFOLDS, write_package
+
 
 @click.command("new", short_help="Write the package of a new plugin.")
 @click.argument("name")
@@ -13,18 +15,7 @@ import click
     "--kind",
     default="method",
     show_default=True,
-    type=click.Choice(
-        [
-            "method",
-            "allocation",
-            "recovery",
-            "corpus",
-            "model-source",
-            "metric",
-            "engine",
-            "report-section",
-        ]
-    ),
+    type=click.Choice(list(SCAFFOLDS)),
     help="What it registers.",
 )
 @click.option(
@@ -43,11 +34,9 @@ def command(name: str, kind: str, parent: Path) -> None:
     from prunebench.engine.select import built_in
     from prunebench.errors import PrunebenchError
     from prunebench.plugin.host import load_plugins
-    from prunebench.plugin.scaffold import write_package
 
-    wanted = {"model-source": "model", "report-section": "section"}.get(kind, kind)
     for entry in (*load_plugins().entries(), *built_in()):
-        if entry.name == name and entry.kind == wanted:
+        if entry.name == name and entry.kind == SCAFFOLDS[kind].kind:
             raise PrunebenchError(
                 f"the {kind} '{name}' is there already, from {entry.distribution} {entry.version}",
                 hint="take another name; a suite names plugins by it",

@@ -1,4 +1,4 @@
-"""What a plugin offers, in words: its options with types, bounds and defaults, as `plugins show` and the docs need them."""
+"""Describe a plugin's options for people: types, bounds, defaults and what they mean."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from prunebench.plugin.api.method import Options
 
+# The constraints that pydantic keeps among a field's metadata, and how they are written.
 _SIGNS = {
     "ge": ">=",
     "gt": ">",
@@ -26,24 +27,24 @@ _SIGNS = {
 
 @dataclass(frozen=True)
 class OptionFacts:
-    """One option as a person reads it."""
+    """One option in words."""
 
     name: str
     type: str
     bounds: str
-    """'>= 0, < 1'; empty where there are none."""
+    """E.g. '>= 0, < 1'; empty if there are none."""
     default: str
-    """As a suite would write it; 'required' where there is none."""
+    """As a suite would write it; 'required' if there is none."""
     description: str
 
 
 def options_of(options: type[Options]) -> list[OptionFacts]:
-    """The options of a plugin, in the order of its class."""
+    """The options of a plugin, in the order in which its class defines them."""
     return [_facts(field.alias or name, field) for name, field in options.model_fields.items()]
 
 
 def text_of(value: Any) -> str:
-    """What an author wrote about a thing: its summary, or else its docstring."""
+    """What the author wrote about a plugin: its summary, or else its docstring."""
     return str(getattr(value, "summary", None) or getattr(value, "__doc__", None) or "").strip()
 
 
@@ -61,12 +62,16 @@ def _facts(name: str, field: FieldInfo) -> OptionFacts:
 
 
 def _type(annotation: Any) -> str:
+    """E.g. 'clean | reference', 'int | null', 'list[text]'."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _type(arguments[0])
     if origin is Literal:
         return " | ".join(map(str, arguments))
-    if origin in {Union, types.UnionType}:
+    if origin in {
+        Union,
+        types.UnionType,
+    }:  # Optional[int] has the first origin, int | None the other
         return " | ".join(_type(argument) for argument in arguments)
     if origin is not None:
         inner = ", ".join(_type(argument) for argument in arguments if argument is not Ellipsis)
@@ -78,8 +83,8 @@ def _type(annotation: Any) -> str:
 
 def _bounds(metadata: list[Any]) -> list[str]:
     found = []
-    for one in metadata:
+    for constraint in metadata:
         for attribute, sign in _SIGNS.items():
-            if (limit := getattr(one, attribute, None)) is not None:
+            if (limit := getattr(constraint, attribute, None)) is not None:
                 found.append(f"{sign} {limit:g}" if isinstance(limit, float) else f"{sign} {limit}")
     return found

@@ -1,6 +1,6 @@
-"""Plugins that are one file: named on the command line, loaded like an installed one, known by the hash of their content.
+"""Plugins that are a single file: `--plugin FILE` loads it as if it were installed.
 
-The files travel in the environment, so that the processes of the cells load them too.
+An environment variable names the files, so that the processes of the cells load them too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ VARIABLE = "PRUNEBENCH_PLUGIN_FILES"
 
 @dataclass(frozen=True)
 class PluginFile:
-    """A file that stands for an installed plugin: its name for the distribution's, its content's hash for the version."""
+    """A file in the role of an entry point: it has a name, a distribution, a version and `load`."""
 
     path: Path
 
@@ -32,7 +32,10 @@ class PluginFile:
 
     @property
     def origin(self) -> tuple[str, str]:
-        """Distribution and version."""
+        """Distribution and version: the name of the file, and the hash of its content.
+
+        The version is part of a cell's id, so a changed file makes new cells.
+        """
         try:
             content = self.path.read_bytes()
         except OSError as error:
@@ -40,16 +43,17 @@ class PluginFile:
         return self.path.name, f"sha256:{hashlib.sha256(content).hexdigest()[:12]}"
 
     def load(self) -> ModuleType:
-        """Run the file as a module. Raises what it raises."""
-        place = hashlib.sha256(str(self.path).encode()).hexdigest()[:8]
-        name = f"prunebench_plugin_{self.name.replace('-', '_')}_{place}"
+        """Run the file as a module. Raises what the file raises."""
+        # Two files with one name in different folders must be two modules.
+        path_hash = hashlib.sha256(str(self.path).encode()).hexdigest()[:8]
+        name = f"prunebench_plugin_{self.name.replace('-', '_')}_{path_hash}"
         spec = importlib.util.spec_from_file_location(name, self.path)
         if spec is None or spec.loader is None:
             raise PrunebenchError(
-                f"{self.path} is no Python file", hint="a plugin's file ends with .py"
+                f"{self.path} is not a Python file", hint="the name of a plugin's file ends in .py"
             )
         module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # pydantic and pickle look their classes up there
+        sys.modules[name] = module  # pydantic and pickle look up the module's classes there
         try:
             spec.loader.exec_module(module)
         except BaseException:
@@ -59,7 +63,7 @@ class PluginFile:
 
 
 def plugin_files() -> list[PluginFile]:
-    """The files that this process should load beside the installed plugins."""
+    """The files that this process loads in addition to the installed plugins."""
     return [
         PluginFile(Path(path)) for path in os.environ.get(VARIABLE, "").split(os.pathsep) if path
     ]
@@ -67,9 +71,9 @@ def plugin_files() -> list[PluginFile]:
 
 @contextmanager
 def with_files(files: Iterable[str | Path]) -> Iterator[None]:
-    """Within, this process and those that it starts load these files as well.
+    """Inside the block, this process and those that it starts load ``files`` as plugins.
 
-    Raises PrunebenchError where one is not there or cannot be named in the environment.
+    Raises PrunebenchError if a file does not exist, or if the environment cannot hold its name.
     """
     before = os.environ.get(VARIABLE)
     paths = [str(Path(file).expanduser().resolve()) for file in files]

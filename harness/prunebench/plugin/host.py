@@ -120,7 +120,7 @@ def _restriction() -> Callable[[set[str]], bool]:
 
 
 def _register(plugin: _Plugin, manager: pluggy.PluginManager) -> None:
-    """Import a plugin and give its hooks to the manager. If it is not valid, raise and undo that."""
+    """Import a plugin and give its hooks to the manager; raise if it is not valid."""
     module = plugin.point.load()
     wanted = getattr(module, "PRUNEBENCH_API", API_VERSION)
     if wanted != API_VERSION:

@@ -1,4 +1,4 @@
-"""The kinds of things that a plugin can register: the hook, the base class and the rules of each."""
+"""The kinds of things that a plugin can register: hook, base class and rules of each."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Let a plugin say `import torch` without loading torch until something of it is used.
+"""Let a plugin write `import torch` at its top without loading torch before it is used.
 
-Listing plugins and planning a suite need a method's name and options only, and torch takes seconds to import.
+Listing plugins and planning a suite need only the name and the options of a method, and importing
+torch takes seconds.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ HEAVY = ("torch", "transformers")
 
 
 class _Later(ModuleType):
-    """Stands for a module until an attribute is asked for; then imports it and passes everything on."""
+    """Imports the module of its name when the first attribute is used, and gives its attributes."""
 
     def __getattr__(self, attribute: str) -> Any:
+        # Make room for the real module: `import_module` would find this placeholder and recurse.
         if sys.modules.get(self.__name__) is self:
             del sys.modules[self.__name__]
         return getattr(importlib.import_module(self.__name__), attribute)
@@ -27,16 +29,17 @@ class _Later(ModuleType):
 
 @contextmanager
 def heavy_imports_later() -> Iterator[None]:
-    """Within, `import torch` binds a stand-in; modules that are loaded already stay as they are."""
-    standing_in = {}
+    """Inside the block, `import torch` binds a placeholder, unless torch is already loaded."""
+    placeholders = {}
     for name in HEAVY:
         if name not in sys.modules and (spec := importlib.util.find_spec(name)) is not None:
             module = _Later(name)
-            module.__spec__ = spec
-            sys.modules[name] = standing_in[name] = module
+            module.__spec__ = spec  # find_spec raises ValueError for a loaded module without one
+            sys.modules[name] = placeholders[name] = module
     try:
         yield
     finally:
-        for name, module in standing_in.items():
+        # Later imports, in any module, get the real thing; plugins keep their placeholder.
+        for name, module in placeholders.items():
             if sys.modules.get(name) is module:
                 del sys.modules[name]

@@ -55,7 +55,10 @@ class PluginProblem:
 
 
 class Registry(dict[Kind, dict[str, PluginEntry]]):
-    """The entries of each kind by name, e.g. ``registry["method"]["wanda"]``; every kind is there."""
+    """The entries of each kind by name, e.g. ``registry["method"]["wanda"]``.
+
+    Every kind is there, also one that no plugin registers.
+    """
 
     def __init__(
         self, entries: Iterable[PluginEntry] = (), problems: Iterable[PluginProblem] = ()
@@ -75,7 +78,7 @@ class Registry(dict[Kind, dict[str, PluginEntry]]):
         return {name: entry.value for name, entry in self[kind].items()}
 
     def notify(self, hook: str, **facts: Any) -> None:
-        """Call an observing hook of every plugin. If one raises, log that and go on with the next."""
+        """Call an observing hook of every plugin; if one raises, log that and call the others."""
         # Not `hooks.hook.x(...)`: pluggy stops at the first exception.
         for implementation in call_order(getattr(self.hooks.hook, hook)):
             try:
@@ -88,5 +91,5 @@ class Registry(dict[Kind, dict[str, PluginEntry]]):
 
 
 def call_order(caller: pluggy.HookCaller) -> list[pluggy.HookImpl]:
-    """A hook's implementations in the order in which pluggy would call them: `tryfirst` comes first."""
+    """A hook's implementations in the order in which pluggy calls them; `tryfirst` comes first."""
     return caller.get_hookimpls()[::-1]

@@ -1,100 +1,146 @@
-"""Writes the package of a new plugin, which works as it is written: the templates stand in `templates/`."""
+"""Write the package of a new plugin, which works as it is written.
+
+The texts are in `templates/`; `$name` and the like are filled in.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from string import Template
+from typing import TYPE_CHECKING
 
 from prunebench.errors import PrunebenchError, did_you_mean
 
-TEMPLATES = Path(__file__).parent / "templates"
+if TYPE_CHECKING:
+    from prunebench.plugin.registry import Kind
 
-_TRIED = "prunebench plugins check {name}"
-_BASE = "  - magnitude: {sparsity: 0.5}\n"
-_RAISED = """ Raise `version` in `pyproject.toml` whenever results change: finished cells are never run
-again under the same version."""
-KINDS: Mapping[str, tuple[str, str, str]] = {
-    "method": (
-        _TRIED,
-        _BASE + "  - wanda: {sparsity: 0.5}\n  - {name}: {sparsity: 0.5}",
-        "tiny-text",
+FOLDER = Path(__file__).parent / "templates"
+
+_TINY = "tiny-llama # two layers, random weights; smollm2-135m-instruct is a real model"
+_SMALL_MODEL = """
+The model in `compare.yaml` has two layers with random weights, so that a run takes seconds. For
+figures that mean something, put `smollm2-135m-instruct` there, then a model of your own.
+"""
+_RAISE_VERSION = """
+The version of the package is part of every result's id. Raise it in `pyproject.toml` whenever
+results change: a finished cell is not run again as long as the version is the same.
+"""
+
+
+@dataclass(frozen=True)
+class Scaffold:
+    """How the package of one kind of plugin differs from the others."""
+
+    kind: Kind
+    methods: str
+    """The `methods:` of the suite that compares it; `{name}` is the new plugin."""
+    contract: bool = False
+    """Whether the kind has a contract, which `prunebench plugins check` tries."""
+    model: str = _TINY
+    corpus: str = "tiny-text"
+    metrics: str = ""
+    """The end of the suite's `quality:`."""
+    engine: str = ""
+    """Option of `prunebench run`."""
+
+
+SCAFFOLDS: Mapping[str, Scaffold] = {
+    "method": Scaffold(
+        "method",
+        "  - magnitude: {sparsity: 0.5}\n  - wanda: {sparsity: 0.5}\n  - {name}: {sparsity: 0.5}",
+        contract=True,
     ),
-    "allocation": (
-        _TRIED,
+    "allocation": Scaffold(
+        "allocation",
         "  - wanda: {sparsity: 0.7, allocation: [null, owl, {name}]}",
-        "tiny-text",
+        contract=True,
     ),
-    "recovery": (
-        _TRIED,
+    "recovery": Scaffold(
+        "recovery",
         "  - magnitude: {sparsity: 0.5, recovery: [null, lora, {name}]}",
-        "tiny-text",
+        contract=True,
     ),
-    "corpus": ("prunebench plugins show {name}", _BASE + "  - wanda: {sparsity: 0.5}", "{name}"),
-    "report-section": (
-        "prunebench plugins show {name}",
+    "corpus": Scaffold(
+        "corpus",
+        "  - magnitude: {sparsity: 0.5}\n  - wanda: {sparsity: 0.5}",
+        corpus="{name}",
+    ),
+    "model-source": Scaffold("model", "  - magnitude: {sparsity: 0.5}", model="{name}"),
+    "metric": Scaffold(
+        "metric",
+        "  - wanda: {sparsity: [0.3, 0.5]}",
+        contract=True,
+        metrics="\n  metrics: [kl-divergence, {name}]",
+    ),
+    "engine": Scaffold(
+        "engine",
+        "  - magnitude: {sparsity: 0.5}\n  - wanda: {sparsity: 0.5}",
+        engine=" --engine {name}",
+    ),
+    "report-section": Scaffold(
+        "section",
         "  - magnitude: {sparsity: [0.3, 0.5]}\n  - wanda: {sparsity: [0.3, 0.5]}",
-        "tiny-text",
     ),
-    "metric": (_TRIED, "  - wanda: {sparsity: [0.3, 0.5]}", "tiny-text"),
-    "engine": ("prunebench plugins show {name}", _BASE + "  - wanda: {sparsity: 0.5}", "tiny-text"),
-    "model-source": ("prunebench plugins show {name}", _BASE.rstrip("\n"), "tiny-text"),
 }
-"""How the README tries it, the methods of its suite, and the suite's text."""
+"""By the names of the templates."""
 
 
-def write_package(name: str, kind: str, parent: Path) -> Path:
-    """Write the package of a plugin called ``name`` into a new folder in ``parent``, and give that folder.
+def write_package(name: str, template: str, parent: Path) -> Path:
+    """Write the package of a plugin called ``name`` into a new folder in ``parent``; return that.
 
-    Raises PrunebenchError where the name is none, the kind is unknown, or the folder is there already.
+    Raises PrunebenchError if the name is not valid, or there is no such template, or the folder
+    exists.
     """
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
         raise PrunebenchError(
             f"'{name}' cannot name a plugin",
-            hint="small letters, digits and single hyphens: my-method",
+            hint="use lower-case letters, digits and single hyphens: my-method",
         )
-    if kind not in KINDS:
-        raise PrunebenchError(f"there is no template for a {kind}", hint=did_you_mean(kind, KINDS))
-    check, methods, corpus = (text.replace("{name}", name) for text in KINDS[kind])
-    tried = KINDS[kind][0] == _TRIED
-    words = {
-        "name": name,
-        "distribution": f"prunebench-{name}",
-        "module": f"prunebench_{name.replace('-', '_')}",
-        "class": "".join(part.capitalize() for part in name.split("-")),
-        "kind": kind.replace("-", " "),
-        "article": "An" if kind[0] in "aeiou" else "A",
-        "check": check,
-        "tests": "the same promises as tests, and a whole cell" if tried else "its tests",
-        "counts": "; its version is part of every result's id" if tried else "",
-        "raised": _RAISED if tried else "",
-        "methods": methods,
-        "corpus": corpus,
-        "engine": f" --engine {name}" if kind == "engine" else "",
-        "metrics": f"\n  metrics: [kl-divergence, {name}]" if kind == "metric" else "",
-    }
+    if template not in SCAFFOLDS:
+        raise PrunebenchError(
+            f"there is no template for a {template}", hint=did_you_mean(template, SCAFFOLDS)
+        )
+    words = _words(name, template, SCAFFOLDS[template])
     folder = parent / words["distribution"]
     if folder.exists():
         raise PrunebenchError(
-            f"{folder} is there already", hint="take another name, or another folder with --in"
+            f"{folder} exists already", hint="take another name, or another folder with --in"
         )
     files = {
         "pyproject.toml": "pyproject.toml",
         "README.md": "README.md",
         "compare.yaml": "compare.yaml",
-        f"{words['module']}.py": f"{kind}.py",
-        f"tests/test_{words['module']}.py": f"test_{kind}.py",
+        f"{words['module']}.py": f"{template}.py",
+        f"tests/test_{words['module']}.py": f"test_{template}.py",
     }
-    for target, template in files.items():
+    for target, source in files.items():
         path = folder / target
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = (TEMPLATES / f"{template}.txt").read_text(encoding="utf-8")
+        text = (FOLDER / f"{source}.txt").read_text(encoding="utf-8")
         path.write_text(Template(text).substitute(words), encoding="utf-8")
-    if kind == "model-source":
-        suite = folder / "compare.yaml"
-        suite.write_text(
-            re.sub(r"models: .*", f"models: {name}", suite.read_text(encoding="utf-8")),
-            encoding="utf-8",
-        )
     return folder
+
+
+def _words(name: str, template: str, scaffold: Scaffold) -> dict[str, str]:
+    """What the templates call `$name`, `$module` and so on."""
+    parts = name.split("-")
+    of_kind = {
+        field: getattr(scaffold, field).replace("{name}", name)
+        for field in ("methods", "model", "corpus", "metrics", "engine")
+    }
+    return of_kind | {
+        "name": name,
+        "distribution": f"prunebench-{name}",
+        "module": f"prunebench_{'_'.join(parts)}",
+        "class": "".join(part.capitalize() for part in parts),
+        "kind": template.replace("-", " "),
+        "article": "An" if template[0] in "aeiou" else "A",
+        "try_it": f"prunebench plugins {'check' if scaffold.contract else 'show'} {name}",
+        "tests": "its contract as tests, and a whole cell" if scaffold.contract else "its tests",
+        "small_model": _SMALL_MODEL if scaffold.model == _TINY else "",
+        # The kinds with a contract are those whose version is part of a cell's id.
+        "raise_version": _RAISE_VERSION if scaffold.contract else "",
+    }

@@ -15,8 +15,7 @@ from prunebench.plugin.api.context import Context
 from prunebench.plugin.suite_keys import ALLOCATION
 from prunebench.testing import surroundings
 from prunebench.testing.models import tiny_calibration, tiny_model
-from prunebench.testing.promises import Promise, as_json, documented
-from prunebench.testing.trial import close, promise, same
+from prunebench.testing.promises import Promise, as_json, close, documented, promise, same
 
 if TYPE_CHECKING:
     from prunebench.plugin.api.allocation import Allocation
@@ -24,32 +23,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AllocationTrial:
-    """One allocation with some options on one family."""
+    """One allocation with some options on one model family."""
 
-    kind: type[Allocation]
+    plugin: type[Allocation]
     family: str = "llama"
     options: Mapping[str, Any] = field(default_factory=dict)
     tolerance: float = 0.02
-    """Between the share asked for and the mean of those given."""
+    """Allowed difference between the requested sparsity and the mean of the layers'."""
 
     def parsed(self) -> Any:
-        return self.kind.Options.model_validate(dict(self.options))
+        return self.plugin.Options.model_validate(dict(self.options))
 
     def context(self, model: Any, seed: int = 0) -> Context:
         return Context(tiny_calibration(), seed, list(range(len(anatomy(model).layers))))
 
     def shares(self, sparsity: float = 0.5, seed: int = 0) -> dict[str, float]:
-        """By the linear's path. Raises PrunebenchError where they are no shares of a model."""
+        """The sparsity of each linear, by its path. Raises PrunebenchError if one is not valid."""
         model = tiny_model(self.family)
         with torch.no_grad():
-            return allocate(self.kind(self.parsed()), model, sparsity, self.context(model, seed))
+            return allocate(self.plugin(self.parsed()), model, sparsity, self.context(model, seed))
 
     @cached_property
     def notes(self) -> dict[str, Any]:
         model = tiny_model(self.family)
         context = self.context(model)
         with torch.no_grad():
-            allocate(self.kind(self.parsed()), model, 0.5, context)
+            allocate(self.plugin(self.parsed()), model, 0.5, context)
         return context.notes
 
 
@@ -61,7 +60,7 @@ def mean(trial: AllocationTrial) -> None:
     found = float(trial.notes[ALLOCATION]["mean_share"])
     promise(
         close(found, 0.5, trial.tolerance),
-        f"50 % was asked for, the mean over the weights is {found:.1%}",
+        f"50% was asked for, the mean over the weights is {found:.1%}",
     )
 
 
@@ -69,16 +68,16 @@ def more(trial: AllocationTrial) -> None:
     less, most = (trial.shares(sparsity) for sparsity in (0.3, 0.6))
     promise(
         sum(less.values()) < sum(most.values()),
-        "asked for 60 %, it does not remove more than asked for 30 %",
+        "for a sparsity of 60% it removes no more than for 30%",
     )
 
 
 def seed(trial: AllocationTrial) -> None:
     promise(trial.shares() == trial.shares(), "two runs with one seed differ")
-    if not trial.kind.uses_seed:
+    if not trial.plugin.uses_seed:
         promise(
             trial.shares() == trial.shares(seed=1),
-            "another seed changes the shares, yet `uses_seed` is not set",
+            "another seed changes the result, but `uses_seed` is not set",
         )
 
 
@@ -86,9 +85,9 @@ def looks_only(trial: AllocationTrial) -> None:
     model = tiny_model(trial.family)
     hooks, before = surroundings.hooks(model), surroundings.of_process()
     with torch.no_grad():
-        allocate(trial.kind(trial.parsed()), model, 0.5, trial.context(model))
+        allocate(trial.plugin(trial.parsed()), model, 0.5, trial.context(model))
     changed = same(tiny_model(trial.family).state_dict(), model.state_dict())
-    promise(changed is None, f"{changed} changed; an allocation only looks")
+    promise(changed is None, f"{changed} changed; an allocation must not change the model")
     promise(not surroundings.hooked(model, hooks), "hooks are left on the model")
     after = surroundings.of_process()
     for what, value in before.items():
@@ -101,10 +100,10 @@ def offline(trial: AllocationTrial) -> None:
 
 
 ALLOCATION_PROMISES = (
-    Promise("valid", "gives every linear a share between 0 and 1", valid),
-    Promise("mean", "spreads the share that is asked for", mean),
+    Promise("valid", "gives every linear a sparsity between 0 and 1", valid),
+    Promise("mean", "has the sparsity that is asked for as its mean", mean),
     Promise("more", "removes more when asked for more", more),
-    Promise("seed", "gives the same shares for the same seed", seed),
+    Promise("seed", "gives the same result for the same seed", seed),
     Promise("looks", "leaves model, randomness, dtype, threads and TF32 as they are", looks_only),
     Promise("json", "has options and notes that survive JSON", as_json),
     Promise("documented", "says what it is and what each option means", documented),

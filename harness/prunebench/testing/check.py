@@ -1,4 +1,4 @@
-"""The contract without pytest: every promise tried on every family, one verdict a promise."""
+"""The contract without pytest: try every promise on every family, and give one verdict for each."""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from prunebench.errors import PrunebenchError, first_line
 from prunebench.testing.allocations import ALLOCATION_PROMISES, AllocationTrial
+from prunebench.testing.methods import METHOD_PROMISES
 from prunebench.testing.metrics import METRIC_PROMISES, MetricTrial
-from prunebench.testing.promises import METHOD_PROMISES, Promise
+from prunebench.testing.promises import BrokenPromiseError, NotApplicableError, Promise
 from prunebench.testing.recoveries import RECOVERY_PROMISES, RecoveryTrial
-from prunebench.testing.trial import BrokenPromiseError, NotApplicableError, Trial
+from prunebench.testing.trial import MethodTrial
 
 if TYPE_CHECKING:
-    from prunebench.plugin.registry import PluginEntry
+    from prunebench.plugin.registry import Kind, PluginEntry
 
-KINDS: Mapping[str, tuple[Any, Sequence[Promise]]] = {
-    "method": (Trial, METHOD_PROMISES),
+CONTRACTS: Mapping[Kind, tuple[Any, Sequence[Promise]]] = {
+    "method": (MethodTrial, METHOD_PROMISES),
     "allocation": (AllocationTrial, ALLOCATION_PROMISES),
     "recovery": (RecoveryTrial, RECOVERY_PROMISES),
     "metric": (MetricTrial, METRIC_PROMISES),
 }
+"""The kinds that have a contract, with what their promises are tried on."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one promise; ``details`` say where it was broken or why it was not tried."""
+    """Whether a promise is kept; ``details`` say where it was broken or why it was not tried."""
 
     promise: Promise
     status: Literal["kept", "broken", "not tried"]
@@ -36,13 +38,17 @@ class Verdict:
 def check(
     entry: PluginEntry, options: Mapping[str, Any], families: Sequence[str]
 ) -> Iterator[Verdict]:
-    """Try every promise of a registered plugin. Raises PrunebenchError for a kind that promises nothing."""
-    if entry.kind not in KINDS:
+    """Try every promise of a registered plugin.
+
+    Raises PrunebenchError if plugins of its kind have no contract.
+    """
+    if entry.kind not in CONTRACTS:
         raise PrunebenchError(
-            f"'{entry.name}' is a {entry.kind}: there are promises of {', '.join(KINDS)} only",
+            f"'{entry.name}' is a {entry.kind}; only these have a contract: {', '.join(CONTRACTS)}",
             hint="try it in a suite: prunebench run SUITE",
         )
-    trial_of, promises = KINDS[entry.kind]
+    trial_of, promises = CONTRACTS[entry.kind]
+    # One trial for all promises: it prunes once and keeps the result.
     trials = [trial_of(entry.value, family, options) for family in families]
     for promise in promises:
         yield _verdict(promise, trials)
@@ -50,7 +56,7 @@ def check(
 
 def _verdict(promise: Promise, trials: Sequence[Any]) -> Verdict:
     broken: list[str] = []
-    untried: dict[str, None] = {}
+    untried: dict[str, None] = {}  # a set that keeps its order
     kept = 0
     for trial in trials:
         try:
@@ -66,5 +72,4 @@ def _verdict(promise: Promise, trials: Sequence[Any]) -> Verdict:
             broken.append(f"{trial.family}: {type(error).__name__}: {first_line(error)}")
     if broken:
         return Verdict(promise, "broken", "; ".join(broken))
-    details = "; ".join(untried)
-    return Verdict(promise, "kept" if kept else "not tried", details)
+    return Verdict(promise, "kept" if kept else "not tried", "; ".join(untried))

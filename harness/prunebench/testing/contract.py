@@ -1,4 +1,4 @@
-"""The contract as a class of tests: inherit from it, name your plugin, and pytest tries every promise.
+"""The contract as classes of tests: inherit from one, name your plugin, and run pytest.
 
 from prunebench.testing import MethodContract
 from my_package import Mine
@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from prunebench.errors import PrunebenchError
 from prunebench.testing.allocations import ALLOCATION_PROMISES, AllocationTrial
+from prunebench.testing.methods import METHOD_PROMISES
 from prunebench.testing.metrics import METRIC_PROMISES, MetricTrial
-from prunebench.testing.promises import METHOD_PROMISES, Promise
+from prunebench.testing.promises import NotApplicableError, Promise
 from prunebench.testing.recoveries import RECOVERY_PROMISES, RecoveryTrial
-from prunebench.testing.trial import NotApplicableError, Trial
+from prunebench.testing.trial import MethodTrial
 
 if TYPE_CHECKING:
     from prunebench.plugin.api.allocation import Allocation
@@ -26,17 +27,17 @@ if TYPE_CHECKING:
     from prunebench.plugin.api.metric import Metric
     from prunebench.plugin.api.recovery import Recovery
 
-FAMILIES = ("llama", "qwen2", "opt", "gpt_neox")
-"""What is tried where nothing else is said: grouped keys, sliding windows, biases with tied embeddings, parallel blocks."""
+DEFAULT_FAMILIES = ("llama", "qwen2", "opt", "gpt_neox")
+"""Grouped keys, sliding windows, biases with tied embeddings, parallel blocks: one family each."""
 
 
 class _Contract:
-    """One test a promise and family, in which a plugin may refuse a family or have nothing to keep."""
+    """One test for each promise and family."""
 
     options: ClassVar[Mapping[str, Any]] = {}
-    """The options to try it with; the plugin's defaults for the others."""
-    families: ClassVar[Sequence[str]] = FAMILIES
-    """Of `prunebench.testing.FAMILIES`."""
+    """The options to try; the others have the plugin's defaults."""
+    families: ClassVar[Sequence[str]] = DEFAULT_FAMILIES
+    """Some of `prunebench.testing.FAMILIES`."""
     promises: ClassVar[Sequence[Promise]] = ()
 
     @classmethod
@@ -45,14 +46,14 @@ class _Contract:
         raise NotImplementedError
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
-        """One test for each promise and family; the promises of a family share what they compute."""
+        """Parametrize the test; the promises of one family share a trial, and so its results."""
         if "kept" in metafunc.fixturenames:
             trials = [self.trial(family) for family in self.families]
             metafunc.parametrize("trial", trials, ids=list(self.families), scope="class")
             metafunc.parametrize("kept", self.promises, ids=[kept.name for kept in self.promises])
 
     def test_keeps_its_promise(self, trial: Any, kept: Promise) -> None:
-        """The plugin does what ``kept`` says."""
+        """Try ``kept``, unless it does not concern the plugin or the plugin refuses the family."""
         import pytest
 
         try:
@@ -68,12 +69,12 @@ class MethodContract(_Contract):
 
     method: ClassVar[type[Method]]
     tolerance: ClassVar[float] = 0.02
-    """Between the share asked for and the share measured."""
+    """Allowed difference between the requested and the measured sparsity."""
     promises: ClassVar[Sequence[Promise]] = METHOD_PROMISES
 
     @classmethod
-    def trial(cls, family: str) -> Trial:
-        return Trial(cls.method, family, cls.options, cls.tolerance)
+    def trial(cls, family: str) -> MethodTrial:
+        return MethodTrial(cls.method, family, cls.options, cls.tolerance)
 
 
 class AllocationContract(_Contract):
@@ -81,7 +82,7 @@ class AllocationContract(_Contract):
 
     allocation: ClassVar[type[Allocation]]
     tolerance: ClassVar[float] = 0.02
-    """Between the share asked for and the mean of those given."""
+    """Allowed difference between the requested sparsity and the mean of the layers'."""
     promises: ClassVar[Sequence[Promise]] = ALLOCATION_PROMISES
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What every metric promises, tried on a dense model, on one that lost the smaller half of its weights, and on a shorter one."""
+"""What every metric promises, tried on a dense model, a sparse one and one with fewer layers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,14 @@ from prunebench.plugin.api.context import Context
 from prunebench.plugin.api.metric import MetricContext
 from prunebench.testing import surroundings
 from prunebench.testing.models import tiny_calibration, tiny_model, tiny_tokenizer
-from prunebench.testing.promises import Promise, as_json, documented
-from prunebench.testing.trial import NotApplicableError, promise, same
+from prunebench.testing.promises import (
+    NotApplicableError,
+    Promise,
+    as_json,
+    documented,
+    promise,
+    same,
+)
 
 if TYPE_CHECKING:
     from prunebench.plugin.api.metric import Metric
@@ -25,19 +31,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MetricTrial:
-    """One metric with some options on one family."""
+    """One metric with some options on one model family."""
 
-    kind: type[Metric]
+    plugin: type[Metric]
     family: str = "llama"
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def parsed(self) -> Any:
-        return self.kind.Options.model_validate(dict(self.options))
+        return self.plugin.Options.model_validate(dict(self.options))
 
     def dense(self) -> Any:
         return tiny_model(self.family)
 
     def sparse(self) -> Any:
+        """A tiny model in which exactly half of each prunable matrix is zero."""
         model = self.dense()
         for linear in Context(None, 0, []).linears(model).values():
             linear.weight.masked_fill_(lowest(linear.weight.abs(), 0.5, group="matrix"), 0)
@@ -45,26 +52,27 @@ class MetricTrial:
 
     def measure(self, model: Any, dense: Any = None, device: str = "cpu") -> dict[str, float]:
         """The metric's figures by name."""
-        tokens = tiny_calibration().to(device) if self.kind.needs_text else None
+        tokens = tiny_calibration().to(device) if self.plugin.needs_text else None
         other = self.dense() if dense is None else dense
         context = MetricContext(tokens, seed=0, load_dense=lambda: other.to(device))
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(0)
-            given = self.kind(self.parsed()).measure(model.to(device), tiny_tokenizer(), context)
+            given = self.plugin(self.parsed()).measure(model.to(device), tiny_tokenizer(), context)
         promise(
             tokens is None or torch.equal(context.windows.cpu(), tiny_calibration()),
             "the tokens of the text were changed",
         )
-        values = given if isinstance(given, Mapping) else {self.kind.name: given}
+        values = given if isinstance(given, Mapping) else {self.plugin.name: given}
         return {name: float(value) for name, value in values.items()}
 
     @cached_property
     def figures(self) -> dict[str, float]:
-        """Of the model with zeros."""
+        """The figures of the sparse model."""
         return self.measure(self.sparse())
 
     @property
     def notes(self) -> dict[str, Any]:
+        """What `as_json` tries: figures go to the record."""
         return self.figures
 
 
@@ -78,18 +86,18 @@ def shorter(trial: MetricTrial) -> None:
     model = trial.dense()
     remove_layers(model, {1})
     for name, value in trial.measure(model).items():
-        promise(math.isfinite(value), f"{name} is {value} where a layer is gone")
+        promise(math.isfinite(value), f"{name} is {value} after a layer was removed")
 
 
 def names(trial: MetricTrial) -> None:
-    promise(bool(trial.figures), "it gave no figure")
-    missing = sorted(set(trial.kind.figures) - set(trial.figures))
-    promise(not missing, f"`figures` names {', '.join(missing)}, which it does not give")
+    promise(bool(trial.figures), "it returns no figure")
+    missing = sorted(set(trial.plugin.figures) - set(trial.figures))
+    promise(not missing, f"`figures` names {', '.join(missing)}, which it does not return")
 
 
 def seed(trial: MetricTrial) -> None:
     again = trial.measure(trial.sparse())
-    promise(again == trial.figures, f"two runs with one seed gave {trial.figures} and {again}")
+    promise(again == trial.figures, f"two runs with one seed give {trial.figures} and {again}")
 
 
 def looks_only(trial: MetricTrial) -> None:
@@ -103,7 +111,7 @@ def looks_only(trial: MetricTrial) -> None:
         promise(bool(after[what] == value), f"{what} changed")
     for name, fresh in (("model", trial.sparse()), ("dense model", trial.dense())):
         changed = same(fresh.state_dict(), models[name].state_dict())
-        promise(changed is None, f"{changed} of the {name} changed; a metric only looks")
+        promise(changed is None, f"{changed} of the {name} changed; a metric must not change it")
         promise(
             surroundings.of_model(models[name]) == own[name],
             f"gradients, dtypes or modes of the {name} changed",
@@ -129,10 +137,10 @@ def on_cuda(trial: MetricTrial) -> None:
 
 
 METRIC_PROMISES = (
-    Promise("finite", "gives finite figures of a dense and of a pruned model", finite),
-    Promise("shorter", "takes a model whose layers went", shorter),
-    Promise("names", "gives the figures that it names", names),
-    Promise("seed", "gives the same figures for the same seed", seed),
+    Promise("finite", "returns finite figures for a dense and for a pruned model", finite),
+    Promise("shorter", "works if layers were removed", shorter),
+    Promise("names", "returns the figures that it names", names),
+    Promise("seed", "returns the same figures for the same seed", seed),
     Promise(
         "looks", "leaves models, hooks, gradients, dtype, threads and TF32 as they are", looks_only
     ),

@@ -1,4 +1,7 @@
-"""Seeded models below 1M parameters, one a family, a small tokenizer and token windows; nothing is downloaded."""
+"""Seeded models of less than a million weights, a small tokenizer and token windows.
+
+Nothing is downloaded.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ _GATED = _COMMON | {"intermediate_size": 80, "num_key_value_heads": 2, "tie_word
 _CONFIGS: dict[str, dict[str, Any]] = {
     "llama": _GATED | {"tie_word_embeddings": True},
     "mistral": _GATED | {"sliding_window": 16},
-    # The two upper layers look back 8 tokens only: a config with a per-layer list.
+    # Only the two upper layers have a window, so that the config has a list with a type per layer.
     "qwen2": _GATED | {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2},
     "qwen3": _GATED | {"head_dim": 16},  # hidden_size / heads is 12
     "gemma": _GATED | {"head_dim": 16, "tie_word_embeddings": True},
@@ -40,13 +43,17 @@ _CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def tiny_model(family: str, seed: int = 0, **config_overrides: Any) -> Any:
-    """A causal LM in eval mode with random weights: norms and biases too, so that forgetting one shows."""
+    """A causal LM of one of ``FAMILIES`` in evaluation mode, with random weights.
+
+    ``config_overrides`` are fields of the family's transformers config.
+    """
     config = CONFIG_MAPPING[family](**{**_CONFIGS[family], **config_overrides})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
         with torch.no_grad():
             for name, parameter in model.named_parameters():
+                # Norms and biases are random too: code that forgets one then gives other logits.
                 if parameter.dim() == 1:
                     centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
                     parameter.normal_(centre, 0.1)
@@ -56,14 +63,17 @@ def tiny_model(family: str, seed: int = 0, **config_overrides: Any) -> Any:
 
 
 def tiny_calibration(windows: int = 4, length: int = 24, seed: int = 5) -> torch.Tensor:
-    """Token ids that every tiny model knows, int64 [windows, length]."""
+    """Token ids in the vocabulary of every tiny model, int64 [windows, length]."""
     return torch.randint(
         2, VOCABULARY, (windows, length), generator=torch.Generator().manual_seed(seed)
     )
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE of 320 tokens, learnt from a few sentences; decodes to exactly what was encoded."""
+    """Byte-level BPE with 320 tokens, trained on a few sentences.
+
+    Decoding gives exactly the text that was encoded.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -87,7 +97,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 def tiny_checkpoint(
     folder: Path, family: str = "llama", seed: int = 0, **config_overrides: Any
 ) -> Path:
-    """Save a tiny model and its tokenizer in ``folder``, which `from_pretrained` then reads."""
+    """Save a tiny model and its tokenizer in ``folder``, as `from_pretrained` reads them."""
     tiny_model(family, seed, **config_overrides).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder

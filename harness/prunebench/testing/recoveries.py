@@ -1,4 +1,4 @@
-"""What every recovery promises, tried on a model that lost the smaller half of its weights."""
+"""What every recovery promises, tried on a model whose smaller half of the weights is zero."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from prunebench.measure.audit import dense_facts
 from prunebench.model.anatomy import anatomy
 from prunebench.plugin.api.context import Context
 from prunebench.testing import surroundings
+from prunebench.testing.methods import finite, generates, saved
 from prunebench.testing.models import tiny_calibration, tiny_model
-from prunebench.testing.promises import Promise, as_json, documented, finite, generates, saved
-from prunebench.testing.trial import Pruned, promise, same
+from prunebench.testing.promises import Promise, as_json, documented, promise, same
+from prunebench.testing.trial import Pruned
 
 if TYPE_CHECKING:
     from prunebench.plugin.api.recovery import Recovery
@@ -24,17 +25,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RecoveryTrial:
-    """One recovery with some options on one family."""
+    """One recovery with some options on one model family."""
 
-    kind: type[Recovery]
+    plugin: type[Recovery]
     family: str = "llama"
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def parsed(self) -> Any:
-        return self.kind.Options.model_validate(dict(self.options))
+        return self.plugin.Options.model_validate(dict(self.options))
 
     def sparse(self) -> Any:
-        """A tiny model whose prunable matrices are half zeros, exactly."""
+        """A tiny model in which exactly half of each prunable matrix is zero."""
         model = tiny_model(self.family)
         with torch.no_grad():
             for linear in Context(None, 0, []).linears(model).values():
@@ -42,18 +43,18 @@ class RecoveryTrial:
         return model
 
     def recover(self, model: Any, seed: int = 0) -> Context:
-        """Repair ``model`` in place, and tidy up as the harness does."""
+        """Repair ``model`` in place, and reset modes and gradients as the harness does."""
         context = Context(tiny_calibration(), seed, list(range(len(anatomy(model).layers))))
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.manual_seed(seed)
-            self.kind(self.parsed()).recover(model, context)
+            self.plugin(self.parsed()).recover(model, context)
         for parameter in model.eval().requires_grad_(requires_grad=False).parameters():
             parameter.grad = None
         return context
 
     @cached_property
     def pruned(self) -> Pruned:
-        """The repaired model; not to be changed."""
+        """The repaired model. Shared by all promises: do not change it."""
         model = self.sparse()
         facts = dense_facts(model)
         return Pruned(model, self.recover(model), facts)
@@ -74,7 +75,7 @@ def same_model(trial: RecoveryTrial) -> None:
     changed = sorted(
         name for name in {*shapes[0], *shapes[1]} if shapes[0].get(name) != shapes[1].get(name)
     )
-    promise(not changed, f"{', '.join(changed[:3])} came, went or changed its shape")
+    promise(not changed, f"{', '.join(changed[:3])} is new, is gone or has another shape")
 
 
 def zeros(trial: RecoveryTrial) -> None:
@@ -97,7 +98,7 @@ def tidy(trial: RecoveryTrial) -> None:
     context = trial.recover(model)
     after = surroundings.of_process()
     for what, value in before.items():
-        if "random" not in what:  # the harness seeds anew after a recovery
+        if "random" not in what:  # the harness seeds again after a recovery
             promise(bool(after[what] == value), f"{what} changed")
     promise(not surroundings.hooked(model, hooks), "hooks are left on the model")
     promise(torch.equal(context.windows, tiny_calibration()), "the training tokens changed")
@@ -110,11 +111,11 @@ def offline(trial: RecoveryTrial) -> None:
 
 RECOVERY_PROMISES = (
     Promise("finite", "repairs, and logits stay finite", finite),
-    Promise("model", "leaves a model of the same class and shapes", same_model),
+    Promise("model", "leaves the model's class and shapes as they are", same_model),
     Promise("zeros", "leaves zeros at zero", zeros),
     Promise("seed", "gives the same result for the same seed", seed),
     Promise("saved", "is the same after saving and loading", saved),
-    Promise("generates", "generates with a KV cache what it generates without", generates),
+    Promise("generates", "generates the same tokens with a KV cache as without", generates),
     Promise("tidy", "leaves no hooks, dtype, threads or TF32 behind", tidy),
     Promise("json", "has options and notes that survive JSON", as_json),
     Promise("documented", "says what it is and what each option means", documented),

@@ -1,4 +1,7 @@
-"""What a plugin must leave as it found it: hooks, gradients, randomness, precision, threads; and no network."""
+"""What a plugin must leave as it was: hooks, gradients, randomness, precision, threads.
+
+And a network that refuses every connection.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +15,19 @@ from unittest import mock
 import numpy as np
 import torch
 
-from prunebench.testing.trial import BrokenPromiseError
+from prunebench.testing.promises import BrokenPromiseError
 
+# torch has no public way to list a module's hooks.
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def of_process() -> dict[str, Any]:
-    """The settings of this process that a plugin may have changed, by what they are called."""
-    drawn: Any = np.random.get_state()  # noqa: NPY002 - the global generator is what is looked at
+    """The settings of this process that a plugin could change, each with a name for people."""
+    generator: Any = np.random.get_state()  # noqa: NPY002 - the global one is meant
     backends: Any = torch.backends
     return {
         "torch's random state": torch.random.get_rng_state().numpy().tobytes(),
-        "numpy's random state": (drawn[1].tobytes(), drawn[2]),
+        "numpy's random state": (generator[1].tobytes(), generator[2]),
         "Python's random state": random.getstate(),
         "the default dtype": torch.get_default_dtype(),
         "the number of threads": torch.get_num_threads(),
@@ -36,7 +40,7 @@ def of_process() -> dict[str, Any]:
 
 
 def of_model(model: Any) -> dict[str, Any]:
-    """The same of a model."""
+    """The settings of a model that a plugin could change, each with a name for people."""
     parameters = dict(model.named_parameters())
     return {
         "gradients": [name for name, parameter in parameters.items() if parameter.grad is not None],
@@ -49,12 +53,12 @@ def of_model(model: Any) -> dict[str, Any]:
 
 
 def hooks(model: Any) -> dict[int, int]:
-    """How many hooks each module has, by its id."""
+    """The number of hooks of each module, by the module's id."""
     return {id(module): _hooks(module) for module in model.modules()}
 
 
 def hooked(model: Any, before: dict[int, int]) -> list[str]:
-    """The modules with another number of hooks than ``before``."""
+    """The modules whose number of hooks is not the one ``before``."""
     return [
         name
         for name, module in model.named_modules()
@@ -68,7 +72,7 @@ def _hooks(module: torch.nn.Module) -> int:
 
 @contextmanager
 def no_network() -> Iterator[None]:
-    """Within, every connection and every look-up of a host's name is a broken promise."""
+    """Inside the block, every connection and every look-up of a host is a broken promise."""
 
     def refuse(*arguments: Any, **_: Any) -> Any:
         raise BrokenPromiseError(
@@ -78,6 +82,7 @@ def no_network() -> Iterator[None]:
     connect = socket.socket.connect
 
     def local_only(self: socket.socket, address: Any) -> Any:
+        # Unix sockets stay on this machine; torch and multiprocessing use them.
         return connect(self, address) if self.family == socket.AF_UNIX else refuse(address)
 
     with (

@@ -1,8 +1,7 @@
-"""A plugin tried on one small seeded model: what a promise of the contract looks at."""
+"""A method tried on one small seeded model: what the promises of methods look at."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +15,7 @@ from prunebench.model.anatomy import anatomy
 from prunebench.model.checkpoint import parameter_count
 from prunebench.plugin.api.context import Context
 from prunebench.testing.models import tiny_calibration, tiny_model
+from prunebench.testing.promises import NotApplicableError
 
 if TYPE_CHECKING:
     from prunebench.plugin.api.method import Method
@@ -26,26 +26,15 @@ AMOUNTS: Mapping[str, tuple[Any, Any, Any]] = {
     "ratio": (0.0, 0.25, 0.5),
     "count": (0, 1, 2),
 }
-"""Options that say how much goes, with nothing, less and more of it. The first that a method has is used."""
+"""Options that say how much to remove, each with values for nothing, less and more.
 
-
-class BrokenPromiseError(AssertionError):
-    """The plugin does not do what the contract says."""
-
-
-class NotApplicableError(Exception):
-    """A promise says nothing of this plugin, or cannot be tried here."""
-
-
-def promise(kept: bool, message: str) -> None:
-    """Raise BrokenPromiseError with ``message`` unless ``kept``."""
-    if not kept:
-        raise BrokenPromiseError(message)
+A trial uses the first one that the method has.
+"""
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """A model after the method, and what the method left in its context."""
+    """A model after pruning or repair, and the context that the plugin used."""
 
     model: Any
     context: Context
@@ -63,10 +52,10 @@ class Pruned:
         return audit(self.model, self.dense, self.context.kept_layers, patterns)
 
     @property
-    def gone(self) -> int:
-        """Parameters that are no longer there, and those set to zero."""
-        counted = self.audit()
-        return self.dense.parameters - parameter_count(self.model) + counted.zeros
+    def removed(self) -> int:
+        """Parameters that are no longer there, plus those that are zero."""
+        zeros = self.audit().zeros
+        return self.dense.parameters - parameter_count(self.model) + zeros
 
     def logits(self) -> torch.Tensor:
         """Of the calibration tokens, float32 [windows, length, vocabulary]."""
@@ -76,32 +65,35 @@ class Pruned:
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One method with some options on one family; models are made anew for every pruning."""
+class MethodTrial:
+    """One method with some options on one model family. Each pruning starts from a new model."""
 
-    kind: type[Method]
+    plugin: type[Method]
     family: str = "llama"
     options: Mapping[str, Any] = field(default_factory=dict)
     tolerance: float = 0.02
-    """Between the share asked for and the share measured: rounding in small matrices."""
+    """Allowed difference between requested and measured sparsity: small matrices round."""
 
     @cached_property
     def amount(self) -> str | None:
-        """The option that says how much goes."""
+        """The option that says how much to remove."""
         names = [name for name in AMOUNTS if name in self.options] or list(AMOUNTS)
-        return next((name for name in names if name in self.kind.Options.model_fields), None)
+        return next((name for name in names if name in self.plugin.Options.model_fields), None)
 
-    def asking(self, place: int) -> dict[str, Any]:
-        """The option for nothing (0), less (1) or more (2). Raises NotApplicableError where no option says how much."""
+    def asking(self, index: int) -> dict[str, Any]:
+        """The option that asks for nothing (0), less (1) or more (2).
+
+        Raises NotApplicableError if the method has no such option.
+        """
         if self.amount is None:
             raise NotApplicableError(f"no option is called {', '.join(AMOUNTS)}")
-        return {self.amount: AMOUNTS[self.amount][place]}
+        return {self.amount: AMOUNTS[self.amount][index]}
 
     def parsed(self, **changes: Any) -> Any:
-        return self.kind.Options.model_validate({**self.options, **changes})
+        return self.plugin.Options.model_validate({**self.options, **changes})
 
     def takes(self, **changes: Any) -> bool:
-        """Whether the method's options allow this."""
+        """Whether the method's options allow these values."""
         try:
             self.parsed(**changes)
         except ValidationError:
@@ -114,12 +106,12 @@ class Trial:
     def prune(
         self, model: Any = None, *, seed: int = 0, device: str = "cpu", **changes: Any
     ) -> Pruned:
-        """Prune ``model`` (a new one where absent) with the trial's options and ``changes``."""
+        """Prune ``model``, by default a new one, with the trial's options and ``changes``."""
         model = (self.model() if model is None else model).to(device)
         dense = dense_facts(model)
         context = Context(tiny_calibration(), seed, list(range(dense.layers)))
         with torch.no_grad():
-            self.kind(self.parsed(**changes)).prune(model, context)
+            self.plugin(self.parsed(**changes)).prune(model, context)
         return Pruned(model, context, dense)
 
     def dense_logits(self) -> torch.Tensor:
@@ -129,21 +121,9 @@ class Trial:
 
     @cached_property
     def pruned(self) -> Pruned:
-        """The outcome of the trial's own options; not to be changed."""
+        """The result of the trial's own options. Shared by all promises: do not change it."""
         return self.prune()
 
     @property
     def notes(self) -> dict[str, Any]:
         return self.pruned.context.notes
-
-
-def same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> str | None:
-    """The name of the first tensor that differs in a bit, or that only one side has; None where all agree."""
-    for name in (*one, *(name for name in other if name not in one)):
-        if name not in one or name not in other or not torch.equal(one[name], other[name]):
-            return name
-    return None
-
-
-def close(one: float, other: float, tolerance: float) -> bool:
-    return math.isclose(one, other, rel_tol=0, abs_tol=tolerance)

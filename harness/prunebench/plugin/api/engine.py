@@ -36,7 +36,7 @@ class EngineContext(ABC):
 
     @abstractmethod
     def moved(self, cell: Cell, phase: str, done: int = 0, total: int = 0) -> None:
-        """Tell the progress display that ``cell`` has done ``done`` of ``total`` parts of ``phase``.
+        """Tell the progress display how far ``cell`` is: ``done`` of ``total`` parts of ``phase``.
 
         0 of 0 means that the number of parts is not known.
         """

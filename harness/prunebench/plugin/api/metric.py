@@ -1,6 +1,7 @@
-"""What a metric is: it judges a pruned model beside perplexity and tasks. A suite names it under `quality.metrics`.
+"""The base class of metrics, which judge a pruned model beside perplexity and tasks.
 
-Nothing here imports torch, so that metrics can be listed and their options checked without it.
+A suite names them under `quality.metrics`. Nothing here imports torch, so that `prunebench plugins`
+stays fast.
 """
 
 from __future__ import annotations
@@ -21,31 +22,32 @@ if TYPE_CHECKING:
 
 
 class Figure(NamedTuple):
-    """One number that a metric gives."""
+    """What one number of a metric means."""
 
     unit: str
-    """As it stands in tables, e.g. 'nats'; 'share' for what lies between 0 and 1, empty where there is none."""
+    """As tables show it, e.g. 'nats'; 'share' for a number between 0 and 1; '' for no unit."""
     higher_is_better: bool
 
 
 @dataclass
 class MetricContext:
-    """One metric's surroundings, valid while `Metric.measure` runs."""
+    """What a metric gets beside the model. Valid while `Metric.measure` runs."""
 
     tokens: torch.Tensor | None
-    """Token ids, int64 [windows, length], where the model takes them: the text to look at. None where none is asked for."""
+    """What `windows` returns, or None if the metric does not ask for text."""
     seed: int
-    """The cell's; torch, numpy and random are seeded with it before each metric."""
+    """The cell's seed. torch, numpy and random are seeded with it before each metric."""
     load_dense: Callable[[], Any]
+    """What `dense` calls."""
     progress: Callable[[int, int], None] = ignore
-    """Call with (done, total) to move the progress bar."""
+    """Call it with (done, total) to move the progress bar."""
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("prunebench"))
 
     @property
     def windows(self) -> torch.Tensor:
-        """The text as token ids, int64 [windows, length], on the device where the model takes them.
+        """The text as token ids, int64 [windows, length], on the device of the model's embedding.
 
-        Raises PrunebenchError where the metric has none.
+        Raises PrunebenchError if the metric does not set `needs_text`.
         """
         if self.tokens is None:
             raise PrunebenchError(
@@ -55,33 +57,37 @@ class MetricContext:
         return self.tokens
 
     def dense(self) -> Any:
-        """The dense model, in evaluation mode on the device of the pruned one; only to be looked at.
+        """The dense model, in evaluation mode, on the device of the pruned one. Do not change it.
 
-        Loaded when the first metric of a cell asks, and kept for the others: memory then holds two models. Raises
-        PrunebenchError where there is no room for that; the metric is then not available.
+        It is loaded when the first metric of a cell asks for it, and kept for the other metrics, so
+        memory holds two models. Raises PrunebenchError if there is not enough memory; the metric is
+        then not available.
         """
         return self.load_dense()
 
 
 class Metric(ABC):
-    """A figure of the pruned model's quality. Subclass it, and return the class from `prunebench_register_metric`.
+    """A measure of quality: subclass it, and return the class from `prunebench_register_metric`.
 
-    The instance lives in the cell's process only. It runs after perplexity and tasks, before anything is timed, and only
-    looks: a cell whose metric changes a weight fails. An exception makes the metric's figures "not available".
+    The instance lives in the process of the cell. It runs after perplexity and tasks and before
+    anything is timed. It must not change the model: if it changes a weight, the cell fails. If it
+    raises an exception, its figures are not available, and the cell goes on.
     """
 
     name: ClassVar[str]
     unit: ClassVar[str] = ""
-    """Of the figure that has the metric's own name, as in `Figure`."""
+    """Unit of the figure that has the metric's own name, see `Figure.unit`."""
     higher_is_better: ClassVar[bool]
+    """For the figure that has the metric's own name."""
     figures: ClassVar[Mapping[str, Figure]] = {}
-    """What `measure` gives beside it, by name."""
+    """The other figures that `measure` returns, by name."""
     needs_text: ClassVar[bool] = False
-    """Whether it looks at `context.windows`: those of its own `data:`, else of the suite's first perplexity."""
+    """Whether it uses `context.windows`. Their text is the metric's own `data:` in the suite, or
+    that of the suite's first perplexity."""
     reference: ClassVar[Reference | None] = None
 
     class Options(method.Options):
-        """Options of this metric; override with your own subclass of `prunebench.Options`."""
+        """The metric's options; replace it with your own subclass of `prunebench.Options`."""
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -90,8 +96,11 @@ class Metric(ABC):
     def measure(
         self, model: Any, tokenizer: Any, context: MetricContext
     ) -> float | Mapping[str, float]:
-        """The figure, or several by name: the metric's own name, those of ``figures``, others in the metric's own unit.
+        """Return the figure, or several by name.
 
-        ``model`` is a transformers causal LM in evaluation mode, under `torch.no_grad()`. NaN and infinity count as not
-        available. Raise `prunebench.PrunebenchError` for what the user can mend.
+        The names are the metric's own and those in ``figures``; any other name has the unit and the
+        direction of the metric itself. NaN and infinity count as not available.
+
+        ``model`` is a transformers causal LM in evaluation mode; gradients are off. Raise
+        `prunebench.PrunebenchError` for problems that the user can fix.
         """

@@ -1,6 +1,7 @@
-"""What a recovery is: it repairs a pruned model, usually by training. A suite names it beside a method's options.
+"""The base class of recoveries, which repair a pruned model, usually by training.
 
-Nothing here imports torch, so that recoveries can be listed and their options checked without it.
+A suite names one beside a method's options. Nothing here imports torch, so that `prunebench
+plugins` stays fast.
 """
 
 from __future__ import annotations
@@ -17,28 +18,29 @@ if TYPE_CHECKING:
 
 
 class TrainingOptions(method.Options, TrainingSettings):
-    """How to train, as options of a plugin; override the defaults in your own subclass, and add to them."""
+    """Options that say how to train: subclass it to change defaults or to add options."""
 
 
 class Recovery(ABC):
-    """A repair of a pruned model. Subclass it, and return the class from `prunebench_register_recovery`.
+    """A repair of a pruned model: subclass it, and return it from `prunebench_register_recovery`.
 
-    The instance lives in the cell's process only. The harness runs it between pruning and measuring.
+    The instance lives in the process of the cell. It runs after pruning and before measuring.
     """
 
     name: ClassVar[str]
     reference: ClassVar[Reference | None] = None
 
     class Options(method.Options):
-        """Options of this recovery; override with your own subclass of `prunebench.Options`."""
+        """The recovery's options; replace it with your own subclass of `prunebench.Options`."""
 
     def __init__(self, options: Any) -> None:
         self.options = options
 
     @abstractmethod
     def recover(self, model: Any, context: Context) -> None:
-        """Repair ``model`` (a pruned transformers causal LM) in place, so that it is of the same class afterwards.
+        """Repair ``model``, a pruned transformers causal LM, in place; its class must not change.
 
-        Runs under `torch.enable_grad()`; `context.windows` are the training windows. Weights that the method set to
-        zero must stay zero (`context.zeros`). Raise `prunebench.PrunebenchError` for what the user can mend.
+        Gradients are on, and `context.windows` are the training windows. Weights that the method
+        set to zero must stay zero (`context.zeros`). Raise `prunebench.PrunebenchError` for
+        problems that the user can fix.
         """

@@ -1,4 +1,7 @@
-"""What a plugin may add to the report: a section of text, tables and numbers. Data only; the report draws and escapes it."""
+"""The base class of report sections: text, tables and numbers that a plugin adds to the report.
+
+A section returns data only; the report draws and escapes it.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     import pandas as pd
 
+    from prunebench.record.record import Record
+
 Value = str | int | float | None
-"""What stands in a table: text, a number, or None where it is not available."""
+"""A table cell: text, a number, or None for what is not available."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: the heads of its columns, rows of as many values, and what it is about."""
+    """A table: column headings, rows with one value for each column, and a caption."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[Value]]
@@ -44,12 +49,12 @@ Block = Paragraph | Number | Table
 
 @dataclass(frozen=True)
 class ReportData:
-    """What a section is made of."""
+    """The results that a section can use."""
 
     rows: Sequence[dict[str, Any]]
-    """A dict a cell with the columns that `prunebench export` writes; None for what is missing."""
-    records: Sequence[Any]
-    """The records themselves (`prunebench.record.record.Record`), in the order of the plan."""
+    """One dict for each cell, with the columns of `prunebench export`; None for what is missing."""
+    records: Sequence[Record]
+    """The records of the same cells, in the order of the plan."""
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -60,12 +65,15 @@ class ReportData:
 
 
 class ReportSection(ABC):
-    """A section of the report. An exception in `build` becomes a note in its place and nothing else."""
+    """A section of the report: subclass it; `prunebench_register_report_section` returns the class.
+
+    If `build` raises an exception, the report says so in its place; the other sections are made.
+    """
 
     name: ClassVar[str]
-    """Unique among sections; lower case with dashes."""
+    """Unique among sections; lower-case with dashes."""
     title: ClassVar[str]
 
     @abstractmethod
     def build(self, data: ReportData) -> Sequence[Block]:
-        """The section's blocks in order; none leaves the section out."""
+        """Return the blocks of the section in order. An empty section is left out."""

@@ -1,0 +1,245 @@
+"""What every pruning method promises; each promise is a function that takes a `MethodTrial`."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prunebench.model import checkpoint
+from prunebench.model.anatomy import anatomy
+from prunebench.model.load import load_pruned
+from prunebench.plugin.api.sparsity import pattern_of
+from prunebench.testing import surroundings
+from prunebench.testing.models import tiny_calibration
+from prunebench.testing.promises import (
+    NotApplicableError,
+    Promise,
+    as_json,
+    close,
+    documented,
+    promise,
+    same,
+)
+from prunebench.testing.trial import MethodTrial, Pruned
+
+_ZEROING = frozenset({"unstructured", "n:m"})
+
+
+def finite(trial: MethodTrial) -> None:
+    promise(bool(torch.isfinite(trial.pruned.logits()).all()), "logits are not finite")
+
+
+def amount(trial: MethodTrial) -> None:
+    asked = getattr(trial.parsed(), "sparsity", None)
+    if asked is None:
+        raise NotApplicableError("no option is called sparsity")
+    pattern = pattern_of(asked)
+    wanted = pattern.sparsity if pattern else float(asked)
+    found = trial.pruned.audit().sparsity
+    promise(
+        close(found, wanted, trial.tolerance),
+        f"sparsity {wanted:.1%} was asked for, {found:.1%} measured",
+    )
+
+
+def structure(trial: MethodTrial) -> None:
+    declared: set[str] = set(trial.plugin.structure)
+    promise(bool(declared), "`structure` is empty; say what the method removes")
+    _only_declared(trial.pruned, declared)
+    if "sparsity" not in trial.plugin.Options.model_fields:
+        return
+    # With default options: some, such as `scope=global`, rule out N:M for a method that has it.
+    takes = MethodTrial(trial.plugin).takes(sparsity="2:4")
+    promise(
+        takes == ("n:m" in declared),
+        f"2:4 is {'accepted' if takes else 'refused'}, but `structure` says otherwise",
+    )
+    if trial.takes(sparsity="2:4"):
+        pruned = trial.prune(sparsity="2:4")
+        _only_declared(pruned, declared)
+        [pattern] = pruned.audit((2, 4)).patterns
+        promise(
+            pattern.violations == 0, f"{pattern.violations} of {pattern.groups} groups break 2:4"
+        )
+
+
+def _only_declared(pruned: Pruned, declared: set[str]) -> None:
+    found = pruned.audit()
+    happened = {
+        "weights became zero": (found.zeros > found.zeros_dense, _ZEROING),
+        "layers were removed": (bool(found.removed_layers), {"layers", "blocks"}),
+        "attentions or MLPs were removed": (bool(found.removed_blocks), {"blocks"}),
+        "matrices got smaller": (
+            bool(found.widths) or found.hidden != found.hidden_dense,
+            {"width"},
+        ),
+    }
+    for words, (true, any_of) in happened.items():
+        promise(
+            not true or bool(declared & any_of),
+            f"{words}, but `structure` is {', '.join(sorted(declared))}",
+        )
+
+
+def seed(trial: MethodTrial) -> None:
+    again = same(trial.pruned.state, trial.prune().state)
+    promise(again is None, f"two runs with one seed differ in {again}")
+    if not trial.plugin.uses_seed:
+        other = same(trial.pruned.state, trial.prune(seed=1).state)
+        promise(other is None, f"another seed changes {other}, but `uses_seed` is not set")
+
+
+def zero(trial: MethodTrial) -> None:
+    nothing = trial.asking(0)
+    if not trial.takes(**nothing):
+        raise NotApplicableError(f"{trial.amount} may not be 0")
+    if trial.plugin.trains:
+        raise NotApplicableError("it trains, so weights change even if nothing is pruned")
+    dense, pruned = trial.model(), trial.prune(**nothing)
+    changed = same(dense.state_dict(), pruned.state)
+    if changed is not None:
+        # Weights for inputs that are zero on all calibration tokens have no effect. A method may
+        # set them to zero; the logits tell.
+        equal = torch.equal(pruned.logits(), trial.dense_logits())
+        promise(equal, f"with {trial.amount}=0 it changes {changed}, and the logits")
+
+
+def more(trial: MethodTrial) -> None:
+    less, most = (trial.prune(**trial.asking(index)).removed for index in (1, 2))
+    promise(
+        0 < less < most,
+        f"{less:,} parameters are removed for less {trial.amount}, {most:,} for more",
+    )
+
+
+def untouched(trial: MethodTrial) -> None:
+    pruned, dense = trial.pruned, trial.model()
+    now, before = dict(pruned.model.named_parameters()), dict(dense.named_parameters())
+    path = anatomy(dense).layers_path
+    if trial.plugin.structure <= _ZEROING | {"none"}:
+        mine = {f"{name}.weight" for name in pruned.context.linears(pruned.model)}
+        now, before = (
+            {name: value for name, value in both.items() if name not in mine}
+            for both in (now, before)
+        )
+    elif "width" in trial.plugin.structure:
+        if pruned.audit().hidden != pruned.audit().hidden_dense:
+            raise NotApplicableError("it removes residual channels, which all matrices read")
+        now, before = (
+            {name: value for name, value in both.items() if not name.startswith(f"{path}.")}
+            for both in (now, before)
+        )
+    else:
+        # Layers or blocks are gone: compare the others under the names that they had before.
+        renamed = {
+            f"{path}.{new}.": f"{path}.{old}." for new, old in enumerate(pruned.context.kept_layers)
+        }
+        now = {_former_name(name, renamed): value for name, value in now.items()}
+        before = {name: before[name] for name in now if name in before}
+    changed = same(now, before)
+    promise(changed is None, f"{changed} changed, which is not what the method prunes")
+
+
+def _former_name(name: str, renamed: dict[str, str]) -> str:
+    for new, old in renamed.items():
+        if name.startswith(new):
+            return old + name.removeprefix(new)
+    return name
+
+
+def saved(trial: Any) -> None:
+    """Takes a trial of a recovery too."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "pruned"
+        checkpoint.save(trial.pruned.model, None, target, made_by={})
+        loaded: Any = load_pruned(target)
+        with torch.no_grad():
+            logits = loaded(tiny_calibration()).logits
+    promise(
+        torch.equal(logits, trial.pruned.logits()), "after saving and loading, the logits differ"
+    )
+
+
+def generates(trial: Any) -> None:
+    """Takes a trial of a recovery too."""
+    prompt = tiny_calibration(2, 8)
+    settings: dict[str, Any] = {
+        "attention_mask": torch.ones_like(prompt),
+        "do_sample": False,
+        "max_new_tokens": 6,
+        "min_new_tokens": 6,
+    }
+    model = trial.pruned.model
+    # A removed layer leaves a gap in the KV cache, unless the layers are numbered again.
+    with_cache, without = (
+        model.generate(prompt, use_cache=cached, **settings) for cached in (True, False)
+    )
+    promise(
+        torch.equal(with_cache, without), "with a KV cache it generates other tokens than without"
+    )
+
+
+def tidy(trial: MethodTrial) -> None:
+    model = trial.model()
+    hooks, before, own = (
+        surroundings.hooks(model),
+        surroundings.of_process(),
+        surroundings.of_model(model),
+    )
+    pruned = trial.prune(model)
+    after = surroundings.of_process()
+    for what, value in before.items():
+        promise(bool(after[what] == value), f"{what} changed")
+    for what, value in surroundings.of_model(model).items():
+        promise(
+            value == own[what],
+            f"{what}: {value or 'none'} after pruning, {own[what] or 'none'} before",
+        )
+    left = surroundings.hooked(model, hooks)
+    promise(not left, f"hooks are left on {', '.join(left)}")
+    promise(
+        torch.equal(pruned.context.windows, tiny_calibration()), "the calibration tokens changed"
+    )
+
+
+def offline(trial: MethodTrial) -> None:
+    with surroundings.no_network():
+        trial.prune()
+
+
+def on_cuda(trial: MethodTrial) -> None:
+    if not torch.cuda.is_available():
+        raise NotApplicableError("torch sees no GPU")
+    pruned = trial.prune(device="cuda")
+    promise(
+        {parameter.device.type for parameter in pruned.model.parameters()} == {"cuda"},
+        "weights left the GPU",
+    )
+    promise(bool(torch.isfinite(pruned.logits()).all()), "logits are not finite")
+    here, there = trial.pruned.removed, pruned.removed
+    # Not the same weights: sums in another order break near-ties the other way.
+    promise(
+        close(there / here if here else 1.0, 1.0, 0.02),
+        f"{here:,} parameters are removed on the CPU, {there:,} on the GPU",
+    )
+
+
+METHOD_PROMISES = (
+    Promise("finite", "prunes, and logits stay finite", finite),
+    Promise("amount", "reaches the sparsity that is asked for", amount),
+    Promise("structure", "removes what `structure` declares and nothing else", structure),
+    Promise("seed", "gives the same result for the same seed", seed),
+    Promise("zero", "changes nothing when asked for nothing", zero),
+    Promise("more", "removes more when asked for more", more),
+    Promise("untouched", "leaves all other parameters as they are, bit for bit", untouched),
+    Promise("saved", "is the same after saving and loading", saved),
+    Promise("generates", "generates the same tokens with a KV cache as without", generates),
+    Promise("tidy", "leaves no hooks, gradients, randomness, dtype, threads or TF32 behind", tidy),
+    Promise("json", "has options and notes that survive JSON", as_json),
+    Promise("documented", "says what it is and what each option means", documented),
+    Promise("offline", "needs no network", offline),
+    Promise("cuda", "runs on CUDA too", on_cuda),
+)
