@@ -1,4 +1,4 @@
-"""Models that are spread over host memory and disk: the same numbers, the placement on the record, and what is refused."""
+"""Models on host memory and disk: the same numbers, the placement on the record, what is refused."""
 
 from __future__ import annotations
 
@@ -12,25 +12,19 @@ import torch
 import prunebench
 from evaluation import SPEC, windows_of
 from prunebench.errors import PrunebenchError
-from prunebench.experiment.model import ModelRef, Placement
+from prunebench.experiment.model import Placement
 from prunebench.measure.quality.perplexity import perplexity
 from prunebench.measure.quality.tasks import _language_model
 from prunebench.measure.speed.execution import choose
 from prunebench.model.load import load, load_dispatched
-from prunebench.model.placement import (
-    dispatch,
-    input_device,
-    is_dispatched,
-    layers_by_device,
-    max_memory,
-)
+from prunebench.model.placement import input_device, is_dispatched
 from rig import Rig
 from tiny import FAMILIES, tiny_checkpoint, tiny_tokenizer
 
 IDS = torch.arange(2, 26).view(2, 12)
 SMALL, HALF, LARGE = 40_000, 250_000, 10**9
 SUITE = """\
-name: spread
+name: devices
 models:
   - {model: ./model, name: whole}
   - {model: ./model, name: disk, device_map: auto, max_memory: {cpu: 40 kB}}
@@ -48,82 +42,45 @@ def placement(size: int) -> Placement:
     return Placement(max_memory=(("cpu", size),))
 
 
-def spread_out(folder: Path, size: int) -> Any:
+def dispatched(folder: Path, size: int) -> Any:
     return load_dispatched(folder, dtype="float32", device="cpu", placement=placement(size)).model
 
 
 @pytest.mark.parametrize("size", [SMALL, HALF, LARGE])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_perplexity_does_not_depend_on_where_weights_lie(
-    family: str, size: int, tmp_path: Path
-) -> None:
+def test_perplexity_does_not_depend_on_the_devices(family: str, size: int, tmp_path: Path) -> None:
     tiny_checkpoint(tmp_path, family)
     whole = load(tmp_path, dtype="float32", device="cpu").model
-    model = spread_out(tmp_path, size)
+    model = dispatched(tmp_path, size)
     assert is_dispatched(model) == (size != LARGE)
     assert input_device(model) == torch.device("cpu")
     windows = windows_of(IDS)
     assert perplexity(model, windows, SPEC) == perplexity(whole, windows, SPEC)
 
 
-def test_layers_are_counted_where_they_lie(tmp_path: Path) -> None:
+def test_a_model_on_several_devices_runs_eagerly(tmp_path: Path) -> None:
     tiny_checkpoint(tmp_path, "llama")
-    assert layers_by_device(spread_out(tmp_path, SMALL)) == {"disk": 4}
-    assert layers_by_device(spread_out(tmp_path, LARGE)) == {"cpu": 4}
-    half = layers_by_device(spread_out(tmp_path, HALF))
-    assert set(half) == {"cpu", "disk"}
-    assert sum(half.values()) == 4
-
-
-def test_a_model_in_memory_stays_there_without_a_gpu(tmp_path: Path) -> None:
-    tiny_checkpoint(tmp_path, "llama")
-    model = load(tmp_path, dtype="float32", device="cpu").model
-    dispatch(model, placement(LARGE), "cpu")
-    assert layers_by_device(model) == {"cpu": 4}
-    assert not is_dispatched(model)
-
-
-def test_gpus_that_are_not_there_are_named() -> None:
-    many = Placement(max_memory=(("0", 10**9), ("99", 10**9), ("cpu", 10**9)))
-    with pytest.raises(PrunebenchError, match="max_memory names GPU 0; there are 0 for this cell"):
-        max_memory(many, "cpu")
-
-
-def test_a_spread_model_runs_eagerly(tmp_path: Path) -> None:
-    tiny_checkpoint(tmp_path, "llama")
-    model = spread_out(tmp_path, SMALL)
+    model = dispatched(tmp_path, SMALL)
     chosen = choose([model], IDS, 3)
     assert chosen.form == "eager"
-    assert chosen.notes == [
-        "the model is spread over several devices: eager is the only form there"
-    ]
-    with pytest.raises(PrunebenchError, match="execution 'lean': the model is spread"):
+    assert chosen.notes == ["the model is on several devices: eager is the only form there"]
+    with pytest.raises(PrunebenchError, match="execution 'lean': the model is on several devices"):
         choose([model], IDS, 3, "lean")
 
 
-def test_tasks_send_their_tokens_to_where_the_model_computes(tmp_path: Path) -> None:
+def test_tasks_send_their_tokens_to_the_device_that_computes(tmp_path: Path) -> None:
     tiny_checkpoint(tmp_path, "llama")
-    assert _language_model(spread_out(tmp_path, SMALL), tiny_tokenizer(), 1).device == torch.device(
+    assert _language_model(dispatched(tmp_path, SMALL), tiny_tokenizer(), 1).device == torch.device(
         "cpu"
     )
 
 
-def test_the_place_is_part_of_what_a_model_is_only_where_it_is_given() -> None:
-    model = ModelRef(name="m", kind="folder", location="/m", sha256="0" * 64)
-    assert "placement" not in model.identity()
-    small, large = (
-        model.model_copy(update={"placement": placement(size)}) for size in (SMALL, LARGE)
-    )
-    assert len({json.dumps(each.identity()) for each in (model, small, large)}) == 3
-    assert ModelRef.model_validate_json(small.model_dump_json()) == small
-
-
 @pytest.mark.streaming
 def test_a_run_over_models_in_memory_on_disk_and_in_a_large_budget(tmp_path: Path) -> None:
-    """Dense on disk goes from end to end; a method is refused there; where there is room it prunes as ever."""
+    """Dense runs from disk, a method is refused there, and prunes as usual if there is room."""
     rig = Rig(tmp_path)
-    (tmp_path / "spread.yaml").write_text(SUITE)
-    done = rig.prunebench("run", "spread.yaml", "--out", "runs")
+    (tmp_path / "devices.yaml").write_text(SUITE)
+    done = rig.prunebench("run", "devices.yaml", "--out", "runs")
     assert done.returncode == 1, done.stdout + done.stderr
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for path in (tmp_path / "runs" / "cells").glob("*.json"):
@@ -139,7 +96,7 @@ def test_a_run_over_models_in_memory_on_disk_and_in_a_large_budget(tmp_path: Pat
     assert disk["audit"] == whole["audit"]
     [latency] = disk["speed"]["latency"]
     assert latency["execution"] == "eager"
-    assert "spread over several devices" in latency["execution_notes"][0]
+    assert "on several devices" in latency["execution_notes"][0]
     assert disk["io"]["generation"] == []
     assert disk["speed"]["breakdown"] is None
 
@@ -157,10 +114,10 @@ def test_a_run_over_models_in_memory_on_disk_and_in_a_large_budget(tmp_path: Pat
 
 
 @pytest.mark.streaming
-def test_what_was_streamed_is_measured_on_disk(
+def test_a_streamed_model_is_measured_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The way of a checkpoint that fits nowhere."""
+    """How to prune and measure a checkpoint that fits in no memory."""
     Rig(tmp_path)
     monkeypatch.chdir(tmp_path)
     pruned = prunebench.prune(
@@ -172,7 +129,7 @@ def test_what_was_streamed_is_measured_on_disk(
         stream=True,
         shard_size="100 kB",
     )
-    model = spread_out(tmp_path / "pruned", SMALL)
+    model = dispatched(tmp_path / "pruned", SMALL)
     whole = prunebench.load_pruned("pruned")
     assert torch.equal(model(IDS).logits, whole(IDS).logits)
     assert pruned.audit.sparsity == 0.5
@@ -181,13 +138,16 @@ def test_what_was_streamed_is_measured_on_disk(
 @pytest.mark.parametrize(
     ("models", "said"),
     [
-        ("{model: ./model, max_memory: {cpu: 1 GB}}", "`max_memory` is for models that are spread"),
+        (
+            "{model: ./model, max_memory: {cpu: 1 GB}}",
+            "`max_memory` is for models with a device_map",
+        ),
         ("{model: ./model, device_map: balanced}", "device_map"),
         ("{model: ./model, device_map: auto, max_memory: {tpu: 1 GB}}", "max_memory"),
         ("{model: ./model, device_map: auto, max_memory: {cpu: lots}}", "max_memory"),
     ],
 )
-def test_a_suite_that_says_it_wrongly_names_the_key(models: str, said: str, tmp_path: Path) -> None:
+def test_a_wrong_placement_in_a_suite_names_its_key(models: str, said: str, tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     (tmp_path / "wrong.yaml").write_text(SUITE.replace("{model: ./model, name: whole}", models))
     done = rig.prunebench("plan", "wrong.yaml")

@@ -32,9 +32,7 @@ from prunebench.record.speed import Breakdown, Latency, LatencySamples
 # not the model's own.
 NOT_THE_MODEL_ALONE = ("metrics", "bandwidth", "latency", "2:4 kernels")
 
-DISPATCHED = (
-    "the model is spread over several devices: the dense one is not timed between its rounds"
-)
+DISPATCHED = "the model is on several devices: the dense one is not timed between its rounds"
 # The dense model is loaded beside the pruned one if this many times its bytes are free.
 SPARE = 1.25
 

@@ -187,10 +187,10 @@ def choose(
     if any(is_dispatched(model) for model in models):
         if asked not in {FASTEST, "eager"}:
             raise PrunebenchError(
-                f"execution '{asked}': the model is spread over several devices",
+                f"execution '{asked}': the model is on several devices",
                 hint="`execution: eager` is the only form there",
             )
-        notes.append("the model is spread over several devices: eager is the only form there")
+        notes.append("the model is on several devices: eager is the only form there")
         asked = "eager"
     forms = candidates(prompt.device.type) if asked == FASTEST else [asked]
     for form in forms:
