@@ -96,9 +96,9 @@ def _band(span: PhaseSpan, index: int, end: float, width: int) -> dict[str, Any]
 def _series(memory: Timeline) -> dict[str, list[int]]:
     series = {"resident set": memory.rss_bytes}
     if memory.gpu_bytes and len(memory.gpu_bytes) == len(memory.time_s):
-        series["GPU"] = memory.gpu_bytes
+        series["GPU memory of the process"] = memory.gpu_bytes
     if memory.gpu_device_bytes and len(memory.gpu_device_bytes) == len(memory.time_s):
-        series["GPU with everything on it"] = memory.gpu_device_bytes
+        series["GPU memory of all processes"] = memory.gpu_device_bytes
     return series
 
 
@@ -144,7 +144,7 @@ def sample_strip(raw: LatencySamples | None) -> dict[str, Any] | None:
         return None
     sets = {
         "this cell": _finite_sorted(raw.inter_token_s),
-        "dense, between": _finite_sorted(raw.dense_inter_token_s or []),
+        "dense, interleaved": _finite_sorted(raw.dense_inter_token_s or []),
     }
     if not sets["this cell"]:
         return None

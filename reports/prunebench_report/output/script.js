@@ -6,7 +6,7 @@
   const data = JSON.parse(byId("data").textContent);
   all("[data-js]").forEach((element) => { element.hidden = false; });
 
-  // What the reader chose, in the fragment: #sort=perplexity.up&method=wanda&hide=prune_s&theme=dark&at=row-...
+  // The reader's choices, kept in the fragment of the URL so that they can be shared: #sort=perplexity.up&method=wanda&hide=prune_s&theme=dark&at=row-...
   const state = new Map();
   const read = () => {
     const text = location.hash.slice(1);
@@ -23,7 +23,7 @@
   };
   const set = (key, value) => { state.delete(key); if (value) state.set(key, value); write(); };
 
-  // Theme: follow the system until the reader chooses.
+  // Theme: the system's until the reader chooses one.
   const theme = byId("theme");
   const themes = ["auto", "light", "dark"];
   const paint = () => {
@@ -75,17 +75,17 @@
     byId("said").textContent = arrange();
   }));
 
-  // Filters: every choice must fit; dense stays in sight of what it is compared with.
+  // Filters: a row is shown if it fits every choice.
   const selects = all("select[data-filter]");
   const find = byId("find");
   const count = byId("count");
   const sift = () => {
-    const wanted = selects.map((one) => [Number(one.dataset.place), one.selectedIndex - 1]).filter(([, pick]) => pick >= 0);
+    const wanted = selects.map((one) => [Number(one.dataset.position), one.selectedIndex - 1]).filter(([, pick]) => pick >= 0);
     const text = find.value.trim().toLowerCase();
     let shown = 0;
     given.forEach((row) => {
       const facets = (row.dataset.f || "").split(" ");
-      const fits = wanted.every(([place, pick]) => Number(facets[place]) === pick) && name(row).toLowerCase().includes(text);
+      const fits = wanted.every(([position, pick]) => Number(facets[position]) === pick) && name(row).toLowerCase().includes(text);
       row.hidden = !fits;
       shown += fits;
     });
@@ -100,7 +100,7 @@
   }));
   find.addEventListener("input", () => { set("find", find.value.trim()); byId("said").textContent = sift(); });
 
-  // Columns: one style sheet says which are hidden, so that a thousand rows need no change.
+  // Columns: one style sheet hides them, so that a thousand rows need no change.
   const sheet = new CSSStyleSheet();
   document.adoptedStyleSheets = [sheet];
   const boxes = all("input[data-column]");
@@ -138,10 +138,10 @@
     set("theme", kept);
     restore();
     arrange();
-    byId("said").textContent = "The table is as it was written";
+    byId("said").textContent = "The table is reset";
   });
 
-  // A link to a row or a card: open what hides it, mark it, keep the other choices in the fragment.
+  // A link to a row or a card opens what hides its target, marks it, and keeps the other choices.
   const reveal = () => {
     all(".at").forEach((one) => one.classList.remove("at"));
     const target = state.get("at") && byId(state.get("at"));
@@ -171,7 +171,7 @@
   });
   addEventListener("afterprint", () => closed.forEach((one) => { one.open = false; }));
 
-  // Downloads of what is embedded, a whole object a cell.
+  // Downloads: the embedded data, with one whole object for each cell.
   const save = (text, type, file) => {
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([text], { type }));

@@ -107,13 +107,10 @@ def _summary(rows: Sequence[Mapping[str, Any]]) -> str:
     changed = sum(one is True for one in verdicts)
     judged = sum(one is not None for one in verdicts)
     if not rows:
-        return "No cell stands in both runs with a result."
+        return "No cell has a result in both runs."
     if not changed:
         return f"No significant change in {len(rows)} cells: {judged} figures were judged."
-    return (
-        f"{changed} of {judged} figures that can be judged changed significantly, "
-        f"over {len(rows)} cells."
-    )
+    return f"{changed} of {judged} judged figures changed significantly, over {len(rows)} cells."
 
 
 def pair_cells(a: Sequence[Cell], b: Sequence[Cell]) -> Pairing:

@@ -25,7 +25,7 @@ def memory(record: Record) -> dict[str, Any] | None:
         ("Source", f"{found.source}, every {seconds(found.interval_s)}"),
         ("Before the model", size(found.baseline_rss_bytes)),
         ("Peak resident set", size(found.peak_rss_bytes)),
-        ("Unique set after measuring", size(found.uss_bytes)),
+        ("Unique set after the measurements", size(found.uss_bytes)),
     ]
     if gpu := found.gpu:
         facts += [
@@ -47,7 +47,7 @@ def memory(record: Record) -> dict[str, Any] | None:
 def _phase(one: PhaseMemory) -> str:
     parts = [size(one.peak_rss_bytes)]
     if one.uss_bytes is not None:
-        parts.append(f"{size(one.uss_bytes)} unique at its end")
+        parts.append(f"{size(one.uss_bytes)} unique at the end")
     if gpu := one.gpu:
         used = (
             ("allocated", gpu.allocated_bytes),
@@ -63,7 +63,7 @@ def _gpu_sharing(gpu: GpuSharing | None) -> Facts:
         return []
     who = f" (pids {', '.join(map(str, gpu.pids))})" if gpu.pids else ""
     when = f", during {', '.join(gpu.phases)}" if gpu.phases else ""
-    facts = [("Others on the GPU", f"{gpu.note}{who}{when}")]
+    facts = [("Other processes on the GPU", f"{gpu.note}{who}{when}")]
     if gpu.memory_before_bytes is not None or gpu.utilisation_before is not None:
         busy = percent(gpu.utilisation_before, 0)
         use = f"{size(gpu.memory_before_bytes)}, in use {busy} of the time"
@@ -74,16 +74,16 @@ def _gpu_sharing(gpu: GpuSharing | None) -> Facts:
 def _cpu_sharing(contention: Contention) -> Facts:
     """CPU time that others had during the timed phases."""
     if contention.cpu_reason:
-        return [("CPU taken by others", f"not available: {contention.cpu_reason}")]
+        return [("CPU used by others", f"not available: {contention.cpu_reason}")]
     parts = [_cpu_load(one) for one in contention.cpu if one.phase in TIMED]
-    return [("CPU taken by others", "; ".join(parts))] if parts else []
+    return [("CPU used by others", "; ".join(parts))] if parts else []
 
 
 def _cpu_load(one: CpuLoad) -> str:
-    text = f"{percent(one.others_share, 0)} ({one.phase})"
+    text = percent(one.others_share, 0)
     if one.steal_share >= _VISIBLE_STEAL:
-        text += f", {percent(one.steal_share, 0)} by the hypervisor"
-    return text
+        text += f" and {percent(one.steal_share, 0)} by the hypervisor"
+    return f"{text} in {one.phase} ({seconds(one.wall_s)})"
 
 
 def loading(record: Record) -> Facts:
@@ -106,6 +106,7 @@ def loading(record: Record) -> Facts:
 
 def _pcie(traffic: PcieTraffic) -> Facts:
     received = f"mean {rate(traffic.rx_mean_bytes_per_s)}, peak {rate(traffic.rx_peak_bytes_per_s)}"
+    sent = f"mean {rate(traffic.tx_mean_bytes_per_s)}, peak {rate(traffic.tx_peak_bytes_per_s)}"
     generation = f"generation {_plain(traffic.generation)} of {_plain(traffic.generation_limit)}"
     lanes = f"{_plain(traffic.width)} of {_plain(traffic.width_limit)} lanes"
     return [
@@ -114,7 +115,7 @@ def _pcie(traffic: PcieTraffic) -> Facts:
             "PCIe to the GPU",
             f"{received} over {count(traffic.samples)} windows of 20 ms (NVML)",
         ),
-        ("PCIe from the GPU", f"mean {rate(traffic.tx_mean_bytes_per_s)}"),
+        ("PCIe from the GPU", sent),
         ("PCIe link", f"{generation}, {lanes}"),
     ]
 
@@ -141,7 +142,7 @@ def energy(record: Record) -> Facts:
         ("Per prompt", _joules(found.joules_per_prompt)),
         ("Power, generation phase", _watts(found.generation_w)),
         ("Power, prompt phase", _watts(found.prompt_w)),
-        ("Power while waiting", f"{_watts(found.idle_w)}, not subtracted"),
+        ("Idle power", f"{_watts(found.idle_w)}, not subtracted"),
         ("Source", found.source),
         ("Measured for", f"{prompts} of prompts, {generation} of generation"),
     ]

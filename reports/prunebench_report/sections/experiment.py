@@ -100,14 +100,15 @@ def _windows(spec: CalibrationSpec) -> str:
 def audit_facts(record: Record, audit: Audit) -> Facts:
     """Sparsity, size and shape as counted, and what they should and did bring in speed."""
     expected = "yes" if audit.speedup_expected else "no"
-    facts = [("Runs as", audit.form), ("Speed-up expected", f"{expected}: {audit.note}")]
+    facts = [("Form", audit.form), ("Speed-up expected", f"{expected}: {audit.note}")]
     if measured := measured_speedup(record):
-        facts.append(("Speed-up found", measured))
+        facts.append(("Speed-up measured", measured))
     if locations := layer_locations(record):
-        facts.append(("Placed", locations))
+        facts.append(("Layers held", locations))
     facts += [
         ("Zeros", f"{percent(audit.sparsity, 2)} of {count(audit.prunable)} prunable weights"),
-        ("Zeros of the dense model", count(audit.zeros_dense)),
+        ("Prunable weights", f"{count(audit.prunable)} of {count(audit.prunable_dense)}"),
+        ("Zeros in dense", count(audit.zeros_dense)),
         ("Parameters", f"{count(audit.parameters)} of {count(audit.parameters_dense)}"),
         ("Removed", percent(audit.removed_share)),
         ("In memory", size(audit.memory_bytes)),
@@ -120,7 +121,7 @@ def audit_facts(record: Record, audit: Audit) -> Facts:
         facts.append(("Removed attentions and MLPs", ", ".join(audit.removed_blocks)))
     facts += _widths(audit)
     for one in audit.patterns:
-        broken = f"{count(one.violations)} of {count(one.groups)} groups break it"
+        broken = f"violated by {count(one.violations)} of {count(one.groups)} groups"
         facts.append((f"Pattern {one.pattern}", broken))
     return facts
 

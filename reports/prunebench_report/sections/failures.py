@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from prunebench.record.record import Record
     from prunebench_report.data.report_input import ReportInput
 
-_UNEXPLAINED = "the record says no more"
+_UNEXPLAINED = "the record has no error"
 _LONGEST_MESSAGE = 1000
 _LONGEST_BRIEF = 200
 

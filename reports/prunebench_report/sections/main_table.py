@@ -67,16 +67,22 @@ COLUMNS = (
     ),
     ShownColumn(
         "inter_token_p50_s",
-        "Between tokens",
+        "Inter-token latency",
         "Speed",
         "time",
         "median",
         -1,
         speedup="inter_token_speedup",
     ),
-    ShownColumn("ttft_p50_s", "First token", "Speed", "time", "median", -1, speedup="ttft_speedup"),
+    ShownColumn("ttft_p50_s", "TTFT", "Speed", "time", "median", -1, speedup="ttft_speedup"),
     ShownColumn(
-        "tokens_per_s", "Tokens", "Speed", "rate", "generated", 1, speedup="inter_token_speedup"
+        "tokens_per_s",
+        "Throughput",
+        "Speed",
+        "rate",
+        "generation",
+        1,
+        speedup="inter_token_speedup",
     ),
     ShownColumn("io_utilisation", "I/O floor", "Speed", "share", "of measured"),
     ShownColumn(
@@ -100,7 +106,7 @@ COLUMNS = (
     ),
     ShownColumn("sparsity", "Zeros", "Size", "share", "of prunable weights"),
     ShownColumn(
-        "parameters", "Parameters", "Size", "count", "that remain", -1, ratio="parameters_ratio"
+        "parameters", "Parameters", "Size", "count", "remaining", -1, ratio="parameters_ratio"
     ),
     ShownColumn("disk_bytes", "On disk", "Size", "bytes", "safetensors", -1, ratio="disk_ratio"),
     ShownColumn("prune_s", "Pruning", "Cost", "time", "calibration included", -1),
@@ -116,7 +122,7 @@ _SCALES: dict[Unit, tuple[tuple[float, str, float], ...]] = {
     "share": ((0.0, "%", 100.0),),
     "percent": ((0.0, "%", 1.0),),
     "ratio": ((0.0, TIMES, 1.0),),
-    "rate": ((0.0, "/s", 1.0),),
+    "rate": ((0.0, "tokens/s", 1.0),),
     "joules": ((1.0, "J", 1.0), (0.0, "mJ", 1e3)),
     "plain": ((0.0, "", 1.0),),
 }

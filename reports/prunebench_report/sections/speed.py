@@ -27,7 +27,7 @@ def measured_speedup(record: Record) -> str | None:
     one = next(iter(stored_latencies(record)), None)
     if one is None or one.inter_token_speedup is None:
         return None
-    text = f"measured {_interval(one.inter_token_speedup)} dense speed per token"
+    text = f"{_interval(one.inter_token_speedup)} per token"
     kernels = sparse_latency(record, one)
     if kernels and kernels.inter_token_speedup:
         text += f", with 2:4 kernels {_interval(kernels.inter_token_speedup)}"
@@ -36,10 +36,10 @@ def measured_speedup(record: Record) -> str | None:
 
 def _latency(one: Latency, raw: LatencySamples | None) -> dict[str, Any]:
     rows = [
-        _quantiles("First token", one.ttft_s, one.ttft_speedup),
-        _quantiles("First token, dense between", one.dense_ttft_s),
-        _quantiles("Between tokens", one.inter_token_s, one.inter_token_speedup),
-        _quantiles("Between tokens, dense between", one.dense_inter_token_s),
+        _quantiles("TTFT", one.ttft_s, one.ttft_speedup),
+        _quantiles("TTFT of dense, interleaved", one.dense_ttft_s),
+        _quantiles("Inter-token latency", one.inter_token_s, one.inter_token_speedup),
+        _quantiles("Inter-token latency of dense, interleaved", one.dense_inter_token_s),
     ]
     return {
         "shape": latency_protocol(one),

@@ -88,13 +88,13 @@ def _nothing(rows: Sequence[Row], done: Sequence[Row], where: str) -> Statement:
 
 def _without_dense(pruned: Sequence[Row], where: str) -> Statement:
     question = f"Against dense{where}"
-    without = "No dense cell finished, so recovery and speed-up cannot be given."
+    without = "No dense cell finished, so recovery and speed-up are unknown."
     known = [row for row in pruned if row["perplexity"] is not None]
     if not known:
         return _say("no-dense", question, "n/a", without)
     best = min(known, key=lambda row: float(row["perplexity"]))
-    lowest = f"{without} The lowest perplexity, {number(best['perplexity'])}, is that of "
-    return _say("no-dense", question, "n/a", lowest, _link(best), ".")
+    lowest = f" has the lowest perplexity, {number(best['perplexity'])}."
+    return _say("no-dense", question, "n/a", f"{without} ", _link(best), lowest)
 
 
 def _quality_when_fast(rows: Sequence[Row], where: str) -> Statement | None:
@@ -102,13 +102,15 @@ def _quality_when_fast(rows: Sequence[Row], where: str) -> Statement | None:
     timed = [row for row in rows if row["inter_token_speedup"] is not None]
     if not timed:
         return None
-    fast = [row for row in timed if row["inter_token_speedup"] >= FAST and quality(row) is not None]
-    if not fast:
-        top = max(timed, key=_speed)
-        none = f"No cell generates tokens {FAST:g} times as fast as dense; the nearest is "
+    top = max(timed, key=_speed)
+    if _speed(top) < FAST:
+        none = f"No cell reaches {FAST:g}{TIMES} dense speed per token; the fastest is "
         return _say("quality", question, "none", none, _link(top), f" at {_measured(top)}.")
+    fast = [row for row in timed if _speed(row) >= FAST and quality(row) is not None]
+    if not fast:
+        return None  # the quality of the fast cells is unknown
     best = max(fast, key=lambda row: (quality(row), _speed(row)))
-    tasks = f"mean over {best['tasks_run']} tasks, " if judged_by_tasks(best) else ""
+    tasks = f"mean over {best['tasks_run']} tasks; " if judged_by_tasks(best) else ""
     kept = (
         f" keeps {_kept(best)} of dense quality "
         f"({tasks}perplexity {number(best['perplexity'])}) "
@@ -128,17 +130,20 @@ def _speed_above_gate(rows: Sequence[Row], gate: float, where: str) -> Statement
         row for row in judged if row["gate_passed"] and row["inter_token_speedup"] is not None
     ]
     if not passing:
-        nearest = max(judged, key=quality)
-        if nearest["gate_passed"]:
+        best = max(judged, key=quality)
+        if best["gate_passed"]:
             return None  # it passes, but nothing was timed
-        none = f"No pruned cell keeps {limit} of dense quality; the nearest is "
-        kept = f" with {fixed(quality(nearest), 1)} %."
-        return _say("speed", question, "none", none, _link(nearest), kept)
+        none = f"No pruned cell keeps {limit} of dense quality; the best is "
+        kept = f" with {fixed(quality(best), 1)} %."
+        return _say("speed", question, "none", none, _link(best), kept)
     best = max(passing, key=lambda row: (settled_speedup(row) or 0, quality(row)))
     if settled_speedup(best) == 1:
-        text = f" keeps {_kept(best)} but is not measurably faster than dense: {_measured(best)}."
+        text = (
+            f" keeps {_kept(best)} of dense quality but is not measurably faster than dense: "
+            f"{_measured(best)}."
+        )
         return _say("speed", question, times(1.0), _link(best), text)
-    text = f" generates tokens at {_measured(best)} dense speed and keeps {_kept(best)}."
+    text = f" generates tokens at {_measured(best)} dense speed and keeps {_kept(best)} of dense quality."
     return _say("speed", question, times(_speed(best)), _link(best), text)
 
 
@@ -155,13 +160,10 @@ def _dominated(rows: Sequence[Row], where: str) -> Statement | None:
     methods = list(dict.fromkeys(row["method"] for row in comparable))
     if len(methods) < 2:
         return None
-    question = f"Methods beaten on every count{where}"
+    question = f"Dominated methods{where}"
     beaten = _beaten_methods(comparable, methods, points)
     if not beaten:
-        text = (
-            "Every method has a cell that no other method beats "
-            "in quality, speed and size together."
-        )
+        text = "Every method has a cell that no other method dominates in quality, speed and size."
         return _say("dominated", question, "none", text)
     by_winner: dict[str, list[str]] = {}
     for method, winner in beaten.items():
@@ -169,9 +171,9 @@ def _dominated(rows: Sequence[Row], where: str) -> Statement | None:
     labels = {winner["cell"]: short_label(winner["label"]) for winner in beaten.values()}
     parts: list[str | Span] = []
     for index, (cell, losers) in enumerate(by_winner.items()):
-        verb = "" if index else " is beaten" if len(losers) == 1 else " are beaten"
+        verb = "" if index else " is dominated" if len(losers) == 1 else " are dominated"
         parts += [f"{'; ' if index else ''}{_listed(losers)}{verb} by ", Span(labels[cell], cell)]
-    parts.append(": at least as good in quality, speed and size at once.")
+    parts.append(": at least as good in quality, speed and size, and better in one of them.")
     return _say("dominated", question, f"{len(beaten)} of {len(methods)}", *parts)
 
 
@@ -190,7 +192,7 @@ def _beaten_methods(
 
 
 def _winner(row: Row, others: Sequence[Row], points: Mapping[str, tuple[float, ...]]) -> Row | None:
-    """Of the cells that dominate this one, the nearest in sparsity, then the best in quality."""
+    """Of the cells that dominate this one, the best in sparsity, then the best in quality."""
     mine = points[row["cell"]]
     better = [other for other in others if dominates(points[other["cell"]], mine)]
     return min(
@@ -219,18 +221,17 @@ def _zeros(rows: Sequence[Row], where: str) -> Statement | None:
     question = f"Zeros in dense tensors{where}"
     middle = median(_speed(row) for row in kept)
     low, high = min(kept, key=_speed), max(kept, key=_speed)
-    shares = sorted({percent(row["sparsity"], 0) for row in kept})
-    amount = shares[0] if len(shares) == 1 else f"{shares[0]} to {shares[-1]}"
+    sparsities = [row["sparsity"] for row in kept]
+    least, most = percent(min(sparsities), 0), percent(max(sparsities), 0)
+    amount = least if least == most else f"{least} to {most}"
     if any((settled_speedup(row) or 0) > _CLEARLY_FASTER for row in kept):
-        text = (
-            f"With {amount} zeros in dense tensors no speed-up was expected, "
-            f"yet up to {_measured(high)} was measured, by "
-        )
-        return _say("zeros", question, times(_speed(high)), text, _link(high), ".")
+        text = f"{amount} zeros in dense tensors were expected to bring no speed-up, but "
+        reached = f" reached {_measured(high)}."
+        return _say("zeros", question, times(_speed(high)), text, _link(high), reached)
     text = f"{amount} zeros in dense tensors bring no speed-up: the measured ratio is "
     if len(kept) == 1:
-        one = f"{text}{_measured(high)}, by "
-        return _say("zeros", question, times(middle), one, _link(high), ".")
+        only = f"{text}{_measured(high)} ("
+        return _say("zeros", question, times(middle), only, _link(high), ").")
     first = (f"{text}{times(_speed(low))} (", _link(low), ")")
     last = (f" to {times(_speed(high))} (", _link(high), ").")
     return _say("zeros", question, times(middle), *first, *last)

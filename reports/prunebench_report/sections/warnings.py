@@ -44,14 +44,16 @@ def _incomplete(given: ReportInput, done: Sequence[Record]) -> list[str]:
     total = len(given.plan.cells)
     missing = total - len(given.records) - len(given.damaged)
     if missing and not given.running:
-        found.append(f"Not run: {missing} of {total} cells. The verdict is about the others.")
+        found.append(f"Not run: {missing} of {total} cells. The verdict covers the others.")
     if len(given.gates) > 1:
-        found.append("The runs have different quality gates; that of the first is used.")
+        found.append(
+            "The runs have different quality gates; this report uses the one of the first run."
+        )
     found += [
         f"The record {one.path.name} cannot be used: {clean(one.reason)}." for one in given.damaged
     ]
     if done and not any(record.cell.method.name == "dense" for record in done):
-        found.append("No dense cell finished: recovery and speed-up cannot be given.")
+        found.append("No dense cell finished, so recovery and speed-up are unknown.")
     return found
 
 
@@ -65,8 +67,8 @@ def _unpaired(done: Sequence[Record]) -> list[str]:
         return []
     return [
         (
-            f"{apart} cells were not timed in rounds interleaved with dense: "
-            "their speed-up compares two processes and has no interval."
+            f"{apart} cell{'s were' if apart > 1 else ' was'} not timed in rounds interleaved with "
+            "dense: the speed-up compares two processes and has no interval."
         )
     ]
 
@@ -87,12 +89,12 @@ def _mixed_execution(done: Sequence[Record]) -> list[str]:
         kinds = mixed[0]
         counts = ", ".join(f"{kinds.count(kind)} {clean(kind)}" for kind in dict.fromkeys(kinds))
         found.append(
-            f"Cells of one table ran in different execution forms ({counts}): compare speed-ups, "
-            "which are against dense in the same form, not milliseconds of different rows."
+            f"Cells of one model were timed in different execution forms ({counts}). Compare "
+            "speed-ups, which are relative to dense in the same form, not the milliseconds of "
+            "different rows."
         )
     found += [
-        f"{count} cell{'s' if count > 1 else ''} not timed between rounds of dense: "
-        f"{clean(reason)}."
+        f"{count} cell{'s were' if count > 1 else ' was'} not timed beside dense: {clean(reason)}."
         for reason, count in reasons.items()
     ]
     return found
@@ -115,7 +117,7 @@ def _drift(done: Sequence[Record]) -> list[str]:
         (
             f"The machine's own speed drifted: the dense model took up to {100 * worst:.0f} % longer "
             "per token in some cells than in others. Compare speed-ups, which are paired, not "
-            "milliseconds of different rows."
+            "the milliseconds of different rows."
         )
     ]
 
@@ -128,7 +130,7 @@ def _machines(records: Sequence[Record], done: Sequence[Record]) -> list[str]:
         )
     if (several := len(machines(records))) > 1:
         found.append(
-            f"Cells ran on {several} different machines: times must not be compared between them."
+            f"Cells ran on {several} different machines: do not compare times between them."
         )
     return found
 
@@ -144,13 +146,13 @@ def _shared_gpu(given: ReportInput) -> list[str]:
     found = []
     if shared:
         found.append(
-            "Other processes were on the GPU: "
-            f"times and device memory of {_listed(shared)} shared it."
+            "Other processes used the GPU, which affects times and GPU memory of "
+            f"{_listed(shared)}."
         )
     if doubtful:
         found.append(
-            f"The GPU was in use before {_listed(doubtful)} began, by whom cannot be told: "
-            "times may have shared it."
+            f"Unknown processes used the GPU before {_listed(doubtful)} began: "
+            "the times may be affected."
         )
     return found
 
@@ -171,8 +173,8 @@ def _busy_cpu(given: ReportInput) -> list[str]:
     most = percent(max(share for _, share in busy), 0)
     return [
         (
-            f"The CPU was busy with others while timing {_listed([name for name, _ in busy])}: "
-            f"they took up to {most} of its cores."
+            f"Other processes took up to {most} of the CPU during the timing of "
+            f"{_listed([name for name, _ in busy])}."
         )
     ]
 
@@ -187,12 +189,12 @@ def _side_effects(given: ReportInput) -> list[str]:
     found = []
     if flagged:
         found.append(
-            f"Global state was changed, or processes were left running, in {_listed(flagged)}: it "
-            "was put back before measuring where that was possible. The details of the cells say "
-            "what."
+            f"A plugin left side effects behind or could not measure a figure in "
+            f"{_listed(flagged)}. Side effects were undone before measuring if possible; 'Flagged' "
+            "in the details of the cells says what happened."
         )
     if broken:
-        found.append(f"Memory was not sampled to the end in {_listed(broken)}.")
+        found.append(f"Memory sampling stopped early in {_listed(broken)}.")
     return found
 
 

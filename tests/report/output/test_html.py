@@ -243,7 +243,7 @@ def test_a_running_report_reloads_itself_and_a_finished_one_does_not(build, tmp_
     store = build.store(tmp_path / "run", build.quickstart()[:2], missing=[build.cell("owl")])
     running = render(store, running=True)
     assert '<meta http-equiv="refresh" content="30">' in running
-    assert "The run goes on" in running
+    assert "Still running." in running
     assert "Not run:" not in running
     assert 'http-equiv="refresh"' not in render(store)
 

@@ -35,7 +35,7 @@ def test_what_changed_is_told_from_what_did_not(build, tmp_path):
     assert (better["significant"], better["tone"]) == (True, "better")
     assert better["values"] == "1.11\N{MULTIPLICATION SIGN} to 1.30\N{MULTIPLICATION SIGN}"
     assert cell(found, "shortgpt ratio=0.1", "Perplexity")["tone"] == "better"
-    assert cell(found, "shortgpt ratio=0.1", "Between tokens")["significant"] is None
+    assert cell(found, "shortgpt ratio=0.1", "Inter-token latency")["significant"] is None
 
 
 def test_cells_pair_apart_from_what_differs_between_the_runs(build, tmp_path):
@@ -76,7 +76,7 @@ def test_runs_without_common_cells_say_so(build, tmp_path):
     a = build.store(tmp_path / "a", build.quickstart()[3:6]).folder
     b = build.store(tmp_path / "b", build.quickstart()[6:8]).folder
     found = compare(a, b)
-    assert found["summary"] == "No cell stands in both runs with a result."
+    assert found["summary"] == "No cell has a result in both runs."
     assert len(found["only_a"]) == 3
     assert len(found["only_b"]) == 2
 

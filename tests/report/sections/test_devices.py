@@ -52,7 +52,7 @@ def test_energy_is_a_column_with_its_difference_from_dense_if_a_cell_has_it(buil
     facts = dict(cards.section(given)[0]["energy"])
     assert (facts["Per generated token"], facts["Per prompt"]) == ("500 mJ", "4.20 J")
     assert facts["Source"] == NVML
-    assert "not subtracted" in facts["Power while waiting"]
+    assert "not subtracted" in facts["Idle power"]
     assert given.table[1]["joules_ratio"] == pytest.approx(0.8)
 
 
@@ -81,7 +81,7 @@ def test_others_on_the_cpu_are_listed_by_phase(build):
         record.contention = Contention(gpu=None, cpu=loads)
 
     facts = dict(card(build, change)["memory"]["facts"])
-    assert facts["CPU taken by others"] == "6 % (latency), 6 % by the hypervisor"
+    assert facts["CPU used by others"] == "6 % and 6 % by the hypervisor in latency (3.00 s)"
 
 
 def load(others, steal=0.0, phase="latency"):
@@ -93,7 +93,7 @@ def test_others_on_the_gpu_are_listed_and_escaped(build, tmp_path):
     record = build.quickstart()[0]
     record.contention = Contention(gpu=gpu)
     [found] = cards.section(build.given([record]))
-    told = dict(found["memory"]["facts"])["Others on the GPU"]
+    told = dict(found["memory"]["facts"])["Other processes on the GPU"]
     assert told == "other processes <b> (pids 4242), during latency"
     page = render(build.store(tmp_path / "page", [record]))
     assert "other processes &lt;b&gt;" in page
@@ -123,7 +123,7 @@ def test_gpu_figures_are_in_the_memory_card(build):
     assert facts["GPU peak, process (NVML)"] == "n/a"
     assert facts["GPU peak while pruning"] == "2.00 GB (torch's allocator, bytes allocated)"
     phases = dict(memory["phases"])
-    assert phases["prune"].endswith("1.50 GB unique at its end, GPU 2.00 GB allocated")
+    assert phases["prune"].endswith("1.50 GB unique at the end, GPU 2.00 GB allocated")
     assert given.table[0]["prune_peak_gpu_bytes"] == 2_000_000_000
 
 
@@ -139,7 +139,7 @@ def test_loading_is_split_into_files_to_host_and_host_to_device(build):
                     rx_mean_bytes_per_s=12e9,
                     rx_peak_bytes_per_s=24e9,
                     tx_mean_bytes_per_s=None,
-                    tx_peak_bytes_per_s=None,
+                    tx_peak_bytes_per_s=3e9,
                     generation=5,
                     width=16,
                     generation_limit=5,
@@ -154,6 +154,6 @@ def test_loading_is_split_into_files_to_host_and_host_to_device(build):
     assert (
         facts["PCIe to the GPU"] == "mean 12.0 GB/s, peak 24.0 GB/s over 7 windows of 20 ms (NVML)"
     )
-    assert facts["PCIe from the GPU"] == "mean n/a"
+    assert facts["PCIe from the GPU"] == "mean n/a, peak 3.00 GB/s"
     assert facts["PCIe link"] == "generation 5 of 5, 16 of n/a lanes"
     assert given.table[0]["load_device_s"] == 0.2

@@ -57,7 +57,7 @@ def test_blocks_become_text(build, tmp_path):
     assert html.count("<script") == 2
     assert "25.05" in html
     assert "100 more rows are not shown" in html
-    assert "This section could not be made: SystemExit" in html
+    assert "This section could not be built: SystemExit" in html
     assert "str is no block" in html
     assert "Silent" not in html
 

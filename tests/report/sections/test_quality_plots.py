@@ -78,7 +78,7 @@ def test_methods_differ_in_shape_not_only_in_colour(build):
 
 def test_without_dense_quality_stands_against_time(build):
     speed, size = section(build.given(build.quickstart()[1:]))
-    assert "Time between tokens, ms" in speed.svg
+    assert "Inter-token latency, ms" in speed.svg
     assert "Size on disk, MB" in size.svg
 
 

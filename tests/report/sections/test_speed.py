@@ -27,4 +27,4 @@ def test_the_report_shows_kernels_if_a_cell_ran_them(build):
     assert "sparse24_speedup" in [one["key"] for one in main_table.section(given)["columns"]]
     card = next(one for one in cards.section(given) if one["id"] == records[4].id)
     assert any("2:4 kernels" in one["shape"] for one in card["speed"])
-    assert dict(card["audit"])["Speed-up found"].startswith("measured 1.00")
+    assert dict(card["audit"])["Speed-up measured"].startswith("1.00")

@@ -66,7 +66,7 @@ def test_of_many_some_of_every_method_are_drawn_and_the_rest_is_in_the_cards(bui
         "random": 3,
     }
     page = render(build.store(tmp_path / "run", records))
-    assert "Drawn are 12 of 46 cells" in page
+    assert "12 of 46 cells, some of every method" in page
     assert (
         page.index('<section id="where"')
         < page.index('<section id="memory"')
