@@ -77,7 +77,7 @@ def test_what_is_done_and_what_failed():
         totals["left"]["tokens"]
         == totals["estimate"]["tokens"] - described["cells"][0]["estimate"]["tokens"]
     )
-    assert "1 done, 1 to run, 1 failed and to be tried again" in run("s.yaml", "--out", "out")
+    assert "1 done, 1 to run, 1 failed, to be tried again" in run("s.yaml", "--out", "out")
 
 
 @pytest.mark.usefixtures("here")

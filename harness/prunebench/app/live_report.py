@@ -1,4 +1,4 @@
-"""The report while the run goes on: written again as cells finish, so seldom that it costs less than a hundredth of it."""
+"""The report while a run goes on, written between cells in at most a hundredth of its time."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from types import TracebackType
 from typing import Self
 
 SHARE = 0.01
-"""Of the run's time, the most that is spent on writing the report meanwhile."""
+"""The largest share of a run's time that goes into writing the report meanwhile."""
 FIRST_S = 1.0
-"""What the first writing is taken to cost."""
+"""How long the first writing is assumed to take."""
 
 
 @dataclass
 class LiveReport:
-    """Calls ``write(running)`` between cells where the time for it is there; a report that cannot be made stops no run."""
+    """Calls ``write(running)`` between cells when it can be afforded.
+
+    A report that cannot be written is logged and stops no run.
+    """
 
     write: Callable[[bool], object]
     clock: Callable[[], float] = time.monotonic
@@ -32,8 +35,9 @@ class LiveReport:
         return self
 
     def cell_finished(self) -> None:
-        """Write the report if it can be afforded by now."""
+        """Write the report if that is affordable by now."""
         now = self.clock()
+        # Writing is expected to take as long as the last time: a report grows slowly.
         if self._broken or self._spent + self._last > SHARE * (now - self._begun):
             return
         try:
@@ -53,6 +57,6 @@ class LiveReport:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """After an interruption the report must not say that the run goes on."""
+        """After an interruption, write it once more: it must not say that the run goes on."""
         if kind is not None and self._written and not self._broken:
             self.write(False)

@@ -40,7 +40,8 @@ def run(
     {'ray': {'address': 'auto'}}.
 
     Every cell runs in a process of its own. Cells that have a result are not run again; a cell that
-    failed is a row whose `status` says so. Raises PrunebenchError if the suite or the folder is wrong.
+    failed is a row whose `status` says so. Raises PrunebenchError if the suite, the engine or the
+    folder is wrong.
     """
     from prunebench.plugin.files import with_files
 
@@ -63,15 +64,15 @@ def prune(
 ) -> Pruned:
     """Prune ``model`` with ``method`` and save it in ``out``, if that is given.
 
-    ``model`` is what a suite calls a model (a registered name, a folder, a .gguf file, a Hub id), or a
-    transformers causal LM, which is pruned in place. ``options`` are the method's, for example
+    ``model`` is what a suite calls a model (a registered name, a folder, a .gguf file, a Hub id),
+    or a transformers causal LM, which is pruned in place. ``options`` are the method's, for example
     {"sparsity": 0.5}; `allocation` and `recovery` go there too. ``calibration`` is a suite's
-    `calibration:` section; for a model in memory it is token ids, int64 [windows, length]. ``progress``
-    is called with (phase, done, total).
+    `calibration:` section; for a model in memory it is token ids, int64 [windows, length].
+    ``progress`` is called with (phase, done, total).
 
     ``settings`` are the other fields of `prunebench.app.prune.PruneJob`: seed, dtype, device,
-    layer_device, format, stream and shard_size. Raises PrunebenchError for anything that the user can
-    mend; ``out`` is then as it was before.
+    layer_device, format, stream and shard_size. Raises PrunebenchError for anything that the user
+    can mend; ``out`` is then as it was before.
     """
     from prunebench.app.prune import PruneJob, prune_model
 

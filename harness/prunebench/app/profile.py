@@ -1,4 +1,4 @@
-"""Profile one model, unpruned: how long loading, a prompt and a token take, and where that time goes."""
+"""Profile one unpruned model: how long loading, a prompt and a token take, and why."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def profile_model(
     compiled: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> ModelProfile:
-    """Measure ``model`` as it is at the shape ``shape``, and compare the ways to run it.
+    """Measure ``model`` unpruned at the shape ``shape``, and compare the ways to run it.
 
-    ``model`` is what a suite calls a model. ``compiled`` also times torch.compile, which takes minutes
-    to compile. ``progress`` is called with (phase, done, total). Raises PrunebenchError for what a user
-    can mend.
+    ``model`` is what a suite calls a model. ``compiled`` also times torch.compile, which compiles
+    for minutes. ``progress`` is called with (phase, done, total). Raises PrunebenchError for
+    anything that the user can mend.
     """
     cell = one_cell(model, DENSE, {}, load_plugins(), dtype=dtype, device=device)
     phases = Phases() if progress is None else Phases(lambda phase: progress(phase, 0, 0), progress)

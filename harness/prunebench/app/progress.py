@@ -1,4 +1,8 @@
-"""How a run looks in a terminal: a bar for all, one for each running cell; elsewhere a line as a cell starts and ends."""
+"""How a run looks while it goes on.
+
+In a terminal: one bar for all cells, and one for each running cell. Elsewhere: one line when a cell
+starts, and one when it ends.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ from prunebench.record.record import Record
 
 @contextmanager
 def show(cells: int) -> Iterator[Watcher]:
-    """Show the progress of so many cells while the context is open."""
+    """Show the progress of ``cells`` cells while the context is open."""
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
         yield _Lines(console, cells)
@@ -26,7 +30,7 @@ def show(cells: int) -> Iterator[Watcher]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
-        TextColumn("{task.fields[where]}"),
+        TextColumn("{task.fields[state]}"),
     )
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
         yield _Bars(console, cells, progress=progress)
@@ -38,7 +42,7 @@ class _Lines:
     cells: int
     number: int = 0
     _running: dict[str, tuple[int, float]] = field(default_factory=dict, init=False)
-    """The number of each running cell, and when it began."""
+    """By cell id: its number, and when it began."""
 
     def started(self, cell: Cell) -> None:
         self.number += 1
@@ -46,7 +50,7 @@ class _Lines:
         self.console.print(f"[{self.number}/{self.cells}] {_name(cell)} ...", markup=False)
 
     def moved(self, cell: Cell, event: Event) -> None:
-        """Phases are for terminals."""
+        """Phases are shown in terminals only."""
 
     def finished(self, record: Record) -> None:
         number, begun = self._running.pop(record.id)
@@ -65,14 +69,14 @@ class _Bars(_Lines):
         self.number += 1
         self._running[cell.id] = self.number, time.monotonic()
         if self._whole is None:
-            self._whole = self.progress.add_task("cells", total=self.cells, where="")
-        self.progress.update(self._whole, where=f"{self.number} of {self.cells}")
-        self._parts[cell.id] = self.progress.add_task(_name(cell), total=None, where="start")
+            self._whole = self.progress.add_task("cells", total=self.cells, state="")
+        self.progress.update(self._whole, state=f"{self.number} of {self.cells}")
+        self._parts[cell.id] = self.progress.add_task(_name(cell), total=None, state="start")
 
     def moved(self, cell: Cell, event: Event) -> None:
         if (part := self._parts.get(cell.id)) is not None:
             self.progress.update(
-                part, where=event.phase, total=event.total or None, completed=event.done
+                part, state=event.phase, total=event.total or None, completed=event.done
             )
 
     def finished(self, record: Record) -> None:
@@ -95,9 +99,10 @@ def outcome(record: Record) -> str:
     """One record in a few words."""
     if record.error is not None:
         message = (record.error.message.splitlines() or [""])[0]
-        if record.error.hint:  # ours: the message is for people, the class is not
-            return f"{record.status} while in '{record.error.phase}': {message} (fix: {record.error.hint})"
-        return f"{record.status} while in '{record.error.phase}': {record.error.type}: {message}"
+        failed = f"{record.status} while in '{record.error.phase}'"
+        if record.error.hint:  # an error of ours: its message says more than its class
+            return f"{failed}: {message} (fix: {record.error.hint})"
+        return f"{failed}: {record.error.type}: {message}"
     words: list[str] = [
         record.status,
         *([f"flagged ({len(record.flags)})"] if record.flags else []),

@@ -35,7 +35,8 @@ class PruneJob:
     options: Mapping[str, Any] = field(default_factory=dict)
     """The method's options, `allocation` and `recovery` among them."""
     calibration: Mapping[str, Any] | torch.Tensor | None = None
-    """A suite's `calibration:` section; for a model in memory token ids, int64 [windows, length]."""
+    """A suite's `calibration:` section; or for a model in memory token ids, int64
+    [windows, length]."""
     seed: int = 0
     dtype: str = "float32"
     """The precision to prune and save in; a model in memory keeps its own."""

@@ -27,10 +27,10 @@ def prune_in_memory(
     seed: int,
     registry: Registry,
 ) -> tuple[Audit, dict[str, Any], dict[str, Any]]:
-    """Prune ``model``; returns its audit, what the method noted, and what made it, for pruning.json.
+    """Prune ``model``; returns its audit, the method's notes, and its origin for pruning.json.
 
-    ``tokens`` are calibration token ids, int64 [windows, length]. Raises PrunebenchError for what the
-    user can mend.
+    ``tokens`` are calibration token ids, int64 [windows, length]. Raises PrunebenchError for
+    anything that the user can mend.
     """
     if isinstance(tokens, Mapping) or {"recovery", "allocation"} & set(options):
         raise PrunebenchError(

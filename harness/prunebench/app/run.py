@@ -153,7 +153,7 @@ class _Run:
 
 
 def _write_between_cells(live: LiveReport, session: Session) -> None:
-    """Write the report only if no cell is timing: rendering takes a core, which would disturb it."""
+    """Write the report if no cell is timing: rendering would take a core from it."""
     from prunebench.isolation.timing_lock import TimingLock, lock_folder
 
     # Cells that run one at a time need no lock: none is running now.

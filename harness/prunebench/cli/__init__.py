@@ -1,4 +1,7 @@
-"""The command line: one file a command, loaded when it is called, so that `prunebench --help` is quick."""
+"""The command line: one file per command, imported when that command runs.
+
+So `prunebench --help` is quick. Commands parse, call `prunebench.app` or the report, and print.
+"""
 
 from __future__ import annotations
 
@@ -11,25 +14,29 @@ import click
 COMMANDS = {
     "run": "Run a suite and write its report.",
     "suites": "List the suites that come with prunebench.",
-    "plan": "Show the cells of a suite, what is done already, and how much work is left.",
+    "plan": "Show the cells of a suite, those that are done, and how much work is left.",
     "prune": "Prune one model and save it.",
     "profile": "Show where a model's time and bytes go.",
     "report": "Render the report of a run again, or of several as one.",
     "compare": "Compare two runs, cell by cell.",
     "export": "Print or write the records of a run as one table.",
-    "doctor": "Say what this machine can measure, and what it cannot and why.",
+    "doctor": "Show what this machine can measure, and what it cannot and why.",
     "plugins": "List the plugins and what they offer.",
     "schema": "Print the JSON Schema of suite files, for editors.",
 }
 
 
 class LazyGroup(click.Group):
-    """Knows its commands' names and one-line helps; imports a command when it is used."""
+    """Knows the names and short helps of its commands; imports a command when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        cmd_name: str,
+    ) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"prunebench.cli.{cmd_name}").command
@@ -44,7 +51,11 @@ class LazyGroup(click.Group):
             ctx.fail(f"no command '{args[0]}' ({did_you_mean(args[0], COMMANDS)})")
         return super().resolve_command(ctx, args)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+    def format_commands(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        formatter: click.HelpFormatter,
+    ) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
@@ -70,7 +81,7 @@ def _version(ctx: click.Context, _: Any, wanted: bool) -> None:
     "-v", "--verbose", is_flag=True, help="Log what happens, and show where an error comes from."
 )
 def prunebench(*, verbose: bool) -> None:
-    """Benchmark harness for pruning large language models: quality, speed, memory and I/O under one protocol.
+    """Benchmark pruning of large language models: quality, speed, memory and I/O, one protocol.
 
     Start with `prunebench run quickstart`.
     """
@@ -82,7 +93,7 @@ def prunebench(*, verbose: bool) -> None:
 
 
 def main() -> None:
-    """The console script: exit code 0 all well, 1 some cell failed, 2 usage or bad input."""
+    """The console script. Exit codes: 0 success, 1 a cell failed, 2 wrong usage or bad input."""
     from prunebench.errors import PrunebenchError
 
     try:

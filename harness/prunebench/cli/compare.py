@@ -11,13 +11,14 @@ import click
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
 @click.option(
-    "--html", type=click.Path(path_type=Path), help="Write the comparison to this file too."
+    "--html", type=click.Path(path_type=Path), help="Also write the comparison to this file."
 )
 def command(a: Path, b: Path, html: Path | None) -> None:
-    """Compare the run folders A and B: what B changed against A.
+    """Compare the run folders A and B: what changed from A to B.
 
-    Cells are paired by all that decides their outcome, apart from what differs between the runs as a whole (the device,
-    a version, the model). A difference within its uncertainty is "no significant change".
+    Cells are paired if they are the same experiment, apart from what differs between the runs as a
+    whole (the device, a version, the model). A difference within its uncertainty is "no significant
+    change".
     """
     from rich.console import Console
 

@@ -1,4 +1,4 @@
-"""`prunebench doctor`: what is here, and what of it can be measured."""
+"""`prunebench doctor`: what this machine has, and what can be measured on it."""
 
 from __future__ import annotations
 
@@ -7,30 +7,37 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import click
 
 HUB = "https://huggingface.co"
 LIMIT_S = 3.0
+BUSY_LOAD = 0.5
+"""A load average above this means that other processes would disturb timings."""
+EXTRAS = {
+    "datasets": "; corpora on the hub need it: pip install 'prunebench[hub]'",
+    "ray": "; runs over several machines need it: pip install 'prunebench[ray]'",
+}
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at: 'ok' or 'no' (not available, and ``text`` says why)."""
+    """One thing that was looked at."""
 
     topic: str
     name: str
-    status: str
+    status: Literal["ok", "no"]
+    """'no' is not available; ``text`` says why."""
     text: str
 
 
 @click.command("doctor")
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--offline", is_flag=True, help="Do not try to reach the hub.")
 def command(*, as_json: bool, offline: bool) -> None:
-    """Say which hardware and versions are here, where the caches lie, and what a run will and will not measure, and why.
+    """Show hardware, versions and caches, and what a run can measure here, or why it cannot.
 
-    Nothing is changed. The hub gets one request, which ends after 3 s.
+    Nothing is changed. The hub gets one request, which is given up after 3 s.
     """
     found = [*_machine(), *_measured(), *_caches(), *_plugins(), *([] if offline else [_hub()])]
     if as_json:
@@ -42,6 +49,11 @@ def command(*, as_json: bool, offline: bool) -> None:
             topic = finding.topic
             click.echo(f"{topic}:")
         click.echo(f"  {finding.status:<3} {finding.name:<18} {finding.text}".rstrip())
+
+
+def _finding(topic: str, name: str, reason: str | None, text: str) -> Finding:
+    """Not available if there is a ``reason``, else ``text``."""
+    return Finding(topic, name, "no" if reason else "ok", reason or text)
 
 
 def _machine() -> Iterator[Finding]:
@@ -57,72 +69,56 @@ def _machine() -> Iterator[Finding]:
         size = (
             f"{gpu['memory_bytes'] / 1e9:.1f} GB" if gpu["memory_bytes"] else "size not available"
         )
-        yield Finding(
-            "machine", "GPU", "ok", f"{gpu['name']}, {size}, driver {facts['gpu_driver']}"
-        )
-    usable = torch.cuda.is_available()
-    yield Finding(
-        "machine",
-        "CUDA",
-        "ok" if usable else "no",
-        f"{torch.version.cuda}" if usable else "torch sees no GPU",
-    )
+        text = f"{gpu['name']}, {size}, driver {facts['gpu_driver']}"
+        yield Finding("machine", "GPU", "ok", text)
+    yield _finding("machine", "CUDA", _no_cuda(), str(torch.version.cuda))
     for name in ("prunebench", "python", "torch", "transformers", "lm-eval", "datasets", "ray"):
-        yield Finding("versions", name, *_version(name, facts))
+        yield _version(name, facts)
 
 
-def _version(name: str, facts: dict[str, Any]) -> tuple[str, str]:
+def _no_cuda() -> str | None:
+    """Why CUDA cannot be used; None if it can."""
+    import torch
+
+    return None if torch.cuda.is_available() else "torch sees no GPU"
+
+
+def _version(name: str, facts: dict[str, Any]) -> Finding:
     from importlib.metadata import PackageNotFoundError, version
 
     try:
-        return "ok", str(facts.get(name) or version(name))
+        return Finding("versions", name, "ok", str(facts.get(name) or version(name)))
     except PackageNotFoundError:
-        extra = {
-            "datasets": "; corpora on the hub need it: pip install 'prunebench[hub]'",
-            "ray": "; runs over several machines need it: pip install 'prunebench[ray]'",
-        }
-        return "no", f"not installed{extra.get(name, '')}"
+        return Finding("versions", name, "no", f"not installed{EXTRAS.get(name, '')}")
 
 
 def _measured() -> Iterator[Finding]:
-    import torch
-
     from prunebench.measure.devices.energy import EnergyMeter
     from prunebench.measure.devices.nvml import Nvml
 
     always = "perplexity, tasks, latency, throughput, sizes, resident memory by phase, loading"
     yield Finding("measured", "on any machine", "ok", always)
+    yield _finding("measured", "GPU memory, sharing", _no_cuda(), "allocator and NVML")
     with Nvml() as nvml:
         reason = nvml.reason if not nvml.available else None
-    yield _either(
-        "GPU memory, sharing",
-        None if torch.cuda.is_available() else "torch sees no GPU",
-        "allocator and NVML",
-    )
-    yield _either("NVML", reason, "power, clocks, PCIe and processes of the GPU")
-    for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
+    yield _finding("measured", "NVML", reason, "power, clocks, PCIe and processes of the GPU")
+    for device, name in (("cpu", "CPU"), *((("cuda", "GPU"),) if _no_cuda() is None else ())):
         with EnergyMeter(device) as meter:
-            yield _either(
-                f"energy of the {'GPU' if device == 'cuda' else 'CPU'}",
-                meter.reason,
-                meter.source or "",
-            )
+            yield _finding("measured", f"energy of the {name}", meter.reason, meter.source or "")
     read = Path("/proc/self/io")
-    yield _either(
-        "bytes from disk", None if os.access(read, os.R_OK) else f"{read} cannot be read", str(read)
-    )
+    reason = None if os.access(read, os.R_OK) else f"{read} cannot be read"
+    yield _finding("measured", "bytes from disk", reason, str(read))
+    yield _quiet()
+
+
+def _quiet() -> Finding:
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    busy = load is not None and load > 0.5
-    text = (
-        "not available"
-        if load is None
-        else f"load average {load:.1f}" + (", others will disturb timings" if busy else "")
-    )
-    yield Finding("measured", "quiet machine", "no" if busy or load is None else "ok", text)
-
-
-def _either(name: str, reason: str | None, source: str) -> Finding:
-    return Finding("measured", name, "no" if reason else "ok", reason or source)
+    if load is None:
+        return Finding("measured", "quiet machine", "no", "load average not available")
+    text = f"load average {load:.1f}"
+    if load > BUSY_LOAD:
+        return Finding("measured", "quiet machine", "no", f"{text}, others will disturb timings")
+    return Finding("measured", "quiet machine", "ok", text)
 
 
 def _caches() -> Iterator[Finding]:
@@ -130,18 +126,12 @@ def _caches() -> Iterator[Finding]:
 
     hub = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     for name, folder in (("prunebench", cache_dir()), ("Hugging Face", hub)):
-        place = folder
-        while not place.exists():
-            place = place.parent
-        writable = os.access(place, os.W_OK)
-        free = os.statvfs(place)
+        # A cache is made when it is first used: until then its nearest parent counts.
+        there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        free = os.statvfs(there)
         text = f"{folder}, {free.f_bavail * free.f_frsize / 1e9:.0f} GB free"
-        yield Finding(
-            "caches",
-            name,
-            "ok" if writable else "no",
-            text + ("" if writable else ", cannot be written"),
-        )
+        reason = None if os.access(there, os.W_OK) else f"{text}, cannot be written"
+        yield _finding("caches", name, reason, text)
 
 
 def _plugins() -> Iterator[Finding]:
@@ -149,42 +139,34 @@ def _plugins() -> Iterator[Finding]:
     from prunebench.plugin.host import load_plugins
 
     registry = load_plugins()
-    kinds: dict[str, int] = {}
-    for entry in registry.entries():
-        kinds[entry.kind] = kinds.get(entry.kind, 0) + 1
-    counts = ", ".join(f"{kind} {number}" for kind, number in kinds.items())
+    counts = ", ".join(f"{kind} {len(named)}" for kind, named in registry.items() if named)
     yield Finding("plugins", f"API {API_VERSION}", "ok", counts or "none")
     for problem in registry.problems:
-        yield Finding(
-            "plugins",
-            problem.plugin,
-            "no",
-            f"{problem.distribution} {problem.version}: {problem.message}",
-        )
+        text = f"{problem.distribution} {problem.version}: {problem.message}"
+        yield Finding("plugins", problem.plugin, "no", text)
 
 
 def _hub() -> Finding:
-    """One request in a thread of its own, since looking up a name has no limit."""
     import threading
     import urllib.request
 
-    said: list[str | None] = []
+    answers: list[str | None] = []
 
     def ask() -> None:
         try:
             urllib.request.urlopen(
                 urllib.request.Request(HUB, method="HEAD"), timeout=LIMIT_S
             ).close()
-            said.append(None)
+            answers.append(None)
         except Exception as error:
-            said.append(f"{type(error).__name__}: {getattr(error, 'reason', None) or error}")
+            answers.append(f"{type(error).__name__}: {getattr(error, 'reason', None) or error}")
 
     begun = time.monotonic()
+    # The timeout of urlopen does not cover looking up the name, so a thread is waited for instead.
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(LIMIT_S)
-    reason = said[0] if said else f"no answer within {LIMIT_S:g} s"
-    way = "models and corpora in the caches, in wheels and in local files work all the same"
+    reason = answers[0] if answers else f"no answer within {LIMIT_S:g} s"
     if reason:
-        return Finding("network", HUB, "no", f"{reason}; {way}")
-    return Finding("network", HUB, "ok", f"answered in {time.monotonic() - begun:.1f} s")
+        reason += "; models and corpora in the caches, in wheels and in local files still work"
+    return _finding("network", HUB, reason, f"answered in {time.monotonic() - begun:.1f} s")

@@ -1,4 +1,4 @@
-"""`prunebench export`: the records as one table."""
+"""`prunebench export`: the records of a run as one table."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import click
     "--out", type=click.Path(path_type=Path), help="Write to this file instead of printing."
 )
 def command(run: Path, form: Literal["json", "csv", "parquet", "sqlite"], out: Path | None) -> None:
-    """Print the records of the run folder RUN, a row a cell, or write them with --out."""
+    """Print the records of the run folder RUN, one row per cell, or write them to --out."""
     from prunebench_report import export
 
     text = export(run, form, out)

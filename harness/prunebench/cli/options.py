@@ -52,7 +52,7 @@ def assignments(words: tuple[str, ...]) -> dict[str, Any]:
 
 
 def suite_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add SUITE, --plugin, --out, --set, --only and --skip; the command gets them as one `request`."""
+    """Add SUITE, --plugin, --out, --set, --only, --skip: the command gets one `request`."""
 
     @functools.wraps(function)
     def with_request(

@@ -1,4 +1,4 @@
-"""`prunebench plan SUITE`: the cells of a suite, what is done already, and how much work each is."""
+"""`prunebench plan SUITE`: the cells of a suite, those that are done, and the work of each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 @suite_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(request: SuiteRequest, *, as_json: bool) -> None:
-    """Show the cells of SUITE (a YAML file, or the name of a shipped suite), what is done, and an estimate of work."""
+    """Show the cells of SUITE (a file, or a shipped suite), those that are done, and their work.
+
+    The work is a lower bound; tasks are not part of it.
+    """
     import json
     import sys
 
@@ -31,15 +34,14 @@ def command(request: SuiteRequest, *, as_json: bool) -> None:
     else:
         from rich.console import Console
 
-        console = Console(
-            width=None if sys.stdout.isatty() else 200
-        )  # a pipe has no width to fold to
+        # A pipe has no width: rich would fold the table at 80 columns.
+        console = Console(width=None if sys.stdout.isatty() else 200)
         console.print(table(described))
         console.print(summary(described), highlight=False, soft_wrap=True)
 
 
 def describe(request: SuiteRequest) -> dict[str, Any]:
-    """The plan as plain data with stable keys."""
+    """The plan as JSON data; its keys are stable."""
     from prunebench.app import plan_suite
     from prunebench.store.run_folder import RunStore
     from prunebench.suite.estimate import estimate, total
@@ -80,7 +82,7 @@ def describe(request: SuiteRequest) -> dict[str, Any]:
 
 
 def status(store: RunStore, cell: Cell) -> str:
-    """'done' (never run again), 'failed' (will be tried again) or 'to run'."""
+    """'done' (it is not run again), 'failed' (it is) or 'to run'."""
     from prunebench.record.record import Record
 
     found = store.read(cell.id)
@@ -90,7 +92,7 @@ def status(store: RunStore, cell: Cell) -> str:
 
 
 def table(described: dict[str, Any]) -> Table:
-    """The cells for people."""
+    """The cells as a table, with calibration and seed if they differ between cells."""
     from rich.table import Table
     from rich.text import Text
 
@@ -123,7 +125,7 @@ def summary(described: dict[str, Any]) -> str:
     totals = described["totals"]
     words = [f"{totals['cells']} cells: {totals['done']} done, {totals['to_run']} to run"]
     if totals["failed"]:
-        words.append(f", {totals['failed']} failed and to be tried again")
+        words.append(f", {totals['failed']} failed, to be tried again")
     if totals["left"]["flop"]:
         words.append(f"; at least {_count(totals['left']['flop'], 1e9)} GFLOP left")
     return f"{''.join(words)}; folder {described['folder']}"

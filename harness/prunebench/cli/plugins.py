@@ -1,15 +1,24 @@
-"""`prunebench plugins`: what is there, where it comes from, and what is wrong with it; `show`, `check` and `new`."""
+"""`prunebench plugins`: the registered plugins, where they come from, and what is wrong with any.
+
+`show`, `check` and `new` are in files of their own.
+"""
 
 from __future__ import annotations
 
 import importlib
 import json
+from typing import TYPE_CHECKING
 
 import click
 
 from prunebench.cli.options import plugin_option
 
+if TYPE_CHECKING:
+    from prunebench.plugin.registry import PluginEntry, PluginProblem
+
 SUBCOMMANDS = ("show", "check", "new")
+
+Row = dict[str, str]
 
 
 class _Subcommands(click.Group):
@@ -18,12 +27,15 @@ class _Subcommands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(SUBCOMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        cmd_name: str,
+    ) -> click.Command | None:
         if cmd_name not in SUBCOMMANDS:
             return None
-        command: click.Command = importlib.import_module(
-            f"prunebench.cli.plugins_{cmd_name}"
-        ).command
+        module = importlib.import_module(f"prunebench.cli.plugins_{cmd_name}")
+        command: click.Command = module.command
         return command
 
 
@@ -31,63 +43,60 @@ class _Subcommands(click.Group):
     "plugins", cls=_Subcommands, invoke_without_command=True, short_help="List the plugins."
 )
 @plugin_option
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def command(context: click.Context, *, as_json: bool) -> None:
-    """List methods, allocations, recoveries, models, corpora, task data, metrics and engines with the plugin that provides each, and the plugins that cannot be used.
+    """List everything that plugins registered, and the plugins that cannot be used.
 
-    PRUNEBENCH_PLUGINS=a,b loads only these plugins (entry points or distributions), -a leaves one out, an empty
-    value loads none.
+    The environment variable PRUNEBENCH_PLUGINS restricts loading: a,b loads only these plugins
+    (entry points or distributions), -a leaves one out, an empty value loads none.
     """
     if context.invoked_subcommand is not None:
         return
     from prunebench.engine.select import built_in
-    from prunebench.plugin.describe import text_of
     from prunebench.plugin.host import load_plugins
 
     registry = load_plugins()
-    rows = [
-        {
-            "name": entry.name,
-            "kind": entry.kind,
-            "distribution": entry.distribution,
-            "version": entry.version,
-            "status": "ok",
-            "origin": entry.origin,
-            "message": text_of(entry.value).partition("\n")[0],
-        }
-        for entry in (*registry.entries(), *built_in())
-    ]
-    rows += [
-        {
-            "name": problem.plugin,
-            "kind": "plugin",
-            "distribution": problem.distribution,
-            "version": problem.version,
-            "status": problem.status,
-            "origin": "",
-            "message": problem.message,
-        }
-        for problem in registry.problems
-    ]
+    rows = [_entry(entry) for entry in (*registry.entries(), *built_in())]
+    rows += [_problem(problem) for problem in registry.problems]
     if as_json:
         click.echo(json.dumps(rows, indent=1))
-        return
-    head = ("name", "kind", "from", "status", "")
-    lines = [head] + [
-        (
-            row["name"],
-            row["kind"],
-            f"{row['distribution']} {row['version']}",
-            row["status"],
-            row["message"],
-        )
-        for row in rows
-    ]
+    else:
+        _print(rows)
+
+
+def _entry(entry: PluginEntry) -> Row:
+    from prunebench.plugin.describe import text_of
+
+    return {
+        "name": entry.name,
+        "kind": entry.kind,
+        "distribution": entry.distribution,
+        "version": entry.version,
+        "status": "ok",
+        "origin": entry.origin,
+        "message": text_of(entry.value).partition("\n")[0],
+    }
+
+
+def _problem(problem: PluginProblem) -> Row:
+    return {
+        "name": problem.plugin,
+        "kind": "plugin",
+        "distribution": problem.distribution,
+        "version": problem.version,
+        "status": problem.status,
+        "origin": "",
+        "message": problem.message,
+    }
+
+
+def _print(rows: list[Row]) -> None:
+    lines = [("name", "kind", "from", "status", "")]
+    for row in rows:
+        origin = f"{row['distribution']} {row['version']}"
+        lines.append((row["name"], row["kind"], origin, row["status"], row["message"]))
     widths = [max(len(line[column]) for line in lines) for column in range(4)]
-    for line in lines:
-        click.echo(
-            "  ".join(
-                [*(text.ljust(width) for text, width in zip(line, widths, strict=False)), line[4]]
-            ).rstrip()
-        )
+    for *texts, message in lines:
+        columns = [text.ljust(width) for text, width in zip(texts, widths, strict=True)]
+        click.echo("  ".join([*columns, message]).rstrip())

@@ -1,12 +1,17 @@
-"""`prunebench plugins check NAME`: the contract kit on small seeded models, one line a promise."""
+"""`prunebench plugins check NAME`: the contract kit on small models, one line per promise."""
 
 from __future__ import annotations
 
+import json
 import sys
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from prunebench.cli.options import assignments, plugin_option
+
+if TYPE_CHECKING:
+    from prunebench.plugin.registry import PluginEntry
 
 SIGNS = {"kept": "ok", "broken": "BROKEN", "not tried": "-"}
 
@@ -15,34 +20,26 @@ SIGNS = {"kept": "ok", "broken": "BROKEN", "not tried": "-"}
 @plugin_option
 @click.argument("name")
 @click.argument("options", nargs=-1, metavar="[OPTION=VALUE]...")
-@click.option("--family", "families", multiple=True, help="Try these families only. Repeatable.")
+@click.option("--family", "families", multiple=True, help="Try only these families. Repeatable.")
 def command(name: str, options: tuple[str, ...], families: tuple[str, ...]) -> None:
-    """Try the promises of the method, allocation, recovery or metric NAME on small seeded models of several families.
+    """Try the promises of the method, allocation, recovery or metric NAME on small seeded models.
 
-    One line a promise; exit code 1 where one is broken. Nothing is downloaded. The same promises as tests:
-    `prunebench.testing.MethodContract`.
+    Prints one line per promise; the exit code is 1 if one is broken. Nothing is downloaded.
+    `prunebench.testing.MethodContract` has the same promises as tests.
     """
     from prunebench.cli.plugins_show import named
-    from prunebench.errors import PrunebenchError, did_you_mean
     from prunebench.plugin.host import load_plugins
     from prunebench.testing.check import CONTRACTS, check
     from prunebench.testing.contract import DEFAULT_FAMILIES
-    from prunebench.testing.models import FAMILIES
 
-    for family in families:
-        if family not in FAMILIES:
-            raise PrunebenchError(
-                f"no family is called '{family}'", hint=did_you_mean(family, FAMILIES)
-            )
+    _check_families(families)
     found = named(name, load_plugins())
     entry = next((one for one in found if one.kind in CONTRACTS), found[0])
-    asked = _parsed(entry.value, assignments(options)) if entry.kind in CONTRACTS else {}
-    wanted = families or DEFAULT_FAMILIES
-    click.echo(
-        f"{entry.kind} {name} of {entry.distribution} {entry.version} on {', '.join(wanted)}"
-    )
+    given = _checked_options(entry, assignments(options)) if entry.kind in CONTRACTS else {}
+    tried = families or DEFAULT_FAMILIES
+    click.echo(f"{entry.kind} {name} of {entry.distribution} {entry.version} on {', '.join(tried)}")
     broken = 0
-    for verdict in check(entry, asked, wanted):
+    for verdict in check(entry, given, tried):
         broken += verdict.status == "broken"
         details = f" ({verdict.details})" if verdict.details else ""
         click.echo(f"{SIGNS[verdict.status]:<7} {verdict.promise.says}{details}")
@@ -51,21 +48,29 @@ def command(name: str, options: tuple[str, ...], families: tuple[str, ...]) -> N
         sys.exit(1)
 
 
-def _parsed(kind: type, options: dict[str, object]) -> dict[str, object]:
-    """The options, checked as a suite's are. Raises PrunebenchError."""
-    import json
+def _check_families(families: tuple[str, ...]) -> None:
+    from prunebench.errors import PrunebenchError, did_you_mean
+    from prunebench.testing.models import FAMILIES
 
+    for family in families:
+        if family not in FAMILIES:
+            raise PrunebenchError(
+                f"no family is called '{family}'", hint=did_you_mean(family, FAMILIES)
+            )
+
+
+def _checked_options(entry: PluginEntry, options: dict[str, Any]) -> dict[str, Any]:
+    """The options, checked as strictly as a suite's. Raises PrunebenchError."""
     from pydantic import ValidationError
 
     from prunebench.errors import PrunebenchError
 
-    model = kind.Options  # type: ignore[attr-defined]
     try:
-        model.model_validate_json(json.dumps(options), strict=True)
+        entry.value.Options.model_validate_json(json.dumps(options), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "options"
+        key = ".".join(map(str, first["loc"])) or "options"
         raise PrunebenchError(
-            f"{where}: {first['msg']}", hint="`prunebench plugins show NAME` lists them"
+            f"{key}: {first['msg']}", hint=f"`prunebench plugins show {entry.name}` lists them"
         ) from error
     return options

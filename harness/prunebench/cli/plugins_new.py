@@ -27,9 +27,10 @@ from prunebench.plugin.scaffold import SCAFFOLDS, write_package
     help="Folder for the package.",
 )
 def command(name: str, kind: str, parent: Path) -> None:
-    """Write a complete package for the plugin NAME: code of about 25 lines, its tests, a suite that compares it.
+    """Write a package for the plugin NAME: about 25 lines of code, tests, a suite that compares it.
 
-    The single file works without the package as well: prunebench run SUITE --plugin FILE.
+    The code is a single file, which also works without the package: prunebench run SUITE --plugin
+    FILE.
     """
     from prunebench.engine.select import built_in
     from prunebench.errors import PrunebenchError
@@ -44,4 +45,4 @@ def command(name: str, kind: str, parent: Path) -> None:
     folder = write_package(name, kind, parent)
     for path in sorted(file for file in folder.rglob("*") if file.is_file()):
         click.echo(path)
-    click.echo(f"next: pip install -e {folder}, then what {folder / 'README.md'} says")
+    click.echo(f"next: pip install -e {folder}, then follow {folder / 'README.md'}")

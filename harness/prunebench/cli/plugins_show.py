@@ -18,13 +18,25 @@ if TYPE_CHECKING:
 
 WIDTH = 110
 
+FACTS = {
+    "title": "title",
+    "licence": "licence",
+    "splits": "splits",
+    "parameters": "parameters",
+    "needs_calibration": "calibration",
+    "uses_seed": "seed",
+    "trains": "trains",
+    "needs_text": "text",
+}
+"""Attributes of plugins that are shown, with their label."""
+
 
 @click.command("show", short_help="Describe one plugin with all its options.")
 @plugin_option
 @click.argument("name")
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(name: str, *, as_json: bool) -> None:
-    """Say what the method, allocation, recovery, metric, model, corpus, task data or engine NAME is: its paper, what it removes, its options."""
+    """Describe what is registered as NAME: its paper, what it removes, its options."""
     from prunebench.plugin.host import load_plugins
 
     registry = load_plugins()
@@ -32,15 +44,15 @@ def command(name: str, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([described(entry) for entry in found], indent=1))
         return
-    for place, entry in enumerate(found):
-        if place:
+    for position, entry in enumerate(found):
+        if position:
             click.echo()
         for line in _lines(described(entry)):
             click.echo(line)
 
 
 def named(name: str, registry: Registry) -> list[PluginEntry]:
-    """Everything of that name. Raises PrunebenchError where there is nothing."""
+    """Everything that is registered as ``name``. Raises PrunebenchError if nothing is."""
     from prunebench.engine.select import built_in
     from prunebench.errors import PrunebenchError, did_you_mean
     from prunebench.suite.problems import hint_for_unknown
@@ -56,9 +68,8 @@ def named(name: str, registry: Registry) -> list[PluginEntry]:
 
 
 def described(entry: PluginEntry) -> dict[str, Any]:
-    """What there is to say, as plain data; keys that make no sense for the kind are left out."""
+    """The facts as JSON data; keys that make no sense for the kind are left out."""
     from prunebench.plugin.describe import options_of, text_of
-    from prunebench.plugin.lazy_imports import heavy_imports_later
 
     value = entry.value
     facts: dict[str, Any] = {
@@ -72,70 +83,45 @@ def described(entry: PluginEntry) -> dict[str, Any]:
     reference = getattr(value, "reference", None)
     if reference is not None:
         facts["reference"] = reference if isinstance(reference, str) else asdict(reference)
-    for key in (
-        "title",
-        "licence",
-        "splits",
-        "parameters",
-        "needs_calibration",
-        "uses_seed",
-        "trains",
-    ):
-        if hasattr(value, key):
-            facts[key] = getattr(value, key)
+    facts |= {key: getattr(value, key) for key in FACTS if hasattr(value, key)}
     if entry.kind == "metric":
-        facts["needs_text"] = value.needs_text
         facts["figures"] = {value.name: (value.unit, value.higher_is_better), **value.figures}
     if entry.kind == "method":
-        with heavy_imports_later():
-            from prunebench.model.families import FAMILIES
-        facts["structures"] = sorted(value.structure)
-        facts["families"] = list(FAMILIES)
-        facts["allocation"] = _takes_allocation(value)
+        facts |= _method_facts(value)
     if inspect.isclass(getattr(value, "Options", None)):
         facts["options"] = [asdict(option) for option in options_of(value.Options)]
     return facts
 
 
+def _method_facts(method: Any) -> dict[str, Any]:
+    from prunebench.plugin.lazy_imports import heavy_imports_later
+
+    with heavy_imports_later():  # the families' names need no torch
+        from prunebench.model.families import FAMILIES
+    return {
+        "structures": sorted(method.structure),
+        "families": list(FAMILIES),
+        "allocation": _takes_allocation(method),
+    }
+
+
 def _takes_allocation(method: Any) -> bool:
     try:
         return method.refuses_allocation(method.Options()) is None
-    except Exception:  # options without defaults, or a plugin's own fault: nothing is promised
+    except Exception:  # options without defaults, or a fault of the plugin: nothing is promised
         return False
 
 
 def _lines(facts: dict[str, Any]) -> Iterator[str]:
-    yield f"{facts['name']}: {_article(facts['kind'])} {facts['kind']} of {facts['distribution']} {facts['version']} ({facts['origin']})"
+    kind = f"{_article(facts['kind'])} {facts['kind']}"
+    origin = f"{facts['distribution']} {facts['version']} ({facts['origin']})"
+    yield f"{facts['name']}: {kind} of {origin}"
     yield ""
-    yield from textwrap.indent(
-        facts["text"] or "(its author says nothing of it)", "  "
-    ).splitlines()
+    text = facts["text"] or "(its author describes it nowhere)"
+    yield from textwrap.indent(text, "  ").splitlines()
     yield ""
-    if reference := facts.get("reference"):
-        yield f"  source       {reference if isinstance(reference, str) else _reference(reference)}"
-    if "structures" in facts:
-        yield f"  removes      {', '.join(facts['structures']) or 'not stated'}"
-        yield f"  families     {', '.join(facts['families'])}: those known here; `plugins check` tries it on some"
-        yield f"  allocation   {'may spread its share' if facts['allocation'] else 'takes none'}"
-    for key, words in (
-        ("title", "title"),
-        ("licence", "licence"),
-        ("splits", "splits"),
-        ("parameters", "parameters"),
-    ):
-        if key in facts:
-            value = facts[key]
-            yield f"  {words:<12} {', '.join(value) if isinstance(value, (list, tuple)) else value}"
-    for key, words in (
-        ("needs_calibration", "calibration"),
-        ("uses_seed", "seed"),
-        ("trains", "trains"),
-        ("needs_text", "text"),
-    ):
-        if key in facts:
-            yield f"  {words:<12} {'yes' if facts[key] else 'no'}"
-    for name, (unit, higher) in facts.get("figures", {}).items():
-        yield f"  gives        {name}{f', {unit}' if unit else ''}: {'higher' if higher else 'lower'} is better"
+    for label, value in _properties(facts):
+        yield f"  {label:<12} {value}"
     if "options" in facts:
         yield ""
         yield "  options" if facts["options"] else "  no options"
@@ -148,6 +134,29 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
             initial_indent=" " * 8,
             subsequent_indent=" " * 8,
         )
+
+
+def _properties(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    if reference := facts.get("reference"):
+        yield "source", reference if isinstance(reference, str) else _reference(reference)
+    if "structures" in facts:
+        yield "removes", ", ".join(facts["structures"]) or "not stated"
+        families = ", ".join(facts["families"])
+        yield "families", f"{families}: all that are known; `plugins check` tries it on some"
+        allocation = "can give each layer its own sparsity" if facts["allocation"] else "takes none"
+        yield "allocation", allocation
+    for key, label in FACTS.items():
+        if key in facts:
+            yield label, _value(facts[key])
+    for name, (unit, higher) in facts.get("figures", {}).items():
+        better = "higher" if higher else "lower"
+        yield "gives", f"{name}{f', {unit}' if unit else ''}: {better} is better"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(value) if isinstance(value, list | tuple) else str(value)
 
 
 def _article(noun: str) -> str:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     "calibration",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Text that the method looks at: corpus, windows, length, split, sampler. Repeatable.  "
+    help="Calibration text: corpus, windows, length, split, sampler. Repeatable.  "
     "[default: corpus=boolq-passages windows=32 length=512]",
 )
 @click.option(
@@ -44,23 +44,24 @@ if TYPE_CHECKING:
     "--device",
     default="auto",
     show_default=True,
-    help="Where the model lies: auto, cpu, cuda, cuda:0 ...",
+    help="Where the model is loaded: auto, cpu, cuda, cuda:0 ...",
 )
 @click.option(
     "--layer-device",
-    help="Where one decoder layer at a time is pruned, e.g. --device cpu --layer-device cuda for a model too big for the GPU.",
+    help="Where one decoder layer at a time is pruned: --device cpu --layer-device cuda prunes a "
+    "model that is too big for the GPU.",
 )
 @click.option(
     "--stream",
     is_flag=True,
-    help="Never hold the model: read a layer from its files, prune it, write it. For layer-wise methods; two layers, the "
-    "embeddings and the calibration states must fit.",
+    help="Never hold the model: read a layer from its files, prune it, write it. For layer-wise "
+    "methods; two layers, the embeddings and the calibration states must fit in memory.",
 )
 @click.option(
     "--shard-size",
     default="2 GB",
     show_default=True,
-    help="Of the weight files that --stream writes.",
+    help="Largest weight file that --stream writes.",
 )
 @click.option(
     "--format",
@@ -86,10 +87,11 @@ def command(
 ) -> None:
     """Prune MODEL with METHOD and save it in the folder --out, whole or not at all.
 
-    MODEL is a registered name, a folder of safetensors, a .gguf file or a Hub id. Options are the method's, and
-    recovery=lora repairs the model afterwards. Values are YAML: sparsity=2:4, recovery='{lora: {rank: 16}}'.
+    MODEL is a registered name, a folder of safetensors, a .gguf file or a Hub id. Options are the
+    method's; recovery=lora repairs the model afterwards. Values are YAML: sparsity=2:4,
+    recovery='{lora: {rank: 16}}'.
 
-    The result loads with prunebench.load_pruned(DIR), and as a model of a suite.
+    The result loads with prunebench.load_pruned(FOLDER), and as a model of a suite.
     """
     from prunebench.app.prune import PruneJob, prune_model
 
@@ -111,7 +113,7 @@ def command(
 
 
 def summary(result: Pruned, out: Path) -> str:
-    """What was counted on the pruned model, in two or three lines."""
+    """What was counted on the pruned model, in three lines."""
     audit = result.audit
     facts = [f"{audit.parameters:,} of {audit.parameters_dense:,} parameters"]
     if audit.zeros > audit.zeros_dense:
@@ -133,7 +135,7 @@ def summary(result: Pruned, out: Path) -> str:
 
 
 class _Progress:
-    """A line for each phase; in a terminal the line counts."""
+    """One line for each phase; in a terminal it counts."""
 
     def __init__(self) -> None:
         self.phase = ""

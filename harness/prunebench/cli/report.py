@@ -41,8 +41,8 @@ def command(
 ) -> None:
     """Write RUN/report.html from the records in the run folder RUN.
 
-    Of several run folders one report is made, in report.html of the present folder; a cell that stands in more than
-    one of them is shown once.
+    Several run folders make one report, report.html in the working folder; a cell that is in more
+    than one of them is shown once.
     """
     from prunebench.plugin.host import load_plugins
     from prunebench_report import main_table, write_report

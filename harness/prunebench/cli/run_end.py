@@ -1,4 +1,4 @@
-"""The end of a run in the terminal: the verdict and a compact table."""
+"""The end of a run in the terminal: a compact table and the verdict."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from prunebench.cli.tables import grid, wide
 
 
 def show_summary(folder: Path) -> None:
-    """Print what the report of the run in ``folder`` says first."""
+    """Print the summary of the run in ``folder``, as its report begins."""
     from prunebench_report import summary
 
     found = summary(folder)

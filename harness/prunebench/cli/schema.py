@@ -7,9 +7,9 @@ import click
 
 @click.command("schema", short_help="Print the JSON Schema of a suite file.")
 def command() -> None:
-    """Print the JSON Schema of a suite file, with the options of every installed method, allocation, recovery and metric.
+    """Print the JSON Schema of a suite file, with the options of every installed plugin.
 
-    Save it and name it in the first line of a suite, and editors complete and check the suite:
+    Save it and name it in the first line of a suite; then editors complete and check the suite:
     `# yaml-language-server: $schema=suite.schema.json`
     """
     import json

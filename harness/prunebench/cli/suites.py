@@ -10,9 +10,9 @@ import click
 @click.command("suites")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def command(*, as_json: bool) -> None:
-    """List the shipped suites; `run`, `plan` and the others take them by these names.
+    """List the shipped suites; `run`, `plan` and other commands accept these names.
 
-    What a suite needs stands at the top of its file.
+    The first lines of a suite's file say what it needs.
     """
     from prunebench.suite.source import read, shipped
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 
 def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table with its first column to the left and numbers to the right; texts are never read as markup."""
+    """A table: the first column left, the others right; texts are never read as rich markup."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for index, name in enumerate(head):
         if index == 0:
@@ -24,10 +24,10 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 
 
 def _narrow(rows: Sequence[Sequence[str]], index: int) -> bool:
-    """Whether a column's values are numbers that should not be broken."""
+    """Whether a column is narrow enough that its values should not be wrapped."""
     return max((len(row[index]) for row in rows), default=0) <= 22
 
 
 def wide(console: Console) -> Console:
-    """The same console, wide enough for a table where it writes to a file or a pipe."""
+    """The same console, wide enough for a table if it writes to a file or a pipe."""
     return console if console.is_terminal else Console(highlight=False, width=140)

@@ -1,4 +1,4 @@
-"""`allocation:` beside a method's options: looked up, fanned out, and checked against the method."""
+"""`allocation:` beside a method's options: looked up, fanned out, checked against the method."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def expand(written: Any, path: KeyPath, lookup: Lookup) -> Iterator[AllocationRe
 
 
 def check_pair(entry: PluginEntry, method: MethodRef, path: KeyPath, problems: Problems) -> bool:
-    """Whether a method with these options accepts an allocation; if not, that goes to ``problems``."""
+    """Whether a method accepts an allocation with these options; if not, that is a problem."""
     try:
         options = entry.value.Options.model_validate(method.options)
         reason = entry.value.refuses_allocation(options)

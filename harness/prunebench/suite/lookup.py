@@ -1,4 +1,4 @@
-"""Plugins that a suite names: `wanda`, or `wanda: {sparsity: 0.5}`, looked up among the registered."""
+"""Plugins that a suite names: `wanda`, or `wanda: {sparsity: 0.5}`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Lookup:
     problems: Problems
 
     def plugin(self, written: Any, path: KeyPath, kind: Kind) -> NamedPlugin | None:
-        """The plugin of ``kind`` that the entry ``written`` at ``path`` names; None if there is none."""
+        """The plugin that the entry ``written`` at ``path`` names; None if there is none."""
         named = self._name_and_options(written, path, kind)
         if named is None:
             return None
@@ -62,7 +62,7 @@ class Lookup:
         return NamedPlugin(entry, options, at)
 
     def each_or_none(self, written: Any, path: KeyPath, kind: Kind) -> Iterator[NamedPlugin | None]:
-        """The plugins that one entry or a list of entries names; None for null, which means none."""
+        """The plugins that one entry, or a list of them, names; None for null: no plugin."""
         if written == []:
             self.problems.add(
                 path,

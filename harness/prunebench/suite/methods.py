@@ -1,4 +1,4 @@
-"""`methods:` of a suite: each method with its options, its allocation, its text and its recovery."""
+"""`methods:` of a suite: each with its options, its allocation, its text and its recovery."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _treatments(named: NamedPlugin, lookup: Lookup, texts: Texts) -> Iterator[Tr
 def _own_calibration(
     named: NamedPlugin, spread: list[AllocationRef | None], lookup: Lookup, texts: Texts
 ) -> tuple[CalibrationSpec, ...] | None:
-    """The method's own calibration text, None if it has none; text is missing or needless: a problem."""
+    """The method's own calibration text, None if it uses the suite's or none."""
     readers = [named.name] if named.entry.value.needs_calibration else []
     readers += [
         allocation.name

@@ -1,7 +1,7 @@
 """`--set KEY=VALUE`: changes to a suite from the command line.
 
-A key is a path such as `calibration.windows`. Lists take an index, and models and methods their name
-too (`methods.wanda.sparsity`). Values are YAML, read as in the file.
+A key is a path such as `calibration.windows`. Lists take an index; models and methods also take
+their name (`methods.wanda.sparsity`). Values are YAML, read as in the file.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ EXAMPLES = {"train", "dev"}
 def task_specs(
     entries: Sequence[TaskEntry], registry: Registry, problems: Problems
 ) -> tuple[TaskSpec, ...]:
-    """Every task that the entries name, equal ones once; what cannot be run goes to ``problems``."""
+    """Every task that the entries name, equal ones once; the others go to ``problems``."""
     if not entries:
         return ()
     try:

@@ -1,8 +1,8 @@
 """YAML by the 1.2 core schema, with the line of every key.
 
-PyYAML's own loaders follow YAML 1.1, where `2:4` is 124, `no` is False, `1e-4` is text and dates are
-objects. Here everything is text apart from null, true, false, integers (0x and 0o, too) and floats.
-There are no merge keys: `<<` is a key like any other.
+PyYAML's own loaders follow YAML 1.1: `2:4` is 124, `no` is False, `1e-4` is text, and a
+date is an object. Here everything is text apart from null, true, false, integers (0x and 0o, too)
+and floats. There are no merge keys: `<<` is a key like any other.
 """
 
 from __future__ import annotations
