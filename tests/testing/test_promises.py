@@ -16,6 +16,7 @@ from prunebench import (
     PrunebenchError,
     Recovery,
     SparsityOptions,
+    lowest,
 )
 from prunebench.plugin.registry import PluginEntry
 from prunebench.testing.check import check
@@ -51,6 +52,11 @@ class NotFinite(Broken):
 class TooMuch(Sound):
     def mask(self, weight, stats):
         return torch.ones_like(weight, dtype=torch.bool) if self.options.sparsity else weight == 0
+
+
+class DeafToAllocations(Sound):
+    def mask(self, weight, stats):
+        return lowest(weight.abs(), self.options.sparsity, group="matrix")
 
 
 class Undeclared(Broken):
@@ -160,6 +166,7 @@ def test_a_sound_method_breaks_nothing() -> None:
     ("method", "promise"),
     [
         (TooMuch, "amount"),
+        (DeafToAllocations, "allocation"),
         (Undeclared, "structure"),
         (Seedy, "seed"),
         (Forgetful, "seed"),

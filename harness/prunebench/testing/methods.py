@@ -11,6 +11,7 @@ import torch
 from prunebench.model import checkpoint
 from prunebench.model.anatomy import anatomy
 from prunebench.model.load import load_pruned
+from prunebench.plugin.api.context import Context
 from prunebench.plugin.api.sparsity import pattern_of
 from prunebench.testing import surroundings
 from prunebench.testing.models import tiny_calibration
@@ -25,6 +26,8 @@ from prunebench.testing.promises import (
 )
 from prunebench.testing.trial import MethodTrial, Pruned
 
+ALLOCATION_TOLERANCE = 0.05
+"""Between a linear's share and its zeros: a small matrix rounds by rows or blocks."""
 _ZEROING = frozenset({"unstructured", "n:m"})
 
 
@@ -43,6 +46,22 @@ def amount(trial: MethodTrial) -> None:
         close(found, wanted, trial.tolerance),
         f"sparsity {wanted:.1%} was asked for, {found:.1%} measured",
     )
+
+
+def allocation(trial: MethodTrial) -> None:
+    if reason := trial.plugin.refuses_allocation(trial.parsed()):
+        raise NotApplicableError(f"it takes no allocation: {reason}")
+    names = Context(None, 0, []).linears(trial.model())
+    # Neighbours differ, so linears that read the same input do too.
+    shares = {name: (0.25, 0.75)[index % 2] for index, name in enumerate(names)}
+    pruned = trial.prune(shares=shares)
+    for name, linear in pruned.context.linears(pruned.model).items():
+        found = float((linear.weight == 0).float().mean())
+        promise(
+            abs(found - shares[name]) <= ALLOCATION_TOLERANCE,
+            f"{name} loses {found:.0%}, but an allocation gives it {shares[name]:.0%}:"
+            " use `self.sparsity_of(stats)`, or override `refuses_allocation`",
+        )
 
 
 def structure(trial: MethodTrial) -> None:
@@ -230,6 +249,7 @@ def on_cuda(trial: MethodTrial) -> None:
 METHOD_PROMISES = (
     Promise("finite", "prunes, and logits stay finite", finite),
     Promise("amount", "reaches the sparsity that is asked for", amount),
+    Promise("allocation", "removes from each linear what an allocation decides", allocation),
     Promise("structure", "removes what `structure` declares and nothing else", structure),
     Promise("seed", "gives the same result for the same seed", seed),
     Promise("zero", "changes nothing when asked for nothing", zero),

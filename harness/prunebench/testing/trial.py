@@ -104,12 +104,21 @@ class MethodTrial:
         return tiny_model(self.family)
 
     def prune(
-        self, model: Any = None, *, seed: int = 0, device: str = "cpu", **changes: Any
+        self,
+        model: Any = None,
+        *,
+        seed: int = 0,
+        device: str = "cpu",
+        shares: Mapping[str, float] | None = None,
+        **changes: Any,
     ) -> Pruned:
-        """Prune ``model``, by default a new one, with the trial's options and ``changes``."""
+        """Prune ``model``, by default a new one, with the trial's options and ``changes``.
+
+        ``shares``: what an allocation gives each linear, by its path.
+        """
         model = (self.model() if model is None else model).to(device)
         dense = dense_facts(model)
-        context = Context(tiny_calibration(), seed, list(range(dense.layers)))
+        context = Context(tiny_calibration(), seed, list(range(dense.layers)), shares=shares)
         with torch.no_grad():
             self.plugin(self.parsed(**changes)).prune(model, context)
         return Pruned(model, context, dense)
