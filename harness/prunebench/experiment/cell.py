@@ -36,6 +36,7 @@ _NOT_DUMPED = {
     "recovery",
     "calibration",
     "perplexity",
+    "latency",
     "tasks",
     "metrics",
     "time_limit_s",
@@ -98,6 +99,7 @@ class Cell(Frozen):
         data["method"] = self.method.model_dump(mode="json", exclude={"given"})
         data["calibration"] = self.calibration and _with_corpus(self.calibration)
         data["perplexity"] = [spec.identity() for spec in self.perplexity]
+        data["latency"] = [spec.identity() for spec in self.latency]
         # These parts were added later. A cell without them leaves the key out, and so keeps the id
         # that it had in older runs.
         if self.tasks:

@@ -104,3 +104,12 @@ class LatencySpec(Frozen):
     min_rounds: int = Field(gt=0)
     min_time_s: float = Field(ge=0)
     execution: Execution = Field("fastest", description="how a generated token is computed")
+    patience: float = Field(
+        3.0,
+        ge=1,
+        description="repeat disturbed rounds until this many times the planned time has passed",
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the figures: patience only decides whether there are any."""
+        return self.model_dump(mode="json", exclude={"patience"})

@@ -14,7 +14,10 @@ class LoadIO(Part):
     """Loading the model: from the weight files into host memory, and from there to the device."""
 
     bytes: int = Field(description="size of the weight files")
-    seconds: float
+    seconds: float | None
+    not_measurable: str | None = Field(
+        None, description="why no time is given, if something else used the machine meanwhile"
+    )
     host_s: float | None = Field(None, description="from the files into host memory")
     device_s: float | None = Field(
         None, description="from host memory to the device; None if both happened in one step"
@@ -43,8 +46,10 @@ class GenerationIO(Part):
     bandwidth_bytes_per_s: float
     bandwidth_source: str
     floor_s: float
-    measured_s: float = Field(description="median inter-token latency")
-    utilisation: float = Field(description="floor_s / measured_s")
+    measured_s: float | None = Field(
+        description="median inter-token latency; None if it was not measurable"
+    )
+    utilisation: float | None = Field(description="floor_s / measured_s")
 
 
 class IO(Part):
@@ -52,3 +57,4 @@ class IO(Part):
 
     load: LoadIO
     generation: list[GenerationIO]
+    generation_reason: str | None = Field(None, description="why there is no I/O floor")

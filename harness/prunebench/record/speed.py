@@ -21,14 +21,14 @@ class Summary(Part):
 
 
 class Ratio(Part):
-    """Dense time / pruned time over paired, interleaved rounds, with a bootstrap 95 % interval.
+    """Dense time / pruned time over paired, interleaved rounds: median and its 95 % interval.
 
     Above 1 the pruned model is faster.
     """
 
     estimate: float
-    low: float
-    high: float
+    low: float | None = Field(description="None if fewer than six rounds were timed")
+    high: float | None
     rounds: int
 
 
@@ -56,11 +56,18 @@ class Latency(Part):
         None, description="why no rounds of the dense model were interleaved, if none were"
     )
     warmup_rounds: int
-    rounds: int
-    ttft_s: Summary = Field(description="prompt phase: time to first token")
-    inter_token_s: Summary = Field(description="generation phase: time between tokens")
-    tokens_per_s: float = Field(
-        description="generated tokens per second over the whole batch, generation phase"
+    rounds: int = Field(description="undisturbed rounds, which all figures are from")
+    disturbed_rounds: int = Field(0, description="rounds that were repeated, in no figure")
+    not_measurable: str | None = Field(
+        None, description="why there is no figure, if too few rounds were undisturbed"
+    )
+    not_watched: str | None = Field(
+        None, description="why nothing is known of disturbances, if this system does not tell"
+    )
+    ttft_s: Summary | None = Field(None, description="prompt phase: time to first token")
+    inter_token_s: Summary | None = Field(None, description="generation phase: time between tokens")
+    tokens_per_s: float | None = Field(
+        None, description="generated tokens per second over the whole batch, generation phase"
     )
     dense_ttft_s: Summary | None = Field(
         None, description="of the interleaved rounds of the dense model"
@@ -77,6 +84,9 @@ class LatencySamples(Part):
     inter_token_s: list[list[float]]
     dense_ttft_s: list[float] | None = None
     dense_inter_token_s: list[list[float]] | None = None
+    disturbed: list[str | None] | None = Field(
+        None, description="what disturbed each round; None in records from before it was watched"
+    )
 
 
 class FormTime(Part):
@@ -128,6 +138,7 @@ class Speed(Part):
 
     latency: list[Latency]
     breakdown: Breakdown | None = Field(None, description="of the first shape")
+    breakdown_reason: str | None = Field(None, description="why there is no breakdown")
     dram: DramTraffic | None = Field(
         None, description="of the GPU's memory in the generation phase, by its counters"
     )

@@ -8,9 +8,23 @@ from pathlib import Path
 import pytest
 
 from prunebench.measure.devices import disturbance
-from prunebench.measure.devices.disturbance import CpuWatch, Reading
+from prunebench.measure.devices.disturbance import (
+    CpuWatch,
+    DisturbedError,
+    Reading,
+    Watches,
+    cause,
+)
+from prunebench.measure.devices.disturbance import (
+    undisturbed as undisturbed_value,
+)
 
 TICK = 1 / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.fixture
+def undisturbed():
+    """The real answers."""
 
 
 class Kernel:
@@ -67,23 +81,23 @@ def test_a_quiet_round_is_clean(kernel, clock):
 
 def test_waiting_for_a_core_disturbs_whichever_thread_waits(kernel, clock):
     reason = told(kernel, clock, wall=1, own=0.9, **{"102": 80_000_000})
-    assert reason == "its threads waited 8% of the time for a core"
+    assert reason == "its threads waited for a core (8 % of the time)"
 
 
 def test_the_waits_of_all_threads_count_together(kernel, clock):
     assert told(kernel, clock, wall=1, own=0.9, **{"101": 40_000_000}) is None
     reason = told(kernel, clock, wall=1, own=0.9, **{"101": 40_000_000, "102": 40_000_000})
-    assert reason == "its threads waited 8% of the time for a core"
+    assert reason == "its threads waited for a core (8 % of the time)"
 
 
 def test_other_processes_on_our_cores_disturb_even_if_nobody_waits(kernel, clock):
     reason = told(kernel, clock, wall=2, own=2, busy=round(3 / TICK))
-    assert reason == "other processes used 50% of a core"
+    assert reason == "other processes used the cores (50 % of one)"
 
 
 def test_time_that_the_hypervisor_took_disturbs(kernel, clock):
     reason = told(kernel, clock, wall=1, own=0.9, busy=round(0.9 / TICK), stolen=round(0.1 / TICK))
-    assert reason == "the hypervisor took 10% of a core"
+    assert reason == "the hypervisor took a core (10 % of the time)"
 
 
 def test_a_tick_more_or_less_says_nothing_of_a_short_round(kernel, clock):
@@ -127,3 +141,38 @@ def test_this_systems_own_counters_are_read():
     assert second.time_s > first.time_s
     assert second.waited_s >= first.waited_s >= 0
     assert second.busy_s >= first.busy_s > 0
+
+
+class Told:
+    """A watch that answers as it is told."""
+
+    blind = None
+
+    def __init__(self, *answers: str | None) -> None:
+        self.answers = list(answers)
+
+    def read(self):
+        return None
+
+    def disturbed(self, before, after):
+        return self.answers.pop(0)
+
+
+def test_a_value_is_measured_again_until_nothing_disturbs_it():
+    values = iter([1, 2, 3])
+    assert undisturbed_value(lambda: next(values), Told("noise", None, "noise")) == 2
+
+
+def test_a_value_that_is_always_disturbed_is_none_and_the_reason_is_told():
+    with pytest.raises(DisturbedError, match="each of 3 tries: noise"):
+        undisturbed_value(lambda: 1, Told("noise", "noise", "noise"))
+
+
+def test_several_watches_are_one():
+    both = Watches(Told(None, "the CPU", None), Told(None, "the GPU"))
+    assert [both.disturbed([0, 0], [0, 0]) for _ in range(3)] == [None, "the CPU", "the GPU"]
+    assert both.blind is None
+
+
+def test_a_cause_is_the_reason_without_its_figure():
+    assert cause("other processes used the cores (50 % of one)") == "other processes used the cores"

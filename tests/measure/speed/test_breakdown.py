@@ -1,11 +1,14 @@
 from __future__ import annotations
 
-import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from prunebench.experiment.measures import LatencySpec
+from prunebench.measure.devices.disturbance import DisturbedError
+from prunebench.measure.speed import breakdown as breakdown_module
+from prunebench.measure.speed import rounds as rounds_module
 from prunebench.measure.speed.breakdown import PARTS, breakdown
 from prunebench.measure.speed.compare_forms import GENERATE, compare_forms
 from prunebench.measure.speed.dejavu_claims import findings
@@ -15,6 +18,24 @@ from prunebench.model.anatomy import Block, anatomy
 from prunebench.model.surgery import remove_blocks
 from prunebench.record.speed import Breakdown, PartShare
 from tiny import FAMILIES, tiny_model
+
+
+class Clock:
+    """A microsecond passes at every look; modules add what the test wants."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        self.now += 1e-6
+        return self.now
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    made = Clock()
+    for module in (breakdown_module, rounds_module):
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=made.perf_counter))
+    return made
 
 
 def prompt(batch=2, length=6):
@@ -51,17 +72,38 @@ def _in_mlp(name):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_part_that_is_slow_is_seen_in_its_place(family):
+def test_a_part_that_is_slow_is_seen_in_its_place(family, clock):
     quick = breakdown(tiny_model(family), prompt(), 4)
     model = tiny_model(family)
     parts = anatomy(model)
     block = parts.layers[0].get_submodule(parts.family.blocks["mlp"][-1])
     plain = block.forward
-    block.forward = lambda *given, **words: (time.sleep(0.02), plain(*given, **words))[1]
+
+    def slower(*given, **words):
+        clock.now += 0.02
+        return plain(*given, **words)
+
+    block.forward = slower
     slow = breakdown(model, prompt(), 4)
     for seconds in ("prompt_s", "token_s"):
         assert getattr(slow.of("mlp"), seconds) > getattr(quick.of("mlp"), seconds) + 0.015
         assert getattr(slow.of("attention"), seconds) < 0.015
+
+
+def test_parts_that_do_not_add_up_to_the_whole_are_measured_again_and_then_not_available(clock):
+    model = tiny_model("llama")
+    looks = []
+
+    def slow_with_hooks(_module, _given):
+        looks.append(len(model.model.layers[0].mlp._forward_hooks))
+        clock.now += 3.81 if looks[-1] else 0.17
+
+    model.model.embed_tokens.register_forward_pre_hook(slow_with_hooks)
+    with pytest.raises(
+        DisturbedError, match=r"parts of a prompt add up to 3\.81 s, the whole takes 0\.17 s"
+    ):
+        breakdown(model, prompt(), 4, rounds=1)
+    assert sum(look > 0 for look in looks) == 2 * 4  # twice one round of four passes
 
 
 def test_hooks_go_and_the_model_computes_the_same():
@@ -114,12 +156,23 @@ def test_findings_say_what_does_not_hold():
     assert "20 %" in claims["generation is bound by loading parameters"].evidence
 
 
+def test_findings_that_could_not_be_measured_are_left_open():
+    split, latency, _ = measured(attention=(0.1, 90), mlp=(2.0, 10))
+    latency.inter_token_s = None
+    latency.not_measurable = "2 of 24 rounds were undisturbed"
+    found = {one.claim: one for one in findings(None, latency, None)}
+    assert all(one.holds is None for one in found.values())
+    longer = found["generation takes longer than the prompt"]
+    assert longer.evidence == "2 of 24 rounds were undisturbed"
+    assert split is not None
+
+
 def test_forms_stand_beside_generate():
     found = compare_forms(
         tiny_model("llama").eval(), prompt(1), 6, ["eager", "lean", "cuda-graph"], rounds=6
     )
     assert [one.form for one in found] == [GENERATE, "eager", "lean", "cuda-graph"]
     assert found[2].same_tokens is True
-    assert found[2].speedup.estimate > found[1].speedup.estimate > 0
+    assert min(form.speedup.estimate for form in found[1:3]) > 0
     assert found[3].inter_token_s is None
     assert "CUDA GPU" in found[3].note

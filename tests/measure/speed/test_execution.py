@@ -180,7 +180,6 @@ def test_latency_records_the_form_and_whether_its_tokens_agree():
         model, prompt(), shape.model_copy(update={"execution": "eager"}), dense=dense
     )
     assert (eager.execution, eager.same_tokens) == ("eager", None)
-    assert found.inter_token_s.median < eager.inter_token_s.median  # four layers of Python less
 
 
 def test_every_form_times_as_many_tokens():

@@ -8,7 +8,7 @@ import torch
 
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.measures import LatencySpec
-from prunebench.measure.speed import latency as module
+from prunebench.measure.speed import rounds as module
 from prunebench.measure.speed.latency import measure_latency
 from prunebench.model.surgery import remove_layers
 from tiny import FAMILIES, tiny_model
@@ -97,12 +97,12 @@ def test_it_stops_when_both_minima_are_met(clock, min_rounds, min_time_s, rounds
 
 def test_dense_rounds_stand_between_and_take_turns_in_going_first(clock):
     pruned, dense = clock.model("pruned", 0.5, 0.125), clock.model("dense", 1, 0.5)
-    found, samples = measure_latency(pruned, prompt(), spec(min_rounds=6), dense=dense)
+    found, samples = measure_latency(pruned, prompt(), spec(min_rounds=8), dense=dense)
     first = ["dense", "pruned"]
-    assert clock.prompts()[2:] == (first + first[::-1]) * 3  # behind one warm-up each
-    assert (found.ttft_speedup.estimate, found.ttft_speedup.rounds) == (2, 6)
+    assert clock.prompts()[2:] == (first + first[::-1]) * 4  # behind one warm-up each
+    assert (found.ttft_speedup.estimate, found.ttft_speedup.rounds) == (2, 8)
     assert (found.inter_token_speedup.low, found.inter_token_speedup.high) == (4, 4)
-    assert samples.dense_inter_token_s == [[0.5] * 4] * 6
+    assert samples.dense_inter_token_s == [[0.5] * 4] * 8
     assert found.dense_ttft_s.median == 1
     assert found.ttft_s.median == 0.5
 
@@ -120,7 +120,7 @@ def test_pairs_are_enough_for_an_interval(clock):
     found, _ = measure_latency(
         clock.model("p", 1, 1), prompt(), spec(min_rounds=1), dense=clock.model("d", 1, 1)
     )
-    assert found.rounds == found.ttft_speedup.rounds == 6
+    assert found.rounds == found.ttft_speedup.rounds == 8
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+Value = TypeVar("Value")
 
 WAITED = 0.05
 """Disturbed if our threads waited longer than this share of the round for a core."""
@@ -26,6 +29,10 @@ _BUSY = (0, 1, 2, 5, 6)  # user, nice, system, irq, softirq; guest time is part 
 _STEAL = 7
 
 
+class DisturbedError(Exception):
+    """Every try to measure was disturbed; the message says by what."""
+
+
 class Watch(Protocol):
     """Tells whether the time between two readings was disturbed."""
 
@@ -36,7 +43,7 @@ class Watch(Protocol):
     def read(self) -> object:
         """A reading, to be taken directly before and after what is timed."""
 
-    def disturbed(self, before: object, after: object) -> str | None:
+    def disturbed(self, before: Any, after: Any) -> str | None:
         """What disturbed the time between two readings, in words; None if nothing did."""
 
 
@@ -95,11 +102,11 @@ class CpuWatch:
         coarse = COARSE_TICKS * self._tick_s
         others = passed.busy_s - passed.own_s
         if passed.waited_s > WAITED * wall:
-            return f"its threads waited {passed.waited_s / wall:.0%} of the time for a core"
+            return f"its threads waited for a core ({_percent(passed.waited_s / wall)} of the time)"
         if passed.stolen_s > max(coarse, STOLEN * wall):
-            return f"the hypervisor took {passed.stolen_s / wall:.0%} of a core"
+            return f"the hypervisor took a core ({_percent(passed.stolen_s / wall)} of the time)"
         if others > max(coarse, OTHERS * wall):
-            return f"other processes used {others / wall:.0%} of a core"
+            return f"other processes used the cores ({_percent(others / wall)} of one)"
         return None
 
     def close(self) -> None:
@@ -141,6 +148,50 @@ class CpuWatch:
                 busy += sum(int(fields[column]) for column in _BUSY)
                 steal += int(fields[_STEAL])
         return busy * self._tick_s, steal * self._tick_s
+
+
+class Watches:
+    """Several watches as one: a span is disturbed if one of them says so."""
+
+    def __init__(self, *watches: Watch) -> None:
+        self._watches = watches
+
+    @property
+    def blind(self) -> str | None:
+        return "; ".join(watch.blind for watch in self._watches if watch.blind) or None
+
+    def read(self) -> list[object]:
+        return [watch.read() for watch in self._watches]
+
+    def disturbed(self, before: Any, after: Any) -> str | None:
+        for watch, old, new in zip(self._watches, before, after, strict=True):
+            if reason := watch.disturbed(old, new):
+                return reason
+        return None
+
+
+def undisturbed(once: Callable[[], Value], watch: Watch, tries: int = 3) -> Value:
+    """What ``once`` gives in the first of up to ``tries`` calls that nothing disturbed.
+
+    Raises DisturbedError if each of them was disturbed.
+    """
+    reason = None
+    for _ in range(tries):
+        before = watch.read()
+        value = once()
+        reason = watch.disturbed(before, watch.read())
+        if reason is None:
+            return value
+    raise DisturbedError(f"disturbed in each of {tries} tries: {reason}")
+
+
+def cause(reason: str) -> str:
+    """A reason without its figure, so that reasons of one cause can be counted."""
+    return reason.partition(" (")[0]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _own_s() -> float:

@@ -16,7 +16,9 @@ from typing import Self
 
 from prunebench.experiment.measures import LatencySpec
 from prunebench.measure.devices import powercap
+from prunebench.measure.devices.disturbance import DisturbedError, Watch, undisturbed
 from prunebench.measure.devices.energy_sources import EnergySource, gpu_source, rapl_source
+from prunebench.measure.devices.watch import watch_of
 from prunebench.measure.synchronise import synchroniser
 from prunebench.record.devices import Energy, EnergyResult
 
@@ -85,22 +87,32 @@ def measure_energy(
     prompts_in_generation: bool = False,
     least_s: float = LEAST_S,
     meter: EnergyMeter | None = None,
+    watch: Watch | None = None,
 ) -> EnergyResult:
     """Measure the energy of idling and of rounds of each phase, each for at least ``least_s`` s.
 
     ``prompt_round`` runs the prompt phase once and returns its number of sequences.
     ``generate_round`` returns the number of tokens that it generated. If ``prompts_in_generation``,
     it also runs the prompt phase once, and the joules of a prompt round are subtracted. Without a
-    counter nothing runs.
+    counter nothing runs. A stretch that something else disturbed is measured again, up to three
+    times; then there are no figures, and `reason` says why. ``watch`` by default watches ``device``.
     """
     shape = {} if spec is None else spec.model_dump(include={"prompt", "new_tokens", "batch_size"})
     with meter or EnergyMeter(device) as open_meter:
         if open_meter.source is None:
             return EnergyResult(**shape, reason=open_meter.reason)
         wait = synchroniser(device)
-        idle = _idle(open_meter, wait, least_s)
-        prompt, prompt_rounds, prompts = _loop(open_meter, prompt_round, wait, least_s)
-        generation, rounds, tokens = _loop(open_meter, generate_round, wait, least_s)
+        watch = watch or watch_of(device)
+        try:
+            idle = undisturbed(lambda: _idle(open_meter, wait, least_s), watch)
+            prompt, prompt_rounds, prompts = undisturbed(
+                lambda: _loop(open_meter, prompt_round, wait, least_s), watch
+            )
+            generation, rounds, tokens = undisturbed(
+                lambda: _loop(open_meter, generate_round, wait, least_s), watch
+            )
+        except DisturbedError as error:
+            return EnergyResult(**shape, reason=str(error))
         per_token = None
         if generation is not None and tokens and (prompt is not None or not prompts_in_generation):
             # E(generation) = E(round) - E(prompt), with the mean energy of a prompt round

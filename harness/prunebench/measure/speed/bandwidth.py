@@ -9,6 +9,8 @@ import psutil
 import torch
 from torch import Tensor
 
+from prunebench.measure.devices.disturbance import Watch, undisturbed
+from prunebench.measure.devices.watch import watch_of
 from prunebench.measure.synchronise import synchroniser
 
 COLUMNS = 4096
@@ -22,16 +24,20 @@ MAX_PASSES = 40
 
 
 @torch.inference_mode()
-def read_bandwidth(device: str | torch.device = "cpu") -> tuple[float, str]:
+def read_bandwidth(
+    device: str | torch.device = "cpu", watch: Watch | None = None
+) -> tuple[float, str]:
     """(bytes per second that a kernel reads from memory, how that was measured).
 
     The best pass of two kernels over one float32 matrix far larger than any last-level cache: its
     sum, and its product with a vector, which is what decoding does with the weights. Uses torch's
-    current number of threads. The buffer is freed at the end.
+    current number of threads. The buffer is freed at the end. Raises DisturbedError if something
+    else used the machine in every try, as ``watch`` tells (by default it watches ``device``).
     """
     where = torch.device(device)
     size = _buffer_bytes(where)
-    kernel, seconds = _fastest(size, where)
+    watch = watch or watch_of(str(where))
+    kernel, seconds = undisturbed(lambda: _fastest(size, where), watch)
     if where.type == "cuda":
         torch.cuda.empty_cache()
         by = torch.cuda.get_device_name(where)

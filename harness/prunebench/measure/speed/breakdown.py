@@ -16,9 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunebench.measure.devices.disturbance import DisturbedError, Watch, undisturbed
+from prunebench.measure.devices.watch import watch_of
 from prunebench.measure.speed.execution import Eager
 from prunebench.measure.speed.io import kv_cache_bytes
-from prunebench.measure.speed.latency import one_round
+from prunebench.measure.speed.rounds import one_round
+from prunebench.measure.synchronise import synchroniser
 from prunebench.model.anatomy import Anatomy, anatomy
 from prunebench.model.families import KINDS
 from prunebench.model.positions import check_positions
@@ -28,34 +31,79 @@ PARTS = ("attention", "mlp", "norms", "head", "rest")
 """'rest': embedding, residual additions, positions, mask, sampling, and the cost of the hooks."""
 
 
-@torch.inference_mode()
-def breakdown(model: Any, prompt: Tensor, new_tokens: int, *, rounds: int = 3) -> Breakdown:
-    """Seconds and bytes by part for one ``prompt``, int64 [batch, prompt], and for one new token.
+TOLERANCE = 0.25
+"""The parts must add up to the whole, timed without hooks, within this share of it."""
+HOOK_S = 20e-6
+"""What one module's two hooks may cost beyond that."""
 
-    Medians over ``rounds`` rounds after one warm-up round, in the generation phase over all tokens
-    of these rounds. Bytes are what a generated token reads: weights as stored, and for the
-    attention the KV cache too. Raises PrunebenchError if the model has too few positions.
+
+@torch.inference_mode()
+def breakdown(
+    model: Any, prompt: Tensor, new_tokens: int, *, rounds: int = 3, watch: Watch | None = None
+) -> Breakdown:
+    """Split the seconds and bytes of one ``prompt``, int64 [batch, prompt], and of one new token.
+
+    Medians over ``rounds`` undisturbed rounds after one warm-up round, in the generation phase over
+    all tokens of these rounds. Bytes are what a generated token reads: weights as stored, and for
+    the attention the KV cache too.
+
+    Raises PrunebenchError if the model has too few positions. Raises DisturbedError if something
+    else used the machine in every try, as ``watch`` tells (by default it watches the model's
+    device), or if the parts do not add up to the whole.
     """
     check_positions(model, prompt.shape[1] + new_tokens, "the latency shape")
     parts = anatomy(model)
-    prompts: list[dict[str, float]] = []
-    steps: list[dict[str, float]] = []
     decoder = Eager(model.eval())
     one_round(decoder, prompt, new_tokens)
-    with _marks(parts) as marks:
+    watch = watch or watch_of(str(prompt.device))
+    wait = synchroniser(prompt.device.type)
+    for last in (False, True):
+        prompts: list[dict[str, float]] = []
+        steps: list[dict[str, float]] = []
+        wholes: list[tuple[float, float]] = []
         for _ in range(rounds):
-            tokens = prompt
-            for number in range(new_tokens):
-                # tokens: [batch, prompt] before the first call, then [batch, 1]
-                call = decoder.step if number else decoder.prompt
-                taken, tokens = marks.during(call, tokens)
-                (steps if number else prompts).append(taken)
-    held = _weight_bytes(parts, prompt.shape[0])
-    held["attention"] += kv_cache_bytes(model, prompt.shape[1], new_tokens, prompt.shape[0])
+            first, others = undisturbed(lambda: _split(parts, decoder, prompt, new_tokens), watch)
+            whole = undisturbed(lambda: one_round(decoder, prompt, new_tokens, wait), watch)
+            prompts.append(first)
+            steps += others
+            wholes.append((whole[0], median(whole[1])))
+        found = _result(parts, prompt, new_tokens, rounds, (prompts, steps))
+        problem = _does_not_add_up(found, wholes, hooked=len(list(_modules(parts))))
+        if problem is None:
+            return found
+        if last:
+            raise DisturbedError(problem)
+    raise AssertionError("unreachable")
+
+
+def _split(
+    parts: Anatomy, decoder: Eager, prompt: Tensor, new_tokens: int
+) -> tuple[dict[str, float], list[dict[str, float]]]:
+    """(seconds by part of the prompt phase, the same of each step) of one round with hooks."""
+    steps = []
+    with _marks(parts) as marks:
+        first, tokens = marks.during(decoder.prompt, prompt)
+        for _ in range(new_tokens - 1):
+            taken, tokens = marks.during(decoder.step, tokens)  # tokens: [batch, 1]
+            steps.append(taken)
+    return first, steps
+
+
+def _result(
+    parts: Anatomy,
+    prompt: Tensor,
+    new_tokens: int,
+    rounds: int,
+    taken: tuple[list[dict[str, float]], list[dict[str, float]]],
+) -> Breakdown:
+    prompts, steps = taken
+    batch, length = prompt.shape
+    held = _weight_bytes(parts, batch)
+    held["attention"] += kv_cache_bytes(parts.model, length, new_tokens, batch)
     return Breakdown(
-        prompt=prompt.shape[1],
+        prompt=length,
         new_tokens=new_tokens,
-        batch_size=prompt.shape[0],
+        batch_size=batch,
         rounds=rounds,
         parts=[
             PartShare(
@@ -67,6 +115,20 @@ def breakdown(model: Any, prompt: Tensor, new_tokens: int, *, rounds: int = 3) -
             for part in PARTS
         ],
     )
+
+
+def _does_not_add_up(
+    found: Breakdown, wholes: list[tuple[float, float]], hooked: int
+) -> str | None:
+    """Why the parts cannot be right: the same round without hooks took another time."""
+    prompts, steps = zip(*wholes, strict=True)
+    for phase, total, whole in (
+        ("a prompt", found.prompt_s, median(prompts)),
+        ("a token", found.token_s, median(steps)),
+    ):
+        if abs(total - whole) > TOLERANCE * whole + HOOK_S * hooked:
+            return f"the parts of {phase} add up to {total:.3g} s, the whole takes {whole:.3g} s"
+    return None
 
 
 class _Marks:

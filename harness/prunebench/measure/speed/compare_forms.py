@@ -12,8 +12,8 @@ from torch import Tensor
 
 from prunebench.experiment.measures import Form
 from prunebench.measure.speed.execution import choose, decoder
-from prunebench.measure.speed.latency import one_round
 from prunebench.measure.speed.lean_decoder import UnavailableError
+from prunebench.measure.speed.rounds import one_round
 from prunebench.measure.speed.summary import paired_ratio
 from prunebench.measure.synchronise import synchroniser
 from prunebench.record.speed import FormTime

@@ -26,6 +26,7 @@ def generation_io(model: Any, latency: Latency, bandwidth: float, source: str) -
     weights = weight_bytes(model, latency.batch_size)
     cache = kv_cache_bytes(model, latency.prompt, latency.new_tokens, latency.batch_size)
     floor = (weights + cache) / bandwidth
+    measured = latency.inter_token_s and latency.inter_token_s.median
     return GenerationIO(
         prompt=latency.prompt,
         new_tokens=latency.new_tokens,
@@ -35,8 +36,8 @@ def generation_io(model: Any, latency: Latency, bandwidth: float, source: str) -
         bandwidth_bytes_per_s=bandwidth,
         bandwidth_source=source,
         floor_s=floor,
-        measured_s=latency.inter_token_s.median,
-        utilisation=floor / latency.inter_token_s.median,
+        measured_s=measured,
+        utilisation=floor / measured if measured else None,
     )
 
 
@@ -94,22 +95,28 @@ def load_io(
     disk_read_bytes: int | None,
     *,
     transfers: TransferTimes | None = None,
+    disturbed: str | None = None,
 ) -> LoadIO:
     """What loading read. ``disk_read_bytes`` is how much `disk_read_bytes()` grew meanwhile.
 
-    ``transfers`` are the times to the host and to the device, if they were taken apart. The page cache
-    counts as warm if at most a tenth of the file came from the disk, as cold from nine tenths on.
+    ``transfers`` are the times to the host and to the device, if they were taken apart; ``disturbed``
+    says what else used the machine, and then there is no time. The page cache counts as warm if at
+    most a tenth of the file came from the disk, as cold from nine tenths on.
     """
     cache: Literal["cold", "warm", "mixed"] | None = None
     if disk_read_bytes is not None and weight_file_bytes > 0:
         share = disk_read_bytes / weight_file_bytes
         cache = "warm" if share <= 0.1 else "cold" if share >= 0.9 else "mixed"
+    apart: dict[str, Any] = asdict(transfers) if transfers else {}
+    if disturbed is not None:
+        apart |= {"host_s": None, "device_s": None}
     return LoadIO(
         bytes=weight_file_bytes,
-        seconds=seconds,
+        seconds=None if disturbed else seconds,
+        not_measurable=disturbed,
         disk_read_bytes=disk_read_bytes,
         cache=cache,
-        **asdict(transfers) if transfers else {},
+        **apart,
     )
 
 

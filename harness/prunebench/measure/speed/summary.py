@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from prunebench.measure.speed.intervals import median_interval
 from prunebench.record.speed import Ratio, Summary
 
 
@@ -34,27 +35,27 @@ def summary(samples: Sequence[float]) -> Summary:
     )
 
 
-def paired_ratio(
-    dense: Sequence[float], pruned: Sequence[float], seed: int = 0, resamples: int = 2000
-) -> Ratio:
+def paired_ratio(dense: Sequence[float], pruned: Sequence[float]) -> Ratio:
     """How many times faster ``pruned`` is than ``dense``, both in seconds per round.
 
     The estimate is the median of the ratios dense / pruned of each round, so anything that slows
-    both models of a round cancels. The interval is the percentile bootstrap of that median at 95 %
-    (Efron and Tibshirani 1993, chapter 13). It needs six rounds or more: with n rounds the whole
-    range of the ratios contains the true median with probability 1 - 2^(1 - n), 94 % for five.
+    both models of a round cancels. The interval is the exact 95 % interval of a median from order
+    statistics (`median_interval`): it holds whatever the noise looks like, and from six rounds on;
+    with fewer there is none. A bootstrap of six rounds covers 92 % instead of 95 %, of seven 88 %.
 
     Raises ValueError if the series are empty, differ in length, or contain a time of zero or less.
     """
+    ratios = round_ratios(dense, pruned)
+    low, high = median_interval(ratios) or (None, None)
+    return Ratio(estimate=float(np.median(ratios)), low=low, high=high, rounds=len(ratios))
+
+
+def round_ratios(dense: Sequence[float], pruned: Sequence[float]) -> list[float]:
+    """Dense / pruned of every round. Raises ValueError as `paired_ratio` does."""
     above = np.asarray(dense, dtype=np.float64)
     below = np.asarray(pruned, dtype=np.float64)
     if above.shape != below.shape or not above.size:
         raise ValueError(f"rounds do not pair up: {above.size} dense, {below.size} pruned")
     if not (np.all(above > 0) and np.all(below > 0)):
         raise ValueError("every round needs a time above zero")
-    ratios = above / below  # [rounds]
-    # [resamples, rounds]: which rounds each resample consists of, drawn with replacement
-    draws = np.random.default_rng(seed).integers(0, ratios.size, size=(resamples, ratios.size))
-    medians = np.median(ratios[draws], axis=1)  # [resamples]
-    low, high = (float(value) for value in np.percentile(medians, (2.5, 97.5)))
-    return Ratio(estimate=float(np.median(ratios)), low=low, high=high, rounds=int(ratios.size))
+    return [float(ratio) for ratio in above / below]  # [rounds]
