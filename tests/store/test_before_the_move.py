@@ -7,6 +7,7 @@ import json
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -59,7 +60,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_its_table_is_the_same(run):
     result = CliRunner().invoke(prunebench, ["export", str(run), "--format", "json"])
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout) == json.loads((MADE / "table.json").read_text())
+    before = json.loads((MADE / "table.json").read_text())
+    now = json.loads(result.stdout)
+    assert [{key: row[key] for key in old} for row, old in zip(now, before, strict=True)] == before
 
 
 def test_its_report_shows_the_same_apart_from_the_prose(run):
@@ -72,7 +75,21 @@ def test_its_report_shows_the_same_apart_from_the_prose(run):
     assert [cell for cell in now.cells if any(map(str.isdigit, cell))] == [
         cell for cell in before.cells if any(map(str.isdigit, cell))
     ]
-    assert json.loads(now.data) == json.loads(before.data)
+    assert _embedded(now.data).items() >= _embedded(before.data).items()
+
+
+def _embedded(text: str) -> dict[str, Any]:
+    """The embedded data by name; a column that came later is no difference."""
+    data = json.loads(text)
+    columns, same, varying = data.pop("columns"), data.pop("same"), data.pop("varying")
+    known = set(json.loads((MADE / "table.json").read_text())[0]) & set(columns)
+    values = {
+        f"{cell[0]} {name}": value
+        for cell in data.pop("cells")
+        for name, value in {**same, **dict(zip(varying, cell, strict=True))}.items()
+        if name in known
+    }
+    return data | values
 
 
 def test_its_cells_are_not_run_again(run):

@@ -34,8 +34,10 @@ class ModelProfile(Part):
     threads: int
     load: LoadIO
     latency: Latency
-    generation: GenerationIO
-    breakdown: Breakdown
+    generation: GenerationIO | None
+    generation_reason: str | None = None
+    breakdown: Breakdown | None
+    breakdown_reason: str | None = None
     forms: list[FormTime] = Field(default_factory=list)
     energy: EnergyResult | None = None
 
@@ -74,7 +76,6 @@ def profile_model(
         phases,
         audited=audit(loaded.model, facts, layers),
     )
-    assert found.breakdown is not None
     with phases.phase("execution forms"):
         forms = _forms(cell.device, compiled=compiled)
         prompt = prompt_ids(
@@ -89,8 +90,10 @@ def profile_model(
         threads=torch.get_num_threads(),
         load=load,
         latency=found.latency[0],
-        generation=found.generation[0],
+        generation=next(iter(found.generation), None),
+        generation_reason=found.generation_reason,
         breakdown=found.breakdown,
+        breakdown_reason=found.breakdown_reason,
         forms=compared,
         energy=found.energy,
     )

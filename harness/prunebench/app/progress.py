@@ -117,6 +117,9 @@ def outcome(record: Record) -> str:
         if record.audit.removed_layers:
             words.append(f"{len(record.audit.removed_layers)} layers removed")
     for latency in record.speed.latency if record.speed else []:
+        if latency.inter_token_s is None:
+            words.append("speed not measurable here")
+            continue
         words.append(f"{latency.inter_token_s.median * 1e3:.1f} ms/token")
         if latency.inter_token_speedup is not None:
             words.append(f"{latency.inter_token_speedup.estimate:.2f}x dense")

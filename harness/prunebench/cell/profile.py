@@ -12,6 +12,7 @@ from torch import Tensor
 
 from prunebench.cell.phases import Phases
 from prunebench.experiment.measures import LatencySpec
+from prunebench.measure.devices.disturbance import DisturbedError
 from prunebench.measure.devices.dram_traffic import DramMeter
 from prunebench.measure.devices.energy import measure_energy
 from prunebench.measure.speed import sparse24
@@ -19,7 +20,8 @@ from prunebench.measure.speed.bandwidth import read_bandwidth
 from prunebench.measure.speed.breakdown import breakdown
 from prunebench.measure.speed.execution import Eager, decoder
 from prunebench.measure.speed.io import generation_io
-from prunebench.measure.speed.latency import measure_latency, one_round
+from prunebench.measure.speed.latency import measure_latency
+from prunebench.measure.speed.rounds import one_round
 from prunebench.model.checkpoint import memory_bytes
 from prunebench.model.placement import input_device, is_dispatched
 from prunebench.model.positions import check_positions
@@ -44,7 +46,10 @@ class Profile:
     latency: list[Latency] = field(default_factory=list)
     samples: list[LatencySamples] = field(default_factory=list)
     generation: list[GenerationIO] = field(default_factory=list)
+    generation_reason: str | None = None
+    """Why there is no I/O floor, if the bandwidth could not be measured."""
     breakdown: Breakdown | None = None
+    breakdown_reason: str | None = None
     energy: EnergyResult | None = None
     dram: DramTraffic | None = None
 
@@ -77,12 +82,18 @@ def profile(
     # Without a dense model or a buffer in memory: this phase's peak is what generation needs.
     with phases.phase("generate"):
         if not dispatched:
-            found.breakdown = breakdown(model, prompts[0], shapes[0].new_tokens, rounds=2)
+            try:
+                found.breakdown = breakdown(model, prompts[0], shapes[0].new_tokens, rounds=2)
+            except DisturbedError as reason:
+                found.breakdown_reason = str(reason)
         # The breakdown has already run the first shape.
         for shape, prompt in timed.shapes[0 if dispatched else 1 :]:
             generate_once(model, prompt, shape.new_tokens)
     with phases.phase("bandwidth"):
-        timed.bandwidth = None if dispatched else read_bandwidth(device)
+        try:
+            timed.bandwidth = None if dispatched else read_bandwidth(device)
+        except DisturbedError as reason:
+            found.generation_reason = f"memory bandwidth: {reason}"
     with phases.phase("latency"):
         unpaired = None
         if load_dense is not None:

@@ -106,9 +106,18 @@ def _measure(
     return {
         "audit": pruned.audit,
         "quality": quality,
-        "speed": Speed(latency=profiled.latency, breakdown=profiled.breakdown, dram=profiled.dram),
+        "speed": Speed(
+            latency=profiled.latency,
+            breakdown=profiled.breakdown,
+            breakdown_reason=profiled.breakdown_reason,
+            dram=profiled.dram,
+        ),
         "energy": profiled.energy,
-        "io": IO(load=pruned.load, generation=profiled.generation),
+        "io": IO(
+            load=pruned.load,
+            generation=profiled.generation,
+            generation_reason=profiled.generation_reason,
+        ),
         "cost": _cost(cell, phases, pruned, begun),
         "samples": Samples(latency=profiled.samples, memory=None),
         "method_notes": pruned.notes,

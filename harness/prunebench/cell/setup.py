@@ -17,6 +17,7 @@ from prunebench.errors import PrunebenchError
 from prunebench.experiment.cell import Cell
 from prunebench.isolation.flags import Flags
 from prunebench.isolation.process_guard import guarded
+from prunebench.measure.devices.watch import watch_of
 from prunebench.measure.speed.io import disk_read_bytes, load_io
 from prunebench.model.fetch import fetch_checkpoint
 from prunebench.model.folder import read_checkpoint
@@ -103,13 +104,19 @@ class CellSetup:
 
     def load_timed(self, *, unchanged: bool = True) -> tuple[LoadedModel, LoadIO]:
         """Load the dense model in a phase of its own, and tell what loading read."""
+        watch = watch_of(self.device)
         with self.phases.phase("load"):
-            before = disk_read_bytes()
+            read_before, start = disk_read_bytes(), watch.read()
             loaded = self.load(unchanged=unchanged)
-            after = disk_read_bytes()
-        read = None if before is None or after is None else after - before
+            disturbed = watch.disturbed(start, watch.read())
+            read_after = disk_read_bytes()
+        read = None if read_before is None or read_after is None else read_after - read_before
         return loaded, load_io(
-            loaded.weight_bytes, loaded.seconds, read, transfers=loaded.transfers
+            loaded.weight_bytes,
+            loaded.seconds,
+            read,
+            transfers=loaded.transfers,
+            disturbed=disturbed,
         )
 
     def load(self, *, unchanged: bool = True) -> LoadedModel:

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from prunebench.app.profile import ModelProfile
+    from prunebench.record.speed import Latency
 
 Row = tuple[str, ...]
+NOT_MEASURABLE = "not measurable here"
 
 
 @click.command("profile", short_help="Show where a model's time and bytes go.")
@@ -124,26 +126,48 @@ def _show(found: ModelProfile) -> None:
 
 
 def _timing(found: ModelProfile) -> Iterator[Row]:
-    latency, io, load = found.latency, found.generation, found.load
-    token_bytes = io.weight_bytes + io.kv_cache_bytes
+    load = found.load
     cache = "" if load.cache is None else f", page cache {load.cache}"
-    yield "load", f"{load.seconds:.2f} s", f"{load.bytes / 1e6:,.0f} MB of files{cache}"
+    files = f"{load.bytes / 1e6:,.0f} MB of files{cache}"
+    if load.seconds is None:
+        yield "load", NOT_MEASURABLE, f"{files}; {load.not_measurable}"
+    else:
+        yield "load", f"{load.seconds:.2f} s", files
+    yield from _latency(found.latency)
+    yield from _io_floor(found)
+
+
+def _latency(latency: Latency) -> Iterator[Row]:
+    first, between = latency.ttft_s, latency.inter_token_s
+    if first is None or between is None:
+        yield "time to first token", NOT_MEASURABLE, latency.not_measurable or ""
+        yield "inter-token latency", NOT_MEASURABLE, ""
+        return
     yield (
         "time to first token",
-        _ms(latency.ttft_s.median),
-        f"p90 {_ms(latency.ttft_s.p90)}, {latency.rounds} rounds",
+        _ms(first.median),
+        f"p90 {_ms(first.p90)}, {latency.rounds} rounds",
     )
     yield (
         "inter-token latency",
-        _ms(latency.inter_token_s.median),
-        f"p90 {_ms(latency.inter_token_s.p90)}, {latency.tokens_per_s:,.1f} tokens/s",
+        _ms(between.median),
+        f"p90 {_ms(between.p90)}, {latency.tokens_per_s:,.1f} tokens/s",
     )
+
+
+def _io_floor(found: ModelProfile) -> Iterator[Row]:
+    io = found.generation
+    if io is None:
+        yield "I/O floor of a token", NOT_MEASURABLE, found.generation_reason or ""
+        return
+    token_bytes = io.weight_bytes + io.kv_cache_bytes
     yield (
         "I/O floor of a token",
         _ms(io.floor_s),
         f"{token_bytes / 1e6:,.1f} MB at {io.bandwidth_bytes_per_s / 1e9:.1f} GB/s",
     )
-    yield "bandwidth utilisation", f"{100 * io.utilisation:.0f} %", io.bandwidth_source
+    if io.utilisation is not None:
+        yield "bandwidth utilisation", f"{100 * io.utilisation:.0f} %", io.bandwidth_source
 
 
 def _energy(found: ModelProfile) -> Iterator[Row]:
@@ -158,6 +182,9 @@ def _energy(found: ModelProfile) -> Iterator[Row]:
 
 def _parts(found: ModelProfile) -> Iterator[Row]:
     split = found.breakdown
+    if split is None:
+        yield NOT_MEASURABLE, found.breakdown_reason or "", "", ""
+        return
     total = sum(part.token_bytes for part in split.parts)
     for part in split.parts:
         yield (

@@ -165,10 +165,17 @@ SPEED = (
             "rather than from two cells timed apart"
         },
     ),
-    *_columns("integer", {"rounds": "timed rounds"}),
+    *_columns(
+        "integer",
+        {
+            "rounds": "timed rounds that nothing disturbed; all figures are from these",
+            "disturbed_rounds": "rounds that something else on the machine disturbed",
+        },
+    ),
     *_columns(
         "text",
         {
+            "speed_not_measurable": "why there are no times, if too few rounds were undisturbed",
             "latency_protocol": "prompt, new tokens, batch size, device, execution",
             "execution": "how a token is computed: eager, static, lean, compiled, cuda-graph",
         },

@@ -56,6 +56,8 @@ def speed_columns(record: Record, dense: Record | None) -> Row:
         values: Row = {
             "tokens_per_s": one.tokens_per_s,
             "rounds": one.rounds,
+            "disturbed_rounds": one.disturbed_rounds,
+            "speed_not_measurable": one.not_measurable,
             "latency_protocol": latency_protocol(one),
             "execution": one.execution,
             **_quantiles("ttft", one.ttft_s),
@@ -73,7 +75,9 @@ def speed_columns(record: Record, dense: Record | None) -> Row:
     return row
 
 
-def _quantiles(name: str, times: Summary) -> Row:
+def _quantiles(name: str, times: Summary | None) -> Row:
+    if times is None:  # not measurable
+        return dict.fromkeys((f"{name}_p50_s", f"{name}_p90_s", f"{name}_p99_s"))
     return {
         f"{name}_p50_s": times.median,
         f"{name}_p90_s": times.p90,
@@ -81,12 +85,12 @@ def _quantiles(name: str, times: Summary) -> Row:
     }
 
 
-def _speedup(name: str, paired: Ratio | None, mine: Summary, dense: Summary | None) -> Row:
+def _speedup(name: str, paired: Ratio | None, mine: Summary | None, dense: Summary | None) -> Row:
     """The paired ratio with its interval; otherwise the ratio of two cells timed apart, without."""
     key = f"{name}_speedup"
     if paired is not None:
         return {key: paired.estimate, f"{key}_low": paired.low, f"{key}_high": paired.high}
-    return {key: dense.median / mine.median if dense and mine.median else None}
+    return {key: dense.median / mine.median if dense and mine and mine.median else None}
 
 
 def _io_floor(record: Record, one: Latency) -> Row:

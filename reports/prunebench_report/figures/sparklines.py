@@ -204,7 +204,8 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
 
 def io_floor_bar(one: GenerationIO) -> dict[str, Any]:
     """The I/O floor as a part of the measured time of one token."""
-    share = min(1.0, max(0.0, one.utilisation)) if math.isfinite(one.utilisation) else 0.0
+    used = one.utilisation if one.utilisation is not None else math.nan
+    share = min(1.0, max(0.0, used)) if math.isfinite(used) else 0.0
     return {
         "width": WIDTH,
         "part": round(WIDTH * share, 1),

@@ -92,6 +92,8 @@ def loading(record: Record) -> Facts:
         return []
     load = record.io.load
     facts = [("Loading", _throughput(load.bytes, load.seconds))]
+    if load.not_measurable:
+        facts.append(("Loading time", f"not measurable: {load.not_measurable}"))
     if load.host_s is not None and load.device_s is not None:
         facts.append(("Files to host memory", _throughput(load.bytes, load.host_s)))
         facts.append(("Host memory to device", _throughput(load.device_bytes, load.device_s)))
@@ -120,7 +122,9 @@ def _pcie(traffic: PcieTraffic) -> Facts:
     ]
 
 
-def _throughput(amount: int | None, time: float) -> str:
+def _throughput(amount: int | None, time: float | None) -> str:
+    if time is None:
+        return size(amount)
     per_second = f", {rate(amount / time)}" if amount is not None and time > 0 else ""
     return f"{size(amount)} in {seconds(time)}{per_second}"
 

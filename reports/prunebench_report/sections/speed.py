@@ -43,12 +43,19 @@ def _latency(one: Latency, raw: LatencySamples | None) -> dict[str, Any]:
     ]
     return {
         "shape": latency_protocol(one),
-        "rounds": f"{one.rounds} rounds after {one.warmup_rounds} warm-up",
+        "rounds": _rounds(one),
         "tokens_per_s": number(one.tokens_per_s),
         "rows": [row for row in rows if row],
         "strip": sample_strip(raw),
         "facts": _facts(one),
     }
+
+
+def _rounds(one: Latency) -> str:
+    text = f"{one.rounds} rounds after {one.warmup_rounds} warm-up"
+    if one.disturbed_rounds:
+        text += f"; {one.disturbed_rounds} more were disturbed and do not count"
+    return text
 
 
 def _quantiles(name: str, summary: Summary | None, ratio: Ratio | None = None) -> list[str] | None:
@@ -60,12 +67,18 @@ def _quantiles(name: str, summary: Summary | None, ratio: Ratio | None = None) -
 
 
 def _interval(ratio: Ratio) -> str:
+    if ratio.low is None or ratio.high is None:
+        return times(ratio.estimate)
     return f"{times(ratio.estimate)} ({ratio.low:.2f} to {ratio.high:.2f})"
 
 
 def _facts(one: Latency) -> Facts:
     """How the latency was computed, if that needs a word."""
     found = []
+    if one.not_measurable:
+        found.append(("Not measurable here", one.not_measurable))
+    if one.not_watched:
+        found.append(("Disturbances are not known", one.not_watched))
     if one.same_tokens is not None:
         found.append(("Same tokens as eager", "yes" if one.same_tokens else "no"))
     if one.execution_notes:

@@ -57,7 +57,7 @@ def _row(
 ) -> dict[str, Any]:
     io = record.io.generation[0] if record.io and record.io.generation else None
     floor = None
-    if io is not None and math.isfinite(io.utilisation):
+    if io is not None and io.utilisation is not None and math.isfinite(io.utilisation):
         share = percent(io.utilisation, 0)
         floor = f"I/O floor {seconds(io.floor_s)} of {seconds(io.measured_s)} a token: {share}"
     return {
@@ -105,7 +105,8 @@ def _claims(record: Record, split: Breakdown) -> list[dict[str, str]]:
     complete = latency and io and {part.part for part in split.parts} >= set(PARTS)
     if record.cell.method.name != "dense" or not complete:
         return []
-    if min(split.token_s, latency[0].inter_token_s.median, latency[0].ttft_s.median) <= 0:
+    first, between = latency[0].ttft_s, latency[0].inter_token_s
+    if first and between and min(split.token_s, between.median, first.median) <= 0:
         return []
     return [
         {"claim": one.claim, "holds": VERDICTS[one.holds], "evidence": one.evidence}

@@ -62,7 +62,10 @@ def _unpaired(done: Sequence[Record]) -> list[str]:
     apart = 0
     for record in done:
         timed = stored_latencies(record) if record.cell.method.name != "dense" else []
-        apart += any(one.inter_token_speedup is None and not one.unpaired for one in timed)
+        apart += any(
+            one.inter_token_speedup is None and not (one.unpaired or one.not_measurable)
+            for one in timed
+        )
     if not apart:
         return []
     return [
