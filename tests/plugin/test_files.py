@@ -1,4 +1,4 @@
-"""A plugin that is a single file: loaded beside the installed ones, in the cells too, known by its content."""
+"""A single file as a plugin: cells load it too, and the hash of its content is its version."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_broken_file_is_a_named_problem(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["gone.py", "text.txt"])
-def test_what_is_no_python_file_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_path_that_is_not_a_python_file_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "text.txt").touch()
     with (
         pytest.raises(PrunebenchError, match="there is no Python file"),
@@ -69,7 +69,7 @@ def test_what_is_no_python_file_is_refused(tmp_path: Path, name: str) -> None:
         pass
 
 
-def test_a_method_that_ignores_its_allocation_is_found_out(tmp_path: Path, run_cell) -> None:
+def test_a_method_that_ignores_its_allocation_fails(tmp_path: Path, run_cell) -> None:
     path = written(tmp_path, SOURCE + "\nMine.prune = lambda self, model, context: None\n")
     with with_files([path]):
         record = run_cell("mine", {"sparsity": 0.5, "allocation": "uniform"})

@@ -1,4 +1,4 @@
-"""Every method that comes with prunebench keeps the contract that it asks of others."""
+"""The built-in methods, allocations and recoveries keep the contract for plugins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kit notices what it is there to notice: methods that break one promise each."""
+"""The contract kit finds plugins that break a promise; each of these breaks one or two."""
 
 from __future__ import annotations
 
@@ -187,11 +187,11 @@ def test_a_sound_method_breaks_nothing() -> None:
         (Crashing, "finite"),
     ],
 )
-def test_a_broken_promise_is_noticed(method: type[Method], promise: str) -> None:
+def test_a_broken_promise_is_found(method: type[Method], promise: str) -> None:
     assert promise in broken("method", method)
 
 
-def test_a_refused_family_is_no_broken_promise() -> None:
+def test_a_promise_is_not_broken_by_a_refused_family() -> None:
     class Picky(Sound):
         def prune(self, model, context) -> None:
             if model.config.model_type == "opt":
@@ -213,7 +213,7 @@ class Lopsided(Allocation):
         return [min(1.0, 2 * sparsity)] * len(context.kept_layers)
 
 
-def test_an_allocation_that_gives_something_else_or_changes_the_model_is_noticed() -> None:
+def test_an_allocation_with_another_mean_or_that_changes_the_model_is_found() -> None:
     assert broken("allocation", Lopsided) == {"mean", "looks"}
 
 
@@ -233,11 +233,11 @@ class Refilling(Recovery):
                 )
 
 
-def test_a_recovery_that_fills_zeros_is_noticed() -> None:
+def test_a_recovery_that_fills_zeros_is_found() -> None:
     assert broken("recovery", Refilling) == {"zeros"}
 
 
-def test_a_corpus_promises_nothing() -> None:
+def test_a_corpus_has_no_contract() -> None:
     with pytest.raises(
         PrunebenchError, match="only these have a contract: method, allocation, recovery, metric"
     ):

@@ -54,6 +54,7 @@ def _facts(name: str, field: FieldInfo) -> OptionFacts:
         name=name,
         type=_type(field.annotation),
         bounds=", ".join(_bounds(field.metadata)),
+        # JSON writes null, true and [1, 2] as YAML does; a word has no quotes there.
         default="required"
         if default is PydanticUndefined
         else json.dumps(default, default=str).strip('"'),

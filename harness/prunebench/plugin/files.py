@@ -86,6 +86,7 @@ def with_files(files: Iterable[str | Path]) -> Iterator[None]:
             raise PrunebenchError(
                 f"{path} has a '{os.pathsep}' in its name", hint="rename the folder or the file"
             )
+    # Blocks can be nested: add to the files that are set already.
     together = dict.fromkeys([*(before or "").split(os.pathsep), *paths])
     os.environ[VARIABLE] = os.pathsep.join(filter(None, together))
     try:

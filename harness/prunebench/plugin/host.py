@@ -75,7 +75,7 @@ def load_plugins(points: Iterable[EntryPoint] | None = None) -> Registry:
         for plugin in reversed(plugins):
             try:
                 _register(plugin, registry.hooks)
-            except (Exception, SystemExit) as error:
+            except (Exception, SystemExit) as error:  # a script may call sys.exit when imported
                 registry.problems.append(plugin.problem(error))
         _collect({plugin.key: plugin for plugin in plugins}, registry)
     return registry

@@ -55,7 +55,7 @@ class KindRules:
     def _wrong_class(self, value: Any) -> str | None:
         if not (inspect.isclass(value) and issubclass(value, self.base)):
             return f"returned {value!r}, not a subclass of prunebench.{self.base.__name__}"
-        if inspect.isabstract(value):
+        if inspect.isabstract(value):  # would fail when the cell makes an instance, hours later
             missing = ", ".join(sorted(getattr(value, "__abstractmethods__", ())))
             return f"{value.__name__} does not define {missing}"
         for attribute, wanted in self.attributes.items():
@@ -77,6 +77,7 @@ class KindRules:
 
 # In the order in which `prunebench plugins` lists them.
 KINDS: Mapping[Kind, KindRules] = {
+    # A suite writes `{sparsity: 0.5, recovery: lora}`: such keys are in one mapping with options.
     "method": KindRules(
         "prunebench_register_method",
         Method,
@@ -93,6 +94,7 @@ KINDS: Mapping[Kind, KindRules] = {
         "prunebench_register_metric",
         Metric,
         reserved_options=(DATA,),
+        # Without a default: a forgotten direction would turn better and worse around.
         attributes={"higher_is_better": bool},
     ),
     "section": KindRules(

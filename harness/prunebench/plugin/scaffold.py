@@ -127,6 +127,7 @@ def write_package(name: str, template: str, parent: Path) -> Path:
 def _words(name: str, template: str, scaffold: Scaffold) -> dict[str, str]:
     """What the templates call `$name`, `$module` and so on."""
     parts = name.split("-")
+    # `replace`, not `format`: the braces of YAML are no fields.
     of_kind = {
         field: getattr(scaffold, field).replace("{name}", name)
         for field in ("methods", "model", "corpus", "metrics", "engine")

@@ -28,6 +28,7 @@ def traced(hook: str, plugin: str, call: Callable[..., T], *arguments: Any) -> T
         outcome = f"raised {type(error).__name__}: {error}"
         raise
     finally:
+        # Not stdout, which may be JSON for another program.
         sys.stderr.write(
             f"hook {hook} of {plugin}: {outcome} ({1000 * (time.perf_counter() - begun):.1f} ms)\n"
         )

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prunebench.layerwise.masks import lowest
 from prunebench.model.surgery import remove_layers
-from prunebench.plugin.api.context import Context
 from prunebench.plugin.api.metric import MetricContext
 from prunebench.testing import surroundings
 from prunebench.testing.models import tiny_calibration, tiny_model, tiny_tokenizer
@@ -24,6 +22,7 @@ from prunebench.testing.promises import (
     promise,
     same,
 )
+from prunebench.testing.trial import sparse_model
 
 if TYPE_CHECKING:
     from prunebench.plugin.api.metric import Metric
@@ -43,18 +42,12 @@ class MetricTrial:
     def dense(self) -> Any:
         return tiny_model(self.family)
 
-    def sparse(self) -> Any:
-        """A tiny model in which exactly half of each prunable matrix is zero."""
-        model = self.dense()
-        for linear in Context(None, 0, []).linears(model).values():
-            linear.weight.masked_fill_(lowest(linear.weight.abs(), 0.5, group="matrix"), 0)
-        return model
-
     def measure(self, model: Any, dense: Any = None, device: str = "cpu") -> dict[str, float]:
         """The metric's figures by name."""
         tokens = tiny_calibration().to(device) if self.plugin.needs_text else None
         other = self.dense() if dense is None else dense
         context = MetricContext(tokens, seed=0, load_dense=lambda: other.to(device))
+        # As in a cell: seeded before each metric, so that a metric may draw from the generator.
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(0)
             given = self.plugin(self.parsed()).measure(model.to(device), tiny_tokenizer(), context)
@@ -68,7 +61,7 @@ class MetricTrial:
     @cached_property
     def figures(self) -> dict[str, float]:
         """The figures of the sparse model."""
-        return self.measure(self.sparse())
+        return self.measure(sparse_model(self.family))
 
     @property
     def notes(self) -> dict[str, Any]:
@@ -77,7 +70,7 @@ class MetricTrial:
 
 
 def finite(trial: MetricTrial) -> None:
-    for what, model in (("dense", trial.dense()), ("pruned", trial.sparse())):
+    for what, model in (("dense", trial.dense()), ("pruned", sparse_model(trial.family))):
         for name, value in trial.measure(model).items():
             promise(math.isfinite(value), f"{name} of a {what} model is {value}")
 
@@ -96,12 +89,12 @@ def names(trial: MetricTrial) -> None:
 
 
 def seed(trial: MetricTrial) -> None:
-    again = trial.measure(trial.sparse())
+    again = trial.measure(sparse_model(trial.family))
     promise(again == trial.figures, f"two runs with one seed give {trial.figures} and {again}")
 
 
 def looks_only(trial: MetricTrial) -> None:
-    models = {"model": trial.sparse(), "dense model": trial.dense()}
+    models = {"model": sparse_model(trial.family), "dense model": trial.dense()}
     hooks = {name: surroundings.hooks(model) for name, model in models.items()}
     before = surroundings.of_process()
     own = {name: surroundings.of_model(model) for name, model in models.items()}
@@ -109,7 +102,7 @@ def looks_only(trial: MetricTrial) -> None:
     after = surroundings.of_process()
     for what, value in before.items():
         promise(bool(after[what] == value), f"{what} changed")
-    for name, fresh in (("model", trial.sparse()), ("dense model", trial.dense())):
+    for name, fresh in (("model", sparse_model(trial.family)), ("dense model", trial.dense())):
         changed = same(fresh.state_dict(), models[name].state_dict())
         promise(changed is None, f"{changed} of the {name} changed; a metric must not change it")
         promise(
@@ -121,15 +114,16 @@ def looks_only(trial: MetricTrial) -> None:
 
 def offline(trial: MetricTrial) -> None:
     with surroundings.no_network():
-        trial.measure(trial.sparse())
+        trial.measure(sparse_model(trial.family))
 
 
 def on_cuda(trial: MetricTrial) -> None:
     if not torch.cuda.is_available():
         raise NotApplicableError("torch sees no GPU")
-    found = trial.measure(trial.sparse(), device="cuda")
+    found = trial.measure(sparse_model(trial.family), device="cuda")
     for name, value in trial.figures.items():
         there = found.get(name, math.nan)
+        # A GPU adds in another order, and a figure may be a count of near-ties.
         promise(
             math.isclose(there, value, rel_tol=0.02, abs_tol=1e-3),
             f"{name} is {value} on the CPU, {there} on the GPU",

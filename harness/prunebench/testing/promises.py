@@ -50,6 +50,7 @@ def close(one: float, other: float, tolerance: float) -> bool:
 def as_json(trial: Any) -> None:
     """Options survive a trip through a cell's JSON file, and notes can be written to the record."""
     options = trial.parsed()
+    # Strict: lax parsing turns "1" into 1, and would hide that an option changed its type.
     again = type(options).model_validate_json(options.model_dump_json(by_alias=True), strict=True)
     promise(again == options, f"options {options!r} come back from JSON as {again!r}")
     try:

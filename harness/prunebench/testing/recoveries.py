@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prunebench.layerwise.masks import lowest
 from prunebench.measure.audit import dense_facts
 from prunebench.model.anatomy import anatomy
 from prunebench.plugin.api.context import Context
 from prunebench.testing import surroundings
 from prunebench.testing.methods import finite, generates, saved
-from prunebench.testing.models import tiny_calibration, tiny_model
+from prunebench.testing.models import tiny_calibration
 from prunebench.testing.promises import Promise, as_json, documented, promise, same
-from prunebench.testing.trial import Pruned
+from prunebench.testing.trial import Pruned, sparse_model
 
 if TYPE_CHECKING:
     from prunebench.plugin.api.recovery import Recovery
@@ -34,19 +33,11 @@ class RecoveryTrial:
     def parsed(self) -> Any:
         return self.plugin.Options.model_validate(dict(self.options))
 
-    def sparse(self) -> Any:
-        """A tiny model in which exactly half of each prunable matrix is zero."""
-        model = tiny_model(self.family)
-        with torch.no_grad():
-            for linear in Context(None, 0, []).linears(model).values():
-                linear.weight.masked_fill_(lowest(linear.weight.abs(), 0.5, group="matrix"), 0)
-        return model
-
     def recover(self, model: Any, seed: int = 0) -> Context:
         """Repair ``model`` in place, and reset modes and gradients as the harness does."""
         context = Context(tiny_calibration(), seed, list(range(len(anatomy(model).layers))))
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
-            torch.manual_seed(seed)
+            torch.manual_seed(seed)  # peft draws the LoRA matrices from the global generator
             self.plugin(self.parsed()).recover(model, context)
         for parameter in model.eval().requires_grad_(requires_grad=False).parameters():
             parameter.grad = None
@@ -55,7 +46,7 @@ class RecoveryTrial:
     @cached_property
     def pruned(self) -> Pruned:
         """The repaired model. Shared by all promises: do not change it."""
-        model = self.sparse()
+        model = sparse_model(self.family)
         facts = dense_facts(model)
         return Pruned(model, self.recover(model), facts)
 
@@ -65,9 +56,10 @@ class RecoveryTrial:
 
 
 def same_model(trial: RecoveryTrial) -> None:
-    before, after = trial.sparse(), trial.pruned.model
+    before, after = sparse_model(trial.family), trial.pruned.model
     promise(
-        type(before) is type(after), f"a {type(before).__name__} became a {type(after).__name__}"
+        type(before) is type(after),
+        f"a {type(before).__name__} became a {type(after).__name__}",
     )
     shapes = [
         {name: value.shape for name, value in one.state_dict().items()} for one in (before, after)
@@ -79,21 +71,21 @@ def same_model(trial: RecoveryTrial) -> None:
 
 
 def zeros(trial: RecoveryTrial) -> None:
-    before = Context(None, 0, []).linears(trial.sparse())
+    before = Context(None, 0, []).linears(sparse_model(trial.family))
     for path, linear in trial.pruned.context.linears(trial.pruned.model).items():
         back = int((linear.weight[before[path].weight == 0] != 0).sum())
         promise(back == 0, f"{back} weights of {path} that were pruned are no longer zero")
 
 
 def seed(trial: RecoveryTrial) -> None:
-    again = trial.sparse()
+    again = sparse_model(trial.family)
     trial.recover(again)
     changed = same(trial.pruned.state, again.state_dict())
     promise(changed is None, f"two runs with one seed differ in {changed}")
 
 
 def tidy(trial: RecoveryTrial) -> None:
-    model = trial.sparse()
+    model = sparse_model(trial.family)
     hooks, before = surroundings.hooks(model), surroundings.of_process()
     context = trial.recover(model)
     after = surroundings.of_process()
@@ -106,7 +98,7 @@ def tidy(trial: RecoveryTrial) -> None:
 
 def offline(trial: RecoveryTrial) -> None:
     with surroundings.no_network():
-        trial.recover(trial.sparse())
+        trial.recover(sparse_model(trial.family))
 
 
 RECOVERY_PROMISES = (

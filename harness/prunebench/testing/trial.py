@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import ValidationError
 
+from prunebench.layerwise.masks import lowest
 from prunebench.measure.audit import DenseFacts, audit, dense_facts
 from prunebench.model.anatomy import anatomy
 from prunebench.model.checkpoint import parameter_count
@@ -30,6 +31,14 @@ AMOUNTS: Mapping[str, tuple[Any, Any, Any]] = {
 
 A trial uses the first one that the method has.
 """
+
+
+def sparse_model(family: str) -> Any:
+    """A tiny model in which exactly the smaller half of each prunable matrix is zero."""
+    model = tiny_model(family)
+    for linear in Context(None, 0, []).linears(model).values():
+        linear.weight.masked_fill_(lowest(linear.weight.abs(), 0.5, group="matrix"), 0)
+    return model
 
 
 @dataclass(frozen=True)

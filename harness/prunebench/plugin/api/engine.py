@@ -26,6 +26,8 @@ class EngineContext(ABC):
     Call all of it from the thread in which `Engine.run` yields its records.
     """
 
+    # Observers and the progress display are called from here and take no locks, hence one thread.
+
     folder: Path
     """The run folder. ``specs/ID.json`` is what `python -m prunebench.cell` takes; the cell's log
     goes to ``cells/ID.log``."""

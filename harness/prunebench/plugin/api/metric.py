@@ -37,6 +37,7 @@ class MetricContext:
     """What `windows` returns, or None if the metric does not ask for text."""
     seed: int
     """The cell's seed. torch, numpy and random are seeded with it before each metric."""
+    # A function, because loading a second model takes memory that most metrics do not need.
     load_dense: Callable[[], Any]
     """What `dense` calls."""
     progress: Callable[[int, int], None] = ignore

@@ -1,4 +1,4 @@
-"""What may stand for `sparsity`: a share, N:M, or N:M by name."""
+"""A sparsity is a share, N:M, or N:M by name."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_one_of_four_is_three_zeros() -> None:
         (1, "out of range"),
     ],
 )
-def test_what_names_no_sparsity_says_the_fix(value: object, said: str) -> None:
+def test_an_invalid_sparsity_is_refused_with_the_fix(value: object, said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         SparsityOptions.model_validate({"sparsity": value})
 
