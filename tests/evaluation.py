@@ -1,4 +1,4 @@
-"""Windows of given tokens, and a spec that names them, for tests of perplexity."""
+"""For tests of perplexity: windows of given tokens, and a spec."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cells, records and run folders that no run had to make."""
+"""Cells, records and run folders for tests, made without a run."""
 
 from __future__ import annotations
 

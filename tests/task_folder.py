@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-WORDS = (
+WORDS = [
     "the",
     "quick",
     "brown",
@@ -27,11 +27,11 @@ WORDS = (
     "tree",
     "was",
     "tall",
-)
+]
 
 
 def arc_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Questions with three or four choices, as ARC has them."""
+    """Questions with three or four choices, like those of ARC."""
     draw = random.Random(seed)
 
     def words(number: int) -> str:
@@ -97,7 +97,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def task_folder(folder: Path) -> Path:
-    """ARC-easy with examples, HellaSwag without."""
+    """ARC-easy with few-shot examples, HellaSwag without."""
     write(folder / "arc_easy" / "test.parquet", arc_rows(30))
     write(folder / "arc_easy" / "train_head10.jsonl.gz", arc_rows(10, seed=3))
     write(folder / "hellaswag" / "validation.jsonl", hellaswag_rows(12))

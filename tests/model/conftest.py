@@ -20,7 +20,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def connections(monkeypatch) -> list[Any]:
-    """Every attempt to connect or to look a name up is refused and noted here."""
+    """Refuses every attempt to connect or to look up a name, and lists them."""
     attempts: list[Any] = []
 
     def refuse(*arguments):
@@ -86,7 +86,10 @@ def _merges(backend: Any) -> list[list[str]]:
 
 
 def _interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
-    """GGUF's Llama rotates neighbouring rows, transformers the two halves of a head."""
+    """The row order of GGUF's Llama.
+
+    It rotates neighbouring rows, transformers the two halves of a head.
+    """
     rows, columns = weight.shape
     return (
         weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
@@ -95,7 +98,7 @@ def _interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
 
 @pytest.fixture
 def closed_port(monkeypatch) -> int:
-    """A local port at which nobody answers; no proxy stands between."""
+    """A local port without a server, reached without a proxy."""
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)

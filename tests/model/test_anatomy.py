@@ -33,7 +33,7 @@ def test_every_linear_in_the_layers_is_named_once(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_linears_of_a_group_see_the_same_input_and_others_do_not(family):
+def test_linears_of_a_group_read_the_same_input_and_others_do_not(family):
     model = tiny_model(family)
     parts = anatomy(model)
     seen: dict[str, torch.Tensor] = {}
@@ -83,7 +83,7 @@ def test_groups_are_the_heads_and_channels_of_the_config(family):
     assert parts.head_dim(parts.layers[0]) == (getattr(config, "head_dim", None) or 12)
 
 
-def test_shapes_that_are_no_whole_heads_are_named():
+def test_shapes_that_do_not_divide_into_heads_are_named():
     model = tiny_model("llama")
     model.model.layers[0].self_attn.k_proj = nn.Linear(48, 25)
     with pytest.raises(
@@ -97,7 +97,7 @@ def test_a_post_norm_model_has_no_final_norm():
     assert anatomy(model).final_norm is None
 
 
-def test_an_unknown_family_is_named_with_the_known_ones():
+def test_the_error_for_an_unknown_family_lists_the_known_ones():
     from transformers import GPT2Config, GPT2LMHeadModel
 
     model = GPT2LMHeadModel(
@@ -105,12 +105,12 @@ def test_an_unknown_family_is_named_with_the_known_ones():
     )
     with pytest.raises(
         PrunebenchError,
-        match="unknown model family 'gpt2'; known: llama, mistral, qwen2, qwen3, gemma, opt, gpt_neox, phi",
+        match=r"unknown model family 'gpt2'; known: llama, mistral, qwen2, .*, gpt_neox, phi",
     ):
         anatomy(model)
 
 
-def test_linears_beyond_or_short_of_the_table_are_named():
+def test_extra_and_missing_linears_are_named():
     model = tiny_model("llama")
     model.model.layers[2].mlp.extra = nn.Linear(2, 2)
     model.model.layers[2].self_attn.q_proj = nn.Identity()

@@ -55,7 +55,7 @@ def test_a_file_written_just_now_is_not_remembered(cache, large):
     assert not (cache / "sha256").exists()
 
 
-def test_a_cache_that_cannot_be_written_does_not_matter(tmp_path, monkeypatch, large):
+def test_hashing_works_without_a_writable_cache(tmp_path, monkeypatch, large):
     blocker = tmp_path / "blocker"
     blocker.write_text("")
     monkeypatch.setenv("PRUNEBENCH_CACHE", str(blocker / "cache"))

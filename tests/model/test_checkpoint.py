@@ -13,14 +13,14 @@ from tiny import FAMILIES, tiny_checkpoint, tiny_model, tiny_tokenizer
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_file_has_exactly_the_size_that_was_computed(family, tied, dtype, tmp_path):
+def test_the_computed_size_is_that_of_the_file(family, tied, dtype, tmp_path):
     model = tiny_model(family, tie_word_embeddings=tied).to(dtype)
     before = safetensors_bytes(model)
     model.save_pretrained(tmp_path)
     assert (tmp_path / "model.safetensors").stat().st_size == before
 
 
-def test_types_in_one_model_may_differ(tmp_path):
+def test_the_size_is_right_for_a_model_of_several_dtypes(tmp_path):
     model = tiny_model("llama")
     model.model.layers[1].to(torch.bfloat16)
     model.model.layers[2].to(torch.float64)
@@ -46,7 +46,7 @@ def test_weights_that_share_memory_under_two_parameters_count_once():
     assert (parameter_count(model), memory_bytes(model)) == before
 
 
-def test_buffers_are_memory_and_no_parameters():
+def test_buffers_count_as_memory_but_not_as_parameters():
     model = tiny_model("llama")
     memory, count = memory_bytes(model), parameter_count(model)
     model.register_buffer("table", torch.zeros(100))
@@ -54,14 +54,14 @@ def test_buffers_are_memory_and_no_parameters():
     assert parameter_count(model) == count
 
 
-def test_a_model_without_memory_is_counted_too():
+def test_a_model_on_the_meta_device_is_counted_too():
     with torch.device("meta"):
         empty = type(tiny_model("llama"))(tiny_model("llama").config)
     assert parameter_count(empty) == parameter_count(tiny_model("llama"))
     assert safetensors_bytes(empty) == safetensors_bytes(tiny_model("llama"))
 
 
-def test_fewer_layers_are_fewer_bytes(tmp_path):
+def test_removing_layers_saves_bytes(tmp_path):
     model = tiny_model("gpt_neox")
     layer = sum(parameter.numel() for parameter in model.gpt_neox.layers[0].parameters())
     before = parameter_count(model)
@@ -71,7 +71,7 @@ def test_fewer_layers_are_fewer_bytes(tmp_path):
     assert (tmp_path / "model.safetensors").stat().st_size == safetensors_bytes(model)
 
 
-def test_what_was_saved_loads_with_plain_transformers(tmp_path, capfd):
+def test_plain_transformers_loads_a_saved_model(tmp_path, capfd):
     model = tiny_model("qwen3")
     save(model, tiny_tokenizer(), tmp_path / "kept")
     assert capfd.readouterr() == ("", "")
@@ -84,7 +84,7 @@ def test_what_was_saved_loads_with_plain_transformers(tmp_path, capfd):
     assert all(path.stat().st_mode & 0o044 == 0o044 for path in (tmp_path / "kept").iterdir())
 
 
-def test_an_earlier_checkpoint_is_replaced_whole(tmp_path):
+def test_an_earlier_checkpoint_is_replaced_completely(tmp_path):
     folder = tiny_checkpoint(tmp_path / "kept", "llama")
     (folder / "chat_template.jinja").write_text("of the old one")
     save(tiny_model("opt"), None, folder)
@@ -92,7 +92,7 @@ def test_an_earlier_checkpoint_is_replaced_whole(tmp_path):
     assert not (folder / "chat_template.jinja").exists()
 
 
-def test_something_else_is_never_replaced(tmp_path):
+def test_a_folder_that_is_not_a_checkpoint_is_never_replaced(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "one.jpg").touch()
     with pytest.raises(PrunebenchError, match="is not a checkpoint"):

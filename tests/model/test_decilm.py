@@ -1,4 +1,4 @@
-"""The format for models whose layers differ: every tensor has the shape that the layer's own config entry asks for."""
+"""The DeciLM format: every tensor has the shape that its layer's config entry gives."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def cut_model():
     return model
 
 
-def test_each_layer_has_the_tensors_that_its_config_entry_asks_for(tmp_path, monkeypatch):
+def test_each_layer_has_the_tensors_of_its_config_entry(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     model = cut_model()
     save_decilm(model, None, tmp_path / "kept")
@@ -65,14 +65,14 @@ def test_each_layer_has_the_tensors_that_its_config_entry_asks_for(tmp_path, mon
 
 
 @pytest.mark.parametrize(
-    ("cut", "said"),
+    ("cut", "message"),
     [
         (lambda: tiny_model("qwen2"), "a qwen2 model cannot be written"),
         (lambda: tiny_model("llama"), "all layers of this model have the same shape"),
     ],
 )
-def test_a_model_that_needs_no_decilm_format_is_refused(cut, said, tmp_path):
-    with pytest.raises(PrunebenchError, match=said):
+def test_a_model_that_needs_no_decilm_format_is_refused(cut, message, tmp_path):
+    with pytest.raises(PrunebenchError, match=message):
         save_decilm(cut(), None, tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
 

@@ -21,7 +21,7 @@ IDS = torch.arange(20)[None] * 7 % 300
 
 @pytest.fixture(scope="module")
 def converted(tiny_gguf, tmp_path_factory) -> Path:
-    """A cache in which the tiny GGUF file has been prepared."""
+    """A cache that holds the converted tiny GGUF file."""
     with pytest.MonkeyPatch.context() as patch:
         cache = tmp_path_factory.mktemp("cache")
         patch.setenv("PRUNEBENCH_CACHE", str(cache))
@@ -58,13 +58,13 @@ def test_conversion_stays_quiet(tiny_gguf, cache, capfd, caplog):
     assert not list((cache / "models").glob(".tmp-*"))
 
 
-def test_the_second_time_nothing_is_converted(tiny_gguf, filled, monkeypatch):
+def test_a_file_is_converted_once(tiny_gguf, filled, monkeypatch):
     ref = resolve(str(tiny_gguf), base=Path(), assets={})
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", None)
     assert fetch_checkpoint(ref).is_dir()
 
 
-def test_a_damaged_conversion_is_made_again(tiny_gguf, filled):
+def test_a_damaged_conversion_is_repeated(tiny_gguf, filled):
     ref = resolve(str(tiny_gguf), base=Path(), assets={})
     weights = fetch_checkpoint(ref) / "model.safetensors"
     whole = weights.read_bytes()
@@ -93,7 +93,7 @@ def test_a_gguf_that_changed_after_planning_is_refused(tiny_gguf, tmp_path, fill
         fetch_checkpoint(ref)
 
 
-def test_a_gguf_of_an_unknown_architecture_is_said(tmp_path, cache):
+def test_a_gguf_of_an_unknown_architecture_is_refused(tmp_path, cache):
     import gguf
 
     path = tmp_path / "odd.gguf"
@@ -109,7 +109,7 @@ def test_a_gguf_of_an_unknown_architecture_is_said(tmp_path, cache):
     assert not [entry for entry in (cache / "models").iterdir() if entry.is_dir()]
 
 
-def test_a_folder_is_itself_unless_it_changed(tmp_path, cache):
+def test_a_folder_is_used_directly_unless_it_changed(tmp_path, cache):
     folder = tiny_checkpoint(tmp_path / "tiny")
     ref = resolve(str(folder), base=Path(), assets={})
     assert fetch_checkpoint(ref) == folder

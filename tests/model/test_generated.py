@@ -1,4 +1,4 @@
-"""Models that a plugin writes on the spot: pinned by what is written, made once, made again when damaged."""
+"""Models that a plugin generates: pinned by their files, generated once, and again if damaged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ASSET = {"parameters": 1, "summary": "made", "reference": "none", "licence": "no
 
 @pytest.fixture
 def maker(tmp_path, monkeypatch):
-    """A module `makers` whose `write` makes a tiny checkpoint and counts its calls; and the asset of it."""
+    """A module `makers`: `write` saves a tiny checkpoint and counts its calls; with its asset."""
     module = ModuleType("makers")
     module.calls = 0
 
@@ -37,7 +37,7 @@ def maker(tmp_path, monkeypatch):
     return module
 
 
-def test_it_is_made_once_and_loads(maker, cache, connections):
+def test_a_model_is_generated_once_and_loads(maker, cache, connections):
     ref = resolve("mine", base=cache, assets={"mine": ModelAsset("mine", maker.asset, **ASSET)})
     assert (ref.kind, ref.location, ref.sha256) == ("made", "makers:write", maker.asset.sha256)
     folder = fetch_checkpoint(ref)
@@ -47,7 +47,7 @@ def test_it_is_made_once_and_loads(maker, cache, connections):
     assert connections == []
 
 
-def test_a_damaged_one_is_made_again(maker, cache):
+def test_a_damaged_model_is_generated_again(maker, cache):
     folder = maker.asset.generate()
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
@@ -56,7 +56,7 @@ def test_a_damaged_one_is_made_again(maker, cache):
     assert maker.calls == 3
 
 
-def test_another_model_than_was_pinned_is_refused_and_not_kept(maker, cache):
+def test_another_model_than_the_pinned_one_is_refused_and_not_kept(maker, cache):
     wrong = GeneratedAsset("makers:write", "0" * 64)
     with pytest.raises(PrunebenchError, match="another model than the pinned one"):
         wrong.generate()
@@ -75,12 +75,12 @@ def test_a_function_that_is_missing_or_fails_is_named(location, maker, cache):
 @pytest.mark.parametrize(
     ("location", "sha256"), [("makers", "0" * 64), ("makers:write", "0" * 63), ("a b:c", "0" * 64)]
 )
-def test_what_is_no_pinned_function_is_refused(location, sha256):
+def test_an_invalid_asset_is_refused(location, sha256):
     with pytest.raises(PrunebenchError):
         GeneratedAsset(location, sha256)
 
 
-def test_the_built_in_one_is_what_its_pin_says(cache):
+def test_the_built_in_model_matches_its_pin(cache):
     from prunebench_plugins import tiny_llama
 
     asset = tiny_llama.prunebench_register_model_source()

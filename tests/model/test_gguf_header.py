@@ -9,7 +9,7 @@ from prunebench.model.gguf_header import gguf_parameters
 from tiny import tiny_model
 
 
-def test_parameters_of_gguf(tiny_gguf):
+def test_parameters_are_counted(tiny_gguf):
     expected = sum(parameter.numel() for parameter in tiny_model("llama").parameters())
     assert gguf_parameters(tiny_gguf) == expected
 

@@ -22,7 +22,7 @@ def folder(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_loaded_model_is_the_saved_one_and_ready(tmp_path, family, connections, capfd):
+def test_a_loaded_model_is_the_saved_one_in_eval_mode(tmp_path, family, connections, capfd):
     folder = tiny_checkpoint(tmp_path / family, family)
     capfd.readouterr()
     loaded = load(folder, dtype="float32", device="cpu")
@@ -37,12 +37,12 @@ def test_a_loaded_model_is_the_saved_one_and_ready(tmp_path, family, connections
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_all_weights_have_the_type_asked_for(folder, dtype):
+def test_all_weights_have_the_requested_dtype(folder, dtype):
     model = load(folder, dtype=dtype, device="cpu").model
     assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, dtype)}
 
 
-def test_weights_lie_in_memory_and_tied_ones_stay_tied(folder):
+def test_weights_are_in_memory_and_tied_ones_stay_tied(folder):
     model = load(folder, dtype="float32", device="cpu").model
     maps = Path("/proc/self/maps")
     if maps.exists():
@@ -50,7 +50,7 @@ def test_weights_lie_in_memory_and_tied_ones_stay_tied(folder):
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
-def test_loading_to_a_device_has_two_legs_and_each_shared_tensor_moves_once(folder):
+def test_loading_to_a_device_has_two_transfers_and_moves_each_shared_tensor_once(folder):
     here = load(folder, dtype="bfloat16", device="cpu")
     assert here.transfers == TransferTimes(here.transfers.host_s)
     assert 0 < here.transfers.host_s <= here.seconds
@@ -63,13 +63,13 @@ def test_loading_to_a_device_has_two_legs_and_each_shared_tensor_moves_once(fold
     assert there.transfers.host_s + there.transfers.device_s <= there.seconds
 
 
-def test_without_room_on_the_host_weights_go_straight_to_the_device(folder, monkeypatch):
+def test_weights_that_do_not_fit_in_host_memory_go_straight_to_the_device(folder, monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
     assert load(folder, dtype="float32", device="meta").transfers is None
     assert load(folder, dtype="float32", device="cpu").transfers is not None
 
 
-def test_silence_ends_with_loading(folder):
+def test_warnings_and_progress_bars_are_back_after_loading(folder):
     from transformers.utils import logging
 
     before = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -100,7 +100,7 @@ def _corrupt(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (lambda folder: _edit_config(folder, num_hidden_layers=5), "missing keys: model.layers.4."),
         (lambda folder: _edit_config(folder, model_type="no-such-model"), "no-such-model"),
@@ -122,11 +122,11 @@ def _corrupt(folder: Path) -> None:
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), "cannot read the tokenizer"),
     ],
 )
-def test_what_cannot_be_loaded_is_said_in_one_line(folder, damage, said):
+def test_the_error_for_an_unloadable_folder_is_one_line(folder, damage, message):
     damage(folder)
     with pytest.raises(PrunebenchError) as caught:
         load(folder, dtype="float32", device="cpu")
-    assert said in caught.value.message
+    assert message in caught.value.message
     assert str(folder) in caught.value.message
     assert "\n" not in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""Saved and loaded again in one call: bit-equal logits, whatever the layers look like."""
+"""A pruned model of any shape has bit-equal logits after it was saved and loaded."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def hidden(model) -> None:
 
 CUTS = [widths, uniform, blocks, everything, hidden]
 IN_CONFIG = {"uniform": {"opt", "gpt_neox"}, "hidden": {"opt", "gpt_neox"}}
-"""The families whose config cannot say it, for the cuts that others' can."""
+"""Families whose config cannot describe a cut that the configs of others can."""
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("cut", CUTS, ids=lambda cut: cut.__name__)
-def test_loads_again_bit_for_bit(family, cut, tmp_path):
+def test_a_saved_model_loads_bit_for_bit(family, cut, tmp_path):
     if family == "gemma" and cut is hidden:
         pytest.skip("Gemma's embeddings are scaled by the width")
     model = tiny_model(family)
@@ -85,7 +85,7 @@ def test_loads_again_bit_for_bit(family, cut, tmp_path):
             AutoModelForCausalLM.from_pretrained(folder)
 
 
-def test_what_was_loaded_can_be_cut_and_saved_again(tmp_path):
+def test_a_loaded_model_can_be_cut_and_saved_again(tmp_path):
     model = tiny_model("qwen2")
     widths(model)
     save(model, None, tmp_path / "once", made_by={})
@@ -96,7 +96,7 @@ def test_what_was_loaded_can_be_cut_and_saved_again(tmp_path):
     assert torch.equal(prunebench.load_pruned(tmp_path / "twice")(IDS).logits, again(IDS).logits)
 
 
-def test_shards_and_another_dtype(tmp_path, monkeypatch):
+def test_a_sharded_model_loads_in_another_dtype(tmp_path, monkeypatch):
     save(tiny_model("llama"), None, tmp_path / "dense")
     model = prunebench.load_pruned(tmp_path / "dense", dtype="bfloat16")
     widths(model)
@@ -114,7 +114,7 @@ def test_shards_and_another_dtype(tmp_path, monkeypatch):
     assert prunebench.load_pruned(tmp_path / "kept", dtype="float32").dtype == torch.float32
 
 
-def test_a_plan_that_does_not_fit_is_named(tmp_path):
+def test_a_pruning_file_that_does_not_fit_is_named(tmp_path):
     model = tiny_model("llama")
     widths(model)
     save(model, None, tmp_path, made_by={})
@@ -135,7 +135,7 @@ def test_a_plan_that_does_not_fit_is_named(tmp_path):
         prunebench.load_pruned(tmp_path)
 
 
-def test_a_folder_without_a_plan_loads_as_it_is(tmp_path):
+def test_a_folder_without_a_pruning_file_loads_as_it_is(tmp_path):
     model = tiny_model("opt")
     save(model, None, tmp_path)
     assert not (tmp_path / "pruning.json").exists()

@@ -23,7 +23,7 @@ def weights(tmp_path) -> Path:
     return path
 
 
-def test_parameters_of_safetensors(weights):
+def test_parameters_are_counted_with_and_without_a_tied_head(weights):
     assert safetensors_parameters(weights) == 22
     assert safetensors_parameters(weights, tied=True) == 15
 

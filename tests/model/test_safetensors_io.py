@@ -16,7 +16,7 @@ from prunebench.model.streamed import open_tensors
 from tiny import tiny_checkpoint
 
 
-def test_a_file_that_shrinks_meanwhile_is_named(tmp_path: Path) -> None:
+def test_a_file_that_becomes_shorter_is_named(tmp_path: Path) -> None:
     tiny_checkpoint(tmp_path, "llama")
     with open_tensors(read_checkpoint(tmp_path)) as source:
         (tmp_path / "model.safetensors").write_bytes(
@@ -35,7 +35,7 @@ def test_a_file_that_shrinks_meanwhile_is_named(tmp_path: Path) -> None:
         max_size=6,
     )
 )
-def test_files_written_by_pieces_are_those_of_safetensors(tmp_path_factory, described) -> None:
+def test_files_written_in_pieces_equal_those_of_safetensors(tmp_path_factory, described) -> None:
     folder = tmp_path_factory.mktemp("files")
     tensors = {
         name: torch.randint(0, 2, shape).to(dtype) for name, (dtype, shape) in described.items()
@@ -51,7 +51,7 @@ def test_files_written_by_pieces_are_those_of_safetensors(tmp_path_factory, desc
     assert layout(tensors).nbytes == (folder / "theirs").stat().st_size
 
 
-def test_pieces_join_to_the_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_together_are_the_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prunebench.model.safetensors_io.PIECE", 7)
     save_file({"a": torch.arange(30.0).view(5, 6)}, tmp_path / "file")
     with TensorFiles(safetensors_entries(tmp_path / "file")) as source:

@@ -37,7 +37,7 @@ def _resolve(text: str, base: Path, **more):
     return resolve(text, base=base, assets=ASSETS, **more)
 
 
-def test_a_named_model_is_its_wheel(tmp_path):
+def test_a_named_model_resolves_to_its_wheel(tmp_path):
     ref = _resolve("small-model", tmp_path, dtype="bfloat16")
     assert (ref.kind, ref.location, ref.sha256) == (
         "wheel",
@@ -48,7 +48,7 @@ def test_a_named_model_is_its_wheel(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["tiny", "./tiny", "{base}/tiny", "tiny/../tiny"])
-def test_a_folder_is_found_from_the_base_and_measured(base, text):
+def test_a_folder_is_found_from_the_base_and_its_parameters_counted(base, text):
     ref = _resolve(text.format(base=base), base)
     assert (ref.kind, ref.name) == ("folder", "tiny")
     assert Path(ref.location).is_absolute() and Path(ref.location).samefile(base / "tiny")
@@ -57,7 +57,7 @@ def test_a_folder_is_found_from_the_base_and_measured(base, text):
     )
 
 
-def test_the_fingerprint_follows_the_contents_and_not_the_place(base):
+def test_the_fingerprint_depends_on_contents_and_not_on_the_path(base):
     ref = _resolve("tiny", base)
     shutil.copytree(base / "tiny", base / "copy")
     (base / "copy" / "README.md").write_text("does not decide what is loaded")
@@ -68,7 +68,7 @@ def test_the_fingerprint_follows_the_contents_and_not_the_place(base):
     assert _resolve("copy", base).sha256 != ref.sha256
 
 
-def test_code_counts_where_it_is_trusted(base):
+def test_the_fingerprint_includes_code_if_it_is_trusted(base):
     plain, trusted = _resolve("tiny", base), _resolve("tiny", base, trust_remote_code=True)
     (base / "tiny" / "modeling.py").write_text("x = 1")
     assert _resolve("tiny", base).sha256 == plain.sha256
@@ -82,7 +82,7 @@ def test_a_gguf_file_is_pinned_by_its_hash(tiny_gguf, cache):
     assert ref.parameters == 89_520
 
 
-def test_a_hub_id_takes_its_revision_either_way(tmp_path):
+def test_the_revision_of_a_hub_id_can_be_given_in_two_ways(tmp_path):
     plain = _resolve("org/name", tmp_path)
     assert (plain.kind, plain.location, plain.revision, plain.name) == (
         "hub",
@@ -96,7 +96,7 @@ def test_a_hub_id_takes_its_revision_either_way(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "more", "said"),
+    ("text", "more", "message"),
     [
         ("smal-model", {}, "did you mean 'small-model'"),
         ("", {}, "empty"),
@@ -112,13 +112,13 @@ def test_a_hub_id_takes_its_revision_either_way(tmp_path):
         ("bad.gguf", {}, "not a GGUF file"),
     ],
 )
-def test_bad_input_is_said_in_one_line(tmp_path, text, more, said):
+def test_the_error_for_bad_input_is_one_line(tmp_path, text, more, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file.txt").touch()
     (tmp_path / "bad.gguf").write_bytes(b"not at all")
     with pytest.raises(PrunebenchError) as caught:
         _resolve(text, tmp_path, **more)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -145,7 +145,7 @@ def _outside(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (lambda folder: (folder / "config.json").unlink(), "no config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json cannot be read"),
@@ -162,11 +162,11 @@ def _outside(folder: Path) -> None:
         (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer"),
     ],
 )
-def test_an_incomplete_folder_is_said_before_anything_runs(base, damage, said):
+def test_an_incomplete_folder_is_refused_when_it_is_resolved(base, damage, message):
     damage(base / "tiny")
     with pytest.raises(PrunebenchError) as caught:
         _resolve("tiny", base)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert str(base / "tiny") in str(caught.value)
 
 
@@ -186,7 +186,7 @@ def test_shards_are_counted_together(base):
     text=st.text(max_size=40)
     | st.sampled_from(["~nobody-here/x", "x" * 5000, "./" + "y" * 5000, "\0", "./\0"])
 )
-def test_any_text_is_looked_up_or_refused_in_one_line(tmp_path_factory, text):
+def test_any_text_is_resolved_or_refused(tmp_path_factory, text):
     outcome: object
     try:
         outcome = resolve(text, base=tmp_path_factory.getbasetemp(), assets=ASSETS)
@@ -195,11 +195,12 @@ def test_any_text_is_looked_up_or_refused_in_one_line(tmp_path_factory, text):
     assert isinstance(outcome, ModelRef | PrunebenchError)
 
 
-def test_looking_up_imports_no_torch(base):
+def test_resolving_imports_no_torch(base):
     code = (
         "import sys; from pathlib import Path; from prunebench.model.source import resolve;"
         f"resolve('tiny', base=Path({str(base)!r}), assets={{}});"
-        "print([name for name in ('torch', 'transformers', 'numpy', 'huggingface_hub') if name in sys.modules])"
+        "heavy = ('torch', 'transformers', 'numpy', 'huggingface_hub');"
+        "print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -1,4 +1,4 @@
-"""Models lent part by part from their files: tensors, buffers and names as transformers loads them."""
+"""Models lent part by part from their files: the tensors are those that transformers loads."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def bare(folder: Path, dtype: str = "float32"):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_all_that_is_lent_is_what_loading_gives(family: str, dtype: str, tmp_path: Path) -> None:
+def test_lent_parts_equal_those_of_a_loaded_model(family: str, dtype: str, tmp_path: Path) -> None:
     tiny_checkpoint(tmp_path, family)
     whole = load(tmp_path, dtype=dtype, device="cpu").model
     model = bare(tmp_path, dtype)
@@ -58,7 +58,7 @@ def test_all_that_is_lent_is_what_loading_gives(family: str, dtype: str, tmp_pat
         assert all(parameter.is_meta for parameter in model.parameters())
 
 
-def test_rotary_frequencies_that_the_config_changes(tmp_path: Path) -> None:
+def test_rotary_frequencies_follow_the_config(tmp_path: Path) -> None:
     tiny_checkpoint(tmp_path, "llama", rope_parameters=YARN)
     whole = load(tmp_path, dtype="float32", device="cpu").model
     assert not torch.equal(
@@ -67,8 +67,8 @@ def test_rotary_frequencies_that_the_config_changes(tmp_path: Path) -> None:
     assert torch.equal(bare(tmp_path).model.rotary_emb.inv_freq, whole.model.rotary_emb.inv_freq)
 
 
-def test_names_without_the_base_model_are_found(tmp_path: Path) -> None:
-    """Checkpoints that were saved from the decoder alone lack its prefix."""
+def test_names_without_the_decoders_prefix_are_found(tmp_path: Path) -> None:
+    """Checkpoints that were saved from the decoder alone have such names."""
     model = tiny_model("opt")
     model.model.save_pretrained(tmp_path)
     model.config.save_pretrained(tmp_path)
@@ -82,7 +82,7 @@ def test_names_without_the_base_model_are_found(tmp_path: Path) -> None:
             )
 
 
-def test_a_layer_is_gone_when_it_is_given_back(tmp_path: Path) -> None:
+def test_a_layers_memory_is_freed_when_it_is_given_back(tmp_path: Path) -> None:
     tiny_checkpoint(tmp_path, "llama")
     model = bare(tmp_path)
     alive: list[weakref.ref[torch.Tensor]] = []
@@ -94,7 +94,7 @@ def test_a_layer_is_gone_when_it_is_given_back(tmp_path: Path) -> None:
             assert not any(weight() is not None for weight in alive)
 
 
-def test_what_was_written_is_lent_the_next_time(tmp_path: Path) -> None:
+def test_a_written_layer_is_lent_with_its_changes(tmp_path: Path) -> None:
     tiny_checkpoint(tmp_path / "model", "llama")
     model = bare(tmp_path / "model")
     source = open_tensors(read_checkpoint(tmp_path / "model"))
@@ -107,7 +107,7 @@ def test_what_was_written_is_lent_the_next_time(tmp_path: Path) -> None:
         assert streamed.written == {2}
 
 
-def test_nothing_is_written_of_a_layer_whose_block_failed(tmp_path: Path) -> None:
+def test_a_layer_is_not_written_if_its_block_fails(tmp_path: Path) -> None:
     tiny_checkpoint(tmp_path / "model", "llama")
     model = bare(tmp_path / "model")
     source = open_tensors(read_checkpoint(tmp_path / "model"))
@@ -126,8 +126,8 @@ def test_another_shape_or_type_is_refused(change: str, tmp_path: Path) -> None:
     model = bare(tmp_path / "model")
     source = open_tensors(read_checkpoint(tmp_path / "model"))
     pieces = save_by_pieces(model, None, tmp_path / "out", shard_bytes=1 << 30)
-    said = r"model.layers.1.mlp.up_proj.weight has another shape or type"
-    with pytest.raises(PrunebenchError, match=said), source, pieces as (_, target):
+    message = r"model.layers.1.mlp.up_proj.weight has another shape or type"
+    with pytest.raises(PrunebenchError, match=message), source, pieces as (_, target):
         lending = StreamedModel(model, source, target).layer(1, changes=True)
         with lending:
             linear = model.model.layers[1].mlp.up_proj
@@ -137,7 +137,7 @@ def test_another_shape_or_type_is_refused(change: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox"])
-def test_shards_are_those_of_transformers(family: str, tmp_path: Path) -> None:
+def test_shards_equal_those_of_transformers(family: str, tmp_path: Path) -> None:
     tiny_checkpoint(tmp_path / "model", family)
     whole = load(tmp_path / "model", dtype="float32", device="cpu").model
     whole.save_pretrained(tmp_path / "theirs", max_shard_size=100_000)

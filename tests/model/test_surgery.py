@@ -28,7 +28,7 @@ def _generate(model, *, use_cache: bool) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_remains_runs_generates_saves_and_reloads(family, tmp_path):
+def test_the_remaining_model_runs_generates_saves_and_reloads(family, tmp_path):
     model = tiny_model(family)
     dense = model(IDS).logits
     remove_layers(model, [3, 0])
@@ -46,14 +46,14 @@ def test_what_remains_runs_generates_saves_and_reloads(family, tmp_path):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=4)
-@given(gone=st.sets(st.integers(0, 3), max_size=3))
-def test_removing_equals_stepping_over(family, gone):
+@given(removed=st.sets(st.integers(0, 3), max_size=3))
+def test_removing_layers_equals_skipping_them(family, removed):
     model = tiny_model(family)
     bypassed = copy.deepcopy(model)
-    for index in gone:
+    for index in removed:
         anatomy(bypassed).layers[index].forward = lambda hidden, *_args, **_kwargs: hidden
-    kept = [layer for index, layer in enumerate(anatomy(model).layers) if index not in gone]
-    remove_layers(model, gone)
+    kept = [layer for index, layer in enumerate(anatomy(model).layers) if index not in removed]
+    remove_layers(model, removed)
     parts = anatomy(model)
     assert [id(layer) for layer in parts.layers] == [id(layer) for layer in kept]
     assert model.config.num_hidden_layers == len(kept)
@@ -67,7 +67,7 @@ def test_removing_equals_stepping_over(family, gone):
     assert torch.equal(model(IDS).logits, bypassed(IDS).logits)
 
 
-def test_window_kinds_follow_their_layers(tmp_path):
+def test_per_layer_windows_stay_with_their_layers(tmp_path):
     model = tiny_model("qwen2", num_hidden_layers=5, max_window_layers=3)
     remove_layers(model, [1, 3])
     assert model.config.layer_types == ["full_attention", "full_attention", "sliding_attention"]
@@ -77,7 +77,7 @@ def test_window_kinds_follow_their_layers(tmp_path):
     assert [layer.self_attn.sliding_window for layer in again.model.layers] == [None, None, 8]
 
 
-def test_removing_twice_counts_from_the_model_as_it_is():
+def test_a_second_removal_counts_from_the_changed_model():
     model = tiny_model("llama")
     kept = model.model.layers[2]
     remove_layers(model, [0])
@@ -86,7 +86,7 @@ def test_removing_twice_counts_from_the_model_as_it_is():
 
 
 @pytest.mark.parametrize(
-    ("indices", "said"),
+    ("indices", "message"),
     [
         ([4], "no layer 4 to remove: the model has layers 0 to 3"),
         ([-1], "no layer -1"),
@@ -94,10 +94,10 @@ def test_removing_twice_counts_from_the_model_as_it_is():
         ([0, 1, 2, 3], "all 4 layers"),
     ],
 )
-def test_what_cannot_be_removed_is_said_and_changes_nothing(indices, said):
+def test_an_impossible_removal_is_refused_and_changes_nothing(indices, message):
     model = tiny_model("llama")
     before = model(IDS).logits
-    with pytest.raises(PrunebenchError, match=said):
+    with pytest.raises(PrunebenchError, match=message):
         remove_layers(model, indices)
     assert torch.equal(model(IDS).logits, before)
     assert len(model.model.layers) == model.config.num_hidden_layers == 4

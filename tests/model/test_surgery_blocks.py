@@ -1,4 +1,4 @@
-"""Attentions and MLPs that are gone: the residual path stays, the KV cache still counts, a neighbour is not touched."""
+"""Removed attentions and MLPs: residual path and KV cache work, neighbours are unchanged."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def generate(model, *, use_cache: bool) -> torch.Tensor:
 
 
 def silence(model, block: Block) -> None:
-    """The same without surgery: what writes to the residual writes zeros."""
+    """The same without surgery: write zeros to the residual."""
     parts = anatomy(model)
     out = parts.layers[block.layer].get_submodule(parts.cuts(block.kind)[-1].linear)
     out.weight.zero_()
@@ -41,40 +41,40 @@ def silence(model, block: Block) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=5)
-@given(gone=st.sets(st.sampled_from(BLOCKS), min_size=1))
-def test_removed_equals_silenced(family, gone):
+@given(removed=st.sets(st.sampled_from(BLOCKS), min_size=1))
+def test_removing_a_block_equals_silencing_it(family, removed):
     model = tiny_model(family)
     silenced = copy.deepcopy(model)
-    for block in gone:
+    for block in removed:
         silence(silenced, block)
     before = sum(parameter.numel() for parameter in model.parameters())
-    remove_blocks(model, gone)
+    remove_blocks(model, removed)
     assert torch.equal(model(IDS).logits, silenced(IDS).logits)
     parts = anatomy(model)
-    assert parts.blocks == [block for block in BLOCKS if block not in gone]
+    assert parts.blocks == [block for block in BLOCKS if block not in removed]
     assert sum(parameter.numel() for parameter in model.parameters()) < before
     for index, layer in enumerate(parts.layers):
         for kind in KINDS:
-            assert parts.has(layer, kind) == (Block(index, kind) not in gone)
-            assert (parts.groups(layer, kind) == 0) == (Block(index, kind) in gone)
+            assert parts.has(layer, kind) == (Block(index, kind) not in removed)
+            assert (parts.groups(layer, kind) == 0) == (Block(index, kind) in removed)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
-    "gone",
+    "removed",
     [[Block(0, "attention")], [Block(0, "attention"), Block(2, "attention"), Block(3, "mlp")]],
 )
-def test_generation_with_a_cache_is_generation_without(family, gone):
-    """The first layer's cache tells the positions, so removing its attention is the case to look at."""
+def test_generation_is_the_same_with_and_without_a_cache(family, removed):
+    """The first attention is the critical case: positions come from the first layer's cache."""
     model = tiny_model(family)
-    remove_blocks(model, gone)
+    remove_blocks(model, removed)
     with_cache = generate(model, use_cache=True)
     assert with_cache.shape[1] == IDS.shape[1] + 8
     assert torch.equal(with_cache, generate(model, use_cache=False))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_without_is_for_a_while(family):
+def test_without_restores_the_layer(family):
     model = tiny_model(family)
     dense = model(IDS).logits
     removed = copy.deepcopy(model)
@@ -84,7 +84,7 @@ def test_without_is_for_a_while(family):
     assert torch.equal(model(IDS).logits, dense)
 
 
-def test_a_linear_method_walks_what_is_there():
+def test_a_linear_method_prunes_the_blocks_that_remain():
     model = tiny_model("llama")
     remove_blocks(model, [Block(0, "attention"), Block(1, "mlp")])
     parts = anatomy(model)
@@ -97,17 +97,17 @@ def test_a_linear_method_walks_what_is_there():
 
 
 @pytest.mark.parametrize(
-    ("blocks", "said"),
+    ("blocks", "message"),
     [([Block(4, "mlp")], r"no 4\.mlp to remove"), ([Block(1, "mlp")] * 2, "named twice")],
 )
-def test_what_is_not_there_is_said_and_changes_nothing(blocks, said):
+def test_an_unknown_block_is_refused_and_changes_nothing(blocks, message):
     model = tiny_model("llama")
-    with pytest.raises(PrunebenchError, match=said):
+    with pytest.raises(PrunebenchError, match=message):
         remove_blocks(model, blocks)
     assert anatomy(model).blocks == BLOCKS
 
 
-def test_a_block_goes_once():
+def test_a_block_can_be_removed_only_once():
     model = tiny_model("opt")
     remove_blocks(model, [Block(1, "mlp")])
     with pytest.raises(PrunebenchError, match=r"no 1\.mlp to remove"):

@@ -1,4 +1,4 @@
-"""Narrower matrices: the logits of the model in which the same groups are silenced."""
+"""Narrower matrices give the logits of the model in which the same groups are silenced."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from tiny import FAMILIES, tiny_model
 IDS = torch.arange(2, 26).view(2, 12) * 7 % 300
 
 
-def silence_groups(model, block: Block, gone) -> None:
-    """Groups whose columns of the last linear are zero say nothing to the residual."""
+def silence_groups(model, block: Block, removed) -> None:
+    """Groups whose columns in the last linear are zero add nothing to the residual."""
     parts = anatomy(model)
     layer = parts.layers[block.layer]
     cut = parts.cuts(block.kind)[-1]
     linear = layer.get_submodule(cut.linear)
     size = width(linear, cut.dim) // parts.groups(layer, block.kind)
-    for group in gone:
+    for group in removed:
         linear.weight[:, group * size : (group + 1) * size] = 0
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=5)
 @given(data=st.data())
-def test_sliced_equals_silenced(family, data):
+def test_removing_groups_equals_silencing_them(family, data):
     model = tiny_model(family)
     silenced = copy.deepcopy(model)
     parts = anatomy(model)
@@ -47,7 +47,7 @@ def test_sliced_equals_silenced(family, data):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_query_heads_go_with_their_key_value_head(family):
+def test_query_heads_are_removed_with_their_key_value_head(family):
     model = tiny_model(family)
     parts = anatomy(model)
     layer, dense = parts.layers[1], copy.deepcopy(parts.layers[1])
@@ -64,7 +64,7 @@ def test_query_heads_go_with_their_key_value_head(family):
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "gemma"])
 @pytest.mark.parametrize("tied", [False, True])
-def test_fewer_residual_channels_everywhere(family, tied):
+def test_removed_residual_channels_are_removed_everywhere(family, tied):
     model = tiny_model(family, tie_word_embeddings=tied)
     kept = [channel for channel in range(48) if channel % 3]
     keep_hidden(model, kept)
@@ -88,7 +88,7 @@ def test_fewer_residual_channels_everywhere(family, tied):
 
 
 def test_a_channel_that_is_zero_everywhere_changes_nothing_but_the_norm():
-    """With LayerNorm's mean and variance over fewer channels the outputs differ; without norms they do not."""
+    """A norm over fewer channels has another mean and variance; without norms nothing changes."""
     model = tiny_model("llama")
     parts = anatomy(model)
     dead = 7
@@ -106,7 +106,7 @@ def test_a_channel_that_is_zero_everywhere_changes_nothing_but_the_norm():
     assert torch.allclose(model(IDS).logits, narrow(IDS).logits, atol=1e-5)
 
 
-def test_the_config_says_what_it_can():
+def test_the_config_has_the_widths_that_all_layers_share():
     model = tiny_model("llama")
     for index in range(4):
         keep_groups(model, {Block(index, "attention"): [1]})
@@ -119,8 +119,8 @@ def test_the_config_says_what_it_can():
     assert different.config.intermediate_size == 80
 
 
-def test_a_width_that_the_config_refuses_is_left_out_of_it():
-    """Llama's config checks that the heads divide the hidden size: 5 heads of 12 channels do not divide 48."""
+def test_a_width_that_the_config_refuses_stays_as_it_was():
+    """Llama's config requires that heads divide the hidden size; 5 heads do not divide 48."""
     model = tiny_model("llama", num_attention_heads=6, num_key_value_heads=6, head_dim=12)
     for index in range(4):
         keep_groups(model, {Block(index, "attention"): range(5)})
@@ -129,7 +129,7 @@ def test_a_width_that_the_config_refuses_is_left_out_of_it():
 
 
 @pytest.mark.parametrize(
-    ("kept", "said"),
+    ("kept", "message"),
     [
         ([], "layer 1, KV groups: all 2 would be removed"),
         ([2], "no|not an ascending selection of 0 to 1"),
@@ -137,15 +137,15 @@ def test_a_width_that_the_config_refuses_is_left_out_of_it():
         ([0, 0], "not an ascending selection"),
     ],
 )
-def test_what_cannot_be_kept_is_said_and_changes_nothing(kept, said):
+def test_an_impossible_selection_is_refused_and_changes_nothing(kept, message):
     model = tiny_model("llama")
     before = model(IDS).logits
-    with pytest.raises(PrunebenchError, match=said):
+    with pytest.raises(PrunebenchError, match=message):
         keep_groups(model, {Block(1, "attention"): kept})
     assert torch.equal(model(IDS).logits, before)
 
 
-def test_gemma_and_projected_embeddings_refuse_fewer_residual_channels():
+def test_models_with_scaled_or_projected_embeddings_keep_their_residual_channels():
     for model in (tiny_model("gemma"), tiny_model("opt", word_embed_proj_dim=24)):
         with pytest.raises(PrunebenchError, match="embeddings depend on their number"):
             keep_hidden(model, [0, 1])

@@ -1,4 +1,4 @@
-"""Tokenizers, and the real data where it is there."""
+"""Tokenizers, and real data if this machine has it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Documents of local files, and what is said of damaged ones."""
+"""Documents of local files, and the errors for damaged ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ texts = st.lists(st.text(st.characters(codec="utf-8"), min_size=1), min_size=1, 
 
 @settings(max_examples=40)
 @given(texts)
-def test_every_form_gives_back_what_was_written(tmp_path: Path, documents: list[str]) -> None:
+def test_every_format_returns_the_written_documents(tmp_path: Path, documents: list[str]) -> None:
     (tmp_path / "a.jsonl").write_text(
         "".join(json.dumps({"text": text}) + "\n" for text in documents)
     )
@@ -71,7 +71,7 @@ def broken(folder: Path) -> None:
         ("missing.jsonl", "cannot read"),
     ],
 )
-def test_damage_is_named_in_one_line(name: str, message: str, tmp_path: Path) -> None:
+def test_the_error_for_a_damaged_file_is_one_line(name: str, message: str, tmp_path: Path) -> None:
     broken(tmp_path)
     with pytest.raises(PrunebenchError) as caught:
         read_documents(tmp_path / name)
@@ -80,7 +80,7 @@ def test_damage_is_named_in_one_line(name: str, message: str, tmp_path: Path) ->
     assert "\n" not in str(caught.value)
 
 
-def test_real_files_have_the_rows_that_their_sources_state(data: Path) -> None:
+def test_real_files_have_the_documented_number_of_rows(data: Path) -> None:
     wikitext = data / "wikitext-2-raw"
     rows = read_documents(wikitext / "rows" / "test.parquet")
     assert len(rows) == 4358

@@ -1,4 +1,4 @@
-"""Which ids more text can change: proved against tokenising the whole text."""
+"""The stable prefix of a text, compared with tokenising the whole text."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PIECES = [
 @given(
     st.lists(st.sampled_from(PIECES), max_size=60), st.lists(st.sampled_from(PIECES), max_size=60)
 )
-def test_what_is_settled_is_what_the_whole_text_starts_with(
+def test_the_stable_prefix_starts_the_ids_of_the_whole_text(
     end: list[str], more: list[str]
 ) -> None:
     before = TEXT[:3000] + "".join(end)
@@ -45,15 +45,15 @@ def test_what_is_settled_is_what_the_whole_text_starts_with(
         assert encode(before + "".join(more))[: len(settled)] == settled
 
 
-def test_nothing_is_settled_where_the_tokenizer_does_not_split() -> None:
+def test_nothing_is_stable_if_the_tokenizer_does_not_split() -> None:
     assert Encoder(llama2_like()).stable_prefix(TEXT) == []
 
 
-def test_nothing_of_a_short_text_is_settled(tokenizer) -> None:
+def test_nothing_of_a_short_text_is_stable(tokenizer) -> None:
     assert Encoder(tokenizer).stable_prefix("a few words") == []
 
 
-def test_wikitext_prefixes_are_settled(gpt2_tokenizer, data) -> None:
+def test_the_stable_prefix_of_wikitext_starts_the_whole(gpt2_tokenizer, data) -> None:
     rows = read_documents(data / "wikitext-2-raw" / "rows" / "test.parquet")
     text = "\n\n".join(rows)[:160_000]
     encode = Encoder(gpt2_tokenizer)

@@ -34,7 +34,7 @@ def resolve(value, base: Path = Path()):
 
 
 @pytest.mark.parametrize("value", ["poems", {"corpus": "poems"}])
-def test_a_registered_name(value) -> None:
+def test_a_registered_name_resolves_to_its_corpus(value) -> None:
     ref = resolve(value)
     assert corpus_of(ref, CORPORA) is CORPORA["poems"]
     assert ref.identity() == {"name": "poems", "revision": "r1"}
@@ -43,7 +43,7 @@ def test_a_registered_name(value) -> None:
 @pytest.mark.parametrize(
     "value", ["text.jsonl", "./text.jsonl", {"file": "text.jsonl"}, {"corpus": "text.jsonl"}]
 )
-def test_a_file_beside_the_suite(value, tmp_path: Path) -> None:
+def test_a_file_beside_the_suite_is_found(value, tmp_path: Path) -> None:
     (tmp_path / "text.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
     ref = resolve(value, tmp_path)
     assert ref.sha256 == hashlib.sha256((tmp_path / "text.jsonl").read_bytes()).hexdigest()
@@ -99,6 +99,6 @@ def test_mistakes_are_named(value, message: str, hint: str, tmp_path: Path) -> N
     assert hint in (caught.value.hint or "")
 
 
-def test_a_corpus_whose_plugin_is_gone_is_named() -> None:
+def test_a_corpus_whose_plugin_was_removed_is_named() -> None:
     with pytest.raises(PrunebenchError, match="unknown corpus 'poems'"):
         corpus_of(resolve("poems"), {})

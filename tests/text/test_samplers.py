@@ -1,4 +1,4 @@
-"""Samplers: every window comes from the text, the draw is the papers', and too little text is named."""
+"""Samplers: windows come from the text, draws are those of the papers' code, errors are clear."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from small_tokenizers import TEXT
 
 
 def encode(text: str) -> list[int]:
-    """A character a token, so that ids can be read back."""
+    """One token per character, so that ids can be turned back into text."""
     return [ord(letter) for letter in text]
 
 
@@ -59,7 +59,7 @@ def test_windows_are_text_of_the_corpus_and_reproducible(
 
 
 @given(documents, asked)
-def test_refused_only_where_the_text_is_too_little(
+def test_a_corpus_is_refused_only_if_its_text_is_too_short(
     docs: list[str], asked: tuple[int, int, int]
 ) -> None:
     windows, length, seed = asked
@@ -81,14 +81,14 @@ def test_refused_only_where_the_text_is_too_little(
                 sample(name, texts(docs), windows, length, seed)
 
 
-def test_distinct_documents_are_distinct() -> None:
+def test_distinct_draws_each_document_once() -> None:
     docs = [letter * 20 for letter in "abcdefghij"]
     drawn = sample("distinct", texts(docs), 10, 5, 0)
     assert sorted(read(window)[0] for window in drawn.tokens) == list("abcdefghij")
 
 
 def test_c4_draws_as_sparsegpt_does() -> None:
-    """SparseGPT's loop on the global generator, tokenising every document that it draws."""
+    """Compared with SparseGPT's loop, which tokenises every document that it draws."""
     docs = [chr(97 + number % 26) * (number % 40) for number in range(200)]
     docs = [
         "".join(chr(97 + (index * 7 + len(doc)) % 26) for index in range(len(doc))) for doc in docs
@@ -116,7 +116,7 @@ def test_a_document_is_tokenised_once() -> None:
 
 
 def test_rows_are_drawn_until_the_windows_are_full() -> None:
-    """Not all rows are read where a tokenizer can say what is settled."""
+    """If the tokenizer has a stable prefix, not all rows are read."""
     docs = [f"{number:03}" * 10 for number in range(500)]
     drawn = sample(
         "joined-rows",
@@ -138,7 +138,7 @@ def test_rows_are_drawn_until_the_windows_are_full() -> None:
 
 @settings(max_examples=30)
 @given(st.integers(1, 30), st.integers(2, 300), st.booleans())
-def test_a_few_windows_are_the_first_of_all(
+def test_a_few_windows_are_the_first_ones_of_all(
     tokenizer, windows: int, length: int, one_document: bool
 ) -> None:
     docs = [TEXT] if one_document else TEXT.split("\n\n")
@@ -154,8 +154,8 @@ def test_a_few_windows_are_the_first_of_all(
 
 
 @given(st.lists(st.integers(1, 12), min_size=40, max_size=60), st.integers(1, 8), st.integers(2, 5))
-def test_only_what_is_settled_is_taken(lengths: list[int], windows: int, length: int) -> None:
-    """A word a token, so that the text's end, cut anywhere, gives a wrong last token."""
+def test_only_the_stable_prefix_is_used(lengths: list[int], windows: int, length: int) -> None:
+    """One token per word, so that a text cut anywhere ends with a wrong token."""
     docs = [str(number % 10) * letters for number, letters in enumerate(lengths)]
 
     def words(text: str) -> list[int]:
@@ -167,7 +167,7 @@ def test_only_what_is_settled_is_taken(lengths: list[int], windows: int, length:
     assert few.tokens.reshape(-1).tolist() == [int(doc) for doc in docs][: windows * length]
 
 
-def test_little_of_a_long_text_is_tokenised(gpt2_tokenizer, data) -> None:
+def test_only_a_part_of_a_long_text_is_tokenised(gpt2_tokenizer, data) -> None:
     rows = read_documents(data / "wikitext-2-raw" / "rows" / "validation.parquet")
     encoder, lengths = Encoder(gpt2_tokenizer), []
 

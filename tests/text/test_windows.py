@@ -82,7 +82,7 @@ def test_evaluation_windows_are_the_joined_text_from_the_start(tokenizer) -> Non
     assert len(everything.tokens) == len(whole) // 16
 
 
-def test_a_text_longer_than_the_models_context_warns_of_nothing(caplog, monkeypatch) -> None:
+def test_a_text_longer_than_the_models_context_gives_no_warning(caplog, monkeypatch) -> None:
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     tokenizer = gpt2_like()
     evaluate(WORDS, tokenizer, split="test", length=128)
@@ -107,7 +107,7 @@ def test_the_seed_decides_the_draw(gpt2_tokenizer) -> None:
         ("joined-random", "where a text starts"),
     ],
 )
-def test_where_the_bos_stands_is_said(
+def test_the_position_of_the_bos_is_recorded(
     sampler: str, bos: str, llama3_tokenizer, gpt2_tokenizer
 ) -> None:
     found = calibrate(WORDS, llama3_tokenizer, split="train", sampler=sampler, windows=4)
@@ -180,7 +180,7 @@ def test_a_damaged_token_file_is_named(damage: str, tmp_path: Path, gpt2_tokeniz
         calibrate(resolve_corpus(str(path), base=Path(), corpora={}), gpt2_tokenizer)
 
 
-def test_what_does_not_fit_a_corpus_is_named(tmp_path: Path, gpt2_tokenizer) -> None:
+def test_a_spec_that_does_not_fit_its_corpus_is_refused(tmp_path: Path, gpt2_tokenizer) -> None:
     ref = token_file(tmp_path / "a.npy", GOOD)
     with pytest.raises(PrunebenchError, match="it is used as it is, not by the sampler 'c4-gptq'"):
         calibrate(ref, gpt2_tokenizer, sampler="c4-gptq")
@@ -211,8 +211,8 @@ def test_text_that_changed_since_the_plan_is_refused(tmp_path: Path, gpt2_tokeni
 
 
 @pytest.mark.parity
-def test_the_reference_windows_of_wikitext(data: Path) -> None:
-    """The reference's evaluation tokens are the test rows joined by blank lines."""
+def test_windows_of_wikitext_equal_the_reference(data: Path) -> None:
+    """The reference's evaluation tokens are the rows of the test split joined by blank lines."""
     reference = data.parent / "reference" / "eval.npy"
     folders = sorted(cache_dir().glob(f"models/{SMOLLM2}*/tokenizer.json"))
     if not reference.is_file() or not folders:
