@@ -223,7 +223,7 @@ PHASES = (
 
 
 def breakdown(audited: Audit) -> Breakdown:
-    """Attention and MLP in proportion to their weights; eagerly timed, so slower than the latency."""
+    """Attention and MLP in proportion to their weights; slower than the latency, as if eager."""
     layers = len(audited.kept_layers)
     shares = {"attention": 0.31, "mlp": 0.52, "norms": 0.04, "head": 0.0, "rest": 0.02}
     weights = {"attention": 884_736, "mlp": 2_654_208, "norms": 1152, "head": 0, "rest": 0}
@@ -392,7 +392,11 @@ def quickstart(model: str = "smollm2-135m-instruct", seed: int = 0) -> list[Reco
     ]
 
 
-SUITE = "name: quickstart\ntitle: Eight ways to prune a small model\nmethods:\n  - wanda: {sparsity: [0.5, 2:4]}\n"
+SUITE = """name: quickstart
+title: Eight ways to prune a small model
+methods:
+  - wanda: {sparsity: [0.5, 2:4]}
+"""
 
 
 def store(
@@ -404,7 +408,7 @@ def store(
     suite_text: str = SUITE,
     **planned: Any,
 ) -> RunStore:
-    """A run folder with these records; the plan also holds the ``missing`` cells and ``planned``."""
+    """A run folder with these records; the plan also has the ``missing`` cells and ``planned``."""
     cells = (*(one.cell for one in records), *(missing or []))
     digest = hashlib.sha256(suite_text.encode()).hexdigest()
     plan = Plan("quickstart", title, cells, digest, **planned)

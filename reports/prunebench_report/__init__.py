@@ -42,13 +42,14 @@ def write_report(
 ) -> Path:
     """Write the report of a run, or of several together, and return its path.
 
-    The report goes to ``out``, by default `report.html` in the first folder. ``only`` keeps the cells
-    that match one of these shell patterns, ``sections`` are those of plugins, and ``running`` says
-    that cells are still being run.
+    The report goes to ``out``, by default `report.html` in the first folder. ``only`` keeps the
+    cells that match one of these shell patterns, ``sections`` are those of plugins, and ``running``
+    says that cells are still being run.
     """
     from prunebench.store.atomic import write_atomically
     from prunebench.store.run_folder import RunStore
 
+    # Opening checks every folder before the first record is read.
     stores = [RunStore.open(one) for one in (folder, *more)]
     path = out or stores[0].report_path
     write_atomically(path, render(*stores, only=only, sections=sections, running=running))
@@ -73,7 +74,7 @@ def render(
 
 
 def load_table(folder: Path) -> pd.DataFrame:
-    """The table of a run: one row for each cell that has a record, columns as `export` writes them."""
+    """The table of a run: one row per cell that has a record, with the columns of `export`."""
     from prunebench_report.data.table import data_frame
 
     return data_frame(_load(folder).table)
@@ -119,12 +120,13 @@ def export(
     """
     from prunebench_report.output import exports
 
+    # A mistake in the request should not wait until a large run has been read.
     exports.check_request(format, out)
     return exports.export(_load(folder), format, out)
 
 
 def import_libraries() -> None:
-    """Import what rendering needs, for callers with time to spare before there is anything to render."""
+    """Import what rendering needs, for callers with time to spare before there is a result."""
     for name in (
         "jinja2",
         "matplotlib.figure",

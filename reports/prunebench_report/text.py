@@ -14,11 +14,12 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 MINUS = "\N{MINUS SIGN}"
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[@-Z\\-_])")
-# C0 and C1 controls except tab and newline, bidirectional overrides and isolates (they can make text
-# read differently from what it is), lone surrogates (they cannot be encoded) and non-characters.
 _HARMFUL = re.compile(
+    # C0 and C1 controls except tab and newline
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
+    # bidirectional marks, overrides and isolates: text could read differently from what it is
     "\u200e\u200f\u202a-\u202e\u2066-\u2069"
+    # lone surrogates, which UTF-8 cannot encode, and non-characters
     "\ud800-\udfff\ufffe\uffff]"
 )
 
@@ -38,6 +39,7 @@ def shorten(text: str, limit: int) -> str:
 
 def short_label(label: str) -> str:
     """A cell's label for a small space: option values without their names, recoveries by name."""
+    # 'wanda sparsity=0.5 + lora rank=8' becomes 'wanda 0.5 + lora'.
     method, plus, recovery = re.sub(r"\b\w+=", "", label).partition(" + ")
     return f"{method}{plus}{recovery.partition(' ')[0]}"
 
@@ -60,7 +62,7 @@ def number(value: float | None, digits: int = 3) -> str:
         return MISSING
     if value == 0:
         return "0"
-    size = math.floor(math.log10(abs(value)))
+    size = math.floor(math.log10(abs(value)))  # the power of ten of the first digit
     if size >= 7 or size < -4:
         mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
         return signs(f"{mantissa}e{int(exponent)}")
@@ -127,15 +129,15 @@ def plus_minus(difference: float, decimals: int = 1) -> str:
 def delta(ratio: float | None, reference: str = "dense") -> str | None:
     """How far a value is from dense.
 
-    0.75 is '-25 %', 41 is '41 x dense' and 1 is '= dense', with typographic signs. None if the ratio
-    is missing or not positive.
+    0.75 is '-25 %', 41 is '41 x dense' and 1 is '= dense', with typographic signs. None if the
+    ratio is missing or not positive.
     """
     if ratio is None or ratio <= 0:
         return None
     change = 100 * (ratio - 1)
     if abs(change) < 0.05:
         return f"= {reference}"
-    if ratio >= 10:
+    if ratio >= 10:  # '+4,000 %' is harder to grasp than '41 x'
         return f"{number(ratio, 2)}{TIMES} {reference}"
     return signs(f"{change:+.{1 if abs(change) < 10 else 0}f} %")
 

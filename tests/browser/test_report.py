@@ -1,4 +1,4 @@
-"""The report in a real browser: it sorts, opens, turns dark, fits a phone, and asks the network for nothing."""
+"""The report in a real browser: it sorts, filters, turns dark, fits a phone and fetches nothing."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ pytestmark = pytest.mark.browser
 
 
 def column(page, index):
-    script = "return [...document.querySelectorAll('#cells tbody tr')].map(r => r.cells[arguments[0]].dataset.v ?? null)"
+    script = (
+        "return [...document.querySelectorAll('#cells tbody tr')]"
+        ".map(r => r.cells[arguments[0]].dataset.v ?? null)"
+    )
     return [None if value is None else float(value) for value in page.execute_script(script, index)]
 
 
 def names(page):
-    script = "return [...document.querySelectorAll('#cells tbody tr:not([hidden]) th')].map(h => h.firstChild.textContent)"
+    script = (
+        "return [...document.querySelectorAll('#cells tbody tr:not([hidden]) th')]"
+        ".map(h => h.firstChild.textContent)"
+    )
     return page.execute_script(script)
 
 
@@ -105,11 +111,14 @@ def fragment(page):
 
 
 def choose(page, selector, value):
-    script = "const e = document.querySelector(arguments[0]); e.value = arguments[1]; e.dispatchEvent(new Event('change'))"
+    script = (
+        "const e = document.querySelector(arguments[0]);"
+        " e.value = arguments[1]; e.dispatchEvent(new Event('change'))"
+    )
     page.execute_script(script, selector, value)
 
 
-def test_rows_are_filtered_and_the_address_says_so(page):
+def test_rows_are_filtered_and_the_url_keeps_the_filter(page):
     choose(page, "select[data-filter=method]", "wanda")
     assert names(page) == ["wanda sparsity=0.5", "wanda sparsity=2:4", "wanda sparsity=0.1"]
     assert page.find_element("id", "count").text == "3 of 10 rows"
@@ -132,7 +141,8 @@ def test_columns_can_be_hidden_and_their_groups_shrink(page):
     script = (
         "const table = document.getElementById('cells');"
         "return [[...table.tBodies[0].rows[1].cells].filter(c => c.offsetParent).length,"
-        " [...table.tHead.rows[0].cells].slice(1).filter(c => !c.hidden).reduce((sum, c) => sum + c.colSpan, 1)]"
+        " [...table.tHead.rows[0].cells].slice(1)"
+        ".filter(c => !c.hidden).reduce((sum, c) => sum + c.colSpan, 1)]"
     )
     before, spans = page.execute_script(script)
     assert before == spans
@@ -143,7 +153,7 @@ def test_columns_can_be_hidden_and_their_groups_shrink(page):
     assert fragment(page) == "#hide=ttft_p50_s%2Cprune_s%2Cload_s"
 
 
-def test_the_address_brings_everything_back(page, report):
+def test_the_url_restores_every_choice(page, report):
     page.get("about:blank")
     page.get(f"{report.as_uri()}#sort=perplexity.down&hide=load_s&theme=dark&find=spars")
     assert page.find_element("css selector", "#theme").text == "Theme: dark"
@@ -168,9 +178,12 @@ def test_a_link_to_a_row_keeps_the_other_choices(page):
 def test_head_and_first_column_stay_in_sight(page):
     page.set_window_size(900, 500)
     page.execute_script("document.querySelector('.tall').scrollTo(400, 300)")
-    place = "const r = document.querySelector(arguments[0]).getBoundingClientRect(); return [r.left, r.top]"
-    left, top = page.execute_script(place, ".tall")
-    head_left, head_top = page.execute_script(place, "#cells thead tr:first-child .corner")
+    corner = (
+        "const r = document.querySelector(arguments[0]).getBoundingClientRect();"
+        " return [r.left, r.top]"
+    )
+    left, top = page.execute_script(corner, ".tall")
+    head_left, head_top = page.execute_script(corner, "#cells thead tr:first-child .corner")
     assert head_left - left < 3
     assert head_top - top < 3
 
@@ -181,7 +194,8 @@ def test_axe_finds_nothing(page, theme):
     choose_theme = "document.documentElement.dataset.theme = arguments[0]"
     page.execute_script(choose_theme, theme)
     page.execute_script(
-        "[...document.querySelectorAll('details.card')].slice(0, 2).forEach(d => { d.open = true; })"
+        "[...document.querySelectorAll('details.card')].slice(0, 2)"
+        ".forEach(d => { d.open = true; })"
     )
     page.execute_script(source)
     found = page.execute_async_script(
@@ -192,7 +206,7 @@ def test_axe_finds_nothing(page, theme):
     assert told == []
 
 
-def test_the_print_view_is_light_and_lets_nothing_scroll(page):
+def test_the_print_view_is_light_and_does_not_scroll(page):
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": []})
     page.execute_script("document.documentElement.dataset.theme = 'dark'")
     style = (

@@ -1,6 +1,6 @@
-"""PNGs of the whole report for people to look at: PRUNEBENCH_SCREENSHOTS=folder pytest tests/browser -k pictures.
+"""Pictures of the whole report: PRUNEBENCH_SCREENSHOTS=folder pytest tests/browser -k pictures.
 
-PRUNEBENCH_REPORT=path/to/report.html takes them of that report instead of the sample.
+PRUNEBENCH_REPORT=path/to/report.html takes pictures of that report instead of the sample.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The columns of the table that the report embeds and `prunebench export` writes.
 
-Each column has a name, a type and a meaning. Units are part of the name (`_s`, `_bytes`, `_percent`);
-shares and ratios have none.
+Each column has a name, a type and a meaning. Units are part of the name (`_s`, `_bytes`,
+`_percent`); shares and ratios have none.
 """
 
 from __future__ import annotations
@@ -354,6 +354,7 @@ PUBLISHED = (
 )
 """One set for each published figure of the cell, numbered like `QUALITY`; often none."""
 
+# In the order of the table; `column_names` repeats the sets that are numbered.
 ALL = (
     *IDENTITY,
     *QUALITY,

@@ -20,7 +20,7 @@ The standard error of an accuracy is at most 0.5 / sqrt(questions): five points 
 
 
 def judged_by_tasks(row: Mapping[str, Any]) -> bool:
-    """Whether task scores decide: each task has `LEAST_QUESTIONS`, or no perplexity was measured."""
+    """Whether tasks decide: each has `LEAST_QUESTIONS`, or no perplexity was measured."""
     if not row.get("tasks_run"):
         return False
     enough = (row.get("tasks_questions") or 0) >= LEAST_QUESTIONS
@@ -54,6 +54,7 @@ def passes_gate(row: Mapping[str, Any], gate: float) -> bool | None:
         judged = [
             row.get(key.replace("perplexity_protocol", PERPLEXITY_RECOVERY)) for key in measured
         ]
+    # A missing figure leaves the question open: the cell has neither passed nor failed.
     known = [recovery for recovery in judged if recovery is not None]
     if not known or len(known) < len(judged):
         return None

@@ -32,6 +32,7 @@ def models_with(
         if record.status == "ok" and wanted(record):
             groups.setdefault(record.cell.model.name, []).append(record)
     for members in groups.values():
+        # A stable sort: the others keep the order of the plan.
         members.sort(key=lambda record: record.cell.method.name != "dense")
     return [
         (clean(model) if len(groups) > 1 else None, members) for model, members in groups.items()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from prunebench.record.record import Record
     from prunebench.store.run_folder import DamagedRecord, RunStore
 
-_SUITE_LIMIT = 100_000
+_SUITE_LIMIT = 100_000  # characters; generated suites can have megabytes
 
 
 def load_runs(
@@ -26,9 +26,9 @@ def load_runs(
     """The cells of all ``stores``.
 
     A cell that several runs have is taken from the first run in which it is ok, otherwise from the
-    first. ``only`` are shell patterns of method, label, model or id; dense always stays. ``running``
-    says that cells are still being run. Raises PrunebenchError if a plan cannot be read or if no cell
-    matches ``only``.
+    first. ``only`` are shell patterns of method, label, model or id; dense always stays.
+    ``running`` says that cells are still being run. Raises PrunebenchError if a plan cannot be read
+    or if no cell matches ``only``.
     """
     plans = [store.read_plan() for store in stores]
     names = _run_names(stores)
@@ -43,6 +43,7 @@ def load_runs(
             runs.setdefault(cell.id, name)
         good, bad = store.records(wanted)
         for record in good:
+            # A later run replaces a failure by a result, but never a result.
             if record.id not in records or (record.status == "ok" != records[record.id].status):
                 records[record.id] = record
                 runs[record.id] = name
@@ -62,6 +63,7 @@ def load_runs(
             expect=tuple(dict.fromkeys(figure for plan in plans for figure in plan.expect)),
         ),
         records=[records[cell] for cell in cells if cell in records],
+        # A record that another run has in good order makes up for a damaged one.
         damaged=[one for cell, one in damaged.items() if cell not in records],
         suites=[
             SuiteText(name if several else "", plan.suite_sha256, _suite_text(store))

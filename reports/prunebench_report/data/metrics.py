@@ -26,6 +26,7 @@ Figure = tuple["MetricResult", "MetricFigure"]
 def figures_by_key(record: Record | None) -> dict[FigureKey, Figure]:
     if record is None or record.quality is None:
         return {}
+    # The record has the results of the metrics that ran; a failed cell may have fewer than planned.
     return {
         (json.dumps(ref.identity(), sort_keys=True), figure.name): (result, figure)
         for ref, result in zip(record.cell.metrics, record.quality.metrics, strict=False)
@@ -44,7 +45,7 @@ def metric_columns(record: Record, dense: Record | None, keys: Sequence[FigureKe
     row: Row = {}
     for index, key in enumerate(keys):
         if key not in mine:
-            continue
+            continue  # its number stays free, so that columns keep their meaning
         result, figure = mine[key]
         share = figure_recovery(figure, references[key][1] if key in references else None)
         values = {

@@ -15,8 +15,8 @@ def unique_names(cells: Sequence[Cell], runs: Mapping[str, str] | None = None) -
     """A name for each cell id.
 
     The name is the cell's label. The model is added if the cells have several; then, to labels that
-    still repeat, the run, the seed and at last the beginning of the id. ``runs`` has the run of each
-    cell id if there is more than one run.
+    still repeat, the run, the seed and at last the beginning of the id. ``runs`` has the run of
+    each cell id if there is more than one run.
     """
     by_id = {cell.id: cell for cell in cells}  # an id is a hash: compute it once
     result = {key: clean(cell.label) for key, cell in by_id.items()}
@@ -29,6 +29,7 @@ def unique_names(cells: Sequence[Cell], runs: Mapping[str, str] | None = None) -
         for key, name in result.items():
             groups.setdefault(name, []).append(key)
         for members in groups.values():
+            # A suffix that all members share would lengthen their names and tell nothing apart.
             if len({suffix[key] for key in members}) > 1:
                 result |= {key: f"{result[key]} · {suffix[key]}" for key in members}
     return result

@@ -1,4 +1,4 @@
-"""Published figures beside what was measured: columns of the table, and the measured value itself."""
+"""Published figures beside measured ones: columns of the table, and the measured value itself."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def published_columns(record: Record, figures: Sequence[Expectation]) -> Row:
     """One numbered set for each of ``figures`` that this cell should reproduce."""
     row: Row = {}
+    # Numbered by cell, so the same number means different figures in different rows.
     mine = [figure for figure in figures if record.id in figure.cells]
     for index, figure in enumerate(mine):
         value = measured(record, figure) if record.status == "ok" else None
@@ -50,6 +51,7 @@ def measured(record: Record, figure: Expectation) -> float | None:
     if figure.metric != TASKS_MEAN:
         return scores.get(figure.metric)
     wanted = figure.tasks or tuple(scores)
+    # A mean over fewer tasks than the publication's would not be comparable.
     complete = wanted and scores.keys() >= set(wanted)
     return fmean(scores[name] for name in wanted) if complete else None
 
@@ -73,7 +75,7 @@ def relative_difference(figure: Expectation, value: float | None) -> float | Non
     """Measured / published - 1; None if nothing was measured or the ratio means nothing."""
     if value is None:
         return None
-    if figure.value == 0:
+    if figure.value == 0:  # e.g. no parameters removed: equal, or no ratio
         return 0.0 if value == 0 else None
     return value / figure.value - 1
 

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from prunebench.record.quality import Perplexity
     from prunebench.record.record import Record
 
+# Half the width of a 95 % interval, in standard errors.
 _Z = 1.96
-"""Half the width of a 95 % interval, in standard errors."""
+# exp of more than this overflows a float.
 _LARGEST_EXPONENT = 700.0
-"""exp of more than this overflows a float."""
 
 
 def perplexities(record: Record | None) -> list[Perplexity]:
@@ -23,9 +23,10 @@ def perplexities(record: Record | None) -> list[Perplexity]:
 
 
 def perplexity_columns(record: Record, dense: Record | None) -> Row:
-    """One numbered set for each protocol; recovery compares perplexities of the same tokens only."""
+    """One numbered set for each protocol; only perplexities of the same tokens are compared."""
     row: Row = {}
     for index, one in enumerate(perplexities(record)):
+        # The hash of the tokens also differs if a tokenizer or a data set changed between cells.
         same = (d for d in perplexities(dense) if d.tokens_sha256 == one.tokens_sha256)
         low, high = _interval(one)
         values = {

@@ -46,6 +46,9 @@ class ReportInput:
     running: bool = False
     """Whether cells are still being run."""
 
+    # cached_property works on a frozen dataclass because it writes to the instance's __dict__
+    # directly. Whatever a section does not ask for is never computed.
+
     @property
     def gate(self) -> float:
         """The share of dense quality that a cell must keep."""
@@ -87,12 +90,13 @@ class ReportInput:
             }
             for cell in self.plan.cells
         ]
+        # Sorting is stable: apart from dense, the plan's order stays.
         models = list(dict.fromkeys(row["model"] for row in every))
         return sorted(every, key=lambda row: (models.index(row["model"]), row["method"] != "dense"))
 
     @cached_property
     def rows(self) -> list[Row]:
-        """`cells` with one row for each group of seeds, and the run as `run` if there are several."""
+        """`cells` with one row for each group of seeds; `run` has the run if there are several."""
         named = [
             {**row, "run": self.runs[row["cell"]]} if row["cell"] in self.runs else row
             for row in self.cells

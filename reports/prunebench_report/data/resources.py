@@ -41,11 +41,13 @@ def size_columns(record: Record, dense: Record | None) -> Row:
 
 def granularity(audit: Audit) -> str:
     """What was pruned, by counting: 'layers', 'blocks', 'width', 'n:m', 'unstructured', 'none'."""
+    # An N:M pattern holds if no group breaks it; a model without groups has no pattern.
     legal = any(one.groups and not one.violations for one in audit.patterns)
     parts = [
         ("layers", bool(audit.removed_layers)),
         ("blocks", bool(audit.removed_blocks)),
         ("width", bool(audit.widths) or audit.hidden != audit.hidden_dense),
+        # Some dense models have zeros of their own; only more of them are pruning.
         ("n:m" if legal else "unstructured", audit.zeros > audit.zeros_dense),
     ]
     return ", ".join(name for name, there in parts if there) or "none"
@@ -65,6 +67,7 @@ def memory_columns(record: Record, dense: Record | None) -> Row:
         # NVML sees the whole process; torch's counters miss what other libraries allocate.
         peaks = (gpu.nvml_process_bytes, gpu.reserved_bytes, gpu.allocated_bytes)
         row["peak_gpu_bytes"] = next((peak for peak in peaks if peak is not None), None)
+    # In the phase 'generate' no dense model is loaded beside the pruned one.
     alone = (one.gpu for one in memory.phases if one.phase == "generate" and one.gpu)
     generating = next(alone, None)
     row["generate_gpu_bytes"] = generating and generating.allocated_bytes

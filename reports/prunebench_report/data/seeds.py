@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 _INTERVAL_END = re.compile(r"_(low|high)(?=_\d+$|$)")
 _PERPLEXITY = re.compile(r"perplexity(_\d+)?")
+# Relative deviation that only rounding explains.
 _ROUNDING = 1e-9
-"""Relative deviation that only rounding explains."""
 
 
 def seed_groups(cells: Sequence[Cell]) -> list[list[str]]:
-    """The ids of cells that differ only in their seed together, ordered by the first of each group."""
+    """Groups of ids of cells that differ only in their seed, ordered by the first of each."""
     found: dict[str, list[str]] = {}
     for cell in cells:
         identity = {key: value for key, value in cell.identity().items() if key != "seed"}
@@ -39,11 +39,13 @@ def pool_seeds(rows: Sequence[Row], cells: Sequence[Cell], gate: float) -> list[
     """``rows`` with one row for each group of seeds, at the place of the group's first cell.
 
     The row of several cells has the id of the first one with '-seeds' appended, their ids as
-    `members`, the number of those with a result as `seeds_done` and, for each number KEY, its sample
-    standard deviation as `KEY_sd`. ``gate`` is the share of dense quality to keep, e.g. 0.95.
+    `members`, the number of those with a result as `seeds_done` and, for each number KEY, its
+    sample standard deviation as `KEY_sd`. ``gate`` is the share of dense quality to keep, e.g.
+    0.95.
     """
     by_id = {row["cell"]: row for row in rows}
     groups = [group for group in seed_groups(cells) if group[0] in by_id]
+    # Named by one cell each, so that names do not contain seeds.
     firsts = {group[0] for group in groups}
     named = unique_names([cell for cell in cells if cell.id in firsts])
     found = {}
@@ -82,14 +84,15 @@ def _pool_column(key: str, values: Sequence[Any]) -> Row:
         return {key: values[0] if same else None}
     known = [value for value in values if value is not None]
     if len(known) != len(values):
-        return {key: None}
+        return {key: None}  # a mean over some of the seeds would be biased towards those that work
     if all(value == known[0] for value in known):
         return {key: known[0], f"{key}_sd": 0.0}
+    # stdev divides by n - 1: the seeds are a sample.
     return {key: fmean(known), f"{key}_sd": stdev(known)}
 
 
 def _widen_intervals(row: Row) -> None:
-    """Replace the intervals of perplexities, which are over windows of text, by those over seeds."""
+    """Replace the intervals of perplexities over windows of text by intervals over seeds."""
     for end in [key for key in row if _INTERVAL_END.search(key)]:
         key = _INTERVAL_END.sub("", end)
         deviation = row.get(f"{key}_sd")

@@ -33,6 +33,7 @@ def select_detailed(rows: Sequence[Row]) -> list[Row]:
     done = [row for row in rows if row["status"] == "ok"]
     first: dict[str, Row] = {row["cell"]: row for row in done if row["method"] == "dense"}
     for members in by_model(done).values():
+        # The same planes as the plots, so that every cell named there has a card.
         for plane in _planes([row for row in members if row["method"] != "dense"]):
             best = frontier([point for point, _ in plane])
             first |= {plane[index][1]["cell"]: plane[index][1] for index in best}

@@ -23,7 +23,7 @@ def shape_of(one: Latency | GenerationIO) -> Shape:
 
 
 def stored_latencies(record: Record | None) -> list[Latency]:
-    """The latencies of the model as stored, one for each shape: tables and the verdict use these."""
+    """The latencies of the model as stored, one for each shape; tables and verdict use these."""
     every = record.speed.latency if record and record.speed else []
     return [one for one in every if one.weights == AS_STORED]
 
@@ -46,6 +46,7 @@ def latency_protocol(one: Latency) -> str:
 
 def speed_columns(record: Record, dense: Record | None) -> Row:
     """One numbered set for each shape."""
+    # Reversed, so that the first latency of a shape wins.
     references = {shape_of(one): one for one in reversed(stored_latencies(dense))}
     is_dense = dense is not None and dense.id == record.id
     row: Row = {}
@@ -94,7 +95,8 @@ def _speedup(name: str, paired: Ratio | None, mine: Summary | None, dense: Summa
 
 
 def _io_floor(record: Record, one: Latency) -> Row:
-    """The I/O floor of the same shape. The first entry is the model as stored: kernels follow it."""
+    """The I/O floor of the same shape."""
+    # Entries for 2:4 kernels follow those of the model as stored, so take the first.
     every = record.io.generation if record.io else []
     io = next((floor for floor in every if shape_of(floor) == shape_of(one)), None)
     if io is None:

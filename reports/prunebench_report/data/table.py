@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prunebench_report.data.columns import Row, column_names, kind_of
 from prunebench_report.data.gate import passes_gate
@@ -46,10 +46,10 @@ def build_table(
 ) -> list[Row]:
     """One row for each record with every column; None for what is missing.
 
-    ``gate`` is the share of dense quality that a cell must keep, e.g. 0.95; ``expect`` are published
-    figures; ``names`` has the name of each cell id and defaults to the names among these records.
-    A cell is compared with the ok record of method 'dense' that has the same model, device and
-    protocols.
+    ``gate`` is the share of dense quality that a cell must keep, e.g. 0.95; ``expect`` are
+    published figures; ``names`` has the name of each cell id and defaults to the names among these
+    records. A cell is compared with the ok record of method 'dense' that has the same model, device
+    and protocols.
     """
     named = names or unique_names([record.cell for record in records])
     dense: dict[str, Record] = {}
@@ -64,21 +64,21 @@ def build_table(
         row["name"] = named[record.id]
         row["gate_passed"] = passes_gate(row, gate)
         row |= published_columns(record, expect)
+        # In the order of the columns, and with None for those that other records need.
         rows.append({name: row.get(name) for name in columns})
     return rows
 
 
 def data_frame(rows: Sequence[Row]) -> pd.DataFrame:
-    """The rows of `build_table` as a DataFrame with nullable types; `pandas.NA` for what is missing."""
+    """The rows of `build_table` as a DataFrame with nullable types."""
     import pandas as pd
 
-    columns = list(rows[0]) if rows else column_names(0, 0)
-    return pd.DataFrame(
-        {
-            name: pd.array([row[name] for row in rows], dtype=_DTYPES[kind_of(name)])  # type: ignore[call-overload]
-            for name in columns
-        }
-    )
+    arrays = {}
+    for name in list(rows[0]) if rows else column_names(0, 0):
+        # Nullable types: None becomes pandas.NA, and integers with gaps stay integers.
+        dtype: Any = _DTYPES[kind_of(name)]
+        arrays[name] = pd.array([row[name] for row in rows], dtype=dtype)
+    return pd.DataFrame(arrays)
 
 
 def _column_names(records: Sequence[Record], expect: Sequence[Expectation]) -> list[str]:

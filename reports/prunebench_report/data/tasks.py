@@ -34,6 +34,7 @@ def task_key(one: TaskResult) -> TaskKey:
     return (
         one.task,
         one.headline,
+        # Other data, shots, versions or numbers of questions make another task.
         one.data,
         str(one.num_fewshot),
         str(one.version),
@@ -63,6 +64,7 @@ def task_columns(record: Record, dense: Record | None) -> Row:
             "task_protocol": task_protocol(one),
         }
         row |= {numbered(key, index): value for key, value in values.items()}
+    # The mean of ratios, so that tasks with high scores do not outweigh the others.
     recovery = _mean(recoveries)
     return {
         **row,

@@ -1,4 +1,4 @@
-"""The map of what is gone in one cell: layers along x, linears along y, removed parts crossed out."""
+"""The map of what is gone in one cell: layers along x, linears along y."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ class _Square:
 def _square(one: LinearAudit) -> _Square:
     present = one.rows * one.columns
     weights = present if one.dense is None else one.dense
+    # What was cut off is gone as well: zeros plus the weights that are no longer present.
     return _Square(one.layer, one.zeros + weights - present, weights)
 
 
@@ -41,6 +42,7 @@ def heatmap(audit: Audit) -> dict[str, Any] | None:
     Neighbouring layers with the same share become one rectangle, so that a uniform map stays small.
     """
     names = list(dict.fromkeys(linear.name for linear in audit.linears))
+    # Rectangles are placed by the index of their layer in the dense model.
     total = max([audit.layers_dense, *(linear.layer + 1 for linear in audit.linears)])
     if not names or not total:
         return None
@@ -87,6 +89,7 @@ def _removed(audit: Audit, names: list[str]) -> list[dict[str, Any]]:
     present = {(one.layer, one.name) for one in audit.linears}
     parts = []
     for block in audit.removed_blocks:
+        # '12.mlp': the decoder layer and which half of it
         layer, kind = int(block.partition(".")[0]), block.partition(".")[2]
         missing = [index for index, name in enumerate(names) if (layer, name) not in present]
         if missing:
@@ -118,7 +121,7 @@ def _rect(run: list[_Square], name: str) -> dict[str, Any]:
     return {
         "x": first,
         "width": last - first + 1,
-        "shade": round(share, 3),
+        "shade": round(share, 3),  # opacity; three digits keep the file small
         "title": f"{layers}, {name}: {percent(share)}",
     }
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 _SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
 _DISTANCES = (9.0, 20.0, 34.0, 50.0)
 _DIAGONAL = 0.75
+# Free space that a label keeps around points.
 _CLEARANCE = 5.0
-"""Free space that a label keeps around points."""
+# How much further away a label may go to avoid one line.
 _CROSSING = 18.0
-"""How much further away a label may go to avoid one line."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ def place_labels(
 ) -> list[LabelBox | None]:
     """A box for the label of each point, or None if there is no room; all lengths in one unit.
 
-    ``area`` is (left, bottom, right, top). No label covers a point, another label or one of ``boxes``.
-    ``lines`` along an axis, (x0, y0, x1, y1), are avoided if a free box is not much further away.
-    Greedy: earlier points choose first.
+    ``area`` is (left, bottom, right, top). No label covers a point, another label or one of
+    ``boxes``. ``lines`` along an axis, (x0, y0, x1, y1), are avoided if a free box is not much
+    further away. Greedy: earlier points choose first.
     """
     taken = list(boxes)
     result: list[LabelBox | None] = []
@@ -64,6 +64,7 @@ def _around(x: float, y: float, width: float, height: float, distance: float) ->
     boxes = []
     for right, up in _SIDES:
         away = distance * _DIAGONAL if right and up else distance
+        # A label to the left ends at the point, one to the right starts there.
         left = x + right * away - (width if right < 0 else width / 2 if right == 0 else 0)
         bottom = y + up * away - (height if up < 0 else height / 2 if up == 0 else 0)
         boxes.append(LabelBox(left, bottom, width, height, distance > _DISTANCES[0]))

@@ -1,14 +1,15 @@
-"""What a scatter plot consists of: panel, points, labels, and the colours that become CSS variables."""
+"""What a scatter plot consists of: panel, points, labels and colours."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
+# Methods differ in shape as well as colour; beyond eight they repeat.
 MARKERS = "osD^vPX*"
-WIDTH, HEIGHT = 460, 360
+WIDTH, HEIGHT = 460, 360  # pixels
 FONT = 11.0
-# Colours that nobody would choose: after drawing each one is replaced by the CSS variable beside it,
+# Colours that nobody would choose: after drawing, each is replaced by the CSS variable beside it,
 # so that a plot follows the page's light or dark theme.
 INK, SOFT, GRID, PAPER = "#010101", "#020202", "#030303", "#040404"
 VARIABLES = {INK: "--ink", SOFT: "--muted", GRID: "--line", PAPER: "--surface"}
@@ -19,9 +20,9 @@ METHODS = [f"#1000{index:02x}" for index in range(len(MARKERS))]
 class Panel:
     """What is drawn against what; ``key`` is unique within the page.
 
-    ``x`` and ``y`` are columns of the table, ``x_better`` and ``y_better`` are 1 if higher values are
-    better and -1 if lower ones are. ``x_factor`` converts to the unit of ``x_label``. A ``gated``
-    panel has a line at the quality gate.
+    ``x`` and ``y`` are columns of the table; ``x_better`` and ``y_better`` are 1 if higher values
+    are better and -1 if lower ones are. ``x_factor`` converts to the unit of ``x_label``. A
+    ``gated`` panel has a line at the quality gate.
     """
 
     key: str
@@ -39,7 +40,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Point:
-    """A cell in a panel, in the panel's units; ``x_settled`` is the x that counts in comparisons."""
+    """A cell in the units of its panel; ``x_settled`` is the x that counts in comparisons."""
 
     cell: str
     name: str

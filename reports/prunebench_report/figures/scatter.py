@@ -37,8 +37,8 @@ def draw(
 ) -> tuple[str, list[Text]]:
     """The SVG by matplotlib, and the labels to add to it.
 
-    ``methods`` decides marks and colours, ``best`` are the cells on the frontier, ``named`` those with
-    a label besides dense (all if None).
+    ``methods`` decides marks and colours, ``best`` are the cells on the frontier, ``named`` those
+    with a label besides dense (all if None).
     """
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -66,7 +66,9 @@ def draw(
         buffer = io.StringIO()
         canvas: Any = FigureCanvasSVG(figure)
         canvas.print_svg(
-            buffer, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+            # Without metadata the same points give the same bytes.
+            buffer,
+            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
         )
     return buffer.getvalue(), texts
 
@@ -105,6 +107,7 @@ def _scale_log_y(axes: Axes, points: Sequence[Point]) -> None:
     ys = [value for p in points for value in (p.y, *(p.y_range or ()))]
     low, high = min(ys), max(ys)
     axes.set_yscale("log")
+    # A tenth of the range on either side; 1.08 is for a range of nothing.
     axes.set_ylim(low / (high / low) ** 0.1 / 1.08, high * (high / low) ** 0.1 * 1.08)
     steps = (1, 2, 5) if high / low < 300 else (1,)  # fewer ticks over many decades
     axes.yaxis.set_major_locator(LogLocator(subs=steps, numticks=9))
@@ -118,6 +121,7 @@ def _scale_recovery(axes: Axes, points: Sequence[Point]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     ys = [p.y for p in points]
+    # Just below the lowest value, with more room the further it is from 100 %.
     low = min(0.0, *ys) if min(ys) < 50 else min(ys) - 0.15 * (100 - min(ys)) - 1
     top = max(100.0, *ys)
     axes.set_ylim(low - 3, top + 0.08 * (top - low))
@@ -140,6 +144,7 @@ def _mark(axes: Axes, point: Point, methods: Sequence[str], *, hollow: bool) -> 
             gid=f"at-{point.cell}",
         )
         return
+    # Drawn in this order: frontier (1.8), error bars (2), marks (3), dense (4).
     index = methods.index(point.method) % len(MARKERS)
     colour = METHODS[index]
     bar: Any = {"color": colour, "linewidth": 1.2, "zorder": 2, "solid_capstyle": "butt"}

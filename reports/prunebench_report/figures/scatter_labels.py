@@ -12,8 +12,8 @@ from prunebench_report.figures.plot import FONT, SOFT, Panel, Point, Text
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+# Width of a character. An estimate: the reader's browser chooses the font.
 _CHARACTER = 0.6 * FONT
-"""Width of a character. An estimate: the reader's browser chooses the font."""
 
 Line = tuple[float, float, float, float]
 
@@ -43,9 +43,11 @@ def add_names(
     for point, (x, y), label in zip(ordered, pixels, placed, strict=True):
         if label is None:
             continue
+        # Text stands on its baseline, which is above the bottom of its box.
         middle, baseline = label.x + label.width / 2, label.y + 0.3 * label.height
         texts.append(Text(middle, baseline, point.short, "middle", "name"))
         if label.far:
+            # The point of the box that is nearest to the mark
             near = (
                 min(max(x, label.x), label.x + label.width),
                 min(max(y, label.y), label.y + label.height),

@@ -19,8 +19,8 @@ _HEIGHT = 120
 _STYLES = ("", "dashed", "dotted")
 
 _STRIP_HEIGHT = 34
+# More samples than this are drawn as every second, third, ... one.
 _MOST_TICKS = 160
-"""More samples than this are drawn as every second, third, ... one."""
 
 
 def drawable(memory: Timeline | None) -> TypeGuard[Timeline]:
@@ -48,7 +48,7 @@ def timeline(
     together = [memory, *beside]
     end = max(_end(one) for one in together) or 1.0
     ceiling = max(max(values) for one in together for values in _series(one).values()) or 1
-    step = nice(ceiling / 3)
+    step = nice(ceiling / 3)  # three or four levels
     top = step * math.ceil(ceiling / step)
     bands = [_band(span, index, end, width) for index, span in enumerate(memory.phases)]
     return {
@@ -117,13 +117,15 @@ def _path(
     Points on the same pixel as the one before, or inside a level stretch, are left out.
     """
     (end, width), (top, height) = across, upwards
+    # Whole pixels and no redundant points: a timeline has hundreds of samples, a report many
+    # timelines.
     points: list[tuple[int, int]] = []
     for time, value in zip(times, values, strict=True):
         point = round(width * min(max(time / end, 0), 1)), round(height * (1 - value / top))
         if points[-1:] == [point]:
             continue
         if len(points) > 1 and points[-1][1] == points[-2][1] == point[1]:
-            points[-1] = point
+            points[-1] = point  # the line stays level, so extend it
         else:
             points.append(point)
     return "M" + "L".join(f"{x} {y}" for x, y in points)
@@ -134,7 +136,7 @@ def nice(value: float) -> float:
     if value <= 0:
         return 1.0
     base = 10.0 ** math.floor(math.log10(value))
-    # The tolerance keeps 0.3 / 3 from being rounded up to 0.2.
+    # The tolerance absorbs rounding: 3 x 10^n over 3 must not become 2 x 10^n.
     return next(factor * base for factor in (1, 2, 5, 10) if factor * base >= value * (1 - 1e-9))
 
 
@@ -184,6 +186,7 @@ def _strip(
     return {
         "name": name,
         "y": index * _STRIP_HEIGHT,
+        # One path for all ticks; those on the same tenth of a pixel are drawn once.
         "ticks": "".join(f"M{mark:g} 0v16" for mark in dict.fromkeys(map(x, shown[::step]))),
         "low": x(_quantile(values, 0.1)),
         "middle": x(_quantile(values, 0.5)),
@@ -204,6 +207,7 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
 
 def io_floor_bar(one: GenerationIO) -> dict[str, Any]:
     """The I/O floor as a part of the measured time of one token."""
+    # A measured bandwidth can be below what a kernel reaches, so the share may exceed 1.
     used = one.utilisation if one.utilisation is not None else math.nan
     share = min(1.0, max(0.0, used)) if math.isfinite(used) else 0.0
     return {

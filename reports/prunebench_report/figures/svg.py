@@ -1,4 +1,4 @@
-"""Makes matplotlib's SVG a part of the page: unique ids, CSS variables, accessible names, tooltips."""
+"""Makes matplotlib's SVG a part of the page: ids, colours, accessible names, tooltips."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def inline(
 
 
 def _strip(svg: str) -> str:
-    """Without prologue, comments, namespaces and everything that would affect the page around it."""
+    """Without prologue, comments, namespaces and whatever would affect the page around it."""
     svg = svg[svg.index("<svg") :].strip()
     # matplotlib's style rule applies to `*`, i.e. to the whole page; style.css has it for plots.
     svg = re.sub(r"\s*<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)

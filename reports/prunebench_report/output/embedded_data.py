@@ -16,7 +16,8 @@ SCHEMA = 1
 def embedded_data(given: ReportInput) -> str:
     """What `prunebench export --format json` writes, with the run's name; safe inside <script>.
 
-    What all cells share is in `same`; `cells` has one list for each cell, in the order of `varying`.
+    What all cells share is in `same`; `cells` has a list for each cell, in the order of
+    `varying`.
     """
     table = given.table
     columns = list(table[0]) if table else column_names(1, 1)

@@ -60,6 +60,7 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 def _write_binary(rows: Sequence[Row], out: Path, form: str) -> None:
     """Write beside ``out``, then move: a reader sees the old file or the whole new one."""
+    # The temporary folder is beside the file, because only a rename within a file system is atomic.
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
@@ -78,8 +79,9 @@ def _write_binary(rows: Sequence[Row], out: Path, form: str) -> None:
 def _write_sqlite(rows: Sequence[Row], path: Path) -> None:
     names = list(rows[0]) if rows else column_names(0, 0)
     columns = ", ".join(f'"{name}" {_SQL[kind_of(name)]}' for name in names)
+    # Column names are our own; values are bound, never formatted into the statement.
     marks = ", ".join("?" * len(names))
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(f"CREATE TABLE cells ({columns})")
         values = [tuple(row.values()) for row in rows]
-        connection.executemany(f"INSERT INTO cells VALUES ({marks})", values)  # noqa: S608 - marks are '?'
+        connection.executemany(f"INSERT INTO cells VALUES ({marks})", values)  # noqa: S608

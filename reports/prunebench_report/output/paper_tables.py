@@ -12,8 +12,8 @@ from prunebench_report.text import MISSING, TIMES
 if TYPE_CHECKING:
     from prunebench_report.data.report_input import ReportInput
 
+# Columns that a paper's table seldom has.
 _LEFT_OUT = {"load_s", "io_utilisation", "peak_rss_bytes", "ttft_p50_s"}
-"""Columns that a paper's table seldom has."""
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -36,7 +36,7 @@ _LATEX = {
 
 
 def paper_table(given: ReportInput, form: Literal["markdown", "latex"]) -> str:
-    """One row per cell, seeds pooled, values in the units of the heads, speed-ups with intervals."""
+    """One row per cell, seeds pooled, values in the units of the heads, intervals of speed-ups."""
     table = main_table.section(given)
     columns = [(i, one) for i, one in enumerate(table["columns"]) if one["key"] not in _LEFT_OUT]
     heads = [f"{one['head']} ({one['unit']})" if one["unit"] else one["head"] for _, one in columns]
@@ -65,6 +65,7 @@ def as_markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     def line(values: Sequence[str]) -> str:
         return f"| {' | '.join(values)} |\n"
 
+    # Names to the left, numbers to the right
     ruler = ["---", *("---:" for _ in head[1:])]
     escaped = [[_escape_markdown(value) for value in values] for values in (head, *rows)]
     return "".join(map(line, [escaped[0], ruler, *escaped[1:]]))

@@ -9,6 +9,7 @@ from prunebench_report.sections import main_table, verdict
 if TYPE_CHECKING:
     from prunebench_report.data.report_input import ReportInput
 
+# Few enough for a terminal; the column that the gate judges is shown as well.
 _SHOWN = {
     "perplexity",
     "tasks_mean",
@@ -56,6 +57,7 @@ def _name(row: dict[str, Any]) -> str:
 
 
 def _value(cell: dict[str, Any]) -> str:
+    # A mean over seeds has its deviation already; an interval as well would be too wide.
     if cell["interval"] and "±" not in cell["text"]:
         return f"{cell['text']} ({cell['note']})"
     return f"{cell['text']} <" if cell["below"] else str(cell["text"])

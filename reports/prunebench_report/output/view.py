@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 def view(given: ReportInput, plugins: Sequence[type[ReportSection]] = ()) -> dict[str, Any]:
     """``plugins`` are the sections of plugins."""
+    # The template reads these names; the order is that of the page.
     shared_facts, _ = provenance.split_facts(given.records)
     return {
         **header.section(given),

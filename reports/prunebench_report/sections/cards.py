@@ -50,6 +50,7 @@ def _card(record: Record, row: Row, own_facts: Mapping[str, str]) -> dict[str, A
         "dram": devices.dram_traffic(record),
         "phases": phase_bars(record.cost.phases) if record.cost else [],
         "notes": _notes(record),
+        # The command has a place of its own at the end of the card.
         "provenance": [(key, value) for key, value in own_facts.items() if key != "command"],
         "command": command(record),
     }

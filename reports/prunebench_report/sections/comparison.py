@@ -1,8 +1,8 @@
 """Two runs, cell by cell: what B changed against A, and whether the change exceeds its uncertainty.
 
 Cells are paired by everything that decides their outcome, except what differs between the runs as a
-whole: a device, a version, a model. Perplexities and scores differ if |z| > 1.96, speed-ups if their
-95 % intervals do not overlap.
+whole: a device, a version, a model. Perplexities and scores differ if |z| > 1.96, speed-ups if
+their 95 % intervals do not overlap.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ _KEYS = (
     "parameters",
     "prune_s",
 )
+# Columns without uncertainty: any difference is significant.
 _COUNTED = {"memory_bytes", "disk_bytes", "sparsity", "parameters"}
-"""Columns without uncertainty: any difference is significant."""
 
 Compared = dict[str, Any]
-"""`values` of A and B, a `note`, whether the change is `significant` (None: cannot say), a `tone`."""
+"""`values` of A and B, a `note`, a `tone`, and whether it is `significant` (None: unknown)."""
 
 
 class Pairing(NamedTuple):
     """Which cells of two runs belong together.
 
-    ``differs`` has the name, the value in A and the value in B of what differs between the runs as a
-    whole; ``a`` and ``b`` have the cell id for everything else that decides an outcome.
+    ``differs`` has the name, the value in A and the value in B of what differs between the runs as
+    a whole; ``a`` and ``b`` have the cell id for everything else that decides an outcome.
     """
 
     differs: list[tuple[str, str, str]]
@@ -77,6 +77,7 @@ def comparison(a: ReportInput, b: ReportInput) -> dict[str, Any]:
         _BY_KEY[key] for key in _KEYS if any(row[key] is not None for pair in done for row in pair)
     ]
     scores, figures = _shared_names(done, _scores), _shared_names(done, _figures)
+    # `cells` of each row are in the order of `heads`: columns, then scores, then figures.
     rows = [
         {
             "name": a.names[x["cell"]],
@@ -171,6 +172,7 @@ def _compare_column(x: Row, y: Row, column: ShownColumn) -> Compared:
 def _significant(x: Row, y: Row, key: str) -> bool | None:
     """Whether two values differ by more than their uncertainty; None if that is unknown."""
     if key in _COUNTED:
+        # Exact up to the rounding of shares
         return not math.isclose(x[key], y[key], rel_tol=1e-9)
     if key == "perplexity":
         # Perplexities are compared as mean log-likelihoods, whose standard errors are known.
@@ -183,6 +185,7 @@ def _significant(x: Row, y: Row, key: str) -> bool | None:
     )
     if low_a is None or high_a is None or low_b is None or high_b is None:
         return None
+    # Stricter than a test of the difference: intervals can overlap although the difference is real.
     return bool(high_a < low_b or high_b < low_a)
 
 

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from prunebench.record.memory import PhaseMemory
     from prunebench.record.record import Record
 
+# CPU share of the hypervisor that does not round to 0 %.
 _VISIBLE_STEAL = 0.005
-"""CPU share of the hypervisor that does not round to 0 %."""
 
 
 def memory(record: Record) -> dict[str, Any] | None:
@@ -54,6 +54,7 @@ def _phase(one: PhaseMemory) -> str:
             ("process", gpu.nvml_process_bytes),
             ("device", gpu.nvml_device_bytes),
         )
+        # The most specific figure that is known
         parts += [f"GPU {size(value)} {name}" for name, value in used if value is not None][:1]
     return ", ".join(parts)
 
@@ -94,6 +95,7 @@ def loading(record: Record) -> Facts:
     facts = [("Loading", _throughput(load.bytes, load.seconds))]
     if load.not_measurable:
         facts.append(("Loading time", f"not measurable: {load.not_measurable}"))
+    # Some loaders read straight to the device, so the two steps cannot be timed apart.
     if load.host_s is not None and load.device_s is not None:
         facts.append(("Files to host memory", _throughput(load.bytes, load.host_s)))
         facts.append(("Host memory to device", _throughput(load.device_bytes, load.device_s)))

@@ -61,6 +61,7 @@ def _method(cell: Cell) -> Facts:
 
 def _reference(record: Record) -> Facts:
     """The paper and the code that the method names."""
+    # Provenance is a free-form dict that a plugin fills in part.
     reference = record.provenance.get("reference")
     if not isinstance(reference, Mapping):
         return []

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from prunebench.record.record import Record
     from prunebench_report.data.report_input import ReportInput
 
+# The order in which the totals are listed
 _STATUSES = ("ok", "failed", "timeout", "out-of-memory", "skipped", "damaged", "not run")
 
 
@@ -50,6 +51,7 @@ def _utc(stamp: str) -> datetime | None:
         time = datetime.fromisoformat(stamp)
     except ValueError:
         return None
+    # Records are written in UTC; one without a time zone is taken to be.
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 

@@ -1,4 +1,4 @@
-"""The table of all cells: grouped columns with units in their heads, differences from dense in words."""
+"""The table of all cells: grouped columns with units, and differences from dense in words."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ShownColumn:
 
 
 class Scale(NamedTuple):
-    """How the values of a column are written; ``decimals`` is None for significant digits instead."""
+    """How the values of a column are written; without ``decimals``, by significant digits."""
 
     unit: str
     factor: float
@@ -163,15 +163,18 @@ def grid(rows: Sequence[Row], gate: float) -> dict[str, Any]:
     """Groups, columns and rows; ``rows`` may contain cells that were never run."""
     columns = [c for c in COLUMNS if not c.optional or any(r.get(c.key) is not None for r in rows)]
     scales = [_scale(column, rows) for column in columns]
+    # Cells of a suite have the same tasks, so the first result says what the gate judges.
     judged = next((quality_key(row) for row in rows if row["status"] == "ok"), PERPLEXITY_RECOVERY)
     groups = [
         {"name": name, "span": len(list(members))}
         for name, members in groupby(columns, key=lambda column: column.group)
     ]
+    # Index -1 is the last column: its group differs from the first one's, so 0 is a start too.
     starts = {index for index, c in enumerate(columns) if c.group != columns[index - 1].group}
     facets = [facet for facet in _facets(rows) if len(facet["options"]) > 1]
     shown = []
     for row in rows:
+        # Indices instead of names: a thousand rows would repeat them.
         picks = [facet["options"].index(_facet(row, facet["key"])) for facet in facets]
         shown.append({**_row(row, columns, scales, starts), "facets": picks})
     return {
@@ -216,6 +219,7 @@ def _scale(column: ShownColumn, rows: Sequence[Row]) -> Scale:
         return Scale(unit, factor, 2)
     if column.unit in ("share", "percent"):
         return Scale(unit, factor, 1)
+    # 0.01 and 18,234 with the same decimals would hide one of them.
     if not values or values[-1] > 100 * values[0]:
         return Scale(unit, factor, None)
     middle = values[len(values) // 2] * factor
@@ -233,6 +237,7 @@ def _row(
         cell = _cell(row, column, scale, dense=dense)
         if below and column.key == quality_key(row):
             cell |= {"note": "below the gate", "below": True}
+        # A fast model that answers nonsense is of no use.
         cell |= {"greyed": below and column.group == "Speed", "first": index in starts}
         cells.append(cell)
     return {
@@ -260,7 +265,7 @@ def _tags(row: Row, *, dense: bool) -> list[str]:
 
 
 def _cell(row: Row, column: ShownColumn, scale: Scale, *, dense: bool) -> dict[str, Any]:
-    """`text`, the `note` below it and its `tone`; ``interval`` says that the note is an interval."""
+    """`text`, the `note` below it and its `tone`; `interval` says that the note is an interval."""
     value = row.get(column.key)
     cell: dict[str, Any] = {
         "text": MISSING,
@@ -273,6 +278,7 @@ def _cell(row: Row, column: ShownColumn, scale: Scale, *, dense: bool) -> dict[s
     }
     if value is None:
         return cell
+    # For the page's script; six digits order the rows as the full number would.
     cell["sort"] = f"{value:.6g}"
     cell["text"] = _text(value, scale)
     if (deviation := seed_deviation(row, column.key)) is not None:
@@ -295,6 +301,7 @@ def _interval(row: Row, key: str) -> dict[str, Any]:
     low, high = row[f"{key}_low"], row[f"{key}_high"]
     if low is None or high is None:
         return {"note": "not paired"}
+    # Without the multiplication sign, which the head of the column has.
     text = f"{times(low)[:-1]} to {times(high)[:-1]}"
     tone = "better" if low > 1 else "worse" if high < 1 else None
     return {"note": text, "tone": tone, "interval": True}

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 SHARE = "share"
 """The unit of figures between 0 and 1, which are shown in per cent."""
+# A relative difference that cannot be seen in the four digits shown.
 _SAME = 5e-5
-"""A relative difference that cannot be seen in the four digits shown."""
 _LONGEST_REASON = 160
 
 
@@ -62,6 +62,7 @@ def with_unit(value: float | None, unit: str) -> str:
 def change(value: float, dense: float, unit: str) -> str | None:
     """The difference in the figure's unit with its sign; None if no digit shown differs."""
     difference = _scale(unit) * (value - dense)
+    # abs_tol: a divergence of 1e-10 beside dense's 0 is rounding.
     if math.isclose(value, dense, rel_tol=_SAME, abs_tol=1e-9):
         return None
     return signs(f"{'+' if difference > 0 else '-'}{number(abs(difference))}")

@@ -1,4 +1,4 @@
-"""Sections from plugins: their blocks, checked, as plain values. Nothing that they give is markup."""
+"""Sections from plugins: their blocks, checked, as plain values and never as markup."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def section(given: ReportInput, plugins: Sequence[type[ReportSection]]) -> list[
             data = ReportData([dict(row) for row in given.table], list(given.records))
             blocks = [_block(block) for block in list(plugin().build(data))[:_MOST_BLOCKS]]
             problem = None
+        # Whatever a plugin does wrong costs its own section and nothing else.
         except (Exception, SystemExit) as error:
             blocks, problem = [], shorten(clean(f"{type(error).__name__}: {error}"), _LONGEST_VALUE)
         if blocks or problem:
@@ -70,6 +71,7 @@ def _table(block: Table) -> dict[str, Any]:
 def _cell(value: Value) -> str:
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return MISSING
+    # bool is an int in Python, but True is not 1.
     if isinstance(value, int | float) and not isinstance(value, bool):
         return number(value, 4) if isinstance(value, float) else f"{value:,}"
     return shorten(clean(str(value)), _LONGEST_VALUE)

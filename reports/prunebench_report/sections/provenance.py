@@ -24,6 +24,7 @@ def flatten(value: Any, prefix: str = "") -> dict[str, str]:
         return flat
     if value is None or value in ({}, []):
         return {prefix: "not available"}
+    # Lists of plain values read better without brackets and quotes.
     if isinstance(value, list) and not any(isinstance(one, list | dict) for one in value):
         text = ", ".join(str(one) for one in value)
     else:
@@ -73,6 +74,7 @@ def _machine(provenance: Mapping[str, Any]) -> str | None:
         parts.append(str(cpu))
     if cores := provenance.get("cpu_cores_usable") or provenance.get("cpu_cores_logical"):
         parts.append(f"{cores} cores")
+    # Rounded by `size`, so that a few reserved pages do not make another machine.
     if isinstance(memory := provenance.get("memory_bytes"), int | float):
         parts.append(f"{size(memory)} memory")
     for gpu in provenance.get("gpus") or []:

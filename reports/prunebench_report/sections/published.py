@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from prunebench.record.record import Record
     from prunebench_report.data.report_input import ReportInput
 
+# A relative difference that cannot be seen in the digits shown.
 _SAME = 5e-5
-"""A relative difference that cannot be seen in the digits shown."""
 
 
 def section(given: ReportInput) -> list[dict[str, Any]]:
@@ -83,6 +83,7 @@ def _state(given: ReportInput, figure: Expectation, difference: float | None) ->
             return f"agrees within {limit}"
         return f"differs by more than {limit}"
     records = [given.record_by_id.get(cell) for cell in figure.cells]
+    # Without a value, say why: cells failed, were not run, or measured something else.
     states = {record.status if record else "not run" for record in records}
     return "not measured" if "ok" in states else " and ".join(sorted(states))
 

@@ -72,8 +72,8 @@ MOST = 60
 """With more points, dominated ones are thinned out and only those on the frontier are named."""
 
 _MOST_NAMED = 30
+# Larger values are in the table only; an axis that reached them would show nothing else.
 _DRAWABLE = 1e30
-"""Larger values are in the table only; an axis that reached them would show nothing else."""
 
 
 @dataclass(frozen=True)

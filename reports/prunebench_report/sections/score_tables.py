@@ -36,7 +36,8 @@ def score_tables(
     """One table for each model that has scores, dense first.
 
     ``scores`` are those of a record; ``head`` names a column and says what it is about; ``cell``
-    shows a score beside dense's; ``mean`` fills a first column from all scores of a row and of dense.
+    shows a score beside dense's; ``mean`` fills a first column from all scores of a row and of
+    dense.
     """
     tables = []
     for model, members in models_with(given.detailed, scores):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 def latencies(record: Record) -> list[dict[str, Any]]:
     """Every latency of a cell, 2:4 kernels included, each with its table and sample strip."""
+    # Samples are stored in the order of the latencies; there may be fewer.
     raw = record.samples.latency if record.samples else []
     every = record.speed.latency if record.speed else []
     return [

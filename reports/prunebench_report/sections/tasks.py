@@ -43,6 +43,7 @@ def facts(record: Record) -> Facts:
         texts = []
         for metric in one.metrics:
             filtered = "" if metric.filter == "none" else f" ({metric.filter})"
+            # lm-eval reports accuracies as shares; whatever is outside 0 to 1 is something else.
             factor = 100 if metric.value is not None and 0 <= metric.value <= 1 else 1
             texts.append(f"{metric.metric}{filtered} {_score(metric.value, metric.stderr, factor)}")
         name = f"{one.group} / {one.task}" if one.group else one.task
@@ -57,6 +58,7 @@ def _mean(
     values = [one.value for one in mine.values() if one.value is not None]
     if not all(map(_is_share, mine.values())) or not len(values) == len(mine) == len(keys):
         return score_cell()
+    # The note needs all scores of dense: otherwise the two means are over different tasks.
     references = [dense[key].value for key in mine if key in dense]
     known = [value for value in references if value is not None]
     note = None

@@ -26,7 +26,7 @@ VERDICTS = {True: "holds here", False: "does not hold here", None: "cannot be se
 
 
 def section(given: ReportInput) -> list[dict[str, Any]]:
-    """For each model one stacked bar per cell and phase, and the claims. Empty without breakdowns."""
+    """For each model one stacked bar per cell and phase, and the claims."""
     found = []
     for model, members in models_with(given.detailed, _breakdown):
         splits = [(record, split) for record in members if (split := _breakdown(record))]
@@ -70,7 +70,7 @@ def _row(
 
 
 def _bar(split: Breakdown, bar: str, longest: float) -> dict[str, Any]:
-    """One stacked bar on the scale of its column: a rectangle for each part, and the same in words."""
+    """One stacked bar on the scale of its column: rectangles by part, and the same in words."""
     key = _BARS[bar]
     total = _total(split, key)
     in_unit = size if bar == "bytes" else seconds
@@ -81,6 +81,7 @@ def _bar(split: Breakdown, bar: str, longest: float) -> dict[str, Any]:
             continue
         width = WIDTH * value / longest
         text = f"{NAMES[name]} {percent(value / total, 0)}"
+        # A name and its percentage stay on one line.
         words.append(text.replace(" ", "\N{NO-BREAK SPACE}"))
         rects.append({"x": f"{x:.1f}", "width": f"{width:.1f}", "part": PARTS.index(name)})
         x += width
@@ -105,6 +106,7 @@ def _claims(record: Record, split: Breakdown) -> list[dict[str, str]]:
     complete = latency and io and {part.part for part in split.parts} >= set(PARTS)
     if record.cell.method.name != "dense" or not complete:
         return []
+    # The claims are ratios of these times.
     first, between = latency[0].ttft_s, latency[0].inter_token_s
     if first and between and min(split.token_s, between.median, first.median) <= 0:
         return []

@@ -32,6 +32,7 @@ def section(given: ReportInput) -> dict[str, Any] | None:
             "id": record.id,
             "name": clean(given.names[record.id]),
             "peak": _peak(line),
+            # One scale for all, so that heights and widths can be compared.
             "line": timeline(line, beside=shared, width=WIDTH, height=HEIGHT),
         }
         for record, line in sorted(lines, key=lambda one: one[0].cell.method.name != "dense")
@@ -46,7 +47,7 @@ def _line(record: Record) -> Timeline | None:
 
 
 def _pick(records: Sequence[Record]) -> set[str]:
-    """The ids of at most `MOST` cells: dense, then the first of every method, then the second, ..."""
+    """The ids of at most `MOST` cells: dense, the first of every method, the second, ..."""
     seen: dict[str, int] = {}
     ranked = []
     for position, record in enumerate(records):

@@ -1,4 +1,4 @@
-"""The verdict: a few generated sentences, each with its key figure, that link to cells of the table."""
+"""The verdict: a few generated sentences, each with its key figure and links to cells."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 FAST = 1.2
 """The speed-up that the first statement asks for."""
+# A speed-up beyond this contradicts that zeros in dense tensors bring none.
 _CLEARLY_FASTER = 1.05
-"""A speed-up beyond this contradicts that zeros in dense tensors bring none."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,7 @@ def _speed_above_gate(rows: Sequence[Row], gate: float, where: str) -> Statement
         none = f"No pruned cell keeps {limit} of dense quality; the best is "
         kept = f" with {fixed(quality(best), 1)} %."
         return _say("speed", question, "none", none, _link(best), kept)
+    # Speed-ups within their noise count as 1, so that quality decides among them.
     best = max(passing, key=lambda row: (settled_speedup(row) or 0, quality(row)))
     if settled_speedup(best) == 1:
         text = (
@@ -143,12 +144,14 @@ def _speed_above_gate(rows: Sequence[Row], gate: float, where: str) -> Statement
             f"{_measured(best)}."
         )
         return _say("speed", question, times(1.0), _link(best), text)
-    text = f" generates tokens at {_measured(best)} dense speed and keeps {_kept(best)} of dense quality."
+    kept = f"{_kept(best)} of dense quality"
+    text = f" generates tokens at {_measured(best)} dense speed and keeps {kept}."
     return _say("speed", question, times(_speed(best)), _link(best), text)
 
 
 def _dominated(rows: Sequence[Row], where: str) -> Statement | None:
     """Methods whose every cell is beaten by another method in quality, speed and size together."""
+    # Larger is better in every coordinate, so the size is negated.
     points = {
         row["cell"]: (quality(row), speed, -row["disk_bytes"])
         for row in rows

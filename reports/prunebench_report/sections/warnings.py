@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from prunebench.record.record import Record
     from prunebench_report.data.report_input import ReportInput
 
+# If dense is slower by more than this in another cell, milliseconds of two rows do not compare.
 _DRIFT = 0.1
-"""If dense is slower by more than this in another cell, milliseconds of two rows do not compare."""
+# If others took more than this share of the CPU, the times are not those of a quiet machine.
 _BUSY = 0.1
-"""If others took more than this share of the CPU, the times are not those of a quiet machine."""
 _OCCUPIED_BYTES = 1 << 30
+# Use of a GPU before the cell began that needs a word if its processes cannot be identified.
 _OCCUPIED_SHARE = 0.1
-"""Use of a GPU before the cell began that needs a word if its processes cannot be identified."""
 _MOST_NAMES = 4
 
 
@@ -42,6 +42,7 @@ def section(given: ReportInput) -> list[str]:
 def _incomplete(given: ReportInput, done: Sequence[Record]) -> list[str]:
     found = []
     total = len(given.plan.cells)
+    # While the run goes on, missing cells are no fault.
     missing = total - len(given.records) - len(given.damaged)
     if missing and not given.running:
         found.append(f"Not run: {missing} of {total} cells. The verdict covers the others.")
@@ -105,6 +106,7 @@ def _mixed_execution(done: Sequence[Record]) -> list[str]:
 
 def _drift(done: Sequence[Record]) -> list[str]:
     """How much slower dense was in its slowest cell than in its fastest, over models and shapes."""
+    # Dense is timed in its own cell and again between the rounds of every pruned one.
     medians: dict[tuple[object, ...], list[float]] = {}
     for record in done:
         is_dense = record.cell.method.name == "dense"
@@ -118,9 +120,9 @@ def _drift(done: Sequence[Record]) -> list[str]:
         return []
     return [
         (
-            f"The machine's own speed drifted: the dense model took up to {100 * worst:.0f} % longer "
-            "per token in some cells than in others. Compare speed-ups, which are paired, not "
-            "the milliseconds of different rows."
+            "The machine's own speed drifted: the dense model took up to "
+            f"{100 * worst:.0f} % longer per token in some cells than in others. Compare "
+            "speed-ups, which are paired, not the milliseconds of different rows."
         )
     ]
 
@@ -141,6 +143,7 @@ def _machines(records: Sequence[Record], done: Sequence[Record]) -> list[str]:
 def _shared_gpu(given: ReportInput) -> list[str]:
     shared, doubtful = [], []
     for record in given.records:
+        # `foreign` is None if the driver does not tell processes apart.
         gpu = record.contention.gpu if record.contention else None
         if gpu and gpu.foreign:
             shared.append(given.names[record.id])

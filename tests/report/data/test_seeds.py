@@ -1,4 +1,4 @@
-"""Cells that differ only in their seed: one row with mean and deviation, each one kept with its links."""
+"""Cells that differ only in their seed: one row with mean and deviation, each keeps its links."""
 
 from __future__ import annotations
 

@@ -19,7 +19,10 @@ from prunebench.errors import PrunebenchError
 from prunebench.record.codec import CHECKSUM, checksum
 from prunebench_report import render, write_report
 
-HOSTILE = '</script></style><img src=x onerror="alert(1)">"\'><svg onload=alert(2)>{{ 7*7 }}\x00\x1b[31m\u202egnp\u2066'
+HOSTILE = (
+    '</script></style><img src=x onerror="alert(1)">"\'><svg onload=alert(2)>'
+    "{{ 7*7 }}\x00\x1b[31m\u202egnp\u2066"
+)
 
 
 class Page(HTMLParser):
@@ -324,6 +327,7 @@ def test_inner_values_may_be_missing(build, tmp_path):
 def test_importing_the_package_is_cheap():
     code = (
         "import sys, prunebench_report; "
-        "sys.exit(any(m in sys.modules for m in ('pandas', 'matplotlib', 'jinja2', 'numpy', 'torch')))"
+        "heavy = ('pandas', 'matplotlib', 'jinja2', 'numpy', 'torch'); "
+        "sys.exit(any(module in sys.modules for module in heavy))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

@@ -1,4 +1,4 @@
-"""Metrics of plugins in the table, the section, the cards, the exports and a comparison: figures, differences in words."""
+"""Metrics of plugins in the table, the section, the cards, the exports and a comparison."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Published against measured: figures beside the mean of their cells, in words, in the page and in the export."""
+"""Published against measured: in words, in the page and in the export."""
 
 from __future__ import annotations
 
@@ -111,8 +111,8 @@ def test_dense_comes_first_and_where_it_is_off_the_steps_from_it_are_compared(bu
     first, second = rows(figures, [dense, wanda])
     assert (first["method"], first["note"]) == ("dense", None)
     assert second["note"] == (
-        "dense itself is off by +25.0 %, higher; against dense: 2.00\N{MULTIPLICATION SIGN} published, "
-        "2.00\N{MULTIPLICATION SIGN} measured"
+        "dense itself is off by +25.0 %, higher; against dense: "
+        "2.00\N{MULTIPLICATION SIGN} published, 2.00\N{MULTIPLICATION SIGN} measured"
     )
 
 

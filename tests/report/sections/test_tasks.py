@@ -1,4 +1,4 @@
-"""Tasks in the table, the gate, the verdict and the section: figures, errors, significance in words."""
+"""Tasks in the table, the gate, the verdict and the section."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def scored(record: Record, scores: dict[str, float | None]) -> Record:
 
 @pytest.fixture
 def records(build) -> list[Record]:
-    """Dense, one that keeps 96 % of the tasks though its perplexity is bad, and one that keeps 60 %."""
+    """Dense, wanda with 96 % of the tasks but a bad perplexity, and shortgpt with 60 %."""
     dense, _, _, wanda, _, _, shortgpt, _ = build.quickstart()
     return [
         scored(dense, DENSE),
@@ -67,7 +67,8 @@ def test_recovery_is_the_mean_of_ratios_and_the_gate_is_about_it(records):
     assert (wanda["task"], wanda["task_value"], wanda["task_stderr"]) == ("boolq", 0.59, 0.01)
     assert wanda["task_z_3"] == pytest.approx(-0.04 / 0.01 / 2**0.5)
     assert wanda["task_protocol"] == (
-        "boolq acc, 0-shot, 200 of 3,270 questions, rows from zeroshot-assets, lm-eval 0.4.13, task version 1.0"
+        "boolq acc, 0-shot, 200 of 3,270 questions, rows from zeroshot-assets, lm-eval 0.4.13, "
+        "task version 1.0"
     )
 
 

@@ -1,4 +1,4 @@
-"""Memory over time, cell beside cell: which are drawn, on which axes, and what is said of the others."""
+"""Memory over time, cell beside cell: which cells are drawn, and on which axes."""
 
 from __future__ import annotations
 
