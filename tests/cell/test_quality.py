@@ -1,312 +1,67 @@
-"""A cell with metrics of plugins: their figures on the record, and what a metric that misbehaves costs."""
+"""The loop over a cell's measures: what is kept, what is reused, and how progress adds up."""
 
 from __future__ import annotations
 
-import io
-import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
 
 import pytest
-import torch
 
-from prunebench.cell.events import EventWriter
-from prunebench.cell.run import run_cell
-from prunebench.measure.devices.memory import START
-from prunebench.measure.devices.memory_peaks import Phase, Recording, timeline
-from prunebench.measure.devices.memory_peaks import memory as peaks
-from prunebench.plugin.files import with_files
-from prunebench.plugin.host import load_plugins
-from prunebench.record.memory import Memory, PhaseMemory, Timeline
-from prunebench.record.record import Record
-from prunebench.suite.load import load_suite
-from prunebench.suite.plan import plan
-from rig import Rig
-
-PLUGIN = """
-import os
-import prunebench
-import torch
-from prunebench import Field, Figure, Metric, PrunebenchError, hookimpl
-
-class Base(Metric):
-    unit = "share"
-    higher_is_better = True
-
-class Draw(Base):
-    name = "draw"
-    class Options(prunebench.Options):
-        sides: int = Field(6, gt=1)
-    def measure(self, model, tokenizer, context):
-        assert context.tokens is None and not torch.is_grad_enabled()
-        context.progress(1, 1)
-        return torch.rand(()) * self.options.sides
-
-class Text(Base):
-    name = "text"
-    needs_text = True
-    figures = {"tokens": Figure("", False), "never": Figure("s", False)}
-    def measure(self, model, tokenizer, context):
-        return {"tokens": context.windows.numel(), "undeclared": 0.5, "text": float(context.windows.shape[1])}
-
-class Raises(Base):
-    name = "raises"
-    figures = {"beside": Figure("nats", False)}
-    def measure(self, model, tokenizer, context):
-        raise ValueError("no such thing\\nsecond line")
-
-class Mendable(Base):
-    name = "mendable"
-    def measure(self, model, tokenizer, context):
-        raise PrunebenchError("too short", hint="take more")
-
-class Exits(Base):
-    name = "exits"
-    def measure(self, model, tokenizer, context):
-        raise SystemExit(3)
-
-class NoText(Base):
-    name = "no-text"
-    def measure(self, model, tokenizer, context):
-        return context.windows.sum()
-
-class NotFinite(Base):
-    name = "not-finite"
-    def measure(self, model, tokenizer, context):
-        return {"not-finite": float("nan"), "huge": float("inf"), "fine": 1}
-
-class Words(Base):
-    name = "words"
-    def measure(self, model, tokenizer, context):
-        return "seven"
-
-class Nothing(Base):
-    name = "nothing"
-    def measure(self, model, tokenizer, context):
-        return {}
-
-class Untidy(Base):
-    name = "untidy"
-    def measure(self, model, tokenizer, context):
-        os.environ["UNTIDY"] = "1"
-        for one in (model.train(), context.dense().train()):
-            one.requires_grad_(True)
-            one.register_forward_hook(lambda *_: 1 / 0)
-        raise RuntimeError("half way")
-
-class Dense(Base):
-    name = "dense-zeros"
-    def measure(self, model, tokenizer, context):
-        assert context.dense() is context.dense()
-        return sum(int((weight == 0).sum()) for weight in context.dense().parameters())
-
-class Changes(Base):
-    name = "changes"
-    class Options(prunebench.Options):
-        dense: bool = False
-    def measure(self, model, tokenizer, context):
-        next((context.dense() if self.options.dense else model).parameters()).mul_(1.01)
-        return 1.0
-
-@hookimpl
-def prunebench_register_metric():
-    return [Draw, Text, Raises, Mendable, Exits, NoText, NotFinite, Words, Nothing, Untidy, Dense, Changes]
-"""
+from prunebench.cell.partial_results import PartialResults
+from prunebench.cell.quality import Measure, Progress, _run_all
+from prunebench.record.quality import MetricFigure, MetricResult
+from tiny import tiny_model
 
 
-@pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    rig = Rig(tmp_path_factory.mktemp("metrics"))
-    path = rig.folder / "judges.py"
-    path.write_text(PLUGIN)
-    with with_files([path]):
-        yield rig
-
-
-def run(rig: Rig, metrics: str, partial_results: Path | None = None, *overrides: str) -> Record:
-    """The pruned cell of a suite with these metrics, in this process."""
-    registry = load_plugins()
-    changed = [f"quality.metrics={metrics}", *overrides]
-    suite = load_suite(
-        rig.suite("magnitude: {sparsity: 0.5}"), registry=registry, overrides=changed
-    )
-    threads = torch.get_num_threads()
-    record = run_cell(
-        plan(suite, registry).cells[1],
-        events=EventWriter(io.StringIO()),
-        command="none",
-        partial_results=partial_results,
-    )
-    torch.set_num_threads(threads)
-    return record
-
-
-def figures(record: Record) -> dict[str, Any]:
-    assert record.status == "ok", record.error
-    return {
-        figure.name: figure.value for result in record.quality.metrics for figure in result.figures
-    }
-
-
-def reasons(record: Record) -> dict[str, str | None]:
-    assert record.status == "ok", record.error
-    return {
-        figure.name: figure.reason for result in record.quality.metrics for figure in result.figures
-    }
-
-
-def test_figures_stand_with_unit_direction_text_and_version(rig) -> None:
-    record = run(rig, "[text]")
-    [result] = record.quality.metrics
-    assert (result.label, result.distribution, result.text, result.window) == (
-        "text",
-        "judges.py",
-        "text.txt all",
-        16,
-    )
-    assert result.version.startswith("sha256:")
-    assert result.tokens_sha256 == record.quality.perplexity[0].tokens_sha256
-    told = [(one.name, one.unit, one.higher_is_better, one.value) for one in result.figures]
-    assert told == [
-        ("text", "share", True, 16.0),
-        ("tokens", "", False, 32.0),
-        ("never", "s", False, None),
-        ("undeclared", "share", True, 0.5),
-    ]
-    assert result.figures[2].reason == "the metric gave no such figure"
-    assert record.flags == [
-        "the metric 'text' is not available (never): the metric gave no such figure"
-    ]
-
-
-def test_each_is_seeded_so_that_order_and_company_change_nothing(rig) -> None:
-    alone = run(rig, "[draw]")
-    after = run(rig, "[{draw: {sides: [12, 6]}}]")
-    assert figures(alone)["draw"] == after.quality.metrics[1].figures[0].value
-    assert after.quality.metrics[0].figures[0].value == pytest.approx(2 * figures(alone)["draw"])
-    assert [one.label for one in after.quality.metrics] == ["draw sides=12", "draw sides=6"]
-    assert (
-        run(rig, "[draw]", None, "methods=[random]", "seeds=1").quality.metrics[0].figures[0].value
-        != figures(alone)["draw"]
+def result(name: str, reason: str | None = None) -> MetricResult:
+    value = None if reason else 1.0
+    figure = MetricFigure(name=name, unit="", higher_is_better=True, value=value, reason=reason)
+    return MetricResult(
+        metric=name, label=name, distribution="d", version="1", figures=[figure], seconds=0.0
     )
 
 
-FAULTS = {
-    "raises": {"raises": "ValueError: no such thing", "beside": "ValueError: no such thing"},
-    "mendable": {"mendable": "too short (take more)"},
-    "exits": {"exits": "SystemExit: 3"},
-    "no-text": {"no-text": "the metric asks for text and the cell has none for it (set `needs_text = True` in the metric)"},
-    "not-finite": {"not-finite": "the metric gave nan", "huge": "the metric gave inf", "fine": None},
-    "words": {"words": "the metric gave a str, which is no number"},
-    "nothing": {"nothing": "the metric gave no such figure"},
-}  # fmt: skip
+def measure(name: str, calls: list[str], reason: str | None = None) -> Measure:
+    def run(progress: Progress) -> list[MetricResult]:
+        calls.append(name)
+        progress(1, 2)
+        progress(2, 2)
+        return [result(name, reason)]
+
+    return Measure(name, MetricResult, run)
 
 
-@pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_costs_the_metric_alone_and_is_said(rig, name) -> None:
-    record = run(rig, f"[{name}, draw]")
-    assert reasons(record) == {**FAULTS[name], "draw": None}
-    found = figures(record)
-    assert all(
-        (found[figure] is None) == (reason is not None)
-        for figure, reason in reasons(record).items()
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "x.partial.json"
+
+
+def kept(path: Path) -> PartialResults:
+    results = PartialResults(path)
+    results.begin(tiny_model("llama"))
+    return results
+
+
+def test_results_come_in_order_and_progress_is_of_the_whole(path: Path) -> None:
+    moved: list[tuple[int, int]] = []
+    found = _run_all(
+        [measure("one", []), measure("two", [])], kept(path), lambda *step: moved.append(step)
     )
-    assert record.quality.perplexity[0].perplexity > 1
-    assert record.audit.sparsity == pytest.approx(0.5, abs=0.02)
-    assert record.flags
-    assert all(flag.startswith(f"the metric '{name}' is not available") for flag in record.flags)
+    assert found == [result("one"), result("two")]
+    assert moved == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
-def test_what_a_metric_leaves_behind_is_taken_away_and_flagged(rig) -> None:
-    clean = run(rig, "[draw]")
-    record = run(
-        rig,
-        "[untidy, draw]",
-        None,
-        "profile.latency={prompt: 8, new_tokens: 2, min_rounds: 1, min_time_s: 0}",
-    )
-    assert figures(record) == {"untidy": None, "draw": figures(clean)["draw"]}
-    assert record.speed.latency[0].rounds >= 1
-    said = " ".join(record.flags)
-    for words in (
-        "RuntimeError: half way",
-        "left a hook",
-        "in training mode; restored",
-        "gradients on",
-        "changed the environment: UNTIDY",
-    ):
-        assert words in said
-    assert "UNTIDY" not in os.environ
+def test_what_was_measured_is_not_measured_again(path: Path) -> None:
+    calls: list[str] = []
+    _run_all([measure("one", calls)], kept(path), lambda *_: None)
+    again = kept(path)
+    found = _run_all([measure("one", calls), measure("two", calls)], again, lambda *_: None)
+    assert found == [result("one"), result("two")]
+    assert calls == ["one", "two"]
+    assert again.reused == ["one"]
 
 
-@pytest.mark.parametrize(
-    ("options", "which"), [("null", "model"), ("{dense: true}", "dense model")]
-)
-def test_a_metric_that_changes_a_model_fails_the_cell(rig, options, which) -> None:
-    record = run(rig, f"[{{changes: {options}}}]")
-    assert (record.status, record.error.phase) == ("failed", "metrics")
-    assert record.error.message.endswith(f"changed the {which}")
-
-
-def test_the_dense_model_is_there_and_where_it_does_not_fit_the_reason_is(rig, monkeypatch) -> None:
-    assert figures(run(rig, "[dense-zeros]")) == {"dense-zeros": 0.0}
-    monkeypatch.setattr(
-        "prunebench.cell.plugin_metrics.too_large",
-        lambda *_: "it takes 9 GB and 1 GB are free: not timed",
-    )
-    reason = reasons(run(rig, "[dense-zeros]"))["dense-zeros"]
-    assert (
-        reason
-        == "it takes 9 GB and 1 GB are free (run it where both fit, or leave this metric out)"
-    )
-
-
-def test_figures_of_an_interrupted_cell_are_taken_over_and_failed_ones_tried_again(
-    rig, tmp_path
-) -> None:
-    first = run(rig, "[draw, raises]", tmp_path / "partial.json")
-    again = run(rig, "[draw, raises]", tmp_path / "partial.json")
-    assert figures(again) == figures(first)
-    assert again.provenance["taken_over_from_an_interrupted_run"] == [
-        "perplexity 1",
-        "metric draw, 1",
-    ]
-
-
-class RecordedSampler:
-    """A sampler that has seen 900 bytes in the phase 'metrics' and 100 in the others."""
-
-    def __init__(self, **_: object) -> None:
-        self.phases = ["start"]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """There is no process to end."""
-
-    def phase(self, name: str) -> None:
-        self.phases.append(name)
-
-    def result(self) -> tuple[Memory, Timeline]:
-        sizes = {name: 900 if name == "metrics" else 100 for name in self.phases}
-        phases = [PhaseMemory(phase=name, peak_rss_bytes=size) for name, size in sizes.items()]
-        recorded = Recording([Phase(START, 0, 100)], Phase("", 1, 100), [], 0.01, "recorded")
-        memory = peaks(recorded, None).model_copy(
-            update={"phases": phases, "peak_rss_bytes": max(sizes.values())}
-        )
-        return memory, timeline(recorded)
-
-    def sharing(self) -> None:
-        """No GPU was watched."""
-
-    def pcie(self) -> None:
-        """No GPU was watched."""
-
-
-def test_the_cells_peak_leaves_out_what_a_metric_holds(rig, monkeypatch) -> None:
-    monkeypatch.setattr("prunebench.cell.run.MemorySampler", RecordedSampler)
-    memory = run(rig, "[draw]").memory
-    assert "metrics" in {one.phase for one in memory.phases}
-    assert memory.peak_rss_bytes == 100
+def test_a_result_without_its_figure_is_measured_again(path: Path) -> None:
+    calls: list[str] = []
+    _run_all([measure("one", calls, "it failed")], kept(path), lambda *_: None)
+    assert _run_all([measure("one", calls)], kept(path), lambda *_: None) == [result("one")]
+    assert calls == ["one", "one"]

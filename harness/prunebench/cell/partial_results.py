@@ -1,4 +1,4 @@
-"""Keep the results of a cell on disk until its record is written, so that a crash does not lose them.
+"""Keep the results of a cell on disk until its record is written, so that no crash loses them.
 
 The next run prunes again, which is cheap beside measuring, and reuses a result only if the pruned
 weights are identical.
@@ -31,7 +31,7 @@ class PartialResults:
         """The names of the results that were taken from the file."""
 
     def begin(self, model: Any) -> None:
-        """Keep results of the weights of ``model`` from here on; drop those of other weights."""
+        """From here on keep results of the weights of ``model``; drop those of others."""
         if self._path is None:
             return
         weights = fingerprint(model)

@@ -162,7 +162,7 @@ def allocation_of(setup: CellSetup) -> Allocation | None:
 
 
 def checked_patterns(cell: Cell) -> Sequence[tuple[int, int]]:
-    """The N:M patterns to audit: 2:4, which hardware can use, and the one that the cell asks for."""
+    """The N:M patterns to audit: 2:4, which hardware can use, and the one that the cell names."""
     asked = pattern_of(cell.method.options.get("sparsity", 0.0))
     return sorted({(2, 4), (asked.keep, asked.of)} if asked else {(2, 4)})
 

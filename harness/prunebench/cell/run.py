@@ -140,7 +140,7 @@ def _cost(cell: Cell, phases: Phases, pruned: PrunedCell, begun: float) -> Cost:
 
 
 def _provenance(setup: CellSetup, pruned: PrunedCell, kept: PartialResults) -> dict[str, Any]:
-    """Where the method was published, where the model came from and lay, and what was reused."""
+    """Who published the method, which model it was and on which devices, and what was reused."""
     found: dict[str, Any] = {}
     if pruned.reference is not None:
         found["reference"] = asdict(pruned.reference)

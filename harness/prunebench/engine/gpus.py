@@ -75,7 +75,7 @@ def slots_for(
     """One slot for each cell that may run at once.
 
     ``wanted`` is the number of slots; by default as many as the GPUs allow, and one without GPUs.
-    Raises PrunebenchError if a cell asks for more GPUs than there are, or if ``wanted`` is too many.
+    Raises PrunebenchError if a cell or ``wanted`` asks for more GPUs than there are.
     """
     any_gpu = all(cell.device in {"auto", "cuda"} for cell in cells)
     names = list(visible()) if cells and any_gpu else []

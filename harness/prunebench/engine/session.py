@@ -1,4 +1,4 @@
-"""A run while it goes on: stores records, tells watchers, and gives every cell exactly one record."""
+"""A run while it goes on: every cell gets exactly one record, and watchers are told."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The global settings of a process that a plugin can change: how to read and how to restore them."""
+"""How to read and restore the global settings of a process that a plugin can change."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The children and descendants of a process, by Linux's /proc.
 
-Imports the standard library only: the memory sampler uses this and has to start in a tenth of a second.
+Imports the standard library only, because the memory sampler uses this and has to start in a tenth
+of a second.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The side of the run: hands the cells to Ray, takes their messages, makes a record of every end."""
+"""Hand the cells to Ray, take their messages, and make a record of every end."""
 
 from __future__ import annotations
 
