@@ -1,4 +1,4 @@
-"""Cells side by side: as many as the GPUs allow, timed phases apart, and the same results as one after another."""
+"""Cells side by side: timed phases run alone, and results are the same as one after another."""
 
 from __future__ import annotations
 
@@ -13,15 +13,11 @@ import psutil
 import pytest
 
 from prunebench.cell.events import Event
-from prunebench.engine.gpus import Slot, slots_for, visible_gpus
 from prunebench.engine.job import Launcher
 from prunebench.engine.launcher import launcher
 from prunebench.engine.local import LocalEngine
 from prunebench.engine.session import Session
-from prunebench.errors import PrunebenchError
 from prunebench.experiment.cell import Cell
-from prunebench.experiment.model import ModelRef, Placement
-from prunebench.experiment.plugins import MethodRef
 from prunebench.isolation.processes import MARK
 from prunebench.isolation.timing_lock import TIMED
 from prunebench.plugin.files import with_files
@@ -31,8 +27,9 @@ from prunebench.store.run_folder import RunStore
 from prunebench.suite.load import load_suite
 from prunebench.suite.plan import plan
 from rig import Rig
+from watchers import Quiet
 
-SPANS = """
+PLUGIN = """
 import json, os, time
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,25 +37,22 @@ from prunebench import Method, hookimpl
 from prunebench.cell.phases import Phases
 
 inner = Phases.phase
+folder = Path(os.environ["SPANS"])
 
 @contextmanager
 def phase(self, name):
     with inner(self, name):
         begun = time.monotonic()
+        if name == "fetch" and (folder / "meet").exists():
+            (folder / "meet" / str(os.getpid())).touch()
+            while len(list((folder / "meet").iterdir())) < 2:
+                time.sleep(0.01)
         yield
-        with Path(os.environ["SPANS"]).open("a") as file:
+        with (folder / "spans").open("a") as file:
             file.write(json.dumps([os.getpid(), name, begun, time.monotonic()]) + "\\n")
 
 if os.getpid() != int(os.environ["TESTS"]):  # the process of the tests goes on with others
     Phases.phase = phase
-
-class Slow(Method):
-    name = "slow"
-    def prune(self, model, context):
-        time.sleep(2)
-
-class Slower(Slow):
-    name = "slower"
 
 class Hanging(Method):
     name = "hanging"
@@ -67,64 +61,49 @@ class Hanging(Method):
 
 @hookimpl
 def prunebench_register_method():
-    return [Slow, Slower, Hanging]
+    return Hanging
 """
+"""Notes when phases ran. Two cells that fetch wait for each other, so that they do overlap."""
 
 
-class Watch:
-    def started(self, cell: Cell) -> None:
-        """Nothing."""
+class Impatient(Quiet):
+    """Interrupts the run as soon as a cell hangs."""
 
-    def moved(self, cell: Cell, event: object) -> None:
-        """Nothing."""
-
-    def finished(self, record: Record) -> None:
-        """Nothing."""
-
-
-class Impatient(Watch):
-    """Leaves as soon as a cell hangs."""
-
-    def moved(self, cell: Cell, event: object) -> None:
-        if cell.method.name == "hanging" and isinstance(event, Event) and event.phase == "prune":
+    def moved(self, cell: Cell, event: Event) -> None:
+        if cell.method.name == "hanging" and event.phase == "prune":
             raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Rig:
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    """A rig whose environment and plugin hold in this process and in those of the cells."""
     rig = Rig(tmp_path_factory.mktemp("slots"))
-    (rig.folder / "spans_plugin.py").write_text(SPANS)
-    return rig
+    plugin = rig.folder / "spans_plugin.py"
+    plugin.write_text(PLUGIN)
+    rig.environment |= {"SPANS": str(rig.folder), "TESTS": str(os.getpid())}
+    with pytest.MonkeyPatch.context() as patch, with_files([plugin]):
+        for name, value in rig.environment.items():
+            patch.setenv(name, value)
+        yield rig
 
 
 @pytest.fixture(scope="module")
 def starter(rig: Rig) -> Iterator[Launcher]:
-    plugin = with_files([rig.folder / "spans_plugin.py"])
-    with pytest.MonkeyPatch.context() as patch, plugin, closing(launcher()) as starter:
-        for name, value in rig.environment.items():
-            patch.setenv(name, value)
-        patch.setenv("SPANS", str(rig.folder / "spans"))
-        patch.setenv("TESTS", str(os.getpid()))
+    with closing(launcher()) as starter:
         starter.start()
         yield starter
 
 
 @pytest.fixture
 def session(
-    rig: Rig, starter: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rig: Rig, starter: Launcher, tmp_path: Path
 ) -> Callable[..., tuple[Session, list[Cell]]]:
-    for name, value in rig.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("SPANS", str(rig.folder / "spans"))
-    monkeypatch.setenv("TESTS", str(os.getpid()))
-    (rig.folder / "spans").unlink(missing_ok=True)
-
-    def make(*methods: str, name: str, watch: Watch | None = None) -> tuple[Session, list[Cell]]:
+    def make(*methods: str, name: str, watcher: Quiet | None = None) -> tuple[Session, list[Cell]]:
         registry = load_plugins()
-        suite = load_suite(rig.suite(*methods), registry=registry)
+        suite = load_suite(rig.suite(*methods, latency=True), registry=registry)
         planned = plan(suite, registry)
         store = RunStore.create(tmp_path / name, planned, suite.text)
-        return Session(store, registry, watch or Watch(), starter), list(planned.cells)
+        return Session(store, registry, watcher or Quiet(), starter), list(planned.cells)
 
     return make
 
@@ -136,112 +115,55 @@ def result(record: Record) -> tuple[object, ...]:
 
 
 def test_two_slots_give_what_one_gives_and_time_nothing_side_by_side(rig: Rig, session) -> None:
-    with with_files([rig.folder / "spans_plugin.py"]):
-        two, cells = session("slow", "slower", name="two")
-        beside = {
-            record.id: record
-            for record in two.run(LocalEngine(LocalEngine.Options(slots=2)), cells)
-        }
-        assert two.most_at_once == 2
-        lines = (rig.folder / "spans").read_text().splitlines()
-        one, cells = session("slow", "slower", name="one")
-        alone = {record.id: record for record in one.run(LocalEngine(LocalEngine.Options()), cells)}
-        assert one.most_at_once == 1
+    (rig.folder / "meet").mkdir()
+    two, cells = session("magnitude", "random", name="two")
+    engine = LocalEngine(LocalEngine.Options(slots=2))
+    beside = {record.id: record for record in two.run(engine, cells)}
+    assert two.most_at_once == 2
+    spans = [json.loads(line) for line in (rig.folder / "spans").read_text().splitlines()]
+
+    (rig.folder / "meet").rename(rig.folder / "met")
+    one, cells = session("magnitude", "random", name="one")
+    engine = LocalEngine(LocalEngine.Options())
+    alone = {record.id: record for record in one.run(engine, cells)}
+    assert one.most_at_once == 1
     assert list(alone) == [cell.id for cell in cells]
     assert {key: result(record) for key, record in beside.items()} == {
         key: result(record) for key, record in alone.items()
     }
-    spans = [json.loads(line) for line in lines]
-    pairs = [
-        (mine, other)
+
+    overlaps = [
+        {mine[1], other[1]}
         for mine in spans
         for other in spans
         if mine[0] != other[0] and mine[2] < other[3] and other[2] < mine[3]
     ]
-    assert pairs  # 2 s of pruning beside something else, whichever slot was ready first
-    assert not [pair for pair in pairs if {pair[0][1], pair[1][1]} & set(TIMED)]
+    assert {"fetch"} in overlaps
+    assert not [phases for phases in overlaps if phases & set(TIMED)]
     assert {"load", "generate", "latency"} <= {name for _, name, _, _ in spans}
 
 
 @pytest.mark.faults
-def test_a_run_that_is_left_ends_all_its_cells(rig: Rig, session, starter: Launcher) -> None:
-    with with_files([rig.folder / "spans_plugin.py"]):
-        run, cells = session("hanging", "slow", name="left", watch=Impatient())
-        with pytest.raises(KeyboardInterrupt):
-            list(run.run(LocalEngine(LocalEngine.Options(slots=2)), cells))
-    time.sleep(0.2)
-    left = []
-    for process in psutil.process_iter():
-        try:
-            left += (
-                [process.cmdline()]
-                if process.environ().get(MARK, "").startswith(starter.mark)
-                else []
-            )
-        except psutil.Error:
-            continue
-    [only] = left  # the one that starts cells, which is the caller's
+def test_a_run_that_is_interrupted_ends_all_its_cells(rig: Rig, session, starter: Launcher) -> None:
+    run, cells = session("hanging", "magnitude", name="left", watcher=Impatient())
+    with pytest.raises(KeyboardInterrupt):
+        list(run.run(LocalEngine(LocalEngine.Options(slots=2)), cells))
+    # helpers of the cells end by themselves a moment later
+    deadline = time.monotonic() + 10
+    while len(marked(starter.mark)) > 1 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    [only] = marked(starter.mark)  # the fork server, which belongs to the session
     assert only[-1] == "prunebench.cell.fork_server"
     assert not (run.folder / "scratch").exists()
 
 
-def cell(device: str = "auto", gpus: int | None = None, placement: Placement | None = None) -> Cell:
-    method = MethodRef(name="dense", distribution="prunebench", version="0")
-    model = ModelRef(name="m", kind="folder", location="/m", placement=placement)
-    return Cell(model=model, method=method, device=device, gpus=gpus)
-
-
-@pytest.mark.parametrize(
-    ("cells", "wanted", "names", "slots"),
-    [
-        ([cell()] * 3, None, [], [None]),
-        ([cell()] * 3, None, ["0"], [None]),
-        ([cell()] * 3, None, ["0", "1"], ["0", "1"]),
-        ([cell()], None, ["2", "GPU-ab"], ["2"]),
-        ([cell()] * 9, 2, ["0", "1", "2"], ["0", "1"]),
-        ([cell(gpus=2)] * 9, None, ["4", "5", "6", "7", "8"], ["4,5", "6,7"]),
-        ([cell(gpus=2)] * 9, None, ["0", "1"], [None]),
-        ([cell(placement=Placement())] * 9, None, ["0", "1", "2"], [None]),
-        (
-            [cell(placement=Placement(max_memory=(("0", 1), ("1", 1), ("cpu", 1))))] * 9,
-            None,
-            ["0", "1", "2"],
-            ["0,1"],
-        ),
-        ([cell("cpu")] * 9, None, ["0", "1"], [None]),
-        ([cell("cpu")] * 9, 4, ["0", "1"], [None] * 4),
-        ([cell("cuda:1")] * 9, None, ["0", "1"], [None]),
-        ([], None, ["0", "1"], [None]),
-    ],
-)
-def test_cells_divide_the_gpus(cells, wanted, names, slots, monkeypatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(names))
-    found = slots_for(cells, wanted, lambda: names)
-    assert [slot.environment.get("CUDA_VISIBLE_DEVICES") for slot in found] == slots
-
-
-def test_numbers_of_our_own_are_in_the_order_of_the_bus(monkeypatch) -> None:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
-    [_, second] = slots_for([cell()] * 2, None, lambda: ["0", "1"])
-    assert second == Slot({"CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
-
-
-@pytest.mark.parametrize(
-    ("gpus", "wanted", "words"),
-    [(3, None, "asks for 3 GPUs, and 2"), (1, 3, "3 slots need 3 GPUs")],
-)
-def test_more_gpus_than_there_are_is_an_error_before_anything_runs(
-    gpus: int, wanted: int | None, words: str
-) -> None:
-    with pytest.raises(PrunebenchError, match=words):
-        slots_for([cell(gpus=gpus)], wanted, lambda: ["0", "1"])
-
-
-def test_gpus_decide_no_id() -> None:
-    assert cell(gpus=4).id == cell().id
-
-
-@pytest.mark.skipif(os.path.exists("/dev/nvidia0"), reason="there is a GPU")  # noqa: PTH110
-def test_without_a_driver_there_are_no_gpus() -> None:
-    assert visible_gpus() == []
+def marked(mark: str) -> list[list[str]]:
+    """The command lines of the processes that carry ``mark`` or a mark made from it."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK, "").startswith(mark):
+                found.append(process.cmdline())
+        except psutil.Error:
+            continue
+    return found

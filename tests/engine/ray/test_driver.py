@@ -1,4 +1,4 @@
-"""The driver's side of the Ray engine, with a Ray that is played: what it makes of messages, faults and lost nodes."""
+"""The driver of the Ray engine against a fake Ray: messages, faults and lost nodes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,11 @@ from prunebench.engine.ray.driver import Driver
 from prunebench.engine.session import Session
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.cell import Cell
-from prunebench.experiment.model import ModelRef
-from prunebench.experiment.plugins import MethodRef
 from prunebench.plugin.api.engine import Engine
 from prunebench.plugin.host import load_plugins
 from prunebench.record.record import Record
-from prunebench.store.plan_file import Plan
-from prunebench.store.run_folder import RunStore
+from small_records import cell, store
+from watchers import Quiet
 
 
 class RayError(Exception):
@@ -44,22 +42,22 @@ class RayTaskError(RayError):
 
 
 class Stream:
-    """What a task yields; an exception among it is raised where it is taken, None never comes."""
+    """The messages of a task; an exception among them is raised, and None never arrives."""
 
-    def __init__(self, says: list[Any]) -> None:
-        self.says = list(says)
+    def __init__(self, script: list[Any]) -> None:
+        self.script = list(script)
         self.cancelled = False
 
     def __next__(self) -> Any:
         if self.cancelled:
             raise RayError("cancelled")
-        if not self.says:
+        if not self.script:
             raise StopIteration
-        return self.says.pop(0)
+        return self.script.pop(0)
 
 
-class PlayedRay:
-    """As much of Ray as the driver uses."""
+class FakeRay:
+    """The part of Ray that the driver uses; each script is what one task sends."""
 
     exceptions = SimpleNamespace(
         RayError=RayError,
@@ -91,7 +89,9 @@ class PlayedRay:
     def wait(
         self, streams: list[Stream], timeout: float, num_returns: int = 1
     ) -> tuple[list[Stream], list[Stream]]:
-        ready = [one for one in streams if one.cancelled or not one.says or one.says[0] is not None]
+        ready = [
+            one for one in streams if one.cancelled or not one.script or one.script[0] is not None
+        ]
         return ready[:1], []
 
     def get(self, value: Any) -> Any:
@@ -111,10 +111,10 @@ class PlayedRay:
         ]
 
 
-class Played(Engine):
-    name = "played"
+class FakeEngine(Engine):
+    name = "fake"
 
-    def __init__(self, ray: PlayedRay, needs: Needs = Needs(1), patience_s: float = 0.0) -> None:  # noqa: B008
+    def __init__(self, ray: FakeRay, needs: Needs = Needs(1), patience_s: float = 0.0) -> None:  # noqa: B008
         super().__init__(None)
         self.ray, self.needs, self.patience_s = ray, needs, patience_s
 
@@ -122,22 +122,6 @@ class Played(Engine):
         yield from Driver(self.ray, context, self.patience_s).run(
             [(cell, self.needs) for cell in cells]
         )
-
-
-class Watch:
-    def started(self, cell: Cell) -> None:
-        """Nothing."""
-
-    def moved(self, cell: Cell, event: object) -> None:
-        """Nothing."""
-
-    def finished(self, record: Record) -> None:
-        """Nothing."""
-
-
-def cell(seed: int = 0) -> Cell:
-    method = MethodRef(name="dense", distribution="prunebench", version="0")
-    return Cell(model=ModelRef(name="m", kind="folder", location="/m"), method=method, seed=seed)
 
 
 def good(of: Cell) -> str:
@@ -150,9 +134,8 @@ def good(of: Cell) -> str:
 def drive(tmp_path: Path) -> Iterator[Callable[..., tuple[list[Record], Session]]]:
     with closing(launcher()) as starter:
 
-        def run(engine: Played, *cells: Cell) -> tuple[list[Record], Session]:
-            store = RunStore.create(tmp_path / "run", Plan("s", "S", cells, "0"), "name: s\n")
-            session = Session(store, load_plugins([]), Watch(), starter)
+        def run(engine: FakeEngine, *cells: Cell) -> tuple[list[Record], Session]:
+            session = Session(store(tmp_path / "run", *cells), load_plugins([]), Quiet(), starter)
             return list(session.run(engine, cells)), session
 
         yield run
@@ -161,7 +144,7 @@ def drive(tmp_path: Path) -> Iterator[Callable[..., tuple[list[Record], Session]
 AT = ("at", ("far", "n1"))
 
 
-def test_what_a_keeper_tells_is_in_the_run_folder(drive) -> None:
+def test_messages_of_an_agent_end_up_in_the_run_folder(drive) -> None:
     script = [
         *(
             AT,
@@ -176,14 +159,14 @@ def test_what_a_keeper_tells_is_in_the_run_folder(drive) -> None:
             ("record", good(cell())),
         ),
     ]
-    ray = PlayedRay(script)
-    [record], session = drive(Played(ray, Needs(2, 1, 10**8)), cell())
+    ray = FakeRay(script)
+    [record], session = drive(FakeEngine(ray, Needs(2, 1, 10**8)), cell())
     assert record.status == "ok"
     assert record.provenance["node"] == "far"
     assert session.store.read(record.id) == record
     assert session.store.log_path(record.id).read_text() == "one\ntwo\n"
     assert (session.store.model_path(record.id) / "config.json").read_text() == "{}"
-    assert not session.store.partial_results_path(record.id).exists()  # of no use any more
+    assert not session.store.partial_results_path(record.id).exists()
     [asked] = ray.asked
     assert (asked["num_cpus"], asked["num_gpus"], asked["memory"], asked["max_retries"]) == (
         2,
@@ -216,7 +199,7 @@ LOST = {
 
 
 @pytest.mark.parametrize("kind", LOST)
-def test_a_lost_cell_is_a_row_and_the_others_go_on(drive, kind: str) -> None:
+def test_a_lost_cell_is_a_failed_record_and_the_others_go_on(drive, kind: str) -> None:
     fault, status, words = LOST[kind]
     faulty = [
         AT,
@@ -225,7 +208,7 @@ def test_a_lost_cell_is_a_row_and_the_others_go_on(drive, kind: str) -> None:
         *([] if fault is None else [fault]),
     ]
     found, session = drive(
-        Played(PlayedRay(faulty, [AT, ("record", good(cell(1)))])), cell(0), cell(1)
+        FakeEngine(FakeRay(faulty, [AT, ("record", good(cell(1)))])), cell(0), cell(1)
     )
     lost, other = sorted(found, key=lambda record: record.cell.seed)
     assert other.status == "ok"
@@ -240,16 +223,16 @@ def test_a_lost_cell_is_a_row_and_the_others_go_on(drive, kind: str) -> None:
     assert [session.store.finished(one) for one in (cell(0), cell(1))] == [False, True]
 
 
-def test_a_file_leads_nowhere_else(drive) -> None:
-    [record], session = drive(Played(PlayedRay([AT, ("model", ("../../escaped", b"x"))])), cell())
+def test_a_file_name_cannot_lead_out_of_the_models_folder(drive) -> None:
+    [record], session = drive(FakeEngine(FakeRay([AT, ("model", ("../../escaped", b"x"))])), cell())
     assert record.error is not None
     assert record.error.message == "a node sent a file called '../../escaped'"
     assert not list(session.folder.rglob("escaped"))
 
 
-def test_a_cell_that_no_node_has_room_for_any_more_is_a_row(drive) -> None:
-    ray = PlayedRay([None])
-    [record], _ = drive(Played(ray, Needs(8)), cell())
+def test_a_cell_that_no_node_has_room_for_has_failed(drive) -> None:
+    ray = FakeRay([None])
+    [record], _ = drive(FakeEngine(ray, Needs(8)), cell())
     assert record.error is not None
     assert (record.error.type, record.error.message) == (
         "no node",
@@ -258,11 +241,11 @@ def test_a_cell_that_no_node_has_room_for_any_more_is_a_row(drive) -> None:
     assert ray.streams[0].cancelled
 
 
-def test_leaving_the_run_cancels_what_goes_on(drive) -> None:
+def test_interrupting_the_run_cancels_all_tasks(drive) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    ray = PlayedRay([AT, interrupt], [AT, None])
+    ray = FakeRay([AT, interrupt], [AT, None])
     with pytest.raises(KeyboardInterrupt):
-        drive(Played(ray), cell(0), cell(1))
+        drive(FakeEngine(ray), cell(0), cell(1))
     assert all(stream.cancelled for stream in ray.streams)
