@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from prunebench.record.record import Record
     from prunebench.text.corpus import Corpus
 
+# The bodies are empty: pluggy uses the names, the arguments and the docstrings.
 _spec = pluggy.HookspecMarker(NAME)
 
 

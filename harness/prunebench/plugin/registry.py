@@ -67,7 +67,7 @@ class Registry(dict[Kind, dict[str, PluginEntry]]):
         for entry in entries:
             self[entry.kind][entry.name] = entry
         self.problems = list(problems)
-        self.hooks = pluggy.PluginManager(NAME)
+        self.hooks = pluggy.PluginManager(NAME)  # for the observing hooks, after loading
 
     def entries(self) -> list[PluginEntry]:
         """The entries of all kinds."""

@@ -43,6 +43,7 @@ class AllocationTrial:
         with torch.no_grad():
             return allocate(self.plugin(self.parsed()), model, sparsity, self.context(model, seed))
 
+    # Of a run of its own: `shares` returns what `allocate` returns, and the mean is in the notes.
     @cached_property
     def notes(self) -> dict[str, Any]:
         model = tiny_model(self.family)

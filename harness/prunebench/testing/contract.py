@@ -49,12 +49,13 @@ class _Contract:
         """Parametrize the test; the promises of one family share a trial, and so its results."""
         if "kept" in metafunc.fixturenames:
             trials = [self.trial(family) for family in self.families]
+            # Class scope groups the tests by trial, so that one family's models are done together.
             metafunc.parametrize("trial", trials, ids=list(self.families), scope="class")
             metafunc.parametrize("kept", self.promises, ids=[kept.name for kept in self.promises])
 
     def test_keeps_its_promise(self, trial: Any, kept: Promise) -> None:
         """Try ``kept``, unless it does not concern the plugin or the plugin refuses the family."""
-        import pytest
+        import pytest  # not a dependency of prunebench: `prunebench plugins check` runs without it
 
         try:
             kept.check(trial)

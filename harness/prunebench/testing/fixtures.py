@@ -103,7 +103,7 @@ def _run(model: Path, family: str, suite: dict[str, Any]) -> Record:
     # A cell sets these for its own process; here that is the process of the tests.
     threads, random_state = torch.get_num_threads(), torch.random.get_rng_state()
     try:
-        with mock.patch.dict(os.environ):
+        with mock.patch.dict(os.environ):  # lm-eval sets variables when it is imported
             return run_cell(cell, events=EventWriter(io.StringIO()), command="run_cell")
     finally:
         torch.set_num_threads(threads)

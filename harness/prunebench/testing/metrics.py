@@ -45,6 +45,7 @@ class MetricTrial:
     def measure(self, model: Any, dense: Any = None, device: str = "cpu") -> dict[str, float]:
         """The metric's figures by name."""
         tokens = tiny_calibration().to(device) if self.plugin.needs_text else None
+        # Passed in by `looks_only`, which compares it afterwards.
         other = self.dense() if dense is None else dense
         context = MetricContext(tokens, seed=0, load_dense=lambda: other.to(device))
         # As in a cell: seeded before each metric, so that a metric may draw from the generator.
@@ -77,7 +78,7 @@ def finite(trial: MetricTrial) -> None:
 
 def shorter(trial: MetricTrial) -> None:
     model = trial.dense()
-    remove_layers(model, {1})
+    remove_layers(model, {1})  # not the last: the layers behind it get other indices
     for name, value in trial.measure(model).items():
         promise(math.isfinite(value), f"{name} is {value} after a layer was removed")
 

@@ -71,6 +71,7 @@ def same_model(trial: RecoveryTrial) -> None:
 
 
 def zeros(trial: RecoveryTrial) -> None:
+    # Seeded, so this is the model that was repaired.
     before = Context(None, 0, []).linears(sparse_model(trial.family))
     for path, linear in trial.pruned.context.linears(trial.pruned.model).items():
         back = int((linear.weight[before[path].weight == 0] != 0).sum())

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 AMOUNTS: Mapping[str, tuple[Any, Any, Any]] = {
     "sparsity": (0.0, 0.25, 0.5),
     "ratio": (0.0, 0.25, 0.5),
-    "count": (0, 1, 2),
+    "count": (0, 1, 2),  # tiny models have four layers
 }
 """Options that say how much to remove, each with values for nothing, less and more.
 
