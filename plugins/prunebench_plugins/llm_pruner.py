@@ -1,4 +1,4 @@
-"""LLM-Pruner: remove the KV groups and MLP channels that the loss would miss least (arXiv:2305.11627)."""
+"""LLM-Pruner: remove the KV groups and MLP channels that matter least (arXiv:2305.11627)."""
 
 from __future__ import annotations
 
@@ -34,12 +34,13 @@ if TYPE_CHECKING:
 
 
 class LLMPruner(Method):
-    """Remove coupled groups by their first- or second-order Taylor importance, and make the matrices smaller.
+    """Remove coupled groups by first- or second-order Taylor importance; matrices get smaller.
 
-    A group is a KV head with its query heads and their part of the output projection, or an MLP channel; with
-    ``granularity: channel`` it is one channel of the residual stream. Group ratios and counts are those of the released
-    code. On models with grouped queries ``mode: clean`` scores the query heads that a KV head serves; ``mode: reference``
-    scores those that the released code takes for them, and removes the same whole groups.
+    A group is a KV head with its query heads and their part of the output projection, or an MLP
+    channel; with ``granularity: channel`` it is one channel of the residual stream. Ratios and
+    counts follow the released code. On models with grouped queries ``mode: clean`` scores the
+    query heads that a KV head serves; ``mode: reference`` scores those that the released code
+    takes for them, and removes the same whole groups.
     """
 
     name = "llm-pruner"
@@ -57,65 +58,74 @@ class LLMPruner(Method):
             None,
             ge=0,
             lt=1,
-            description="share of the KV groups and MLP channels of each unprotected layer to remove; 0.25 if neither",
+            description="share of the KV groups and MLP channels to remove from each unprotected"
+            " layer; 0.25 if neither ratio nor target_parameters is given",
         )
         target_parameters: float | None = Field(
             None,
             ge=0,
             lt=1,
-            description="share of the whole model's parameters to remove instead; the closest that whole groups reach",
+            description="share of the whole model's parameters to remove instead, as close as whole"
+            " groups allow",
         )
         importance: Literal["taylor", "l1", "l2", "random"] = Field(
-            "taylor", description="what scores a weight"
+            "taylor", description="how a weight is scored"
         )
         taylor: Taylor = Field(
             "param_first",
-            description="salience of importance taylor: w g summed before the absolute value (vectorize) or after it "
-            "(param_first), w F w (param_second), w g - w F w / 2 (param_mix)",
+            description="score for importance taylor: |sum of w g| (vectorize), sum of |w g|"
+            " (param_first), of w F w (param_second), or of |w g - w F w / 2| (param_mix)",
         )
         reduction: Reduction | None = Field(
             None,
-            description="how the weights of a group are put together; null: sum for taylor, mean for l1 and l2, as released",
+            description="how the scores of a group's weights are combined; null, as released: sum"
+            " for taylor, mean for l1 and l2",
         )
         protect_first: int | None = Field(
             None,
             ge=0,
-            description="layers at the bottom to leave alone; null: 4, but at most a quarter of the depth",
+            description="first layers to leave as they are; null: 4, but at most a quarter of all",
         )
         protect_last: int | None = Field(
             None,
             ge=0,
-            description="layers at the top to leave alone; null: 2, but at most an eighth of the depth",
+            description="last layers to leave as they are; null: 2, but at most an eighth of all",
         )
-        iterative_steps: int = Field(1, ge=1, description="score and remove in so many equal steps")
+        iterative_steps: int = Field(
+            1, ge=1, description="number of equal steps in which to score and remove"
+        )
         global_pruning: bool = Field(
             default=False,
-            description="rank all groups of all layers together instead of block by block",
+            description="rank the groups of all layers together instead of block by block",
         )
         granularity: Literal["block", "channel"] = Field(
             "block",
-            description="channel: remove residual channels from the whole model; no layer is protected then",
+            description="channel: remove channels of the residual stream from all layers; none is"
+            " protected",
         )
         mode: Literal["clean", "reference"] = Field(
             "clean",
-            description="reference: score query heads and break ties of global_pruning as the released code does",
+            description="reference: score query heads and break ties of global_pruning as released",
         )
 
         @model_validator(mode="after")
-        def _that_fit_together(self) -> Self:
+        def _consistent(self) -> Self:
             if self.ratio is not None and self.target_parameters is not None:
                 raise ValueError("give `ratio` or `target_parameters`, not both")
             if self.granularity == "channel":
                 if self.importance == "taylor" and self.taylor in {"param_second", "param_mix"}:
                     raise ValueError(
-                        "`granularity: channel` is scored to first order: vectorize or param_first"
+                        "`granularity: channel` has first-order scores: vectorize or param_first"
                     )
                 if self.global_pruning:
                     raise ValueError("`granularity: channel` ranks all channels together already")
             return self
 
         def layers(self, depth: int) -> range:
-            """The unprotected layers of ``depth``; the defaults are the published recipe, scaled to shallow models."""
+            """The unprotected layers of ``depth``.
+
+            The defaults are the published recipe, scaled down for shallow models.
+            """
             first = min(4, depth // 4) if self.protect_first is None else self.protect_first
             last = min(2, depth // 8) if self.protect_last is None else self.protect_last
             return range(first, max(first, depth - last))
@@ -129,9 +139,8 @@ class LLMPruner(Method):
         steps = self.options.iterative_steps
         total = sum(parameter.numel() for parameter in model.parameters())
         initial: dict[str, int] = {}
-        if (
-            not self.options.global_pruning
-        ):  # the scores do not change the counts: refuse before computing gradients
+        if not self.options.global_pruning:
+            # The counts do not depend on the scores: refuse impossible ones before the gradients.
             pools = self._pools(model, initial)
             self._amounts(pools, local_counts(pools), total, 1.0)
         for step in range(steps):
@@ -156,7 +165,7 @@ class LLMPruner(Method):
         self._note(context, ratio, parameters_removed(pools, gone) / total, pools, gone)
 
     def _pools(self, model: Any, initial: dict[str, int]) -> list[Pool]:
-        """What is ranked: attentions and MLPs of the unprotected layers, or the residual channels."""
+        """What to rank: attentions and MLPs of unprotected layers, or the residual channels."""
         parts = anatomy(model)
         if self.options.granularity == "channel":
             return [pool_of(parts, None, initial)]
@@ -172,7 +181,7 @@ class LLMPruner(Method):
     def _amounts(
         self, pools: Sequence[Pool], counts: Counts, total: int, part: float
     ) -> tuple[float, list[int]]:
-        """The group ratio once ``part`` of all steps are done, and how many groups each pool loses now."""
+        """The group ratio after ``part`` of all steps, and how many groups each pool loses now."""
         target = self.options.target_parameters
         if target is None:
             ratio = part * (0.25 if self.options.ratio is None else self.options.ratio)
@@ -195,7 +204,7 @@ class LLMPruner(Method):
         pools: Sequence[Pool],
         gone: Sequence[int],
     ) -> None:
-        """Put on the record what went over all steps; ``share``: of the model's parameters."""
+        """Note what all steps removed together; ``share``: of the model's parameters."""
         removed = {
             pool.key: pool.initial - pool.present + count
             for pool, count in zip(pools, gone, strict=True)
@@ -212,7 +221,7 @@ class LLMPruner(Method):
         if heads and ratio > 0 and not any(removed[pool.key] for pool in heads):
             groups = max(pool.initial for pool in heads)
             context.notes["attention"] = (
-                f"no KV group went: a ratio of {ratio:.4g} takes none of {groups} in a layer"
+                f"no KV group was removed: a ratio of {ratio:.4g} takes none of {groups} in a layer"
             )
             context.log.warning(context.notes["attention"])
 
@@ -221,9 +230,8 @@ class LLMPruner(Method):
     ) -> list[torch.Tensor]:
         """One score per group of each pool, float64 [groups]; the lowest goes first."""
         released = self.options.mode == "reference"
-        if (
-            self.options.importance == "random"
-        ):  # the released code draws for each channel of a head
+        if self.options.importance == "random":
+            # The released code draws a number for each channel of a head and adds them up.
             return [
                 torch.rand(
                     pool.present, pool.channels if released else 1, generator=context.generator

@@ -1,4 +1,7 @@
-"""What LLM-Pruner's groups consist of, and how many of each attention and MLP go, by the rule of the released code."""
+"""LLM-Pruner's groups: what they consist of, and how many each attention and MLP loses.
+
+Counts follow the rule of the released code.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ Counts = Callable[[float], list[int]]
 
 @dataclass(frozen=True)
 class Pool:
-    """The groups of one attention or MLP, or all residual channels: what is ranked against each other."""
+    """Groups that compete: those of one attention or MLP, or all residual channels."""
 
     block: Block | None
     """None for the residual channels."""
@@ -30,7 +33,7 @@ class Pool:
     present: int
     """Groups now."""
     channels: int
-    """Rows of the root weight that one group has: those of a head, or 1."""
+    """Rows of the first weight that one group has: those of a head, or 1."""
     cost: int
     """Parameters of one group."""
     fused: int = 1
@@ -44,13 +47,15 @@ class Pool:
     def name(self) -> str:
         if self.block is None:
             return RESIDUAL
-        return f"layer {self.block.layer}, {'KV groups' if self.block.kind == 'attention' else 'MLP channels'}"
+        groups = "KV groups" if self.block.kind == "attention" else "MLP channels"
+        return f"layer {self.block.layer}, {groups}"
 
     def removed(self, ratio: float) -> int:
-        """How many groups go, so that about ``ratio`` of the initial ones are gone.
+        """How many groups to remove now, so that about ``ratio`` of the initial ones are removed.
 
-        The released rule counts channels and drops the part of a head that is left: of 3 KV heads 0.25 removes none, and
-        of 32 heads 0.6 removes 19. It is used throughout, so that counts agree with published models.
+        The released rule counts channels and rounds down to whole heads: a ratio of 0.25 removes
+        none of 3 KV heads, and 0.6 removes 19 of 32. We use it throughout, so that counts agree
+        with published models.
         """
         gone = self.present * self.channels - int(self.initial * self.channels * (1 - ratio))
         return max(0, gone) // self.channels
@@ -59,7 +64,7 @@ class Pool:
 def pool_of(parts: Anatomy, block: Block | None, initial: dict[str, int]) -> Pool:
     """The pool of one attention or MLP, or of the residual channels (None).
 
-    ``initial`` keeps, by the pool's key, the groups that were there when it was first asked for.
+    ``initial`` remembers, by the pool's key, the groups that were there at the first call.
     """
     if block is None:
         present = parts.embeddings.weight.shape[1]
@@ -81,7 +86,10 @@ def pool_of(parts: Anatomy, block: Block | None, initial: dict[str, int]) -> Poo
 
 
 def members(parts: Anatomy, block: Block | None) -> Iterator[Member]:
-    """The weights that lose rows or columns with a group of ``block`` (None: the residual stream), in a fixed order."""
+    """The weights that lose rows or columns with a group, in a fixed order.
+
+    ``block``: whose groups; None: the channels of the residual stream.
+    """
     if block is not None:
         layer = parts.layers[block.layer]
         for cut in parts.cuts(block.kind):
@@ -118,7 +126,7 @@ def _residual_modules(parts: Anatomy) -> Iterator[tuple[str, Any, int]]:
 
 
 def _residual_tensors(parts: Anatomy) -> Iterator[torch.Tensor]:
-    """All tensors that have a residual dimension, biases too; tied ones more than once."""
+    """All tensors with a residual dimension, biases included; tied ones more than once."""
     for _, module, dim in _residual_modules(parts):
         yield module.weight
         bias = getattr(module, "bias", None)
@@ -127,18 +135,20 @@ def _residual_tensors(parts: Anatomy) -> Iterator[torch.Tensor]:
 
 
 def local_counts(pools: Sequence[Pool]) -> Counts:
-    """Every pool loses the same share of its groups."""
+    """Take the same share of the groups from every pool."""
     return lambda ratio: [pool.removed(ratio) for pool in pools]
 
 
 def global_counts(
     pools: Sequence[Pool], scores: Sequence[torch.Tensor], *, released: bool
 ) -> Counts:
-    """All groups compete by their raw scores, each [present groups]; a KV group counts as much as an MLP channel.
+    """Let all groups compete by their raw scores; a KV group counts as much as an MLP channel.
 
-    The best group of each pool stays, and exactly the number asked for goes, ties by place. ``released``: as in the
-    published code all groups go that score as low as the last one to go, and a pool that would lose all loses none.
+    ``scores``: by pool, [present groups]. The best group of each pool is kept, and exactly the
+    number asked for is removed, ties by index. ``released``: as in the published code, remove all
+    groups that score as low as the last one to remove, and none from a pool that would lose all.
     """
+    # By group of all pools, [groups]: which pool it belongs to, and its score
     owners = torch.cat([torch.full((pool.present,), index) for index, pool in enumerate(pools)])
     values = torch.cat(list(scores))
     if not released:
@@ -173,7 +183,7 @@ def global_counts(
 
 
 def parameters_removed(pools: Sequence[Pool], counts: Sequence[int]) -> int:
-    """Parameters that are gone, over all steps, once each pool has lost ``counts`` of its present groups."""
+    """Parameters removed by all steps, when each pool loses ``counts`` of its present groups."""
     gone = zip(pools, counts, strict=True)
     return sum(pool.cost * (pool.initial - pool.present + count) for pool, count in gone)
 
@@ -186,7 +196,8 @@ def emptied(pools: Sequence[Pool], counts: Sequence[int]) -> Pool | None:
 
 
 def ratio_for(parameters: float, pools: Sequence[Pool], counts: Counts) -> float:
-    """The ratio whose counts remove the number of parameters closest to ``parameters``, from below or above."""
+    """The ratio whose counts remove the number of parameters closest to ``parameters``."""
+    # Bisection: the number removed grows with the ratio, in steps of whole groups.
     low, high = 0.0, 1.0
     for _ in range(BISECTIONS):
         middle = (low + high) / 2

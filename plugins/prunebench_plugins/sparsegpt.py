@@ -42,11 +42,12 @@ MOST_DAMPING = 100.0
 class SparseGPT(LayerwiseMethod):
     """Minimise the squared error of every linear's outputs under a mask, column by column.
 
-    A weight costs w^2 / U_jj^2, with H^-1 = U^T U and H the damped Hessian of the output error. From
-    every block of columns the cheapest share is removed, linear by linear; for N:M the cheapest of
-    every group when the sweep reaches it. `mode=clean` removes exactly int(n * sparsity) weights of a
-    block, ties by index; `mode=reference` follows the released code: all weights whose cost is at
-    most the sorted cost at that index. Inputs that are always zero lose all their weights.
+    A weight costs w^2 / U_jj^2, with H^-1 = U^T U and H the damped Hessian of the output error.
+    From every block of columns the cheapest share is removed, linear by linear; for N:M the
+    cheapest of every group when the sweep reaches it. `mode=clean` removes exactly int(n *
+    sparsity) weights of a block, ties by index; `mode=reference` follows the released code: all
+    weights whose cost is at most the sorted cost at that index. Inputs that are always zero lose
+    all their weights.
     """
 
     name = "sparsegpt"
@@ -69,7 +70,8 @@ class SparseGPT(LayerwiseMethod):
         )
         true_sequential: bool = Field(
             False,
-            description="measure each group of linears behind the pruned ones before it in its layer",
+            description="measure each group of linears behind the pruned groups before it in its"
+            " layer",
         )
         mode: Literal["clean", "reference"] = Field(
             "clean", description="exact count, or the threshold of the released code"
@@ -99,9 +101,9 @@ class SparseGPT(LayerwiseMethod):
     def prune(self, model: Any, context: Context) -> None:
         """Notes: ``reconstruction_loss`` and ``damping_raised``.
 
-        The first is, for each layer, the squared output error of its linears on the damped Hessian,
-        summed over the tokens of a window, mean over windows. The second lists the linears for which
-        the option `damping` was too small.
+        The first is, for each layer, the squared output error of its linears on the damped
+        Hessian, summed over the tokens of a window, mean over windows. The second lists the
+        linears for which the option `damping` was too small.
         """
         self.log, self.losses, self.damped = context.log, {}, []
         super().prune(model, context)
@@ -184,8 +186,8 @@ def inverse_factor(hessian: torch.Tensor, damping: float) -> torch.Tensor | None
     ``hessian``: [in, in] of any floating type; it does not change. None if it is not positive
     definite.
     """
-    # Let P reverse the order of the features, and P H P = L L^T. Then H = (P L P)(P L P)^T, and P L P
-    # is upper triangular, so its inverse is U. That takes one factorisation; inverting H and
+    # Let P reverse the order of the features, and P H P = L L^T. Then H = (P L P)(P L P)^T, and P
+    # L P is upper triangular, so its inverse is U. That takes one factorisation; inverting H and
     # factorising the result, as in the paper, takes two.
     mirrored = hessian.flip(0, 1)
     mirrored.diagonal().add_(damping * hessian.diagonal().mean())
@@ -208,9 +210,9 @@ def sweep(
 ) -> float:
     """Prune ``columns`` [in, rows] in place, from the first to the last; return 1/2 tr(dW H dW^T).
 
-    ``factor``: from `inverse_factor`. ``linears``: who owns the rows, in their order; an N:M pattern
-    is the same for all. ``threshold``: the released code's rule for a share, instead of the exact
-    count.
+    ``factor``: from `inverse_factor`. ``linears``: who owns the rows, in their order; an N:M
+    pattern is the same for all. ``threshold``: the released code's rule for a share, instead of
+    the exact count.
     """
     pattern = pattern_of(linears[0].sparsity)
     choose = (
@@ -248,7 +250,8 @@ def _prune_block(
     # Two levels: columns update their stride one by one (rank-1 updates that stay in the caches),
     # and the rest of the block gets one matrix product per stride.
     stride = STRIDE if of is None else of * max(1, STRIDE // of)
-    # Indexing a tensor costs about as much as the arithmetic on one column: take all rows apart once.
+    # Indexing a tensor costs about as much as the arithmetic on one column: take all rows apart
+    # once.
     rows, scales, error_rows = block.unbind(), scale.unbind(), errors.unbind()
     for start in range(0, width, stride):
         end = min(start + stride, width)

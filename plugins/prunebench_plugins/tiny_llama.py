@@ -1,7 +1,8 @@
-"""A Llama of two layers with random weights and a tokenizer of bytes, written on the spot: shows that a suite runs.
+"""A Llama with two layers, random weights and a byte tokenizer, generated when needed.
 
-It knows nothing, so that its perplexity is about its vocabulary's size whatever is pruned. Every byte of its files is
-written here, without a library whose next version could write it otherwise: the files are pinned by their hash.
+It shows that a suite runs. It knows nothing: its perplexity is about the size of its vocabulary,
+with or without pruning. Every byte of its files is written here, because they are pinned by a hash
+and the next version of a library could write them differently.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ SHA256 = "11fcf204ce54dd4b77045224ed1184152313bb131211466037a8ed6a4f1d1960"
 HIDDEN, HEADS, KV_HEADS, MLP, LAYERS, POSITIONS = 64, 4, 2, 128, 2, 512
 BOS, EOS, VOCABULARY = 256, 257, 258
 _SPECIAL = {BOS: "<s>", EOS: "</s>"}
-_STEP = 2.0**-18  # 16 bits of noise times this: uniform in +-0.125
+_STEP = 2.0**-18  # scales 16 random bits to +-0.125
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -40,7 +41,7 @@ CONFIG: dict[str, Any] = {
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
-    """Every weight by its name, in the order of the file."""
+    """The shape of every weight by name, in the order of the file."""
     keys = HIDDEN // HEADS * KV_HEADS
     found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCABULARY, HIDDEN)}
     for layer in range(LAYERS):
@@ -60,7 +61,7 @@ def shapes() -> dict[str, tuple[int, ...]]:
 
 
 def write(folder: Path) -> None:
-    """Write config, weights and tokenizer into ``folder``, the same bytes everywhere."""
+    """Write config, weights and tokenizer into ``folder``: the same bytes on every machine."""
     _json(folder / "config.json", CONFIG)
     _json(folder / "tokenizer.json", _tokenizer())
     names = {"bos_token": _SPECIAL[BOS], "eos_token": _SPECIAL[EOS], "pad_token": _SPECIAL[EOS]}
@@ -70,7 +71,7 @@ def write(folder: Path) -> None:
 
 
 def _weights() -> bytes:
-    """The safetensors format: the header's length in 8 bytes, the header in JSON, the tensors without gaps."""
+    """A safetensors file: the header's length in 8 bytes, the header in JSON, the tensors."""
     import numpy as np
 
     noise = random.Random(0)
@@ -80,7 +81,7 @@ def _weights() -> bytes:
         draws = np.frombuffer(noise.randbytes(2 * int(np.prod(shape))), dtype="<i2").astype(
             "<f4"
         ) * np.float32(_STEP)
-        values = draws + np.float32(1) if len(shape) == 1 else draws
+        values = draws + np.float32(1) if len(shape) == 1 else draws  # norms are around 1
         parts.append(values.astype("<f4").tobytes())
         start, end = end, end + len(parts[-1])
         header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
@@ -90,11 +91,14 @@ def _weights() -> bytes:
 
 
 def _tokenizer() -> dict[str, Any]:
-    """One token a byte, in the notation of GPT-2's tokenizer: printable bytes stand for themselves."""
+    """One token for each byte, in the notation of GPT-2's tokenizer.
+
+    Printable bytes are written as themselves, the others as characters from 256 on.
+    """
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     signs = {byte: chr(byte) for byte in printable} | {
-        byte: chr(256 + place) for place, byte in enumerate(others)
+        byte: chr(256 + index) for index, byte in enumerate(others)
     }
     bytewise = {
         "type": "ByteLevel",
@@ -134,7 +138,8 @@ def prunebench_register_model_source() -> ModelAsset:
         name="tiny-llama",
         asset=GeneratedAsset(location=f"{__name__}:write", sha256=SHA256),
         parameters=107_072,
-        summary="random weights, 2 layers, 4 query and 2 key-value heads, a tokenizer of bytes; made on the spot",
+        summary="random weights, 2 layers, 4 query and 2 key-value heads, a byte tokenizer;"
+        " generated when needed",
         reference="https://github.com/huggingface/transformers (the Llama architecture)",
         licence="Apache-2.0",
     )

@@ -1,4 +1,4 @@
-"""A few kilobytes of made-up sentences, the same everywhere: text for trials and tests without a network."""
+"""A few kilobytes of generated sentences, the same on every machine: text without a network."""
 
 from __future__ import annotations
 
@@ -6,73 +6,20 @@ import random
 
 from prunebench import Corpus, hookimpl
 
-_WHO = [
-    "gardener",
-    "baker",
-    "pilot",
-    "clerk",
-    "miller",
-    "painter",
-    "sailor",
-    "teacher",
-    "farmer",
-    "printer",
-]
-_DOES = [
-    "cuts",
-    "mends",
-    "counts",
-    "carries",
-    "sorts",
-    "paints",
-    "opens",
-    "weighs",
-    "repairs",
-    "names",
-]
-_HOW = (
-    "slowly",
-    "twice",
-    "carefully",
-    "again",
-    "early",
-    "at noon",
-    "in the rain",
-    "before supper",
-    "every week",
-)
-_WHAT = [
-    "hedge",
-    "loaf",
-    "map",
-    "ledger",
-    "wheel",
-    "fence",
-    "rope",
-    "page",
-    "field",
-    "lamp",
-    "kettle",
-    "ladder",
-]
-_WHICH = [
-    "old",
-    "narrow",
-    "second",
-    "green",
-    "heavy",
-    "borrowed",
-    "quiet",
-    "broken",
-    "small",
-    "last",
-]
+_WORDS = """\
+gardener|baker|pilot|clerk|miller|painter|sailor|teacher|farmer|printer
+cuts|mends|counts|carries|sorts|paints|opens|weighs|repairs|names
+old|narrow|second|green|heavy|borrowed|quiet|broken|small|last
+hedge|loaf|map|ledger|wheel|fence|rope|page|field|lamp|kettle|ladder
+slowly|twice|carefully|again|early|at noon|in the rain|before supper|every week
+"""
+_WHO, _DOES, _WHICH, _WHAT, _HOW = (line.split("|") for line in _WORDS.splitlines())
 _PARAGRAPHS, _SENTENCES = 40, 6
 
 
 class TinyText(Corpus):
     name = "tiny-text"
-    summary = "made-up sentences of our own, 40 paragraphs a side (no download)"
+    summary = "generated sentences, 40 paragraphs in each split (no download)"
     licence = "Apache-2.0"
     splits = ("calibration", "evaluation")
     calibration_split = "calibration"

@@ -1,4 +1,4 @@
-"""Wanda: drop weights with the smallest |w| * ||x|| in every output row (arXiv:2306.11695, equation 1)."""
+"""Wanda: remove the weights with the smallest |w| * ||x|| (arXiv:2306.11695, equation 1)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Wanda(LinearMethod):
-    """Drop the smallest |w| * ||x|| of every output row, or of every group for N:M; layer by layer."""
+    """Remove the smallest |w| * ||x|| of every output row, or of every group for N:M."""
 
     name = "wanda"
     reference = Reference(

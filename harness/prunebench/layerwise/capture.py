@@ -1,4 +1,4 @@
-"""The inputs of the decoder layers, taken from the model itself, so that layers can run one by one."""
+"""Take the inputs of the decoder layers from the model, so that layers can run one by one."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def batches_of(model: Any, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def capture(model: Any, parts: Anatomy, tokens: torch.Tensor) -> Captured:
-    """Record the inputs of layer 0 and how the model calls each layer, for tokens [windows, length].
+    """Record layer 0's inputs and how the model calls each layer, for tokens [windows, length].
 
     The model prepares masks and positions and calls every layer, but each layer hands its input on
     unchanged. So this takes almost no time, and works for families with different masks per layer.

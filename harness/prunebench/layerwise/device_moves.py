@@ -14,7 +14,7 @@ import torch
 
 
 class LayerSource(Protocol):
-    """Lends the parts of a model that is not in memory; outside the contexts they have no weights."""
+    """Lends parts of a model that is not in memory; outside the contexts they have no weights."""
 
     def frame(self) -> AbstractContextManager[None]:
         """Lend everything that the decoder has besides its layers: embeddings, positions, norms."""
@@ -24,7 +24,7 @@ class LayerSource(Protocol):
 
 
 def lent_frame(source: LayerSource | None) -> AbstractContextManager[None]:
-    """Make the decoder run, apart from its layers, in the block. Without a source it always does."""
+    """Give the decoder everything but its layers in the block; without a source it has it."""
     return nullcontext() if source is None else source.frame()
 
 

@@ -1,4 +1,4 @@
-"""Choose the weights to remove: the lowest scores of a row, a matrix, a group of M, or all matrices."""
+"""Choose the weights with the lowest scores: of a row, a matrix, a group of M, or all matrices."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def lowest(
 ) -> torch.Tensor:
     """True for the weights to remove, bool [out, in].
 
-    ``score``: [out, in]. ``sparsity``: a share, which removes the int(n * share) lowest of every row
-    or of the matrix; or 'N:M', which removes the M - N lowest of every M inputs, for any ``group``.
-    Of equal scores those with the lower index are removed, so that the count is exact.
+    ``score``: [out, in]. ``sparsity``: a share, which removes the int(n * share) lowest of every
+    row or of the matrix; or 'N:M', which removes the M - N lowest of every M inputs, for any
+    ``group``. Of equal scores those with the lower index are removed, so that the count is exact.
     """
     if isinstance(sparsity, str):
         keep, of = map(int, sparsity.split(":"))
@@ -68,11 +68,12 @@ def lowest_overall(
     """Give (path, mask) for each matrix, True for the int(total * share) lowest scores of them all.
 
     ``score(weight)`` gives float32 scores of the weight's shape. Equal scores are removed in the
-    order of the matrices, then of the index. Each matrix keeps at least ceil(n * min_density) of its
-    weights, those with the highest scores; others are removed instead. One score matrix is in
+    order of the matrices, then of the index. Each matrix keeps at least ceil(n * min_density) of
+    its weights, those with the highest scores; others are removed instead. One score matrix is in
     memory at a time: each is computed three times before the first mask is given, then once more.
 
-    Raises PrunebenchError if a score is NaN, and if ``min_density`` leaves too few weights to remove.
+    Raises PrunebenchError if a score is NaN, and if ``min_density`` leaves too few weights to
+    remove.
     """
     sizes = [weight.numel() for weight in weights.values()]
     count = int(sum(sizes) * share)
@@ -97,8 +98,8 @@ def _counts_by_matrix(
     """How many of the ``count`` lowest scores are in each matrix, if it may lose ``removable``.
 
     A radix selection: the threshold is found digit by digit. Order-preserving integers are counted
-    by their upper 16 bits, then those that share the threshold's upper bits by their lower 16. It is
-    exact, takes linear time, and never holds a list of all scores.
+    by their upper 16 bits, then those that share the threshold's upper bits by their lower 16. It
+    is exact, takes linear time, and never holds a list of all scores.
     """
     # upper[d]: scores whose upper digit is at most d, each matrix counting at most what it may lose
     upper = torch.zeros(_DIGITS, dtype=torch.int64)

@@ -192,7 +192,7 @@ class PartialForward:
         return float((total - target).double().sum())
 
     def _predicting(self, batch: int, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The head's inputs at positions with a next token, [positions, hidden], and these tokens."""
+        """The head's inputs where there is a next token, [positions, hidden], and these tokens."""
         norm = self._parts.final_norm
         inputs = hidden[:, :-1] if norm is None else norm(hidden[:, :-1])
         owner = self._model.get_submodule(self._parts.family.norm.rpartition(".")[0])

@@ -38,14 +38,14 @@ class LinearStats:
     def input_norm(self) -> torch.Tensor:
         """L2 norm of each input feature over the calibration tokens, float32 [in].
 
-        It is sqrt(sum over tokens of x^2 / windows), as in Wanda's released code. Raises
+        It is sqrt(sum over tokens of x^2 / windows), as in Wanda's code. Raises
         PrunebenchError if the method's ``statistics`` do not ask for it.
         """
         return _gathered("input_norm", self.norm)
 
     @property
     def hessian(self) -> torch.Tensor:
-        """2 / windows * sum over tokens of x x^T, float32 [in, in], as in SparseGPT's released code.
+        """2 / windows * sum over tokens of x x^T, float32 [in, in], as in SparseGPT's code.
 
         Raises PrunebenchError if the method's ``statistics`` do not ask for it.
         """

@@ -84,7 +84,8 @@ class Hessian:
 
     def result(self) -> torch.Tensor:
         self.total.mul_(2 / self.windows)
-        # In place, panel by panel: `triu() + triu(1).t()` of the whole would take two more matrices.
+        # In place, panel by panel: `triu() + triu(1).t()` of the whole would take two more
+        # matrices.
         for start in range(0, len(self.total), PANEL):
             end = start + PANEL
             square = self.total[start:end, start:end]

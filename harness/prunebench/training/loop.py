@@ -57,13 +57,13 @@ def train(
     """Train ``parameters`` of ``model``, by path, in place on ``tokens``, int64 [windows, length].
 
     ``masks`` by the same paths: bool, the parameter's shape, True for weights to hold at zero.
-    Half-precision parameters are updated in float32 and rounded after each step, because small steps
-    would be lost in them. Afterwards the training mode and `requires_grad` are as before, and there
-    are no gradients. ``generator`` decides the order of the windows and the dropout;
+    Half-precision parameters are updated in float32 and rounded after each step, because small
+    steps would be lost in them. Afterwards the training mode and `requires_grad` are as before,
+    and there are no gradients. ``generator`` decides the order of the windows and the dropout;
     ``progress(done, total)`` counts optimiser steps.
 
-    Raises PrunebenchError, with the step and the parameter, if the loss or a gradient is not finite.
-    The model is then as the last finite step left it.
+    Raises PrunebenchError, with the step and the parameter, if the loss or a gradient is not
+    finite. The model is then as the last finite step left it.
     """
     if tokens.dim() != 2 or tokens.shape[0] < 1 or tokens.shape[1] < 2:
         raise ValueError(f"tokens are [windows, length >= 2], not {list(tokens.shape)}")
@@ -170,7 +170,7 @@ def _training_mode(model: Any, parameters: Mapping[str, torch.Tensor]) -> Iterat
 
 @contextmanager
 def _seeded(generator: torch.Generator, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generator, which dropout uses, from ``generator``; restore it afterwards."""
+    """Seed torch's global generator, which dropout uses, from ``generator``; restore it later."""
     seed = int(torch.randint(2**31, (), generator=generator))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)

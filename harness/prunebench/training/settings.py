@@ -1,4 +1,4 @@
-"""How a model is trained further: step size, schedule, batches. Nothing here imports torch."""
+"""Training settings: learning rate, schedule, batches. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -10,35 +10,38 @@ from pydantic import Field
 from prunebench.schema import Frozen
 
 WARMUP_SHARE = 0.1
-"""Warm-up takes at most this share of all steps, however many are asked for: few windows make few steps."""
+"""Warm-up takes at most this share of all steps: with few windows there are few steps."""
 
 
 class TrainingSettings(Frozen):
-    """AdamW on the next token, windows shuffled anew in each epoch."""
+    """Next-token training with AdamW; the windows are shuffled again in each epoch."""
 
-    learning_rate: float = Field(1e-4, gt=0, description="peak of the schedule")
+    learning_rate: float = Field(1e-4, gt=0, description="peak of the learning-rate schedule")
     epochs: int = Field(1, ge=1, description="passes over the training windows")
-    max_steps: int | None = Field(None, ge=1, description="end after so many optimiser steps")
+    max_steps: int | None = Field(None, ge=1, description="stop after this many optimiser steps")
     batch_size: int = Field(8, ge=1, description="windows per optimiser step")
-    micro_batch_size: int = Field(4, ge=1, description="windows that go through the model together")
-    warmup_steps: int = Field(
-        0, ge=0, description="linear warm-up; at most a tenth of all steps, however many are asked"
+    micro_batch_size: int = Field(
+        4, ge=1, description="windows in one forward pass; its size changes no result"
     )
-    weight_decay: float = Field(0.0, ge=0, description="of AdamW, decoupled")
+    warmup_steps: int = Field(
+        0, ge=0, description="linear warm-up; never more than a tenth of all steps"
+    )
+    weight_decay: float = Field(0.0, ge=0, description="weight decay of AdamW (decoupled)")
     schedule: Literal["linear", "cosine", "constant"] = Field(
-        "linear", description="after the warm-up"
+        "linear", description="learning rate after the warm-up"
     )
     max_grad_norm: float | None = Field(
-        1.0, gt=0, description="gradients are clipped to this L2 norm; null: never"
+        1.0, gt=0, description="gradients are clipped to this L2 norm; null: not clipped"
     )
 
     def steps(self, windows: int) -> int:
-        """Optimiser steps over so many windows; the last batch of an epoch may be smaller."""
+        """Number of optimiser steps for this many windows; an epoch's last batch may be smaller."""
         steps = self.epochs * math.ceil(windows / self.batch_size)
         return steps if self.max_steps is None else min(steps, self.max_steps)
 
     def windows_seen(self, windows: int) -> int:
-        """How many windows go through the model in all, each counted as often as it is seen."""
+        """Windows that go through the model in all epochs, each counted as often as it is seen."""
+        # `max_steps` may end in the middle of an epoch, after `rest` full batches of it.
         per_epoch = math.ceil(windows / self.batch_size)
         epochs, rest = divmod(self.steps(windows), per_epoch)
         return epochs * windows + rest * self.batch_size

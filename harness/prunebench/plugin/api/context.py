@@ -39,7 +39,7 @@ class Context:
     """What surrounds one cell; valid while `Method.prune` or `Recovery.recover` runs."""
 
     calibration: torch.Tensor | None
-    """Token ids, int64 [windows, length], to calibrate or train on; None if the method needs none."""
+    """Token ids, int64 [windows, length], to calibrate or train on; None if none are needed."""
     seed: int
     kept_layers: list[int]
     """Indices, in the dense model, of the decoder layers that are still there."""
@@ -66,11 +66,12 @@ class Context:
 
     @property
     def windows(self) -> torch.Tensor:
-        """The calibration tokens, int64 [windows, length]. Raises PrunebenchError if there are none."""
+        """The calibration tokens, int64 [windows, length]; PrunebenchError if there are none."""
         if self.calibration is None:
             raise PrunebenchError(
                 "the method asks for calibration tokens and the cell has none",
-                hint="set `needs_calibration = True` in the method, and `calibration:` in the suite",
+                hint="set `needs_calibration = True` in the method, and `calibration:` in the"
+                " suite",
             )
         return self.calibration
 
@@ -86,10 +87,10 @@ class Context:
     def observe_linears(
         self, model: Any, statistics: Collection[Statistic], see: LinearsObserver
     ) -> None:
-        """Run the dense decoder over the calibration windows; call ``see(linears, stats)`` by layer.
+        """Run the dense decoder over the calibration windows; call ``see(linears, stats)``.
 
-        Both map a linear's name in the layer to the linear, and to its `LinearStats`. ``see`` must
-        not change the model.
+        It is called for each layer. Both arguments are by the linear's name in the layer: the linears,
+        and their `LinearStats`. It must not change the model.
         """
         self._walk(self.windows).observe_linears(model, statistics, see)
 
@@ -123,7 +124,7 @@ class Context:
         ]
 
     def linears(self, model: Any) -> dict[str, torch.nn.Linear]:
-        """The prunable linears of all remaining decoder layers, by module path, in forward order."""
+        """The prunable linears of the remaining layers by module path, in forward order."""
         parts = anatomy(model)
         return {
             f"{parts.layers_path}.{index}.{name}": linear
@@ -183,7 +184,7 @@ class Context:
             self.remove_layers(model, empty)
 
     def keep_groups(self, model: Any, kept: Mapping[Block, Sequence[int]]) -> None:
-        """Keep only these KV groups (with their query heads), or MLP channels; matrices get smaller.
+        """Keep only these KV groups (with their query heads) or MLP channels, in smaller matrices.
 
         ``kept``: current indices in ascending order, for each sub-block that changes. Raises
         PrunebenchError if none would be left.

@@ -127,7 +127,7 @@ class LayerwiseMethod(Method):
 
     @property
     def true_sequential(self) -> bool:
-        """Whether to run a layer again after each group of linears, so that the next sees it pruned."""
+        """Whether a layer runs again after each group of linears, so the next one sees it pruned."""
         return False
 
     def sparsity_of(self, stats: LinearStats) -> float | str:
@@ -148,7 +148,7 @@ class LayerwiseMethod(Method):
 
 
 class LinearMethod(LayerwiseMethod):
-    """A method that scores the weights of each linear in the decoder layers and zeroes the lowest."""
+    """A method that scores the weights of each linear in the layers and zeroes the lowest."""
 
     group: ClassVar[Literal["row", "matrix"]] = "matrix"
     """Weights compete within an output row, or within the whole matrix."""
