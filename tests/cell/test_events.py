@@ -1,4 +1,4 @@
-"""Events from a running cell: followed in order, half-written lines wait, garbage is passed over."""
+"""Events of a running cell are read in order; half-written lines wait, garbage is skipped."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_what_is_written_in_pieces_is_read_once_and_in_order(
     assert [event.phase for event in seen] == names
 
 
-def test_progress_is_thinned_but_its_end_is_told(tmp_path: Path) -> None:
+def test_progress_is_thinned_but_never_its_end(tmp_path: Path) -> None:
     with (tmp_path / "e").open("w") as file:
         writer = EventWriter(file)
         for done in range(1, 1001):
@@ -38,7 +38,7 @@ def test_progress_is_thinned_but_its_end_is_told(tmp_path: Path) -> None:
     assert events[-1] == Event("prune", 1000, 1000)
 
 
-def test_garbage_is_passed_over(tmp_path: Path) -> None:
+def test_garbage_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "e").write_text('nonsense\n{"a": 1}\n["load", 0, 0]\n[1]\n')
     assert EventReader(tmp_path / "e").read() == [Event("load")]
     assert EventReader(tmp_path / "none").read() == []

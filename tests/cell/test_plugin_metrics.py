@@ -1,4 +1,4 @@
-"""A cell with metrics of plugins: their figures on the record, and what a metric that misbehaves costs."""
+"""Metrics of plugins: their figures on the record, and what a metric that misbehaves costs."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def reasons(record: Record) -> dict[str, str | None]:
     }
 
 
-def test_figures_stand_with_unit_direction_text_and_version(rig) -> None:
+def test_figures_have_a_unit_a_direction_a_text_and_a_version(rig) -> None:
     record = run(rig, "[text]")
     [result] = record.quality.metrics
     assert (result.label, result.distribution, result.text, result.window) == (
@@ -180,7 +180,7 @@ def test_figures_stand_with_unit_direction_text_and_version(rig) -> None:
     ]
 
 
-def test_each_is_seeded_so_that_order_and_company_change_nothing(rig) -> None:
+def test_a_figure_does_not_depend_on_the_metrics_before_it(rig) -> None:
     alone = run(rig, "[draw]")
     after = run(rig, "[{draw: {sides: [12, 6]}}]")
     assert figures(alone)["draw"] == after.quality.metrics[1].figures[0].value
@@ -204,7 +204,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_costs_the_metric_alone_and_is_said(rig, name) -> None:
+def test_a_fault_costs_only_the_metrics_own_figures(rig, name) -> None:
     record = run(rig, f"[{name}, draw]")
     assert reasons(record) == {**FAULTS[name], "draw": None}
     found = figures(record)
@@ -218,7 +218,7 @@ def test_a_fault_costs_the_metric_alone_and_is_said(rig, name) -> None:
     assert all(flag.startswith(f"the metric '{name}' is not available") for flag in record.flags)
 
 
-def test_what_a_metric_leaves_behind_is_taken_away_and_flagged(rig) -> None:
+def test_what_a_metric_leaves_behind_is_removed_and_flagged(rig) -> None:
     clean = run(rig, "[draw]")
     record = run(
         rig,
@@ -249,7 +249,7 @@ def test_a_metric_that_changes_a_model_fails_the_cell(rig, options, which) -> No
     assert record.error.message.endswith(f"changed the {which}")
 
 
-def test_the_dense_model_is_there_and_where_it_does_not_fit_the_reason_is(rig, monkeypatch) -> None:
+def test_a_metric_gets_the_dense_model_or_the_reason_why_it_does_not_fit(rig, monkeypatch) -> None:
     assert figures(run(rig, "[dense-zeros]")) == {"dense-zeros": 0.0}
     monkeypatch.setattr(
         "prunebench.cell.plugin_metrics.too_large",
@@ -262,7 +262,7 @@ def test_the_dense_model_is_there_and_where_it_does_not_fit_the_reason_is(rig, m
     )
 
 
-def test_figures_of_an_interrupted_cell_are_taken_over_and_failed_ones_tried_again(
+def test_figures_of_an_interrupted_cell_are_reused_and_failed_metrics_are_tried_again(
     rig, tmp_path
 ) -> None:
     first = run(rig, "[draw, raises]", tmp_path / "partial.json")
@@ -305,7 +305,7 @@ class RecordedSampler:
         """No GPU was watched."""
 
 
-def test_the_cells_peak_leaves_out_what_a_metric_holds(rig, monkeypatch) -> None:
+def test_the_memory_of_a_metric_does_not_count_as_the_cells_peak(rig, monkeypatch) -> None:
     monkeypatch.setattr("prunebench.cell.run.MemorySampler", RecordedSampler)
     memory = run(rig, "[draw]").memory
     assert "metrics" in {one.phase for one in memory.phases}

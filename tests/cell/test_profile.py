@@ -1,3 +1,5 @@
+"""What a model costs to run is measured at every shape, and what does not fit is named."""
+
 from __future__ import annotations
 
 import pytest
@@ -22,7 +24,7 @@ def shortened():
     return model, audit(model, facts, [0, 2, 3])
 
 
-def twin():
+def dense_model():
     return tiny_model("llama", num_hidden_layers=4).eval()
 
 
@@ -30,7 +32,9 @@ def test_everything_is_measured_at_the_first_shape_and_latency_at_all():
     model, audited = shortened()
     phases = Phases()
     second = SHAPE.model_copy(update={"batch_size": 2})
-    found = profile(model, [SHAPE, second], VOCABULARY, phases, audited=audited, load_dense=twin)
+    found = profile(
+        model, [SHAPE, second], VOCABULARY, phases, audited=audited, load_dense=dense_model
+    )
     assert [one.batch_size for one in found.latency] == [1, 2]
     assert all(
         one.inter_token_speedup is not None and one.unpaired is None for one in found.latency
@@ -80,7 +84,7 @@ def two_four(keep=2):
 
 
 @pytest.mark.parametrize(("keep", "legal"), [(1, True), (2, True), (3, False), (4, False)])
-def test_only_models_that_follow_two_of_four_are_for_the_sparse_kernels(keep, legal):
+def test_only_models_that_follow_2_4_are_timed_with_the_sparse_kernels(keep, legal):
     assert sparse24.applies(two_four(keep)[1]) is legal
 
 
@@ -91,8 +95,8 @@ def test_a_cpu_has_no_sparse_tensor_cores_and_says_so():
     assert [one.weights for one in found.latency] == ["as stored"]
 
 
-def test_with_kernels_the_converted_model_is_timed_beside_the_other(monkeypatch):
-    """The GPU's part is replaced: what is timed, in which order, and what the record says of it."""
+def test_with_kernels_the_model_is_timed_a_second_time(monkeypatch):
+    """With the GPU's part replaced: what is timed, in which order, and what goes on the record."""
     model, audited = two_four()
     monkeypatch.setattr(sparse24, "unsupported", lambda _: None)
     monkeypatch.setattr(sparse24, "convert", lambda _: (13, 14))

@@ -1,4 +1,4 @@
-"""A cell with a recovery, end to end on a tiny model: pruned, trained, measured, its cost on the record."""
+"""A cell with a recovery: pruned, trained and measured, with its cost on the record."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Loose(Recovery):
 def prunebench_register_recovery():
     return Loose
 """
-"""Leaves the model as no recovery should: in training mode, with gradients."""
+"""Leaves the model in training mode and with gradients, as no recovery should."""
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_a_recovered_model_is_measured_with_its_cost_on_the_record(rig, method, 
     assert Record.model_validate_json(record.model_dump_json(by_alias=True)) == record
 
 
-def test_the_harness_tidies_up_after_a_recovery_of_another_plugin(rig, monkeypatch):
+def test_the_harness_resets_mode_and_gradients_after_a_recovery(rig, monkeypatch):
     rig.plugin("loose", LOOSE)
     monkeypatch.syspath_prepend(str(rig.folder / "site"))
     record, _ = run(cell_of(rig, "magnitude: {recovery: loose}"))
@@ -95,7 +95,7 @@ def test_the_harness_tidies_up_after_a_recovery_of_another_plugin(rig, monkeypat
     assert record.cost.recover_sha256 == wanda.cost.calibration_sha256
 
 
-def test_a_training_that_fails_is_a_failed_row_and_nothing_is_saved(rig, tmp_path):
+def test_a_training_that_fails_is_a_failed_record_and_nothing_is_saved(rig, tmp_path):
     lora = "{lora: {learning_rate: 1e+30, max_grad_norm: null, batch_size: 1, epochs: 4}}"
     record, _ = run(cell_of(rig, f"magnitude: {{recovery: {lora}}}"), keep=tmp_path / "kept")
     assert (record.status, record.error.phase) == ("failed", "recover")

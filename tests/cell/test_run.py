@@ -72,7 +72,7 @@ def test_a_cell_on_a_shared_gpu_has_peaks_by_phase_and_names_the_others(
     assert Record.model_validate_json(record.model_dump_json(by_alias=True)) == record
 
 
-def test_a_cell_on_the_cpu_tells_who_took_its_cores_and_nothing_of_a_gpu(cell, monkeypatch):
+def test_a_cell_on_the_cpu_has_the_load_of_others_and_nothing_about_a_gpu(cell, monkeypatch):
     monkeypatch.setattr(cpu_contention, "LEAST_S", 0.0)  # these phases are too short otherwise
     record = run(cell)
     assert record.status == "ok", record.error
@@ -90,7 +90,7 @@ def test_a_cell_on_the_cpu_tells_who_took_its_cores_and_nothing_of_a_gpu(cell, m
     assert all(entry.uss_bytes for entry in record.memory.phases)
 
 
-def test_a_record_of_before_still_loads(cell):
+def test_a_record_without_newer_fields_is_read(cell):
     record = run(cell)
     old = record.model_dump(mode="json", by_alias=True, exclude={"contention", "energy"})
     for key in ("host_s", "device_s", "device_bytes", "pcie"):

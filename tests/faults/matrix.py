@@ -1,4 +1,4 @@
-"""The fault matrix: runs the faulty methods in one suite, and says of each what became of it."""
+"""The fault matrix: run the faulty methods in one suite, and compare what the records say."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ EXPECTED: dict[str, tuple[str, str | None, str]] = {
     "tf32": ("ok", None, "the precision of float32 products"),
     "process-state": ("ok", None, "OMP_NUM_THREADS"),
 }
-"""Status, phase, and words of the error or of a flag."""
+"""Status, phase, and part of the error or of a flag."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Run:
     rig: Rig
     process: subprocess.CompletedProcess[str]
     left: int
-    """Processes of the faulty methods that are still there."""
+    """How many processes of the faulty methods still run."""
 
     @property
     def records(self) -> dict[str, Record]:
@@ -62,7 +62,7 @@ class Run:
 
 
 def run(folder: Path, faults: tuple[str, ...]) -> Run:
-    """A suite of these faults with sound cells before, between and after."""
+    """Run a suite of these faults with sound cells before, between and after them."""
     rig = Rig(folder)
     rig.plugin("faults", PLUGIN.read_text())
     half = len(faults) // 2
@@ -85,7 +85,7 @@ def run(folder: Path, faults: tuple[str, ...]) -> Run:
 
 
 def outcome(record: Record) -> dict[str, Any]:
-    """What may not depend on what ran beside a cell."""
+    """What must not depend on the cells that ran before."""
     data = json.loads(record.model_dump_json(include={"id", "status", "audit", "quality"}))
     assert record.audit and record.quality
     return data

@@ -1,4 +1,4 @@
-"""One small method a fault. The plugin of `test_matrix.py`; never imported by the harness's own tests."""
+"""A plugin with one small method for each fault, for `test_matrix.py`."""
 
 import ctypes
 import os
@@ -19,7 +19,7 @@ SLEEPER = [sys.executable, "-c", f"import time; time.sleep(600)  # {MARKER}"]
 
 
 def faulty(name, *, seed=False):
-    """Make a method of a function that gets (model, context)."""
+    """Turn a function of (model, context) into a method."""
 
     def wrap(function):
         body = {
@@ -34,7 +34,7 @@ def faulty(name, *, seed=False):
 
 @faulty("sound")
 def sound(model, context):
-    """Prunes a little and harms nobody."""
+    """Prune a little and do no harm."""
     model.model.layers[0].mlp.up_proj.weight[0] = 0.0
 
 
@@ -85,7 +85,7 @@ def fills_disk(model, context):
 
 @faulty("daemon")
 def daemon(model, context):
-    """A child in a session of its own, without an environment, whose parent ends: out of the group, out of sight."""
+    """Leave a process in a session of its own, with an empty environment and a parent that ended."""
     subprocess.run(
         [sys.executable, "-c", f"import subprocess; subprocess.Popen({SLEEPER!r}, start_new_session=True, env={{}})"],
         env={}, check=True,

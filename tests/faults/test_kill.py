@@ -1,4 +1,7 @@
-"""Killed at any instant, a run goes on: no cell is lost, repeated or half read. `tox run -e kill` for a hundred kills."""
+"""A run that is killed at any moment can be continued: no cell is lost, repeated or half read.
+
+`tox run -e kill` kills a hundred times.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ def start(rig: Rig, suite: Path) -> subprocess.Popen[bytes]:
 
 
 def results(rig: Rig) -> dict[str, Any]:
-    """What the final table is made of, by cell id: without times, which differ from run to run."""
+    """What the final table is made of, by cell id, without times: these differ from run to run."""
     records, damaged = RunStore.open(rig.folder / "runs" / "tiny").records()
     assert not damaged
     return {
@@ -61,25 +64,25 @@ def written(rig: Rig) -> dict[str, int]:
 
 
 def victim(run: subprocess.Popen[bytes], whom: str) -> int:
-    """The run itself, its zygote, or the cell that runs now; the run where there is none."""
+    """The run itself, its fork server, or the cell that runs now; the run if there is no such."""
     try:
-        zygotes = psutil.Process(run.pid).children()
-        cells = [cell for zygote in zygotes for cell in zygote.children()]
-        found = {"run": [], "zygote": zygotes, "cell": cells}[whom]
+        servers = psutil.Process(run.pid).children()
+        cells = [cell for server in servers for cell in server.children()]
+        found = {"run": [], "fork server": servers, "cell": cells}[whom]
         return found[0].pid if found else run.pid
     except psutil.NoSuchProcess:
         return run.pid
 
 
 def kill_until_done(rig: Rig, kills: int, seed: int, longest_s: float) -> Counter[str]:
-    """Run and kill, run and kill, wiping the results when all are there, until so many kills have struck."""
+    """Run and kill in turns until ``kills`` have struck; delete the results whenever all are there."""
     chance = random.Random(seed)
     suite = rig.suite(*METHODS)
     counts: Counter[str] = Counter()
     before: dict[str, int] = {}
     while counts["kills"] < kills:
         run = start(rig, suite)
-        whom = chance.choice(["run", "run", "zygote", "cell"])
+        whom = chance.choice(["run", "run", "fork server", "cell"])
         time.sleep(chance.uniform(0.0, longest_s))
         deadline = time.monotonic() + 20
         while (
@@ -120,7 +123,7 @@ def kill_until_done(rig: Rig, kills: int, seed: int, longest_s: float) -> Counte
 
 
 def finish(rig: Rig) -> None:
-    """Two runs at most: a cell that was killed alone is a failed row, which the next run repeats."""
+    """Complete the run; a cell that was killed alone is a failed record, which this repeats."""
     done = rig.prunebench("run", "tiny.yaml", *OPTIONS)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = rig.folder / "runs" / "tiny"

@@ -1,4 +1,7 @@
-"""Every fault is one row, with its phase and cause, and nobody else notices: `tox run -e faults`."""
+"""Every fault is one failed record with phase and cause, and no other cell notices.
+
+`tox run -e faults` runs this.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,7 @@ def test_flags_are_in_the_report(faulty: matrix.Run) -> None:
     assert "changed the environment: OMP_NUM_THREADS, PRUNEBENCH_CACHE; restored" in page
 
 
-def test_the_command_of_a_row_reproduces_it(faulty: matrix.Run) -> None:
+def test_the_command_on_a_record_reproduces_its_failure(faulty: matrix.Run) -> None:
     error = faulty.records["hook"].error
     assert error is not None
     environment = {**os.environ, **faulty.rig.environment}

@@ -1,4 +1,4 @@
-"""A run folder made before the source tree moved (November 2026) still reports, resumes and compares as it did."""
+"""A run folder from before the source tree moved (November 2026) works as it did then."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from prunebench.cli import prunebench
 MADE = Path(__file__).parent / "before_the_move"
 
 
-class Drawn(HTMLParser):
-    """What a report shows apart from its prose: the embedded data, the cells of tables, the geometry of pictures."""
+class ReportContent(HTMLParser):
+    """A report without its prose: embedded data, cells of tables, geometry of pictures."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -68,8 +68,8 @@ def test_its_table_is_the_same(run):
 def test_its_report_shows_the_same_apart_from_the_prose(run):
     result = CliRunner().invoke(prunebench, ["report", str(run)])
     assert result.exit_code == 0, result.output
-    now = Drawn((run / "report.html").read_text())
-    before = Drawn(gzip.decompress((MADE / "report.html.gz").read_bytes()).decode())
+    now = ReportContent((run / "report.html").read_text())
+    before = ReportContent(gzip.decompress((MADE / "report.html.gz").read_bytes()).decode())
     assert before.geometry
     assert now.geometry == before.geometry
     assert [cell for cell in now.cells if any(map(str.isdigit, cell))] == [
@@ -92,7 +92,7 @@ def _embedded(text: str) -> dict[str, Any]:
     return data | values
 
 
-def test_its_cells_are_not_run_again(run):
+def test_its_finished_cells_are_not_run_again(run):
     result = CliRunner().invoke(
         prunebench, ["run", str(MADE / "run" / "suite.yaml"), "--no-report"]
     )
@@ -100,7 +100,7 @@ def test_its_cells_are_not_run_again(run):
     assert "10 cells, 10 finished" in result.output
 
 
-def test_it_compares(run):
+def test_it_can_be_compared(run):
     result = CliRunner().invoke(prunebench, ["compare", str(run), str(run)])
     assert result.exit_code == 0, result.output
     assert "No significant change in 10 cells: 79 figures were judged." in result.output

@@ -1,4 +1,4 @@
-"""A checkpoint four times as large as the memory that pruning it may take (tox run -e streaming)."""
+"""Prune a checkpoint four times as large as the memory limit (tox run -e streaming)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from prunebench.model.safetensors_io import TensorFiles, new_file
 from tiny import VOCABULARY, tiny_tokenizer
 
 LIMIT = 640_000_000
-"""Of the whole process; some 420 MB of it are torch and transformers."""
+"""Of the whole process; torch and transformers take about 420 MB of it."""
 
 TEXT = "the quick brown fox jumps over the lazy dog, then a tall man was sitting in the shade of an old tree. "
 
 
 def write_checkpoint(folder: Path, least_bytes: int) -> int:
-    """A Llama of many layers, written tensor by tensor; gives its bytes."""
+    """Write a Llama of many layers tensor by tensor; returns its size in bytes."""
     shape = {
         "hidden_size": 512,
         "intermediate_size": 2048,
@@ -49,7 +49,10 @@ def write_checkpoint(folder: Path, least_bytes: int) -> int:
 
 
 def run_watched(arguments: list[str], folder: Path, limit: int) -> tuple[int, int, float]:
-    """(exit code, peak of the resident set in bytes, seconds); killed where it goes over the limit."""
+    """Run prunebench, and kill it if it exceeds the limit.
+
+    Returns the exit code, the peak of the resident set in bytes, and the seconds.
+    """
     started = time.monotonic()
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PRUNEBENCH_CACHE": str(folder / "cache")}
     process = subprocess.Popen(

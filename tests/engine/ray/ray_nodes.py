@@ -1,4 +1,7 @@
-"""Two Ray nodes on this machine: prints the address, kills the second one where told so, ends when its input does."""
+"""Start two Ray nodes on this machine and print their address.
+
+Kills the second one when told to; ends when the standard input is closed.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Ray engine: the local engine's results, faults as rows, a lost node as a row that the next run completes."""
+"""The Ray engine gives the results of the local one; a lost node is a failed record."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_the_same_suite_on_both_engines(rig: Rig) -> None:
     )  # what one engine finished is finished for the other
 
 
-def test_a_lost_node_is_a_row_that_the_next_run_completes(rig: Rig) -> None:
+def test_a_lost_node_is_a_failed_record_that_the_next_run_repeats(rig: Rig) -> None:
     rig.environment["PRUNEBENCH_TEST_S"] = "40"
     suite = rig.suite("slow", "slower", "magnitude")
     with nodes(rig) as (address, second, kill):
@@ -170,7 +170,9 @@ def test_a_lost_node_is_a_row_that_the_next_run_completes(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_stopped_run_leaves_no_process_and_goes_on(rig: Rig, how: signal.Signals) -> None:
+def test_a_stopped_run_leaves_no_process_and_can_be_continued(
+    rig: Rig, how: signal.Signals
+) -> None:
     rig.environment |= {"PRUNEBENCH_TEST_S": "500", "PRUNEBENCH_TEST_MARK": f"{rig.folder}-{how}"}
     suite = rig.suite("slow", "magnitude")
     run = start(rig, suite, None)
@@ -246,7 +248,7 @@ def start(rig: Rig, suite: Path, address: str | None) -> subprocess.Popen[str]:
 
 
 def wait_for_pruning(rig: Rig, on: str = "") -> None:
-    """Until a slow cell is being pruned, on the node ``on`` if that is given."""
+    """Wait until a slow cell is being pruned, on the node ``on`` if that is given."""
     file = Path(rig.environment["PRUNEBENCH_TEST_PIDS"])
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
@@ -259,7 +261,7 @@ def wait_for_pruning(rig: Rig, on: str = "") -> None:
 
 
 def ancestors(pid: int) -> str:
-    """The command lines of the processes that it comes from."""
+    """The command lines of the processes that ``pid`` descends from."""
     try:
         return " ".join(
             word for parent in psutil.Process(pid).parents() for word in parent.cmdline()
