@@ -42,7 +42,7 @@ class PerplexitySpec(Frozen):
         # These fields were added later. A default value is left out, so that such cells keep the
         # ids that they had in older runs.
         later = {"protocol": "sparsegpt", "tail": False, "joiner": None}
-        data = self.model_dump(mode="json", exclude={"corpus", "fewer"})
+        data = self.model_dump(mode="json", exclude={"corpus", "fewer"})  # ``fewer`` only permits
         kept = {
             key: value for key, value in data.items() if key not in later or value != later[key]
         }

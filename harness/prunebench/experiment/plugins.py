@@ -55,6 +55,7 @@ class MetricRef(PluginRef):
 
     def identity(self) -> dict[str, Any]:
         """The part that decides its figures."""
+        # ``given`` repeats a part of ``options``; spelling out a default must not change an id.
         named = self.model_dump(mode="json", exclude={"given", "data"})
         return {**named, "data": self.data and self.data.identity()}
 

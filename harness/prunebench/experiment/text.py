@@ -20,6 +20,7 @@ class CorpusRef(Frozen):
 
     def identity(self) -> dict[str, Any]:
         """The part that decides the text: a local file's hash, else name and revision."""
+        # Neither path nor file name: a moved or renamed file is still the same text.
         if self.sha256:
             return {"sha256": self.sha256, "field": self.field}
         return {"name": self.name, "revision": self.revision}

@@ -126,8 +126,7 @@ class Anatomy:
             return 0
         if kind == "mlp":
             return width(layer.get_submodule(self.family.cuts["mlp"][-1].linear), 1)
-        # Count heads on the weights and not in the config: pruned layers may differ in their
-        # number.
+        # Count heads on the weights: the config has one number, but pruned layers may differ.
         rows = width(layer.get_submodule(self.family.keys), 0)
         size = self.family.fused * self.head_dim(layer)
         count = rows // size

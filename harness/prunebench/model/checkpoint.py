@@ -101,6 +101,7 @@ def save_by_pieces(
             if tokenizer is not None:
                 tokenizer.save_pretrained(aside)
             entries = _new_shards(model, aside, shard_bytes)
+        # Outside `disk_errors`: an OSError of the block itself says nothing about this folder.
         with TensorFiles(entries, write=True) as tensors:
             yield aside, tensors
         with disk_errors(folder):
@@ -115,7 +116,7 @@ def _new_shards(model: Any, folder: Path, shard_bytes: int) -> dict[str, StoredT
     """
     from huggingface_hub import split_torch_state_dict_into_shards
 
-    names = saved_names(model)
+    names = saved_names(model)  # name in the model -> name on disk
     written = dict(_saved(model))  # in the order in which transformers fills shards
     stem, suffix = SINGLE.rsplit(".", 1)
     split = split_torch_state_dict_into_shards(
@@ -134,7 +135,7 @@ def _new_shards(model: Any, folder: Path, shard_bytes: int) -> dict[str, StoredT
 
 
 def _readable(folder: Path) -> None:
-    """Let everybody read the files; safetensors creates them readable by their owner only."""
+    """Let everybody read the files; some writers create them for their owner only."""
     for path in folder.iterdir():
         path.chmod(0o644)
 

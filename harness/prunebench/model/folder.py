@@ -18,7 +18,8 @@ PRUNING_FILE = "pruning.json"
 PRUNED = ("model.pruned.safetensors", "model.safetensors.index.pruned.json")
 """Names of the weights if the folder can only be loaded with its `PRUNING_FILE`.
 
-Plain loaders look for the usual names, so they fail instead of initialising missing weights."""
+Plain loaders look for the usual names, so they fail instead of initialising missing weights.
+"""
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -27,6 +28,7 @@ TOKENIZER_FILES = (
     "spiece.model",
     "tekken.json",
 )
+# Suffixes of the files that decide what is loaded; a README does not.
 _HASHED = {".json", ".safetensors", ".model", ".txt", ".jinja"}
 _CONVERT = (
     "convert it once: AutoModelForCausalLM.from_pretrained(FOLDER, weights_only=True)"
@@ -84,6 +86,7 @@ def fingerprint(folder: Path, *, code: bool = False) -> str:
 
 def _weights(folder: Path) -> tuple[Path, ...]:
     """The weight files to load: the single file, else the shards that the index lists."""
+    # A folder may hold both kinds of names, if a plain model was saved over a pruned one.
     plain = any((folder / name).is_file() for name in (SINGLE, INDEX))
     single, listed = PRUNED if (folder / PRUNING_FILE).is_file() and not plain else (SINGLE, INDEX)
     if (folder / single).is_file():

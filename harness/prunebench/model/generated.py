@@ -39,6 +39,7 @@ class GeneratedAsset:
 
         Raises PrunebenchError if the function is missing, fails, or writes other bytes than pinned.
         """
+        # By hash and not by name, so that another version of the plugin gets another folder.
         target = (cache or cache_dir()) / "models" / f"made-{self.sha256}"
         if _intact(target, self):
             return target

@@ -90,6 +90,7 @@ def _cached(ref: ModelRef, label: str) -> Path | None:
         found = read_checkpoint(Path(config).parent)
     except PrunebenchError:
         return None
+    # A snapshot made without trust has no Python files, so it is incomplete for a trusting model.
     wants_code = ref.trust_remote_code and "auto_map" in found.config
     return None if wants_code and not any(found.folder.glob("*.py")) else found.folder
 

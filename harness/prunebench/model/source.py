@@ -60,6 +60,7 @@ def resolve(
     }
     if not text:
         raise PrunebenchError("a model's name is empty", hint=did_you_mean(text, assets))
+    # An asset wins over a folder of the same name: './NAME' asks for the folder.
     if text in assets:
         found = _asset(assets[text])
     elif (path := _path(text, base)) is not None:
@@ -77,6 +78,7 @@ def _asset(model: ModelAsset) -> dict[str, Any]:
     asset = model.asset
     return {
         "name": model.name,
+        # 'made' and not 'generated': the kind is part of cell ids, which must not change.
         "kind": "wheel" if isinstance(asset, WheelAsset) else "made",
         "location": asset.location,
         "sha256": asset.sha256,

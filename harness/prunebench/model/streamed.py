@@ -35,8 +35,7 @@ class _Slot(NamedTuple):
 
 
 class StreamedModel:
-    """Lends the parts of ``model``, which is on the meta device, with the weights of its
-    checkpoint.
+    """Lends the parts of ``model``, which is on the meta device, with their weights.
 
     ``source`` holds the tensors by their names in the checkpoint. ``target``, if given, receives
     the tensors of changed layers by their names in the model. Lent parts are on ``device``.
@@ -81,10 +80,10 @@ class StreamedModel:
 
     @contextmanager
     def layer(self, index: int, *, changes: bool) -> Iterator[None]:
-        """Lend one layer. If ``changes``, write it to ``target`` when the block ends without an
-        error.
+        """Lend one layer. If ``changes``, write it to ``target`` when the block ends.
 
-        Raises PrunebenchError if a tensor got another shape or type, or if the disk is full.
+        A block that raises writes nothing. Raises PrunebenchError if a tensor got another shape or
+        type, or if the disk is full.
         """
         names = self._layers[index]
         layer = self._parts.layers[index]
@@ -127,6 +126,7 @@ class StreamedModel:
                 slot.table[slot.name] = self._read(name, written=written)
             yield
         finally:
+            # Also after an error: whatever the caller put there, the layer is empty again.
             for slot in slots:
                 slot.table[slot.name] = slot.empty
             _release_memory()
@@ -139,8 +139,7 @@ class StreamedModel:
 
     def _read(self, name: str, *, written: bool) -> torch.Tensor:
         empty = self._state[name]
-        # A layer that was written is read back from ``target``, so that later steps see its
-        # changes.
+        # Read a written layer from ``target``, so that later steps see its changes.
         stored = (
             self._target.read(name)
             if written and self._target

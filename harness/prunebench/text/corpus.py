@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from prunebench.errors import PrunebenchError, did_you_mean
 
+# Repeated here, because `samplers` needs numpy; a test compares the two lists.
 SAMPLER_NAMES: tuple[str, ...] = (
     "c4-gptq",
     "distinct",

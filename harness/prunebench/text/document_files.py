@@ -60,7 +60,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 def _row(path: Path, number: int, line: str, field: str) -> str:
     try:
         row: Any = json.loads(line)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # deeply nested lists exceed the recursion limit
         raise PrunebenchError(
             f"{path}:{number}: not JSON: {error}", hint="each line must be one JSON object"
         ) from error
@@ -108,6 +108,7 @@ def _parquet(path: Path, field: str) -> list[str]:
         raise PrunebenchError(
             f"{path}: not a valid Parquet file: {first_line(error)}", hint=_AGAIN
         ) from error
+    # Refuse a missing text instead of skipping it: documents would no longer be the file's rows.
     empty = next((row for row, text in enumerate(texts, start=1) if text is None), None)
     if empty is not None:
         raise PrunebenchError(

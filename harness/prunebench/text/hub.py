@@ -90,6 +90,7 @@ def hub_file(repository: str, name: str, revision: str) -> Path:
 
     from prunebench.model.hub import require_hub
 
+    # Ask the cache first: it answers without a connection, which `require_hub` would open.
     download = partial(hf_hub_download, repository, name, revision=revision, repo_type="dataset")
     try:
         return Path(download(local_files_only=True))
