@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import prunebench
+from in_process import FILE
 from prunebench.plugin.files import with_files
 from prunebench.plugin.host import load_plugins
 from prunebench.plugin.registry import Registry
@@ -25,7 +26,9 @@ FINISHED_RUN = ROOT / "tests" / "store" / "before_the_move" / "run"
 
 STAND_INS = {
     "smollm2-135m-instruct": "tiny-llama",  # nothing is downloaded
-    '["wanda*", "magnitude*"]': '["magnitude*"]',  # two cells instead of four
+    'only=["wanda*", "magnitude*"]': (  # two cells instead of four, without processes of their own
+        f'only=["magnitude*"], plugins=[{str(FILE)!r}], engine="in-process"'
+    ),
 }
 """What a script names, and what a test puts in its place."""
 
@@ -131,7 +134,7 @@ def test_the_plugin_of_the_front_page_runs_by_the_command_beside_it(tmp_path: Pa
         for line in block("sh", "run my-suite.yaml").code.splitlines()
         if "run my-suite.yaml" in line
     ]
-    done = rig.prunebench(*command)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "mine sparsity=0.25: ok" in done.stdout
-    assert "sparsity 25.0%" in done.stdout
+    done = rig.run(*command[1:])
+    assert done.exit_code == 0, done.output
+    assert "mine sparsity=0.25: ok" in done.output
+    assert "sparsity 25.0%" in done.output
