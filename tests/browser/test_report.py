@@ -54,14 +54,14 @@ def test_columns_sort_both_ways_with_dense_on_top_and_missing_values_last(page):
         )
 
     for direction in (1, -1):
-        values, said = sort()
-        assert said == ("ascending" if direction == 1 else "descending")
+        values, direction_shown = sort()
+        assert direction_shown == ("ascending" if direction == 1 else "descending")
         assert names(page)[0] == "dense"
         known = [value for value in values[1:] if value is not None]
         assert known == sorted(known, reverse=direction < 0)
         assert values[-2:] == [None, None]
     assert (
-        page.execute_script("return document.getElementById('said').textContent")
+        page.execute_script("return document.getElementById('announcement').textContent")
         == "Sorted by Perplexity, descending"
     )
 
@@ -202,8 +202,8 @@ def test_axe_finds_nothing(page, theme):
         "axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa']})"
         ".then(result => arguments[0](result.violations))"
     )
-    told = [(one["id"], [node["html"][:120] for node in one["nodes"][:3]]) for one in found]
-    assert told == []
+    violations = [(one["id"], [node["html"][:120] for node in one["nodes"][:3]]) for one in found]
+    assert violations == []
 
 
 def test_the_print_view_is_light_and_does_not_scroll(page):

@@ -38,7 +38,7 @@ def test_numbers_show_three_significant_digits(value, shown):
         (0.0, None),
     ],
 )
-def test_delta_against_dense_is_said_in_text(ratio, shown):
+def test_a_ratio_to_dense_is_shown_as_a_difference(ratio, shown):
     assert text.delta(ratio) == shown
 
 
@@ -57,7 +57,7 @@ def test_sizes_are_decimal(value, shown):
     assert text.size(value) == shown
 
 
-def test_terminal_sequences_go_and_harmful_characters_show():
+def test_terminal_sequences_are_removed_and_harmful_characters_replaced():
     assert text.clean("\x1b[31mred\x1b[0m\r\nnext\ttab") == "red\nnext\ttab"
     assert text.clean("a\x00b\u202ec\ud800") == "a\ufffdb\ufffdc\ufffd"
 

@@ -23,6 +23,8 @@
   };
   const set = (key, value) => { state.delete(key); if (value) state.set(key, value); write(); };
 
+  const announcement = byId("announcement");  // read aloud by screen readers
+
   // Theme: the system's until the reader chooses one.
   const theme = byId("theme");
   const themes = ["auto", "light", "dark"];
@@ -52,7 +54,7 @@
     return number === null ? null : Number(number);
   };
   const words = new Intl.Collator("en", { numeric: true });
-  const arrange = () => {
+  const sortRows = () => {
     const [key, way] = (state.get("sort") || "").split(".");
     const index = keys.indexOf(key);
     heads.forEach((button, at) => button.closest("th").setAttribute(
@@ -72,14 +74,14 @@
   heads.forEach((button) => button.addEventListener("click", () => {
     const rising = button.closest("th").getAttribute("aria-sort") !== "ascending";
     set("sort", `${button.dataset.key}.${rising ? "up" : "down"}`);
-    byId("said").textContent = arrange();
+    announcement.textContent = sortRows();
   }));
 
   // Filters: a row is shown if it fits every choice.
   const selects = all("select[data-filter]");
   const find = byId("find");
   const count = byId("count");
-  const sift = () => {
+  const filterRows = () => {
     const wanted = selects.map((one) => [Number(one.dataset.position), one.selectedIndex - 1]).filter(([, pick]) => pick >= 0);
     const text = find.value.trim().toLowerCase();
     let shown = 0;
@@ -96,9 +98,9 @@
   };
   selects.forEach((one) => one.addEventListener("change", () => {
     set(one.dataset.filter, one.selectedIndex > 0 ? one.value : "");
-    byId("said").textContent = sift();
+    announcement.textContent = filterRows();
   }));
-  find.addEventListener("input", () => { set("find", find.value.trim()); byId("said").textContent = sift(); });
+  find.addEventListener("input", () => { set("find", find.value.trim()); announcement.textContent = filterRows(); });
 
   // Columns: one style sheet hides them, so that a thousand rows need no change.
   const sheet = new CSSStyleSheet();
@@ -129,16 +131,16 @@
     const off = (state.get("hide") || "").split(",");
     boxes.forEach((box) => { box.checked = !off.includes(box.dataset.column); });
     if (off[0]) columns(); else if (sheet.cssRules.length) columns();
-    if (state.get("sort") || body.rows[0] !== given[0]) arrange();
-    sift();
+    if (state.get("sort") || body.rows[0] !== given[0]) sortRows();
+    filterRows();
   };
   byId("reset").addEventListener("click", () => {
     const kept = state.get("theme");
     state.clear();
     set("theme", kept);
     restore();
-    arrange();
-    byId("said").textContent = "The table is reset";
+    sortRows();
+    announcement.textContent = "The table is reset";
   });
 
   // A link to a row or a card opens what hides its target, marks it, and keeps the other choices.

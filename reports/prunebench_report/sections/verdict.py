@@ -51,23 +51,23 @@ def section(given: ReportInput) -> list[Statement]:
     groups = by_model(given.results)
     found: list[Statement] = []
     for model, rows in groups.items():
-        where = f" ({model})" if len(groups) > 1 else ""
-        found += _of_model(rows, given.gate, where)
+        suffix = f" ({model})" if len(groups) > 1 else ""
+        found += _of_model(rows, given.gate, suffix)
     return found
 
 
-def _of_model(rows: Sequence[Row], gate: float, where: str) -> list[Statement]:
+def _of_model(rows: Sequence[Row], gate: float, suffix: str) -> list[Statement]:
     done = [row for row in rows if row["status"] == "ok"]
     pruned = [row for row in done if row["method"] != "dense"]
     if not pruned:
-        return [_nothing(rows, done, where)]
+        return [_nothing(rows, done, suffix)]
     if all(row["dense_cell"] is None for row in pruned):
-        return [_without_dense(pruned, where)]
+        return [_without_dense(pruned, suffix)]
     statements = (
-        _quality_when_fast(pruned, where),
-        _speed_above_gate(pruned, gate, where),
-        _dominated(pruned, where),
-        _zeros(pruned, where),
+        _quality_when_fast(pruned, suffix),
+        _speed_above_gate(pruned, gate, suffix),
+        _dominated(pruned, suffix),
+        _zeros(pruned, suffix),
     )
     return [statement for statement in statements if statement]
 
@@ -77,8 +77,8 @@ def _say(key: str, question: str, figure: str, *parts: str | Span) -> Statement:
     return Statement(key, question, figure, spans)
 
 
-def _nothing(rows: Sequence[Row], done: Sequence[Row], where: str) -> Statement:
-    question = f"Finished cells{where}"
+def _nothing(rows: Sequence[Row], done: Sequence[Row], suffix: str) -> Statement:
+    question = f"Finished cells{suffix}"
     if done:
         return _say("nothing", question, str(len(done)), "No pruned cell gave a result yet.")
     statuses = Counter(row["status"] for row in rows)
@@ -86,8 +86,8 @@ def _nothing(rows: Sequence[Row], done: Sequence[Row], where: str) -> Statement:
     return _say("nothing", question, "0", f"No cell gave a result: {counts}.")
 
 
-def _without_dense(pruned: Sequence[Row], where: str) -> Statement:
-    question = f"Against dense{where}"
+def _without_dense(pruned: Sequence[Row], suffix: str) -> Statement:
+    question = f"Against dense{suffix}"
     without = "No dense cell finished, so recovery and speed-up are unknown."
     known = [row for row in pruned if row["perplexity"] is not None]
     if not known:
@@ -97,8 +97,8 @@ def _without_dense(pruned: Sequence[Row], where: str) -> Statement:
     return _say("no-dense", question, "n/a", f"{without} ", _link(best), lowest)
 
 
-def _quality_when_fast(rows: Sequence[Row], where: str) -> Statement | None:
-    question = f"Best quality at {FAST:g}{TIMES} speed or more{where}"
+def _quality_when_fast(rows: Sequence[Row], suffix: str) -> Statement | None:
+    question = f"Best quality at {FAST:g}{TIMES} speed or more{suffix}"
     timed = [row for row in rows if row["inter_token_speedup"] is not None]
     if not timed:
         return None
@@ -119,10 +119,10 @@ def _quality_when_fast(rows: Sequence[Row], where: str) -> Statement | None:
     return _say("quality", question, f"{fixed(quality(best), 1)} %", _link(best), kept)
 
 
-def _speed_above_gate(rows: Sequence[Row], gate: float, where: str) -> Statement | None:
+def _speed_above_gate(rows: Sequence[Row], gate: float, suffix: str) -> Statement | None:
     limit = f"{100 * gate:g} %"
     over = " over tasks" if any(judged_by_tasks(row) for row in rows) else ""
-    question = f"Best speed at {limit} recovery{over} or more{where}"
+    question = f"Best speed at {limit} recovery{over} or more{suffix}"
     judged = [row for row in rows if quality(row) is not None]
     if not judged:
         return None
@@ -149,7 +149,7 @@ def _speed_above_gate(rows: Sequence[Row], gate: float, where: str) -> Statement
     return _say("speed", question, times(_speed(best)), _link(best), text)
 
 
-def _dominated(rows: Sequence[Row], where: str) -> Statement | None:
+def _dominated(rows: Sequence[Row], suffix: str) -> Statement | None:
     """Methods whose every cell is beaten by another method in quality, speed and size together."""
     # Larger is better in every coordinate, so the size is negated.
     points = {
@@ -163,7 +163,7 @@ def _dominated(rows: Sequence[Row], where: str) -> Statement | None:
     methods = list(dict.fromkeys(row["method"] for row in comparable))
     if len(methods) < 2:
         return None
-    question = f"Dominated methods{where}"
+    question = f"Dominated methods{suffix}"
     beaten = _beaten_methods(comparable, methods, points)
     if not beaten:
         text = "Every method has a cell that no other method dominates in quality, speed and size."
@@ -210,7 +210,7 @@ def _listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
-def _zeros(rows: Sequence[Row], where: str) -> Statement | None:
+def _zeros(rows: Sequence[Row], suffix: str) -> Statement | None:
     """The measured speed-up of zeros in dense tensors, from which none is expected."""
     kept = [
         row
@@ -221,7 +221,7 @@ def _zeros(rows: Sequence[Row], where: str) -> Statement | None:
     ]
     if not kept:
         return None
-    question = f"Zeros in dense tensors{where}"
+    question = f"Zeros in dense tensors{suffix}"
     middle = median(_speed(row) for row in kept)
     low, high = min(kept, key=_speed), max(kept, key=_speed)
     sparsities = [row["sparsity"] for row in kept]

@@ -101,7 +101,7 @@ def test_the_policy_allows_exactly_the_script_that_is_there(html):
     assert policy.startswith("default-src 'none'; style-src 'unsafe-inline';")
 
 
-def test_the_shell_is_small(html):
+def test_style_and_script_are_small(html):
     folder = Path(prunebench_report.__file__).parent / "output"
     assert sum((folder / name).stat().st_size for name in ("style.css", "script.js")) < 40_000
     assert len(html.encode()) < 600_000
@@ -112,7 +112,7 @@ def test_fifty_cells_stay_below_two_megabytes(build, tmp_path):
     assert len(render(build.store(tmp_path / "run", records)).encode()) < 2_000_000
 
 
-def test_structure_for_those_who_cannot_see(html):
+def test_the_page_has_a_structure_for_screen_readers(html):
     page = Page(html)
     assert page.all("html")[0]["lang"] == "en"
     assert len(page.all("h1")) == 1
@@ -251,7 +251,7 @@ def test_a_running_report_reloads_itself_and_a_finished_one_does_not(build, tmp_
     assert 'http-equiv="refresh"' not in render(store)
 
 
-def test_plain_templates_escape_and_refuse_unknown_names():
+def test_no_template_uses_the_filter_safe():
     folder = Path(prunebench_report.__file__).parent / "output" / "templates"
     for template in folder.glob("*.j2"):
         assert "safe" not in re.findall(r"\|\s*(\w+)", template.read_text(encoding="utf-8")), (
@@ -260,7 +260,7 @@ def test_plain_templates_escape_and_refuse_unknown_names():
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_stores_of_failures_only_are_reported(build, tmp_path, count):
+def test_runs_of_failures_only_are_reported(build, tmp_path, count):
     records = [build.failed(build.cell("wanda", sparsity=0.1 * n)) for n in range(1, count + 1)]
     html = render(build.store(tmp_path / "run", records))
     assert "No cell gave a result" in html
@@ -292,7 +292,7 @@ PARTS = ["audit", "quality", "speed", "memory", "io", "cost", "samples", "proven
     [("all", part) for part in PARTS]
     + [(who, part) for who in ("dense", "pruned") for part in PARTS[:4]],
 )
-def test_nothing_missing_breaks_it(build, tmp_path, part, who):
+def test_records_without_some_parts_are_reported(build, tmp_path, part, who):
     records = [
         record
         for record in build.quickstart()

@@ -22,7 +22,7 @@ def test_a_run_against_itself_has_no_significant_change(build, tmp_path):
     assert not any(one["significant"] for row in found["rows"] for one in row["cells"])
 
 
-def test_what_changed_is_told_from_what_did_not(build, tmp_path):
+def test_significant_changes_are_distinguished_from_noise(build, tmp_path):
     a = build.store(tmp_path / "a", build.quickstart()).folder
     changed = build.quickstart()
     changed[3] = build.record(changed[3].cell, 53.0, 1.002)  # within the errors

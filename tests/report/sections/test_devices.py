@@ -93,8 +93,8 @@ def test_others_on_the_gpu_are_listed_and_escaped(build, tmp_path):
     record = build.quickstart()[0]
     record.contention = Contention(gpu=gpu)
     [found] = cards.section(build.given([record]))
-    told = dict(found["memory"]["facts"])["Other processes on the GPU"]
-    assert told == "other processes <b> (pids 4242), during latency"
+    shown = dict(found["memory"]["facts"])["Other processes on the GPU"]
+    assert shown == "other processes <b> (pids 4242), during latency"
     page = render(build.store(tmp_path / "page", [record]))
     assert "other processes &lt;b&gt;" in page
     assert "other processes <b>" not in page

@@ -50,7 +50,7 @@ def seeds(build, values):
     ]
 
 
-def test_the_mean_over_seeds_stands_beside_the_figure(build, rows):
+def test_the_mean_over_seeds_is_compared_with_the_figure(build, rows):
     records = seeds(build, [50.0, 51.0, 52.0])
     [row] = rows([expect(50.5, [one.cell for one in records])], records)
     assert (row["published"], row["measured"]) == ("50.50", "51.00 ± 1.0 (3 seeds)")
@@ -82,7 +82,7 @@ def test_cells_that_differ_in_more_than_the_seed_are_not_called_seeds(build, row
         (10.0, "+400 %, higher", "differs by more than 2 %"),
     ],
 )
-def test_differences_are_said_in_words_and_sign(value, words, state, build, rows):
+def test_differences_have_a_sign_and_a_word(value, words, state, build, rows):
     [record] = seeds(build, [50.0])
     [row] = rows([expect(value, [record.cell])], [record])
     assert (row["difference"], row["state"]) == (words, state)
@@ -104,7 +104,7 @@ def test_another_protocol_is_not_taken_for_the_figures(build, rows):
     assert (row["measured"], row["state"]) == ("n/a", "not measured")
 
 
-def test_dense_comes_first_and_where_it_is_off_the_steps_from_it_are_compared(build, rows):
+def test_dense_comes_first_and_if_it_is_off_the_ratios_to_it_are_compared(build, rows):
     dense = build.record(build.cell("dense"), 10.0, 1.0)
     [wanda] = seeds(build, [20.0])
     figures = [expect(16.0, [wanda.cell]), expect(8.0, [dense.cell], method="dense")]

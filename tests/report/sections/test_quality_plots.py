@@ -50,7 +50,7 @@ def test_any_numbers_make_well_formed_figures(cells, gate):
 
 
 @pytest.mark.parametrize("gate", [0.05, 0.95])
-def test_the_gate_is_drawn_only_where_the_axis_reaches_it(build, gate):
+def test_the_gate_is_drawn_only_if_the_axis_reaches_it(build, gate):
     near = [record for record in build.quickstart() if record.quality.perplexity[0].perplexity < 30]
     speed = section(build.given(near, gate=gate))[0]
     assert ("gate" in speed.svg) == (gate > 0.5)
@@ -76,7 +76,7 @@ def test_methods_differ_in_shape_not_only_in_colour(build):
     assert len(shapes) >= 5  # dense, random, magnitude, wanda, shortgpt
 
 
-def test_without_dense_quality_stands_against_time(build):
+def test_without_dense_perplexity_is_drawn_against_time(build):
     speed, size = section(build.given(build.quickstart()[1:]))
     assert "Inter-token latency, ms" in speed.svg
     assert "Size on disk, MB" in size.svg

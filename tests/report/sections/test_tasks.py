@@ -54,7 +54,7 @@ def records(build) -> list[Record]:
     ]
 
 
-def test_recovery_is_the_mean_of_ratios_and_the_gate_is_about_it(records):
+def test_recovery_is_the_mean_of_ratios_and_decides_the_gate(records):
     dense, wanda, shortgpt = build_table(records, 0.95)
     assert wanda["tasks_recovery_percent"] == pytest.approx(100 * (0.59 / 0.60 + 1 + 0.9) / 3)
     assert wanda["gate_passed"] is True

@@ -19,7 +19,7 @@ def many(build, count):
     ]
 
 
-def test_a_small_run_has_a_picture_a_cell_dense_first_with_its_peak(build):
+def test_a_small_run_has_a_picture_per_cell_dense_first_with_its_peak(build):
     records = build.quickstart()
     found = section(build.given([*records[1:], records[0]]))
     assert [one["name"] for one in found["pictures"]] == [record.cell.label for record in records]

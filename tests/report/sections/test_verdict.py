@@ -32,7 +32,7 @@ def test_the_best_quality_among_fast_cells_is_named_and_linked(build, say):
     assert cells_of(found) == [records[-1].id]
 
 
-def test_without_a_fast_cell_the_nearest_is_named(build, say):
+def test_without_a_fast_cell_the_fastest_is_named(build, say):
     found = say(build.quickstart()[:-1])["quality"]
     assert f"No cell reaches 1.2{TIMES} dense speed per token; the fastest is" in found.text
     assert "shortgpt ratio=0.1" in found.text
@@ -53,7 +53,7 @@ def test_the_fastest_cell_above_the_gate_wins(build, say):
     assert found.text.startswith("shortgpt ratio=0.1 generates tokens at")
 
 
-def test_where_no_cell_passes_the_gate_the_nearest_is_named(build, say):
+def test_if_no_cell_passes_the_gate_the_best_is_named(build, say):
     found = say(build.quickstart(), gate=0.99)["speed"]
     assert (
         found.text
@@ -85,7 +85,7 @@ def test_a_long_label_is_shortened_and_named_once_for_all_that_it_beats(build, s
     assert cells_of(found) == [winner.id]
 
 
-def test_zeros_without_speed_up_are_said_with_the_measured_ratio(build, say):
+def test_zeros_without_speed_up_are_named_with_the_measured_ratio(build, say):
     found = say(build.quickstart())["zeros"]
     assert "10 % to 50 % zeros in dense tensors bring no speed-up" in found.text
     assert (

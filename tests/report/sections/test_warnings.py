@@ -1,4 +1,4 @@
-"""What makes numbers incomparable is said at the top of the report."""
+"""The top of the report warns of whatever makes numbers incomparable."""
 
 from __future__ import annotations
 
