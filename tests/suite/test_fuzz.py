@@ -1,4 +1,4 @@
-"""Mutated suite files and records: whatever they hold, there is a result or a line that names the place, never a traceback.
+"""Mutated suites, records and plans: they are read, or one line says what is wrong and where.
 
 150 examples each by default, thousands with `tox run -e fuzz`.
 """
@@ -89,7 +89,7 @@ def mutated(text: str, edits: list[tuple[int, str, str, int]]) -> str:
 
 
 def suite_or_lines(load: Any, registry: Any, text: str) -> None:
-    """A plan of sound cells, or errors of which each names the file and the line."""
+    """A plan of sound cells, or errors that all name the file and the line."""
     try:
         planned = plan(load(text), registry)
     except PrunebenchError as error:
@@ -127,7 +127,7 @@ def json_values() -> st.SearchStrategy[Any]:
 
 
 def paths(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Where a value stands, for every value in ``data``."""
+    """The path of every value in ``data``."""
     found = [path] if path else []
     children = (
         data.items()
@@ -142,7 +142,7 @@ def paths(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 def check_records(folder: Path, examples: int) -> None:
-    """Edited text, and edited values under a checksum that fits: a record, or a file that is named with a reason."""
+    """Edited text, and edited values with a checksum that fits, are read or reported with a reason."""
     one = cell()
     run = store(folder / "run", one)
     text = to_json(record(one))
@@ -176,7 +176,7 @@ def check_records(folder: Path, examples: int) -> None:
 
 
 def check_plans(folder: Path, examples: int) -> None:
-    """A damaged plan is an error that names the file, and a new run writes it anew."""
+    """A damaged plan is an error that names the file, and a new run replaces it."""
     one = cell()
     run = store(folder / "run", one)
     text = run.plan_path.read_text()
@@ -195,21 +195,21 @@ def check_plans(folder: Path, examples: int) -> None:
     attempt()
 
 
-def test_mutated_suites_give_a_plan_or_lines(load, registry) -> None:
+def test_mutated_suites_give_a_plan_or_clear_errors(load, registry) -> None:
     check_suite(load, registry, ROUTINE)
 
 
-def test_mutated_records_are_records_or_named(tmp_path) -> None:
+def test_mutated_records_are_read_or_reported_as_damaged(tmp_path) -> None:
     check_records(tmp_path, ROUTINE)
 
 
-def test_mutated_plans_are_plans_or_named(tmp_path) -> None:
+def test_mutated_plans_are_read_or_reported(tmp_path) -> None:
     check_plans(tmp_path, 50)
 
 
 @pytest.mark.fuzz
 @pytest.mark.timeout(3600)
-def test_thousands(load, registry, tmp_path) -> None:
+def test_thousands_of_mutations(load, registry, tmp_path) -> None:
     check_suite(load, registry, MANY)
     check_records(tmp_path / "records", MANY)
     check_plans(tmp_path / "plans", MANY // 3)

@@ -1,4 +1,4 @@
-"""A cell's id is a promise to every run folder on disk: it changes when the experiment does, and only then."""
+"""A cell's id changes exactly when the experiment does: run folders on disk depend on that."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ def ids(suite, registry):
 
 
 def test_golden_ids(load, registry):
-    """If this fails, finished cells of older runs are run again: raise PROTOCOL and say so in the change log."""
+    """If this fails, finished cells of older runs are run again.
+
+    Then raise PROTOCOL, and say so in the change log.
+    """
     assert ids(load(SUITE), registry) == [DENSE_ID, WANDA_ID]
 
 
@@ -46,7 +49,7 @@ def test_golden_ids(load, registry):
         ["device=auto"],
     ],
 )
-def test_what_does_not_decide_the_outcome_keeps_the_id(load, registry, overrides):
+def test_changes_that_do_not_affect_the_outcome_keep_the_id(load, registry, overrides):
     assert ids(load(SUITE, *overrides), registry) == [DENSE_ID, WANDA_ID]
 
 
@@ -76,7 +79,7 @@ def test_order_and_comments_keep_the_id(load, registry):
         "seeds=1",
     ],
 )
-def test_what_decides_every_outcome_changes_every_id(load, registry, override):
+def test_changes_that_affect_every_outcome_change_every_id(load, registry, override):
     changed = ids(load(SUITE, override), registry)
     assert len(changed) == 2
     assert not {DENSE_ID, WANDA_ID} & set(changed)
@@ -93,7 +96,7 @@ def test_what_decides_every_outcome_changes_every_id(load, registry, override):
         "calibration.sampler=consecutive",
     ],
 )
-def test_what_decides_one_method_changes_its_id_alone(load, registry, override):
+def test_changes_that_affect_one_method_change_its_id_only(load, registry, override):
     dense, wanda = ids(load(SUITE, override), registry)
     assert dense == DENSE_ID
     assert wanda != WANDA_ID
@@ -107,7 +110,7 @@ def test_another_version_of_the_plugin_is_another_experiment(load, registry):
     assert wanda != WANDA_ID
 
 
-def test_a_local_file_is_known_by_its_content(load, registry, tmp_path):
+def test_a_local_file_is_identified_by_its_content(load, registry, tmp_path):
     (tmp_path / "a.txt").write_text("text", encoding="utf-8")
     (tmp_path / "b.txt").write_text("text", encoding="utf-8")
     first = ids(load(SUITE.replace("boolq-passages", "a.txt")), registry)

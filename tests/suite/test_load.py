@@ -1,3 +1,5 @@
+"""Suites as they are read: names, defaults, lists that fan out, files beside the suite."""
+
 from __future__ import annotations
 
 import re
@@ -117,7 +119,7 @@ def test_several_dtypes_are_several_models(load, minimal):
     assert [model.location for model in suite.models] == ["org/m", "org/m"]
 
 
-def test_local_files_lie_beside_the_suite(registry, tmp_path, calibrated, monkeypatch):
+def test_local_files_are_relative_to_the_suite(registry, tmp_path, calibrated, monkeypatch):
     folder = tmp_path / "suites"
     folder.mkdir()
     (folder / "text.txt").write_text("Some text.\n", encoding="utf-8")
@@ -149,7 +151,7 @@ def test_the_text_is_kept_verbatim(load, minimal):
     assert load(text).text == text
 
 
-def test_a_path_wins_over_nothing_and_a_name_finds_the_shipped_suite(
+def test_a_shipped_suite_wins_over_a_file_without_a_suffix(
     registry, tmp_path, minimal, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)

@@ -129,7 +129,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("written", BAD)
-def test_what_is_wrong_is_said_where_it_stands(cells, written):
+def test_problems_name_file_line_and_key(cells, written):
     with pytest.raises(PrunebenchError) as caught:
         cells(written)
     said = str(caught.value)
@@ -153,7 +153,7 @@ def test_a_wrong_perplexity_is_the_only_problem(cells):
     assert "needs text" not in str(caught.value)
 
 
-def test_the_schema_offers_them_with_options_and_text(registry):
+def test_the_json_schema_has_metrics_with_options_and_text(registry):
     schema = json_schema(registry)
     names, counts, reads = schema["$defs"]["metric"]["anyOf"]
     assert names == {"enum": ["counts", "reads"]}

@@ -1,3 +1,5 @@
+"""`--set KEY=VALUE`: what it changes, and what it refuses."""
+
 from __future__ import annotations
 
 import pytest
@@ -34,7 +36,7 @@ def test_models_by_name_and_in_short_form(load, minimal):
     ]
 
 
-def test_missing_sections_are_made(load, minimal):
+def test_missing_sections_are_added(load, minimal):
     assert load(minimal, "limits.time_s=5").time_limit_s == 5
     assert load(minimal, "quality.gate=0.5", "profile.latency=null").latency == ()
 
@@ -60,7 +62,7 @@ def test_an_override_means_what_the_file_would_mean(load, minimal, value):
     assert load(minimal, f"methods.magnitude.sparsity={written}").methods == in_file.methods
 
 
-def test_the_stored_text_says_what_was_changed(load, minimal):
+def test_the_stored_text_lists_the_changes(load, minimal):
     text = load(minimal, "seeds=[3]", "title=a\nb").text
     assert (
         text
@@ -111,7 +113,7 @@ def test_errors_name_the_override(load, calibrated, override, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_name_that_stands_twice_needs_its_place(load, minimal):
+def test_a_name_that_is_there_twice_needs_an_index(load, minimal):
     text = minimal + "  - magnitude: {sparsity: 2:4}\n"
     with pytest.raises(
         PrunebenchError, match=r"several times in methods .*methods\.1\.magnitude\.mode"

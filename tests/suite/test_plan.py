@@ -1,3 +1,5 @@
+"""Cells of a suite: the grid, its selection, and the estimate of their work."""
+
 from __future__ import annotations
 
 import hashlib
@@ -45,7 +47,7 @@ def test_the_quickstart_has_eight_cells_in_order():
     assert windows == [None, None, None, (4, 384), (4, 384), (4, 384), (1, 160), (10, 64)]
 
 
-def test_the_grid_model_by_model_with_dense_in_front_and_seeds_where_they_matter(load, registry):
+def test_the_grid_goes_model_by_model_dense_first_with_seeds_if_they_matter(load, registry):
     planned = plan(load(GRID), registry)
     one_model = [
         ("dense", None, 1),
@@ -70,9 +72,7 @@ def test_the_grid_model_by_model_with_dense_in_front_and_seeds_where_they_matter
 
 
 @pytest.mark.parametrize(("sampler", "seeds"), [("distinct", [1, 2]), ("consecutive", [1])])
-def test_seeds_are_dropped_where_the_calibration_is_the_same_for_all(
-    load, registry, sampler, seeds
-):
+def test_there_is_one_seed_if_the_calibration_is_the_same_for_all(load, registry, sampler, seeds):
     suite = load(GRID.replace("length: 16", f"length: 16, sampler: {sampler}"))
     cells = select(plan(suite, registry).cells, only=["wanda"])
     four = [
@@ -92,7 +92,7 @@ def test_equal_experiments_are_planned_once(load, registry):
     assert len(cells) == 6
 
 
-def test_the_plan_names_the_suite_and_pins_its_text(load, registry):
+def test_the_plan_has_the_name_of_the_suite_and_the_hash_of_its_text(load, registry):
     suite = load(GRID + "title: The grid\nquality: {gate: 0.8}\n")
     planned = plan(suite, registry)
     assert (planned.suite, planned.title, planned.gate) == ("grid", "The grid", 0.8)

@@ -1,4 +1,4 @@
-"""The suites that come with prunebench: sound, planned without a network, found by name also in their folders."""
+"""The suites that come with prunebench: sound, planned without a network, found by name."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def no_network(monkeypatch):
 
 @pytest.mark.parametrize("name", list(shipped()))
 @pytest.mark.usefixtures("no_network")
-def test_it_loads_and_plans_without_a_network(name, registry):
+def test_a_shipped_suite_is_planned_without_a_network(name, registry):
     suite = load_suite(name, registry=registry)
     planned = plan(suite, registry)
     assert planned.cells[0].method.name == "dense"
@@ -44,7 +44,7 @@ def test_it_loads_and_plans_without_a_network(name, registry):
     assert suite.text.startswith("#")  # says what it is for and what it needs
 
 
-def test_every_headline_of_the_papers_has_a_suite_with_its_figures(registry):
+def test_every_paper_has_a_suite_with_its_figures(registry):
     assert {name.partition("/")[2] for name in shipped() if name.startswith("papers/")} == PAPERS
     for name in PAPERS:
         suite = load_suite(f"papers/{name}", registry=registry)
@@ -60,7 +60,7 @@ def test_every_headline_of_the_papers_has_a_suite_with_its_figures(registry):
         assert "GPU" in suite.text
 
 
-def test_the_standard_suite_is_the_issues_grid(registry):
+def test_the_standard_suite_times_all_shapes_with_three_seeds(registry):
     suite = load_suite("standard", registry=registry)
     assert {shape.batch_size for shape in suite.latency} == {1, 8, 32}
     assert {shape.prompt for shape in suite.latency} == {128, 2048}
@@ -71,7 +71,7 @@ def test_the_standard_suite_is_the_issues_grid(registry):
     assert {"0.2", "0.5", "2:4"} <= sparsities
 
 
-def test_a_misspelt_name_in_a_folder_gets_the_nearest():
+def test_a_misspelt_name_in_a_folder_gets_the_nearest_name():
     with pytest.raises(PrunebenchError, match="no suite 'papers/wnda'") as caught:
         read("papers/wnda")
     assert caught.value.hint == "did you mean 'papers/wanda'?"
@@ -81,20 +81,20 @@ def test_problems_name_the_suite_with_its_folder():
     assert read("papers/wanda").locations["name",].startswith("papers/wanda.yaml:")
 
 
-def test_another_model_on_the_command_line_leaves_the_papers_figures_out(registry):
+def test_with_another_model_the_papers_figures_are_left_out(registry):
     suite = load_suite("papers/wanda", registry=registry, overrides=["models=tiny-llama"])
     assert suite.expect == ()
     assert len(plan(suite, registry).cells) == 10
 
 
-def test_a_file_of_ones_own_in_a_folder_of_that_name_still_counts(tmp_path, monkeypatch):
+def test_a_users_own_file_in_a_folder_called_papers_is_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("papers").mkdir()
     Path("papers/mine.yaml").write_text("name: mine\n")
     assert read("papers/mine.yaml").data == {"name": "mine"}
 
 
-def test_they_are_listed():
+def test_the_shipped_suites_are_listed():
     result = CliRunner().invoke(prunebench, ["suites", "--json"])
     assert result.exit_code == 0, result.output
     assert [row["name"] for row in json.loads(result.output)] == list(shipped())

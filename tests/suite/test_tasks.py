@@ -1,4 +1,4 @@
-"""`quality.tasks`: every form, the faults with their lines, and what is in a cell's id."""
+"""`quality.tasks`: every form, problems with their lines, and what is in a cell's id."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def ids(load, registry, text, *overrides):
     return [cell.id for cell in plan(load(text, *overrides), registry).cells]
 
 
-def test_every_form(load):
+def test_every_form_of_a_task_entry(load):
     loaded = load(
         suite(
             "boolq",
@@ -109,14 +109,14 @@ def test_no_tasks_keep_the_ids_of_older_runs(load, registry):
         ("{task: hellaswag, data: data}", False),
     ],
 )
-def test_what_decides_the_outcome_is_in_the_id(load, registry, change, same):
+def test_the_id_has_everything_that_affects_the_outcome(load, registry, change, same):
     before = ids(load, registry, suite("{task: arc_easy, data: data}"))
     after = ids(load, registry, suite(change))
     assert (before == after) is same
     assert same or not set(before) & set(after)
 
 
-def test_a_folder_is_known_by_its_content(load, registry, data, tmp_path):
+def test_a_folder_is_identified_by_its_content(load, registry, data, tmp_path):
     text = suite("{task: arc_easy, data: data}")
     before = ids(load, registry, text)
     data.rename(tmp_path / "moved")
@@ -169,23 +169,23 @@ def test_versions_of_lm_eval_and_of_data_are_in_the_id(load, registry):
         ("{task: boolq, shots: 2}", r"unknown key 'shots'"),
     ],
 )
-def test_faults_have_their_line(load, entry, message):
+def test_problems_have_their_line(load, entry, message):
     with pytest.raises(PrunebenchError, match=message):
         load(suite(entry))
 
 
-def test_all_faults_come_at_once(load):
+def test_all_problems_come_at_once(load):
     with pytest.raises(PrunebenchError) as caught:
         load(suite("hellaswga", "boolq", "{task: piqa, data: rows}"))
     assert [line.split(":")[1] for line in str(caught.value).splitlines()] == ["7", "9"]
 
 
-def test_overrides_reach_them(load):
+def test_overrides_reach_tasks(load):
     (spec,) = load(suite("boolq"), "quality.tasks={task: boolq, data: rows, limit: 3}").tasks
     assert (spec.limit, spec.data.name) == (3, "rows")
 
 
-def test_the_schema_knows_them():
+def test_the_json_schema_has_tasks():
     schema = json_schema(Registry([PluginEntry("task data", "rows", Rows(), "dist", "1.0", "")]))
     assert schema["$defs"]["TaskEntry"]["properties"]["data"]["examples"] == ["hub", "rows"]
     forms = schema["$defs"]["QualityEntry"]["properties"]["tasks"]["anyOf"]

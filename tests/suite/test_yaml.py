@@ -1,3 +1,5 @@
+"""YAML 1.2 with lines: scalars, duplicate keys, errors."""
+
 from __future__ import annotations
 
 import json
@@ -141,7 +143,7 @@ def test_duplicate_keys_are_errors():
         ("a: " + "9" * 5000, "f.yaml:1: a number of 5000 digits"),
     ],
 )
-def test_errors_are_one_line_with_the_place(text, expected):
+def test_errors_are_one_line_with_file_and_line(text, expected):
     with pytest.raises(PrunebenchError, match=expected) as caught:
         parse(text, "f.yaml")
     assert "\n" not in str(caught.value)

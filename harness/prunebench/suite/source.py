@@ -113,12 +113,19 @@ def _kind(value: Any) -> str:
 
 def _find(given: str) -> Path:
     """The file of a suite. Raises PrunebenchError if there is none."""
-    path = Path(given).expanduser()
+    try:
+        path = Path(given).expanduser()
+        exists = path.exists()
+    except (OSError, RuntimeError) as error:  # too long a name, no such user
+        raise PrunebenchError(
+            f"'{given}' is not a valid path: {getattr(error, 'strerror', None) or error}",
+            hint="give the path of a YAML file, or the name of a shipped suite",
+        ) from error
     ours = shipped()
     may_be_name = path.suffix not in YAML_SUFFIXES
     if may_be_name and given in ours:
         return ours[given]
-    if path.exists():
+    if exists:
         return path
     # 'quickstrat' and 'papers/wnada' are misspelt names, './suites/mine' is a misspelt path.
     folders = {name.partition("/")[0] for name in ours}

@@ -98,9 +98,15 @@ class _Entry:
             return None
         if name in registered:
             return registered[name]
-        folder = self.problems.source.base((*self.path, "data")) / Path(name).expanduser()
-        if folder.is_dir():
-            return folder.resolve()
+        try:
+            folder = self.problems.source.base((*self.path, "data")) / Path(name).expanduser()
+            if folder.is_dir():
+                return folder.resolve()
+        except (OSError, RuntimeError) as error:  # too long a name, no such user
+            raise PrunebenchError(
+                f"data '{name}' is not a valid path: {getattr(error, 'strerror', None) or error}",
+                hint=f"name a folder, or registered data: {', '.join([HUB, *registered])}",
+            ) from error
         if "/" in name or name.startswith("."):
             raise PrunebenchError(
                 f"no folder {folder}", hint="a path in a suite is relative to the suite's folder"

@@ -31,8 +31,15 @@ def resolve_corpus(
                 hint="leave `field` out; the corpus knows its own",
             )
         return CorpusRef(name=name, revision=corpora[name].revision)
-    path = base / Path(name).expanduser()
-    if not must_be_file and not _looks_like_a_path(name) and not path.is_file():
+    try:
+        path = base / Path(name).expanduser()
+        is_file = path.is_file()
+    except (OSError, RuntimeError) as error:  # too long a name, no such user
+        raise PrunebenchError(
+            f"corpus '{name}' is not a valid path: {getattr(error, 'strerror', None) or error}",
+            hint=f"name a file, or a registered corpus: {', '.join(sorted(corpora))}",
+        ) from error
+    if not must_be_file and not _looks_like_a_path(name) and not is_file:
         raise PrunebenchError(f"unknown corpus '{name}'", hint=did_you_mean(name, corpora))
     _check_file(path)
     extra = {} if field is None else {"field": field}

@@ -1,4 +1,4 @@
-"""`expect:` of a suite: published figures find their cells, or are errors with file and line."""
+"""`expect:` of a suite: published figures are matched to cells, or are errors."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_figure_finds_its_cells_over_all_seeds(figure):
     assert (found.value, found.tolerance, found.method) == (7.26, 0.02, "wanda sparsity=0.5")
 
 
-def test_it_decides_no_id_and_stands_in_the_plan_of_the_run(figure, load, registry, tmp_path):
+def test_a_figure_changes_no_id_and_is_part_of_the_plan(figure, load, registry, tmp_path):
     planned = figure(WANDA)
     plain = plan(load(SUITE.partition("expect:")[0]), registry)
     assert [cell.id for cell in planned.cells] == [cell.id for cell in plain.cells]
@@ -55,7 +55,7 @@ def test_it_decides_no_id_and_stands_in_the_plan_of_the_run(figure, load, regist
     assert store.read_plan().expect == planned.expect
 
 
-def test_dense_which_is_in_every_suite_can_be_named_though_it_stands_there_twice(figure):
+def test_dense_can_be_named_although_the_suite_has_it_twice(figure):
     [found] = figure("model: small, method: dense, protocol: disp-llm").expect
     assert len(found.cells) == 1
 
@@ -132,14 +132,14 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_fits_no_cell_is_an_error_with_its_line_and_the_nearest(case, figure):
+def test_a_figure_that_matches_no_cell_is_an_error_with_line_and_hint(case, figure):
     text, message = BAD[case]
     with pytest.raises(PrunebenchError) as caught:
         figure(text)
     assert message in str(caught.value)
 
 
-def test_a_figure_that_the_command_line_took_the_cell_of_is_left_out(figure):
+def test_a_figure_is_left_out_if_the_command_line_removed_its_cell(figure):
     planned = figure(WANDA, "methods=magnitude")
     assert planned.expect == ()
     assert [cell.method.name for cell in planned.cells] == ["dense", "magnitude"]

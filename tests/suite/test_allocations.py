@@ -1,4 +1,4 @@
-"""`allocation:` in suites: fanned out, part of the id only where it is given, refused where it makes no sense."""
+"""`allocation:` in suites: fan-out, identity, and combinations that are refused."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from prunebench import PrunebenchError
 from prunebench.plugin.host import load_plugins
 from prunebench.suite.load import check_suite
 from prunebench.suite.plan import plan
-from prunebench.suite.source import Source
+from prunebench.suite.source import source_of
 
 REGISTRY = load_plugins()
 
 
-def cells(tmp_path, *methods, calibration=True, seeds=(0,), **more):
+def cells(*methods, calibration=True, seeds=(0,), **more):
     text = {"corpus": "tiny-text", "windows": 2, "length": 32}
     data = {
         "name": "s",
@@ -24,12 +24,15 @@ def cells(tmp_path, *methods, calibration=True, seeds=(0,), **more):
     }
     if calibration:
         data["calibration"] = text
-    return plan(check_suite(Source("s.yaml", tmp_path, "", data, {}), REGISTRY), REGISTRY).cells[1:]
+    return planned(data).cells[1:]
 
 
-def test_it_fans_out_and_stands_in_the_label(tmp_path) -> None:
+def planned(data):
+    return plan(check_suite(source_of(data, "s.yaml"), REGISTRY), REGISTRY)
+
+
+def test_lists_fan_out_and_the_label_names_the_allocation() -> None:
     found = cells(
-        tmp_path,
         {
             "wanda": {
                 "sparsity": [0.5, 0.7],
@@ -47,23 +50,23 @@ def test_it_fans_out_and_stands_in_the_label(tmp_path) -> None:
     assert len({cell.id for cell in found}) == 8
 
 
-def test_it_is_part_of_the_id_only_where_it_is_given(tmp_path) -> None:
-    plain, owl = cells(tmp_path, "wanda", {"wanda": {"allocation": "owl"}})
+def test_it_is_part_of_the_id_only_if_it_is_given() -> None:
+    plain, owl = cells("wanda", {"wanda": {"allocation": "owl"}})
     assert "allocation" not in plain.identity()
     assert owl.identity()["allocation"]["options"] == {"threshold": 5.0, "spread": 0.08}
 
 
-def test_it_goes_with_a_recovery(tmp_path) -> None:
-    [cell] = cells(tmp_path, {"wanda": {"sparsity": 0.7, "allocation": "owl", "recovery": "lora"}})
+def test_it_goes_with_a_recovery() -> None:
+    [cell] = cells({"wanda": {"sparsity": 0.7, "allocation": "owl", "recovery": "lora"}})
     assert cell.label == "wanda sparsity=0.7 allocation=owl + lora"
 
 
-def test_a_method_that_reads_no_text_gets_the_allocations(tmp_path) -> None:
-    plain, *owl = cells(tmp_path, "magnitude", {"magnitude": {"allocation": "owl"}}, seeds=(0, 1))
+def test_a_method_that_reads_no_text_gets_the_allocations() -> None:
+    plain, *owl = cells("magnitude", {"magnitude": {"allocation": "owl"}}, seeds=(0, 1))
     assert plain.calibration is None
     assert [cell.seed for cell in owl] == [0, 1]
     assert all(cell.calibration for cell in owl)
-    own = cells(tmp_path, {"magnitude": {"allocation": "owl", "calibration": {"windows": 3}}})
+    own = cells({"magnitude": {"allocation": "owl", "calibration": {"windows": 3}}})
     assert own[0].calibration.windows == 3
 
 
@@ -85,19 +88,19 @@ def test_a_method_that_reads_no_text_gets_the_allocations(tmp_path) -> None:
         ({"wanda": {"allocation": 3}}, "3 is no allocation"),
     ],
 )
-def test_what_makes_no_sense_is_said_before_anything_runs(tmp_path, method, said: str) -> None:
+def test_senseless_allocations_are_refused_before_anything_runs(method, said: str) -> None:
     with pytest.raises(PrunebenchError) as caught:
-        cells(tmp_path, method)
+        cells(method)
     assert said in str(caught.value)
     assert "methods[0]" in str(caught.value) or "methods." in str(caught.value)
 
 
-def test_text_is_asked_for_where_only_the_allocation_needs_it(tmp_path) -> None:
+def test_calibration_is_required_even_if_only_the_allocation_needs_it() -> None:
     with pytest.raises(PrunebenchError, match="'owl' needs calibration and the suite has none"):
-        cells(tmp_path, {"magnitude": {"allocation": "owl"}}, calibration=False)
+        cells({"magnitude": {"allocation": "owl"}}, calibration=False)
 
 
-def test_a_published_figure_names_the_allocation(tmp_path) -> None:
+def test_a_published_figure_names_the_allocation() -> None:
     text = {"corpus": "tiny-text", "windows": 2, "length": 32}
     data = {
         "name": "s",
@@ -116,5 +119,4 @@ def test_a_published_figure_names_the_allocation(tmp_path) -> None:
             },
         ],
     }
-    made = plan(check_suite(Source("s.yaml", tmp_path, "", data, {}), REGISTRY), REGISTRY)
-    assert [figure.method for figure in made.expect] == ["wanda", "wanda allocation=owl"]
+    assert [figure.method for figure in planned(data).expect] == ["wanda", "wanda allocation=owl"]

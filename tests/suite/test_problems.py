@@ -1,3 +1,5 @@
+"""Bad suites: each problem is one line with file, line, key and fix, and all come at once."""
+
 from __future__ import annotations
 
 import json
@@ -212,7 +214,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("old", "new", "message"), BAD.values(), ids=BAD)
-def test_one_line_with_file_line_key_and_fix(load, calibrated, old, new, message):
+def test_a_problem_is_one_line_with_file_line_key_and_fix(load, calibrated, old, new, message):
     with pytest.raises(PrunebenchError) as caught:
         load(replaced(calibrated, old, new))
     assert str(caught.value).startswith(message)
@@ -249,7 +251,7 @@ def test_all_errors_come_at_once_in_the_order_of_the_file(load, calibrated):
         (b"\x00\x01\x02", "s.yaml:1: YAML: special characters are not allowed"),
     ],
 )
-def test_files_that_are_no_suite(tmp_path, registry, monkeypatch, content, message):
+def test_files_that_are_no_suite_are_errors(tmp_path, registry, monkeypatch, content, message):
     monkeypatch.chdir(tmp_path)
     Path("s.yaml").write_bytes(content)
     with pytest.raises(PrunebenchError) as caught:
@@ -272,10 +274,22 @@ def test_a_byte_order_mark_does_no_harm(tmp_path, registry, minimal):
         (".", "cannot read the suite .: "),
     ],
 )
-def test_a_suite_that_is_not_there(registry, given, message):
+def test_a_missing_suite_is_an_error_with_a_hint(registry, given, message):
     with pytest.raises(PrunebenchError) as caught:
         load_suite(given, registry=registry)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("name", ["9" * 300, "~no-such-user/file"], ids=["too long", "no user"])
+@pytest.mark.parametrize(
+    "key", ["calibration.corpus", "quality.perplexity.corpus", "quality.tasks.0.data"]
+)
+def test_names_that_no_file_can_have_are_errors(load, registry, calibrated, key, name):
+    text = replaced(calibrated, "quality:\n", "quality:\n  tasks: [{task: boolq, data: hub}]\n")
+    with pytest.raises(PrunebenchError, match="is not a valid path"):
+        load(text, f'{key}="{name}"')
+    with pytest.raises(PrunebenchError, match="is not a valid path"):
+        load_suite(name, registry=registry)
 
 
 KEYS = st.sampled_from(
@@ -297,7 +311,7 @@ VALUES = st.recursive(
 
 @given(st.dictionaries(st.sampled_from([*SuiteFile.model_fields, "x"]), VALUES, max_size=4))
 @settings(max_examples=100)
-def test_whatever_stands_in_a_section_gives_a_suite_or_lines(load, calibrated, sections):
+def test_any_value_in_a_section_gives_a_suite_or_clear_errors(load, calibrated, sections):
     base = parse(calibrated, "s.yaml").data
     overrides = [f"{key}={json.dumps(value)}" for key, value in sections.items()]
     for attempt in (lambda: load(written(base | sections)), lambda: load(calibrated, *overrides)):
@@ -308,7 +322,7 @@ def test_whatever_stands_in_a_section_gives_a_suite_or_lines(load, calibrated, s
 
 
 def written(data):
-    """JSON is YAML, but for its names of what is not a number."""
+    """JSON is YAML, apart from infinities and nan."""
     text = json.dumps(data, indent=1)
     return text.replace("-Infinity", "-.inf").replace("Infinity", ".inf").replace("NaN", ".nan")
 

@@ -1,4 +1,4 @@
-"""A method's own calibration: published recipes look at different text, and a suite may follow them."""
+"""A method's own calibration: published recipes use different text, and a suite can follow them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def cells(load, registry, own, text=SUITE):
     ]
 
 
-def test_what_is_left_out_is_as_in_the_suite(load, registry):
+def test_keys_left_out_are_as_in_the_suite(load, registry):
     wanda, shortgpt = cells(load, registry, "{windows: 2}")
     assert (wanda.calibration.windows, wanda.calibration.split) == (4, "evaluation")
     assert (shortgpt.calibration.windows, shortgpt.calibration.length) == (2, 16)
@@ -67,12 +67,12 @@ def test_a_suite_without_calibration_needs_no_other(load, registry):
         ("7", r"5: methods\.shortgpt\.calibration"),
     ],
 )
-def test_what_is_wrong_is_named(load, registry, own, said):
+def test_wrong_keys_are_named(load, registry, own, said):
     with pytest.raises(PrunebenchError, match=said):
         load(SUITE.replace("OWN", own))
 
 
-def test_a_method_without_text_takes_none(load):
+def test_a_method_that_reads_no_text_takes_no_calibration(load):
     with pytest.raises(PrunebenchError, match="'magnitude' looks at no text"):
         load(
             SUITE.replace(

@@ -1,4 +1,4 @@
-"""`protocol:` of a perplexity: what each name fills in, what wins over it, and what it does to a cell's id."""
+"""`protocol:` of a perplexity: what each decides, what wins over it, and cells' ids."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_disp_llm_takes_its_first_tokens_and_the_short_tail(specs):
 
 
 @pytest.mark.parametrize("name", list(PROTOCOLS))
-def test_what_the_suite_says_wins(name, specs):
+def test_keys_of_the_suite_win_over_the_protocol(name, specs):
     [spec] = specs(
         f"{{corpus: ptb, protocol: {name}, length: 64, windows: 7, split: train, tail: true}}"
     )
@@ -107,15 +107,13 @@ def test_lists_fan_out_and_every_cell_measures_them_all(specs):
     }
 
 
-def test_a_misspelt_one_gets_the_nearest(specs):
+def test_a_misspelt_protocol_gets_the_nearest_name(specs):
     with pytest.raises(PrunebenchError, match="unknown value 'wnda'") as caught:
         specs("{corpus: c4, protocol: wnda}")
     assert "did you mean 'wanda'?" in str(caught.value)
 
 
-def test_ids_tell_protocols_apart_and_the_default_keeps_those_of_older_runs(
-    load, registry, calibrated
-):
+def test_protocols_have_ids_of_their_own_and_the_default_keeps_old_ids(load, registry, calibrated):
     def first(change: str) -> str:
         return (
             plan(load(calibrated.replace("windows: 4,", f"windows: 4, {change}")), registry)
@@ -133,7 +131,7 @@ def test_ids_tell_protocols_apart_and_the_default_keeps_those_of_older_runs(
     assert identity.keys() == {"corpus", "split", "length", "windows"}
 
 
-def test_a_length_that_the_model_decides_is_work_that_is_not_known(load, registry):
+def test_the_work_is_unknown_if_the_model_decides_the_length(load, registry):
     from prunebench.suite.estimate import estimate
 
     text = "name: s\nmodels: smollm2-135m-instruct\nmethods: [dense]\nquality: {perplexity: {corpus: c4, protocol: wanda}}\n"

@@ -1,4 +1,4 @@
-"""`recovery:` among a method's options: syntax, fan-out, training windows, identity, seeds, cost, schema, bad input."""
+"""`recovery:` beside a method's options: syntax, fan-out, training windows, identity, bad input."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def cells(load, registry):
         ("{lora: {targets: [q_proj, k_proj]}}", [' + lora targets=["q_proj", "k_proj"]']),
     ],
 )  # fmt: skip
-def test_what_is_written_is_the_label_and_lists_fan_out(cells, written, labels):
+def test_given_options_are_the_label_and_lists_fan_out(cells, written, labels):
     assert [cell.label for cell in cells(written)] == [
         f"magnitude sparsity=0.5{label}" for label in labels
     ]
@@ -118,7 +118,7 @@ def test_training_windows_are_the_suites_calibration_or_their_own(cells):
     assert alone.recovery.data.split == "calibration"
 
 
-def test_a_file_to_train_on_lies_beside_the_suite(cells, tmp_path):
+def test_a_training_file_is_relative_to_the_suite(cells, tmp_path):
     (tmp_path / "more.txt").write_text("Some text.\n", encoding="utf-8")
     [cell] = cells("{lora: {data: {corpus: more.txt}}}")
     assert cell.recovery.data.corpus.path == str(tmp_path / "more.txt")
@@ -243,7 +243,7 @@ def test_the_baseline_takes_no_recovery(cells):
         cells("lora", SUITE.replace("magnitude: {sparsity: 0.5,", "dense: {"))
 
 
-def test_the_schema_knows_recoveries(registry):
+def test_the_json_schema_has_recoveries(registry):
     schema = json_schema(registry)
     forms = schema["properties"]["methods"]["anyOf"][0]["anyOf"][1:]
     assert all(

@@ -1,3 +1,5 @@
+"""`prunebench plan` and `prunebench schema`."""
+
 from __future__ import annotations
 
 import json
@@ -62,7 +64,7 @@ def test_json_has_stable_keys():
 
 
 @pytest.mark.usefixtures("here")
-def test_what_is_done_and_what_failed():
+def test_done_and_failed_cells_are_counted():
     planned = plan_suite(SuiteRequest("s.yaml", Path("out")))
     store = RunStore.create(planned.folder, planned.plan, planned.suite.text)
     dense, half, _ = planned.cells
@@ -104,7 +106,7 @@ def test_overrides_and_selection_reach_the_plan():
 
 
 @pytest.mark.usefixtures("here")
-def test_the_table_has_a_row_for_each_cell():
+def test_the_table_has_one_row_per_cell():
     shown = run("s.yaml")
     rows = [
         line for line in shown.splitlines() if "to run " in line and "smollm2-135m-instruct" in line

@@ -1,0 +1,75 @@
+"""`prunebench.prune`: from a folder, and a model in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import prunebench
+from tiny import tiny_checkpoint, tiny_model
+
+IDS = torch.arange(2, 26).view(2, 12) * 7 % 300
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    tiny_checkpoint(tmp_path / "model", "llama")
+    (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 200)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PRUNEBENCH_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def test_a_model_in_a_folder_is_loaded_and_pruned(folder: Path) -> None:
+    seen = []
+    result = prunebench.prune(
+        "model",
+        "wanda",
+        calibration={"corpus": "text.txt", "windows": 2, "length": 16},
+        options={"sparsity": 0.5},
+        progress=lambda phase, done, total: seen.append(phase),
+    )
+    assert result.audit.sparsity == pytest.approx(0.5, abs=0.01)
+    assert result.tokenizer is not None
+    assert {"load", "prune"} <= set(seen)
+    assert not (folder / "pruned").exists()
+
+
+def test_a_model_in_memory_is_pruned_in_place(tmp_path: Path) -> None:
+    model = tiny_model("qwen2")
+    result = prunebench.prune(
+        model, "shortgpt", options={"count": 1}, calibration=IDS, out=tmp_path / "pruned"
+    )
+    assert result.model is model
+    assert result.audit.removed_layers == [result.notes["removed_in_order"][0]]
+    assert torch.equal(prunebench.load_pruned(tmp_path / "pruned")(IDS).logits, model(IDS).logits)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "said"),
+    [
+        ("wanda", {}, "needs calibration"),
+        ("wand", {}, "unknown method"),
+        ("magnitude", {"sparsity": 2}, "magnitude: sparsity: "),
+        ("magnitude", {"recovery": "lora"}, "neither allocation nor recovery"),
+    ],
+)
+def test_bad_input_for_a_model_in_memory_is_an_error(
+    method: str, options: dict[str, object], said: str
+) -> None:
+    with pytest.raises(prunebench.PrunebenchError, match=said):
+        prunebench.prune(tiny_model("llama"), method, options=options)
+
+
+def test_a_tensor_is_for_a_model_in_memory(folder: Path) -> None:
+    with pytest.raises(prunebench.PrunebenchError, match="not loaded yet"):
+        prunebench.prune("model", "wanda", calibration=IDS)
+
+
+def test_a_misspelt_parameter_or_a_misplaced_option_is_an_error() -> None:
+    with pytest.raises(prunebench.PrunebenchError, match="did you mean 'device'"):
+        prunebench.prune("model", "wanda", devise="cpu")
+    with pytest.raises(prunebench.PrunebenchError, match="goes into `options`"):
+        prunebench.prune("model", "wanda", sparsity=0.5)
