@@ -55,7 +55,7 @@ def test_the_whole_matrix(faulty: matrix.Run, tmp_path: Path) -> None:
 
 def test_flags_are_in_the_report(faulty: matrix.Run) -> None:
     page = (faulty.rig.folder / "runs" / "tiny" / "report.html").read_text()
-    assert "Global state was changed, or processes were left running, in" in page
+    assert "A plugin left side effects behind or could not measure a figure in" in page
     assert "changed the environment: OMP_NUM_THREADS, PRUNEBENCH_CACHE; restored" in page
 
 

@@ -82,7 +82,9 @@ class ForkLauncher:
             # The cell stopped its server (SIGSTOP): end both.
             self._end(server)
             return ProcessExit(-signal.SIGKILL, watch.exceeded, watch.peak_bytes)
-        return ProcessExit(end["exit"], watch.exceeded, end["peak_rss_bytes"], tuple(end["left"]))
+        # The server's figure is of the cell alone; a memory limit counts its children too.
+        peak = max(end["peak_rss_bytes"], watch.peak_bytes or 0)
+        return ProcessExit(end["exit"], watch.exceeded, peak, tuple(end["left"]))
 
     def another(self, number: int) -> ForkLauncher:
         return ForkLauncher(f"{self.mark}-{number}")
