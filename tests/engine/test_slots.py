@@ -35,6 +35,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from prunebench import Method, hookimpl
 from prunebench.cell.phases import Phases
+from prunebench.measure.speed import bandwidth
 
 inner = Phases.phase
 folder = Path(os.environ["SPANS"])
@@ -53,6 +54,7 @@ def phase(self, name):
 
 if os.getpid() != int(os.environ["TESTS"]):  # the process of the tests goes on with others
     Phases.phase = phase
+    bandwidth.BUDGET_S, bandwidth.HOST_BYTES = 0.0, 1 << 20  # not what is tested here
 
 class Hanging(Method):
     name = "hanging"
@@ -98,9 +100,11 @@ def starter(rig: Rig) -> Iterator[Launcher]:
 def session(
     rig: Rig, starter: Launcher, tmp_path: Path
 ) -> Callable[..., tuple[Session, list[Cell]]]:
-    def make(*methods: str, name: str, watcher: Quiet | None = None) -> tuple[Session, list[Cell]]:
+    def make(
+        *methods: str, name: str, watcher: Quiet | None = None, more: str = ""
+    ) -> tuple[Session, list[Cell]]:
         registry = load_plugins()
-        suite = load_suite(rig.suite(*methods, latency=True), registry=registry)
+        suite = load_suite(rig.suite(*methods, latency=True, more=more), registry=registry)
         planned = plan(suite, registry)
         store = RunStore.create(tmp_path / name, planned, suite.text)
         return Session(store, registry, watcher or Quiet(), starter), list(planned.cells)
@@ -116,14 +120,14 @@ def result(record: Record) -> tuple[object, ...]:
 
 def test_two_slots_give_what_one_gives_and_time_nothing_side_by_side(rig: Rig, session) -> None:
     (rig.folder / "meet").mkdir()
-    two, cells = session("magnitude", "random", name="two")
+    two, cells = session("magnitude", name="two")
     engine = LocalEngine(LocalEngine.Options(slots=2))
     beside = {record.id: record for record in two.run(engine, cells)}
     assert two.most_at_once == 2
     spans = [json.loads(line) for line in (rig.folder / "spans").read_text().splitlines()]
 
     (rig.folder / "meet").rename(rig.folder / "met")
-    one, cells = session("magnitude", "random", name="one")
+    one, cells = session("magnitude", name="one")
     engine = LocalEngine(LocalEngine.Options())
     alone = {record.id: record for record in one.run(engine, cells)}
     assert one.most_at_once == 1
@@ -141,6 +145,14 @@ def test_two_slots_give_what_one_gives_and_time_nothing_side_by_side(rig: Rig, s
     assert {"fetch"} in overlaps
     assert not [phases for phases in overlaps if phases & set(TIMED)]
     assert {"load", "generate", "latency"} <= {name for _, name, _, _ in spans}
+
+
+def test_a_cell_over_its_time_limit_is_a_row_that_names_the_limit(session) -> None:
+    run, cells = session("hanging", name="limit", more="limits: {time_s: 0.5}")
+    [record] = run.run(LocalEngine(LocalEngine.Options()), cells[1:])
+    assert (record.status, record.error.type) == ("timeout", "timeout")
+    assert record.error.message == "ended by the harness, the limit is 0.5 s"
+    assert f"specs/{record.id}.json" in record.error.command
 
 
 @pytest.mark.faults

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,9 @@ from prunebench.isolation.timing_lock import TimingLock
 
 lock, spans = TimingLock(Path(sys.argv[1])), []
 draw = random.Random(int(sys.argv[2]))
-sys.stdin.readline()  # all begin when all have started
+lock.enter_phase("prune")
+print("inside", flush=True)
+sys.stdin.readline()
 for _ in range(15):
     phase = draw.choice(["prune", "latency"])
     lock.enter_phase(phase)
@@ -42,9 +43,11 @@ def test_no_phase_of_another_process_overlaps_a_timed_one(tmp_path: Path) -> Non
         for seed in range(4)
     ]
     for process in processes:
+        assert process.stdout.readline() == b"inside\n"  # all four at once: it is not timed
+    for process in processes:
         process.stdin.write(b"go\n")
         process.stdin.flush()
-    spans = [json.loads(process.communicate(timeout=60)[0]) for process in processes]
+    spans = [json.loads(process.communicate()[0]) for process in processes]
     for one, mine in enumerate(spans):
         for others in spans[:one]:
             for phase, begun, ended in mine:
@@ -56,22 +59,18 @@ def test_no_phase_of_another_process_overlaps_a_timed_one(tmp_path: Path) -> Non
 
 def test_a_timed_phase_that_waits_goes_before_those_that_come_later(tmp_path: Path) -> None:
     said: list[str] = []
-    first, second, timed = (
-        TimingLock(tmp_path),
-        TimingLock(tmp_path),
-        TimingLock(tmp_path, lambda: said.append(WAITING)),
-    )
+    waits = threading.Event()
+    first, second = TimingLock(tmp_path), TimingLock(tmp_path)
+    timed = TimingLock(tmp_path, lambda: (said.append(WAITING), waits.set()))
     first.enter_phase("prune")
     assert second.try_share()
     second.release()
     waiting = threading.Thread(target=timed.enter_phase, args=("latency",))
     waiting.start()
-    while not said:
-        time.sleep(0.01)
+    waits.wait()
     assert not second.try_share()  # although the lock is only shared
     first.release()
-    waiting.join(5)
-    assert not waiting.is_alive()
+    waiting.join()
     assert not second.try_share()
     timed.enter_phase("energy")  # from one timed phase to the next nobody comes in between
     assert said == [WAITING]
