@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
 import sys
-from contextlib import chdir
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import CompletedProcess
 from unittest import mock
 
-from click.testing import CliRunner, Result
-
 from in_process import FILE
-from prunebench.cli import prunebench
+from prunebench.cli import main
 from tiny import tiny_checkpoint
 
 SUITE = """\
@@ -65,7 +65,7 @@ class Rig:
         path.write_text(SUITE.format(methods=listed, latency=shape, more=more))
         return path
 
-    def prunebench(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    def prunebench(self, *arguments: str | Path) -> CompletedProcess[str]:
         """Run the command line as a user would, in the rig's folder."""
         return subprocess.run(
             [sys.executable, "-m", "prunebench", *map(str, arguments)],
@@ -75,16 +75,33 @@ class Rig:
             text=True,
         )
 
-    def invoke(self, *arguments: str | Path) -> Result:
-        """Run the command line in this process, in the rig's folder. Its plugins are not found."""
+    def invoke(self, *arguments: str | Path) -> CompletedProcess[str]:
+        """Run the command line in this process, in the rig's folder and with its plugins."""
+        command = ["prunebench", *map(str, arguments)]
+        out, errors = io.StringIO(), io.StringIO()
         before = signal.getsignal(signal.SIGTERM)  # `run` sets a handler
-        try:
-            with chdir(self.folder), mock.patch.dict(os.environ, self.environment):
-                return CliRunner().invoke(prunebench, [*map(str, arguments)])
-        finally:
-            signal.signal(signal.SIGTERM, before)
+        site = str(self.folder / "site")
+        with (
+            chdir(self.folder),
+            mock.patch.dict(os.environ, self.environment),
+            mock.patch.object(sys, "argv", command),
+            mock.patch.object(sys, "path", [site, *sys.path]),
+            redirect_stdout(out),
+            redirect_stderr(errors),
+        ):
+            try:
+                main()
+                code = 0
+            except SystemExit as end:
+                code = end.code or 0
+            finally:
+                signal.signal(signal.SIGTERM, before)
+                for name, module in list(sys.modules.items()):  # another rig has others
+                    if (getattr(module, "__file__", None) or "").startswith(site):
+                        del sys.modules[name]
+        return CompletedProcess(command, code, out.getvalue(), errors.getvalue())
 
-    def run(self, *arguments: str | Path) -> Result:
+    def run(self, *arguments: str | Path) -> CompletedProcess[str]:
         """`prunebench run` in this process, cells too: quick, but without isolation."""
         engine = ("--plugin", FILE, "--engine", "in-process")
         return self.invoke("run", *arguments, *engine)

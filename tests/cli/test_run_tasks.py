@@ -24,7 +24,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Rig:
 
 
 def test_scores_are_in_record_export_and_report(rig: Rig) -> None:
-    result = rig.prunebench("run", "tiny.yaml")
+    result = rig.run("tiny.yaml")
     assert result.returncode == 0, result.stdout + result.stderr
     records, damaged = RunStore.open(rig.folder / "runs" / "tiny").records()
     assert not damaged
@@ -35,7 +35,7 @@ def test_scores_are_in_record_export_and_report(rig: Rig) -> None:
         ]
         assert record.quality.perplexity
         assert "tasks" in [phase.phase for phase in record.cost.phases]
-    rows = json.loads(rig.prunebench("export", "runs/tiny", "--format", "json").stdout)
+    rows = json.loads(rig.invoke("export", "runs/tiny", "--format", "json").stdout)
     assert [row["task_2"] for row in rows] == ["hellaswag", "hellaswag"]
     assert rows[0]["tasks_recovery_percent"] in {100, None}
     html = (rig.folder / "runs" / "tiny" / "report.html").read_text()
@@ -44,7 +44,7 @@ def test_scores_are_in_record_export_and_report(rig: Rig) -> None:
 
 
 def test_a_task_that_is_misspelt_stops_before_anything_runs(rig: Rig) -> None:
-    result = rig.prunebench("run", "tiny.yaml", "--set", "quality.tasks=arc_esay", "--out", "other")
+    result = rig.invoke("run", "tiny.yaml", "--set", "quality.tasks=arc_esay", "--out", "other")
     assert result.returncode == 2
     assert "did you mean 'arc_easy'?" in result.stderr
     assert not (rig.folder / "other").exists()

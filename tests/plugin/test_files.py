@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from prunebench import PrunebenchError
+from prunebench.cell.events import EventWriter
+from prunebench.cell.run import run_cell
 from prunebench.plugin.files import VARIABLE, with_files
 from prunebench.plugin.host import load_plugins
 from prunebench.store.run_folder import RunStore
@@ -81,7 +84,7 @@ def test_a_run_uses_it_and_the_command_reproduces_the_cell(tmp_path: Path) -> No
     rig = Rig(tmp_path)
     path = written(tmp_path)
     suite = rig.suite("mine: {sparsity: 0.25}")
-    done = rig.prunebench("run", suite, "--plugin", path.name, "--no-report")
+    done = rig.run(suite, "--plugin", path.name, "--no-report")
     assert done.returncode == 0, done.stdout + done.stderr
     records, _ = RunStore.open(tmp_path / "runs" / "tiny").records()
     [record] = [record for record in records if record.cell.method.name == "mine"]
@@ -90,28 +93,13 @@ def test_a_run_uses_it_and_the_command_reproduces_the_cell(tmp_path: Path) -> No
     assert f"--plugin {path}" in command
     environment = {**os.environ, **rig.environment}
     again = subprocess.run(
-        command,
-        shell=True,
-        cwd="/",
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
+        command, shell=True, cwd="/", env=environment, capture_output=True, text=True, check=False
     )
     assert again.returncode == 0, again.stderr
     path.write_text(SOURCE + "# changed\n")
-    stale = subprocess.run(
-        command,
-        shell=True,
-        cwd="/",
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert stale.returncode == 1
-    assert "is not the file that the cell was planned with" in stale.stdout
-    planned = rig.prunebench("plan", suite, "--plugin", path.name)
+    with with_files([path]):
+        stale = run_cell(record.cell, events=EventWriter(io.StringIO()), command="none")
+    assert stale.status == "failed"
+    assert "is not the file that the cell was planned with" in stale.error.message
+    planned = rig.invoke("plan", suite, "--plugin", path.name)
     assert "1 done, 1 to run" in planned.stdout, planned.stdout
