@@ -28,10 +28,10 @@ def test_doctor_lists_what_can_be_measured() -> None:
 
 
 def test_doctor_stops_waiting_for_a_hub_that_does_not_answer(monkeypatch) -> None:
-    import time
+    import threading
     import urllib.request
 
-    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: time.sleep(30))
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: threading.Event().wait())
     monkeypatch.setattr("prunebench.cli.doctor.LIMIT_S", 0.2)
     found = {one["topic"]: one for one in json.loads(invoke("doctor", "--json").output)}
     assert found["network"]["status"] == "no"

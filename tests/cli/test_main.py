@@ -14,7 +14,7 @@ import pytest
 def test_verbose_adds_the_traceback_to_an_error(tmp_path: Path, options: list[str]) -> None:
     command = [sys.executable, "-m", "prunebench", *options, "plan", "gone.yaml"]
     told = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        command, cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert told.returncode == 2
     assert "there is no suite" in told.stderr
@@ -33,7 +33,6 @@ def test_the_shell_completes_commands() -> None:
         env={**os.environ, **asked},
         capture_output=True,
         text=True,
-        timeout=60,
         check=False,
     )
     assert done.stdout.split() == ["plain,plan", "plain,plugins"]

@@ -75,7 +75,7 @@ def test_show_imports_no_torch() -> None:
         "assert result.exit_code == 0, result.output\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_list_imports_no_torch() -> None:
@@ -86,7 +86,7 @@ def test_the_list_imports_no_torch() -> None:
         "print(result.output)"
     )
     out = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
     ).stdout
     rows = {(row["kind"], row["name"]): row for row in json.loads(out)}
     wanda = rows["method", "wanda"]

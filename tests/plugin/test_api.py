@@ -52,7 +52,7 @@ def test_importing_the_package_costs_nothing() -> None:
         "from prunebench import hookimpl, LinearMethod, Recovery, Allocation, run, prune\n"
         "assert not {'torch', 'transformers', 'pandas', 'pytest'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_every_hook_says_what_it_is_and_since_when() -> None:

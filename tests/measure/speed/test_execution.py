@@ -187,5 +187,5 @@ def test_every_form_times_as_many_tokens():
     for form in ("eager", "static", "lean"):
         with torch.inference_mode():
             ttft, steps = one_round(decoder(model, form, 2, 12), prompt(), 5)
-        assert ttft > 0
+        assert ttft >= 0
         assert len(steps) == 4

@@ -66,9 +66,7 @@ def test_the_same_store_gives_the_same_bytes_in_any_process(build, tmp_path):
     files = []
     for seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": seed, "TZ": "Asia/Tokyo"}
-        subprocess.run(
-            [sys.executable, "-c", code, str(store.folder)], check=True, env=environment, timeout=60
-        )
+        subprocess.run([sys.executable, "-c", code, str(store.folder)], check=True, env=environment)
         files.append(store.report_path.read_bytes())
     assert files[0] == files[1] == render(store).encode()
 
@@ -330,4 +328,4 @@ def test_importing_the_package_is_cheap():
         "heavy = ('pandas', 'matplotlib', 'jinja2', 'numpy', 'torch'); "
         "sys.exit(any(module in sys.modules for module in heavy))"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
