@@ -13,9 +13,7 @@ import pytest
 @pytest.mark.parametrize("options", [[], ["--verbose"]])
 def test_verbose_adds_the_traceback_to_an_error(tmp_path: Path, options: list[str]) -> None:
     command = [sys.executable, "-m", "prunebench", *options, "plan", "gone.yaml"]
-    told = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert told.returncode == 2
     assert "there is no suite" in told.stderr
     assert ("Traceback" in told.stderr) == bool(options)

@@ -75,7 +75,7 @@ socket.socket.connect = (
 )
 socket.getaddrinfo = lambda *a, **k: refuse(None, a)
 """
-"""A `sitecustomize` that notes every attempt to connect, in all processes of the run."""
+"""Of a `sitecustomize`: notes every attempt to connect, in all processes of the run."""
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Rig, subprocess.Comp
     rig = Rig(tmp_path_factory.mktemp("run"))
     rig.plugin("faulty", FAULTY)
     rig.plugin("unimportable", "import no_such_module\n")
-    (rig.folder / "site" / "sitecustomize.py").write_text(OFFLINE)
+    with (rig.folder / "site" / "sitecustomize.py").open("a") as file:
+        file.write(OFFLINE)
     methods = [
         "raising",
         "wanda: {sparsity: 2:4}",

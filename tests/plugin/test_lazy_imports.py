@@ -20,6 +20,4 @@ def test_a_plugin_may_import_torch_at_its_top_without_loading_it(tmp_path: Path)
         "assert late.now().shape == (2,) and 'torch' in sys.modules\n"
         "import torch; assert isinstance(late.now(), torch.Tensor)\n"
     )
-    subprocess.run(
-        [sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(tmp_path)}
-    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(tmp_path)})
