@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from prunebench.store.run_folder import RunStore
+from rig import QUIET
 
 METHODS = {
     "dense",
@@ -27,7 +28,10 @@ METHODS = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = tmp_path_factory.mktemp("smoke")
     closed = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
+    (where / "site").mkdir()
+    (where / "site" / "sitecustomize.py").write_text(QUIET)
     environment = {
+        "PYTHONPATH": str(where / "site"),
         "PRUNEBENCH_CACHE": str(where / "cache"),
         "PIP_NO_INDEX": "1",
         "HF_HUB_OFFLINE": "1",
