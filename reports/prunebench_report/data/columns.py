@@ -153,6 +153,8 @@ SPEED = (
             "inter_token_speedup": "dense time / pruned time, generation phase",
             "inter_token_speedup_low": "lower end of its 95 % interval",
             "inter_token_speedup_high": "upper end of its 95 % interval",
+            "inter_token_speedup_bound": "lower bound of inter_token_speedup that holds at 95 % for "
+            "all cells of the model together",
             "sparse24_speedup": "inter_token_speedup with 2:4 kernels, if the GPU has them",
             "sparse24_speedup_low": "lower end of its 95 % interval",
             "sparse24_speedup_high": "upper end of its 95 % interval",

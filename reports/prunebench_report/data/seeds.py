@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
+from prunebench_report.data.claims import BOUND
 from prunebench_report.data.columns import Row, kind_of
 from prunebench_report.data.gate import passes_gate
 from prunebench_report.data.names import unique_names
@@ -71,6 +72,7 @@ def _pool(members: Sequence[Row], name: str, gate: float) -> Row:
         for key in first:
             row |= _pool_column(key, [member[key] for member in done])
         _widen_intervals(row)
+        _lowest_bound(row, done)
         row["gate_passed"] = passes_gate(row, gate)
     return row
 
@@ -98,6 +100,12 @@ def _widen_intervals(row: Row) -> None:
         deviation = row.get(f"{key}_sd")
         if _PERPLEXITY.fullmatch(key) and deviation is not None and row.get(key) is not None:
             row[end] = row[key] + (-deviation if "_low" in end else deviation)
+
+
+def _lowest_bound(row: Row, members: Sequence[Row]) -> None:
+    """The bound of several seeds is that of the worst: their mean lies above it."""
+    bounds = [member[BOUND] for member in members if member.get(BOUND) is not None]
+    row[BOUND] = min(bounds) if len(bounds) == len(members) else None
 
 
 def seed_deviation(row: Mapping[str, Any], key: str) -> float | None:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from prunebench_report.data.claims import bound_columns
 from prunebench_report.data.columns import Row, column_names, kind_of
 from prunebench_report.data.gate import passes_gate
 from prunebench_report.data.metrics import FigureKey, figure_keys, metric_columns
@@ -58,10 +59,12 @@ def build_table(
             dense.setdefault(_comparable(record.cell), record)
     keys = figure_keys(records)
     columns = _column_names(records, expect)
+    bounds = bound_columns(records)
     rows = []
     for record in records:
         row = _row(record, dense.get(_comparable(record.cell)), keys)
         row["name"] = named[record.id]
+        row |= bounds[record.id]
         row["gate_passed"] = passes_gate(row, gate)
         row |= published_columns(record, expect)
         # In the order of the columns, and with None for those that other records need.

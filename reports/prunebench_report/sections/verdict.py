@@ -8,20 +8,19 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
+from prunebench_report.data.claims import measuring_fault, sure_speedup
 from prunebench_report.data.columns import Row
 from prunebench_report.data.gate import judged_by_tasks, quality, quality_key
 from prunebench_report.data.groups import by_model
 from prunebench_report.data.pareto import dominates, settled_speedup
 from prunebench_report.data.seeds import seed_count, seed_deviation
-from prunebench_report.text import TIMES, fixed, number, percent, short_label, times
+from prunebench_report.text import TIMES, clean, fixed, number, percent, short_label, times
 
 if TYPE_CHECKING:
     from prunebench_report.data.report_input import ReportInput
 
 FAST = 1.2
 """The speed-up that the first statement asks for."""
-# A speed-up beyond this contradicts that zeros in dense tensors bring none.
-_CLEARLY_FASTER = 1.05
 
 
 @dataclass(frozen=True)
@@ -64,10 +63,11 @@ def _of_model(rows: Sequence[Row], gate: float, suffix: str) -> list[Statement]:
     if all(row["dense_cell"] is None for row in pruned):
         return [_without_dense(pruned, suffix)]
     statements = (
-        _quality_when_fast(pruned, suffix),
+        _quality_when_fast(pruned, gate, suffix),
         _speed_above_gate(pruned, gate, suffix),
         _dominated(pruned, suffix),
         _zeros(pruned, suffix),
+        _faults(pruned, suffix),
     )
     return [statement for statement in statements if statement]
 
@@ -97,26 +97,32 @@ def _without_dense(pruned: Sequence[Row], suffix: str) -> Statement:
     return _say("no-dense", question, "n/a", f"{without} ", _link(best), lowest)
 
 
-def _quality_when_fast(rows: Sequence[Row], suffix: str) -> Statement | None:
+def _quality_when_fast(rows: Sequence[Row], gate: float, suffix: str) -> Statement | None:
+    """The best cell that passes the gate and is surely `FAST` times as fast as dense."""
     question = f"Best quality at {FAST:g}{TIMES} speed or more{suffix}"
-    timed = [row for row in rows if row["inter_token_speedup"] is not None]
+    timed = [row for row in rows if sure_speedup(row) is not None]
     if not timed:
-        return None
-    top = max(timed, key=_speed)
-    if _speed(top) < FAST:
-        none = f"No cell reaches {FAST:g}{TIMES} dense speed per token; the fastest is "
-        return _say("quality", question, "none", none, _link(top), f" at {_measured(top)}.")
-    fast = [row for row in timed if _speed(row) >= FAST and quality(row) is not None]
+        return _not_timed(rows, "quality", question)
+    fast = [row for row in timed if (sure_speedup(row) or 0) >= FAST]
     if not fast:
+        top = max(timed, key=lambda row: (sure_speedup(row) or 0, not _no_gain(row), _speed(row)))
+        none = f"No cell is surely {FAST:g}{TIMES} as fast per token as dense; the nearest is "
+        return _say("quality", question, "none", none, _link(top), f" at {_measured(top)}.")
+    judged = [row for row in fast if quality(row) is not None]
+    if not judged:
         return None  # the quality of the fast cells is unknown
-    best = max(fast, key=lambda row: (quality(row), _speed(row)))
+    passing = [row for row in judged if row["gate_passed"]]
+    best = max(passing or judged, key=lambda row: (quality(row), sure_speedup(row)))
     tasks = f"mean over {best['tasks_run']} tasks; " if judged_by_tasks(best) else ""
     kept = (
-        f" keeps {_kept(best)} of dense quality "
-        f"({tasks}perplexity {number(best['perplexity'])}) "
-        f"at {_measured(best)} dense speed per token."
+        f"{_kept(best)} of dense quality ({tasks}perplexity {number(best['perplexity'])}) "
+        f"at {_measured(best)} dense speed per token"
     )
-    return _say("quality", question, f"{fixed(quality(best), 1)} %", _link(best), kept)
+    if not passing:
+        none = f"No cell of that speed keeps {100 * gate:g} % of dense quality; the best, "
+        return _say("quality", question, "none", none, _link(best), f", keeps {kept}.")
+    figure = f"{fixed(quality(best), 1)} %"
+    return _say("quality", question, figure, _link(best), f" keeps {kept}.")
 
 
 def _speed_above_gate(rows: Sequence[Row], gate: float, suffix: str) -> Statement | None:
@@ -126,27 +132,57 @@ def _speed_above_gate(rows: Sequence[Row], gate: float, suffix: str) -> Statemen
     judged = [row for row in rows if quality(row) is not None]
     if not judged:
         return None
-    passing = [
-        row for row in judged if row["gate_passed"] and row["inter_token_speedup"] is not None
-    ]
-    if not passing:
+    if not any(row["gate_passed"] for row in judged):
         best = max(judged, key=quality)
-        if best["gate_passed"]:
-            return None  # it passes, but nothing was timed
         none = f"No pruned cell keeps {limit} of dense quality; the best is "
         kept = f" with {fixed(quality(best), 1)} %."
         return _say("speed", question, "none", none, _link(best), kept)
-    # Speed-ups within their noise count as 1, so that quality decides among them.
-    best = max(passing, key=lambda row: (settled_speedup(row) or 0, quality(row)))
-    if settled_speedup(best) == 1:
-        text = (
-            f" keeps {_kept(best)} of dense quality but is not measurably faster than dense: "
-            f"{_measured(best)}."
-        )
-        return _say("speed", question, times(1.0), _link(best), text)
+    passing = [row for row in judged if row["gate_passed"] and sure_speedup(row) is not None]
+    if not passing:
+        return _not_timed([row for row in judged if row["gate_passed"]], "speed", question)
+    # Gains that are not sure count as 1, so that quality decides among them.
+    best = max(passing, key=lambda row: (sure_speedup(row) or 0, quality(row)))
     kept = f"{_kept(best)} of dense quality"
+    if sure_speedup(best) == 1:
+        slow = f" keeps {kept} but is not measurably faster than dense: {_measured(best)}."
+        if measuring_fault(best):
+            slow = f" keeps {kept}; nothing in it could make it faster than dense."
+        return _say("speed", question, times(1.0), _link(best), slow)
     text = f" generates tokens at {_measured(best)} dense speed and keeps {kept}."
     return _say("speed", question, times(_speed(best)), _link(best), text)
+
+
+def _not_timed(rows: Sequence[Row], key: str, question: str) -> Statement | None:
+    """Say that the speed could not be measured here, and why; None if nobody tried."""
+    reason = next((row["speed_not_measurable"] for row in rows if _unmeasured(row)), None)
+    if reason is None:
+        return None
+    return _say(key, question, "n/a", f"Speed was not measurable here: {clean(reason)}.")
+
+
+def _faults(rows: Sequence[Row], suffix: str) -> Statement | None:
+    """Cells that measured faster than dense although nothing could make them so."""
+    wrong = [row for row in rows if measuring_fault(row)]
+    if not wrong:
+        return None
+    worst = max(wrong, key=_speed)
+    return _say(
+        "fault",
+        f"Measuring faults{suffix}",
+        str(len(wrong)),
+        _link(worst),
+        f" was timed at {_measured(worst)}, but runs dense kernels over as many bytes as dense. "
+        "This is a fault of the measurement, not a speed-up: do not trust the speeds of this run.",
+    )
+
+
+def _unmeasured(row: Row) -> bool:
+    return row.get("speed_not_measurable") is not None
+
+
+def _no_gain(row: Row) -> bool:
+    """Whether nothing in the cell could make it faster than dense."""
+    return row.get("speedup_expected") is False
 
 
 def _dominated(rows: Sequence[Row], suffix: str) -> Statement | None:
@@ -227,10 +263,8 @@ def _zeros(rows: Sequence[Row], suffix: str) -> Statement | None:
     sparsities = [row["sparsity"] for row in kept]
     least, most = percent(min(sparsities), 0), percent(max(sparsities), 0)
     amount = least if least == most else f"{least} to {most}"
-    if any((settled_speedup(row) or 0) > _CLEARLY_FASTER for row in kept):
-        text = f"{amount} zeros in dense tensors were expected to bring no speed-up, but "
-        reached = f" reached {_measured(high)}."
-        return _say("zeros", question, times(_speed(high)), text, _link(high), reached)
+    if any(measuring_fault(row) for row in kept):
+        return None  # `_faults` says so
     text = f"{amount} zeros in dense tensors bring no speed-up: the measured ratio is "
     if len(kept) == 1:
         only = f"{text}{_measured(high)} ("
