@@ -47,6 +47,7 @@ def run(
 
     name, options = _name_and_options(engine)
     request = SuiteRequest(suite, None if out is None else Path(out), overrides, only, skip)
+    # The files are in force for this run only, in its cells' processes too.
     with with_files(plugins):
         done = run_suite(request, _Progress(), engine=name, engine_options=options, report=report)
     return load_run(done.folder)
@@ -93,6 +94,7 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
     from prunebench.errors import PrunebenchError, did_you_mean
 
     known = {one.name for one in dataclasses.fields(PruneJob)}
+    # A dataclass would raise TypeError for it, and could not say where a method's option belongs.
     for name in settings:
         if name not in known:
             raise PrunebenchError(

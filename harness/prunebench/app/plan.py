@@ -54,9 +54,11 @@ def plan_suite(request: SuiteRequest) -> PlannedSuite:
     from prunebench.suite.plan import plan, select
     from prunebench.suite.source import read, source_of
 
+    # Loading runs the code of every plugin; everything later uses this registry.
     registry = load_plugins()
     given = request.suite
     source = source_of(given, "suite") if isinstance(given, Mapping) else read(given)
+    # Overrides come before the check: they may replace what is wrong in the file.
     suite = check_suite(override(source, request.overrides), registry)
     whole = plan(suite, registry)
     return PlannedSuite(

@@ -65,7 +65,7 @@ def profile_model(
     cell = one_cell(model, DENSE, {}, load_plugins(), dtype=dtype, device=device)
     phases = Phases() if progress is None else Phases(lambda phase: progress(phase, 0, 0), progress)
     setup = set_up(cell, phases)
-    setup.fetch()
+    setup.fetch()  # a phase of its own: a download is no part of the time to load
     loaded, load = setup.load_timed()
     facts = dense_facts(loaded.model)
     layers = list(range(len(anatomy(loaded.model).layers)))
@@ -101,6 +101,7 @@ def profile_model(
 
 def _forms(device: str, *, compiled: bool) -> list[Form]:
     forms: list[Form] = ["eager", "static", "lean"]
+    # For "auto" without a GPU, its row says why it was not timed.
     if device != "cpu":
         forms.append("cuda-graph")
     if compiled:

@@ -23,6 +23,7 @@ from prunebench.record.record import Record
 @contextmanager
 def show(cells: int) -> Iterator[Watcher]:
     """Show the progress of ``cells`` cells while the context is open."""
+    # soft_wrap: a cell stays one line in a log, however narrow the console claims to be.
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
         yield _Lines(console, cells)
@@ -32,6 +33,7 @@ def show(cells: int) -> Iterator[Watcher]:
         BarColumn(bar_width=30),
         TextColumn("{task.fields[state]}"),
     )
+    # transient: the bars vanish at the end, and the lines of finished cells stay.
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
         yield _Bars(console, cells, progress=progress)
 
@@ -47,12 +49,14 @@ class _Lines:
     def started(self, cell: Cell) -> None:
         self.number += 1
         self._running[cell.id] = self.number, time.monotonic()
+        # Without markup=False, rich would read [1/8] as a style.
         self.console.print(f"[{self.number}/{self.cells}] {_name(cell)} ...", markup=False)
 
     def moved(self, cell: Cell, event: Event) -> None:
         """Phases are shown in terminals only."""
 
     def finished(self, record: Record) -> None:
+        # The number of its start: cells that run at the same time end in another order.
         number, begun = self._running.pop(record.id)
         spent = time.monotonic() - begun
         line = f"[{number}/{self.cells}] {_name(record.cell)}: {outcome(record)} ({spent:.1f} s)"
@@ -75,6 +79,7 @@ class _Bars(_Lines):
 
     def moved(self, cell: Cell, event: Event) -> None:
         if (part := self._parts.get(cell.id)) is not None:
+            # A total of 0 means that the phase does not count; None makes the bar pulse.
             self.progress.update(
                 part, state=event.phase, total=event.total or None, completed=event.done
             )

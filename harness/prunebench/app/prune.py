@@ -76,6 +76,7 @@ def prune_model(job: PruneJob, progress: Progress | None = None) -> Pruned:
     from prunebench.plugin.host import load_plugins
 
     registry = load_plugins()
+    # Pruning may take hours: it must not end at a folder that cannot be replaced.
     if job.out is not None:
         _check_target(job.out, job.format)
     if job.stream:

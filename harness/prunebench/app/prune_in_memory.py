@@ -42,6 +42,7 @@ def prune_in_memory(
     chosen = _checked_options(method, kind, options)
     dense = dense_facts(model)
     context = Context(tokens, seed, list(range(len(anatomy(model).layers))))
+    # Dropout would make calibration random; afterwards the model is in its own mode again.
     training = model.training
     model.eval()
     with torch.no_grad():
@@ -74,6 +75,7 @@ def _checked_method(name: str, registry: Registry, *, calibrated: bool) -> Any:
 
 def _checked_options(method: str, kind: Any, options: Mapping[str, Any]) -> Any:
     try:
+        # Not as strict as a suite: Python callers may give enumerations and paths.
         return kind.Options.model_validate(options)
     except ValidationError as error:
         first = error.errors()[0]

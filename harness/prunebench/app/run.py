@@ -86,8 +86,10 @@ def run_suite(
         from prunebench.store.run_folder import RunStore
 
         planned = plan_suite(request)
+        # Everything that the user can have got wrong is checked before the folder is made.
         chosen = choose(engine, engine_options or {}, planned.registry)
         with RunStore.check(planned.folder, planned.plan.suite).lock(starter.mark) as former:
+            # After the lock: another run may be using the folder.
             store = RunStore.create(planned.folder, planned.plan, planned.suite.text)
             run = _Run(planned, store, chosen, report=report)
             return run.carry_out(observer, starter, former)
@@ -109,6 +111,7 @@ class _Run:
         from prunebench.engine.session import Session
 
         cells = self.planned.cells
+        # A failed cell has a record, but is not finished.
         todo = [cell for cell in cells if not self.store.finished(cell)]
         with observer.begin(self._start(todo, former)) as watcher:
             session = Session(self.store, self.planned.registry, watcher, starter)
@@ -142,6 +145,7 @@ class _Run:
         with LiveReport(self._write_report) as live:
             for number, record in enumerate(session.run(self.engine, todo), 1):
                 self.measured_s += record.cost.measured_s if record.cost else 0.0
+                # The last cell is followed by the final report.
                 if self.report and number < len(todo):
                     _write_between_cells(live, session)
 

@@ -42,6 +42,7 @@ class LazyGroup(click.Group):
         command: click.Command = importlib.import_module(f"prunebench.cli.{cmd_name}").command
         return command
 
+    # Click's own message would name no suggestion.
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -51,6 +52,7 @@ class LazyGroup(click.Group):
             ctx.fail(f"no command '{args[0]}' ({did_you_mean(args[0], COMMANDS)})")
         return super().resolve_command(ctx, args)
 
+    # Click would import every command to ask for its short help.
     def format_commands(
         self,
         ctx: click.Context,  # noqa: ARG002
@@ -101,6 +103,7 @@ def main() -> None:
     except PrunebenchError as error:
         import logging
 
+        # Parameters of the command are gone by now; --verbose is still known by the log level.
         if logging.getLogger("prunebench").isEnabledFor(logging.DEBUG):
             import traceback
 

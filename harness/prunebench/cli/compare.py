@@ -20,16 +20,15 @@ def command(a: Path, b: Path, html: Path | None) -> None:
     whole (the device, a version, the model). A difference within its uncertainty is "no significant
     change".
     """
-    from rich.console import Console
-
-    from prunebench.cli.tables import grid, wide
+    from prunebench.cli.tables import console, grid, line
     from prunebench_report import compare
 
     found = compare(a, b, html)
-    console = wide(Console(highlight=False))
-    console.print(f"A: {found['a']}   B: {found['b']}", markup=False, soft_wrap=True)
+    shown = console()
+    line(shown, f"A: {found['a']}   B: {found['b']}")
     for name, before, after in found["differs"]:
-        console.print(f"  {name}: {before} in A, {after} in B", markup=False, soft_wrap=True)
+        line(shown, f"  {name}: {before} in A, {after} in B")
+    # Insignificant changes are left out, apart from figures that a reader always looks for.
     rows = [
         [row["name"], head, cell["values"], cell["note"]]
         for row in found["rows"]
@@ -37,10 +36,10 @@ def command(a: Path, b: Path, html: Path | None) -> None:
         if cell["significant"] or head in found["always"]
     ]
     if rows:
-        console.print(grid(["cell", "figure", "A to B", "change"], rows))
+        shown.print(grid(["cell", "figure", "A to B", "change"], rows))
     for name, there in (("A", found["only_a"]), ("B", found["only_b"])):
         if there:
-            console.print(f"only in {name}: {', '.join(there)}", markup=False, soft_wrap=True)
-    console.print(found["summary"], markup=False, soft_wrap=True)
+            line(shown, f"only in {name}: {', '.join(there)}")
+    line(shown, found["summary"])
     if html is not None:
         click.echo(html)

@@ -99,6 +99,7 @@ def _measured() -> Iterator[Finding]:
     always = "perplexity, tasks, latency, throughput, sizes, resident memory by phase, loading"
     yield Finding("measured", "on any machine", "ok", always)
     yield _finding("measured", "GPU memory, sharing", _no_cuda(), "allocator and NVML")
+    # Opened as a run would open it: that it is installed does not mean that the driver answers.
     with Nvml() as nvml:
         reason = nvml.reason if not nvml.available else None
     yield _finding("measured", "NVML", reason, "power, clocks, PCIe and processes of the GPU")

@@ -25,6 +25,7 @@ def command(run: Path, form: Literal["json", "csv", "parquet", "sqlite"], out: P
     from prunebench_report import export
 
     text = export(run, form, out)
+    # None: it was written to --out. JSON has no final newline, CSV has one.
     if text is not None:
         click.echo(text, nl=not text.endswith("\n"))
     else:

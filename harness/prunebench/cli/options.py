@@ -30,6 +30,7 @@ def _load_files(context: click.Context, _: click.Parameter, files: tuple[str, ..
     if files:
         from prunebench.plugin.files import with_files
 
+        # Until the command ends: in tests several commands run in one process.
         context.with_resource(with_files(files))
 
 
@@ -68,6 +69,7 @@ def suite_options(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(request=SuiteRequest(suite, out, overrides, only, skip), **rest)
 
     decorated: Callable[..., Any] = with_request
+    # Decorators apply from the inside out: reversed, --help lists them as they are written below.
     for decorator in reversed(_SUITE_OPTIONS):
         decorated = decorator(decorated)
     return decorated

@@ -47,6 +47,7 @@ def describe(request: SuiteRequest) -> dict[str, Any]:
     from prunebench.suite.estimate import estimate, total
 
     planned = plan_suite(request)
+    # Not `open`: the folder need not exist yet, and planning writes nothing.
     store = RunStore(planned.folder)
     estimates = [estimate(cell, planned.registry) for cell in planned.cells]
     cells = [
@@ -97,6 +98,7 @@ def table(described: dict[str, Any]) -> Table:
     from rich.text import Text
 
     cells = described["cells"]
+    # Columns that are the same in every row only take room.
     varying = [
         key for key in ("calibration", "seed") if len({cell[key] for cell in cells} - {None}) > 1
     ]

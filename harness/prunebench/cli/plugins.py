@@ -51,6 +51,7 @@ def command(context: click.Context, *, as_json: bool) -> None:
     The environment variable PRUNEBENCH_PLUGINS restricts loading: a,b loads only these plugins
     (entry points or distributions), -a leaves one out, an empty value loads none.
     """
+    # Click runs a group also before its subcommand.
     if context.invoked_subcommand is not None:
         return
     from prunebench.engine.select import built_in
@@ -58,6 +59,7 @@ def command(context: click.Context, *, as_json: bool) -> None:
 
     registry = load_plugins()
     rows = [_entry(entry) for entry in (*registry.entries(), *built_in())]
+    # Problems are rows too: a plugin that is missing from the list should say why.
     rows += [_problem(problem) for problem in registry.problems]
     if as_json:
         click.echo(json.dumps(rows, indent=1))

@@ -34,10 +34,12 @@ def command(name: str, options: tuple[str, ...], families: tuple[str, ...]) -> N
 
     _check_families(families)
     found = named(name, load_plugins())
+    # A name may belong to several kinds, of which only some have a contract.
     entry = next((one for one in found if one.kind in CONTRACTS), found[0])
     given = _checked_options(entry, assignments(options)) if entry.kind in CONTRACTS else {}
     tried = families or DEFAULT_FAMILIES
     click.echo(f"{entry.kind} {name} of {entry.distribution} {entry.version} on {', '.join(tried)}")
+    # Verdicts are printed as they come: training takes a while.
     broken = 0
     for verdict in check(entry, given, tried):
         broken += verdict.status == "broken"

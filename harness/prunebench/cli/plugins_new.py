@@ -36,6 +36,7 @@ def command(name: str, kind: str, parent: Path) -> None:
     from prunebench.errors import PrunebenchError
     from prunebench.plugin.host import load_plugins
 
+    # The package would seem to work until a suite names the plugin and gets the other one.
     for entry in (*load_plugins().entries(), *built_in()):
         if entry.name == name and entry.kind == SCAFFOLDS[kind].kind:
             raise PrunebenchError(

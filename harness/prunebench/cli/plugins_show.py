@@ -44,6 +44,7 @@ def command(name: str, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([described(entry) for entry in found], indent=1))
         return
+    # A name may belong to several kinds: all are shown.
     for position, entry in enumerate(found):
         if position:
             click.echo()
@@ -154,6 +155,7 @@ def _properties(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _value(value: Any) -> str:
+    # bool first: it is an int, too.
     if isinstance(value, bool):
         return "yes" if value else "no"
     return ", ".join(value) if isinstance(value, list | tuple) else str(value)

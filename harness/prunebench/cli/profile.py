@@ -91,6 +91,7 @@ def command(
     _show(found)
 
 
+# Phases go to stderr: stdout has only the tables.
 def _tell(phase: str, done: int, total: int) -> None:  # noqa: ARG001
     if not done:
         click.echo(f"{phase} ...", err=True)
@@ -201,6 +202,7 @@ def _forms(found: ModelProfile) -> Iterator[Row]:
         yield (
             form.form,
             "-" if form.inter_token_s is None else _ms(form.inter_token_s),
+            # The speedup is the time of generate() over the form's; shown is the inverse.
             "" if form.speedup is None else f"{1 / form.speedup.estimate:.2f} x generate()",
             form.note or tokens[form.same_tokens],
         )

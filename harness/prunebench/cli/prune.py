@@ -115,6 +115,7 @@ def command(
 def summary(result: Pruned, out: Path) -> str:
     """What was counted on the pruned model, in three lines."""
     audit = result.audit
+    # Only what the method changed is shown: a structured method makes no zeros, and so on.
     facts = [f"{audit.parameters:,} of {audit.parameters_dense:,} parameters"]
     if audit.zeros > audit.zeros_dense:
         facts.append(f"{audit.sparsity:.1%} of the prunable weights are zero")
@@ -141,6 +142,7 @@ class _Progress:
         self.phase = ""
         self.counts = sys.stderr.isatty()
 
+    # To stderr: stdout has only the result.
     def __call__(self, phase: str, done: int, total: int) -> None:
         if phase != self.phase:
             if self.counts and self.phase:
@@ -148,6 +150,7 @@ class _Progress:
             self.phase = phase
             click.echo(f"{phase} ...", err=True, nl=not self.counts)
         elif self.counts and total:
+            # "\r" writes the count over the last one.
             click.echo(f"\r{phase} ... {done}/{total}", err=True, nl=False)
             if done == total:
                 click.echo(err=True)

@@ -57,9 +57,11 @@ def command(
             write_atomically(out, text)
             click.echo(out, err=True)
         return
+    # Plugins are loaded for their sections only; records are shown without the plugins they name.
     sections = list(load_plugins().registered("section").values())
     path = write_report(
         *runs,
+        # A report of several runs belongs to none of their folders.
         out=out or (Path("report.html") if len(runs) > 1 else None),
         only=only,
         sections=sections,

@@ -55,7 +55,7 @@ def command(
 
     # SIGTERM ends a run as Ctrl-C does: cells are ended and the lock is released.
     signal.signal(signal.SIGTERM, _interrupt)
-    begun = time.monotonic()
+    begun = time.monotonic()  # imports and planning are part of the harness's own time
     given = _engine_options(engine, options, ray_address)
     try:
         done = run_suite(
@@ -63,7 +63,7 @@ def command(
         )
     except KeyboardInterrupt:
         click.echo("stopped; the same command continues the run", err=True)
-        sys.exit(130)
+        sys.exit(130)  # 128 + SIGINT, as shells report it
     _show_end(done, begun)
     if done.failed:
         click.echo(
@@ -115,6 +115,7 @@ def _engine_options(engine: str, options: Sequence[str], ray_address: str | None
 
 def _spent(total: float, measured: float, at_once: int) -> str:
     """Where the time of a run went: seconds in all, and seconds that cells measured."""
+    # Cells that ran at the same time add up to more than the run: no share can be given.
     if at_once > 1:
         return f"{total:.0f} s in all, for {measured:.0f} s of cells, up to {at_once} side by side"
     own = total - measured

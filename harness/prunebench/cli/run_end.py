@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
-from prunebench.cli.tables import grid, wide
+from prunebench.cli.tables import console, grid, line
 
 
 def show_summary(folder: Path) -> None:
@@ -14,12 +12,13 @@ def show_summary(folder: Path) -> None:
     from prunebench_report import summary
 
     found = summary(folder)
-    console = wide(Console(highlight=False))
+    shown = console()
     if found.rows:
-        console.print(grid(found.head, found.rows))
+        shown.print(grid(found.head, found.rows))
     if found.left:
-        console.print(f"and {found.left} more rows in the report", markup=False, soft_wrap=True)
+        line(shown, f"and {found.left} more rows in the report")
+    # The mark needs a legend only if it is in the table; a label may contain "<" itself.
     if any("<" in value for row in found.rows for value in row[1:]):
-        console.print("<: below the quality gate", markup=False, soft_wrap=True)
+        line(shown, "<: below the quality gate")
     for sentence in found.sentences:
-        console.print(f"- {sentence}", markup=False, soft_wrap=True)
+        line(shown, f"- {sentence}")

@@ -8,7 +8,7 @@ import click
 
 
 @click.command("suites")
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(*, as_json: bool) -> None:
     """List the shipped suites; `run`, `plan` and other commands accept these names.
 
@@ -18,6 +18,7 @@ def command(*, as_json: bool) -> None:
 
     rows = []
     for name, path in shipped().items():
+        # Not checked: a title needs no plugins, and the list should be quick.
         data = read(path).data
         rows.append(
             {"name": name, "title": str(data.get("title") or data.get("name")), "file": str(path)}

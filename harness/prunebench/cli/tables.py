@@ -1,4 +1,4 @@
-"""Tables in a terminal."""
+"""Tables and lines in a terminal."""
 
 from __future__ import annotations
 
@@ -10,8 +10,21 @@ from rich.table import Table
 from rich.text import Text
 
 
+def console() -> Console:
+    """Standard output, wide enough for a table."""
+    found = Console(highlight=False)
+    # A file or a pipe has no width, and rich would assume 80 columns.
+    return found if found.is_terminal else Console(highlight=False, width=140)
+
+
+def line(shown: Console, text: str) -> None:
+    """Print ``text`` as it is."""
+    # Labels contain brackets, which rich reads as markup; long lines are the terminal's to wrap.
+    shown.print(text, markup=False, soft_wrap=True)
+
+
 def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table: the first column left, the others right; texts are never read as rich markup."""
+    """A table with the first column on the left and the others on the right."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for index, name in enumerate(head):
         if index == 0:
@@ -19,6 +32,7 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
         else:
             table.add_column(Text(name), justify="right", no_wrap=_narrow(rows, index))
     for row in rows:
+        # Text, not str: a str would be read as markup.
         table.add_row(*(Text(value) for value in row))
     return table
 
@@ -26,8 +40,3 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 def _narrow(rows: Sequence[Sequence[str]], index: int) -> bool:
     """Whether a column is narrow enough that its values should not be wrapped."""
     return max((len(row[index]) for row in rows), default=0) <= 22
-
-
-def wide(console: Console) -> Console:
-    """The same console, wide enough for a table if it writes to a file or a pipe."""
-    return console if console.is_terminal else Console(highlight=False, width=140)

@@ -27,6 +27,7 @@ def expand(written: Any, path: KeyPath, lookup: Lookup) -> Iterator[AllocationRe
 
 def check_pair(entry: PluginEntry, method: MethodRef, path: KeyPath, problems: Problems) -> bool:
     """Whether a method accepts an allocation with these options; if not, that is a problem."""
+    # Whether it does can depend on the options: N:M leaves an allocation nothing to decide.
     try:
         options = entry.value.Options.model_validate(method.options)
         reason = entry.value.refuses_allocation(options)

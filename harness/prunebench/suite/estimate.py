@@ -51,6 +51,7 @@ def estimate(cell: Cell, registry: Registry) -> Estimate:
         if spec.windows is None or spec.length is None:
             return Estimate(None, None)
         tokens += spec.windows * spec.length
+    # A pruned model is timed in turns with the dense one, to cancel drifts of the machine.
     models = 1 if cell.method.name == DENSE else 2
     for shape in cell.latency:
         rounds = shape.min_rounds + WARMUP_ROUNDS

@@ -69,6 +69,7 @@ def resolve(
     If the command line changed the suite, such figures are left out silently: they belong to the
     suite as it is published.
     """
+    # Problems of figures are collected apart, so that they can be dropped.
     changed = any(location.startswith(SET) for location in problems.source.locations.values())
     found = Problems(problems.source)
     for index, entry in enumerate(entries):
@@ -147,6 +148,7 @@ class _Matcher:
             hint = hint_for_unknown(name, did_you_mean(name, names), self.registry)
             raise _NoMatchError("method", f"this suite has no method '{name}'", hint)
         path = (*self.path, "options")
+        # The options go through the plugin: '0.50' and 0.5 must be equal here, too.
         asked = next(combinations(plugin, self.entry.options, path, self.problems), None)
         if asked is None:
             return None
@@ -214,6 +216,7 @@ class _Matcher:
             raise _NoMatchError(
                 "metric", "several perplexities fit", "name `corpus`, `protocol` or `length`"
             )
+        # Name the first key that nothing matches; if there is none, only the combination is wrong.
         for key, choices in (
             ("corpus", [spec.corpus.name for spec in specs]),
             ("protocol", [spec.protocol for spec in specs]),

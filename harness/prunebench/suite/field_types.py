@@ -35,6 +35,7 @@ class OneOrMany:
     ) -> CoreSchema:
         return core_schema.no_info_before_validator_function(self._as_list, handler(source))
 
+    # Pydantic would describe the list alone; editors should accept the short forms too.
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def json_schema(registry: Registry) -> Json:
     writer.define_allocations()
     writer.define_recoveries()
     writer.define_metrics()
-    writer.add_examples()
+    writer.add_examples()  # last: it fills in sections that the others define
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "prunebench suite",
@@ -47,6 +47,7 @@ class _Writer:
 
     def methods(self) -> Json:
         """One entry of `methods:`."""
+        # The same section, in which no key is required: keys left out are as in the suite's.
         own = {
             key: value for key, value in self.defs["CalibrationEntry"].items() if key != "required"
         }

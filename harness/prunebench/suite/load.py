@@ -121,7 +121,7 @@ def _resolved(file: SuiteFile, text: str, lookup: Lookup, texts: Texts) -> Suite
         metrics=metric_refs(quality.metrics, lookup, texts),
         latency=tuple(_latency(profile.latency)),
         gate=quality.gate,
-        seeds=tuple(dict.fromkeys(file.seeds)),
+        seeds=tuple(dict.fromkeys(file.seeds)),  # each once, in their order
         device=file.device,
         threads=file.threads,
         gpus=file.gpus,
@@ -142,6 +142,7 @@ def _validated(data: dict[str, Any], problems: Problems) -> tuple[SuiteFile, set
         problems.add_validation((), data, error, _keys)
         wrong = {str(detail["loc"][0]) for detail in error.errors()}
     sound = {key: value for key, value in data.items() if key not in wrong}
+    # The schema demands these keys; errors about them are noted already.
     required = {"name": "unnamed", "models": ["unnamed"], "methods": [methods.DENSE]}
     file = SuiteFile.model_validate(required | sound)
     # Nothing is looked up in place of wrong models.

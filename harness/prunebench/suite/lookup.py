@@ -63,6 +63,7 @@ class Lookup:
 
     def each_or_none(self, written: Any, path: KeyPath, kind: Kind) -> Iterator[NamedPlugin | None]:
         """The plugins that one entry, or a list of them, names; None for null: no plugin."""
+        # null is a choice ("none"), an empty list is not: the grid would have no cell for it.
         if written == []:
             self.problems.add(
                 path,
@@ -97,6 +98,7 @@ class Lookup:
             hint = f"write a name, or a name and its options: {EXAMPLES[kind]}"
             self.problems.add(path, f"{written!r} is no {kind}", hint)
             return None
+        # The options were indented as deep as the name, or a `- ` is missing.
         if len(written) > 1:
             first, second, *_ = written
             self.problems.add(

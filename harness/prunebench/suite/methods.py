@@ -48,6 +48,7 @@ def outcome_varies(plugin: Any, *, sampled: bool) -> bool:
 def expand(entries: Sequence[Any], lookup: Lookup, texts: Texts) -> list[Treatment]:
     """The treatments of a suite in the order of the file, after `dense`, which is always there."""
     found = list(_dense(lookup))
+    # The file may list `dense` as well: planning drops equal cells.
     for index, entry in enumerate(entries):
         named = lookup.plugin(entry, ("methods", index), "method")
         if named is not None:
@@ -89,6 +90,7 @@ def _own_calibration(
     named: NamedPlugin, spread: list[AllocationRef | None], lookup: Lookup, texts: Texts
 ) -> tuple[CalibrationSpec, ...] | None:
     """The method's own calibration text, None if it uses the suite's or none."""
+    # An allocation such as OWL needs text even for a method that needs none.
     readers = [named.name] if named.entry.value.needs_calibration else []
     readers += [
         allocation.name
@@ -116,6 +118,7 @@ def _recoveries(named: NamedPlugin, lookup: Lookup, texts: Texts) -> list[Recove
         return [None]
     path = (*named.path, RECOVERY)
     found = list(recoveries.expand(named.options[RECOVERY], path, lookup, texts))
+    # A trained dense model would shift the baseline of every other cell.
     if named.name == DENSE and found != [None]:
         lookup.problems.add(
             path,

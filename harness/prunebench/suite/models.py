@@ -43,6 +43,7 @@ def model_refs(entries: Sequence[ModelEntry], lookup: Lookup) -> Iterator[ModelR
                 f"give one of them another name: {{model: {entry.model}, name: ...}}",
             )
         first[ref.name] = index
+        # Names are labels in tables: two precisions of a model need two.
         several = len(set(entry.dtype)) > 1
         for dtype in dict.fromkeys(entry.dtype):
             name = f"{ref.name} {dtype}" if several else ref.name

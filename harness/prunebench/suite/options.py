@@ -53,6 +53,7 @@ def combinations(
             "distribution": entry.distribution,
             "version": entry.version,
             "options": complete,
+            # The label shows values as they are used: 0.50 as 0.5.
             "given": {key: complete.get(key, value) for key, value in given.items()},
         }
 

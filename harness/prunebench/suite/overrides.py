@@ -24,6 +24,7 @@ def override(source: Source, assignments: Sequence[str]) -> Source:
     """
     if not assignments:
         return source
+    # A copy: the source stays as it was read.
     data, locations = copy.deepcopy(source.data), dict(source.locations)
     for assignment in assignments:
         _Assignment(data, locations, f"{SET}{assignment}").make(assignment)

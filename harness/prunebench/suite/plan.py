@@ -27,6 +27,7 @@ def plan(suite: Suite, registry: Registry) -> Plan:
 
     They are in the order of the file: models, methods, their options, calibrations, seeds.
     """
+    # The first of equal cells stays, so that adding a duplicate to a suite changes no order.
     cells: dict[str, Cell] = {}
     for cell in _grid(suite, registry):
         cells.setdefault(cell.id, cell)
@@ -106,6 +107,7 @@ def select(cells: Sequence[Cell], only: Sequence[str] = (), skip: Sequence[str] 
     chosen = {
         cell.id for cell in cells if not only or any(matches(cell, pattern) for pattern in only)
     } - skipped
+    # A pruned cell is judged by the dense cell of its own model.
     models = [cell.model for cell in cells if cell.id in chosen]
     left = [
         cell
@@ -122,6 +124,7 @@ def select(cells: Sequence[Cell], only: Sequence[str] = (), skip: Sequence[str] 
 
 def matches(cell: Cell, pattern: str) -> bool:
     """Whether ``pattern`` names this cell."""
+    # At least four digits: 'a' or 'be' would match ids by accident.
     by_id = re.fullmatch(r"[0-9a-f]{4,16}", pattern) is not None and cell.id.startswith(pattern)
     return by_id or any(fnmatchcase(name, pattern) for name in _names(cell))
 

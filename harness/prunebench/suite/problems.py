@@ -37,6 +37,7 @@ class Problems:
         written, location = self.source.locate(path)
         name = dotted(written)
         said = one_line(f"{location}: {name}: {message}" if name else f"{location}: {message}")
+        # Names in a suite may hold line breaks; a problem must stay one line.
         error = PrunebenchError(said, hint=None if hint is None else one_line(hint))
         if str(error) not in map(str, self.errors):
             self.errors.append(error)
@@ -73,7 +74,7 @@ class Problems:
     def stop(self) -> None:
         """Raise everything that was found as one PrunebenchError, in the order of the file."""
         if len(self.errors) == 1:
-            raise self.errors[0]
+            raise self.errors[0]  # with its hint as a hint, not as a part of the message
         if self.errors:
             raise PrunebenchError("\n".join(map(str, sorted(self.errors, key=self._line))))
 
@@ -87,6 +88,7 @@ def hint_for_unknown(name: str, hint: str | None, registry: Registry) -> str | N
 
     It is ``hint``, unless a plugin that could not be loaded may be the reason.
     """
+    # Plugins are usually called like what they register.
     for problem in registry.problems:
         if problem.plugin == name:
             return f"the plugin '{name}' of {problem.distribution} is not loaded: {problem.message}"
@@ -155,11 +157,13 @@ def _reworded(
         return f"unknown value {_shown(found)}", did_you_mean(str(found), choices)
     if kind == "too_short" and found == []:
         return EMPTY, "give at least one value, or leave the key out"
+    # YAML 1.1, which many know, reads these words as booleans.
     if kind == "bool_type" and str(found).lower() in {"yes", "no", "on", "off", "y", "n"}:
         return f"'{found}' is text in YAML 1.2", "write true or false"
     if kind == "model_type":
         hint = "write null for none" if str(found) in {"no", "none", "off"} else None
         return f"should be a mapping of keys, found {_shown(found)}", hint
+    # The nearest key that has a description: list items have none.
     named = path
     while named and isinstance(named[-1], int):
         named = named[:-1]

@@ -72,10 +72,12 @@ def read(path_or_name: str | Path) -> Source:
     Raises PrunebenchError if the file is missing, is not UTF-8 or YAML, or holds no mapping.
     """
     path = _find(str(path_or_name))
+    # Errors in a shipped suite name it as a user does, not by its path in site-packages.
     file = next(
         (f"{name}.yaml" for name, ours in shipped().items() if ours == path), str(path_or_name)
     )
     try:
+        # "-sig": editors on Windows begin a file with a byte order mark.
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1

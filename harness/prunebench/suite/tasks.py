@@ -81,6 +81,7 @@ class _Entry:
     def _known(self, name: str, number: int) -> bool:
         if name in self.index.names:
             return True
+        # Thousands of names: `did_you_mean` would list them all if none is near.
         near = difflib.get_close_matches(name, self.index.names, n=1, cutoff=0.6)
         hint = f"did you mean '{near[0]}'?" if near else "`lm-eval ls tasks` lists the names"
         self.problems.add(
@@ -125,6 +126,7 @@ class _Entry:
                 f"the data '{source.name}' has no task '{missing[0]}'",
                 hint=f"it has {', '.join(source.tasks)}",
             )
+        # None is not 0, and is fine: the task's own number may be 0.
         if self.entry.num_fewshot and not source.few_shot:
             raise _no_examples(f"the data '{source.name}' has")
         return TaskDataRef(name=source.name, revision=source.revision)
@@ -141,6 +143,7 @@ class _Entry:
             if self.entry.num_fewshot and not EXAMPLES & {split_of(path) for path in own}:
                 raise _no_examples(f"{own[0].parent} has")
             files |= {path.relative_to(folder).as_posix(): "" for path in own}
+        # The content identifies the rows; the folder may be moved.
         hashed = {name: file_sha256(folder / name) for name in sorted(files)}
         return TaskDataRef(name=folder.name, path=str(folder), files=hashed)
 

@@ -69,6 +69,7 @@ class Texts:
         entry = self._checked(TrainingEntry, written, path)
         if entry is None:
             return None
+        # The defaults of training differ from those of calibration: they are given, not left out.
         given = entry.model_dump(exclude_unset=True) | {
             "windows": entry.windows,
             "length": entry.length,
@@ -80,6 +81,7 @@ class Texts:
         entry = self._checked(TextEntry, written, path)
         if entry is None:
             return None
+        # What is None stays out: then the protocol decides it.
         given = PerplexityEntry.model_validate(entry.model_dump(exclude_none=True))
         for ref, corpus in self._named_corpora(given.corpus, path):
             for spec in self._protocol(DEFAULT, given, ref, corpus, path):
@@ -138,6 +140,7 @@ class Texts:
                     length=length,
                     windows=windows,
                     protocol=name,
+                    # A number that the suite asks for must be met, a usual number need not be.
                     fewer=entry.windows is None,
                     tail=protocol.tail if entry.tail is None else entry.tail,
                     joiner=joiner,
@@ -158,6 +161,7 @@ class Texts:
                 yield ref, corpus_of(ref, self._corpora)
 
     def _splits(self, splits: list[str], corpus: Corpus, path: KeyPath) -> list[str]:
+        # Wrong splits are returned all the same: the suite fails in the end, after all problems.
         for index, split in enumerate(splits):
             if split not in corpus.splits:
                 hint = did_you_mean(split, corpus.splits)

@@ -70,6 +70,7 @@ def parse(text: str, source: str) -> Document:
 
     Raises PrunebenchError with file and line for anything that is not YAML, and for duplicate keys.
     """
+    # Nodes, not values: they have line numbers, and tags that the builder checks.
     try:
         node = _CoreLoader(text).get_single_node()
         builder = _Builder(source)
@@ -122,6 +123,7 @@ class _Builder:
             raise self.error(node, f"more than {_MOST_NODES} values")
         if isinstance(node, ScalarNode):
             return self.scalar(node)
+        # An alias of a node around it would make an endless value.
         if id(node) in self.open:
             raise self.error(node, "a value that contains itself")
         self.open.add(id(node))
