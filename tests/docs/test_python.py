@@ -135,6 +135,6 @@ def test_the_plugin_of_the_front_page_runs_by_the_command_beside_it(tmp_path: Pa
         if "run my-suite.yaml" in line
     ]
     done = rig.run(*command[1:])
-    assert done.exit_code == 0, done.output
-    assert "mine sparsity=0.25: ok" in done.output
-    assert "sparsity 25.0%" in done.output
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "mine sparsity=0.25: ok" in done.stdout
+    assert "sparsity 25.0%" in done.stdout
