@@ -56,6 +56,8 @@ class FinishedRun:
     """Cells that were selected."""
     failed: tuple[str, ...]
     """Labels of those that still have no result."""
+    not_measurable: tuple[str, ...]
+    """Labels of those whose speed could not be measured here."""
     measured_s: float
     """Sum of the seconds that this run's cells measured."""
     most_at_once: int
@@ -121,9 +123,16 @@ class _Run:
             report=self._write_report(running=False) if self.report else None,
             cells=len(cells),
             failed=tuple(cell.label for cell in cells if not self.store.finished(cell)),
+            not_measurable=tuple(cell.label for cell in cells if self._unmeasured(cell)),
             measured_s=self.measured_s,
             most_at_once=session.most_at_once,
         )
+
+    def _unmeasured(self, cell: Cell) -> bool:
+        """Whether a cell that finished has a shape that was too much disturbed to be timed."""
+        (record, *_), _ = self.store.records([cell]) if self.store.finished(cell) else ([None], [])
+        speed = record and record.speed
+        return any(one.not_measurable for one in speed.latency) if speed else False
 
     def _start(self, todo: list[Cell], former: Owner | None) -> RunStart:
         problems = self.planned.registry.problems

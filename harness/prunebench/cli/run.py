@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from prunebench.app.run import FinishedRun, RunStart
     from prunebench.engine.session import Watcher
 
+NOT_MEASURABLE = 3
+"""Exit code: every cell has a result, but not every speed."""
+
 
 @click.command("run")
 @suite_options
@@ -50,6 +53,9 @@ def command(
     """Run SUITE (a file, or a shipped suite such as quickstart) and write its report.
 
     Cells that have a result are not run again, so the same command continues an interrupted run.
+
+    The exit code is 0 if all cells have a result, 1 if some failed, 2 for a wrong command or suite,
+    and 3 if something else used the machine, so that the speed of some cells was not measurable.
     """
     from prunebench.app import run_suite
 
@@ -70,6 +76,14 @@ def command(
             f"{len(done.failed)} of {_cells(done.cells)} failed: {', '.join(done.failed)}", err=True
         )
         sys.exit(1)
+    if done.not_measurable:
+        names = ", ".join(done.not_measurable)
+        click.echo(
+            f"something else used this machine: the speed of {len(done.not_measurable)} of "
+            f"{_cells(done.cells)} was not measurable ({names})",
+            err=True,
+        )
+        sys.exit(NOT_MEASURABLE)
 
 
 class _Terminal:
