@@ -130,9 +130,10 @@ class _Run:
 
     def _unmeasured(self, cell: Cell) -> bool:
         """Whether a cell that finished has a shape that was too much disturbed to be timed."""
-        (record, *_), _ = self.store.records([cell]) if self.store.finished(cell) else ([None], [])
-        speed = record and record.speed
-        return any(one.not_measurable for one in speed.latency) if speed else False
+        records, _ = self.store.records([cell])
+        return any(
+            one.not_measurable for record in records if record.speed for one in record.speed.latency
+        )
 
     def _start(self, todo: list[Cell], former: Owner | None) -> RunStart:
         problems = self.planned.registry.problems
