@@ -16,7 +16,8 @@ from prunebench.errors import PrunebenchError
 from prunebench.experiment.cell import Cell
 from prunebench.isolation.model_guard import ModelGuard
 from prunebench.isolation.process_guard import guarded
-from prunebench.measure.audit import DenseFacts, LayerCount, audit, count_layer, dense_facts
+from prunebench.measure.audit import DenseFacts, audit, dense_facts
+from prunebench.measure.weight_counts import LayerCount, count_layer
 from prunebench.model.anatomy import anatomy
 from prunebench.model.folder import read_checkpoint
 from prunebench.model.load import LoadedModel, load_bare

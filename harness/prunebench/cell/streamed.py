@@ -16,8 +16,9 @@ from prunebench.cell.recover import RecoveryResult
 from prunebench.cell.setup import CellSetup, seed_all
 from prunebench.errors import PrunebenchError
 from prunebench.isolation.model_guard import first_not_finite, not_finite
-from prunebench.measure.audit import DenseFacts, LayerCount, audit, count_layer, dense_facts
+from prunebench.measure.audit import DenseFacts, audit, dense_facts
 from prunebench.measure.speed.io import load_io
+from prunebench.measure.weight_counts import LayerCount, count_layer
 from prunebench.model.anatomy import anatomy
 from prunebench.model.checkpoint import save_by_pieces
 from prunebench.model.folder import read_checkpoint

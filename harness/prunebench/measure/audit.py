@@ -1,6 +1,6 @@
-"""What is really in a pruned model: zeros, N:M legality, parameters, bytes, parts that are gone.
+"""Audit what is really in a pruned model: zeros, N:M violations, parameters, bytes, missing parts.
 
-Counted on the weights themselves, whatever the method says of them.
+The counts come from the weights themselves, not from what the method reports.
 """
 
 from __future__ import annotations
@@ -9,11 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
 from prunebench.errors import PrunebenchError
+from prunebench.measure.weight_counts import LayerCount, count_layer
 from prunebench.model.anatomy import anatomy
 from prunebench.model.checkpoint import memory_bytes, parameter_count, safetensors_bytes
 from prunebench.model.pruning_json import LayerShape, Shape, shape_of
@@ -22,13 +19,13 @@ from prunebench.record.audit import Audit, LinearAudit, PatternAudit, WidthAudit
 
 @dataclass(frozen=True)
 class DenseFacts:
-    """What to hold the pruned model against; taken before anything is pruned."""
+    """What the pruned model is compared with; taken before anything is pruned."""
 
     parameters: int
     prunable_by_layer: tuple[int, ...]
-    """Weights of the linears of each decoder layer."""
+    """Number of weights in the linears of each decoder layer."""
     zeros_by_layer: tuple[int, ...]
-    """Zeros among them: a model that was quantised before has many."""
+    """Zeros among them; a model that was quantised before has many."""
     shape: Shape
     weights: Mapping[tuple[int, str], int]
     """Size of each linear, by layer and name."""
@@ -46,52 +43,19 @@ class DenseFacts:
         return sum(self.prunable_by_layer)
 
 
-@dataclass(frozen=True)
-class LayerCount:
-    """What is counted on the linears of one layer, by name."""
-
-    shapes: Mapping[str, tuple[int, int]]
-    zeros: Mapping[str, int]
-    groups: Mapping[tuple[int, int], int]
-    """Groups of weights by pattern (keep, of), and of these the ones with more non-zeros than the pattern allows."""
-    violations: Mapping[tuple[int, int], int]
-
-
 class _Form(NamedTuple):
+    """The form of the pruned model in words, and whether it is expected to be faster."""
+
     name: str
     faster: bool
     note: str
 
 
-@torch.no_grad()
-def count_layer(
-    linears: Mapping[str, nn.Linear], layer: int, patterns: Sequence[tuple[int, int]] = ()
-) -> LayerCount:
-    """Count the ``linears`` of a layer, whose index in the dense model is ``layer``; ``patterns`` as for `audit`.
-
-    Raises PrunebenchError where a weight is not finite.
-    """
-    shapes, zeros = {}, {}
-    groups, violations = dict.fromkeys(patterns, 0), dict.fromkeys(patterns, 0)
-    for name, linear in linears.items():
-        _check_finite(linear.weight, name, layer)
-        kept = (
-            linear.weight.bool()
-        )  # [out, in], True where a weight is not zero; many times faster than counting floats
-        rows, columns = kept.shape
-        shapes[name] = rows, columns
-        zeros[name] = kept.numel() - int(torch.count_nonzero(kept))
-        for pattern in patterns:
-            checked = nm_violations(kept, *pattern)
-            groups[pattern] += checked[0]
-            violations[pattern] += checked[1]
-    return LayerCount(shapes, zeros, groups, violations)
-
-
 def dense_facts(model: Any, counts: Sequence[LayerCount] | None = None) -> DenseFacts:
-    """The dense ``model``, counted here or, where its layers are not in memory, before: ``counts``, one a layer.
+    """The facts about the dense ``model``.
 
-    Raises PrunebenchError where one of its weights is not finite.
+    If its layers are not in memory, pass what was counted before: ``counts``, one per layer. Raises
+    PrunebenchError if a weight is not finite.
     """
     parts = anatomy(model)
     if counts is None:
@@ -121,17 +85,21 @@ def audit(
     patterns: Sequence[tuple[int, int]] = (),
     counts: Sequence[LayerCount] | None = None,
 ) -> Audit:
-    """Count the pruned ``model``, here or, where its layers are not in memory, before: ``counts``, one a layer.
+    """Count the pruned ``model`` and compare it with the ``dense`` one.
 
-    ``kept_layers`` are the indices, in the dense model, of the decoder layers that remain, in order; ``patterns`` are
-    pairs (keep, of) for which groups of weights are checked. Raises PrunebenchError where a weight is not finite or
-    the model has another number of layers than ``kept_layers``.
+    ``kept_layers`` are the dense indices of the decoder layers that remain, in order. ``patterns``
+    are pairs (keep, of): each group of ``of`` weights is checked for at most ``keep`` non-zeros. If
+    the layers are not in memory, pass what was counted before: ``counts``, one per layer.
+
+    Raises PrunebenchError if a weight is not finite, or if the model does not have as many layers
+    as ``kept_layers``.
     """
     parts = anatomy(model)
     layers = len(parts.layers)
     if layers != len(kept_layers):
         raise PrunebenchError(
-            f"the pruned model has {layers} decoder layers, {len(kept_layers)} are said to remain of {dense.layers}",
+            f"the pruned model has {layers} decoder layers, but {len(kept_layers)} of {dense.layers} "
+            "should remain",
             hint="the method must remove layers through its context, which keeps count",
         )
     if counts is None:
@@ -139,40 +107,18 @@ def audit(
             count_layer(parts.linears(module), layer, patterns)
             for layer, module in zip(kept_layers, parts.layers, strict=True)
         ]
-    linears = [
-        LinearAudit(
-            layer=layer,
-            name=name,
-            rows=rows,
-            columns=columns,
-            zeros=count.zeros[name],
-            dense=dense.weights[layer, name],
-        )
-        for layer, count in zip(kept_layers, counts, strict=True)
-        for name, (rows, columns) in count.shapes.items()
-    ]
+    linears = _linears(dense, kept_layers, counts)
+    checked = _patterns(patterns, counts)
     prunable = sum(entry.rows * entry.columns for entry in linears)
     zeros = sum(entry.zeros for entry in linears)
-    parameters = parameter_count(model)
-    checked_patterns = [
-        PatternAudit(
-            pattern=f"{keep}:{of}",
-            groups=sum(count.groups[keep, of] for count in counts),
-            violations=sum(count.violations[keep, of] for count in counts),
-        )
-        for keep, of in patterns
-    ]
-    shape = shape_of(model)
+    parameters, shape = parameter_count(model), shape_of(model)
     gone, widths = _narrowed(shape, dense.shape, kept_layers)
-    narrower = bool(widths) or shape.hidden < dense.shape.hidden
-    more_zeros = zeros > sum(dense.zeros_by_layer[layer] for layer in kept_layers)
-    legal = [entry.pattern for entry in checked_patterns if entry.groups and not entry.violations]
     form = _form(
         removed=dense.layers - layers,
         blocks=len(gone),
-        narrower=narrower,
-        more_zeros=more_zeros,
-        legal=legal,
+        narrower=bool(widths) or shape.hidden < dense.shape.hidden,
+        more_zeros=zeros > sum(dense.zeros_by_layer[layer] for layer in kept_layers),
+        legal=[entry.pattern for entry in checked if entry.groups and not entry.violations],
     )
     return Audit(
         parameters=parameters,
@@ -192,7 +138,7 @@ def audit(
         widths=widths,
         hidden=shape.hidden,
         hidden_dense=dense.shape.hidden,
-        patterns=checked_patterns,
+        patterns=checked,
         form=form.name,
         speedup_expected=form.faster,
         note=form.note,
@@ -200,24 +146,40 @@ def audit(
     )
 
 
-def nm_violations(kept: Tensor, keep: int, of: int) -> tuple[int, int]:
-    """(groups, groups with more than ``keep`` non-zeros) of a mask, bool [out, in], True where a weight is not zero.
+def _linears(
+    dense: DenseFacts, kept_layers: Sequence[int], counts: Sequence[LayerCount]
+) -> list[LinearAudit]:
+    return [
+        LinearAudit(
+            layer=layer,
+            name=name,
+            rows=rows,
+            columns=columns,
+            zeros=count.zeros[name],
+            dense=dense.weights[layer, name],
+        )
+        for layer, count in zip(kept_layers, counts, strict=True)
+        for name, (rows, columns) in count.shapes.items()
+    ]
 
-    A group is ``of`` consecutive inputs of one output, aligned to the row's begin, as in the sparse tensor cores'
-    format; a row that does not divide ends in a shorter group, as if it were filled up with zeros.
-    """
-    columns = kept.shape[1]
-    if columns % of:
-        kept = F.pad(kept, (0, of - columns % of))
-    count = torch.uint8 if of < 256 else torch.int32
-    filled = kept.reshape(-1, of).sum(1, dtype=count)  # [groups]
-    return filled.numel(), int(torch.count_nonzero(filled > keep))
+
+def _patterns(
+    patterns: Sequence[tuple[int, int]], counts: Sequence[LayerCount]
+) -> list[PatternAudit]:
+    return [
+        PatternAudit(
+            pattern=f"{keep}:{of}",
+            groups=sum(count.groups[keep, of] for count in counts),
+            violations=sum(count.violations[keep, of] for count in counts),
+        )
+        for keep, of in patterns
+    ]
 
 
 def _narrowed(
     shape: Shape, dense: Shape, kept_layers: Sequence[int]
 ) -> tuple[list[str], list[WidthAudit]]:
-    """The sub-blocks that are gone from layers that remain, and those that are narrower; dense indices."""
+    """(removed blocks, narrower blocks) of the layers that remain, by dense index."""
     gone: list[str] = []
     widths: list[WidthAudit] = []
     for layer, now in zip(kept_layers, shape.layers, strict=True):
@@ -255,21 +217,10 @@ def _form(
         )
         if "2:4" in legal:
             notes.append(
-                "the 2:4 pattern holds everywhere: sparse tensor cores can use it, where a GPU has them"
+                "the 2:4 pattern holds everywhere: sparse tensor cores can use it, if a GPU has them"
             )
     if not parts:
         return _Form("dense", faster=False, note="nothing is removed: no speed-up expected")
     return _Form(
         ", ".join(parts), faster=bool(removed or blocks or narrower), note="; ".join(notes)
     )
-
-
-def _check_finite(weight: Tensor, name: str, layer: int) -> None:
-    if not weight.numel():
-        return
-    low, high = torch.aminmax(weight)  # NaN comes through
-    if not torch.isfinite(high - low) and not bool(torch.isfinite(weight).all()):
-        raise PrunebenchError(
-            f"layer {layer}, {name}: some weights are not finite",
-            hint="the method divides by zero or overflows there; try it in float32",
-        )

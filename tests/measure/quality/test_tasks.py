@@ -17,7 +17,8 @@ from prunebench.errors import PrunebenchError
 from prunebench.experiment.measures import TaskDataRef, TaskSpec
 from prunebench.measure.quality.task_data import TaskData, task_files
 from prunebench.measure.quality.task_index import task_index
-from prunebench.measure.quality.tasks import SEEDS, evaluate_tasks
+from prunebench.measure.quality.task_results import SEEDS
+from prunebench.measure.quality.tasks import evaluate_tasks
 from task_folder import arc_rows, mmlu_rows, task_folder, write
 from tiny import tiny_model, tiny_tokenizer
 

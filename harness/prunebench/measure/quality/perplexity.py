@@ -1,7 +1,7 @@
-"""Perplexity over consecutive windows that do not overlap: the mean is over tokens.
+"""Perplexity over consecutive windows that do not overlap; the mean is over tokens.
 
-Where all windows have one length, that is also the mean of the windows' means, which some protocols name; a shorter
-window at the end counts by its tokens.
+If all windows have the same length, this is also the mean of the windows' means, which some
+protocols ask for. A shorter window at the end counts by its number of tokens.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from prunebench.record.quality import Perplexity
 from prunebench.text.windows import Windows
 
 LOGITS_BYTES = 32 << 20
-"""Logits that stand in memory at once, as float32: small enough for the cache and for the allocator to reuse."""
+"""Float32 logits in memory at once: small enough for the cache, and for the allocator to reuse."""
 PROBE_TOKENS = 4
+"""Tokens of the pass that finds out how the model can be split."""
 
 
 @torch.inference_mode()
@@ -86,7 +87,9 @@ def _result(sums: list[float], windows: Windows, spec: PerplexitySpec) -> Perple
     scored = [length - 1] * (len(sums) - bool(tail)) + ([tail - 1] if tail else [])
     total = sum(scored)
     nll = math.fsum(sums) / total
-    # of a ratio of sums; with windows of one length, the deviation of their means over the root of their number
+    # Standard error of a ratio of sums, by the delta method: sqrt(n / (n - 1) sum r_i^2) / T with
+    # the residuals r_i = NLL_i - nll x T_i. For windows of one length it is the standard deviation
+    # of their means over sqrt(n).
     squares = math.fsum(
         (value - nll * count) ** 2 for value, count in zip(sums, scored, strict=True)
     )
@@ -116,10 +119,11 @@ def _result(sums: list[float], windows: Windows, spec: PerplexitySpec) -> Perple
 
 
 class _Scorer:
-    """Runs the decoder over a batch and the head over slices of its output, where these two are the whole model.
+    """Negative log-likelihoods, if possible without all logits of a batch in memory.
 
-    Models that work on the logits behind the head (soft capping, scaling) or on the states before it run whole; one
-    pass over a few tokens tells.
+    The decoder runs over a whole batch and the head over slices of its output, if these two are the
+    whole model. A model that changes the logits after the head (soft capping, scaling) or the
+    states before it runs as a whole, window by window. A pass over a few tokens tells which.
     """
 
     def __init__(self, model: Any, sample: Tensor) -> None:
@@ -150,33 +154,35 @@ class _Scorer:
         )
 
     def nll(self, batch: Tensor) -> Tensor:
-        """Sum of the negative log-likelihoods of each window, float64 [windows]. batch: int64 [windows, length]."""
+        """int64 [windows, length] -> negative log-likelihood of each window, float64 [windows]."""
         parts = self._split_nll(batch) if self._split else self._whole_nll(batch)
         return torch.cat(list(parts)).view(batch.shape[0], -1).sum(1, dtype=torch.float64)
 
     def _split_nll(self, batch: Tensor) -> Iterator[Tensor]:
-        states = (
-            self._decoder(batch, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
-        )  # [tokens, hidden]
-        targets = batch[:, 1:].flatten()  # [tokens]
+        decoded = self._decoder(batch, use_cache=False).last_hidden_state
+        # The state at position t predicts token t + 1: the last state has no target.
+        states = decoded[:, :-1].flatten(0, 1)  # [windows x (length - 1), hidden]
+        targets = batch[:, 1:].flatten()  # [windows x (length - 1)]
         rows = max(1, LOGITS_BYTES // (4 * self._head.weight.shape[0]))
         for start in range(0, len(targets), rows):
-            yield _token_nll(
-                self._head(states[start : start + rows]), targets[start : start + rows]
-            )
+            chunk = slice(start, start + rows)
+            yield _token_nll(self._head(states[chunk]), targets[chunk])
 
     def _whole_nll(self, batch: Tensor) -> Iterator[Tensor]:
         for window in batch:
-            logits = self._model(window[None], use_cache=False).logits[
-                0, :-1
-            ]  # [length - 1, vocabulary]
+            # [length - 1, vocabulary]
+            logits = self._model(window[None], use_cache=False).logits[0, :-1]
             yield _token_nll(logits, window[1:].to(logits.device))
 
 
 def _token_nll(logits: Tensor, targets: Tensor) -> Tensor:
-    """log(sum(exp(logits))) - logits[target], float32 [tokens]; overwrites ``logits`` [tokens, vocabulary]."""
+    """log(sum(exp(logits))) - logits[target], float32 [tokens].
+
+    ``logits`` is [tokens, vocabulary] and is overwritten: one buffer instead of the three that
+    `cross_entropy` needs.
+    """
     logits = logits.float()
-    picked = logits.gather(1, targets[:, None])
-    top = logits.amax(1, keepdim=True)
+    picked = logits.gather(1, targets[:, None])  # [tokens, 1]
+    top = logits.amax(1, keepdim=True)  # exp of logits minus their maximum cannot overflow
     total = logits.sub_(top).exp_().sum(1, keepdim=True)
     return total.log_().add_(top).sub_(picked).squeeze(1)

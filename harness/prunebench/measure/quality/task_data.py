@@ -1,4 +1,4 @@
-"""Where the rows of lm-eval's tasks come from if not from the hub: plugins' data, and folders of files."""
+"""Rows for lm-eval's tasks that do not come from the hub: data of plugins, and folders of files."""
 
 from __future__ import annotations
 
@@ -20,16 +20,20 @@ HUB = "hub"
 
 SPLITS = ("train", "validation", "test", "dev")
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz")
-LAYOUT = "FOLDER/TASK/SPLIT.parquet or .jsonl or .jsonl.gz, where SPLIT is train, validation, test or dev"
+LAYOUT = (
+    "FOLDER/TASK/SPLIT.parquet or .jsonl or .jsonl.gz, with SPLIT train, validation, test or dev"
+)
 
 _FILE = re.compile(rf"({'|'.join(SPLITS)})(?:[-_.].*)?(?:{'|'.join(map(re.escape, SUFFIXES))})")
 _SUBJECT = "subject"
 
 
 class TaskData(ABC):
-    """Rows for tasks of lm-eval. Subclass it, set the attributes, and return an instance from the registering hook.
+    """Rows for tasks of lm-eval.
 
-    Prompts, choices and metrics stay those of the installed lm-eval; the rows must have the columns of its data set.
+    Subclass it, set the attributes, and return an instance from `prunebench_register_task_data`.
+    Prompts, choices and metrics are those of the installed lm-eval, so the rows must have the
+    columns of its data set.
     """
 
     name: str
@@ -37,28 +41,32 @@ class TaskData(ABC):
     """One line."""
     licence: str
     tasks: tuple[str, ...]
-    """Names of the tasks, as lm-eval has them."""
+    """Names of the tasks in lm-eval."""
     revision: str | None = None
     """Pins the rows. Cells with different revisions are different experiments."""
     few_shot: bool = False
-    """Whether the rows hold the split that the examples of few-shot prompts are drawn from."""
+    """Whether the rows include the split from which few-shot examples are drawn."""
 
     @abstractmethod
     def splits(self, task: str) -> Mapping[str, Rows]:
-        """The rows of one of ``tasks`` by split (train, validation, test, dev), always in the same order."""
+        """The rows of ``task`` by split (train, validation, test, dev), in a fixed order."""
 
 
 def split_of(path: Path) -> str | None:
-    """The split that a file belongs to: 'train' of train.parquet, train_head500.parquet, train-00000-of-00002.parquet."""
+    """The split of a file: 'train' of train.parquet, train_head500.parquet, train-0-of-2.jsonl.
+
+    None if its name is not that of a split's file.
+    """
     match = _FILE.fullmatch(path.name)
     return match[1] if match else None
 
 
 def task_files(folder: Path, task: str, family: str = "") -> list[Path]:
-    """The files of ``task`` in a folder laid out as `LAYOUT`, by name; none where it has none.
+    """The files of ``task`` in a folder with the structure `LAYOUT`, sorted by name.
 
-    ``family`` is the folder in which lm-eval defines the task. A folder of that name serves all its tasks: of its rows,
-    a task takes those whose column `subject` is the task's dataset name ('anatomy' for 'mmlu_anatomy').
+    ``family`` is the folder in which lm-eval defines the task. If there is no folder of the task, a
+    folder named like its family serves all tasks of the family: each takes the rows whose column
+    `subject` is its dataset name ('anatomy' for 'mmlu_anatomy').
     """
     for name in (task, family):
         place = folder / name
@@ -73,10 +81,10 @@ def task_files(folder: Path, task: str, family: str = "") -> list[Path]:
 
 
 def read_splits(files: Sequence[Path], subject: str | None = None) -> dict[str, Rows]:
-    """The rows of these files by split, several files of one split joined in order of their names.
+    """The rows of these files by split; several files of one split are joined in the given order.
 
-    With ``subject``, files with a column of that name give only the rows of this subject.
-    Raises PrunebenchError naming the file that cannot be read.
+    With ``subject``, a file that has a column `subject` gives only the rows of that subject.
+    Raises PrunebenchError with the name of a file that cannot be read.
     """
     splits: dict[str, list[dict[str, Any]]] = {}
     for path in files:
@@ -91,7 +99,7 @@ def _parquet(path: Path, subject: str | None) -> list[dict[str, Any]]:
     try:
         filtered = subject is not None and _SUBJECT in pq.read_schema(path).names
         table = pq.read_table(path, filters=[(_SUBJECT, "=", subject)] if filtered else None)
-    except (OSError, ValueError) as error:  # pyarrow's errors are among these
+    except (OSError, ValueError) as error:  # pyarrow's errors are subclasses of these
         raise _unreadable(path, error) from error
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows

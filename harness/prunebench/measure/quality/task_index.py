@@ -1,7 +1,8 @@
-"""Which tasks, groups and tags the installed lm-eval knows, without importing it.
+"""The tasks, groups and tags that the installed lm-eval knows, without importing it.
 
-lm-eval's own index parses some 14,000 YAML files, which takes a quarter of a minute; a suite is checked in less than a
-second. Here the few top-level keys that matter are picked out of the files' text, and the answer is kept in the cache.
+lm-eval's own index parses some 14,000 YAML files, which takes a quarter of a minute; checking a
+suite should take less than a second. This one finds the few top-level keys that matter in the text
+of the files, and keeps the result in the cache.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ _KEY = re.compile(
     r"^[\"']?(task|group|tag|include|class)[\"']?[ \t]*:(.*(?:\n[ \t]*-[ \t].*)*)", re.MULTILINE
 )
 _FORMAT = 1
+"""Part of the cache's key: raise it if what is cached changes."""
 
 
 @dataclass(frozen=True)
 class TaskIndex:
-    """Names of lm-eval. Paths are relative to ``folder``, its folder of tasks."""
+    """Names that lm-eval knows. Paths are relative to ``folder``, its folder of tasks."""
 
     folder: Path
     version: str
@@ -48,13 +50,17 @@ class TaskIndex:
         return self.tasks.keys() | self.groups.keys() | self.tags.keys()
 
     def leaves(self, name: str) -> list[str]:
-        """The tasks that ``name`` stands for, in lm-eval's order: itself, a tag's, or a group's down to the last."""
+        """The tasks that ``name`` stands for, in lm-eval's order.
+
+        A task stands for itself, a tag for its tasks, a group for the tasks of all its members.
+        """
         return list(dict.fromkeys(leaf for leaf, _ in self._walk(name, ())))
 
     def folders(self, names: list[str]) -> list[Path]:
-        """The folders whose files define these names and all that belongs to them.
+        """The folders whose files define these names and all tasks that they stand for.
 
-        In reverse order: where a name is defined twice lm-eval takes the first of one walk, but the last of several.
+        In reverse order, because lm-eval resolves a name that is defined twice differently: within
+        one folder the first definition wins, among several folders the last one.
         """
         files = {file for name in names for _, chain in self._walk(name, ()) for file in chain}
         return [
@@ -63,16 +69,14 @@ class TaskIndex:
         ]
 
     def family(self, task: str) -> str:
-        """The folder of lm-eval in which a task is defined, e.g. 'mmlu' of 'mmlu_anatomy'."""
+        """The folder in which lm-eval defines a task, 'mmlu' for 'mmlu_anatomy'; '' if none."""
         return Path(self.tasks[task]).parts[0] if task in self.tasks else ""
 
     def _walk(self, name: str, chain: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """Each task below ``name`` with the files that lead to it."""
-        if (
-            name in self.tasks
-        ):  # a name that is a tag or a group too is the task first, as in lm-eval
+        """(task, files that lead to it) for each task that ``name`` stands for."""
+        if name in self.tasks:  # before groups and tags of the same name, as in lm-eval
             yield name, (*chain, self.tasks[name])
-        elif name in self.groups and self.groups[name] not in chain:
+        elif name in self.groups and self.groups[name] not in chain:  # a group may contain itself
             file = self.groups[name]
             for member in _members(_parsed(self.folder / file).get("task")):
                 yield from self._walk(member, (*chain, file))
@@ -82,7 +86,7 @@ class TaskIndex:
 
 
 def task_index() -> TaskIndex:
-    """The names of the installed lm-eval. Raises PrunebenchError where it is not installed."""
+    """The names of the installed lm-eval. Raises PrunebenchError if it is not installed."""
     spec = importlib.util.find_spec("lm_eval")
     try:
         installed = version("lm_eval")
@@ -100,7 +104,7 @@ def task_index() -> TaskIndex:
     found = _remembered(memo)
     if found is None:
         found = _scan(folder)
-        # A cache that cannot be written costs time, no more.
+        # If the cache cannot be written, the next look-up only takes longer.
         with contextlib.suppress(PrunebenchError), atomic_replace(memo) as aside:
             aside.write_text(json.dumps(found), encoding="utf-8")
     return TaskIndex(folder, installed, **found)
@@ -140,7 +144,7 @@ def _scan(folder: Path) -> dict[str, Any]:
 
 
 def _keys(path: Path, depth: int) -> dict[str, list[str]]:
-    """The values of the keys that name things in one file, those of the files that it includes below them."""
+    """The values of the keys that name things in a file, or else in the files it includes."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -153,7 +157,7 @@ def _keys(path: Path, depth: int) -> dict[str, list[str]]:
 
 
 def _values(text: str) -> list[str]:
-    """The words of 'a', '"a"', '[a, b]', or of a block list."""
+    """The words in 'a', '"a"', '[a, b]', or in a block list."""
     words = []
     for line in text.splitlines():
         bare = re.sub(r"(^|\s)#.*", "", line).strip().removeprefix("- ").strip("[] ")
@@ -162,7 +166,7 @@ def _values(text: str) -> list[str]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads a task file without the functions that it names."""
+    """Reads a task file without loading the Python functions that its tags name."""
 
 
 _Loader.add_multi_constructor("!", lambda *_: None)
@@ -177,7 +181,7 @@ def _parsed(path: Path) -> dict[str, Any]:
 
 
 def _members(listed: Any) -> Iterator[str]:
-    """The names in a group's `task:` list, inline groups opened."""
+    """The names in a group's `task:` list, including those in groups defined inline."""
     for item in listed if isinstance(listed, list) else [listed]:
         if isinstance(item, str):
             yield item

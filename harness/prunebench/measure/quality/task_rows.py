@@ -1,4 +1,4 @@
-"""The rows of one task as the data set that lm-eval would have loaded from the hub."""
+"""Build the data set that lm-eval would have loaded from the hub for one task."""
 
 from __future__ import annotations
 
@@ -20,13 +20,10 @@ def rows_for(
     data: Mapping[str, TaskData],
     scratch: Path,
 ) -> Any:
-    """A `datasets.DatasetDict` with the splits that ``config``, lm-eval's of the task, names.
+    """A `datasets.DatasetDict` with the splits that lm-eval's ``config`` of the task names.
 
-    It lies in a folder of its own below ``scratch``: lm-eval preprocesses a split each time it looks at it, four times
-    a task, and `datasets` remembers the result beside the files of a data set, but not of one in memory.
-
-    Splits that this evaluation does not read may be missing and are then empty. Raises PrunebenchError where one that
-    it reads is missing, and where the rows are no table.
+    A split that this evaluation does not read can be missing; it is then empty. Raises
+    PrunebenchError if a split that it reads is missing, or if the rows do not form a table.
     """
     import datasets
 
@@ -41,11 +38,13 @@ def rows_for(
         found = {
             split: datasets.Dataset.from_list(list(rows)) for split, rows in splits.items() if rows
         }
-    except (ValueError, TypeError) as error:  # pyarrow's errors are among these
+    except (ValueError, TypeError) as error:  # pyarrow's errors are subclasses of these
         raise PrunebenchError(
             f"task {task}: the rows of {_origin(spec)} make no table: {first_line(error)}",
             hint="every row needs the same columns with values of the same kinds",
         ) from error
+    # On disk, because lm-eval preprocesses a split four times per task, and `datasets` caches the
+    # result beside the files of a data set, but not that of a data set in memory.
     folder = tempfile.mkdtemp(dir=scratch)
     datasets.DatasetDict(found).save_to_disk(folder)
     there = datasets.load_from_disk(folder)
@@ -79,7 +78,8 @@ def _splits(
 
 
 def _read_splits(config: Mapping[str, Any], spec: TaskSpec) -> dict[str, str]:
-    """The splits that must have rows, and what for. lm-eval scores the test split where a task has one."""
+    """The splits that must have rows, and what for."""
+    # lm-eval scores the test split if a task has one.
     wanted = {}
     if scored := config.get("test_split") or config.get("validation_split"):
         wanted[scored] = "is scored"
@@ -92,7 +92,7 @@ def _read_splits(config: Mapping[str, Any], spec: TaskSpec) -> dict[str, str]:
 
 
 def _named_splits(config: Mapping[str, Any]) -> set[str]:
-    """Every split that lm-eval may look up when it builds the task."""
+    """Every split that lm-eval can look up when it builds the task."""
     keys = ("training_split", "validation_split", "test_split", "fewshot_split")
     named = {config.get(key) for key in keys} | {(config.get("fewshot_config") or {}).get("split")}
     return {split for split in named if split}

@@ -1,4 +1,4 @@
-"""Which of a task's metrics stands in tables, and how much of the dense model's score another model keeps."""
+"""The metric of a task that tables show, and how much of the dense model's score is kept."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ import math
 from collections.abc import Sequence
 
 NORMALISED = frozenset({"hellaswag", "arc_challenge", "openbookqa"})
-"""Tasks whose accuracy is normalised by the length of the choices in the papers' zero-shot tables (LLM-Pruner,
-arXiv:2305.11627; its successors print the same columns); the others stand with plain accuracy."""
+"""Tasks for which papers report accuracy normalised by the length of the choices.
+
+As in the zero-shot tables of LLM-Pruner (arXiv:2305.11627) and its successors; for the other tasks
+they report plain accuracy.
+"""
 
 _ACCURACIES = ("acc", "exact_match", "em")
 
 
 def headline(task: str, metrics: Sequence[str]) -> str | None:
-    """The one of ``metrics`` that stands for ``task``; None where there is none.
+    """The one of ``metrics`` that tables show for ``task``; None if there are no metrics.
 
-    `acc_norm` for `NORMALISED`, else `acc`, else the first that is an accuracy by its name, else the first of all.
+    `acc_norm` for tasks in `NORMALISED`, else `acc`, else the first one that is an accuracy by its
+    name, else the first one.
     """
     if task in NORMALISED and "acc_norm" in metrics:
         return "acc_norm"
@@ -28,9 +32,9 @@ def headline(task: str, metrics: Sequence[str]) -> str | None:
 def task_recovery(
     value: float | None, dense: float | None, *, higher_is_better: bool = True
 ) -> float | None:
-    """Share of dense quality that a score keeps: score / dense, or dense / score where lower is better.
+    """Share of dense quality that is kept: score / dense, or dense / score if lower is better.
 
-    None where a figure is missing or the ratio means nothing (a score of zero or less below it).
+    None if a figure is missing, or if the denominator is zero or negative.
     """
     above, below = (value, dense) if higher_is_better else (dense, value)
     if (
@@ -47,10 +51,10 @@ def task_recovery(
 def z_score(
     value: float | None, stderr: float | None, dense: float | None, dense_stderr: float | None
 ) -> float | None:
-    """(score - dense) / sqrt(stderr^2 + dense stderr^2): a two-proportion z from two standard errors.
+    """(score - dense) / sqrt(stderr^2 + dense_stderr^2): the z of a two-proportion test.
 
-    Both models answer the same questions, so that the true error of the difference is smaller: the test errs on the
-    side of saying nothing. None where a figure is missing or both errors are zero.
+    Both models answer the same questions, so the true error of the difference is smaller, and the
+    test is conservative. None if a figure is missing or both errors are zero.
     """
     if value is None or stderr is None or dense is None or dense_stderr is None:
         return None

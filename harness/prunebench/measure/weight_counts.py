@@ -1,0 +1,76 @@
+"""Count zeros and N:M violations in the weights of one decoder layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prunebench.errors import PrunebenchError
+
+
+@dataclass(frozen=True)
+class LayerCount:
+    """Counts of the linears of one layer, by name."""
+
+    shapes: Mapping[str, tuple[int, int]]
+    zeros: Mapping[str, int]
+    groups: Mapping[tuple[int, int], int]
+    """Number of groups by pattern (keep, of)."""
+    violations: Mapping[tuple[int, int], int]
+    """Number of groups with more than ``keep`` non-zeros, by pattern."""
+
+
+@torch.no_grad()
+def count_layer(
+    linears: Mapping[str, nn.Linear], layer: int, patterns: Sequence[tuple[int, int]] = ()
+) -> LayerCount:
+    """Count the ``linears`` of a layer, whose index in the dense model is ``layer``.
+
+    ``patterns`` are as for `audit`. Raises PrunebenchError if a weight is not finite.
+    """
+    shapes, zeros = {}, {}
+    groups, violations = dict.fromkeys(patterns, 0), dict.fromkeys(patterns, 0)
+    for name, linear in linears.items():
+        _check_finite(linear.weight, name, layer)
+        # [out, in], True for a non-zero weight. Counting in bools is many times faster than floats.
+        kept = linear.weight.bool()
+        rows, columns = kept.shape
+        shapes[name] = rows, columns
+        zeros[name] = kept.numel() - int(torch.count_nonzero(kept))
+        for pattern in patterns:
+            checked = nm_violations(kept, *pattern)
+            groups[pattern] += checked[0]
+            violations[pattern] += checked[1]
+    return LayerCount(shapes, zeros, groups, violations)
+
+
+def nm_violations(kept: Tensor, keep: int, of: int) -> tuple[int, int]:
+    """(groups, groups with more than ``keep`` non-zeros) of a bool mask ``kept``, [out, in].
+
+    A group is ``of`` consecutive inputs of one output, counted from the start of the row, as in the
+    format of the sparse tensor cores. If a row does not divide evenly, its last group is shorter,
+    as if it were filled up with zeros.
+    """
+    columns = kept.shape[1]
+    if columns % of:
+        kept = F.pad(kept, (0, of - columns % of))
+    count = torch.uint8 if of < 256 else torch.int32  # the smallest type that holds a group's sum
+    filled = kept.reshape(-1, of).sum(1, dtype=count)  # [groups]
+    return filled.numel(), int(torch.count_nonzero(filled > keep))
+
+
+def _check_finite(weight: Tensor, name: str, layer: int) -> None:
+    if not weight.numel():
+        return
+    # One pass without a temporary tensor: a NaN or infinity shows in the extremes. If only their
+    # difference overflows, look again at every weight.
+    low, high = torch.aminmax(weight)
+    if not torch.isfinite(high - low) and not bool(torch.isfinite(weight).all()):
+        raise PrunebenchError(
+            f"layer {layer}, {name}: some weights are not finite",
+            hint="the method divides by zero or overflows there; try it in float32",
+        )
