@@ -1,4 +1,4 @@
-"""Tensors move with everything that holds them."""
+"""Tensors move, however deep in the arguments of a layer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from prunebench.layerwise.device_moves import moved
 
 
-def test_all_that_a_layer_is_called_with_moves() -> None:
+def test_all_tensors_that_a_layer_is_called_with_move() -> None:
     value = {"mask": torch.zeros(2), "pair": (torch.zeros(1), [None, torch.ones(1)]), "flag": True}
     result = moved(value, torch.device("meta"))
     assert (

@@ -53,6 +53,6 @@ def test_groups_lose_exactly_their_lowest(
     assert mask.reshape(-1, of).tolist() == expected
 
 
-def test_a_group_that_does_not_divide_is_refused() -> None:
+def test_groups_that_do_not_divide_the_columns_are_refused() -> None:
     with pytest.raises(PrunebenchError, match="groups of 4 do not divide 6"):
         lowest(torch.ones(2, 6), "2:4", group="row")

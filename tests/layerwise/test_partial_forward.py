@@ -1,4 +1,4 @@
-"""The model in pieces gives what the whole gives, and its bounds bound."""
+"""The model in pieces computes the same as the whole model, and bounds are below the loss."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ def test_the_loss_is_the_models_own(family: str, monkeypatch: pytest.MonkeyPatch
         {"word_embed_proj_dim": 24, "do_layer_norm_before": False},
     ],
 )
-def test_the_variants_of_opt_project_and_normalise_as_they_do(config: dict[str, object]) -> None:
+def test_variants_of_opt_with_projections_and_post_norm_give_their_own_loss(
+    config: dict[str, object],
+) -> None:
     model = tiny_model("opt", **config)
     ids = tokens(model)
     assert loss(PartialForward(model, ids)) == pytest.approx(
@@ -69,9 +71,7 @@ def test_the_variants_of_opt_project_and_normalise_as_they_do(config: dict[str, 
 @pytest.mark.parametrize(
     "gone", [{Block(1, "attention")}, {Block(2, "mlp")}, {Block(0, "attention"), Block(0, "mlp")}]
 )
-def test_a_layer_without_a_sub_block_is_the_layer_that_lost_it(
-    family: str, gone: set[Block]
-) -> None:
+def test_running_without_a_sub_block_equals_removing_it(family: str, gone: set[Block]) -> None:
     model = tiny_model(family)
     ids = tokens(model)
     before = dict(model.named_modules())

@@ -8,7 +8,7 @@ import torch
 from prunebench import LinearStats, PrunebenchError
 
 
-def test_a_statistic_that_was_not_asked_for_says_how_to() -> None:
+def test_reading_a_statistic_that_was_not_asked_for_says_how_to_ask() -> None:
     stats = LinearStats(0, "x", torch.Generator())
     with pytest.raises(PrunebenchError, match="reads `hessian`") as raised:
         _ = stats.hessian

@@ -1,4 +1,4 @@
-"""The statistics of a linear's input, fed by hand."""
+"""The statistics of a linear's input, for inputs made in the test."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prunebench.layerwise.statistics import Hessian
 
 
 @pytest.mark.parametrize("panel", [128, 512])
-def test_bfloat16_inputs_give_a_float32_hessian_and_leave_the_precision_alone(
+def test_bfloat16_inputs_give_a_float32_hessian_and_torchs_precision_is_restored(
     panel: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("prunebench.layerwise.statistics.WIDE_PANEL", panel)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 
 import pytest
@@ -25,7 +26,7 @@ def walk(model, **rest) -> LayerWalk:
 
 
 class Recorder(LinearMethod):
-    """Halves every weight matrix and remembers what it was told, so that successors see changed predecessors."""
+    """Halve every weight matrix, so that later layers see a change, and keep the input norms."""
 
     name = "recorder"
     statistics = frozenset({"input_norm"})
@@ -87,9 +88,7 @@ def test_norms_equal_those_of_full_forwards_behind_pruned_predecessors(family: s
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_model_is_left_as_it_was_but_for_its_weights(
-    family: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_weights_of_the_model_change(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(batches.BATCH_TOKENS, "cpu", 16)  # several batches
     model = tiny_model(family)
     before = [dict(module.__dict__) for module in model.modules()]
@@ -150,7 +149,7 @@ def test_progress_counts_layers() -> None:
 
 
 class Groups(LayerwiseMethod):
-    """Remembers each group's names and Hessian, and halves its weights."""
+    """Keep each group's names and Hessian, and halve its weights."""
 
     name = "groups"
     statistics = frozenset({"hessian"})
@@ -226,7 +225,7 @@ def test_hessians_equal_those_of_full_forwards(
 
 
 @pytest.mark.parametrize("true_sequential", [False, True])
-def test_one_hessian_serves_the_linears_of_an_input(
+def test_linears_that_read_one_input_share_one_hessian(
     monkeypatch: pytest.MonkeyPatch, true_sequential: bool
 ) -> None:
     added: list[int] = []
@@ -244,7 +243,48 @@ def test_one_hessian_serves_the_linears_of_an_input(
     assert len(added) == layers * inputs * windows
 
 
-def test_an_error_about_one_linear_names_layer_and_linear() -> None:
+class PlainPruner:
+    """Everything that the walk needs, and no prunebench class: keep names and sparsities."""
+
+    statistics = frozenset()
+    true_sequential = False
+
+    def __init__(self) -> None:
+        self.sparsities: dict[str, float | None] = {}
+
+    def prune_group(self, weights, stats) -> None:
+        assert len(weights) == len(stats)
+        for each in stats:
+            self.sparsities[f"model.layers.{each.layer}.{each.name}"] = each.sparsity
+
+
+@pytest.mark.parametrize("decided", [True, False])
+def test_a_linears_own_sparsity_comes_with_its_statistics(decided: bool) -> None:
+    model = tiny_model("llama")
+    paths = Context(None, 0, []).linears(model)
+    shares = {path: index / len(paths) for index, path in enumerate(paths)}
+    pruner = PlainPruner()
+    LayerWalk(None, torch.Generator()).prune(model, pruner, shares if decided else None)
+    assert pruner.sparsities == (shares if decided else dict.fromkeys(paths))
+
+
+@pytest.mark.parametrize("true_sequential", [False, True])
+def test_a_hessian_is_freed_before_the_next_group_is_pruned(true_sequential: bool) -> None:
+    alive: list[int] = []
+
+    class Watching(Groups):
+        seen: list[weakref.ref] = []  # noqa: RUF012
+
+        def prune_group(self, weights, stats) -> None:
+            alive.append(sum(one() is not None for one in self.seen))
+            self.seen.append(weakref.ref(stats[0].hessian))
+
+    model = tiny_model("llama")
+    walk(model).prune(model, Watching(true_sequential=true_sequential))
+    assert alive == [0] * 16  # four layers with four inputs each
+
+
+def test_an_error_names_its_layer_and_linear() -> None:
     class Fussy(Recorder):
         def prune_linear(self, weight: torch.Tensor, stats: LinearStats) -> None:
             if (stats.layer, stats.name) == (2, "self_attn.v_proj"):
@@ -276,11 +316,11 @@ class Moves:
 
 
 DEVICE = torch.device("cpu", 0)
-"""The same memory as "cpu" under another name: shows what is sent where on a machine without a GPU."""
+"""The same memory as "cpu" under another name: shows moves on a machine without a GPU."""
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_with_a_compute_device_one_layer_at_a_time_lies_there(
+def test_one_layer_at_a_time_is_on_the_compute_device(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, twin = tiny_model(family), tiny_model(family)
@@ -295,7 +335,7 @@ def test_with_a_compute_device_one_layer_at_a_time_lies_there(
     assert all(map(torch.equal, model.parameters(), twin.parameters()))
 
 
-def test_a_layer_comes_back_when_pruning_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_moves_back_if_pruning_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(Recorder):
         def prune_linear(self, weight: torch.Tensor, stats: LinearStats) -> None:
             raise PrunebenchError("broken")

@@ -126,7 +126,7 @@ def test_reference_mode_is_the_released_loop(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("mode", ["clean", "reference"])
-def test_among_equals_attentions_go_first_and_then_lower_layers(mode: str) -> None:
+def test_ties_remove_attentions_first_and_then_lower_layers(mode: str) -> None:
     model = tiny_model("llama")
     for layer in anatomy(model).layers:
         layer.self_attn.o_proj.weight.zero_()
@@ -173,7 +173,7 @@ def test_bounds_save_heads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_is_left_generates_with_a_cache(family: str) -> None:
+def test_the_pruned_model_generates_with_a_cache(family: str) -> None:
     model = tiny_model(family)
     variant = copy.deepcopy(model)
     context = prune(model, count=4)
@@ -228,7 +228,7 @@ def test_zero_removes_nothing() -> None:
     assert len(anatomy(model).blocks) == 8
 
 
-def test_all_attentions_may_go() -> None:
+def test_all_attentions_can_be_removed() -> None:
     model = tiny_model("llama")
     prune(model, blocks="mha", count=4)
     assert {block.kind for block in anatomy(model).blocks} == {"mlp"}
@@ -242,7 +242,7 @@ def test_all_attentions_may_go() -> None:
         ({"ratio": 0.95}, "ratio 0.95 is out of reach: all 7 units"),
     ],
 )
-def test_more_than_there_is_is_refused_before_any_work(
+def test_removing_more_than_there_is_is_refused_before_any_work(
     options: dict[str, object], message: str
 ) -> None:
     model = tiny_model("llama")
@@ -251,7 +251,7 @@ def test_more_than_there_is_is_refused_before_any_work(
     assert len(anatomy(model).blocks) == 8
 
 
-def test_a_loss_that_is_no_number_names_the_unit() -> None:
+def test_a_loss_of_nan_names_the_unit() -> None:
     model = tiny_model("llama")
     anatomy(model).layers[0].mlp.up_proj.weight[0, 0] = float("nan")
     with pytest.raises(

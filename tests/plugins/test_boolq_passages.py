@@ -1,4 +1,4 @@
-"""The BoolQ passages: distinct, on two sides that share nothing, enough text for the quickstart."""
+"""The BoolQ passages: distinct, two splits without overlap, enough text for the quickstart."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def runs(passages: list[str]) -> set[tuple[str, ...]]:
     return found
 
 
-def test_real_passages_are_distinct_and_the_sides_share_no_13_words(entries: list[str]) -> None:
+def test_real_passages_are_distinct_and_the_splits_share_no_13_words(entries: list[str]) -> None:
     sides = split_passages(entries)
     every = sides["calibration"] + sides["evaluation"]
     assert set(every) == {entry.partition(" -- ")[2] for entry in entries}
@@ -59,8 +59,8 @@ def test_real_passages_are_distinct_and_the_sides_share_no_13_words(entries: lis
     assert not shared
 
 
-def test_each_side_has_text_for_64_windows_of_1024(entries: list[str]) -> None:
-    """At 5.2 characters a token, more than English takes with any tokenizer of 32,000 ids or more."""
+def test_each_split_has_text_for_64_windows_of_1024(entries: list[str]) -> None:
+    """Assume 5.2 characters per token: tokenizers with 32,000 ids or more give fewer."""
     for passages in split_passages(entries).values():
         assert sum(map(len, passages)) > 64 * 1024 * 5.2
 

@@ -1,4 +1,4 @@
-"""Every method on every family: it works, or it says why not. The table of plugins/README.md is made here."""
+"""Every method on every family works or says why not; makes the table in plugins/README.md."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_every_method_and_recovery_is_in_the_table() -> None:
     } == set(RECOVERIES.values())
 
 
-def test_opt_350m_normalises_after_adding_and_is_refused_where_that_matters() -> None:
+def test_opt_350m_with_its_post_norm_is_refused_if_that_matters() -> None:
     model = tiny_model("opt", do_layer_norm_before=False)
     with pytest.raises(PrunebenchError, match="normalises after adding"):
         prune(model, "blockpruner", {"count": 2})

@@ -1,4 +1,4 @@
-"""Fine-tuning as a recovery: what it trains, and what it holds."""
+"""Fine-tuning as a recovery: what it trains, and which zeros it keeps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tiny import VOCABULARY, tiny_model
 
 
 def sparse(family: str):
-    """A model with half of the weights of all linears but one at zero."""
+    """A model with half of the weights set to zero in all linears except one."""
     model = tiny_model(family)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -36,7 +36,7 @@ def recover(model, **options) -> Context:
 
 @pytest.mark.parametrize("scope", ["linears", "all"])
 @pytest.mark.parametrize("family", ["llama", "opt", "phi"])
-def test_zeros_are_held_and_the_scope_is_what_moves(family, scope):
+def test_zeros_stay_and_only_the_scope_is_trained(family, scope):
     model, before = sparse(family), sparse(family)
     context = recover(model, scope=scope, weight_decay=0.1)
     prunable = {f"{path}.weight" for path in context.linears(model)}
@@ -51,7 +51,7 @@ def test_zeros_are_held_and_the_scope_is_what_moves(family, scope):
     assert not any(each.requires_grad for each in model.parameters())
 
 
-def test_a_few_zeros_are_no_mask():
+def test_a_linear_with_few_zeros_has_no_mask():
     model = tiny_model("llama")
     linear = next(iter(Context(None, 0, []).linears(model).values()))
     linear.weight[0, 0] = 0

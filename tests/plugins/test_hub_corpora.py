@@ -1,4 +1,4 @@
-"""The corpora of the papers: pinned, complete, and cut as the papers cut them."""
+"""The corpora of the papers: pinned, complete, and split as in the papers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def put(cache: Path, name: str, split: str, texts: list[str]) -> None:
-    """Place rows where the hub's cache has the file of a split."""
+    """Put rows into the hub's cache, as the file of a split."""
     corpus = CORPORA[name]
     commit = corpus.revision
     repository = cache / f"datasets--{corpus.repository.replace('/', '--')}"
@@ -53,13 +53,13 @@ def test_the_defaults_fit(name: str) -> None:
     assert len(corpus.revision) == 40 or corpus.revision == "refs/convert/parquet"
 
 
-def test_rows_come_as_they_lie(cache: Path) -> None:
+def test_rows_keep_their_order(cache: Path) -> None:
     for name in ("wikitext2", "ptb", "pg19"):
         put(cache, name, "test", [f"{name} one", "", f"{name} two"])
         assert list(CORPORA[name].documents("test")) == [f"{name} one", "", f"{name} two"]
 
 
-def test_alpaca_is_cut_in_disjoint_parts(cache: Path) -> None:
+def test_alpaca_is_split_into_disjoint_parts(cache: Path) -> None:
     put(cache, "alpaca", "test", [str(number) for number in range(1000)])
     parts = {
         split: list(CORPORA["alpaca"].documents(split)) for split in ("train", "validation", "test")
@@ -74,7 +74,7 @@ def test_alpaca_is_cut_in_disjoint_parts(cache: Path) -> None:
     assert parts["test"] != sorted(parts["test"], key=int)
 
 
-def test_bookcorpus_holds_its_last_rows_out(cache: Path) -> None:
+def test_bookcorpus_holds_out_its_last_rows(cache: Path) -> None:
     put(cache, "bookcorpus", "train", [str(number) for number in range(100_010)])
     assert list(CORPORA["bookcorpus"].documents("train")) == [str(number) for number in range(10)]
     assert len(CORPORA["bookcorpus"].documents("held-out")) == 100_000

@@ -17,7 +17,7 @@ TRAINING = {"learning_rate": 3e-3, "batch_size": 4, "schedule": "constant"}
 
 
 class Spy(Context):
-    """Keeps the masks of every training."""
+    """Keep the masks of every training."""
 
     def train(self, model, parameters, settings, *, masks=None, penalty=None):
         seen = self.__dict__.setdefault("seen", [])
@@ -44,7 +44,7 @@ def zeros(model) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
-def test_masks_are_nested_exact_and_held(scope):
+def test_masks_are_nested_and_exact_and_their_weights_stay_zero(scope):
     model = tiny_model("qwen2")
     context = prune(
         model,
@@ -83,7 +83,7 @@ def test_one_round_without_training_is_magnitude(family):
 @settings(max_examples=12)
 @given(st.floats(0, 0.94), st.sampled_from([0.0, 0.05]), st.integers(0, 50))
 def test_the_global_scope_is_one_threshold_with_a_guard(sparsity, density, seed):
-    """Against a sort of all weights together, with the largest of every matrix put at its end."""
+    """Compare with a sort of all weights that puts the largest of every matrix at the end."""
     model = tiny_model("llama", seed=seed, num_hidden_layers=2)
     with torch.no_grad():
         for number, linear in enumerate(Context(None, 0, []).linears(model).values()):
@@ -108,7 +108,7 @@ def test_the_global_scope_is_one_threshold_with_a_guard(sparsity, density, seed)
     assert torch.equal(torch.cat([weight.flatten() for weight in weights(model).values()]), after)
 
 
-def test_rewinding_puts_the_survivors_back_and_prunes_by_the_trained_weights():
+def test_rewinding_resets_the_survivors_and_prunes_by_the_trained_weights():
     model, dense = tiny_model("llama"), tiny_model("llama")
     context = prune(
         model,
@@ -128,7 +128,7 @@ def test_rewinding_puts_the_survivors_back_and_prunes_by_the_trained_weights():
     assert any(not torch.equal(mask, zeros(one_shot)[name]) for name, mask in zeros(model).items())
 
 
-def test_a_last_training_after_rewinding_holds_the_mask():
+def test_a_last_training_after_rewinding_keeps_the_mask():
     model = tiny_model("llama")
     context = prune(
         model, sparsity=0.6, rounds=2, after_round="rewind", finetune_after=True, **TRAINING
@@ -138,7 +138,7 @@ def test_a_last_training_after_rewinding_holds_the_mask():
     assert all(torch.equal(mask, last[name]) for name, mask in zeros(model).items())
 
 
-def test_the_penalty_acts_before_prunings_alone():
+def test_the_penalty_is_used_only_before_prunings():
     context = prune(
         tiny_model("llama"),
         sparsity=0.5,
@@ -153,7 +153,7 @@ def test_the_penalty_acts_before_prunings_alone():
     assert not any(bool(mask.any()) for mask in first.values())
 
 
-def test_a_guard_that_leaves_too_much_is_an_error():
+def test_a_min_density_that_keeps_too_much_is_an_error():
     with pytest.raises(
         PrunebenchError, match=r"weights cannot be removed while every matrix keeps 0\.2"
     ) as caught:

@@ -1,4 +1,4 @@
-"""KL divergence from dense: held against a computation of a few lines in double precision."""
+"""KL divergence from dense, compared with a few lines in double precision."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def pruned():
     return model
 
 
-def test_dense_has_nothing_between_itself_and_itself() -> None:
+def test_the_dense_model_has_divergence_zero_and_full_agreement() -> None:
     assert measure(tiny_model("llama"), tiny_model("llama")) == {
         "kl-divergence": 0.0,
         "top1-agreement": 1.0,
@@ -64,14 +64,18 @@ rows = st.lists(st.floats(-30, 30, width=32), min_size=4, max_size=4)
 
 @settings(max_examples=100)
 @given(rows, rows, st.floats(-5, 5, width=32))
-def test_it_is_never_negative_nor_moved_by_a_constant(p, q, constant) -> None:
+def test_it_is_never_negative_and_a_constant_added_to_logits_changes_nothing(
+    p, q, constant
+) -> None:
     theirs, ours = torch.tensor([p]), torch.tensor([q])
     value = float(divergence(theirs, ours))
     assert value >= -1e-5
     assert float(divergence(theirs, ours + constant)) == pytest.approx(value, abs=1e-3)
 
 
-def test_what_dense_rules_out_counts_nothing_and_what_pruned_rules_out_is_infinite() -> None:
+def test_tokens_impossible_in_dense_count_nothing_and_tokens_impossible_in_pruned_are_infinite() -> (
+    None
+):
     masked = torch.tensor([[0.0, 0.0, -math.inf]])
     even = torch.zeros(1, 3)
     assert float(divergence(masked, even)) == pytest.approx(math.log(1.5))

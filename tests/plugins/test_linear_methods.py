@@ -130,8 +130,8 @@ def test_wanda_ignores_the_scale_of_rows_and_activations_and_drops_dead_inputs_f
 
 @settings(max_examples=25)
 @given(st.integers(0, 10_000))
-def test_wanda_is_optimal_where_inputs_are_uncorrelated(seed: int) -> None:
-    """With X X^T diagonal no other mask of the same size has a smaller output error (brute force over one row)."""
+def test_wanda_is_optimal_if_inputs_are_uncorrelated(seed: int) -> None:
+    """If X X^T is diagonal no mask of the same size has a smaller error (brute force on a row)."""
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.diag(
         torch.rand(6, generator=generator) + 0.1

@@ -1,4 +1,4 @@
-"""LLM-Pruner: what is removed equals what is masked, counts are the published ones, and bad input changes nothing."""
+"""LLM-Pruner: removing equals masking, counts are the published ones, bad input changes nothing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def prune(model, tokens: torch.Tensor = IDS, **options: object) -> Context:
 
 
 def recorded(monkeypatch) -> dict[Block, list[int]]:
-    """What `keep_groups` is asked to keep from now on."""
+    """Record what `keep_groups` is asked to keep from now on."""
     kept: dict[Block, list[int]] = {}
     original = Context.keep_groups
 
@@ -50,7 +50,7 @@ def recorded(monkeypatch) -> dict[Block, list[int]]:
 
 
 def mask(model, block: Block, kept: list[int]) -> None:
-    """Zero the columns by which the other groups write to the residual stream."""
+    """Zero the columns with which the removed groups write to the residual stream."""
     parts = anatomy(model)
     layer = parts.layers[block.layer]
     out = layer.get_submodule(parts.cuts(block.kind)[-1].linear)
@@ -78,7 +78,9 @@ def test_sliced_equals_masked(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_half_of_each_unprotected_block_goes_and_the_rest_is_bit_identical(family: str) -> None:
+def test_half_of_each_unprotected_block_is_removed_and_the_rest_is_bit_identical(
+    family: str,
+) -> None:
     model = tiny_model(family, num_hidden_layers=8)
     dense = copy.deepcopy(model)
     context = prune(model, ratio=0.5)
@@ -129,7 +131,7 @@ def test_steps_reach_the_counts_of_one(steps: int, options: dict[str, object]) -
         ("gpt_neox", "prod", "param_first"),
     ],
 )
-def test_modes_agree_where_each_query_head_has_its_own_keys(
+def test_modes_agree_if_each_query_head_has_its_own_keys(
     family: str, reduction: str, taylor: str
 ) -> None:
     options = {"ratio": 0.5, "reduction": reduction, "taylor": taylor, "protect_first": 2}
@@ -143,7 +145,7 @@ def test_modes_agree_where_each_query_head_has_its_own_keys(
 def test_a_kv_group_whose_query_heads_do_nothing_goes_first(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three KV heads with two query heads each. The released code counts query heads 1 and 4 to KV head 1, not 2 and 3."""
+    """Three KV heads, two query heads each: the released code adds query heads 1 and 4 to KV head 1."""
     model = tiny_model(family, num_attention_heads=6, num_key_value_heads=3, hidden_size=48)
     parts = anatomy(model)
     for layer in parts.layers:
@@ -279,7 +281,7 @@ def test_random_follows_the_seed() -> None:
     assert not torch.equal(logits(1), logits(2))
 
 
-def test_a_ratio_too_small_for_a_kv_group_is_said_and_prunes_the_mlps() -> None:
+def test_a_ratio_too_small_for_a_kv_group_warns_and_prunes_the_mlps() -> None:
     notes = prune(tiny_model("llama"), ratio=0.3).notes
     assert (
         notes["attention"] == "no KV group was removed: a ratio of 0.3 takes none of 2 in a layer"
@@ -291,7 +293,7 @@ def test_a_ratio_too_small_for_a_kv_group_is_said_and_prunes_the_mlps() -> None:
     }
 
 
-def test_blocks_that_are_gone_are_passed_over() -> None:
+def test_removed_blocks_are_skipped() -> None:
     model = tiny_model("llama")
     context = Context(IDS, 0, list(range(4)))
     context.remove_blocks(model, [Block(1, "attention"), Block(2, "mlp")])
@@ -299,7 +301,7 @@ def test_blocks_that_are_gone_are_passed_over() -> None:
     assert set(notes["groups_removed"]) == {"1.mlp", "2.attention", "3.attention", "3.mlp"}
 
 
-def test_nothing_is_left_behind_on_the_model() -> None:
+def test_no_hooks_or_gradients_are_left_on_the_model() -> None:
     model = tiny_model("llama", attention_dropout=0.3)
     model.train()
     frozen = model.model.layers[0].mlp.up_proj.weight
@@ -315,7 +317,7 @@ def test_nothing_is_left_behind_on_the_model() -> None:
 
 
 @pytest.mark.parametrize("taylor", ["param_first", "param_mix"])
-def test_a_broken_model_is_named_and_left_alone(taylor: str) -> None:
+def test_a_broken_model_is_named_and_not_changed(taylor: str) -> None:
     model = tiny_model("llama")
     model.model.layers[2].mlp.up_proj.weight.data[3, 4] = float("nan")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -335,7 +337,7 @@ def test_a_broken_model_is_named_and_left_alone(taylor: str) -> None:
 
 
 def test_a_gradient_that_overflows_is_named() -> None:
-    """A gate of zero hides huge weights from the loss, not from the gradient, and the layers below get it too."""
+    """A gate of zero hides huge weights from the loss but not from the gradient."""
     model = tiny_model("llama")
     layer = model.model.layers[2]
     layer.mlp.gate_proj.weight.data[5] = 0
@@ -364,7 +366,7 @@ def test_a_gradient_that_overflows_is_named() -> None:
         ({"protect_first": 2, "protect_last": 2}, "all 4 layers are protected"),
     ],
 )
-def test_what_cannot_be_done_is_said_and_changes_nothing(
+def test_impossible_requests_say_so_and_change_nothing(
     options: dict[str, object], said: str
 ) -> None:
     model = tiny_model("llama")
@@ -389,6 +391,6 @@ def test_windows_of_one_token_are_refused() -> None:
         {"iterative_steps": 0},
     ],
 )
-def test_options_that_do_not_fit_are_refused(options: dict[str, object]) -> None:
+def test_options_that_contradict_each_other_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"`ratio` or|channel|less than 1|greater than or equal"):
         llm_pruner(**options)

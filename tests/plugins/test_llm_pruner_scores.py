@@ -29,7 +29,7 @@ def drawn(seed: int, *shape: int) -> torch.Tensor:
 
 
 def gradients(model, windows: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Of transformers' own mean loss over the windows, for every parameter."""
+    """Gradients of transformers' own mean loss over the windows, for every parameter."""
     model = copy.deepcopy(model).requires_grad_(requires_grad=True)
     with torch.enable_grad():
         model(input_ids=windows, labels=windows).loss.backward()

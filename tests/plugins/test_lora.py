@@ -1,4 +1,4 @@
-"""LoRA recovery: what is trained is what is merged, zeros stay, and no trace of peft is left, in every family."""
+"""LoRA: the trained model is the merged model, zeros stay, no trace of peft, in every family."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def recover(model, kind: type[Context] = Context, seed: int = 0, **options):
 
 
 def assert_plain(model) -> None:
-    """As if peft had never been there."""
+    """No trace of peft is left."""
     assert not [name for name, _ in model.named_modules() if "lora" in name or "base_layer" in name]
     assert not [name for name in vars(model) if "peft" in name.lower()]
     assert not any(each.requires_grad for each in model.parameters())
@@ -49,7 +49,7 @@ def assert_plain(model) -> None:
 
 
 class Trained(Context):
-    """Keeps what the model with its adapters says after the training."""
+    """Keep the logits of the model with its adapters after the training."""
 
     def train(self, model, *args, **kwargs):
         log = super().train(model, *args, **kwargs)
@@ -60,7 +60,7 @@ class Trained(Context):
 
 @pytest.mark.parametrize("masked", [False, True], ids=["dense", "sparse"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_is_trained_is_what_is_merged(family, masked):
+def test_the_merged_model_is_the_trained_model(family, masked):
     model = half_zeros(tiny_model(family)) if masked else tiny_model(family)
     before = {name: each.clone() for name, each in model.named_parameters()}
     masks = Context(None, 0, []).zeros(model)
@@ -77,7 +77,7 @@ def test_what_is_trained_is_what_is_merged(family, masked):
 
 
 def test_gradients_under_a_mask_are_those_of_the_masked_weights():
-    """Against autograd through W + scale (B A) * mask put into a plain model."""
+    """Compare with autograd through W + scale (B A) * mask in a plain model."""
 
     class Compare(Context):
         def train(self, model, adapters, *args, **kwargs):
@@ -105,7 +105,7 @@ def test_gradients_under_a_mask_are_those_of_the_masked_weights():
     assert context.notes["compared"] == 2 * context.notes["targets"]
 
 
-def test_a_model_with_other_widths_in_every_layer_and_lost_blocks():
+def test_a_model_with_different_widths_in_every_layer_and_removed_blocks():
     model = tiny_model("llama")
     with torch.no_grad():
         keep_groups(model, {Block(0, "mlp"): range(7)})
@@ -120,7 +120,7 @@ def test_a_model_with_other_widths_in_every_layer_and_lost_blocks():
     torch.testing.assert_close(model(tokens(1)).logits, context.logits, rtol=1e-4, atol=1e-4)
 
 
-def test_half_precision_models_stay_so():
+def test_half_precision_models_keep_their_dtype():
     model = half_zeros(tiny_model("llama")).to(torch.bfloat16)
     masks = Context(None, 0, []).zeros(model)
     context = recover(model)
@@ -144,7 +144,7 @@ def test_targets_choose_the_linears():
     assert "gate_proj" in caught.value.hint
 
 
-def test_the_seed_decides():
+def test_the_result_depends_on_the_seed_alone():
     def weight(seed: int) -> torch.Tensor:
         model = tiny_model("opt")
         torch.rand(seed + 3)  # whatever was drawn before

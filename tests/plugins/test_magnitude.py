@@ -37,7 +37,7 @@ def weights(model) -> dict[str, torch.Tensor]:
 
 
 def by_sorting(scores: list[list[float]], share: float, min_density: float) -> list[list[bool]]:
-    """The definition in plain Python: protect each list's highest, then the lowest of all go, ties by place."""
+    """The definition in plain Python: protect each list's highest, remove the lowest of the rest."""
     count = int(sum(map(len, scores)) * share)
     free = []
     for which, values in enumerate(scores):
@@ -85,7 +85,7 @@ def test_the_lowest_overall_are_those_of_a_sort(
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
-def test_exactly_the_share_goes_and_it_is_the_smallest(family: str, share: float) -> None:
+def test_exactly_the_share_is_removed_and_it_is_the_smallest(family: str, share: float) -> None:
     model, dense = tiny_model(family), weights(tiny_model(family))
     for scale, weight in enumerate(weights(model).values(), start=1):
         weight.mul_(scale / 10)  # so that matrices lose different shares
@@ -142,7 +142,7 @@ def test_masks_of_a_higher_share_contain_those_of_a_lower() -> None:
     assert bool((found[1] | ~found[0]).all())
 
 
-def test_weights_that_are_no_numbers_name_the_linear() -> None:
+def test_weights_that_are_nan_name_the_linear() -> None:
     model = tiny_model("llama")
     anatomy(model).layers[2].mlp.up_proj.weight[3, 4] = float("nan")
     with pytest.raises(PrunebenchError, match=r"model\.layers\.2\.mlp\.up_proj: a score is NaN"):
@@ -153,6 +153,8 @@ def test_weights_that_are_no_numbers_name_the_linear() -> None:
     ("options", "message"),
     [({"sparsity": "2:4"}, "group by group"), ({"mode": "reference"}, "no global threshold")],
 )
-def test_what_has_no_global_form_is_refused(options: dict[str, object], message: str) -> None:
+def test_options_that_contradict_the_global_scope_are_refused(
+    options: dict[str, object], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         magnitude(scope="global", **options)

@@ -1,4 +1,4 @@
-"""OWL and uniform: the formula's invariants, an independent computation, and the pruned model's own zeros."""
+"""OWL and uniform: invariants of the formula, an independent computation, zeros of the model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def owl(**options):
 
 
 def outlying(seed: int = 0):
-    """A tiny Llama whose layers have heavier tails the deeper they lie."""
+    """A tiny Llama whose deeper layers have heavier tails."""
     model = tiny_model("llama", seed)
     for depth, layer in enumerate(model.model.layers, start=1):
         for parameter in layer.mlp.parameters():
@@ -100,7 +100,7 @@ def test_a_share_never_leaves_the_unit_interval() -> None:
     assert min(spread([0.0, 0.0, 0.0, 1.0], 0.05, 0.5)) == 0.0
 
 
-def test_the_model_stays_as_it_is() -> None:
+def test_owl_does_not_change_the_model() -> None:
     model, before = outlying(), outlying()
     shares_of(model)
     assert all(map(torch.equal, model.parameters(), before.parameters()))
@@ -139,7 +139,7 @@ def test_uniform_is_what_happens_without_an_allocation() -> None:
 
 
 @pytest.mark.parametrize("name", ["wanda", "sparsegpt"])
-def test_linears_that_share_an_input_may_have_shares_of_their_own(name: str) -> None:
+def test_linears_that_share_an_input_may_have_different_shares(name: str) -> None:
     model = tiny_model("llama")
     context = context_of(model)
     linears = context.linears(model)
@@ -163,7 +163,7 @@ def test_linears_that_share_an_input_may_have_shares_of_their_own(name: str) -> 
         ({"lm_head": 0.5}, "left out|no prunable linear"),
     ],
 )
-def test_what_is_no_allocation_is_refused(given, said: str) -> None:
+def test_shares_that_make_no_sense_are_refused(given, said: str) -> None:
     class Odd(ALLOCATIONS["uniform"]):
         name = "odd"
 

@@ -1,4 +1,4 @@
-"""Parameter counts of published pruned models, exactly: the real configurations on the meta device, cut by our surgery."""
+"""Parameter counts of published pruned models: real configurations on the meta device."""
 
 from __future__ import annotations
 

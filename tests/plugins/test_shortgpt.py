@@ -1,4 +1,4 @@
-"""ShortGPT: Block Influence as defined, physical removal, and a result that is an ordinary checkpoint."""
+"""ShortGPT: Block Influence as defined, layers really removed, an ordinary checkpoint."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def prune(model, **options: object) -> Context:
 
 
 def identity(layer) -> None:
-    """Make a decoder layer hand its input on: what it adds to the residual is zero."""
+    """Make a decoder layer return its input: it adds zero to the residual."""
     with torch.no_grad():
         for name, linear in layer.named_modules():
             if name.endswith(("o_proj", "out_proj", ".dense", "down_proj", "fc2", "dense_4h_to_h")):
@@ -117,7 +117,7 @@ def states_of(model) -> list[torch.Tensor]:
 @pytest.mark.parametrize("elsewhere", [False, True])
 @pytest.mark.parametrize("tokens", ["all", "last", None])
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_the_neighbours_with_the_smallest_angle_go(
+def test_the_consecutive_layers_with_the_smallest_angle_are_removed(
     count: int, tokens: str | None, elsewhere: bool
 ) -> None:
     model = tiny_model("llama", num_hidden_layers=5)
@@ -141,7 +141,7 @@ def test_the_neighbours_with_the_smallest_angle_go(
 
 
 @pytest.mark.parametrize("metric", ["cosine", "angular"])
-def test_the_last_token_can_decide_alone(metric: str) -> None:
+def test_the_last_token_alone_can_decide(metric: str) -> None:
     states = states_of(tiny_model("opt"))
     cosine = torch.nn.functional.cosine_similarity(states[1][:, -1], states[2][:, -1], dim=-1)
     notes = prune(tiny_model("opt"), metric=metric, tokens="last", count=1).notes
@@ -152,7 +152,7 @@ def test_the_last_token_can_decide_alone(metric: str) -> None:
 
 @pytest.mark.parametrize("metric", ["cosine", "angular"])
 def test_parallel_states_have_no_distance(metric: str) -> None:
-    """Layers that hand on their input, all of them: cosines round to above 1 as well as below."""
+    """All layers return their input: cosines round to values above and below 1."""
     model = tiny_model("llama")
     for layer in anatomy(model).layers:
         identity(layer)
@@ -164,7 +164,7 @@ def test_parallel_states_have_no_distance(metric: str) -> None:
 
 @pytest.mark.parametrize("metric", ["cosine", "angular"])
 def test_the_scale_of_the_states_does_not_matter(metric: str) -> None:
-    """Embeddings and all that is added to them, four times as large: norms take the factor out again."""
+    """Embeddings and everything added to them are four times as large; the cosine is the same."""
     model, larger = tiny_model("qwen2"), tiny_model("qwen2")
     anatomy(larger).embeddings.weight.mul_(4)
     for layer in anatomy(larger).layers:

@@ -123,7 +123,7 @@ def test_the_scale_of_the_hessian_does_not_matter(sparsity: float | str) -> None
 
 
 def test_blocks_decide_the_mask_and_nothing_else() -> None:
-    """Where every pair has one weight far too small to be kept, all block sizes choose it, and update alike."""
+    """If every pair has one tiny weight, all block sizes remove it and give the same updates."""
     weight, hessian = problem(features=96)
     weight[:, ::2] *= 1e-9
     hessian = torch.eye(96, dtype=torch.float64) + 1e-12 * hessian
@@ -133,7 +133,7 @@ def test_blocks_decide_the_mask_and_nothing_else() -> None:
         torch.testing.assert_close(other, results[0], rtol=1e-9, atol=1e-15)
 
 
-def test_no_better_than_least_squares_under_the_same_mask_and_better_than_no_update() -> None:
+def test_the_error_is_between_least_squares_and_no_update_under_the_same_mask() -> None:
     weight, hessian = problem()
     pruned, _ = solve(weight, hessian, 0.5)
     target = damped(hessian)
@@ -263,7 +263,7 @@ def test_inputs_that_are_always_zero_lose_their_weights() -> None:
     )
 
 
-def test_a_dead_feature_of_a_model_is_noticed() -> None:
+def test_a_feature_that_is_always_zero_loses_its_weights_in_a_model() -> None:
     model = tiny_model("opt")
     layer = anatomy(model).layers[1]
     layer.fc1.weight.data[7], layer.fc1.bias.data[7] = 0.0, -1.0  # relu gives 0
@@ -298,7 +298,7 @@ def test_damping_is_raised_until_the_hessian_is_definite(caplog: pytest.LogCaptu
     assert bool(torch.isfinite(weights(model)[0, "self_attn.q_proj"]).all())
 
 
-def test_a_hessian_that_no_damping_mends_names_layer_and_linear() -> None:
+def test_a_hessian_that_no_damping_repairs_names_layer_and_linear() -> None:
     weight = torch.ones(4, 24)
     stats = LinearStats(3, "mlp.up_proj", torch.Generator(), second_moment=-torch.eye(24))
     with pytest.raises(
@@ -324,7 +324,7 @@ def test_a_pattern_that_does_not_divide_names_the_linear() -> None:
         prune(tiny_model("llama"), build(sparsity="3:7", block_size=70))
 
 
-def test_a_block_that_cuts_groups_is_refused_with_the_nearest_that_does_not() -> None:
+def test_a_block_size_that_cuts_groups_is_refused_with_the_next_smaller_that_does_not() -> None:
     with pytest.raises(ValidationError, match="use block_size 96"):
         build(sparsity="2:4", block_size=98)
     with pytest.raises(ValidationError, match="use block_size 8"):

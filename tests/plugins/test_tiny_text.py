@@ -5,8 +5,8 @@ import hashlib
 from prunebench_plugins.tiny_text import TinyText
 
 
-def test_it_is_the_same_text_everywhere():
-    """The revision stands for these bytes: raise it when they change."""
+def test_the_text_is_the_same_on_every_machine():
+    """The revision names these bytes: raise it when they change."""
     corpus = TinyText()
     text = "\n\n".join(document for split in corpus.splits for document in corpus.documents(split))
     assert corpus.revision == "1"
@@ -15,7 +15,7 @@ def test_it_is_the_same_text_everywhere():
     )
 
 
-def test_the_sides_share_no_paragraph():
+def test_the_splits_share_no_paragraph():
     corpus = TinyText()
     calibration, evaluation = map(corpus.documents, corpus.splits)
     assert len(calibration) == len(evaluation) == 40

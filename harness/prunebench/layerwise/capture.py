@@ -51,6 +51,7 @@ def capture(model: Any, parts: Anatomy, tokens: torch.Tensor) -> Captured:
     def recording(index: int) -> Callable[..., torch.Tensor]:
         def forward(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
             if index == 0:
+                # A copy: the walk overwrites the states in place, layer by layer.
                 found.states.append(hidden.clone())
             found.calls[index].append(Call(args, kwargs))
             return hidden

@@ -24,7 +24,7 @@ class LayerSource(Protocol):
 
 
 def lent_frame(source: LayerSource | None) -> AbstractContextManager[None]:
-    """Give the decoder everything but its layers in the block; without a source it has it."""
+    """Lend what the decoder has besides its layers for the block; nothing without a source."""
     return nullcontext() if source is None else source.frame()
 
 
@@ -38,6 +38,8 @@ def lent_layer(
     changes: bool,
 ) -> Iterator[None]:
     """Give ``layer`` its weights on ``device`` in the block; see `LayerSource` and `on_device`."""
+    # In this order: a streamed layer has no weights to move before it is lent, and it must be back
+    # on the model's device when the source writes it.
     with (
         nullcontext() if source is None else source.layer(index, changes=changes),
         on_device(layer, device),
@@ -47,11 +49,8 @@ def lent_layer(
 
 @contextmanager
 def on_device(layer: torch.nn.Module, device: torch.device | None) -> Iterator[None]:
-    """Move ``layer`` to ``device`` and back when the block ends, also by an error.
-
-    None leaves it where it is.
-    """
-    parameter = next(layer.parameters(), None)
+    """Move ``layer`` to ``device`` for the block, and back also after an error; None: no move."""
+    parameter = next(layer.parameters(), None)  # all parameters of a layer are on one device
     if device is None or parameter is None:
         yield
         return

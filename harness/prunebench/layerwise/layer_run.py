@@ -62,7 +62,7 @@ class LayerRun:
                     taps.start_batch(windows=len(states))
                     try:
                         output = self.forward(states, call)
-                    except _AllInputsSeen:
+                    except _AllInputsSeen:  # the rest of the layer would be computed for nothing
                         continue
                     if advance:
                         states.copy_(output)

@@ -30,7 +30,9 @@ class LinearStats:
     generator: torch.Generator
     """Randomness on the CPU, seeded by the cell."""
     norm: torch.Tensor | None = None
+    """What `input_norm` returns; None if not gathered."""
     second_moment: torch.Tensor | None = None
+    """What `hessian` returns; None if not gathered."""
     sparsity: float | None = None
     """Share of this linear's weights to remove, if an allocation decided it; otherwise None."""
 
@@ -38,8 +40,8 @@ class LinearStats:
     def input_norm(self) -> torch.Tensor:
         """L2 norm of each input feature over the calibration tokens, float32 [in].
 
-        It is sqrt(sum over tokens of x^2 / windows), as in Wanda's code. Raises
-        PrunebenchError if the method's ``statistics`` do not ask for it.
+        It is sqrt(sum over tokens of x^2 / windows), as in Wanda's code. Raises PrunebenchError
+        if the method's ``statistics`` do not ask for it.
         """
         return _gathered("input_norm", self.norm)
 

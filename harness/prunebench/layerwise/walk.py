@@ -69,7 +69,9 @@ class LayerWalk:
         parts = anatomy(model)
         captured = self._capture(model, parts) if self.tokens is not None else None
         for index, layer in enumerate(parts.layers):
-            groups = parts.inputs_of(layer)
+            groups = parts.inputs_of(layer)  # linears that read the same input
+            # Each step runs the layer once to measure. One step for all inputs is enough unless a
+            # group must see those before it in the same layer pruned.
             steps = [(group,) for group in groups] if pruner.true_sequential else [groups]
             with self._running(parts, index, captured, changes=True) as run:
                 for together in steps:
@@ -115,7 +117,7 @@ class LayerWalk:
                 for states, call in run.batches:
                     after = run.forward(states, call)
                     see(index, moved(states, self.device), after)
-                    states.copy_(after)
+                    states.copy_(after)  # the input of the next layer, in the same memory
             self.progress(index + 1, len(parts.layers))
 
     def _observe_forwards(self, model: Any, see: LayersObserver) -> None:
@@ -125,6 +127,7 @@ class LayerWalk:
         for index, layer in enumerate(parts.layers):
 
             def hook(_: Any, args: Any, kwargs: Any, output: Any, index: int = index) -> None:
+                # Families pass the hidden states by position or by name.
                 before = args[0] if args else kwargs["hidden_states"]
                 see(index, before, hidden_states(output))
 
@@ -151,7 +154,7 @@ class LayerWalk:
     def _running(
         self, parts: Anatomy, index: int, captured: Captured | None, *, changes: bool
     ) -> Iterator[LayerRun]:
-        """Have a layer and its batches ready to run in the block; ``changes``: keep its weights."""
+        """Prepare a layer and its batches for the block; if ``changes``, write the layer back."""
         layer = parts.layers[index]
         batches = [] if captured is None else captured.batches(index)
         with lent_layer(layer, index, self.device, self.source, changes=changes):
@@ -199,6 +202,7 @@ class LayerWalk:
                     " windows",
                     hint="use float32, or look for a damaged checkpoint",
                 )
+        # `result` works in place: completing a Hessian takes no second matrix.
         results = {kind: statistic.result() for kind, statistic in found.items()}
         return LinearStats(
             run.index, name, self.generator, results.get("input_norm"), results.get("hessian")

@@ -61,8 +61,9 @@ class Context:
     """Tokens that went through the model in `train`, each as often as it was seen."""
 
     def __post_init__(self) -> None:
+        # On the CPU, so that a cell draws the same numbers whatever device it runs on.
         self.generator = torch.Generator().manual_seed(self.seed)
-        """Randomness on the CPU, seeded by the cell."""
+        """Randomness, seeded by the cell."""
 
     @property
     def windows(self) -> torch.Tensor:
@@ -81,6 +82,7 @@ class Context:
         ``pruner``: a `LayerwiseMethod`, or anything with ``statistics``, ``true_sequential`` and
         ``prune_group``.
         """
+        # A cell whose method never comes here has ignored its allocation, and fails.
         self.used_shares = self.shares is not None
         self._walk(self.windows if pruner.statistics else None).prune(model, pruner, self.shares)
 
@@ -119,6 +121,7 @@ class Context:
                 hint="ask for a smaller share, so that at least one layer is left",
             )
         remove_layers(model, gone)
+        # In place: the caller that made this context reads the same list.
         self.kept_layers[:] = [
             kept for index, kept in enumerate(self.kept_layers) if index not in gone
         ]
@@ -179,6 +182,7 @@ class Context:
         self._needs_whole("remove_blocks")
         remove_blocks(model, blocks)
         parts = anatomy(model)
+        # A layer without both sub-blocks only hands its input on: remove it too.
         left = {block.layer for block in parts.blocks}
         if empty := set(range(len(parts.layers))) - left:
             self.remove_layers(model, empty)

@@ -107,7 +107,7 @@ class LayerwiseMethod(Method):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if cls.statistics:
+        if cls.statistics:  # they are gathered on calibration text
             cls.needs_calibration = True
 
     @classmethod
@@ -122,7 +122,7 @@ class LayerwiseMethod(Method):
 
     @classmethod
     def refuses_streaming(cls, options: Any) -> str | None:
-        """None: what `prune` leaves to the harness goes layer by layer."""
+        """None: `prune` leaves the walk over the layers to the harness."""
         return None if issubclass(cls, LayerwiseMethod) else super().refuses_streaming(options)
 
     @property
@@ -167,7 +167,7 @@ class LinearMethod(LayerwiseMethod):
 
         By default exactly as many as `sparsity_of` says; of equal scores the lower index first.
         """
-        from prunebench.layerwise.masks import lowest
+        from prunebench.layerwise.masks import lowest  # here, because it imports torch
 
         return lowest(self.score(weight, stats), self.sparsity_of(stats), group=self.group)
 
