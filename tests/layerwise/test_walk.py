@@ -356,7 +356,10 @@ def test_observing_on_a_compute_device_sees_the_same(
     seen: tuple[dict[int, list[torch.Tensor]], dict[int, list[torch.Tensor]]] = ({}, {})
     with torch.no_grad():
         for found, device in zip(seen, (None, DEVICE), strict=True):
-            see = lambda i, a, b, found=found: found.setdefault(i, []).append(torch.stack([a, b]))  # noqa: E731
+
+            def see(layer, before, after, found=found) -> None:
+                found.setdefault(layer, []).append(torch.stack([before, after]))
+
             walk(model, device=device).observe_layers(model, see)
     assert sorted(seen[0]) == sorted(seen[1]) == [0, 1, 2, 3]
     for index, states in seen[0].items():

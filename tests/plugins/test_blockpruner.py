@@ -155,7 +155,7 @@ def test_most_of_the_work_is_saved() -> None:
 
 
 def test_bounds_save_heads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On text that the model itself generates: with random tokens all units matter about equally."""
+    """On text that the model generates: with random tokens all units matter about equally."""
     models = [tiny_model("qwen2", num_hidden_layers=8) for _ in range(2)]
     for model in models:
         anatomy(model).head.weight.mul_(3)

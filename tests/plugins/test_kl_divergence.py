@@ -73,9 +73,7 @@ def test_it_is_never_negative_and_a_constant_added_to_logits_changes_nothing(
     assert float(divergence(theirs, ours + constant)) == pytest.approx(value, abs=1e-3)
 
 
-def test_tokens_impossible_in_dense_count_nothing_and_tokens_impossible_in_pruned_are_infinite() -> (
-    None
-):
+def test_a_token_impossible_in_dense_counts_nothing_and_in_pruned_makes_it_infinite() -> None:
     masked = torch.tensor([[0.0, 0.0, -math.inf]])
     even = torch.zeros(1, 3)
     assert float(divergence(masked, even)) == pytest.approx(math.log(1.5))

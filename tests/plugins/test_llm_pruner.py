@@ -145,7 +145,7 @@ def test_modes_agree_if_each_query_head_has_its_own_keys(
 def test_a_kv_group_whose_query_heads_do_nothing_goes_first(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three KV heads, two query heads each: the released code adds query heads 1 and 4 to KV head 1."""
+    """Three KV heads, two query heads each; the released code adds heads 1 and 4 to KV head 1."""
     model = tiny_model(family, num_attention_heads=6, num_key_value_heads=3, hidden_size=48)
     parts = anatomy(model)
     for layer in parts.layers:
@@ -157,7 +157,8 @@ def test_a_kv_group_whose_query_heads_do_nothing_goes_first(
             rows.data[size : 2 * size] = 0
             if linear is query and linear.bias is not None:
                 linear.bias.data[size : 2 * size] = 0
-        # The other query heads that the released code takes for those of KV head 1 shine, 0 and 5 are faint.
+        # The query heads that the released code takes for those of KV head 1 are strong, 0 and 5
+        # are weak.
         for head, gain in ((0, 0.1), (1, 3), (4, 3), (5, 0.1)):
             out.weight.data[:, head * size // 2 : (head + 1) * size // 2] *= gain
     kept = recorded(monkeypatch)

@@ -1,4 +1,4 @@
-"""LLM-Pruner's importance vectors and group scores against their definitions, written out naively."""
+"""LLM-Pruner's importance vectors and group scores, compared with naive definitions."""
 
 from __future__ import annotations
 

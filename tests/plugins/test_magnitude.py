@@ -37,7 +37,7 @@ def weights(model) -> dict[str, torch.Tensor]:
 
 
 def by_sorting(scores: list[list[float]], share: float, min_density: float) -> list[list[bool]]:
-    """The definition in plain Python: protect each list's highest, remove the lowest of the rest."""
+    """The definition in Python: protect each list's highest, remove the lowest of the rest."""
     count = int(sum(map(len, scores)) * share)
     free = []
     for which, values in enumerate(scores):

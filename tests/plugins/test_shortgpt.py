@@ -100,7 +100,7 @@ def test_block_influence_is_the_mean_cosine_distance_of_the_layers_themselves() 
 
 
 def states_of(model) -> list[torch.Tensor]:
-    """The input of each layer and the output of the last, [windows, length, hidden], before the final norm."""
+    """Inputs of all layers and the last one's output, [windows, length, hidden], no final norm."""
     ids = torch.randint(
         0, model.config.vocab_size, (3, 12), generator=torch.Generator().manual_seed(2)
     )
