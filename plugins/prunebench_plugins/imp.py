@@ -134,7 +134,7 @@ class IMP(Method):
             # happens to be zero.
             return weight.abs().float().masked_fill_(held[id(weight)], -1)
 
-        if self.options.scope == "layer":
+        if self.options.scope == "layer":  # exact in every matrix, otherwise in the whole model
             return {
                 name: lowest(score(weight), share, group="matrix")
                 for name, weight in weights.items()

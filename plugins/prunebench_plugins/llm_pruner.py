@@ -152,6 +152,7 @@ class LLMPruner(Method):
                 else local_counts(pools)
             )
             ratio, gone = self._amounts(pools, counts, total, (step + 1) / steps)
+            # The lowest scores go; a stable sort takes the lower index among equals.
             kept = {
                 pool.block: sorted(score.argsort(stable=True)[count:].tolist())
                 for pool, score, count in zip(pools, scores, gone, strict=True)
@@ -186,6 +187,7 @@ class LLMPruner(Method):
         if target is None:
             ratio = part * (0.25 if self.options.ratio is None else self.options.ratio)
         else:
+            # Heads and channels differ in size, so we search for the ratio that fits.
             ratio = ratio_for(part * target * total, pools, counts)
         gone = counts(ratio)
         empty = emptied(pools, gone)
@@ -228,7 +230,7 @@ class LLMPruner(Method):
     def _scores(
         self, model: Any, pools: Sequence[Pool], context: Context, step: int
     ) -> list[torch.Tensor]:
-        """One score per group of each pool, float64 [groups]; the lowest goes first."""
+        """One score per group of each pool, float64 [groups]; the lowest is removed first."""
         released = self.options.mode == "reference"
         if self.options.importance == "random":
             # The released code draws a number for each channel of a head and adds them up.
@@ -240,6 +242,7 @@ class LLMPruner(Method):
                 .sum(1)
                 for pool in pools
             ]
+        # All members are scored in one sweep over the text, then divided among the pools again.
         parts = anatomy(model)
         coupled = [list(members(parts, pool.block)) for pool in pools]
         every = [member for each in coupled for member in each]

@@ -37,7 +37,7 @@ class Pool:
     cost: int
     """Parameters of one group."""
     fused: int = 1
-    """How many of query, key and value lie in the first weight, head by head."""
+    """How many of query, key and value are in the first weight, head by head."""
 
     @property
     def key(self) -> str:
@@ -74,6 +74,8 @@ def pool_of(parts: Anatomy, block: Block | None, initial: dict[str, int]) -> Poo
     layer = parts.layers[block.layer]
     present = parts.groups(layer, block.kind)
     cost = 0
+    # A group owns rows of the projections into the block, with their biases, and columns of the one
+    # out of it, whose bias is everybody's.
     for cut in parts.cuts(block.kind):
         linear: Any = layer.get_submodule(cut.linear)
         cost += linear.weight.numel() // present

@@ -81,6 +81,7 @@ def spread(outliers: Sequence[float], sparsity: float, width: float) -> list[flo
     low, high = min(outliers), max(outliers)
     if high == low:
         return [sparsity] * len(outliers)
+    # A layer keeps more by its rank, 0 to 2 * width; the mean rank is taken out of all of them.
     ranks = [2 * width * (one - low) / (high - low) for one in outliers]
     mean = sum(ranks) / len(ranks)
     return [min(max(sparsity + mean - rank, 0.0), 1 - LEAST_DENSITY) for rank in ranks]

@@ -47,7 +47,7 @@ class Allocation(ABC):
         Return a sequence in the order of the layers, or a mapping from the paths in
         `context.linears`. ``sparsity`` is the mean over all weights to aim at. ``model``, a dense
         transformers causal LM, must not change. Raise `prunebench.PrunebenchError` for what the
-        user can mend.
+        user can fix.
         """
 
 

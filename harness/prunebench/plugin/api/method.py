@@ -68,7 +68,7 @@ class Method(ABC):
         An allocation decides the sparsity of each linear.
         """
         del options
-        return "it decides itself how much goes from where"
+        return "it decides itself how much to remove from where"
 
     @classmethod
     def refuses_streaming(cls, options: Any) -> str | None:
@@ -84,7 +84,7 @@ class Method(ABC):
     def prune(self, model: Any, context: Context) -> None:
         """Prune ``model`` (a transformers causal LM) in place.
 
-        Raise `prunebench.PrunebenchError` for what the user can mend; other errors become a failed
+        Raise `prunebench.PrunebenchError` for what the user can fix; other errors become a failed
         row too.
         """
 
@@ -123,7 +123,8 @@ class LayerwiseMethod(Method):
     @classmethod
     def refuses_streaming(cls, options: Any) -> str | None:
         """None: `prune` leaves the walk over the layers to the harness."""
-        return None if issubclass(cls, LayerwiseMethod) else super().refuses_streaming(options)
+        del options
+        return None
 
     @property
     def true_sequential(self) -> bool:
