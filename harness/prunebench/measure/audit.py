@@ -91,17 +91,10 @@ def audit(
     are pairs (keep, of): each group of ``of`` weights is checked for at most ``keep`` non-zeros. If
     the layers are not in memory, pass what was counted before: ``counts``, one per layer.
 
-    Raises PrunebenchError if a weight is not finite, or if the model does not have as many layers
-    as ``kept_layers``.
+    Raises PrunebenchError if a weight is not finite, or for another number of layers than kept.
     """
     parts = anatomy(model)
-    layers = len(parts.layers)
-    if layers != len(kept_layers):
-        raise PrunebenchError(
-            f"the pruned model has {layers} decoder layers, but {len(kept_layers)} of {dense.layers} "
-            "should remain",
-            hint="the method must remove layers through its context, which keeps count",
-        )
+    _check_layers(len(parts.layers), dense, kept_layers)
     if counts is None:
         counts = [
             count_layer(parts.linears(module), layer, patterns)
@@ -114,9 +107,10 @@ def audit(
     parameters, shape = parameter_count(model), shape_of(model)
     gone, widths = _narrowed(shape, dense.shape, kept_layers)
     form = _form(
-        removed=dense.layers - layers,
+        removed=dense.layers - len(kept_layers),
         blocks=len(gone),
         narrower=bool(widths) or shape.hidden < dense.shape.hidden,
+        # More than before in the layers that remain: a quantised model has zeros of its own.
         more_zeros=zeros > sum(dense.zeros_by_layer[layer] for layer in kept_layers),
         legal=[entry.pattern for entry in checked if entry.groups and not entry.violations],
     )
@@ -144,6 +138,15 @@ def audit(
         note=form.note,
         linears=linears,
     )
+
+
+def _check_layers(layers: int, dense: DenseFacts, kept_layers: Sequence[int]) -> None:
+    if layers != len(kept_layers):
+        raise PrunebenchError(
+            f"the pruned model has {layers} decoder layers, but {len(kept_layers)} of "
+            f"{dense.layers} should remain",
+            hint="the method must remove layers through its context, which keeps count",
+        )
 
 
 def _linears(
@@ -188,6 +191,7 @@ def _narrowed(
             ("attention", now.kv_groups, before.kv_groups),
             ("mlp", now.mlp_channels, before.mlp_channels),
         ):
+            # A block of no width computes nothing: it is removed, not narrow.
             if groups == 0 < groups_dense:
                 gone.append(f"{layer}.{kind}")
             elif groups < groups_dense:
@@ -217,7 +221,7 @@ def _form(
         )
         if "2:4" in legal:
             notes.append(
-                "the 2:4 pattern holds everywhere: sparse tensor cores can use it, if a GPU has them"
+                "the 2:4 pattern holds everywhere: a GPU with sparse tensor cores can use it"
             )
     if not parts:
         return _Form("dense", faster=False, note="nothing is removed: no speed-up expected")

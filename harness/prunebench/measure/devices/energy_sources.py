@@ -98,6 +98,7 @@ class _Power:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
+        # A reading at each end of the stretch, so that the integral covers all of it.
         self._samples, self._ended = [self._sample()], threading.Event()
         self._thread = threading.Thread(target=self._run, args=(self._ended,), daemon=True)
         self._thread.start()

@@ -47,6 +47,7 @@ class GpuLog:
 def read_log(lines: Sequence[str]) -> GpuLog:
     """The log in the sampler's output; skips other lines and half-written ones."""
     log = GpuLog()
+    # The sampler may be killed in the middle of a line, so the last one may be half a line.
     for line in lines:
         kind, _, rest = line.partition(" ")
         try:
@@ -90,6 +91,7 @@ def sharing(log: GpuLog, spans: Sequence[tuple[str, float, float]]) -> GpuSharin
         "memory_before_bytes": log.memory_before,
         "utilisation_before": log.utilisation_before,
     }
+    # Without a common numbering of processes, two of ours would look like one stranger.
     known = any(one.own for one in log.listings)
     found = [one for one in log.listings if (one.others if known else len(one.others) > one.tree)]
     if found:

@@ -58,6 +58,7 @@ def cpu_model() -> str | None:
 
 
 def _torch() -> dict[str, Any]:
+    # Looked up, not imported: only what the numbers were measured with is described.
     torch: Any = sys.modules.get("torch")
     if torch is None:
         return {}

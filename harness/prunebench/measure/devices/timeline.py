@@ -66,6 +66,8 @@ def decimate(
 def _extremes(points: Sequence[Point], buckets: int) -> list[Point]:
     first, last = points[0].time, points[-1].time
     width = (last - first) / buckets or 1.0
+    # Indices at which a new bucket begins. Buckets have equal times, not equal numbers of points: a
+    # long quiet stretch consists of two points.
     cuts = [0]
     for index, (before, after) in enumerate(pairwise(points)):
         if min(int((after.time - first) / width), buckets - 1) != min(

@@ -25,6 +25,8 @@ from prunebench.errors import PrunebenchError
 from prunebench.model.cache import cache_dir
 from prunebench.model.files import atomic_replace
 
+# `key: value` at the start of a line, with the items of a block list below it. Parsing the YAML
+# would be right for every file and takes a hundred times as long.
 _KEY = re.compile(
     r"^[\"']?(task|group|tag|include|class)[\"']?[ \t]*:(.*(?:\n[ \t]*-[ \t].*)*)", re.MULTILINE
 )
@@ -129,6 +131,7 @@ def _scan(folder: Path) -> dict[str, Any]:
             continue
         keys = _keys(path, 0)
         file = path.relative_to(folder).as_posix()
+        # A file with a class defines a task in Python; its group is no group of tasks.
         if "group" in keys and "class" not in keys:
             groups.setdefault(keys["group"][0], file)
         elif keys.get("task"):

@@ -46,6 +46,7 @@ def compare_forms(
         if chosen.notes:
             notes[form] = "; ".join(chosen.notes)
     steps: dict[str, list[float]] = {GENERATE: [], **{form: [] for form in decoders}}
+    # Alternating, so that a change of the machine's load meets all forms alike.
     for _ in range(rounds + 1):
         steps[GENERATE].append(generate_s(model, prompt, new_tokens))
         for name, each in decoders.items():

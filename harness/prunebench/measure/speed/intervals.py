@@ -74,5 +74,5 @@ def _rank(count: int, miss: float) -> int:
 
 
 def _misses(count: int, rank: int) -> float:
-    """P(the ``rank``-th smallest of ``count`` samples exceeds the median): fewer than rank below it."""
+    """P(the ``rank``-th smallest of ``count`` samples is above the median): fewer lie below."""
     return float(sum(comb(count, below) for below in range(rank)) / 2**count)

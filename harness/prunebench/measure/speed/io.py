@@ -49,6 +49,7 @@ def weight_bytes(model: nn.Module, batch_size: int = 1) -> int:
     """
     rows: dict[nn.Parameter, int] = {}
     whole: dict[nn.Parameter, int] = {}
+    # Each parameter once, at the module that uses it: that decides how much of it is read.
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
             size = parameter.numel() * parameter.element_size()

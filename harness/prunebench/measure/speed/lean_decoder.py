@@ -43,7 +43,7 @@ class _Norm:
     floor: Tensor  # sqrt(size x epsilon)
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """[..., size] -> [..., size]; in float32, weighted in the model's dtype, like the modules."""
+        """[..., size] -> [..., size]; float32, weighted in the model's dtype, like the modules."""
         if inputs.is_cuda:
             return functional.rms_norm(inputs, self.weight.shape, self.weight, self.epsilon)
         # On a CPU that call is a dozen kernels. These are four, because
@@ -106,7 +106,7 @@ class Lean:
         self._all = torch.arange(length, device=model.device)
 
     def prompt(self, tokens: Tensor) -> Tensor:
-        """int64 [batch, prompt] -> the first new token, [batch, 1]; the model's own forward pass."""
+        """int64 [batch, prompt] -> the first new token, [batch, 1], by the model's own pass."""
         cache = DynamicCache(config=self._model.config)
         logits = self._model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
         for (attention, _), filled in zip(self._layers, cache.layers, strict=True):

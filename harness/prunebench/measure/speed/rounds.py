@@ -36,7 +36,7 @@ class Round:
 
 @dataclass
 class Rounds:
-    """What was timed: for each model one list of rounds; rounds of the same number are neighbours."""
+    """What was timed: one list of rounds for each model; rounds of one number are neighbours."""
 
     models: list[list[Round]] = field(default_factory=list)
 

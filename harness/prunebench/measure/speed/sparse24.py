@@ -54,6 +54,7 @@ def convert(model: Any) -> tuple[int, int]:
         if each.out_features % _ROWS == 0 and each.in_features % _COLUMNS == 0
     ]
     for linear in fitting:
+        # The kernel that compresses needs rows in order, so a view of another layout is copied.
         dense = linear.weight.data.contiguous()
         linear.weight = nn.Parameter(
             torch.sparse.to_sparse_semi_structured(dense), requires_grad=False
