@@ -68,7 +68,7 @@ def run(folder: Path, *, report: bool = False, **request: object) -> tuple[Obser
 def test_the_observer_is_told_of_the_run_and_of_each_cell(tmp_path: Path) -> None:
     observer, done = run(tmp_path / "run", only=["*0.5"])
     start = observer.start
-    assert (start.suite, start.cells, start.to_run) == ("mine", 2, 2)
+    assert (start.suite, start.cells, len(start.to_run)) == ("mine", 2, 2)
     assert (start.former, start.damaged) == (None, ())
     assert observer.said == [
         "open",
@@ -89,7 +89,7 @@ def test_a_selection_runs_a_part_and_the_folder_holds_the_whole_plan(tmp_path: P
     assert len(store.read_plan().cells) == 3
     assert len(store.records()[0]) == 2
     observer, done = run(tmp_path / "run", report=True)
-    assert (observer.start.cells, observer.start.to_run) == (3, 1)
+    assert (observer.start.cells, len(observer.start.to_run)) == (3, 1)
     assert done.report == tmp_path / "run" / "report.html"
     assert "magnitude sparsity=0.6" in done.report.read_text()
 
@@ -100,7 +100,7 @@ def test_damaged_records_are_reported_and_their_cells_run_again(tmp_path: Path) 
     path.write_text("{", encoding="utf-8")
     observer, done = run(tmp_path / "run", only=["dense"])
     assert [damaged.path for damaged in observer.start.damaged] == [path]
-    assert (observer.start.to_run, done.failed) == (1, ())
+    assert (len(observer.start.to_run), done.failed) == (1, ())
 
 
 def test_a_wrong_engine_is_an_error_before_the_folder_is_made(tmp_path: Path) -> None:

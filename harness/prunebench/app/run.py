@@ -29,7 +29,7 @@ class RunStart:
     folder: Path
     cells: int
     """Cells that were selected."""
-    to_run: int
+    to_run: tuple[Cell, ...]
     """Those of them that have no result yet."""
     former: Owner | None
     """The run that was killed in this folder, if one was."""
@@ -141,7 +141,7 @@ class _Run:
             suite=self.planned.plan.suite,
             folder=self.store.folder,
             cells=len(self.planned.cells),
-            to_run=len(todo),
+            to_run=tuple(todo),
             former=former,
             damaged=tuple(self.store.records(todo)[1]),
             plugin_problems=tuple(one for one in problems if one.status == "problem"),

@@ -92,7 +92,7 @@ class _Terminal:
     def begin(self, start: RunStart) -> AbstractContextManager[Watcher]:
         from prunebench.app.progress import show
 
-        finished = start.cells - start.to_run
+        finished = start.cells - len(start.to_run)
         click.echo(f"{start.suite}: {_cells(start.cells)}, {finished} finished, in {start.folder}")
         if start.former is not None:
             click.echo(f"continuing a run that was killed ({start.former})", err=True)
