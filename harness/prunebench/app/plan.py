@@ -53,6 +53,7 @@ def plan_suite(request: SuiteRequest) -> PlannedSuite:
     from prunebench.suite.overrides import override
     from prunebench.suite.plan import plan, select
     from prunebench.suite.source import read, source_of
+    from prunebench.user_path import user_path
 
     # Loading runs the code of every plugin; everything later uses this registry.
     registry = load_plugins()
@@ -61,10 +62,11 @@ def plan_suite(request: SuiteRequest) -> PlannedSuite:
     # Overrides come before the check: they may replace what is wrong in the file.
     suite = check_suite(override(source, request.overrides), registry)
     whole = plan(suite, registry)
+    folder = request.out or Path("runs") / suite.name
     return PlannedSuite(
         suite=suite,
         registry=registry,
         plan=whole,
         cells=tuple(select(whole.cells, request.only, request.skip)),
-        folder=Path("runs") / suite.name if request.out is None else Path(request.out),
+        folder=user_path(folder, what="the run folder", hint="choose another with --out"),
     )

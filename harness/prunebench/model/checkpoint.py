@@ -23,6 +23,7 @@ from prunebench.model.pruning_json import (
 from prunebench.model.quiet import quiet
 from prunebench.model.safetensors_header import StoredTensor
 from prunebench.model.safetensors_io import TensorFiles, layout, new_file
+from prunebench.user_path import user_path
 
 
 def memory_bytes(model: torch.nn.Module) -> int:
@@ -141,10 +142,11 @@ def _readable(folder: Path) -> None:
 
 
 def check_target(folder: Path) -> None:
-    """Raise PrunebenchError if ``folder`` holds anything but a checkpoint.
+    """Raise PrunebenchError if ``folder`` cannot be one, or holds anything but a checkpoint.
 
     Nothing else may ever be replaced.
     """
+    user_path(folder, what="the output folder", hint="choose another folder")
     empty = folder.is_dir() and not any(folder.iterdir())
     if folder.exists() and not (folder / "config.json").is_file() and not empty:
         raise PrunebenchError(

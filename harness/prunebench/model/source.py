@@ -18,6 +18,7 @@ from prunebench.model.folder import fingerprint, read_checkpoint
 from prunebench.model.generated import GeneratedAsset
 from prunebench.model.gguf_header import gguf_parameters
 from prunebench.model.wheel import WheelAsset
+from prunebench.user_path import user_path
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -90,15 +91,13 @@ def _path(text: str, base: Path) -> Path | None:
     """The absolute path that ``text`` means; None if it is not a path."""
     looks = text.startswith((".", "/", "~")) or text.lower().endswith(".gguf")
     try:
-        # Not `resolve`: the hub's cache links from names with .gguf to names without it.
-        path = (base / Path(text).expanduser()).absolute()
-        return path if path.exists() or looks else None
-    except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a NUL
+        path = user_path(text, what="model", hint="name a folder or a .gguf file", base=base)
+    except PrunebenchError:
         if looks:
-            raise PrunebenchError(
-                f"model '{text}' is not a valid path: {error}", hint="name a folder or a .gguf file"
-            ) from error
+            raise
         return None
+    # Not `resolve`: the hub's cache links from names with .gguf to names without it.
+    return path.absolute() if path.exists() or looks else None
 
 
 def _local(path: Path, *, trust_remote_code: bool) -> dict[str, Any]:

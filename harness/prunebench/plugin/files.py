@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 from prunebench.errors import PrunebenchError
+from prunebench.user_path import user_path
 
 VARIABLE = "PRUNEBENCH_PLUGIN_FILES"
 
@@ -76,12 +77,11 @@ def with_files(files: Iterable[str | Path]) -> Iterator[None]:
     Raises PrunebenchError if a file does not exist, or if the environment cannot hold its name.
     """
     before = os.environ.get(VARIABLE)
-    paths = [str(Path(file).expanduser().resolve()) for file in files]
+    hint = "name the .py file of a plugin"
+    paths = [str(user_path(file, what="the plugin", hint=hint).resolve()) for file in files]
     for path in paths:
         if not Path(path).is_file() or not path.endswith(".py"):
-            raise PrunebenchError(
-                f"there is no Python file {path}", hint="name the .py file of a plugin"
-            )
+            raise PrunebenchError(f"there is no Python file {path}", hint=hint)
         if os.pathsep in path:
             raise PrunebenchError(
                 f"{path} has a '{os.pathsep}' in its name", hint="rename the folder or the file"

@@ -16,6 +16,7 @@ from prunebench.store.atomic import write_atomically
 from prunebench.store.lock import NAME as LOCK_NAME
 from prunebench.store.lock import Owner, hold
 from prunebench.store.plan_file import Plan, read_plan, write_plan
+from prunebench.user_path import user_path
 
 
 @dataclass(frozen=True)
@@ -122,11 +123,11 @@ class RunStore:
     @classmethod
     def open(cls, folder: Path) -> RunStore:
         """An existing run folder. Raises PrunebenchError if it is none."""
-        store = cls(folder)
+        hint = "name a folder that `prunebench run` wrote"
+        store = cls(user_path(folder, what="the run folder", hint=hint))
         if not store.plan_path.is_file():
             raise PrunebenchError(
-                f"{folder} is not a run of prunebench: it has no plan.json",
-                hint="name a folder that `prunebench run` wrote",
+                f"{folder} is not a run of prunebench: it has no plan.json", hint=hint
             )
         return store
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from prunebench.errors import PrunebenchError, did_you_mean
 from prunebench.suite import yaml
+from prunebench.user_path import user_path
 
 SET = "--set "
 YAML_SUFFIXES = (".yaml", ".yml")
@@ -115,25 +116,18 @@ def _kind(value: Any) -> str:
 
 def _find(given: str) -> Path:
     """The file of a suite. Raises PrunebenchError if there is none."""
-    try:
-        path = Path(given).expanduser()
-        exists = path.exists()
-    except (OSError, RuntimeError) as error:  # too long a name, no such user
-        raise PrunebenchError(
-            f"'{given}' is not a valid path: {getattr(error, 'strerror', None) or error}",
-            hint="give the path of a YAML file, or the name of a shipped suite",
-        ) from error
+    hint = "give the path of a YAML file, or the name of a shipped suite"
+    path = user_path(given, what="the suite", hint=hint)
     ours = shipped()
     may_be_name = path.suffix not in YAML_SUFFIXES
     if may_be_name and given in ours:
         return ours[given]
-    if exists:
+    if path.exists():
         return path
     # 'quickstrat' and 'papers/wnada' are misspelt names, './suites/mine' is a misspelt path.
     folders = {name.partition("/")[0] for name in ours}
     if may_be_name and (path.name == given or given.partition("/")[0] in folders):
         raise PrunebenchError(f"there is no suite '{given}'", hint=did_you_mean(given, ours))
-    hint = "give the path of a YAML file, or the name of a shipped suite"
     if may_be_name and path.with_suffix(".yaml").is_file():
         hint = did_you_mean(given, [str(path.with_suffix(".yaml"))])
     raise PrunebenchError(f"there is no suite file {given}", hint=hint)

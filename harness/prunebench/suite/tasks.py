@@ -16,6 +16,7 @@ from prunebench.measure.quality.task_index import TaskIndex, task_index
 from prunebench.model.cache import file_sha256
 from prunebench.suite.problems import Problems, hint_of
 from prunebench.suite.schema import TaskEntry
+from prunebench.user_path import user_path
 
 if TYPE_CHECKING:
     from prunebench.plugin.registry import Registry
@@ -99,15 +100,11 @@ class _Entry:
             return None
         if name in registered:
             return registered[name]
-        try:
-            folder = self.problems.source.base((*self.path, "data")) / Path(name).expanduser()
-            if folder.is_dir():
-                return folder.resolve()
-        except (OSError, RuntimeError) as error:  # too long a name, no such user
-            raise PrunebenchError(
-                f"data '{name}' is not a valid path: {getattr(error, 'strerror', None) or error}",
-                hint=f"name a folder, or registered data: {', '.join([HUB, *registered])}",
-            ) from error
+        base = self.problems.source.base((*self.path, "data"))
+        hint = f"name a folder, or registered data: {', '.join([HUB, *registered])}"
+        folder = user_path(name, what="data", hint=hint, base=base)
+        if folder.is_dir():
+            return folder.resolve()
         if "/" in name or name.startswith("."):
             raise PrunebenchError(
                 f"no folder {folder}", hint="a path in a suite is relative to the suite's folder"

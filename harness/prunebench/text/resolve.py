@@ -11,6 +11,7 @@ from prunebench.experiment.text import CorpusRef
 from prunebench.model.cache import file_sha256
 from prunebench.text.corpus import Corpus
 from prunebench.text.local_file import SUFFIXES, LocalFile, suffix_of
+from prunebench.user_path import user_path
 
 
 def resolve_corpus(
@@ -31,15 +32,9 @@ def resolve_corpus(
                 hint="leave `field` out; the corpus knows its own",
             )
         return CorpusRef(name=name, revision=corpora[name].revision)
-    try:
-        path = base / Path(name).expanduser()
-        is_file = path.is_file()
-    except (OSError, RuntimeError) as error:  # too long a name, no such user
-        raise PrunebenchError(
-            f"corpus '{name}' is not a valid path: {getattr(error, 'strerror', None) or error}",
-            hint=f"name a file, or a registered corpus: {', '.join(sorted(corpora))}",
-        ) from error
-    if not must_be_file and not _looks_like_a_path(name) and not is_file:
+    hint = f"name a file, or a registered corpus: {', '.join(sorted(corpora))}"
+    path = user_path(name, what="corpus", hint=hint, base=base)
+    if not must_be_file and not _looks_like_a_path(name) and not path.is_file():
         raise PrunebenchError(f"unknown corpus '{name}'", hint=did_you_mean(name, corpora))
     _check_file(path)
     extra = {} if field is None else {"field": field}
