@@ -201,9 +201,11 @@ def outcome(record: Record) -> str:
         words.append(f"sparsity {record.audit.sparsity:.1%}")
         if record.audit.removed_layers:
             words.append(f"{len(record.audit.removed_layers)} layers removed")
-    for latency in record.speed.latency if record.speed else []:
+    latencies = record.speed.latency if record.speed else []
+    if any(latency.inter_token_s is None for latency in latencies):
+        words.append("speed not measurable here")
+    for latency in latencies:
         if latency.inter_token_s is None:
-            words.append("speed not measurable here")
             continue
         words.append(f"{latency.inter_token_s.median * 1e3:.1f} ms/token")
         if latency.inter_token_speedup is not None:
