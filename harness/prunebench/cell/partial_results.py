@@ -22,7 +22,7 @@ T = TypeVar("T", bound=Part)
 
 
 class PartialResults:
-    """The results that one cell has so far, in the file ``path``; without a path nothing is kept."""
+    """The results that one cell has so far, in the file ``path``; with None nothing is kept."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -31,7 +31,7 @@ class PartialResults:
         """The names of the results that were taken from the file."""
 
     def begin(self, model: Any) -> None:
-        """From here on keep results of the weights of ``model``; drop those of others."""
+        """From here on keep results of these weights; drop those of others."""
         if self._path is None:
             return
         weights = fingerprint(model)
