@@ -84,18 +84,24 @@ def load_plugins(points: Iterable[EntryPoint] | None = None) -> Registry:
 def _found(points: Iterable[EntryPoint] | None) -> list[_Plugin]:
     """The plugins to load, the built-in ones first, the others by the name of the distribution."""
     found = [*entry_points(group=NAME), *plugin_files()] if points is None else list(points)
-    plugins = [_Plugin(point, *_origin(point)) for point in found]
+    known: dict[int, tuple[str, str]] = {}
+    plugins = [_Plugin(point, *_origin(point, known)) for point in found]
     return sorted(
         plugins, key=lambda plugin: (plugin.distribution != NAME, plugin.distribution, plugin.name)
     )
 
 
-def _origin(point: EntryPoint | PluginFile) -> tuple[str, str]:
+def _origin(point: EntryPoint | PluginFile, known: dict[int, tuple[str, str]]) -> tuple[str, str]:
+    """(name, version) of the distribution; ``known`` keeps those of all distributions so far."""
     if isinstance(point, PluginFile):
         return point.origin
     if point.dist is None:
         return "unknown", "unknown"
-    return point.dist.name, point.dist.version
+    # Each of the two parses all metadata, and many plugins come from one distribution.
+    key = id(point.dist)
+    if key not in known:
+        known[key] = (point.dist.name, point.dist.version)
+    return known[key]
 
 
 def _enabled(plugin: _Plugin, registry: Registry) -> bool:
