@@ -34,11 +34,13 @@ from prunebench.plugin.api.metric import Metric as Metric
 from prunebench.plugin.api.metric import MetricContext as MetricContext
 from prunebench.plugin.api.recovery import Recovery as Recovery
 from prunebench.plugin.api.recovery import TrainingOptions as TrainingOptions
+from prunebench.plugin.api.report_section import Folded as Folded
 from prunebench.plugin.api.report_section import Number as Number
 from prunebench.plugin.api.report_section import Paragraph as Paragraph
 from prunebench.plugin.api.report_section import ReportData as ReportData
 from prunebench.plugin.api.report_section import ReportSection as ReportSection
 from prunebench.plugin.api.report_section import Table as Table
+from prunebench.plugin.api.report_section import Texts as Texts
 from prunebench.plugin.api.sparsity import Sparsity as Sparsity
 from prunebench.plugin.api.sparsity import pattern_of as pattern_of
 from prunebench.record.record import Record as Record

@@ -16,6 +16,7 @@ from prunebench.cell.run import run_cell
 from prunebench.measure.devices.memory import START
 from prunebench.measure.devices.memory_peaks import Phase, Recording, timeline
 from prunebench.measure.devices.memory_peaks import memory as peaks
+from prunebench.plugin.api.metric import LONGEST_METRIC_NOTES
 from prunebench.plugin.files import with_files
 from prunebench.plugin.host import load_plugins
 from prunebench.record.memory import Memory, PhaseMemory, Timeline
@@ -109,9 +110,20 @@ class Changes(Base):
         next((context.dense() if self.options.dense else model).parameters()).mul_(1.01)
         return 1.0
 
+class Notes(Base):
+    name = "notes"
+    class Options(prunebench.Options):
+        size: int = 1
+        fails: bool = False
+    def measure(self, model, tokenizer, context):
+        context.notes["odd"] = {"nan": float("nan"), 3: (1, 2), "text": "x" * self.options.size}
+        if self.options.fails:
+            raise ValueError("after the notes")
+        return 1.0
+
 @hookimpl
 def prunebench_register_metric():
-    return [Draw, Text, Raises, Mendable, Exits, NoText, NotFinite, Words, Nothing, Untidy, Dense, Changes]
+    return [Notes, Draw, Text, Raises, Mendable, Exits, NoText, NotFinite, Words, Nothing, Untidy, Dense, Changes]
 """
 
 
@@ -190,6 +202,22 @@ def test_a_figure_does_not_depend_on_the_metrics_before_it(rig) -> None:
         run(rig, "[draw]", None, "methods=[random]", "seeds=1").quality.metrics[0].figures[0].value
         != figures(alone)["draw"]
     )
+
+
+def test_notes_are_on_the_record_as_plain_values_also_if_the_metric_fails(rig) -> None:
+    for options in ("null", "{fails: true}"):
+        record = run(rig, f"[{{notes: {options}}}, draw]")
+        assert record.quality.metrics[0].notes == {"odd": {"nan": "NaN", "3": [1, 2], "text": "x"}}
+        assert record.quality.metrics[1].notes == {}
+
+
+def test_notes_that_are_too_long_are_dropped_with_a_flag_and_the_figure_stays(rig) -> None:
+    record = run(rig, f"[{{notes: {{size: {LONGEST_METRIC_NOTES}}}}}]")
+    [result] = record.quality.metrics
+    assert (result.notes, result.figures[0].value) == ({}, 1.0)
+    [flag] = record.flags
+    assert "the metric 'notes size=50000' wrote notes of 50,0" in flag
+    assert flag.endswith("characters, more than 50,000; dropped")
 
 
 FAULTS = {

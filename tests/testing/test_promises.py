@@ -12,12 +12,14 @@ from prunebench import (
     Field,
     LinearMethod,
     Method,
+    Metric,
     Options,
     PrunebenchError,
     Recovery,
     SparsityOptions,
     lowest,
 )
+from prunebench.plugin.api.metric import LONGEST_METRIC_NOTES
 from prunebench.plugin.registry import PluginEntry
 from prunebench.testing.check import check
 
@@ -235,6 +237,48 @@ class Refilling(Recovery):
 
 def test_a_recovery_that_fills_zeros_is_found() -> None:
     assert broken("recovery", Refilling) == {"zeros"}
+
+
+class Measure(Metric):
+    """Nothing."""
+
+    name = "measure"
+    higher_is_better = True
+
+    def measure(self, model, tokenizer, context):
+        context.notes["sample"] = self.note()
+        return 1.0
+
+    def note(self):
+        return "short"
+
+
+class LongWinded(Measure):
+    """Too much."""
+
+    def note(self):
+        return "x" * LONGEST_METRIC_NOTES
+
+
+class Fickle(Measure):
+    """Something else each time."""
+
+    def note(self):
+        return random.random()
+
+
+class Unwritable(Measure):
+    """A set."""
+
+    def note(self):
+        return {1, 2}
+
+
+def test_notes_of_a_metric_are_short_the_same_and_json() -> None:
+    assert broken("metric", Measure) == set()
+    assert broken("metric", LongWinded) == {"json"}
+    assert broken("metric", Fickle) == {"seed", "looks"}  # it also moves Python's generator
+    assert broken("metric", Unwritable) == {"json"}
 
 
 def test_a_corpus_has_no_contract() -> None:

@@ -18,9 +18,10 @@ from prunebench.errors import PrunebenchError, first_line
 from prunebench.isolation.flags import Flags
 from prunebench.isolation.model_guard import ModelGuard
 from prunebench.isolation.process_guard import guarded
+from prunebench.measure.quality.greedy import end_tokens
 from prunebench.model.placement import input_device
 from prunebench.model.positions import check_positions
-from prunebench.plugin.api.metric import Figure, Metric, MetricContext
+from prunebench.plugin.api.metric import LONGEST_METRIC_NOTES, Figure, Metric, MetricContext
 from prunebench.record.quality import MetricFigure, MetricResult
 from prunebench.text.windows import Windows, evaluation_windows, with_length
 
@@ -105,6 +106,7 @@ def measure_metric(
     kind: type[Metric] | None = None
     text: Windows | None = None
     given: Any = None
+    context: MetricContext | None = None
     reason = None
     begun = time.perf_counter()
     try:
@@ -118,6 +120,7 @@ def measure_metric(
                 load_dense=lambda: lent.lend("dense model", dense.load()),
                 progress=progress,
                 log=log,
+                end_tokens=end_tokens(model, pruned.loaded.tokenizer),
             )
             given = metric.measure(model, pruned.loaded.tokenizer, context)
     except (Exception, SystemExit) as error:
@@ -131,7 +134,8 @@ def measure_metric(
         if figure.reason:
             part = f" ({figure.name})" if figure.name != ref.name else ""
             setup.flags.add(who, f"is not available{part}: {figure.reason}")
-    return _result(ref, text, figures, seconds)
+    notes = setup.plain_notes(context.notes, who, LONGEST_METRIC_NOTES) if context else {}
+    return _result(ref, text, figures, seconds, notes)
 
 
 def is_complete(results: Sequence[Any]) -> bool:
@@ -145,7 +149,11 @@ def is_complete(results: Sequence[Any]) -> bool:
 
 
 def _result(
-    ref: MetricRef, text: Windows | None, figures: list[MetricFigure], seconds: float
+    ref: MetricRef,
+    text: Windows | None,
+    figures: list[MetricFigure],
+    seconds: float,
+    notes: dict[str, Any],
 ) -> MetricResult:
     return MetricResult(
         metric=ref.name,
@@ -158,6 +166,7 @@ def _result(
         tokens_sha256=None if text is None else text.sha256,
         figures=figures,
         seconds=seconds,
+        notes=notes,
     )
 
 

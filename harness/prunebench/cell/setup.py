@@ -151,20 +151,20 @@ class CellSetup:
             )
         return load(self.folder, device="cpu", **common)
 
-    def plain_notes(self, notes: Any, who: str) -> dict[str, Any]:
+    def plain_notes(self, notes: Any, who: str, longest: int = LONGEST_NOTES) -> dict[str, Any]:
         """A plugin's notes as JSON values for the record; dropped, with a flag, if that fails.
 
-        What JSON cannot express becomes its text, including NaN and infinity.
+        What JSON cannot express becomes its text, including NaN and infinity. ``longest`` is in
+        characters of JSON.
         """
         try:
             text = json.dumps(notes, default=str, allow_nan=True)
         except (ValueError, TypeError, RecursionError) as error:
             self.flags.add(who, f"wrote notes that are not JSON ({str(error)[:200]}); dropped")
             return {}
-        if len(text) > LONGEST_NOTES:
+        if len(text) > longest:
             self.flags.add(
-                who,
-                f"wrote notes of {len(text):,} characters, more than {LONGEST_NOTES:,}; dropped",
+                who, f"wrote notes of {len(text):,} characters, more than {longest:,}; dropped"
             )
             return {}
         # `parse_constant` sees NaN and Infinity, which the record's JSON cannot hold.

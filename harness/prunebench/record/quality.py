@@ -5,6 +5,8 @@ A figure that is not available is None, never zero.
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from prunebench.schema import Part
@@ -109,6 +111,9 @@ class MetricResult(Part):
     figures: list[MetricFigure]
     seconds: float = Field(
         description="includes loading the dense model if this metric was the first to need it"
+    )
+    notes: dict[str, Any] = Field(
+        default_factory=dict, description="what the metric says beside its figures; not verified"
     )
 
 

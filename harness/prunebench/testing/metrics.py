@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from prunebench.measure.quality.greedy import end_tokens
 from prunebench.model.surgery import remove_layers
-from prunebench.plugin.api.metric import MetricContext
+from prunebench.plugin.api.metric import LONGEST_METRIC_NOTES, MetricContext
 from prunebench.testing import surroundings
 from prunebench.testing.models import tiny_calibration, tiny_model, tiny_tokenizer
 from prunebench.testing.promises import (
@@ -44,10 +46,21 @@ class MetricTrial:
 
     def measure(self, model: Any, dense: Any = None, device: str = "cpu") -> dict[str, float]:
         """The metric's figures by name."""
+        return self._measure(model, dense, device)[0]
+
+    def _measure(
+        self, model: Any, dense: Any = None, device: str = "cpu"
+    ) -> tuple[dict[str, float], dict[str, Any]]:
+        """The figures by name, and the notes."""
         tokens = tiny_calibration().to(device) if self.plugin.needs_text else None
         # Passed in by `looks_only`, which compares it afterwards.
         other = self.dense() if dense is None else dense
-        context = MetricContext(tokens, seed=0, load_dense=lambda: other.to(device))
+        context = MetricContext(
+            tokens,
+            seed=0,
+            load_dense=lambda: other.to(device),
+            end_tokens=end_tokens(model, tiny_tokenizer()),
+        )
         # As in a cell: seeded before each metric, so that a metric may draw from the generator.
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(0)
@@ -57,17 +70,22 @@ class MetricTrial:
             "the tokens of the text were changed",
         )
         values = given if isinstance(given, Mapping) else {self.plugin.name: given}
-        return {name: float(value) for name, value in values.items()}
+        return {name: float(value) for name, value in values.items()}, context.notes
 
     @cached_property
+    def of_sparse(self) -> tuple[dict[str, float], dict[str, Any]]:
+        """Figures and notes of the sparse model."""
+        return self._measure(sparse_model(self.family))
+
+    @property
     def figures(self) -> dict[str, float]:
         """The figures of the sparse model."""
-        return self.measure(sparse_model(self.family))
+        return self.of_sparse[0]
 
     @property
     def notes(self) -> dict[str, Any]:
-        """What `as_json` tries: figures go to the record."""
-        return self.figures
+        """The notes about the sparse model."""
+        return self.of_sparse[1]
 
 
 def finite(trial: MetricTrial) -> None:
@@ -90,8 +108,18 @@ def names(trial: MetricTrial) -> None:
 
 
 def seed(trial: MetricTrial) -> None:
-    again = trial.measure(sparse_model(trial.family))
-    promise(again == trial.figures, f"two runs with one seed give {trial.figures} and {again}")
+    figures, notes = MetricTrial(trial.plugin, trial.family, trial.options).of_sparse
+    promise(figures == trial.figures, f"two runs with one seed give {trial.figures} and {figures}")
+    promise(notes == trial.notes, "two runs with one seed write different notes")
+
+
+def notes(trial: MetricTrial) -> None:
+    as_json(trial)
+    size = len(json.dumps(trial.notes))
+    promise(
+        size <= LONGEST_METRIC_NOTES,
+        f"context.notes has {size:,} characters of JSON, more than {LONGEST_METRIC_NOTES:,}",
+    )
 
 
 def looks_only(trial: MetricTrial) -> None:
@@ -135,11 +163,11 @@ METRIC_PROMISES = (
     Promise("finite", "returns finite figures for a dense and for a pruned model", finite),
     Promise("shorter", "works if layers were removed", shorter),
     Promise("names", "returns the figures that it names", names),
-    Promise("seed", "returns the same figures for the same seed", seed),
+    Promise("seed", "returns the same figures and notes for the same seed", seed),
     Promise(
         "looks", "leaves models, hooks, gradients, dtype, threads and TF32 as they are", looks_only
     ),
-    Promise("json", "has options that survive JSON", as_json),
+    Promise("json", "has options and notes that survive JSON, and notes that are short", notes),
     Promise("documented", "says what it is and what each option means", documented),
     Promise("offline", "needs no network", offline),
     Promise("cuda", "runs on CUDA too", on_cuda),

@@ -83,6 +83,8 @@ def _perplexity(row: Row, index: int, one: Perplexity) -> dict[str, str]:
 
 
 def _notes(record: Record) -> Facts:
-    """What method and recovery report about themselves."""
+    """What method, recovery and metrics report about themselves."""
     recovery = {"recovery": record.recovery_notes} if record.recovery_notes else {}
-    return list(flatten({**record.method_notes, **recovery}).items())
+    measured = record.quality.metrics if record.quality else []
+    noted = {result.label: result.notes for result in measured if result.notes}
+    return list(flatten({**record.method_notes, **recovery, **noted}).items())

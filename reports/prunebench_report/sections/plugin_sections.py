@@ -6,7 +6,16 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from prunebench.plugin.api.report_section import Block, Number, Paragraph, ReportData, Table, Value
+from prunebench.plugin.api.report_section import (
+    Block,
+    Folded,
+    Number,
+    Paragraph,
+    ReportData,
+    Table,
+    Texts,
+    Value,
+)
 from prunebench_report.text import MISSING, clean, number, shorten
 
 if TYPE_CHECKING:
@@ -14,11 +23,13 @@ if TYPE_CHECKING:
     from prunebench_report.data.report_input import ReportInput
 
 # The most that one section may take, so that a plugin cannot make the file too large to open.
-_MOST_BLOCKS = 50
+_MOST_BLOCKS = 100
 _MOST_ROWS = 200
 _MOST_COLUMNS = 30
 _LONGEST_PARAGRAPH = 10_000
 _LONGEST_VALUE = 300
+_MOST_TEXTS = 6
+_LONGEST_TEXT = 2_000
 
 
 def section(given: ReportInput, plugins: Sequence[type[ReportSection]]) -> list[dict[str, Any]]:
@@ -29,14 +40,17 @@ def section(given: ReportInput, plugins: Sequence[type[ReportSection]]) -> list[
         try:
             # Copies, so that a plugin cannot change what other sections show.
             data = ReportData([dict(row) for row in given.table], list(given.records))
-            blocks = [_block(block) for block in list(plugin().build(data))[:_MOST_BLOCKS]]
-            problem = None
+            blocks, problem = _blocks(plugin().build(data)), None
         # Whatever a plugin does wrong costs its own section and nothing else.
         except (Exception, SystemExit) as error:
             blocks, problem = [], shorten(clean(f"{type(error).__name__}: {error}"), _LONGEST_VALUE)
         if blocks or problem:
             found.append({"name": name, "title": title, "blocks": blocks, "problem": problem})
     return found
+
+
+def _blocks(blocks: Sequence[Block]) -> list[dict[str, Any]]:
+    return [_block(block) for block in list(blocks)[:_MOST_BLOCKS]]
 
 
 def _block(block: Block) -> dict[str, Any]:
@@ -51,7 +65,20 @@ def _block(block: Block) -> dict[str, Any]:
         }
     if isinstance(block, Table):
         return _table(block)
-    raise TypeError(f"{type(block).__name__} is no block: Paragraph, Number or Table of prunebench")
+    if isinstance(block, Texts):
+        texts = [
+            {"head": _cell(head), "text": shorten(clean(str(text)), _LONGEST_TEXT)}
+            for head, text in list(block.texts)[:_MOST_TEXTS]
+        ]
+        return {"kind": "texts", "texts": texts}
+    if isinstance(block, Folded):
+        if any(isinstance(inner, Folded) for inner in block.blocks):
+            raise TypeError("a Folded block is inside another one")
+        return {"kind": "folded", "title": _cell(block.title), "blocks": _blocks(block.blocks)}
+    raise TypeError(
+        f"{type(block).__name__} is no block: Paragraph, Number, Table, Texts or Folded "
+        "of prunebench"
+    )
 
 
 def _table(block: Table) -> dict[str, Any]:

@@ -172,3 +172,9 @@ def test_seeds_are_pooled(build):
     [row] = build.given(several).rows
     assert (row["metric"], row["metric_value"]) == ("kl", pytest.approx(0.3))
     assert row["metric_value_sd"] == pytest.approx(0.1414, abs=1e-4)
+
+
+def test_the_notes_of_a_metric_are_in_its_cells_card(build, records):
+    records[0].quality.metrics[0].notes["samples"] = ["a", "b"]
+    found = cards.section(build.given(records))[0]["notes"]
+    assert ("kl.samples", "a, b") in found

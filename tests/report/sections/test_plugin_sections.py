@@ -62,6 +62,49 @@ def test_blocks_become_text(build, tmp_path):
     assert "Silent" not in html
 
 
+class Samples(Good):
+    name = "samples"
+    title = "Samples"
+
+    def build(self, data):
+        texts = prunebench.Texts(
+            [(f"{n} {EVIL}", f"line\nline {EVIL}" + "y" * 2500) for n in range(8)]
+        )
+        return [
+            prunebench.Folded(EVIL, [prunebench.Paragraph("before"), texts, *[texts] * 100]),
+            prunebench.Texts([("open", "text")]),
+        ]
+
+
+class Nested(Good):
+    name = "nested"
+    title = "Nested"
+
+    def build(self, data):
+        return [prunebench.Folded("a", [prunebench.Folded("b", [])])]
+
+
+def test_texts_are_side_by_side_folded_escaped_and_bounded(build, tmp_path):
+    [one] = plugin_sections.section(build.given(build.quickstart()), [Samples])
+    folded, texts = one["blocks"]
+    assert (folded["kind"], folded["title"], len(folded["blocks"])) == ("folded", EVIL, 100)
+    assert [len(folded["blocks"][1]["texts"]), len(texts["texts"])] == [6, 1]
+    assert folded["blocks"][1]["texts"][0]["text"].startswith("line\nline </script>")
+    assert "more characters]" in folded["blocks"][1]["texts"][0]["text"]
+    html = render(build.store(tmp_path / "run", build.quickstart()), sections=[Samples])
+    assert "<img" not in html
+    assert '<details class="panel folded"><summary>&lt;/script' in html
+    assert '<figcaption>open</figcaption><pre tabindex="0">text</pre>' in html
+
+
+def test_a_fold_inside_a_fold_is_a_problem(build):
+    [one] = plugin_sections.section(build.given(build.quickstart()), [Nested])
+    assert (one["blocks"], one["problem"]) == (
+        [],
+        "TypeError: a Folded block is inside another one",
+    )
+
+
 def test_a_section_cannot_change_what_others_see(build):
     found = plugin_sections.section(build.given(build.quickstart()), [Silent, Good])
     assert [one["name"] for one in found] == ["good"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -19,6 +19,10 @@ from prunebench.plugin.api.method import Reference
 
 if TYPE_CHECKING:
     import torch
+
+
+LONGEST_METRIC_NOTES = 50_000
+"""Characters of JSON. Longer notes are dropped: a cell can have many metrics, a run many cells."""
 
 
 class Figure(NamedTuple):
@@ -43,6 +47,11 @@ class MetricContext:
     progress: Callable[[int, int], None] = ignore
     """Call it with (done, total) to move the progress bar."""
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("prunebench"))
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What the record shall hold beside the figures: values that JSON has, not longer than
+    `LONGEST_METRIC_NOTES`. A report section finds them in `Record.quality.metrics`."""
+    end_tokens: Collection[int] = ()
+    """Ids of the tokens that end a text."""
 
     @property
     def windows(self) -> torch.Tensor:
@@ -65,6 +74,19 @@ class MetricContext:
         then not available.
         """
         return self.load_dense()
+
+    def greedy_continuations(
+        self, model: Any, prompts: torch.Tensor, new_tokens: int
+    ) -> list[torch.Tensor]:
+        """What a model writes after each prompt by greedy decoding, with a KV cache.
+
+        ``prompts`` are int64 [batch, prompt], such as a part of `windows`. Gives an int64 [tokens]
+        for each of them: ``new_tokens``, or fewer if one of `end_tokens` comes, which is then the
+        last. Raises PrunebenchError if the model has no positions for so many tokens.
+        """
+        from prunebench.measure.quality.greedy import greedy_continuations
+
+        return greedy_continuations(model, prompts, new_tokens, self.end_tokens)
 
 
 class Metric(ABC):

@@ -44,7 +44,23 @@ class Table:
     caption: str = ""
 
 
-Block = Paragraph | Number | Table
+@dataclass(frozen=True)
+class Texts:
+    """Longer texts side by side, such as samples of what models write; line breaks are kept."""
+
+    texts: Sequence[tuple[str, str]]
+    """Heading and text of each, at most six."""
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Blocks that the reader sees after opening the title. They cannot be folded once more."""
+
+    title: str
+    blocks: Sequence[Paragraph | Number | Table | Texts]
+
+
+Block = Paragraph | Number | Table | Texts | Folded
 
 
 @dataclass(frozen=True)
