@@ -139,13 +139,13 @@ class CellSetup:
                 self.folder, device=self.device, placement=model.placement, **common
             )
         asked = dict(model.placement.max_memory)
-        room = asked.get("cpu", 0) if asked else psutil.virtual_memory().available
+        available = asked.get("cpu", 0) if asked else psutil.virtual_memory().available
         parameters = read_checkpoint(self.folder).parameters or 0
         needed = parameters * getattr(torch, model.dtype).itemsize
-        if needed > room:
+        if needed > available:
             raise PrunebenchError(
                 f"pruning {model.name} takes {needed / 1e9:.3g} GB of host memory, "
-                f"and it may have {room / 1e9:.3g} GB",
+                f"and it may have {available / 1e9:.3g} GB",
                 hint="prune it with `prunebench prune MODEL METHOD --stream --out FOLDER`, "
                 "and give FOLDER to the method dense",
             )

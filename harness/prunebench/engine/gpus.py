@@ -40,7 +40,7 @@ def gpus_of(cell: Cell, available: int) -> int:
     if not named:
         return available
     # GPU 2 in `max_memory` needs three visible GPUs, 0 to 2.
-    return max((int(place) + 1 for place, _ in named if place.isdecimal()), default=1)
+    return max((int(device) + 1 for device, _ in named if device.isdecimal()), default=1)
 
 
 def visible_gpus() -> list[str]:
@@ -98,6 +98,6 @@ def slots_for(
     # Numbers that we made up are NVML's, by bus id; CUDA's own order is by speed unless it is told.
     order = {} if VISIBLE in os.environ else {ORDER: os.environ.get(ORDER, "PCI_BUS_ID")}
     return [
-        Slot({VISIBLE: ",".join(names[place * needed : (place + 1) * needed]), **order})
-        for place in range(min(wanted or number, len(cells)))
+        Slot({VISIBLE: ",".join(names[slot * needed : (slot + 1) * needed]), **order})
+        for slot in range(min(wanted or number, len(cells)))
     ]
