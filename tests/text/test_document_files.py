@@ -67,7 +67,7 @@ def broken(folder: Path) -> None:
         ("not.parquet", "not a valid Parquet file"),
         ("column.parquet", "no column 'text'; columns: 'body', 'id'"),
         ("kind.parquet", "column 'text' is int64, not text"),
-        ("null.parquet", "no value in row 2"),
+        ("null.parquet", "null.parquet: row 2: 'text' is null"),
         ("missing.jsonl", "cannot read"),
     ],
 )

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 
 from prunebench.errors import PrunebenchError, did_you_mean
 from prunebench.experiment.measures import TaskDataRef, TaskSpec
-from prunebench.measure.quality.task_data import HUB, LAYOUT, TaskData, split_of, task_files
+from prunebench.measure.quality.task_data import (
+    HUB,
+    LAYOUT,
+    TaskData,
+    check_rows,
+    split_of,
+    task_files,
+)
 from prunebench.measure.quality.task_index import TaskIndex, task_index
 from prunebench.model.cache import file_sha256
 from prunebench.suite.problems import Problems, hint_of
@@ -142,6 +149,8 @@ class _Entry:
             files |= {path.relative_to(folder).as_posix(): "" for path in own}
         # The content identifies the rows; the folder may be moved.
         hashed = {name: file_sha256(folder / name) for name in sorted(files)}
+        for name, digest in hashed.items():
+            check_rows(folder / name, digest)
         return TaskDataRef(name=folder.name, path=str(folder), files=hashed)
 
 

@@ -10,7 +10,8 @@ from prunebench.errors import PrunebenchError, did_you_mean
 from prunebench.experiment.text import CorpusRef
 from prunebench.model.cache import file_sha256
 from prunebench.text.corpus import Corpus
-from prunebench.text.local_file import SUFFIXES, LocalFile, suffix_of
+from prunebench.text.document_files import check_documents
+from prunebench.text.local_file import NUMPY_SUFFIX, SUFFIXES, LocalFile, suffix_of
 from prunebench.user_path import user_path
 
 
@@ -21,7 +22,7 @@ def resolve_corpus(
 
     ``value`` is a name, a path, or a mapping {corpus: NAME} or {file: PATH}, the latter with an
     optional `field`: the key or column that holds the text. Raises PrunebenchError if there is no
-    such corpus or file, if the file's suffix is unknown, or if the file is empty.
+    such corpus or file, if the file's suffix is unknown, or if it holds no text or damaged text.
     """
     name, field, must_be_file = _parse(value)
     # A registered name wins over a file of the same name; {file: ...} asks for the file.
@@ -38,7 +39,10 @@ def resolve_corpus(
         raise PrunebenchError(f"unknown corpus '{name}'", hint=did_you_mean(name, corpora))
     _check_file(path)
     extra = {} if field is None else {"field": field}
-    return CorpusRef(name=path.name, path=str(path.resolve()), sha256=file_sha256(path), **extra)
+    ref = CorpusRef(name=path.name, path=str(path.resolve()), sha256=file_sha256(path), **extra)
+    if suffix_of(path) != NUMPY_SUFFIX:
+        check_documents(path, ref.field, ref.sha256 or "")
+    return ref
 
 
 def corpus_of(ref: CorpusRef, corpora: Mapping[str, Corpus]) -> Corpus:

@@ -17,6 +17,7 @@ from prunebench.experiment.measures import PerplexitySpec
 from prunebench.experiment.text import CalibrationSpec, CorpusRef
 from prunebench.model.cache import file_sha256
 from prunebench.model.positions import max_positions
+from prunebench.text.checked_documents import checked_documents
 from prunebench.text.corpus import Corpus, check_split
 from prunebench.text.encoder import Encoder
 from prunebench.text.local_file import LocalFile
@@ -139,12 +140,17 @@ def _unchanged_corpus(ref: CorpusRef, split: str, corpora: Mapping[str, Corpus])
 
 
 def _text_source(corpus: Corpus, split: str, encoder: Encoder) -> TextSource:
+    label = f"corpus '{corpus.name}' ({split})"
+    documents = corpus.documents(split)
+    # The documents of a file were checked when it was read, where its lines are known.
+    if not isinstance(corpus, LocalFile):
+        documents = checked_documents(documents, label)
     return TextSource(
-        documents=corpus.documents(split),
+        documents=documents,
         encode=encoder,
         joiner=corpus.joiner,
         stable_prefix=encoder.stable_prefix,
-        label=f"corpus '{corpus.name}' ({split})",
+        label=label,
     )
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
-import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prunebench.errors import PrunebenchError, first_line
+from prunebench.errors import PrunebenchError
+from prunebench.text.user_files import check_once, json_rows, parquet_rows, text_fault
 
 Rows = Sequence[dict[str, Any]]
 
@@ -88,37 +86,39 @@ def read_splits(files: Sequence[Path], subject: str | None = None) -> dict[str, 
     """
     splits: dict[str, list[dict[str, Any]]] = {}
     for path in files:
-        rows = _parquet(path, subject) if path.name.endswith(".parquet") else _lines(path, subject)
-        splits.setdefault(split_of(path) or "", []).extend(rows)
+        rows = _checked_rows(path)
+        splits.setdefault(split_of(path) or "", []).extend(
+            row for row in rows if subject is None or row.get(_SUBJECT, subject) == subject
+        )
     return dict(splits)
 
 
-def _parquet(path: Path, subject: str | None) -> list[dict[str, Any]]:
-    import pyarrow.parquet as pq
-
-    try:
-        filtered = subject is not None and _SUBJECT in pq.read_schema(path).names
-        table = pq.read_table(path, filters=[(_SUBJECT, "=", subject)] if filtered else None)
-    except (OSError, ValueError) as error:  # pyarrow's errors are subclasses of these
-        raise _unreadable(path, error) from error
-    rows: list[dict[str, Any]] = table.to_pylist()
-    return rows
+def check_rows(path: Path, sha256: str) -> None:
+    """Raise what `read_splits` would raise for this file; ``sha256`` is the file's hash."""
+    check_once(path, "rows of a task", sha256, _checked_rows(path))
 
 
-def _lines(path: Path, subject: str | None) -> list[dict[str, Any]]:
-    try:
-        with gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb") as file:
-            rows = [json.loads(line) for line in file if line.strip()]
-    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
-        raise _unreadable(path, error) from error
-    if not all(isinstance(row, dict) for row in rows):
-        raise PrunebenchError(
-            f"{path}: a line is no JSON object", hint="each line must be one row of the data set"
-        )
-    return [row for row in rows if subject is None or row.get(_SUBJECT, subject) == subject]
+def _checked_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a file, whose strings a tokenizer can take; a row may lack values."""
+    parquet = path.name.endswith(".parquet")
+    for number, row in parquet_rows(path) if parquet else json_rows(path):
+        for name, value in row.items():
+            if fault := _string_fault(value):
+                where = f"{path}: row {number}" if parquet else f"{path}:{number}"
+                raise PrunebenchError(
+                    f"{where}: '{name}' {fault}",
+                    hint="repair the text: it was cut or escaped in the middle of a character",
+                )
+        yield row
 
 
-def _unreadable(path: Path, error: Exception) -> PrunebenchError:
-    return PrunebenchError(
-        f"{path} cannot be read: {first_line(error)}", hint="copy or download the file again"
-    )
+def _string_fault(value: Any) -> str | None:
+    """What is wrong with a string in ``value``, which may be a list or a mapping."""
+    if isinstance(value, str):
+        return text_fault(value)
+    parts: Iterable[Any] = ()
+    if isinstance(value, dict):
+        parts = (*value, *value.values())
+    elif isinstance(value, list):
+        parts = value
+    return next(filter(None, map(_string_fault, parts)), None)
