@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, settings
 
 from prunebench.measure.devices.disturbance import CpuWatch
 
-# A test gives the same result every time and on any machine: hypothesis draws the same examples, and
-# how long one takes does not count. `tox run -e fuzz` looks for new examples with 'random'.
+# A test gives the same result every time and on any machine: hypothesis draws the same examples,
+# and how long one takes does not count. `tox run -e fuzz` looks for new examples with 'random'.
 settings.register_profile(
     "repeatable",
     deadline=None,

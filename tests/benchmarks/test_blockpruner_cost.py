@@ -1,4 +1,4 @@
-"""BlockPruner against the plain greedy loop, side by side on the same windows: the choices and the seconds."""
+"""BlockPruner against the plain greedy loop on the same windows: its choices and its seconds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STEPS = 2
 
 @torch.no_grad()
 def plain_loop(model, tokens: torch.Tensor, steps: int) -> list[str]:
-    """Every variant in full with the model's own loss, window by window; the first of the lowest goes."""
+    """Remove the unit whose removal gives the lowest loss of the model, evaluated in full."""
     parts = anatomy(model)
     left = sorted(parts.blocks, key=lambda block: (block.kind, block.layer))
     gone: list[Block] = []
@@ -52,8 +52,8 @@ def test_blockpruner_takes_at_most_0_45_of_the_plain_loop_and_chooses_the_same()
     ours = time.perf_counter() - begun
     notes = context.notes
     print(
-        f"blockpruner, {STEPS} steps of 60 units: {ours:.0f} s, plain loop {plain:.0f} s, ratio {ours / plain:.3f} (at most"
-        f" 0.45); of {notes['naive_evaluations']} evaluations {notes['decoder_evaluations']} decoder passes and"
+        f"blockpruner, {STEPS} steps of 60 units: {ours:.0f} s, plain loop {plain:.0f} s, "
+        f"ratio {ours / plain:.3f} (at most 0.45); of {notes['naive_evaluations']} evaluations {notes['decoder_evaluations']} decoder passes and"
         f" {notes['head_evaluations']} heads; removed {', '.join(notes['removed_in_order'])}"
     )
     assert notes["removed_in_order"] == expected

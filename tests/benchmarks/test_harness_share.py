@@ -1,4 +1,4 @@
-"""What the harness itself costs: a run's time outside load, prune and measure; and the start of the command line."""
+"""What the harness itself costs: the time outside load, prune and measure, and its start."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.bench
 
 
 def test_quickstart_in_six_minutes_and_the_harness_below_five_percent(tmp_path: Path) -> None:
-    """A first run has the wheels and the converted model in the cache; the second, timed one starts from there."""
+    """The first run fills the cache with wheels and the converted model; the second is timed."""
     command = [sys.executable, "-m", "prunebench", "run", "quickstart"]
     subprocess.run([*command, "--out", str(tmp_path / "warm"), "--only", "dense"], check=True)
     begun = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What isolation and planning cost: seconds from a cell's start to its model load, and 1,000 cells planned."""
+"""What isolation and planning cost: seconds until a cell loads its model, and for 1,000 cells."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ def test_a_cell_loads_its_model_within_a_second(
         )
     first, *others = clock.until_load
     print(
-        f"\nfirst cell {first:.2f} s (with the imports), others {', '.join(f'{one:.2f}' for one in others)} s"
+        f"\nfirst cell {first:.2f} s (with the imports), "
+        f"others {', '.join(f'{one:.2f}' for one in others)} s"
     )
     assert min(others) < START_S  # what else runs on the machine only adds
 
@@ -83,7 +84,8 @@ def test_a_thousand_cells_are_planned_within_a_second(tmp_path: Path) -> None:
     begun = time.monotonic()
     store = RunStore.create(tmp_path / "run", planned, suite.text)
     print(
-        f"\n{len(planned.cells)} cells planned in {spent:.2f} s, the run folder written in {time.monotonic() - begun:.2f} s"
+        f"\n{len(planned.cells)} cells planned in {spent:.2f} s, "
+        f"the run folder written in {time.monotonic() - begun:.2f} s"
     )
     assert len(planned.cells) == 1000
     assert len(store.read_plan().cells) == 1000

@@ -1,6 +1,6 @@
-"""Whether the latency figures are true: nothing is found where there is nothing, and a known difference in its size.
+"""Whether latency figures are true: they find no difference between equal models, and a known one.
 
-Real clocks and models that are bound by memory, so these want a quiet machine: `tox run -e bench`.
+Real clocks and models that are bound by memory, so these need a quiet machine: `tox run -e bench`.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ def test_a_minute_narrows_dense_against_dense_to_three_percent() -> None:
     assert ratio is not None
     half = (ratio.high - ratio.low) / 2
     print(
-        f"\nA/A in {taken:.0f} s: {ratio.estimate:.4f} [{ratio.low:.4f}, {ratio.high:.4f}], half-width {half:.2%}"
+        f"\nA/A in {taken:.0f} s: {ratio.estimate:.4f} [{ratio.low:.4f}, {ratio.high:.4f}], "
+        f"half-width {half:.2%}"
     )
     assert half <= 0.03
     assert ratio.low <= 1 <= ratio.high or abs(ratio.estimate - 1) < 0.01
@@ -94,7 +95,8 @@ def test_a_layer_that_runs_twice_is_found_in_its_size() -> None:
     ratio = latency.inter_token_speedup
     assert ratio is not None
     print(
-        f"\na layer twice: {ratio.estimate:.3f} [{ratio.low:.3f}, {ratio.high:.3f}], bytes say {predicted:.3f}"
+        f"\na layer twice: {ratio.estimate:.3f} [{ratio.low:.3f}, {ratio.high:.3f}], "
+        f"bytes say {predicted:.3f}"
     )
     assert ratio.high < 1
     assert ratio.estimate == pytest.approx(predicted, rel=0.05)
@@ -110,7 +112,8 @@ def test_half_the_layers_give_the_ratio_of_the_bytes(execution: Any) -> None:
     ratio = latency.inter_token_speedup
     assert ratio is not None
     print(
-        f"\nhalf the layers, {execution}: {ratio.estimate:.3f} [{ratio.low:.3f}, {ratio.high:.3f}], bytes say {predicted:.3f}"
+        f"\nhalf the layers, {execution}: {ratio.estimate:.3f} "
+        f"[{ratio.low:.3f}, {ratio.high:.3f}], bytes say {predicted:.3f}"
     )
     assert ratio.estimate == pytest.approx(predicted, rel=0.10)
 

@@ -1,7 +1,8 @@
-"""Layer-by-layer methods against one pass of the dense decoder layers over the same tokens, in the same run.
+"""Cost of layer-by-layer methods, in passes of the dense decoder layers over the same tokens.
 
-The floor counts operations: passes of the linears (the statistics' pass ends before the last linear, nobody needs the last
-layer's pruned output), half a product for each distinct Hessian, its factorisation, and the sweep over the columns.
+The floor counts operations: passes of the linears (the pass for the statistics ends before the last
+linear, and nothing needs the output of the last pruned layer), half a product for each distinct
+Hessian, its factorisation, and the sweep over the columns.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ METHODS = [
     ("wanda", {"sparsity": "2:4"}, 2.1),
     ("sparsegpt", {"sparsity": 0.5}, 3.0),
     ("sparsegpt", {"sparsity": "2:4"}, 3.0),
-    ("shortgpt", {"count": 0}, 1.05),  # nothing goes, so that the next pass has all layers
+    ("shortgpt", {"count": 0}, 1.05),  # removes nothing, so that the next pass has all layers
     ("shortgpt", {"count": 0, "metric": "angular"}, 1.05),
 ]
 
 
 @torch.no_grad()
 def decoder_pass(model, tokens: torch.Tensor) -> float:
-    """Seconds of one pass of the decoder layers, window by window, no head: the yardstick of the reference results."""
+    """Seconds of one pass of the decoder layers, window by window and without the head."""
     begun = time.perf_counter()
     for window in tokens:
         anatomy(model).decoder(window[None], use_cache=False)
@@ -52,7 +53,7 @@ def pruning(model, name: str, options, tokens: torch.Tensor) -> float:
 
 
 def floor(model, name: str, tokens: torch.Tensor) -> float:
-    """Decoder passes that the operations alone make."""
+    """The operations that the method needs, in decoder passes."""
     parts = anatomy(model)
     windows, length = tokens.shape
     count = windows * length
@@ -119,7 +120,7 @@ def states(tokens: torch.Tensor, model) -> int:
     ("name", "options"), [("wanda", {"sparsity": 0.5}), ("sparsegpt", {"sparsity": 0.5})]
 )
 def test_bfloat16_beside_float32(name, options, cost) -> None:
-    """A quarter of the windows, float32 and bfloat16 in turn; perplexity on four windows beside it."""
+    """On a quarter of the windows, in float32 and bfloat16; with perplexity on four windows."""
     tokens, evaluation = reference_tokens("calib")[:8], reference_tokens("eval")[:4]
     seconds, quality = {}, {}
     for dtype in ("float32", "bfloat16"):

@@ -1,4 +1,4 @@
-"""LLM-Pruner against the backward passes that it needs: a plain forward and backward over the same tokens, in one run."""
+"""LLM-Pruner against a plain forward and backward pass over the same tokens, in one run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.bench
 
 
 def backward_passes(model, tokens: torch.Tensor, layers: range, together: int) -> float:
-    """Seconds of forward and backward over the tokens, gradients for the linears of these layers left to add up."""
+    """Seconds of forward and backward over the tokens; gradients of these layers add up."""
     parts = anatomy(model)
     weights = [
         linear.weight for index in layers for linear in parts.linears(parts.layers[index]).values()
@@ -37,7 +37,7 @@ def backward_passes(model, tokens: torch.Tensor, layers: range, together: int) -
 
 @pytest.mark.parametrize(("taylor", "together"), [("param_first", 8), ("param_mix", 1)])
 def test_pruning_costs_at_most_its_backward_passes_and_a_fifth(taylor: str, together: int) -> None:
-    """10 windows of 64 tokens, the published calibration; for second order, naively one pass per window."""
+    """On 10 windows of 64 tokens, as published; for second order, naively a pass per window."""
     tokens = reference_tokens("calib")[:10, :64]
     cls = load_plugins()["method"]["llm-pruner"].value
     method = cls(cls.Options(ratio=0.5, taylor=taylor))
@@ -56,6 +56,7 @@ def test_pruning_costs_at_most_its_backward_passes_and_a_fifth(taylor: str, toge
     times = ", ".join(f"{seconds:.1f}" for seconds in prunings)
     yardsticks = ", ".join(f"{seconds:.1f}" for seconds in passes)
     print(
-        f"llm-pruner {taylor}: {times} s, backward passes {yardsticks} s, best over best {ratio:.2f} (at most 1.2)"
+        f"llm-pruner {taylor}: {times} s, backward passes {yardsticks} s, "
+        f"best over best {ratio:.2f} (at most 1.2)"
     )
     assert ratio <= 1.2

@@ -1,4 +1,4 @@
-"""What a report weighs, how long it takes to render, to appear and to sort: `tox run -e bench` prints the figures."""
+"""The size of a report, and its times to render, to appear and to sort (`tox run -e bench`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.bench
 
 
 def records(count):
-    """Dense and so many cells of five methods, all different."""
+    """Dense, and ``cells`` different cells of five methods."""
     found = [report_builder.quickstart()[0]]
     methods = ["magnitude", "wanda", "sparsegpt", "random", "owl"]
     for number in range(1, count):
@@ -89,7 +89,8 @@ def test_first_paint_and_sorting(rendered, tmp_path):
         browser.quit()
     paint, sort = min(paints), min(sorts)
     print(
-        f"\n{cells} rows: first paint {paint:.0f} ms, sorting {sort:.0f} ms (best of {len(sorts)}; worst {max(sorts):.0f})"
+        f"\n{cells} rows: first paint {paint:.0f} ms, "
+        f"sorting {sort:.0f} ms (best of {len(sorts)}; worst {max(sorts):.0f})"
     )
     assert paint < 1000
     assert sort < 100

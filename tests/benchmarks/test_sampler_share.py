@@ -1,4 +1,4 @@
-"""What watching costs the watched: a fixed piece of work with the sampler on against off, in turns."""
+"""What sampling costs: a fixed piece of work with the sampler on and off, alternating."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ def cpu_seconds(pid: int) -> float:
 
 
 def test_the_sampler_costs_less_than_one_per_cent() -> None:
-    """The paired ratio on / off of wall time, and the sampler's own CPU time over the time for which it watched.
+    """The paired ratio of wall time with and without it, and its own share of CPU time.
 
-    One sampler for the whole test, made to stand still for the rounds without it: starting it is no part of this.
+    One sampler for the whole test, stopped by a signal in the rounds without it, so that its start
+    does not count.
     """
     on: list[float] = []
     off: list[float] = []
@@ -59,8 +60,8 @@ def test_the_sampler_costs_less_than_one_per_cent() -> None:
     ratio = paired_ratio(on, off)
     share = used / sum(on)
     print(
-        f"sampler on / off: {ratio.estimate:.4f} [{ratio.low:.4f}, {ratio.high:.4f}] over {ROUNDS} rounds of "
-        f"{sum(off) / ROUNDS:.2f} s; its own CPU time {share:.2%} of one core"
+        f"sampler on / off: {ratio.estimate:.4f} [{ratio.low:.4f}, {ratio.high:.4f}] "
+        f"over {ROUNDS} rounds of {sum(off) / ROUNDS:.2f} s; its own CPU time {share:.2%} of one core"
     )
     assert ratio.low < 1.01
     assert share < 0.02  # of a core that is not the work's own where there are two

@@ -1,4 +1,4 @@
-"""The whole cell on a CUDA GPU, on tiny models: `tox run -e gpu`, or pytest -m gpu where the package is installed."""
+"""Whole cells on a CUDA GPU, with tiny models: `tox run -e gpu`."""
 
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ def test_wanda_on_the_gpu_agrees_with_the_cpu(family: str, sparsity: float | str
         values.append(result.perplexity)
     differing = float((masks[0] != masks[1]).float().mean())
     print(
-        f"{family} {sparsity}: {differing:.2e} of the mask differs, perplexity {values[0]:.4f} and {values[1]:.4f}"
+        f"{family} {sparsity}: {differing:.2e} of the mask differs, "
+        f"perplexity {values[0]:.4f} and {values[1]:.4f}"
     )
     assert differing < 1e-3
     assert values[1] == pytest.approx(values[0], rel=1e-2)

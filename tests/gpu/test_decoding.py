@@ -1,4 +1,4 @@
-"""Execution forms, 2:4 kernels and bandwidth on a CUDA GPU; prints the table that is committed with a date."""
+"""Execution forms, 2:4 kernels and bandwidth on a CUDA GPU, with their figures."""
 
 from __future__ import annotations
 
@@ -80,7 +80,8 @@ def test_a_7b_shape_reads_at_the_dram_s_speed(kind: str) -> None:
     bandwidth, source = read_bandwidth("cuda")
     io = generation_io(model, latency, bandwidth, source)
     print(
-        f"\n{kind}: {latency.execution}, {latency.inter_token_s.median * 1e3:.2f} ms a token, {io.utilisation:.2f} of {bandwidth / 1e9:.0f} GB/s"
+        f"\n{kind}: {latency.execution}, {latency.inter_token_s.median * 1e3:.2f} ms a token, "
+        f"{io.utilisation:.2f} of {bandwidth / 1e9:.0f} GB/s"
     )
     assert latency.same_tokens is not False
     assert io.utilisation >= 0.82
@@ -98,9 +99,8 @@ def test_the_forms_beside_generate() -> None:
     print()
     for one in found:
         ratio = "" if one.speedup is None else f"{1 / one.speedup.estimate:.2f} x generate()"
-        print(
-            f"{one.form:12} {'-' if one.inter_token_s is None else f'{one.inter_token_s * 1e3:.2f} ms':10} {ratio} {one.note or ''}"
-        )
+        taken = "-" if one.inter_token_s is None else f"{one.inter_token_s * 1e3:.2f} ms"
+        print(f"{one.form:12} {taken:10} {ratio} {one.note or ''}")
     assert all(one.same_tokens is not False for one in found)
 
 
@@ -123,6 +123,6 @@ def test_two_of_four_beside_dense_with_zeros(batch: int) -> None:
         assert one.inter_token_speedup is not None
         assert one.ttft_speedup is not None
         print(
-            f"\nbatch {batch}, {one.weights}, {one.execution}: generation {one.inter_token_speedup.estimate:.3f} x, "
-            f"prompt {one.ttft_speedup.estimate:.3f} x dense"
+            f"\nbatch {batch}, {one.weights}, {one.execution}: "
+            f"generation {one.inter_token_speedup.estimate:.3f} x, prompt {one.ttft_speedup.estimate:.3f} x dense"
         )

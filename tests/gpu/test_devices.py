@@ -1,4 +1,7 @@
-"""What NVML says of a real GPU, beside what we know of it. `PRUNEBENCH_NVML_RECORD=FILE` keeps the session for replay."""
+"""NVML's figures of a real GPU, compared with what is known.
+
+`PRUNEBENCH_NVML_RECORD=FILE` writes the session to a file for replay.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores through us are those of lm-eval's own command line, to the last digit, on seven tasks with real rows."""
+"""Our scores equal those of lm-eval's command line, to the last digit, on seven real tasks."""
 
 from __future__ import annotations
 
@@ -29,11 +29,13 @@ def command_line(out: Path, shots: int) -> dict[str, dict[str, float]]:
     task = DATA / "lm_eval_tasks" / "local_zeroshot7.yaml"
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--model_args", f"pretrained={MODEL}"),
+            *(sys.executable, "-m", "lm_eval", "run"),
+            *("--model", "hf", "--model_args", f"pretrained={MODEL}"),
             *("--tasks", task, "--limit", str(LIMIT), "--batch_size", "8", "--device", "cpu"),
             *("--num_fewshot", str(shots), "--output_path", out),
         ],
-        capture_output=True, text=True, timeout=600, cwd=out, env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(out)},
+        capture_output=True, text=True, timeout=600, cwd=out,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(out)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     (found,) = out.rglob("results_*.json")

@@ -1,6 +1,7 @@
-"""Agreement with the official implementations on fixed tokens (locuslab/wanda and IST-DASLab/sparsegpt, float32, CPU).
+"""Agreement with the official implementations on fixed tokens, in float32 on a CPU.
 
-The tolerances are those of the reference results: rounding flips near-ties, and flips snowball with depth.
+These are locuslab/wanda and IST-DASLab/sparsegpt. The tolerances are those of the reference
+results: rounding decides near-ties differently, and such differences grow with depth.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from smollm2 import reference_file, reference_results, reference_tokens, smollm2
 
 pytestmark = pytest.mark.parity
 
-# method, options, name in results.json, mask file, differing bits allowed in layers 0 and 14/29, perplexity tolerance
+# Method, options, name in results.json, mask file, differing bits allowed in layer 0 and in layers
+# 14 and 29, tolerance of the perplexity.
 SETTINGS = [
     ("dense", {}, ("dense", "dense"), None, 0, 0, 1e-4),
     (

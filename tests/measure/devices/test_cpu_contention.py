@@ -13,7 +13,7 @@ TICK = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 
 class Proc:
-    """A /proc in a folder: two cores that we may use, one that we may not, this process, a child."""
+    """A /proc in a folder: two cores of ours and one that is not, this process and a child."""
 
     def __init__(self, folder, monkeypatch):
         self.folder, self.now = folder, 100.0

@@ -163,7 +163,7 @@ def test_a_value_is_measured_again_until_nothing_disturbs_it():
     assert undisturbed_value(lambda: next(values), Told("noise", None, "noise")) == 2
 
 
-def test_a_value_that_is_always_disturbed_is_none_and_the_reason_is_told():
+def test_a_value_that_is_always_disturbed_is_none_with_a_reason():
     with pytest.raises(DisturbedError, match="each of 3 tries: noise"):
         undisturbed_value(lambda: 1, Told("noise", "noise", "noise"))
 

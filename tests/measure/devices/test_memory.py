@@ -1,4 +1,4 @@
-"""The sampling context: phases by a clock of the test, samples from a script in the sampler's place."""
+"""The sampling context, with a clock of the test and a script in the place of the sampler."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_samples_are_assigned_to_the_phases_that_were_named(clock, sampler_is):
     assert [span.phase for span in timeline.phases] == ["start", "load", "prune"]
 
 
-def test_what_the_gpu_showed_is_on_the_record(clock, sampler_is):
+def test_figures_of_the_gpu_are_in_the_result(clock, sampler_is):
     lines = ["first 10.1 500 0.20", "pids 10.1 1 1", "10.2 100 40 500", "pids 11.5 1 1 4242:7"]
     lines += ["pcie 11.6 10 30", "link 4 16 5 16", "11.7 100 40 507", "12.9 100 40 507"]
     lines += ["problem GPU is lost"]
@@ -84,13 +84,13 @@ def test_what_the_gpu_showed_is_on_the_record(clock, sampler_is):
     assert told.read_text() == "+-"  # transfers are sampled while the model is loaded
 
 
-def test_without_a_gpu_nobody_shares_it(clock, sampler_is):
+def test_without_a_gpu_there_is_no_sharing(clock, sampler_is):
     sampler_is(GIVES, ["10.5 100 - -"])
     _, _, sampler = run(clock, "load", gpu=False)
     assert (sampler.sharing(), sampler.pcie()) == (None, None)
 
 
-def test_the_sampler_is_gone_after_the_context_whatever_happens_in_it(clock, sampler_is):
+def test_the_sampler_ends_with_the_context_even_after_an_error(clock, sampler_is):
     sampler_is(GIVES, ["10.5 100 - -"])
     sampler = MemorySampler()
     with pytest.raises(KeyError), sampler:
@@ -99,7 +99,7 @@ def test_the_sampler_is_gone_after_the_context_whatever_happens_in_it(clock, sam
     assert sampler.result()[0].phases[0].phase == "start"
 
 
-def test_without_a_sampler_the_kernels_maximum_stands_in_and_the_source_says_so(
+def test_without_a_sampler_the_kernels_maximum_is_used_and_the_source_says_so(
     clock, sampler_is, monkeypatch
 ):
     sampler_is("#!/bin/sh\nexit 3\n")
@@ -120,7 +120,7 @@ def test_without_a_sampler_the_kernels_maximum_stands_in_and_the_source_says_so(
         ("#!/bin/sh\ncat {samples}\nexec sleep 1000\n", 0.1, "it did not end when it was told to"),
     ],
 )
-def test_a_sampler_that_dies_or_hangs_is_named_and_what_it_saw_is_kept(
+def test_if_the_sampler_dies_or_hangs_the_result_says_so_and_keeps_its_samples(
     clock, sampler_is, monkeypatch, script, within_s, words
 ):
     sampler_is(script, ["10.5 110 - -", "11.2 300 - -"])

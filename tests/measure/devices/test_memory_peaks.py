@@ -1,4 +1,4 @@
-"""Peaks by phase and the timeline, from recorded samples: nothing here reads a clock or a process."""
+"""Peaks by phase and the timeline, from recorded samples without a clock or a process."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_allocator_and_unique_set_are_those_of_the_end_of_a_phase():
     assert memory(recording, None).uss_bytes == 40
 
 
-def test_without_samples_the_kernels_maximum_stands_in():
+def test_without_samples_the_kernels_maximum_is_used():
     recording = recorded([("start", 0), ("load", 1)], 2, [], failure="no such file")
     found = memory(recording, 12 * MIB)
     assert found.peak_rss_bytes == 12 * MIB

@@ -18,7 +18,7 @@ def process(pid, used):
     return SimpleNamespace(pid=pid, usedGpuMemory=used)
 
 
-def test_what_a_good_driver_answers_is_passed_on(nvml):
+def test_answers_of_the_driver_are_passed_on(nvml):
     session = nvml()
     assert session.available and session.reason is None
     assert session.driver() == "570.86.15"

@@ -66,7 +66,7 @@ def _result(begins, end, points, lines):
 
 
 @pytest.mark.parametrize("session", SESSIONS)
-def test_a_session_says_where_it_comes_from_and_breaks_nothing(play, session):
+def test_a_session_names_its_origin_and_breaks_nothing(play, session):
     assert read(session)["origin"]
     play(session)
     with Nvml() as nvml:
@@ -135,7 +135,7 @@ def test_without_the_counter_power_is_integrated(play):
     assert "trapezoidal" in energy.source
 
 
-def test_a_gpu_that_is_lost_while_energy_is_read_is_told(play):
+def test_a_gpu_that_is_lost_while_energy_is_read_gives_a_reason(play):
     play("lost_mid_run")
     with EnergyMeter("cuda") as meter:
         meter.start()
@@ -143,7 +143,7 @@ def test_a_gpu_that_is_lost_while_energy_is_read_is_told(play):
     assert "stopped answering" in meter.reason
 
 
-def test_dram_traffic_is_what_the_counters_say(play):
+def test_dram_traffic_comes_from_the_counters(play):
     play("h100")
     with DramMeter() as meter:
         pass
@@ -199,7 +199,7 @@ def test_transfers_are_sampled_while_loading_only(play):
     assert watched(audit=1, prune=1).pcie is None
 
 
-def test_where_processes_have_no_figure_the_device_stands_in(play):
+def test_if_processes_have_no_figure_that_of_the_device_is_used(play):
     play("wsl")
     found = watched(prune=1)
     assert found.memory.gpu.nvml_process_bytes is None
@@ -208,7 +208,7 @@ def test_where_processes_have_no_figure_the_device_stands_in(play):
     assert found.sharing.foreign is False
 
 
-def test_a_container_cannot_tell_who_is_who_and_says_what_it_saw(play):
+def test_in_a_container_it_cannot_tell_whose_processes_it_sees_and_says_so(play):
     play("container")
     found = watched(prune=1)
     assert found.memory.gpu.nvml_process_bytes is None
@@ -218,7 +218,7 @@ def test_a_container_cannot_tell_who_is_who_and_says_what_it_saw(play):
     assert (shared.memory_before_bytes, shared.utilisation_before) == (6 * GIB, 0.97)
 
 
-def test_more_processes_than_we_are_prove_others_in_a_container_too(play):
+def test_more_processes_than_we_have_prove_others_in_a_container_too(play):
     told = read("container")
     entry = told["calls"]["nvmlDeviceGetComputeRunningProcesses(gpu0)"][0][0]
     told["calls"]["nvmlDeviceGetComputeRunningProcesses(gpu0)"] = [
@@ -256,7 +256,7 @@ def test_without_a_driver_the_reason_is_on_the_record(play):
     assert found.sharing is None
 
 
-def test_what_the_recorder_writes_is_answered_again(tmp_path):
+def test_a_recorded_session_gives_the_same_answers_again(tmp_path):
     told = read("h100")
     first = replay(told)
     first.NVMLError = real().NVMLError

@@ -26,7 +26,7 @@ def test_memory_that_is_held_shows_in_the_resident_and_in_the_unique_set():
     assert rss_bytes() < during[0] - 150 * MIB
 
 
-def test_the_maximum_is_never_below_what_is_resident_now():
+def test_the_maximum_is_never_below_the_resident_set():
     assert max_rss_bytes() >= 0.99 * rss_bytes() > MIB
 
 

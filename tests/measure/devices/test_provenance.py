@@ -12,7 +12,7 @@ from prunebench.measure.devices import provenance
 from prunebench.measure.devices.provenance import machine
 
 
-def test_it_is_plain_json_and_names_what_the_numbers_hang_on():
+def test_it_is_plain_json_and_names_hardware_and_software():
     found = machine()
     assert json.loads(json.dumps(found)) == found
     assert found["python"] == platform.python_version()
@@ -38,14 +38,14 @@ def test_it_needs_no_torch_and_loads_none():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_gpus_are_named_where_the_driver_answers(monkeypatch, fake_nvml):
+def test_gpus_are_named_if_the_driver_answers(monkeypatch, fake_nvml):
     monkeypatch.setitem(sys.modules, "pynvml", fake_nvml(nvmlDeviceGetCount=1))
     found = machine()
     assert found["gpus"] == [{"name": "NVIDIA Test", "memory_bytes": 80 << 30}]
     assert (found["gpu_driver"], found["nvml"]) == ("570.86.15", "available")
 
 
-def test_no_driver_is_said_in_words(monkeypatch, fake_nvml):
+def test_without_a_driver_the_reason_is_given(monkeypatch, fake_nvml):
     monkeypatch.setitem(
         sys.modules, "pynvml", fake_nvml(nvmlInit=RuntimeError("Driver Not Loaded"))
     )

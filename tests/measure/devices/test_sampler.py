@@ -69,7 +69,7 @@ def test_of_a_run_of_equal_samples_the_first_and_the_last_are_written():
     ]
 
 
-def test_the_gpu_is_in_the_same_line_and_told_when_to_sample_transfers():
+def test_the_gpu_is_in_the_same_line_and_knows_when_to_sample_transfers():
     script = Script((1.0, 5, (3, 9)), (1.01, 5, (None, 9)), transfers={1.01})
     assert lines_of(script, gpu=True) == ["1.0000 5 3 9", "1.0100 5 - 9"]
     assert script.asked == [(1.0, False), (1.01, True)]

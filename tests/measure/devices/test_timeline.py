@@ -48,7 +48,7 @@ def test_a_long_run_keeps_a_spike_of_one_sample_at_its_time():
     assert found.time_s[found.rss_bytes.index(7)] == 1234.56
 
 
-def test_the_process_stands_for_the_gpu_and_gaps_are_filled():
+def test_the_gpu_line_is_that_of_the_process_and_gaps_are_filled():
     points = [Point(0, 1), Point(1, 1, 20, 90), Point(2, 1), Point(3, 1, None, 30)]
     found = decimate(points, 0.0, [])
     assert found.gpu_bytes == [20, 20, 20, 30]

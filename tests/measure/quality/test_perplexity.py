@@ -114,7 +114,7 @@ def test_the_window_that_overflows_is_named():
     assert caught.value.hint
 
 
-def test_a_likelihood_beyond_all_perplexities_is_said_in_words():
+def test_a_likelihood_beyond_all_perplexities_is_a_clear_error():
     model = tiny_model("llama", tie_word_embeddings=False)
     model.lm_head.weight.mul_(1e5)
     with pytest.raises(PrunebenchError, match="nats per token"):

@@ -1,4 +1,4 @@
-"""Every perplexity protocol against a computation of its own, on a tiny model, through what a suite resolves."""
+"""Every perplexity protocol, as a suite resolves it, against an independent computation."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_the_mean_of_the_windows_means(protocol, model, tokenizer, measured):
     assert (found.split, found.bos) == ("test", "first window")
 
 
-def test_wanda_on_c4_takes_what_there_is_below_256_windows(model, tokenizer, measured):
+def test_wanda_on_c4_accepts_fewer_than_256_windows(model, tokenizer, measured):
     found = measured("{corpus: c4, protocol: wanda}")
     full = blocks(ids_of(tokenizer, ROWS, " ")[: 256 * 128], 128)
     assert 2 < found.windows == len(full) < 256
@@ -158,7 +158,7 @@ def test_the_standard_error_is_over_windows_of_any_length(model, measured):
     assert measured("{corpus: wikitext2, protocol: disp-llm}").nll_stderr is None  # one window
 
 
-def test_too_little_text_is_an_error_only_where_the_suite_names_the_number(measured):
+def test_too_little_text_is_an_error_only_if_the_suite_names_the_number(measured):
     with pytest.raises(PrunebenchError, match="too little text"):
         measured("{corpus: c4, protocol: wanda, windows: 256}")
 

@@ -1,4 +1,4 @@
-"""lm-eval's tasks on a model in memory: the scores are right, nothing is left behind, faults are named."""
+"""lm-eval's tasks on a model in memory: scores, restored state, errors."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def spec(name: str, folder: Path | None = None, data: str = "hub", **more) -> Ta
 
 
 def by_hand(model, rows) -> tuple[float, float]:
-    """Accuracy and its standard error by an independent computation: the likeliest continuation of the prompt."""
+    """(accuracy, standard error) of the likeliest continuations, computed independently."""
     tokenizer = tiny_tokenizer()
     right = []
     for row in rows:
@@ -167,7 +167,8 @@ def test_nothing_is_left_behind(model, folder, tmp_path, monkeypatch):
     random.seed(7)
     np.random.seed(7)  # noqa: NPY002 - the global generators are what lm-eval seeds
     torch.manual_seed(7)
-    before = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+    numpys = np.random.get_state()[1].copy()  # noqa: NPY002
+    before = random.getstate(), numpys, torch.get_rng_state()
     state = dict(os.environ), logging.getLogger().level, list(logging.getLogger().handlers)
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     evaluate_tasks(model, tokenizer, [spec("hellaswag", folder)])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from types import SimpleNamespace
 
 import pytest
@@ -8,12 +9,14 @@ import torch
 from prunebench.experiment.measures import LatencySpec
 from prunebench.measure.devices.disturbance import DisturbedError
 from prunebench.measure.speed import breakdown as breakdown_module
+from prunebench.measure.speed import compare_forms as compare_module
 from prunebench.measure.speed import rounds as rounds_module
 from prunebench.measure.speed.breakdown import PARTS, breakdown
 from prunebench.measure.speed.compare_forms import GENERATE, compare_forms
 from prunebench.measure.speed.dejavu_claims import findings
 from prunebench.measure.speed.io import generation_io, kv_cache_bytes, weight_bytes
 from prunebench.measure.speed.latency import measure_latency
+from prunebench.measure.speed.lean_decoder import Lean
 from prunebench.model.anatomy import Block, anatomy
 from prunebench.model.surgery import remove_blocks
 from prunebench.record.speed import Breakdown, PartShare
@@ -21,9 +24,19 @@ from tiny import FAMILIES, tiny_model
 
 
 class Clock:
-    """A microsecond passes at every look; modules add what the test wants."""
+    """A microsecond passes at every look, and the seconds that a test gives to modules."""
 
     now = 0.0
+
+    def spends(self, seconds, module):
+        """Every pass of ``module`` takes ``seconds``."""
+        plain = module.forward
+
+        def forward(*given, **words):
+            self.now += seconds
+            return plain(*given, **words)
+
+        module.forward = functools.wraps(plain)(forward)
 
     def perf_counter(self) -> float:
         self.now += 1e-6
@@ -33,7 +46,7 @@ class Clock:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
     made = Clock()
-    for module in (breakdown_module, rounds_module):
+    for module in (breakdown_module, rounds_module, compare_module):
         monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=made.perf_counter))
     return made
 
@@ -43,7 +56,7 @@ def prompt(batch=2, length=6):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_bytes_by_part_add_up_to_what_a_token_reads(family):
+def test_bytes_by_part_add_up_to_those_that_a_token_reads(family):
     model = tiny_model(family)
     found = breakdown(model, prompt(), 4, rounds=1)
     assert [part.part for part in found.parts] == list(PARTS)
@@ -72,22 +85,19 @@ def _in_mlp(name):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_part_that_is_slow_is_seen_in_its_place(family, clock):
-    quick = breakdown(tiny_model(family), prompt(), 4)
+def test_time_counts_for_the_part_that_spends_it(family, clock):
     model = tiny_model(family)
     parts = anatomy(model)
-    block = parts.layers[0].get_submodule(parts.family.blocks["mlp"][-1])
-    plain = block.forward
-
-    def slower(*given, **words):
-        clock.now += 0.02
-        return plain(*given, **words)
-
-    block.forward = slower
-    slow = breakdown(model, prompt(), 4)
+    first = parts.layers[0]
+    clock.spends(2.0, first.get_submodule(parts.family.blocks["mlp"][-1]))
+    clock.spends(1.0, first.get_submodule(parts.family.blocks["attention"][-1]))
+    clock.spends(0.5, parts.head)
+    clock.spends(0.25, parts.embeddings)
+    found = breakdown(model, prompt(), 4)
     for seconds in ("prompt_s", "token_s"):
-        assert getattr(slow.of("mlp"), seconds) > getattr(quick.of("mlp"), seconds) + 0.015
-        assert getattr(slow.of("attention"), seconds) < 0.015
+        taken = {part.part: getattr(part, seconds) for part in found.parts}
+        expected = {"attention": 1, "mlp": 2, "norms": 0, "head": 0.5, "rest": 0.25}
+        assert taken == pytest.approx(expected, abs=1e-3)
 
 
 def test_parts_that_do_not_add_up_to_the_whole_are_measured_again_and_then_not_available(clock):
@@ -106,7 +116,7 @@ def test_parts_that_do_not_add_up_to_the_whole_are_measured_again_and_then_not_a
     assert sum(look > 0 for look in looks) == 2 * 4  # twice one round of four passes
 
 
-def test_hooks_go_and_the_model_computes_the_same():
+def test_hooks_are_removed_and_the_model_computes_the_same():
     model = tiny_model("llama").eval()
     before = model(prompt()).logits
     breakdown(model, prompt(), 3, rounds=1)
@@ -137,7 +147,7 @@ def measured(**parts):
     return split, latency, generation_io(model, latency, 1e9, "test")
 
 
-def test_findings_say_what_holds():
+def test_claims_that_hold():
     split, latency, io = measured(attention=(1.0, 33), mlp=(2.0, 67), rest=(0.5, 0))
     found = {one.claim: one.holds for one in findings(split, latency, io)}
     assert found["attention and MLP both matter"] is True
@@ -145,7 +155,7 @@ def test_findings_say_what_holds():
     assert found["communication between devices is small"] is None
 
 
-def test_findings_say_what_does_not_hold():
+def test_claims_that_do_not_hold():
     split, latency, io = measured(attention=(0.1, 90), mlp=(2.0, 10))
     found = {one.claim: one for one in findings(split, latency, io)}
     assert found["attention and MLP both matter"].holds is False
@@ -156,7 +166,7 @@ def test_findings_say_what_does_not_hold():
     assert "20 %" in claims["generation is bound by loading parameters"].evidence
 
 
-def test_findings_that_could_not_be_measured_are_left_open():
+def test_claims_that_could_not_be_measured_are_left_open():
     split, latency, _ = measured(attention=(0.1, 90), mlp=(2.0, 10))
     latency.inter_token_s = None
     latency.not_measurable = "2 of 24 rounds were undisturbed"
@@ -167,12 +177,20 @@ def test_findings_that_could_not_be_measured_are_left_open():
     assert split is not None
 
 
-def test_forms_stand_beside_generate():
-    found = compare_forms(
-        tiny_model("llama").eval(), prompt(1), 6, ["eager", "lean", "cuda-graph"], rounds=6
-    )
+def test_forms_are_compared_with_generate(clock, monkeypatch):
+    model = tiny_model("llama").eval()
+    clock.spends(1.0, model)  # `lean` generates without the model's own pass
+    step = Lean.step
+
+    def quarter(self, tokens):
+        clock.now += 0.25
+        return step(self, tokens)
+
+    monkeypatch.setattr(Lean, "step", quarter)
+    found = compare_forms(model, prompt(1), 6, ["eager", "lean", "cuda-graph"], rounds=6)
     assert [one.form for one in found] == [GENERATE, "eager", "lean", "cuda-graph"]
+    assert [one.inter_token_s for one in found[:3]] == pytest.approx([1, 1, 0.25], abs=1e-3)
+    assert [one.speedup.estimate for one in found[1:3]] == pytest.approx([1, 4], abs=1e-2)
     assert found[2].same_tokens is True
-    assert min(form.speedup.estimate for form in found[1:3]) > 0
     assert found[3].inter_token_s is None
     assert "CUDA GPU" in found[3].note

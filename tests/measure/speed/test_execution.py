@@ -92,7 +92,7 @@ def test_half_precision_runs_lean_through_either_kernel():
     assert choose([model], prompt(1), 8).same_tokens is True
 
 
-def test_what_is_laid_side_by_side_is_held_once_and_stays_the_parameter():
+def test_weights_put_side_by_side_are_held_once_and_stay_the_parameters():
     model = model_of("llama")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     Lean(model, 1, 16)
@@ -146,7 +146,7 @@ def test_hooks_are_not_passed_over():
 
 
 @pytest.mark.parametrize(("family", "why"), [("opt", "not opt"), ("mistral", "window of 16")])
-def test_what_lean_does_not_cover_has_its_reason(family, why):
+def test_a_model_that_lean_does_not_cover_has_a_reason(family, why):
     chosen = choose([tiny_model(family).eval()], prompt(2, 12), 10)
     assert chosen.form == "eager"
     assert why in chosen.notes[0]

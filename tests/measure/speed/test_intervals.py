@@ -27,7 +27,7 @@ def test_a_claim_about_the_best_of_many_cells_takes_more_rounds(cells, rounds):
 
 
 @pytest.mark.parametrize("rank", [1, 2, 5])
-def test_the_bound_is_an_order_statistic_where_that_misses_exactly_so_often(rank):
+def test_the_bound_is_an_order_statistic_that_misses_exactly_as_often(rank):
     samples = [float(value) ** 2 for value in range(20)]
     miss = sum(comb(20, below) for below in range(rank)) / 2**20
     assert lower_bound(samples, miss) == pytest.approx(samples[rank - 1])

@@ -19,7 +19,7 @@ from tiny import FAMILIES, tiny_model
 
 
 def read_by_attention(model, prompt, new_tokens, batch):
-    """Bytes of keys and values that the real decode loop hands to the attentions, each generation step."""
+    """Bytes of keys and values that the attentions get in a step of the real decode loop."""
     steps = []
 
     class Watched(DynamicCache):
@@ -97,7 +97,7 @@ def test_the_floor_is_bytes_over_bandwidth():
     ("read", "cache"),
     [(0, "warm"), (100, "warm"), (101, "mixed"), (899, "mixed"), (900, "cold"), (1300, "cold")],
 )
-def test_the_page_cache_is_named_by_what_came_from_the_disk(read, cache):
+def test_the_page_cache_is_warm_or_cold_by_the_bytes_from_the_disk(read, cache):
     found = load_io(1000, 0.5, read)
     assert (found.bytes, found.seconds, found.disk_read_bytes, found.cache) == (
         1000,
@@ -107,7 +107,7 @@ def test_the_page_cache_is_named_by_what_came_from_the_disk(read, cache):
     )
 
 
-def test_the_legs_of_loading_are_kept_where_they_were_apart():
+def test_the_legs_of_loading_are_kept_if_they_were_timed_apart():
     found = load_io(1000, 0.5, 0, transfers=TransferTimes(0.3, 0.2, 900))
     assert (found.host_s, found.device_s, found.device_bytes) == (0.3, 0.2, 900)
     assert load_io(1000, 0.5, 0).host_s is None

@@ -94,7 +94,7 @@ def test_it_stops_when_both_minima_are_met(clock, min_rounds, min_time_s, rounds
     )
 
 
-def test_dense_rounds_stand_between_and_take_turns_in_going_first(clock):
+def test_dense_rounds_alternate_with_the_models_and_each_goes_first_equally_often(clock):
     pruned, dense = clock.model("pruned", 0.5, 0.125), clock.model("dense", 1, 0.5)
     found, samples = measure_latency(pruned, prompt(), spec(min_rounds=8), dense=dense)
     first = ["dense", "pruned"]

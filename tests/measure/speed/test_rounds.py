@@ -18,7 +18,7 @@ NOISE = "its threads waited for a core (40 % of the time)"
 
 
 class Script:
-    """A watch and a clock: round number k is disturbed if ``noisy(k)``, and then three times as slow."""
+    """A watch and a clock: round k is disturbed, and three times as slow, if ``noisy(k)``."""
 
     def __init__(self, monkeypatch, noisy) -> None:
         self.blind = None

@@ -28,7 +28,7 @@ def test_no_samples_are_no_summary():
         summary([])
 
 
-def test_what_slows_both_models_of_a_round_cancels():
+def test_a_load_on_both_models_of_a_round_cancels():
     load = np.random.default_rng(1).uniform(1, 5, size=20)
     found = paired_ratio(0.3 * load, 0.2 * load)
     assert [found.low, found.estimate, found.high] == pytest.approx([1.5, 1.5, 1.5])
