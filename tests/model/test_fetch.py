@@ -93,11 +93,11 @@ def test_a_gguf_that_changed_after_planning_is_refused(tiny_gguf, tmp_path, fill
         fetch_checkpoint(ref)
 
 
-def test_a_gguf_of_an_unknown_architecture_is_refused(tmp_path, cache):
+def test_a_gguf_that_transformers_cannot_convert_is_refused(tmp_path, cache):
     import gguf
 
     path = tmp_path / "odd.gguf"
-    writer = gguf.GGUFWriter(path, "no-such-architecture")
+    writer = gguf.GGUFWriter(path, "gemma")
     writer.add_tokenizer_model("gpt2")
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

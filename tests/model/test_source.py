@@ -9,14 +9,17 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.model import ModelRef
+from prunebench.model.load import load
 from prunebench.model.source import ModelAsset, resolve
 from prunebench.model.wheel import WheelAsset
 from tiny import tiny_checkpoint, tiny_model
 
 WHEEL = WheelAsset("some-wheel", "2.0", "some/model.gguf", "ab" * 32, 10)
+COMMIT = "c0ffee" * 6 + "c0ff"
 ASSETS = {
     "small-model": ModelAsset("small-model", WHEEL, 1234, "a model", "https://example.org", "MIT")
 }
@@ -93,6 +96,80 @@ def test_the_revision_of_a_hub_id_can_be_given_in_two_ways(tmp_path):
     assert _resolve("org/name@v1", tmp_path).revision == "v1"
     assert _resolve("org/name", tmp_path, revision="v1").revision == "v1"
     assert _resolve("org/name@v1", tmp_path, revision="v1").location == "org/name"
+    pinned = _resolve(f"org/name@{COMMIT}", tmp_path)
+    assert (pinned.name, pinned.revision) == (f"org/name@{COMMIT[:7]}", COMMIT)
+
+
+def test_a_folder_of_the_hubs_cache_is_called_by_its_id_and_commit(base):
+    snapshot = base / "models--some-org--small-llama" / "snapshots" / COMMIT
+    snapshot.parent.mkdir(parents=True)
+    (base / "tiny").rename(snapshot)
+    expected = f"some-org/small-llama@{COMMIT[:7]}"
+    assert _resolve(str(snapshot), base).name == expected
+    (base / "link").symlink_to(snapshot)
+    assert _resolve("./link", base).name == expected
+    assert _resolve("./link", base, name="mine").name == "mine"
+
+
+def _edit_config(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_families_that_cannot_be_pruned_are_refused_when_they_are_resolved(base):
+    for model_type, hint in (
+        ("gpt2", "the families that can be pruned are llama, mistral,"),
+        ("llamma", "did you mean 'llama'? the families"),
+    ):
+        _edit_config(base / "tiny", model_type=model_type)
+        with pytest.raises(
+            PrunebenchError, match=f"tiny: models of the family '{model_type}' cannot be pruned"
+        ) as caught:
+            _resolve("tiny", base)
+        assert hint in caught.value.hint
+    _edit_config(base / "tiny", model_type=None)
+    with pytest.raises(PrunebenchError, match="does not name its family"):
+        _resolve("tiny", base)
+
+
+def test_a_gguf_of_another_family_is_refused_when_it_is_resolved(tiny_gguf, tmp_path):
+    path = tmp_path / "odd.gguf"
+    path.write_bytes(tiny_gguf.read_bytes().replace(b"llama", b"t5enc", 1))
+    with pytest.raises(PrunebenchError, match="models of the family 't5enc' cannot be pruned"):
+        _resolve(str(path), tmp_path)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma", "opt", "gpt_neox"])
+@pytest.mark.parametrize("tied", [True, False, None])
+@pytest.mark.parametrize("head", ["absent", "the embeddings", "another"])
+def test_the_planned_number_of_parameters_is_that_of_the_loaded_model(tmp_path, family, tied, head):
+    folder = tiny_checkpoint(tmp_path / "tiny", family)
+    tensors = load_file(folder / "model.safetensors")
+    heads = [name for name in tensors if name in {"lm_head.weight", "embed_out.weight"}]
+    [embeddings] = [
+        name for name in tensors if name.endswith(("embed_tokens.weight", "embed_in.weight"))
+    ]
+    name = heads[0] if heads else "lm_head.weight"
+    tensors.pop(name, None)
+    if head != "absent":
+        tensors[name] = tensors[embeddings] + (head == "another")
+    save_file(
+        {name: tensor.clone() for name, tensor in tensors.items()},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
+    _edit_config(folder, tie_word_embeddings=tied)
+    if tied is None:
+        config = json.loads((folder / "config.json").read_text())
+        del config["tie_word_embeddings"]
+        (folder / "config.json").write_text(json.dumps(config))
+    planned = _resolve(str(folder), tmp_path).parameters
+    try:
+        model = load(folder, dtype="float32", device="cpu").model
+    except PrunebenchError:
+        assert head == "absent"
+        return
+    assert planned == sum(parameter.numel() for parameter in model.parameters())
 
 
 @pytest.mark.parametrize(

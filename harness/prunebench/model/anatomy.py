@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from prunebench.errors import PrunebenchError, did_you_mean
-from prunebench.model.families import FAMILIES, KINDS, Cut, Family, Groups, Kind
+from prunebench.errors import PrunebenchError
+from prunebench.model.families import KINDS, Cut, Family, Groups, Kind, family_of
 
 
 class Block(NamedTuple):
@@ -155,12 +155,7 @@ def anatomy(model: Any) -> Anatomy:
     table lists.
     """
     model_type = str(getattr(model.config, "model_type", type(model).__name__))
-    if model_type not in FAMILIES:
-        raise PrunebenchError(
-            f"unknown model family '{model_type}'; known: {', '.join(FAMILIES)}",
-            hint=did_you_mean(model_type, FAMILIES),
-        )
-    found = Anatomy(model, model_type, FAMILIES[model_type])
+    found = Anatomy(model, model_type, family_of(model_type, type(model).__name__))
     for index, layer in enumerate(found.layers):
         _check(found, index, layer)
     return found

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+from prunebench.errors import PrunebenchError, did_you_mean
 
 Groups = tuple[tuple[str, ...], ...]
 Kind = Literal["attention", "mlp"]
@@ -54,6 +56,8 @@ class Family:
     """The config's name for the number of MLP channels."""
     parallel: bool = False
     """Whether attention and MLP both read the layer's input; GPT-NeoX's config can override it."""
+    tied: bool = False
+    """Whether the head is the embeddings if the config does not say `tie_word_embeddings`."""
 
 
 def _cuts(out: str, into: Sequence[str]) -> tuple[Cut, ...]:
@@ -103,6 +107,7 @@ _OPT = Family(
     keys="self_attn.k_proj",
     heads_in_config=False,
     mlp_width="ffn_dim",
+    tied=True,
 )
 _NEOX = Family(
     decoder="gpt_neox",
@@ -151,8 +156,25 @@ FAMILIES: dict[str, Family] = {
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
-    "gemma": _LLAMA,
+    "gemma": replace(_LLAMA, tied=True),
     "opt": _OPT,
     "gpt_neox": _NEOX,
     "phi": _PHI,
 }
+
+
+def family_of(model_type: Any, source: object) -> Family:
+    """The family that a config calls ``model_type``; ``source`` begins the error message.
+
+    Raises PrunebenchError if models of this family cannot be pruned, or if the config names none.
+    """
+    supported = f"the families that can be pruned are {', '.join(FAMILIES)}"
+    if not isinstance(model_type, str):
+        raise PrunebenchError(f"{source} does not name its family (model_type)", hint=supported)
+    if model_type in FAMILIES:
+        return FAMILIES[model_type]
+    near = did_you_mean(model_type, FAMILIES)
+    raise PrunebenchError(
+        f"{source}: models of the family '{model_type}' cannot be pruned",
+        hint=f"{near} {supported}" if near.startswith("did you mean") else supported,
+    )

@@ -11,7 +11,12 @@ from typing import Any
 
 from prunebench.errors import PrunebenchError
 from prunebench.model.cache import file_sha256
-from prunebench.model.safetensors_header import safetensors_parameters
+from prunebench.model.families import FAMILIES
+from prunebench.model.safetensors_header import (
+    StoredTensor,
+    parameter_count,
+    safetensors_entries,
+)
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PRUNING_FILE = "pruning.json"
@@ -38,12 +43,27 @@ _CONVERT = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint: ``weights`` are its files, ``parameters`` is None if packed."""
+    """A complete checkpoint: ``weights`` are its files, ``tensors`` all that they hold."""
 
     folder: Path
     config: dict[str, Any]
     weights: tuple[Path, ...]
-    parameters: int | None
+    tensors: Mapping[str, StoredTensor]
+
+    @property
+    def parameters(self) -> int | None:
+        """Number of parameters; None if weights are packed (quantised).
+
+        May read the embeddings, so it is not for code that times how files are read.
+        """
+        usual = FAMILIES.get(str(self.config.get("model_type")))
+        tied = self.config.get("tie_word_embeddings", usual is not None and usual.tied)
+        return parameter_count(self.tensors, tied=tied is True)
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether the weights are quantised."""
+        return parameter_count(self.tensors, tied=False) is None
 
     @property
     def weight_bytes(self) -> int:
@@ -60,15 +80,15 @@ def read_checkpoint(folder: Path, *, tokenizer: bool = True) -> Checkpoint:
         folder / "config.json", missing=f"{folder} has no config.json, so it is not a model folder"
     )
     weights = _weights(folder)
-    tied = config.get("tie_word_embeddings") is True
-    counts = [safetensors_parameters(path, tied=tied) for path in weights]
-    total = None if None in counts else sum(count for count in counts if count is not None)
+    tensors = {
+        name: tensor for path in weights for name, tensor in safetensors_entries(path).items()
+    }
     if tokenizer and not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise PrunebenchError(
             f"{folder} has no tokenizer (none of {', '.join(TOKENIZER_FILES)})",
             hint="save one there: AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)",
         )
-    return Checkpoint(folder, config, weights, total)
+    return Checkpoint(folder, config, weights, tensors)
 
 
 def fingerprint(folder: Path, *, code: bool = False) -> str:

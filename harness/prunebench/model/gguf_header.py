@@ -1,4 +1,4 @@
-"""Read a GGUF file's header without torch: whether it is complete, and its parameters.
+"""Read a GGUF file's header without torch: whether it is complete, its family and parameters.
 
 Layout of the format (versions 2 and 3, little-endian; u32 and u64 are unsigned integers):
 
@@ -18,7 +18,7 @@ import math
 import mmap
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from prunebench.errors import PrunebenchError
 
@@ -50,8 +50,16 @@ _UNKNOWN_BLOCK = (1, 0)  # of a type not in the table, check only that the tenso
 _ALIGNMENT = 32
 
 
-def gguf_parameters(path: Path) -> int:
-    """Number of parameters in a GGUF file that holds all tensors it lists.
+class GGUFHeader(NamedTuple):
+    """What a GGUF file says about its model."""
+
+    architecture: str | None
+    """The family, by the name that llama.cpp gives it; None if the file has none."""
+    parameters: int
+
+
+def read_gguf_header(path: Path) -> GGUFHeader:
+    """The header of a GGUF file that holds all tensors it lists.
 
     Raises PrunebenchError if the file is not a complete GGUF file of version 2 or 3.
     """
@@ -72,17 +80,19 @@ def gguf_parameters(path: Path) -> int:
         ) from error
 
 
-def _read(path: Path, data: mmap.mmap) -> int:
+def _read(path: Path, data: mmap.mmap) -> GGUFHeader:
     cursor = _Cursor(data, 4)
     version = cursor.scalar("I")
     if version not in {2, 3}:
         raise PrunebenchError(f"{path} has GGUF version {version}; versions 2 and 3 can be read")
     tensors, pairs = cursor.scalar("Q"), cursor.scalar("Q")
-    alignment = _ALIGNMENT
+    alignment, architecture = _ALIGNMENT, None
     for _ in range(pairs):
         key, kind = cursor.text(), cursor.scalar("I")
         if key == "general.alignment":
             alignment = cursor.scalar(_SCALARS[kind])
+        elif key == "general.architecture" and kind == _STRING:
+            architecture = cursor.text()
         else:
             cursor.skip_value(kind)
     parameters = 0
@@ -99,7 +109,7 @@ def _read(path: Path, data: mmap.mmap) -> int:
         raise PrunebenchError(
             f"{path} is truncated: {len(data)} bytes, its tensors need {needed}", hint=_AGAIN
         )
-    return parameters
+    return GGUFHeader(architecture, parameters)
 
 
 class _Cursor:

@@ -104,7 +104,7 @@ def load_bare(folder: Path, *, dtype: str, device: str) -> LoadedModel:
     """
     checkpoint = read_checkpoint(folder)
     pruning = read_pruning_file(folder)
-    if checkpoint.parameters is None or (pruning is not None and not pruning.plain):
+    if checkpoint.is_packed or (pruning is not None and not pruning.plain):
         kind = "are packed" if pruning is None else "are narrower than config.json says"
         raise PrunebenchError(
             f"{folder}: the weights {kind}, so they cannot be read layer by layer",

@@ -23,7 +23,9 @@ _MAX_HEADER = 100_000_000  # bytes; the limit of the format, so a wrong length a
 _AGAIN = "copy or download the file again"
 # Rotary tables and causal masks that older releases of transformers stored beside the weights.
 _LEGACY_BUFFERS = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
-_HEADS = {"lm_head.weight", "embed_out.weight"}
+_HEADS = ("lm_head.weight", "embed_out.weight")
+_EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight")
+_PIECE = 1 << 20  # bytes that are compared at a time
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
@@ -40,22 +42,38 @@ class StoredTensor:
     nbytes: int
 
 
-def safetensors_parameters(path: Path, *, tied: bool = False) -> int | None:
-    """Number of parameters in a safetensors file; None if weights are packed (quantised).
+def parameter_count(tensors: Mapping[str, StoredTensor], *, tied: bool) -> int | None:
+    """Number of parameters of the model that these tensors make; None if they are packed.
 
-    ``tied`` does not count a stored head, which is the embeddings a second time. Raises
-    PrunebenchError if the file is not a complete safetensors file.
+    ``tied`` says that the config ties the head to the embeddings. A head that is stored all the
+    same counts unless it is the embeddings a second time: transformers then unties it. Raises
+    PrunebenchError if a file cannot be read.
     """
-    entries = safetensors_entries(path)
-    skipped = _HEADS if tied else set()
-    counted = [
-        entry
-        for name, entry in entries.items()
-        if name not in skipped and not name.endswith(_LEGACY_BUFFERS)
-    ]
-    if any(entry.dtype not in _FLOATS for entry in counted):
+    counted = {
+        name: tensor for name, tensor in tensors.items() if not name.endswith(_LEGACY_BUFFERS)
+    }
+    if any(tensor.dtype not in _FLOATS for tensor in counted.values()):
         return None
-    return sum(math.prod(entry.shape) for entry in counted)
+    total = sum(math.prod(tensor.shape) for tensor in counted.values())
+    heads = [tensor for name, tensor in counted.items() if name in _HEADS]
+    embeddings = [tensor for name, tensor in counted.items() if name.endswith(_EMBEDDINGS)]
+    if tied and heads and embeddings and _equal(heads[0], embeddings[0]):
+        total -= math.prod(heads[0].shape)
+    return total
+
+
+def _equal(one: StoredTensor, other: StoredTensor) -> bool:
+    """Whether two tensors have the same bytes; stops reading at the first difference."""
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    try:
+        with one.path.open("rb") as a, other.path.open("rb") as b:
+            a.seek(one.start)
+            b.seek(other.start)
+            sizes = (min(_PIECE, one.nbytes - done) for done in range(0, one.nbytes, _PIECE))
+            return all(a.read(size) == b.read(size) for size in sizes)
+    except OSError as error:
+        raise PrunebenchError(f"cannot read {one.path}: {error.strerror or error}") from error
 
 
 def safetensors_entries(path: Path) -> dict[str, StoredTensor]:

@@ -14,13 +14,17 @@ from typing import Any, Literal
 from prunebench.errors import PrunebenchError, did_you_mean
 from prunebench.experiment.model import ModelRef, Placement
 from prunebench.model.cache import file_sha256
+from prunebench.model.families import family_of
 from prunebench.model.folder import fingerprint, read_checkpoint
 from prunebench.model.generated import GeneratedAsset
-from prunebench.model.gguf_header import gguf_parameters
+from prunebench.model.gguf_header import read_gguf_header
 from prunebench.model.wheel import WheelAsset
 from prunebench.user_path import user_path
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SNAPSHOT = re.compile(rf"/models--([^/]+)/snapshots/({_COMMIT.pattern})$")
+"""A folder of the hub's cache: 'org--name' and the commit."""
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
@@ -102,14 +106,14 @@ def _path(text: str, base: Path) -> Path | None:
 
 def _local(path: Path, *, trust_remote_code: bool) -> dict[str, Any]:
     if path.is_dir():
-        parameters = read_checkpoint(path).parameters
-        pin = fingerprint(path, code=trust_remote_code)
+        checkpoint = read_checkpoint(path)
+        family_of(checkpoint.config.get("model_type"), path)
         return {
-            "name": path.resolve().name,
+            "name": _folder_name(path),
             "kind": "folder",
             "location": str(path),
-            "sha256": pin,
-            "parameters": parameters,
+            "sha256": fingerprint(path, code=trust_remote_code),
+            "parameters": checkpoint.parameters,
         }
     if not path.exists():
         raise PrunebenchError(
@@ -120,15 +124,27 @@ def _local(path: Path, *, trust_remote_code: bool) -> dict[str, Any]:
             f"{path} is neither a folder nor a .gguf file",
             hint="name the folder that holds the file",
         )
-    parameters = gguf_parameters(path)
-    pin = file_sha256(path)
+    header = read_gguf_header(path)
+    family_of(header.architecture, path)
     return {
         "name": path.stem,
         "kind": "gguf",
         "location": str(path),
-        "sha256": pin,
-        "parameters": parameters,
+        "sha256": file_sha256(path),
+        "parameters": header.parameters,
     }
+
+
+def _folder_name(path: Path) -> str:
+    """What tables call a folder; one in the hub's cache is called 'org/name@' and its commit."""
+    resolved = path.resolve()
+    match = _SNAPSHOT.search(resolved.as_posix())
+    return _with_commit(match[1].replace("--", "/", 1), match[2]) if match else resolved.name
+
+
+def _with_commit(repository: str, revision: str) -> str:
+    """'org/name@REVISION' with seven digits of a commit: nobody compares forty."""
+    return f"{repository}@{revision[:7] if _COMMIT.fullmatch(revision) else revision}"
 
 
 def _hub(
@@ -149,5 +165,9 @@ def _hub(
             f"model '{text}' and its revision '{revision}' disagree", hint="give the revision once"
         )
     return ModelRef(
-        name=name or text, kind="hub", location=repository, revision=tag or revision, **common
+        name=name or (_with_commit(repository, tag) if tag else text),
+        kind="hub",
+        location=repository,
+        revision=tag or revision,
+        **common,
     )

@@ -19,7 +19,6 @@ from prunebench.errors import PrunebenchError
 from prunebench.model.anatomy import anatomy
 from prunebench.model.files import disk_errors
 from prunebench.model.folder import Checkpoint
-from prunebench.model.safetensors_header import StoredTensor, safetensors_entries
 from prunebench.model.safetensors_io import TensorFiles
 
 Watch = Callable[[int, torch.nn.Module], None]
@@ -177,10 +176,7 @@ def _release_memory() -> None:
 
 def open_tensors(checkpoint: Checkpoint) -> TensorFiles:
     """The tensors of a checkpoint's weight files, by their names in the files."""
-    found: dict[str, StoredTensor] = {}
-    for path in checkpoint.weights:
-        found |= safetensors_entries(path)
-    return TensorFiles(found)
+    return TensorFiles(checkpoint.tensors)
 
 
 def _stored_names(model: Any, source: TensorFiles) -> dict[str, str]:
