@@ -7,6 +7,7 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
+from prunebench.measure.devices import disturbance
 from prunebench.measure.devices.disturbance import CpuWatch
 
 # A test gives the same result every time and on any machine: hypothesis draws the same examples,
@@ -29,3 +30,4 @@ def undisturbed(monkeypatch: pytest.MonkeyPatch) -> None:
     A test that is about disturbances overrides this fixture in its module.
     """
     monkeypatch.setattr(CpuWatch, "disturbed", lambda *_: None)
+    monkeypatch.setattr(disturbance, "TOLERANCE", float("inf"))

@@ -10,7 +10,7 @@ from prunebench.cell.phases import Phases
 from prunebench.cell.profile import profile, prompt_ids, too_large
 from prunebench.experiment.measures import LatencySpec
 from prunebench.measure.audit import audit, dense_facts
-from prunebench.measure.speed import breakdown, sparse24
+from prunebench.measure.speed import sparse24
 from prunebench.model.surgery import remove_layers
 from tiny import VOCABULARY, tiny_model
 
@@ -29,8 +29,6 @@ def dense_model():
 
 
 def test_everything_is_measured_at_the_first_shape_and_latency_at_all(monkeypatch):
-    # On a busy machine the parts of so small a model do not add up to the whole.
-    monkeypatch.setattr(breakdown, "_does_not_add_up", lambda *_, **__: None)
     model, audited = shortened()
     phases = Phases()
     second = SHAPE.model_copy(update={"batch_size": 2})

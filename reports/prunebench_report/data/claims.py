@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from prunebench.measure.speed.intervals import CONFIDENCE, lower_bound
 from prunebench.measure.speed.summary import round_ratios
 from prunebench_report.data.columns import Row, numbered
-from prunebench_report.data.speed import AS_STORED, Shape, shape_of
+from prunebench_report.data.speed import AS_STORED, Shape, contended, shape_of
 
 if TYPE_CHECKING:
     from prunebench.record.record import Record
@@ -53,7 +53,7 @@ def sure_speedup(row: Mapping[str, object]) -> float | None:
 
     No gain can be sure if the kernels and the bytes that a token reads are those of dense.
     """
-    if row.get("inter_token_speedup") is None:
+    if row.get("inter_token_speedup") is None or contended(row):
         return None
     bound = row.get(BOUND)
     if not isinstance(bound, float) or measuring_fault(row):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from prunebench_report.data.columns import Row, numbered
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 AS_STORED = "as stored"
 SPARSE = "2:4 kernels"
+CONTENDED = 0.1
+"""Timed beside others that used more than this share of the cores: no evidence of a speed."""
 
 Shape = tuple[int, int, int]
 """Prompt tokens, new tokens, batch size."""
@@ -57,7 +60,7 @@ def speed_columns(record: Record, dense: Record | None) -> Row:
         values: Row = {
             "tokens_per_s": one.tokens_per_s,
             "rounds": one.rounds,
-            "disturbed_rounds": one.disturbed_rounds,
+            "disturbed_rounds": one.disturbed_rounds if _watched(record, one) else None,
             "speed_not_measurable": one.not_measurable,
             "latency_protocol": latency_protocol(one),
             "execution": one.execution,
@@ -74,6 +77,20 @@ def speed_columns(record: Record, dense: Record | None) -> Row:
         values |= _io_floor(record, one)
         row |= {numbered(name, index): value for name, value in values.items()}
     return row
+
+
+def _watched(record: Record, one: Latency) -> bool:
+    """Whether each round was watched for disturbances: not in older records, not on all systems."""
+    raw = record.samples.latency if record.samples else []
+    known = dict(zip(map(id, record.speed.latency if record.speed else []), raw, strict=False))
+    samples = known.get(id(one))
+    return one.not_watched is None and samples is not None and samples.disturbed is not None
+
+
+def contended(row: Mapping[str, object]) -> bool:
+    """Whether others used the cores while the cell was timed, and no round was watched for it."""
+    share = row.get("cpu_others_share")
+    return row.get("disturbed_rounds") is None and isinstance(share, float) and share > CONTENDED
 
 
 def _quantiles(name: str, times: Summary | None) -> Row:

@@ -51,6 +51,8 @@ class Point:
     x_settled: float
     x_range: tuple[float, float] | None
     y_range: tuple[float, float] | None
+    contended: bool = False
+    """Whether others used the machine while x was timed: drawn grey, and on no frontier."""
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ def _mark(axes: Axes, point: Point, methods: Sequence[str], *, hollow: bool) -> 
         return
     # Drawn in this order: frontier (1.8), error bars (2), marks (3), dense (4).
     index = methods.index(point.method) % len(MARKERS)
-    colour = METHODS[index]
+    colour = SOFT if point.contended else METHODS[index]
     bar: Any = {"color": colour, "linewidth": 1.2, "zorder": 2, "solid_capstyle": "butt"}
     if point.x_range:
         axes.plot(point.x_range, [point.y, point.y], **bar)

@@ -11,6 +11,7 @@ from prunebench_report.data.gate import PERPLEXITY_RECOVERY, quality_key
 from prunebench_report.data.groups import by_model
 from prunebench_report.data.pareto import frontier, settled_speedup
 from prunebench_report.data.seeds import seed_deviation
+from prunebench_report.data.speed import contended
 from prunebench_report.figures.plot import Panel, Point
 from prunebench_report.figures.scatter import draw
 from prunebench_report.figures.svg import inline
@@ -125,6 +126,9 @@ def _panels(done: Sequence[Row]) -> tuple[Panel, ...]:
     return speed, memory, SIZE
 
 
+_TIMED = {"inter_token_speedup", "inter_token_p50_s"}
+
+
 def _point(row: Row, panel: Panel) -> Point | None:
     """None if a value is missing or cannot be drawn on the panel's axes."""
     x, y = row.get(panel.x), row.get(panel.y)
@@ -144,6 +148,7 @@ def _point(row: Row, panel: Panel) -> Point | None:
         x_settled=(x if settled is None else settled) * panel.x_factor,
         x_range=_range(row, panel.x, panel.x_factor),
         y_range=_range(row, panel.y, 1.0),
+        contended=panel.x in _TIMED and contended(row),
     )
 
 
@@ -156,8 +161,10 @@ def _range(row: Row, key: str, factor: float) -> tuple[float, float] | None:
 
 
 def _figure(panel: Panel, points: Sequence[Point], methods: Sequence[str], gate: float) -> Figure:
-    on = frontier([(panel.x_better * p.x_settled, panel.y_better * p.y) for p in points])
-    best = {points[index].cell for index in on}
+    # What others slowed down or did not is no evidence of a trade-off.
+    sound = [point for point in points if not point.contended]
+    on = frontier([(panel.x_better * p.x_settled, panel.y_better * p.y) for p in sound])
+    best = {sound[index].cell for index in on}
     desc = _describe(panel, points, best)
     shown = _thinned(points, best)
     if len(shown) < len(points):

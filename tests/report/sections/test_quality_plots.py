@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunebench.experiment.plugins import RecoveryRef
+from prunebench.record.devices import Contention, CpuLoad
 from prunebench_report.sections.quality_plots import figures, section
 
 positive = st.floats(1e-6, 1e300)
@@ -128,3 +129,17 @@ def test_every_model_has_figures_of_its_own(build):
         "Quality against memory, other",
         "Quality against size, other",
     ]
+
+
+def test_a_cell_timed_beside_others_is_grey_hollow_and_on_no_frontier(build):
+    records = [*build.quickstart()[:1], build.record(build.cell("shortgpt", ratio=0.2), 24.0, 1.1)]
+    contended = build.record(build.cell("shortgpt", ratio=0.1), 22.0, 1.5)
+    load = CpuLoad(phase="latency", wall_s=9.0, others_share=0.4, steal_share=0.0)
+    contended.contention = Contention(cpu=[load])
+    speed = section(build.given([*records, contended]))[0]
+    mark = re.search(rf'id="[^"]*at-{contended.id}".*?</g>', speed.svg, re.DOTALL)[0]
+    assert "stroke: var(--muted)" in mark
+    assert "fill: var(--surface)" in mark
+    front = speed.desc.partition("Not dominated")[2]
+    assert "ratio=0.2" in front
+    assert "ratio=0.1" not in front

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from prunebench.experiment.plugins import RecoveryRef
+from prunebench.record.devices import Contention, CpuLoad
 from prunebench_report.sections import verdict
 
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -206,3 +207,26 @@ def test_cells_that_were_not_timed_are_judged_by_quality_alone(build, say):
         record.speed = None
     assert set(say(records)) == set()
     assert set(say(records, gate=0.99)) == {"speed"}
+
+
+def contended(cell, share=0.4):
+    """The record of a run from before rounds were watched, timed beside others."""
+    load = CpuLoad(phase="latency", wall_s=9.0, others_share=share, steal_share=0.0)
+    cell.contention = Contention(cpu=[load], gpu=None)
+    return cell
+
+
+def test_a_cell_that_was_timed_beside_others_wins_nothing(build, say):
+    records = build.quickstart()[:1]
+    records.append(contended(build.record(build.cell("shortgpt", ratio=0.2), 25.0, 1.5)))
+    found = say(records, gate=0.5)
+    assert "quality" not in found
+    assert "speed" not in found
+    records[-1] = contended(records[-1], share=0.02)
+    assert say(records, gate=0.5)["quality"].figure != "none"
+
+
+def test_rounds_that_were_watched_do_not_mind_what_else_happened_in_the_phase(build, say):
+    cell = contended(build.record(build.cell("shortgpt", ratio=0.2), 25.0, 1.5))
+    cell.samples.latency[0].disturbed = [None] * 8
+    assert say([build.quickstart()[0], cell], gate=0.5)["quality"].figure != "none"

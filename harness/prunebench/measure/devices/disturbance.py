@@ -22,6 +22,8 @@ OTHERS = 0.15
 """Disturbed if other processes ran on our cores for longer than this share of the round."""
 STOLEN = 0.05
 """Disturbed if the hypervisor took more than this share of the round from our cores."""
+TOLERANCE = 0.25
+"""Disturbed if parts that were timed one by one miss the whole by more than this share of it."""
 COARSE_TICKS = 3
 """/proc/stat counts in ticks of 10 ms a core: fewer ticks than this say nothing."""
 

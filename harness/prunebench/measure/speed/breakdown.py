@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunebench.measure.devices import disturbance
 from prunebench.measure.devices.disturbance import DisturbedError, Watch, undisturbed
 from prunebench.measure.devices.watch import watch_of
 from prunebench.measure.speed.execution import Eager
@@ -31,8 +32,6 @@ PARTS = ("attention", "mlp", "norms", "head", "rest")
 """'rest': embedding, residual additions, positions, mask, sampling, and the cost of the hooks."""
 
 
-TOLERANCE = 0.25
-"""The parts must add up to the whole, timed without hooks, within this share of it."""
 HOOK_S = 20e-6
 """What one module's two hooks may cost beyond that."""
 
@@ -126,7 +125,7 @@ def _does_not_add_up(
         ("a prompt", found.prompt_s, median(prompts)),
         ("a token", found.token_s, median(steps)),
     ):
-        if abs(total - whole) > TOLERANCE * whole + HOOK_S * hooked:
+        if abs(total - whole) > disturbance.TOLERANCE * whole + HOOK_S * hooked:
             return f"the parts of {phase} add up to {total:.3g} s, the whole takes {whole:.3g} s"
     return None
 
