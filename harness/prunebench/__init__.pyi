@@ -44,6 +44,7 @@ from prunebench.plugin.api.report_section import Texts as Texts
 from prunebench.plugin.api.sparsity import Sparsity as Sparsity
 from prunebench.plugin.api.sparsity import pattern_of as pattern_of
 from prunebench.record.record import Record as Record
+from prunebench.schema import AddedLater as AddedLater
 from prunebench.text.corpus import Corpus as Corpus
 from prunebench.text.hub import HubCorpus as HubCorpus
 from prunebench.training.optimiser import Penalty as Penalty

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -9,6 +11,15 @@ class Frozen(BaseModel):
     """An immutable value; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class AddedLater:
+    """Marks a field that is newer than its siblings: `Annotated[int, AddedLater()] = Field(0)`.
+
+    A new field with its default must do what the code did before. The identity of a cell leaves
+    such a field out at its default, so that the cell keeps the id that it had in older runs.
+    """
 
 
 class Part(BaseModel):

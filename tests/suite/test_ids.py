@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import Annotated
 
+import pytest
+from pydantic import Field
+
+from prunebench.plugin.api.method import SparsityOptions
+from prunebench.schema import AddedLater
 from prunebench.suite.plan import plan
 
 SUITE = """\
@@ -117,3 +122,27 @@ def test_a_local_file_is_identified_by_its_content(load, registry, tmp_path):
     assert ids(load(SUITE.replace("boolq-passages", "b.txt")), registry) == first
     (tmp_path / "a.txt").write_text("other", encoding="utf-8")
     assert not set(ids(load(SUITE.replace("boolq-passages", "a.txt")), registry)) & set(first)
+
+
+def test_an_option_that_came_later_changes_the_id_only_at_other_values(load, registry):
+    class Later(SparsityOptions):
+        power: Annotated[int, AddedLater()] = 2
+        order: Annotated[str | None, AddedLater()] = Field(None, alias="sort")
+
+    class Wanda(registry["method"]["wanda"].value):
+        Options = Later
+
+    before = registry["method"]["wanda"]
+    registry["method"]["wanda"] = type(before)(**{**vars(before), "value": Wanda})
+    suite = load(SUITE)
+    assert ids(suite, registry) == [DENSE_ID, WANDA_ID]
+    options = plan(suite, registry).cells[1].method.options
+    assert options == {"sparsity": 0.5, "power": 2, "sort": None}
+    for written in ("power: 2", "sort: null"):
+        same = load(SUITE.replace("sparsity: 0.5", f"sparsity: 0.5, {written}"))
+        assert ids(same, registry) == [DENSE_ID, WANDA_ID]
+    other = [
+        ids(load(SUITE.replace("sparsity: 0.5", f"sparsity: 0.5, {written}")), registry)[1]
+        for written in ("power: 1", "sort: rows", "power: 1, sort: rows")
+    ]
+    assert len({WANDA_ID, *other}) == 4

@@ -96,8 +96,8 @@ class Cell(Frozen):
         """
         data = self.model_dump(mode="json", exclude=_NOT_DUMPED)
         data["model"] = self.model.identity()
-        data["method"] = self.method.model_dump(mode="json", exclude={"given"})
-        data["calibration"] = self.calibration and _with_corpus(self.calibration)
+        data["method"] = self.method.identity()
+        data["calibration"] = self.calibration and self.calibration.identity()
         data["perplexity"] = [spec.identity() for spec in self.perplexity]
         data["latency"] = [spec.identity() for spec in self.latency]
         # These parts were added later. A cell without them leaves the key out, and so keeps the id
@@ -107,12 +107,7 @@ class Cell(Frozen):
         if self.metrics:
             data["metrics"] = [ref.identity() for ref in self.metrics]
         if self.allocation is not None:
-            data["allocation"] = self.allocation.model_dump(mode="json", exclude={"given"})
+            data["allocation"] = self.allocation.identity()
         if self.recovery is not None:
-            recovery = self.recovery.model_dump(mode="json", exclude={"given", "data"})
-            data["recovery"] = {**recovery, "data": _with_corpus(self.recovery.data)}
+            data["recovery"] = self.recovery.identity()
         return data
-
-
-def _with_corpus(spec: CalibrationSpec) -> dict[str, Any]:
-    return {**spec.model_dump(mode="json", exclude={"corpus"}), "corpus": spec.corpus.identity()}

@@ -24,12 +24,23 @@ class PluginRef(Frozen):
     given: dict[str, Any] = Field(
         default_factory=dict, description="only the options that the suite names, for the label"
     )
+    later: tuple[str, ...] = Field(
+        (), description="options that came later and have their default; not part of the identity"
+    )
 
     @property
     def label(self) -> str:
         return " ".join(
             [self.name, *(f"{key}={_short(value)}" for key, value in self.given.items())]
         )
+
+    def identity(self) -> dict[str, Any]:
+        """The part that decides what the plugin does."""
+        # ``given`` repeats a part of ``options``; spelling out a default must not change an id.
+        data = self.model_dump(mode="json", exclude={"given", "later"})
+        for name in self.later:
+            data["options"].pop(name, None)
+        return data
 
 
 class MethodRef(PluginRef):
@@ -45,6 +56,10 @@ class RecoveryRef(PluginRef):
 
     data: CalibrationSpec
 
+    def identity(self) -> dict[str, Any]:
+        """The part that decides the repair, the training windows among it."""
+        return {**super().identity(), "data": self.data.identity()}
+
 
 class MetricRef(PluginRef):
     """A metric beside perplexity and tasks."""
@@ -55,9 +70,7 @@ class MetricRef(PluginRef):
 
     def identity(self) -> dict[str, Any]:
         """The part that decides its figures."""
-        # ``given`` repeats a part of ``options``; spelling out a default must not change an id.
-        named = self.model_dump(mode="json", exclude={"given", "data"})
-        return {**named, "data": self.data and self.data.identity()}
+        return {**super().identity(), "data": self.data and self.data.identity()}
 
 
 def label_of(

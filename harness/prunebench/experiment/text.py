@@ -35,6 +35,11 @@ class CalibrationSpec(Frozen):
     windows: int = Field(gt=0)
     length: int = Field(gt=1, description="tokens per window")
 
+    def identity(self) -> dict[str, Any]:
+        """The part that decides the windows."""
+        data = self.model_dump(mode="json", exclude={"corpus"})
+        return {**data, "corpus": self.corpus.identity()}
+
     @property
     def tokens(self) -> int:
         return self.windows * self.length

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from prunebench.errors import first_line
+from prunebench.schema import AddedLater
 from prunebench.suite.problems import EMPTY, Problems, fields_of
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def combinations(
             "options": complete,
             # The label shows values as they are used: 0.50 as 0.5.
             "given": {key: complete.get(key, value) for key, value in given.items()},
+            "later": _later_defaults(model, complete),
         }
 
 
@@ -89,6 +91,17 @@ def _complete(model: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any
     # for an enumeration or a path: YAML has neither.
     return model.model_validate_json(json.dumps(given), strict=True).model_dump(
         mode="json", by_alias=True
+    )
+
+
+def _later_defaults(model: type[BaseModel], complete: Mapping[str, Any]) -> tuple[str, ...]:
+    """The options that are marked with `AddedLater` and have their default."""
+    return tuple(
+        key
+        for name, field in model.model_fields.items()
+        if any(isinstance(mark, AddedLater) for mark in field.metadata)
+        and complete[key := field.alias or name]
+        == field.get_default(call_default_factory=True, validated_data={})
     )
 
 
