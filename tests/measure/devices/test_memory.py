@@ -134,6 +134,7 @@ def test_if_the_sampler_dies_or_hangs_the_result_says_so_and_keeps_its_samples(
         sampler.phase("prune")
         clock.now = 21.0
         memory, _ = sampler.result()
+    sampler._process.wait()
     assert memory.problem == f"the sampler gave nothing after 1.2 s: {words}"
     assert {entry.phase: entry.peak_rss_bytes for entry in memory.phases} == {
         "start": 110,
