@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunebench.errors import PrunebenchError
@@ -51,6 +51,38 @@ def test_groups_lose_exactly_their_lowest(
     mask = lowest(score, f"{keep}:{of}", group=group)
     expected = [brute(g, of - keep) for g in score.reshape(-1, of).tolist()]
     assert mask.reshape(-1, of).tolist() == expected
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(2, 512),
+    st.floats(0, 1),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.sampled_from([4, 1 << 24]),
+    st.integers(0, 1000),
+)
+def test_groups_of_any_size_lose_the_first_of_a_stable_sort(
+    of: int, part: float, rows: int, groups: int, values: int, seed: int
+) -> None:
+    """Up to 512 weights a group, with few and with many distinct scores."""
+    keep = min(of - 1, 1 + int(part * of))
+    generator = torch.Generator().manual_seed(seed)
+    score = torch.randint(values, (rows, groups * of), generator=generator).float()
+    order = score.view(-1, of).sort(dim=1, stable=True).indices[:, : of - keep]
+    expected = torch.zeros(rows * groups, of, dtype=torch.bool).scatter_(1, order, value=True)
+    assert torch.equal(lowest(score, f"{keep}:{of}", group="row"), expected.view_as(score))
+
+
+@pytest.mark.parametrize("of", [15, 16, 127, 128, 129, 255, 256, 257])
+def test_the_sizes_at_which_counting_changes_are_right(of: int) -> None:
+    score = torch.arange(2.0 * of).flip(0).view(1, -1)  # the lowest are at the end of each group
+    mask = lowest(score, f"1:{of}", group="row").view(2, of)
+    assert mask.sum(dim=1).tolist() == [of - 1, of - 1]
+    assert not mask[:, 0].any()
+    assert torch.equal(
+        lowest(score.flip(1), f"{of - 1}:{of}", group="row").nonzero()[:, 1], torch.tensor([0, of])
+    )
 
 
 def test_groups_that_do_not_divide_the_columns_are_refused() -> None:

@@ -13,6 +13,8 @@ from prunebench.errors import PrunebenchError
 
 _DIGITS = 1 << 16
 """Values of one 16-bit digit."""
+_SMALL_GROUP = 16
+"""Groups of fewer weights are ranked pair by pair; from here on, selection is faster."""
 
 
 def lowest(
@@ -43,11 +45,22 @@ def lowest_of_groups(score: torch.Tensor, *, zeros: int, of: int) -> torch.Tenso
             f"groups of {of} do not divide {columns} input features",
             hint="choose an N:M whose M divides every linear's input, or a share such as 0.5",
         )
-    # Groups are small, so each member's rank is found by comparing all pairs, without a sort.
-    members = score.reshape(-1, of).t().contiguous()  # [of, out * in / of]
+    groups = score.reshape(-1, of)  # [out * in / of, of]
+    if of < _SMALL_GROUP:
+        return (_ranks(groups) < zeros).t().reshape(rows, columns)
+    return _lowest_few(groups, zeros).view(rows, columns)
+
+
+def _ranks(groups: torch.Tensor) -> torch.Tensor:
+    """The rank of each member in its group, of equal ones by index; [groups, of] -> [of, groups].
+
+    Takes of^2 / 2 comparisons of all groups at once, without a sort.
+    """
+    of = groups.shape[1]
+    members = groups.t().contiguous()  # [of, groups]
     # Start as if all were equal: then a member's rank is its index. Each pair in which the later
-    # one is smaller swaps one rank.
-    rank = torch.arange(of, dtype=torch.int8, device=score.device)[:, None].repeat(
+    # one is smaller swaps one rank. Ranks are below `_SMALL_GROUP`, so they fit into int8.
+    rank = torch.arange(of, dtype=torch.int8, device=groups.device)[:, None].repeat(
         1, members.shape[1]
     )
     for a in range(of):
@@ -55,7 +68,7 @@ def lowest_of_groups(score: torch.Tensor, *, zeros: int, of: int) -> torch.Tenso
             b_smaller = (members[b] < members[a]).view(torch.int8)
             rank[a] += b_smaller
             rank[b] -= b_smaller
-    return (rank < zeros).t().reshape(rows, columns)
+    return rank
 
 
 def lowest_overall(
