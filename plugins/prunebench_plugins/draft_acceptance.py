@@ -78,7 +78,7 @@ class DraftAcceptance(Metric):
             description="tokens of each continuation after which no further step begins",
         )
         batch_size: int = Field(
-            8, gt=0, description="prompts that the dense model continues together"
+            16, gt=0, description="prompts that the dense model continues together"
         )
 
     def measure(self, model: Any, tokenizer: Any, context: MetricContext) -> dict[str, float]:

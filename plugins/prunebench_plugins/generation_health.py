@@ -85,7 +85,7 @@ class GenerationHealth(Metric):
         least_tokens: int = Field(
             16, ge=0, le=131_072, description="a text that ends before so many tokens is premature"
         )
-        batch_size: int = Field(8, gt=0, description="prompts that are continued together")
+        batch_size: int = Field(16, gt=0, description="prompts that are continued together")
 
     def measure(self, model: Any, tokenizer: Any, context: MetricContext) -> dict[str, float]:
         options = self.options

@@ -46,6 +46,78 @@ def test_lists_fan_out_and_decide_the_identity(load, registry):
     assert len({cell.id for cell in found}) == 3
 
 
+TWO = """\
+calibration:
+  - {corpus: boolq-passages, windows: 4, length: 16}
+  - {corpus: boolq-passages, split: evaluation, windows: [2, 3], length: 8}
+"""
+WITH_TWO = SUITE[: SUITE.index("calibration: {corpus")] + TWO
+
+
+def shapes(found):
+    return [
+        (one.method.name, one.calibration.split, one.calibration.windows, one.calibration.length)
+        for one in found
+    ]
+
+
+def test_several_calibrations_make_cells_of_their_own(load, registry):
+    found = cells(load, registry, "{windows: 7}", WITH_TWO)
+    assert shapes(found) == [
+        ("wanda", "calibration", 4, 16),
+        ("wanda", "evaluation", 2, 8),
+        ("wanda", "evaluation", 3, 8),
+        # one of its own for each of the suite's, and equal ones once
+        ("shortgpt", "calibration", 7, 16),
+        ("shortgpt", "evaluation", 7, 8),
+    ]
+
+
+def test_a_method_may_have_a_list_of_its_own(load, registry):
+    own = "[{windows: 2}, {corpus: boolq-passages, windows: 3, length: 4}]"
+    _, *found = cells(load, registry, own)
+    assert shapes(found) == [("shortgpt", "evaluation", 2, 16), ("shortgpt", "calibration", 3, 4)]
+
+
+def test_a_list_of_one_gives_the_cells_that_it_gives_alone(load, registry):
+    line = "calibration: {corpus: boolq-passages, split: evaluation, windows: 4, length: 16}"
+    listed = SUITE.replace(line, line.replace("{", "[{").replace("}", "}]"))
+    alone, several = (
+        cells(load, registry, own, text)
+        for own, text in (("{windows: 2}", SUITE), ("[{windows: 2}]", listed))
+    )
+    assert [one.id for one in alone] == [one.id for one in several]
+
+
+def test_one_of_several_is_changed_by_its_index(load, registry):
+    text = WITH_TWO.replace("OWN", "{}")
+    suite = load(text, "calibration.1.windows=5")
+    assert [one.windows for one in suite.calibration] == [4, 5]
+    with pytest.raises(PrunebenchError, match="items of this list have no names: give an index"):
+        load(text, "calibration.windows=5")
+
+
+@pytest.mark.parametrize(
+    ("text", "own", "said"),
+    [
+        (WITH_TWO.replace("length: 8", "size: 8"), "{}", r"8: calibration\[1\]\.size: unknown key"),
+        (SUITE, "[{windows: 2}, {window: 2}]", r"calibration\[1\]\.window: unknown key 'window'"),
+        (SUITE, "[]", r"5: methods\.shortgpt\.calibration: an empty list makes no cells"),
+        (SUITE, "[7]", r"5: methods\.shortgpt\.calibration\[0\]"),
+        (
+            SUITE.replace(
+                "{corpus: boolq-passages, split: evaluation, windows: 4, length: 16}", "[]"
+            ),
+            "{}",
+            "'wanda' needs calibration and the suite has none",
+        ),
+    ],
+)
+def test_what_is_wrong_in_a_list_is_named_by_its_index(load, text, own, said):
+    with pytest.raises(PrunebenchError, match=said):
+        load(text.replace("OWN", own))
+
+
 def test_a_suite_without_calibration_needs_no_other(load, registry):
     text = "".join(
         line

@@ -52,8 +52,8 @@ class _Writer:
             key: value for key, value in self.defs["CalibrationEntry"].items() if key != "required"
         }
         self.defs["own-calibration"] = {
-            **own,
             "description": "calibration text other than the suite's; keys left out are as there",
+            **_one_or_fan(own),
         }
         forms = self.forms("method", self._add_keys_beside_method)
         names = sorted(self.registry["method"])

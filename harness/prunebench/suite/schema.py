@@ -237,7 +237,10 @@ class SuiteFile(Section):
         description="names, or one-key mappings from a name to options; lists of options fan out; "
         "dense is always added",
     )
-    calibration: CalibrationEntry | None = Field(None, description="for the methods that need it")
+    calibration: ManyOrNone[CalibrationEntry] = Field(
+        [],
+        description="for the methods that need it; with several, every method prunes once for each",
+    )
     quality: QualityEntry | None = Field(default_factory=QualityEntry)
     profile: ProfileEntry | None = Field(default_factory=ProfileEntry)
     seeds: Many[Annotated[int, Field(ge=0)]] = Field(

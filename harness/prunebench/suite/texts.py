@@ -14,7 +14,7 @@ from prunebench.experiment.text import CalibrationSpec, CorpusRef
 from prunebench.measure.quality.protocols import DEFAULT, PROTOCOLS, ProtocolName
 from prunebench.suite.field_types import Section
 from prunebench.suite.lookup import Lookup
-from prunebench.suite.problems import fields_of, hint_of
+from prunebench.suite.problems import EMPTY, fields_of, hint_of
 from prunebench.suite.schema import (
     CalibrationEntry,
     PerplexityEntry,
@@ -34,6 +34,16 @@ AS_IS = "as-is"
 S = TypeVar("S", bound=Section)
 
 
+def _merged(shared: CalibrationEntry | None, written: Any) -> Any:
+    """A method's own calibration, with keys that it leaves out from one of the suite's."""
+    if not isinstance(written, dict):
+        return written  # refused, with the reason, when it is checked
+    usual = {} if shared is None else shared.model_dump(exclude_unset=True)
+    if "corpus" in written:  # split and sampler belong to the suite's corpus
+        usual = {key: value for key, value in usual.items() if key not in {"split", "sampler"}}
+    return {**usual, **written}
+
+
 class Texts:
     """Looks up the texts that one suite names; what cannot be found goes to the problems.
 
@@ -46,23 +56,33 @@ class Texts:
         self._registry = lookup.registry
         self._corpora: dict[str, Corpus] = lookup.registry.registered("corpus")
         self._shared = file.calibration
-        self.calibration: tuple[CalibrationSpec, ...] = ()
-        if file.calibration is not None:
-            self.calibration = tuple(self._calibration(file.calibration, ("calibration",)))
-        self.has_calibration = file.calibration is not None or incomplete
+        self.calibration: tuple[CalibrationSpec, ...] = tuple(
+            spec
+            for index, entry in enumerate(file.calibration)
+            for spec in self._calibration(entry, ("calibration", index))
+        )
+        self.has_calibration = bool(file.calibration) or incomplete
         entries = file.quality.perplexity if file.quality else []
         self.perplexity: tuple[PerplexitySpec, ...] = tuple(self._perplexity(entries))
         self.has_perplexity = bool(entries) or incomplete
 
     def own_calibration(self, written: Any, path: KeyPath) -> tuple[CalibrationSpec, ...]:
-        """A method's own `calibration:`; keys that it leaves out are as in the suite's."""
-        shared = {} if self._shared is None else self._shared.model_dump(exclude_unset=True)
-        if isinstance(written, dict):
-            if "corpus" in written:  # split and sampler belong to the suite's corpus
-                shared = {k: v for k, v in shared.items() if k not in {"split", "sampler"}}
-            written = {**shared, **written}
-        entry = self._checked(CalibrationEntry, written, path)
-        return () if entry is None else tuple(self._calibration(entry, path))
+        """A method's own `calibration:`, one or a list; keys left out are as in the suite's.
+
+        If the suite has several, there is one of the method's for each of them.
+        """
+        several = isinstance(written, list)
+        if several and not written:
+            self._problems.add(path, EMPTY)
+        found: dict[CalibrationSpec, None] = {}  # a set that keeps its order
+        for index, one in enumerate(written if several else [written]):
+            at = (*path, index) if several else path
+            shares: list[CalibrationEntry | None] = [*self._shared] or [None]
+            for shared in shares:
+                entry = self._checked(CalibrationEntry, _merged(shared, one), at)
+                if entry is not None:
+                    found |= dict.fromkeys(self._calibration(entry, at))
+        return tuple(found)
 
     def training(self, written: Any, path: KeyPath) -> CalibrationSpec | None:
         """The windows of a recovery's `data:`; None if something is wrong with it."""
