@@ -11,6 +11,7 @@ from prunebench.cell.profile import profile, prompt_ids, too_large
 from prunebench.experiment.measures import LatencySpec
 from prunebench.measure.audit import audit, dense_facts
 from prunebench.measure.speed import sparse24
+from prunebench.model.dense_indices import DenseIndices
 from prunebench.model.surgery import remove_layers
 from tiny import VOCABULARY, tiny_model
 
@@ -21,7 +22,7 @@ def shortened():
     model = tiny_model("llama", num_hidden_layers=4).eval()
     facts = dense_facts(model)
     remove_layers(model, [1])
-    return model, audit(model, facts, [0, 2, 3])
+    return model, audit(model, facts, DenseIndices([0, 2, 3]))
 
 
 def dense_model():
@@ -80,7 +81,7 @@ def two_four(keep=2):
             if isinstance(module_, torch.nn.Linear):
                 flat = module_.weight.data.view(-1, 4)
                 flat[:, keep:] = 0
-    return model, audit(model, facts, list(range(len(model.model.layers))), [(2, 4)])
+    return model, audit(model, facts, DenseIndices(list(range(len(model.model.layers)))), [(2, 4)])
 
 
 @pytest.mark.parametrize(("keep", "legal"), [(1, True), (2, True), (3, False), (4, False)])

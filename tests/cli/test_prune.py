@@ -13,6 +13,7 @@ import prunebench
 from prunebench.cli import prunebench as command
 from prunebench.model.anatomy import anatomy
 from prunebench.model.load import load
+from prunebench.record.kept_units import index_text
 from tiny import tiny_checkpoint
 
 IDS = torch.arange(2, 26).view(2, 12) * 7 % 300
@@ -71,7 +72,16 @@ def test_a_structured_method_saves_what_loads_and_generates(
         do_sample=False,
     )
     assert text.shape == (2, 17)
-    told = json.loads((folder / "pruned" / "pruning.json").read_text())["made_by"]
+    file = json.loads((folder / "pruned" / "pruning.json").read_text())
+    told, kept = file["made_by"], file["kept"]
+    assert kept["layers"] == index_text(told["kept_layers"], 4)
+    if arguments == STRUCTURED[2]:
+        assert {kind: set(kept[kind]) for kind in ("attention", "mlp")} == {
+            "attention": {"1", "2"},
+            "mlp": {"1", "2"},
+        }
+        assert all(text in {"0 of 2", "1 of 2"} for text in kept["attention"].values())
+    assert (kept["hidden"] == "0-47 of 48") == ("granularity=channel" not in arguments)
     assert told["method"] == arguments[0]
     assert told["calibration"]["windows"] == 2
     name, value = arguments[1].split("=")

@@ -19,6 +19,7 @@ from prunebench.measure.speed.execution import choose
 from prunebench.measure.speed.io import generation_io
 from prunebench.measure.speed.latency import measure_latency
 from prunebench.model.anatomy import Block
+from prunebench.model.dense_indices import DenseIndices
 from prunebench.model.surgery import remove_layers
 from prunebench.model.width import keep_groups
 from tiny import tiny_model
@@ -115,7 +116,7 @@ def test_two_of_four_beside_dense_with_zeros(batch: int) -> None:
         for module in layer.modules():
             if isinstance(module, torch.nn.Linear):
                 module.weight.data.view(-1, 4)[:, 2:] = 0
-    audited = audit(model, facts, list(range(8)), [(2, 4)])
+    audited = audit(model, facts, DenseIndices(list(range(8))), [(2, 4)])
     shape = LatencySpec(prompt=128, new_tokens=32, batch_size=batch, min_rounds=6, min_time_s=2)
     found = profile(model, [shape], 32000, Phases(), audited=audited, load_dense=lambda: twin)
     assert [one.weights for one in found.latency] == ["as stored", "2:4 kernels"]

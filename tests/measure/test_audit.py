@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from prunebench.errors import PrunebenchError
 from prunebench.measure.audit import audit, dense_facts
 from prunebench.model.anatomy import Block, anatomy
+from prunebench.model.dense_indices import DenseIndices
 from prunebench.model.surgery import remove_blocks, remove_layers
 from prunebench.model.width import keep_groups, keep_hidden
 from tiny import FAMILIES, tiny_model
@@ -27,7 +28,7 @@ def keep_two_of_four(model):
 def test_a_dense_model_has_the_form_dense(family):
     model = tiny_model(family)
     dense = dense_facts(model)
-    found = audit(model, dense, range(4), [(2, 4)])
+    found = audit(model, dense, DenseIndices([0, 1, 2, 3]), [(2, 4)])
     assert (found.form, found.speedup_expected, found.sparsity, found.removed_share) == (
         "dense",
         False,
@@ -55,7 +56,7 @@ def test_zeros_are_counted_matrix_by_matrix(share, seed):
     generator = torch.Generator().manual_seed(seed)
     for linear in linears(model):
         linear.weight[torch.rand(linear.weight.shape, generator=generator) < share] = 0
-    found = audit(model, dense, range(4))
+    found = audit(model, dense, DenseIndices([0, 1, 2, 3]))
     expected = [
         sum(value == 0 for row in linear.weight.tolist() for value in row)
         for linear in linears(model)
@@ -72,7 +73,7 @@ def test_a_negative_zero_is_a_zero_and_a_tiny_weight_is_not():
     dense = dense_facts(model)
     weight = linears(model)[0].weight
     weight[0, 0], weight[0, 1] = -0.0, 1e-42
-    assert audit(model, dense, range(4)).zeros == 1
+    assert audit(model, dense, DenseIndices([0, 1, 2, 3])).zeros == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -80,7 +81,7 @@ def test_a_model_that_keeps_two_of_four_is_legal_and_not_faster(dtype):
     model = tiny_model("qwen3").to(dtype)
     dense = dense_facts(model)
     keep_two_of_four(model)
-    found = audit(model, dense, range(4), [(2, 4), (1, 4), (4, 8)])
+    found = audit(model, dense, DenseIndices([0, 1, 2, 3]), [(2, 4), (1, 4), (4, 8)])
     assert [(entry.pattern, entry.violations) for entry in found.patterns] == [
         ("2:4", 0),
         ("1:4", found.prunable // 4),
@@ -95,7 +96,7 @@ def test_removed_layers_keep_their_dense_numbers_and_should_be_faster():
     model = tiny_model("llama")
     dense = dense_facts(model)
     remove_layers(model, [1, 2])
-    found = audit(model, dense, [0, 3])
+    found = audit(model, dense, DenseIndices([0, 3]))
     assert (found.form, found.speedup_expected) == ("layers removed", True)
     assert (found.kept_layers, found.removed_layers, found.layers_dense) == ([0, 3], [1, 2], 4)
     assert {entry.layer for entry in found.linears} == {0, 3}
@@ -109,9 +110,9 @@ def test_zeros_of_the_dense_model_do_not_count_as_pruned():
     keep_two_of_four(model)
     dense = dense_facts(model)
     remove_layers(model, [0])
-    assert audit(model, dense, [1, 2, 3]).form == "layers removed"
+    assert audit(model, dense, DenseIndices([1, 2, 3])).form == "layers removed"
     linears(model)[0].weight.zero_()
-    assert audit(model, dense, [1, 2, 3]).form == "layers removed, dense with zeros"
+    assert audit(model, dense, DenseIndices([1, 2, 3])).form == "layers removed, dense with zeros"
 
 
 def test_narrower_matrices_are_found():
@@ -126,7 +127,7 @@ def test_narrower_matrices_are_found():
     mlp.down_proj.weight = torch.nn.Parameter(
         mlp.down_proj.weight[:, :64].clone(), requires_grad=False
     )
-    found = audit(model, dense, range(4))
+    found = audit(model, dense, DenseIndices([0, 1, 2, 3]))
     assert (found.form, found.speedup_expected) == ("sliced", True)
     assert found.prunable_dense - found.prunable == 3 * 16 * 48
     assert [(each.layer, each.kind, each.groups, each.groups_dense) for each in found.widths] == [
@@ -144,7 +145,7 @@ def test_removed_blocks_and_narrower_ones_are_listed_by_dense_layer(family):
     remove_layers(model, [0])
     remove_blocks(model, [Block(0, "mlp"), Block(2, "attention")])
     keep_groups(model, {Block(0, "attention"): [0]})
-    found = audit(model, dense, [1, 2, 3])
+    found = audit(model, dense, DenseIndices([1, 2, 3]))
     assert found.form == "layers removed, blocks removed, sliced"
     assert found.speedup_expected
     assert found.removed_blocks == ["1.mlp", "3.attention"]
@@ -157,7 +158,7 @@ def test_fewer_residual_channels_are_found():
     model = tiny_model("llama")
     dense = dense_facts(model)
     keep_hidden(model, range(40))
-    found = audit(model, dense, range(4))
+    found = audit(model, dense, DenseIndices([0, 1, 2, 3]))
     assert (found.form, found.hidden, found.hidden_dense) == ("sliced", 40, 48)
 
 
@@ -168,7 +169,7 @@ def test_a_weight_that_is_not_finite_is_named(value):
     remove_layers(model, [0])
     model.model.layers[1].mlp.down_proj.weight[3, 5] = value
     with pytest.raises(PrunebenchError, match=r"layer 2, mlp\.down_proj.*not finite"):
-        audit(model, dense, [1, 2, 3])
+        audit(model, dense, DenseIndices([1, 2, 3]))
 
 
 def test_half_precision_that_spans_its_whole_range_is_finite():
@@ -183,4 +184,4 @@ def test_removed_layers_that_the_method_does_not_report_are_an_error():
     dense = dense_facts(model)
     remove_layers(model, [0])
     with pytest.raises(PrunebenchError, match="3 decoder layers, but 4 of 4 should remain"):
-        audit(model, dense, range(4))
+        audit(model, dense, DenseIndices([0, 1, 2, 3]))

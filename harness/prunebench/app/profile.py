@@ -15,7 +15,7 @@ from prunebench.experiment.measures import Form, LatencySpec
 from prunebench.measure.audit import audit, dense_facts
 from prunebench.measure.speed.compare_forms import compare_forms
 from prunebench.measure.speed.dejavu_claims import Finding, findings
-from prunebench.model.anatomy import anatomy
+from prunebench.model.dense_indices import DenseIndices
 from prunebench.plugin.host import load_plugins
 from prunebench.record.devices import EnergyResult
 from prunebench.record.io import GenerationIO, LoadIO
@@ -68,13 +68,13 @@ def profile_model(
     setup.fetch()  # a phase of its own: a download is no part of the time to load
     loaded, load = setup.load_timed()
     facts = dense_facts(loaded.model)
-    layers = list(range(len(anatomy(loaded.model).layers)))
+    whole = DenseIndices(list(range(facts.layers)))
     found = profile(
         loaded.model,
         [shape],
         vocabulary_size(loaded.model),
         phases,
-        audited=audit(loaded.model, facts, layers),
+        audited=audit(loaded.model, facts, whole),
     )
     with phases.phase("execution forms"):
         forms = _forms(cell.device, compiled=compiled)

@@ -187,4 +187,6 @@ def _save(result: Pruned, made_by: dict[str, Any], out: Path, format: Format) ->
     if format == "decilm":
         decilm.save_decilm(result.model, result.tokenizer, out)
     else:
-        checkpoint.save(result.model, result.tokenizer, out, made_by=made_by)
+        checkpoint.save(
+            result.model, result.tokenizer, out, made_by=made_by, kept=result.audit.kept
+        )

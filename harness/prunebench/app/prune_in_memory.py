@@ -56,7 +56,7 @@ def prune_in_memory(
         "options": chosen.model_dump(mode="json"),
         "kept_layers": context.kept_layers,
     }
-    return audit(model, dense, context.kept_layers, patterns), context.notes, made_by
+    return audit(model, dense, context.dense_indices, patterns), context.notes, made_by
 
 
 def _checked_method(name: str, registry: Registry, *, calibrated: bool) -> Any:

@@ -19,6 +19,7 @@ from prunebench.isolation.process_guard import guarded
 from prunebench.measure.audit import DenseFacts, audit, dense_facts
 from prunebench.measure.weight_counts import LayerCount, count_layer
 from prunebench.model.anatomy import anatomy
+from prunebench.model.dense_indices import DenseIndices
 from prunebench.model.folder import read_checkpoint
 from prunebench.model.load import LoadedModel, load_bare
 from prunebench.model.placement import is_offloaded
@@ -98,12 +99,12 @@ def build_pruned_model(setup: CellSetup) -> PrunedCell:
     with setup.phases.phase("audit"):
         counted, counts = _countable(setup, loaded)
         dense = dense_facts(counted, counts)
-    calibration, notes, kept_layers = prune_loaded(setup, method, allocation, loaded)
-    recovered = recover(recovery, setup, loaded, kept_layers)
+    calibration, notes, left = prune_loaded(setup, method, allocation, loaded)
+    recovered = recover(recovery, setup, loaded, left)
     # What is measured must not depend on how much randomness the method used.
     seed_all(cell.seed)
     with setup.phases.phase("audit"):
-        audited = audit(counted, dense, kept_layers, checked_patterns(cell), counts)
+        audited = audit(counted, dense, left, checked_patterns(cell), counts)
     return PrunedCell(loaded, dense, audited, load, calibration, notes, recovered, method.reference)
 
 
@@ -113,11 +114,11 @@ def prune_loaded(
     allocation: Allocation | None,
     loaded: LoadedModel,
     layer_source: LayerSource | None = None,
-) -> tuple[Windows | None, dict[str, Any], list[int]]:
+) -> tuple[Windows | None, dict[str, Any], DenseIndices]:
     """Prune the loaded model in place.
 
     ``layer_source`` lends the layers if they are not in memory. Returns the calibration windows,
-    the method's notes, and the indices (in the dense model) of the layers that it kept.
+    the method's notes, and what it left of the dense model.
     """
     cell, phases = setup.cell, setup.phases
     windows = None
@@ -153,7 +154,7 @@ def prune_loaded(
             )
     with phases.phase("check"):
         guard.check(loaded.model, setup.flags)
-    return windows, setup.plain_notes(context.notes, "the method"), context.kept_layers
+    return windows, setup.plain_notes(context.notes, "the method"), context.dense_indices
 
 
 def allocation_of(setup: CellSetup) -> Allocation | None:

@@ -11,6 +11,7 @@ import torch
 from prunebench.cell.setup import CellSetup, vocabulary_size
 from prunebench.isolation.model_guard import ModelGuard
 from prunebench.isolation.process_guard import guarded
+from prunebench.model.dense_indices import DenseIndices
 from prunebench.plugin.api.context import Context
 from prunebench.text.windows import calibration_windows
 
@@ -50,9 +51,12 @@ def recovery_of(setup: CellSetup) -> Recovery | None:
 
 
 def recover(
-    recovery: Recovery | None, setup: CellSetup, loaded: LoadedModel, kept_layers: list[int]
+    recovery: Recovery | None, setup: CellSetup, loaded: LoadedModel, left: DenseIndices
 ) -> RecoveryResult:
-    """Repair the pruned model in place; side effects become flags."""
+    """Repair the pruned model in place; side effects become flags.
+
+    ``left`` is what the method left of the dense model.
+    """
     cell, phases, model = setup.cell, setup.phases, loaded.model
     if recovery is None or cell.recovery is None:
         return RecoveryResult()
@@ -67,10 +71,11 @@ def recover(
     context = Context(
         calibration=windows.tokens,
         seed=cell.seed,
-        kept_layers=kept_layers,
+        kept_layers=left.layers,
         progress=phases.progress,
         log=logging.getLogger(f"prunebench.{cell.recovery.name}"),
     )
+    context.dense_indices = left  # if the recovery cuts too, it goes on counting
     guard = ModelGuard(model, "the recovery")
     with phases.phase(PHASE):
         with torch.enable_grad(), guarded("the recovery", setup.flags):

@@ -92,7 +92,13 @@ def _measure(
     model = pruned.loaded.model
     if keep is not None:
         with phases.phase("save"):
-            checkpoint.save(model, pruned.loaded.tokenizer, keep, made_by=pruned.made_by(cell))
+            checkpoint.save(
+                model,
+                pruned.loaded.tokenizer,
+                keep,
+                made_by=pruned.made_by(cell),
+                kept=pruned.audit.kept,
+            )
     quality = measure_quality(setup, pruned, kept)
     # Last, because the 2:4 kernels convert the model in place.
     profiled = profile(

@@ -21,6 +21,7 @@ from prunebench.measure.speed.io import load_io
 from prunebench.measure.weight_counts import LayerCount, count_layer
 from prunebench.model.anatomy import anatomy
 from prunebench.model.checkpoint import save_by_pieces
+from prunebench.model.dense_indices import DenseIndices
 from prunebench.model.folder import read_checkpoint
 from prunebench.model.load import load_bare
 from prunebench.model.pruning_json import PruningFile, shape_of, write_pruning_file
@@ -60,13 +61,13 @@ def build_streamed(setup: CellSetup, out: Path, shard_bytes: int = SHARD_BYTES) 
             read=counter.count_dense,
             changed=counter.count_pruned,
         )
-        calibration, notes, kept_layers = prune_loaded(setup, method, allocation, loaded, streamed)
+        calibration, notes, left = prune_loaded(setup, method, allocation, loaded, streamed)
         counter.check_complete(method.name)
         seed_all(cell.seed)
         with phases.phase("save"):
             streamed.copy_rest(_check_finite)
         with phases.phase("audit"):
-            dense, audited = counter.audit(kept_layers)
+            dense, audited = counter.audit(left)
         pruned = PrunedCell(
             loaded,
             dense,
@@ -80,7 +81,12 @@ def build_streamed(setup: CellSetup, out: Path, shard_bytes: int = SHARD_BYTES) 
         # Written into the folder that becomes ``out`` when this block ends without an error.
         write_pruning_file(
             aside,
-            PruningFile(plain=True, shape=shape_of(loaded.model), made_by=pruned.made_by(cell)),
+            PruningFile(
+                plain=True,
+                shape=shape_of(loaded.model),
+                kept=audited.kept,
+                made_by=pruned.made_by(cell),
+            ),
         )
     return pruned
 
@@ -114,10 +120,10 @@ class _LayerCounter:
                 "or prune with `context.prune_linears`",
             )
 
-    def audit(self, kept_layers: list[int]) -> tuple[DenseFacts, Audit]:
-        dense = dense_facts(self._model, [self._dense[index] for index in kept_layers])
-        counts = [self._pruned[index] for index in kept_layers]
-        return dense, audit(self._model, dense, kept_layers, self._patterns, counts)
+    def audit(self, left: DenseIndices) -> tuple[DenseFacts, Audit]:
+        dense = dense_facts(self._model, [self._dense[index] for index in left.layers])
+        counts = [self._pruned[index] for index in left.layers]
+        return dense, audit(self._model, dense, left, self._patterns, counts)
 
 
 def check_streamable(cell: Cell, method: Method) -> None:

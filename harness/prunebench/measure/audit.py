@@ -5,16 +5,18 @@ The counts come from the weights themselves, not from what the method reports.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from prunebench.errors import PrunebenchError
 from prunebench.measure.weight_counts import LayerCount, count_layer
-from prunebench.model.anatomy import anatomy
+from prunebench.model.anatomy import Block, anatomy
 from prunebench.model.checkpoint import memory_bytes, parameter_count, safetensors_bytes
-from prunebench.model.pruning_json import LayerShape, Shape, shape_of
+from prunebench.model.dense_indices import DenseIndices
+from prunebench.model.pruning_json import Shape, shape_of
 from prunebench.record.audit import Audit, LinearAudit, PatternAudit, WidthAudit
+from prunebench.record.kept_units import KeptUnits, index_text
 
 
 @dataclass(frozen=True)
@@ -81,19 +83,19 @@ def dense_facts(model: Any, counts: Sequence[LayerCount] | None = None) -> Dense
 def audit(
     model: Any,
     dense: DenseFacts,
-    kept_layers: Sequence[int],
+    left: DenseIndices,
     patterns: Sequence[tuple[int, int]] = (),
     counts: Sequence[LayerCount] | None = None,
 ) -> Audit:
     """Count the pruned ``model`` and compare it with the ``dense`` one.
 
-    ``kept_layers`` are the dense indices of the decoder layers that remain, in order. ``patterns``
-    are pairs (keep, of): each group of ``of`` weights is checked for at most ``keep`` non-zeros. If
-    the layers are not in memory, pass what was counted before: ``counts``, one per layer.
+    ``left`` says what the cuts left of the dense model. ``patterns`` are pairs (keep, of): each
+    group of ``of`` weights is checked for at most ``keep`` non-zeros. If the layers are not in
+    memory, pass what was counted before: ``counts``, one per layer.
 
-    Raises PrunebenchError if a weight is not finite, or for another number of layers than kept.
+    Raises PrunebenchError if a weight is not finite, or for another number of layers than is left.
     """
-    parts = anatomy(model)
+    parts, kept_layers = anatomy(model), left.layers
     _check_layers(len(parts.layers), dense, kept_layers)
     if counts is None:
         counts = [
@@ -130,6 +132,7 @@ def audit(
         removed_layers=[layer for layer in range(dense.layers) if layer not in set(kept_layers)],
         removed_blocks=gone,
         widths=widths,
+        kept=_kept_units(left, shape, dense.shape),
         hidden=shape.hidden,
         hidden_dense=dense.shape.hidden,
         patterns=checked,
@@ -185,20 +188,48 @@ def _narrowed(
     """(removed blocks, narrower blocks) of the layers that remain, by dense index."""
     gone: list[str] = []
     widths: list[WidthAudit] = []
-    for layer, now in zip(kept_layers, shape.layers, strict=True):
-        before: LayerShape = dense.layers[layer]
-        for kind, groups, groups_dense in (
-            ("attention", now.kv_groups, before.kv_groups),
-            ("mlp", now.mlp_channels, before.mlp_channels),
-        ):
-            # A block of no width computes nothing: it is removed, not narrow.
-            if groups == 0 < groups_dense:
-                gone.append(f"{layer}.{kind}")
-            elif groups < groups_dense:
-                widths.append(
-                    WidthAudit(layer=layer, kind=kind, groups=groups, groups_dense=groups_dense)
-                )
+    for (layer, kind), groups, groups_dense in _widths(shape, dense, kept_layers):
+        # A block of no width computes nothing: it is removed, not narrow.
+        if groups == 0 < groups_dense:
+            gone.append(f"{layer}.{kind}")
+        elif groups < groups_dense:
+            widths.append(
+                WidthAudit(layer=layer, kind=kind, groups=groups, groups_dense=groups_dense)
+            )
     return gone, widths
+
+
+def _kept_units(left: DenseIndices, shape: Shape, dense: Shape) -> KeptUnits:
+    """Which units stayed; not known where a block is not as wide as the cuts in ``left`` make it.
+
+    Then the method made it narrower itself, without the tools of its context.
+    """
+    kept = KeptUnits(
+        layers=index_text(left.layers, len(dense.layers)),
+        hidden=_checked(left.hidden, shape.hidden, dense.hidden),
+    )
+    for block, groups, groups_dense in _widths(shape, dense, left.layers):
+        known = left.groups.get(block)
+        if groups != groups_dense or (known is not None and len(known) != groups):
+            units = kept.attention if block.kind == "attention" else kept.mlp
+            units[block.layer] = _checked(known, groups, groups_dense)
+    return kept
+
+
+def _checked(known: Sequence[int] | None, now: int, dense: int) -> str | None:
+    """The text of the ``known`` indices, or of all; None if there are not as many as ``now``."""
+    indices = range(dense) if known is None else known
+    return index_text(indices, dense) if len(indices) == now else None
+
+
+def _widths(
+    shape: Shape, dense: Shape, kept_layers: Sequence[int]
+) -> Iterator[tuple[Block, int, int]]:
+    """(block in the dense model, groups now, groups there) of the layers that remain."""
+    for layer, now in zip(kept_layers, shape.layers, strict=True):
+        before = dense.layers[layer]
+        yield Block(layer, "attention"), now.kv_groups, before.kv_groups
+        yield Block(layer, "mlp"), now.mlp_channels, before.mlp_channels
 
 
 def _form(

@@ -23,6 +23,7 @@ from prunebench.model.pruning_json import (
 from prunebench.model.quiet import quiet
 from prunebench.model.safetensors_header import StoredTensor
 from prunebench.model.safetensors_io import TensorFiles, layout, new_file
+from prunebench.record.kept_units import KeptUnits
 from prunebench.user_path import user_path
 
 
@@ -49,18 +50,26 @@ def safetensors_bytes(model: Any) -> int:
 
 
 def save(
-    model: Any, tokenizer: Any, folder: Path, *, made_by: Mapping[str, Any] | None = None
+    model: Any,
+    tokenizer: Any,
+    folder: Path,
+    *,
+    made_by: Mapping[str, Any] | None = None,
+    kept: KeptUnits | None = None,
 ) -> None:
     """Save model and tokenizer; ``folder`` is afterwards complete or, on an error, unchanged.
 
     An earlier checkpoint is replaced. ``made_by`` (method, options, ...) adds a `pruning.json`,
-    which tells how to load a model whose layers have different shapes. Raises PrunebenchError if
-    the folder holds something else, cannot be written, or the disk is full.
+    which tells how to load a model whose layers have different shapes; ``kept`` adds which units
+    these are. Raises PrunebenchError if the folder holds something else, cannot be written, or the
+    disk is full.
     """
     if made_by is None:
         with save_into(model, tokenizer, folder):
             return
-    pruning = PruningFile(plain=is_plain(model), shape=shape_of(model), made_by=dict(made_by))
+    pruning = PruningFile(
+        plain=is_plain(model), shape=shape_of(model), kept=kept, made_by=dict(made_by)
+    )
     with save_into(model, tokenizer, folder, variant=None if pruning.plain else VARIANT) as aside:
         write_pruning_file(aside, pruning)
 

@@ -7,10 +7,12 @@ The file holds what the config cannot:
     plain     true if config.json alone describes the model, so that any loader can read the folder
     shape     hidden: channels of the residual stream
               layers: one {kv_groups, mlp_channels} per decoder layer; 0 means removed
+    kept      which layers, KV groups and channels of the model before pruning these are
     made_by   method, options and kept layers; for people, never read back
 
 To load such a folder, build the model from the config, make it as narrow as `shape` says, and fill
-in the weights. Which channels were kept does not matter then: the weights hold only those.
+in the weights. Which channels were kept does not matter then: the weights hold only those. The
+method `apply` reads `kept`, to cut another copy of the same model in the same way.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from prunebench.model.anatomy import Block, anatomy
 from prunebench.model.folder import PRUNING_FILE
 from prunebench.model.surgery import remove_blocks
 from prunebench.model.width import hidden_size, keep_groups, keep_hidden
+from prunebench.record.kept_units import KeptUnits
 from prunebench.schema import Part
 
 VARIANT = "pruned"
@@ -57,6 +60,10 @@ class PruningFile(Part):
         description="whether config.json alone describes the model, so that from_pretrained works"
     )
     shape: Shape
+    kept: KeptUnits | None = Field(
+        None,
+        description="which units of the model before pruning stayed; null in older files",
+    )
     made_by: dict[str, Any] = Field(
         default_factory=dict, description="method, options, kept layers; for people"
     )

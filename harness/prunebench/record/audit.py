@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from prunebench.record.kept_units import KeptUnits
 from prunebench.schema import Part
 
 
@@ -64,6 +65,9 @@ class Audit(Part):
     )
     widths: list[WidthAudit] = Field(
         default_factory=list, description="the attentions and MLPs that are narrower"
+    )
+    kept: KeptUnits | None = Field(
+        None, description="which units stayed; null in records of older versions"
     )
     hidden: int | None = Field(None, description="channels of the residual stream")
     hidden_dense: int | None = None

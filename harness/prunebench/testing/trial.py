@@ -58,7 +58,7 @@ class Pruned:
         return anatomy(self.model).layers
 
     def audit(self, *patterns: tuple[int, int]) -> Audit:
-        return audit(self.model, self.dense, self.context.kept_layers, patterns)
+        return audit(self.model, self.dense, self.context.dense_indices, patterns)
 
     @property
     def removed(self) -> int:

@@ -14,6 +14,7 @@ from prunebench.errors import PrunebenchError
 from prunebench.layerwise.partial_forward import PartialForward
 from prunebench.layerwise.walk import LayersObserver, LayerWalk, LinearsObserver
 from prunebench.model.anatomy import Block, anatomy
+from prunebench.model.dense_indices import DenseIndices
 from prunebench.model.surgery import remove_blocks, remove_layers
 from prunebench.model.width import keep_groups, keep_hidden
 from prunebench.training.loop import train
@@ -61,6 +62,8 @@ class Context:
     """Tokens that went through the model in `train`, each as often as it was seen."""
 
     def __post_init__(self) -> None:
+        self.dense_indices = DenseIndices(self.kept_layers)
+        """What is left of the dense model; the tools below keep it up to date."""
         # On the CPU, so that a cell draws the same numbers whatever device it runs on.
         self.generator = torch.Generator().manual_seed(self.seed)
         """Randomness, seeded by the cell."""
@@ -121,10 +124,7 @@ class Context:
                 hint="ask for a smaller share, so that at least one layer is left",
             )
         remove_layers(model, gone)
-        # In place: the caller that made this context reads the same list.
-        self.kept_layers[:] = [
-            kept for index, kept in enumerate(self.kept_layers) if index not in gone
-        ]
+        self.dense_indices.remove_layers(gone)  # and so `kept_layers`, which is the same list
 
     def linears(self, model: Any) -> dict[str, torch.nn.Linear]:
         """The prunable linears of the remaining layers by module path, in forward order."""
@@ -180,7 +180,9 @@ class Context:
     def remove_blocks(self, model: Any, blocks: Iterable[Block]) -> None:
         """Remove these attentions and MLPs (current indices), and layers that then have neither."""
         self._needs_whole("remove_blocks")
-        remove_blocks(model, blocks)
+        removed = list(blocks)
+        remove_blocks(model, removed)
+        self.dense_indices.remove_blocks(removed)
         parts = anatomy(model)
         # A layer without both sub-blocks only hands its input on: remove it too.
         left = {block.layer for block in parts.blocks}
@@ -195,11 +197,13 @@ class Context:
         """
         self._needs_whole("keep_groups")
         keep_groups(model, kept)
+        self.dense_indices.keep_groups(kept)
 
     def keep_hidden(self, model: Any, kept: Sequence[int]) -> None:
         """Keep only these channels of the residual stream (current indices), in the whole model."""
         self._needs_whole("keep_hidden")
         keep_hidden(model, kept)
+        self.dense_indices.keep_hidden(kept)
 
     def _walk(self, tokens: torch.Tensor | None) -> LayerWalk:
         return LayerWalk(tokens, self.generator, self.progress, self.device, self.layer_source)
