@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunebench_report.output.embedded_data import embedded_data
 from prunebench_report.sections import (
+    calibration,
     cards,
     failures,
     header,
@@ -45,6 +46,7 @@ def view(given: ReportInput, plugins: Sequence[type[ReportSection]] = ()) -> dic
         "left_out": len(given.records) - len(given.detailed),
         "tasks": tasks.section(given),
         "metrics": metrics.section(given),
+        "calibration": calibration.section(given),
         "time_breakdown": time_breakdown.section(given),
         "model_parts": list(time_breakdown.NAMES.values()),
         "timelines": timelines.section(given),
