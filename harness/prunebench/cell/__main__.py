@@ -15,6 +15,7 @@ from pathlib import Path
 
 from prunebench.cell.events import EventWriter
 from prunebench.experiment.cell import Cell
+from prunebench.isolation.interpreter import module_command
 from prunebench.isolation.processes import adopt_orphans
 from prunebench.plugin.files import plugin_files, with_files
 from prunebench.store.atomic import write_atomically
@@ -23,7 +24,7 @@ from prunebench.store.atomic import write_atomically
 def command(spec: Path) -> str:
     """The command that runs the cell of ``spec`` again."""
     files = [word for file in plugin_files() for word in ("--plugin", str(file.path))]
-    return shlex.join([sys.executable, "-m", "prunebench.cell", str(spec.resolve()), *files])
+    return shlex.join(module_command("prunebench.cell", str(spec.resolve()), *files))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

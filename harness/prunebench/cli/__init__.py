@@ -97,7 +97,9 @@ def prunebench(*, verbose: bool) -> None:
 def main() -> None:
     """The console script. Exit codes: 0 success, 1 a cell failed, 2 wrong usage or bad input."""
     from prunebench.errors import PrunebenchError
+    from prunebench.isolation.interpreter import leave_working_folder
 
+    leave_working_folder()
     try:
         prunebench(prog_name="prunebench")
     except PrunebenchError as error:

@@ -7,7 +7,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +14,7 @@ from typing import Any
 
 from prunebench.engine.job import Job, LauncherDiedError, Limits, ProcessExit
 from prunebench.engine.limits import TICK_S, LimitWatch
+from prunebench.isolation.interpreter import module_command
 from prunebench.isolation.processes import MARK, end_marked, end_session, kill
 
 # A fork server that does not answer within this time after its cell was killed is stuck.
@@ -38,7 +38,7 @@ class ForkLauncher:
     def start(self) -> None:
         self._ready = False
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "prunebench.cell.fork_server"],
+            module_command("prunebench.cell.fork_server"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._output,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.cell import Cell
+from prunebench.isolation.interpreter import code_command
 from prunebench.measure.devices.gpu_lookup import all_gpus
 from prunebench.measure.devices.nvml import Nvml
 
@@ -58,7 +58,7 @@ def visible_gpus() -> list[str]:
     # another process, and only if the number matters.
     try:
         asked = subprocess.run(
-            [sys.executable, "-c", COUNT_PROGRAM],
+            code_command(COUNT_PROGRAM),
             capture_output=True,
             text=True,
             timeout=COUNT_TIMEOUT_S,

@@ -12,6 +12,7 @@ from contextlib import suppress
 from prunebench.engine.fork_launcher import ForkLauncher
 from prunebench.engine.job import Job, Launcher, ProcessExit
 from prunebench.engine.limits import LimitWatch
+from prunebench.isolation.interpreter import module_command
 from prunebench.isolation.processes import MARK, end_marked, end_session
 
 
@@ -37,7 +38,7 @@ class SpawnLauncher:
     def run(self, job: Job, tick: Callable[[], None]) -> ProcessExit:
         with job.log.open("ab") as file:
             self._process = process = subprocess.Popen(
-                [sys.executable, "-m", "prunebench.cell", *job.argv],
+                module_command("prunebench.cell", *job.argv),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,

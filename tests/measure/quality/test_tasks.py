@@ -155,6 +155,32 @@ def test_registered_data_gives_the_same_scores_as_files(model, folder):
     assert found[0].data == "rows"
 
 
+@pytest.mark.parametrize("namesake", ["allenai/ai2_arc", "ai2_arc.py", None])
+def test_a_namesake_of_a_data_set_in_the_working_folder_is_not_taken_for_it(
+    model, tmp_path, monkeypatch, namesake
+):
+    import datasets
+
+    monkeypatch.chdir(tmp_path)
+    if namesake is not None:
+        (tmp_path / namesake).mkdir(parents=True)
+    folders = []
+
+    def load_dataset(path, **_):
+        folders.append((path, Path.cwd()))
+        raise OSError("no hub in this test")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(OSError, match="no hub"):
+        evaluate_tasks(model, tiny_tokenizer(), [spec("arc_easy")])
+    [(path, where)] = folders
+    assert path == "allenai/ai2_arc"
+    assert not (where / (namesake or "x")).exists()
+    # Without a namesake the folder stays: a cache may have a relative path.
+    assert (where == tmp_path) == (namesake is None)
+    assert Path.cwd() == tmp_path
+
+
 def test_nothing_is_left_behind(model, folder, tmp_path, monkeypatch):
     import datasets
 

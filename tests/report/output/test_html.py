@@ -63,10 +63,13 @@ def test_the_report_is_written_into_the_run_folder(build, tmp_path):
 def test_the_same_store_gives_the_same_bytes_in_any_process(build, tmp_path):
     store = build.store(tmp_path / "run", build.quickstart())
     code = "import sys, pathlib, prunebench_report as r; r.write_report(pathlib.Path(sys.argv[1]))"
+    # What matplotlib reads from the working folder.
+    (tmp_path / "matplotlibrc").write_text("xtick.labelsize: 30\naxes.labelweight: bold\n")
     files = []
     for seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": seed, "TZ": "Asia/Tokyo"}
-        subprocess.run([sys.executable, "-c", code, str(store.folder)], check=True, env=environment)
+        command = [sys.executable, "-c", code, str(store.folder)]
+        subprocess.run(command, check=True, env=environment, cwd=tmp_path)
         files.append(store.report_path.read_bytes())
     assert files[0] == files[1] == render(store).encode()
 

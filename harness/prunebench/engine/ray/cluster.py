@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -131,7 +131,7 @@ def joined(address: str | None) -> Iterator[Any]:
             hint="run prunebench on a node of the cluster, with --ray-address auto or HOST:PORT",
         )
     _check_reachable(address)
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    common = {"log_to_driver": False, "logging_level": "ERROR", "job_config": _job_config()}
     try:
         with _own_signals():
             if address is None:
@@ -141,10 +141,10 @@ def joined(address: str | None) -> Iterator[Any]:
                     include_dashboard=False,
                     object_store_memory=OBJECT_STORE_BYTES,
                     _system_config=SYSTEM,
-                    **quiet,
+                    **common,
                 )
             else:
-                ray.init(address, **quiet)
+                ray.init(address, **common)
     except (Exception, SystemExit) as error:
         ray.shutdown()
         what = "start Ray here" if address is None else f"reach a Ray cluster at {address}"
@@ -158,6 +158,24 @@ def joined(address: str | None) -> Iterator[Any]:
     finally:
         with _own_signals():
             ray.shutdown()
+
+
+class _NoFolders(list[str]):
+    """A list that stays empty."""
+
+    def extend(self, _: Iterable[str]) -> None:
+        """Add nothing."""
+
+
+def _job_config() -> Any:
+    """Settings with which Ray leaves the path of its workers alone.
+
+    It would put the working folder first, with the user's `random.py` in it.
+    """
+    config = importlib.import_module("ray.job_config").JobConfig()
+    # Ray has no switch for that. If a version calls this list otherwise, the folder is on the path.
+    config._py_driver_sys_path = _NoFolders()
+    return config
 
 
 def _cores() -> int | None:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import IO, Self
 
+from prunebench.isolation.interpreter import module_command
 from prunebench.measure.devices import memory_peaks
 from prunebench.measure.devices.gpu_log import GpuLog, pcie_traffic, read_log, sharing
 from prunebench.measure.devices.memory_peaks import Phase, Recording
@@ -56,14 +57,9 @@ class MemorySampler:
 
     def __enter__(self) -> Self:
         self._phases = [Phase(START, time.monotonic(), rss_bytes())]
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "prunebench.measure.devices.sampler",
-            str(os.getpid()),
-            str(self._interval),
-        ]
+        command = module_command(
+            "prunebench.measure.devices.sampler", str(os.getpid()), str(self._interval)
+        )
         try:
             # A file without a name leaves nothing behind. A pipe would block the sampler when full.
             self._file = tempfile.TemporaryFile()

@@ -13,7 +13,7 @@ import os
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, chdir, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,12 +127,25 @@ def _evaluate(
     import lm_eval
 
     _seed()
-    loaded = _configured(sources.manager.load([_name_to_load(spec, sources)]), spec)
+    with _away_from_namesakes(spec, sources):
+        loaded = _configured(sources.manager.load([_name_to_load(spec, sources)]), spec)
     watch = _Watch(spec.name, list(loaded["tasks"].values()), progress)
     lm = _language_model(model, tokenizer, spec.batch_size)
     lm.set_cache_hook(watch)
     found = lm_eval.evaluate(lm=lm, task_dict=loaded, limit=spec.limit, log_samples=False)
     return task_results(spec, found)
+
+
+def _away_from_namesakes(spec: TaskSpec, sources: _Sources) -> AbstractContextManager[None]:
+    """Another working folder, if this one has a folder or a script named like a data set.
+
+    `datasets` would take it for the data set of the hub.
+    """
+    index, known = sources.index, sources.manager.task_index
+    names = {known[leaf].cfg.get("dataset_path") for leaf in index.leaves(spec.name)} - {None}
+    script = [f"{name.rpartition('/')[2]}.py" for name in names]
+    away = any(Path(name).exists() for name in (*names, *script))
+    return chdir(sources.scratch) if away else nullcontext()
 
 
 def _name_to_load(spec: TaskSpec, sources: _Sources) -> str:
