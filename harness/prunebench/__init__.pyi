@@ -21,6 +21,8 @@ from prunebench.model.wheel import WheelAsset as WheelAsset
 from prunebench.plugin import hookimpl as hookimpl
 from prunebench.plugin.api.allocation import Allocation as Allocation
 from prunebench.plugin.api.context import Context as Context
+from prunebench.plugin.api.effect import NoEffect as NoEffect
+from prunebench.plugin.api.effect import OnlyIf as OnlyIf
 from prunebench.plugin.api.engine import Engine as Engine
 from prunebench.plugin.api.engine import EngineContext as EngineContext
 from prunebench.plugin.api.method import LayerwiseMethod as LayerwiseMethod

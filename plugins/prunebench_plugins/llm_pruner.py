@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import model_validator
 
 import prunebench
-from prunebench import Field, Method, PrunebenchError, Reference, anatomy, hookimpl
+from prunebench import Field, Method, OnlyIf, PrunebenchError, Reference, anatomy, hookimpl
 from prunebench_plugins.llm_pruner_groups import (
     Counts,
     Pool,
@@ -71,22 +71,22 @@ class LLMPruner(Method):
         importance: Literal["taylor", "l1", "l2", "random"] = Field(
             "taylor", description="how a weight is scored"
         )
-        taylor: Taylor = Field(
+        taylor: Annotated[Taylor, OnlyIf(importance="taylor")] = Field(
             "param_first",
             description="score for importance taylor: |sum of w g| (vectorize), sum of |w g|"
             " (param_first), of w F w (param_second), or of |w g - w F w / 2| (param_mix)",
         )
-        reduction: Reduction | None = Field(
+        reduction: Annotated[Reduction | None, OnlyIf(importance=("taylor", "l1", "l2"))] = Field(
             None,
             description="how the scores of a group's weights are combined; null, as released: sum"
             " for taylor, mean for l1 and l2",
         )
-        protect_first: int | None = Field(
+        protect_first: Annotated[int | None, OnlyIf(granularity="block")] = Field(
             None,
             ge=0,
             description="first layers to leave as they are; null: 4, but at most a quarter of all",
         )
-        protect_last: int | None = Field(
+        protect_last: Annotated[int | None, OnlyIf(granularity="block")] = Field(
             None,
             ge=0,
             description="last layers to leave as they are; null: 2, but at most an eighth of all",
@@ -103,7 +103,7 @@ class LLMPruner(Method):
             description="channel: remove channels of the residual stream from all layers; none is"
             " protected",
         )
-        mode: Literal["clean", "reference"] = Field(
+        mode: Annotated[Literal["clean", "reference"], OnlyIf(granularity="block")] = Field(
             "clean",
             description="reference: score query heads and break ties of global_pruning as released",
         )
@@ -134,6 +134,15 @@ class LLMPruner(Method):
             if self.reduction is not None:
                 return self.reduction
             return "mean" if self.importance in {"l1", "l2"} else "sum"
+
+    @classmethod
+    def needs_calibration_for(cls, options: Any) -> bool:
+        """Weight norms and random numbers need no text."""
+        return bool(options.importance == "taylor")
+
+    @classmethod
+    def uses_seed_for(cls, options: Any) -> bool:
+        return bool(options.importance == "random")
 
     def prune(self, model: Any, context: Context) -> None:
         steps = self.options.iterative_steps

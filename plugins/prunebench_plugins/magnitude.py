@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import torch
 from pydantic import model_validator
@@ -11,6 +11,7 @@ from prunebench import (
     Field,
     LinearMethod,
     Method,
+    OnlyIf,
     Reference,
     SparsityOptions,
     hookimpl,
@@ -50,7 +51,7 @@ class Magnitude(LinearMethod):
         scope: Literal["layer", "global"] = Field(
             "layer", description="weights compete within their matrix, or across the whole model"
         )
-        min_density: float = Field(
+        min_density: Annotated[float, OnlyIf(scope="global")] = Field(
             0.01,
             ge=0,
             le=1,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 
 import prunebench
-from prunebench import Allocation, Field, Reference, hookimpl
+from prunebench import Allocation, Field, OnlyIf, Reference, hookimpl
 
 if TYPE_CHECKING:
     from prunebench import Context, LinearStats
@@ -45,7 +45,7 @@ class OWL(Allocation):
     needs_calibration = True
 
     class Options(prunebench.Options):
-        threshold: float = Field(
+        threshold: Annotated[float, OnlyIf(spread=bool)] = Field(
             5.0,
             gt=0,
             description="M: scores above this multiple of the mean are outliers (5 in the released"
@@ -55,8 +55,15 @@ class OWL(Allocation):
             0.08, ge=0, le=0.5, description="lambda: sparsities differ by up to twice this number"
         )
 
+    @classmethod
+    def needs_calibration_for(cls, options: Any) -> bool:
+        """Without a spread all layers get the same, whatever their outliers."""
+        return bool(options.spread)
+
     def shares(self, model: Any, sparsity: float, context: Context) -> list[float]:
         """Notes: ``outliers``, the percentage of outliers in each layer."""
+        if not self.options.spread:
+            return [sparsity] * len(context.kept_layers)
         outliers: list[float] = []
 
         def see(linears: Mapping[str, torch.nn.Linear], stats: Mapping[str, LinearStats]) -> None:

@@ -73,3 +73,15 @@ def test_a_misspelt_parameter_or_a_misplaced_option_is_an_error() -> None:
         prunebench.prune("model", "wanda", devise="cpu")
     with pytest.raises(prunebench.PrunebenchError, match="goes into `options`"):
         prunebench.prune("model", "wanda", sparsity=0.5)
+
+
+def test_an_option_without_effect_is_refused_for_a_model_in_memory_too() -> None:
+    with pytest.raises(
+        prunebench.PrunebenchError, match=r"magnitude: min_density: has no effect with scope"
+    ):
+        prunebench.prune(tiny_model("llama"), "magnitude", options={"min_density": 0.2})
+
+
+def test_a_setting_that_reads_no_text_needs_no_tokens() -> None:
+    result = prunebench.prune(tiny_model("llama"), "llm-pruner", options={"importance": "l2"})
+    assert result.audit.widths

@@ -21,6 +21,8 @@ def test_options_have_types_bounds_and_defaults() -> None:
     }
     assert (found["mode"].type, found["mode"].default) == ("clean | reference", "clean")
     assert (found["min_density"].type, found["min_density"].bounds) == ("float", ">= 0, <= 1")
+    assert found["min_density"].only_with == "scope: global"
+    assert found["mode"].only_with == ""
     lora = {
         option.name: option for option in options_of(registry["recovery"]["lora"].value.Options)
     }

@@ -105,11 +105,15 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
 
 
 class _Progress:
-    """Shows cells as they start and end, and nothing else: the table is the result."""
+    """Shows cells as they start and end, and warnings: the table is the result."""
 
     def begin(self, start: RunStart) -> AbstractContextManager[Watcher]:
+        import warnings
+
         from prunebench.app.progress import show
 
+        for warning in start.warnings:
+            warnings.warn(warning, stacklevel=2)
         return show(start.to_run)
 
 

@@ -38,8 +38,13 @@ def prune_in_memory(
             "and neither allocation nor recovery",
             hint="give int64 ids [windows, length], or name the model's folder instead",
         )
-    kind = _checked_method(method, registry, calibrated=tokens is not None)
+    kind = _checked_method(method, registry)
     chosen = _checked_options(method, kind, options)
+    if kind.needs_calibration_for(chosen) and tokens is None:
+        raise PrunebenchError(
+            f"'{method}' needs calibration",
+            hint="give token ids as an int64 tensor [windows, length]",
+        )
     dense = dense_facts(model)
     context = Context(tokens, seed, list(range(len(anatomy(model).layers))))
     # Dropout would make calibration random; afterwards the model is in its own mode again.
@@ -59,25 +64,26 @@ def prune_in_memory(
     return audit(model, dense, context.dense_indices, patterns), context.notes, made_by
 
 
-def _checked_method(name: str, registry: Registry, *, calibrated: bool) -> Any:
+def _checked_method(name: str, registry: Registry) -> Any:
     if name not in registry["method"]:
         raise PrunebenchError(
             f"unknown method '{name}'", hint=did_you_mean(name, registry["method"])
         )
-    kind = registry["method"][name].value
-    if kind.needs_calibration and not calibrated:
-        raise PrunebenchError(
-            f"'{name}' needs calibration",
-            hint="give token ids as an int64 tensor [windows, length]",
-        )
-    return kind
+    return registry["method"][name].value
 
 
 def _checked_options(method: str, kind: Any, options: Mapping[str, Any]) -> Any:
     try:
         # Not as strict as a suite: Python callers may give enumerations and paths.
-        return kind.Options.model_validate(options)
+        chosen = kind.Options.model_validate(options)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "options"
         raise PrunebenchError(f"{method}: {key}: {first['msg']}") from error
+    defaults = kind.Options.model_construct()
+    for key, reason in chosen.without_effect().items():
+        if key in options and options[key] != getattr(defaults, key, None):
+            raise PrunebenchError(
+                f"{method}: {key}: has no effect with {reason.because}", hint="leave it out"
+            )
+    return chosen

@@ -36,6 +36,8 @@ class RunStart:
     damaged: tuple[DamagedRecord, ...]
     """Records that cannot be read; their cells are run again."""
     plugin_problems: tuple[PluginProblem, ...]
+    warnings: tuple[str, ...] = ()
+    """What is probably a mistake in the suite."""
 
 
 class RunObserver(Protocol):
@@ -145,6 +147,7 @@ class _Run:
             former=former,
             damaged=tuple(self.store.records(todo)[1]),
             plugin_problems=tuple(one for one in problems if one.status == "problem"),
+            warnings=self.planned.suite.warnings,
         )
 
     def _measure(self, session: Session, todo: list[Cell]) -> None:

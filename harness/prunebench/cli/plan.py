@@ -29,6 +29,8 @@ def command(request: SuiteRequest, *, as_json: bool) -> None:
     import sys
 
     described = describe(request)
+    for warning in described["warnings"]:
+        click.echo(f"warning: {warning}", err=True)
     if as_json:
         click.echo(json.dumps(described, indent=2))
     else:
@@ -72,6 +74,7 @@ def describe(request: SuiteRequest) -> dict[str, Any]:
     return {
         "suite": planned.suite.name,
         "folder": str(planned.folder),
+        "warnings": list(planned.suite.warnings),
         "cells": cells,
         "totals": {
             "cells": len(cells),

@@ -135,6 +135,8 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
             initial_indent=" " * 8,
             subsequent_indent=" " * 8,
         )
+        if option["only_with"]:
+            yield f"        only with {option['only_with']}"
 
 
 def _properties(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:

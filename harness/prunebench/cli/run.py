@@ -101,6 +101,8 @@ class _Terminal:
         for problem in start.plugin_problems:
             name = f"{problem.plugin} of {problem.distribution} {problem.version}"
             click.echo(f"plugin {name}: {problem.message}", err=True)
+        for warning in start.warnings:
+            click.echo(f"warning: {warning}", err=True)
         return show(start.to_run)
 
 

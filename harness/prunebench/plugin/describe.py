@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 
 from pydantic_core import PydanticUndefined
 
+from prunebench.plugin.api.effect import marks_of
+
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
@@ -36,6 +38,8 @@ class OptionFacts:
     default: str
     """As a suite would write it; 'required' if there is none."""
     description: str
+    only_with: str = ""
+    """Values of other options beside which it has an effect, 'scope: global'; empty: always."""
 
 
 def options_of(options: type[Options]) -> list[OptionFacts]:
@@ -59,6 +63,7 @@ def _facts(name: str, field: FieldInfo) -> OptionFacts:
         if default is PydanticUndefined
         else json.dumps(default, default=str).strip('"'),
         description=field.description or "",
+        only_with=" or ".join(filter(None, (mark.text for mark in marks_of(field)))),
     )
 
 

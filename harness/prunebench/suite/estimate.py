@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from prunebench.suite.methods import DENSE
+from prunebench.suite.methods import DENSE, needs
 from prunebench.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -76,10 +76,11 @@ def _calibration_tokens(cell: Cell, registry: Registry) -> int:
         return 0
     method = registry["method"][cell.method.name].value
     passes = 0
-    if method.needs_calibration:
+    if needs(method, cell.method).reads_text:
         passes += 2 if getattr(method, "statistics", ()) else 1
     if cell.allocation is not None:
-        passes += registry["allocation"][cell.allocation.name].value.needs_calibration
+        kind = registry["allocation"][cell.allocation.name].value
+        passes += needs(kind, cell.allocation).reads_text
     return passes * cell.calibration.tokens
 
 

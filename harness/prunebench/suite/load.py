@@ -64,6 +64,8 @@ class Suite:
     tasks: tuple[TaskSpec, ...] = ()
     gpus: int | None = None
     metrics: tuple[MetricRef, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """What is probably a mistake, one line each: 'FILE:LINE: KEY: message (fix)'."""
 
     @property
     def methods(self) -> tuple[MethodRef, ...]:
@@ -101,7 +103,7 @@ def check_suite(source: Source, registry: Registry) -> Suite:
         )
         suite = replace(suite, expect=tuple(resolve(file.expect, targets, registry, problems)))
     problems.stop()
-    return suite
+    return replace(suite, warnings=tuple(problems.warnings))
 
 
 def _resolved(file: SuiteFile, text: str, lookup: Lookup, texts: Texts) -> Suite:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from prunebench.errors import did_you_mean
+from prunebench.suite.effects import effective
 from prunebench.suite.options import combinations
 from prunebench.suite.problems import EMPTY, Problems, hint_for_unknown
 
@@ -81,13 +82,15 @@ class Lookup:
             elif (named := self.plugin(entry, at, kind)) is not None:
                 yield named
 
-    def combinations(self, named: NamedPlugin, *without: str) -> Iterator[dict[str, Any]]:
+    def combinations(self, named: NamedPlugin, *without: str) -> list[dict[str, Any]]:
         """The fields of a `PluginRef` for each combination of the listed options.
 
-        Keys in ``without`` stand beside the options and are the suite's own.
+        Keys in ``without`` are beside the options and are the suite's own. Options that change
+        nothing are problems or warnings, see `effective`.
         """
         options = {key: value for key, value in named.options.items() if key not in without}
-        return combinations(named.entry, options, named.path, self.problems)
+        found = combinations(named.entry, options, named.path, self.problems)
+        return effective(named.entry, found, named.path, self.problems)
 
     def _name_and_options(
         self, written: Any, path: KeyPath, kind: Kind

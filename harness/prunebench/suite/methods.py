@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from prunebench.errors import first_line
 from prunebench.experiment.plugins import AllocationRef, MethodRef, RecoveryRef, label_of
 from prunebench.experiment.text import CalibrationSpec
 from prunebench.plugin.suite_keys import ALLOCATION, CALIBRATION, RECOVERY
@@ -17,6 +18,9 @@ from prunebench.suite.texts import Texts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from prunebench.plugin.registry import PluginEntry
+    from prunebench.suite.yaml import KeyPath
 
 DENSE = "dense"
 
@@ -37,12 +41,25 @@ class Treatment:
         return label_of(self.method, self.allocation, self.recovery)
 
 
-def outcome_varies(plugin: Any, *, sampled: bool) -> bool:
-    """Whether the seed decides what a method or an allocation does.
+class Needs(NamedTuple):
+    """What a method or an allocation needs."""
 
-    ``sampled`` says whether the seed decides its calibration windows.
-    """
-    return bool(plugin.uses_seed or (plugin.needs_calibration and sampled))
+    text: bool
+    """Whether some options of it read calibration text."""
+    reads_text: bool
+    """Whether it reads text with the options that it has: LLM-Pruner by weight norms does not."""
+    uses_seed: bool
+    """Whether the seed decides what it does beyond the sample of the text."""
+
+
+def needs(plugin: Any, ref: MethodRef | AllocationRef) -> Needs:
+    """What a plugin's class needs with the options of ``ref``; raises what its code raises."""
+    options = plugin.Options.model_validate(ref.options)
+    return Needs(
+        bool(plugin.needs_calibration),
+        bool(plugin.needs_calibration_for(options)),
+        bool(plugin.uses_seed_for(options)),
+    )
 
 
 def expand(entries: Sequence[Any], lookup: Lookup, texts: Texts) -> list[Treatment]:
@@ -74,10 +91,11 @@ def _treatments(named: NamedPlugin, lookup: Lookup, texts: Texts) -> Iterator[Tr
     spread: list[AllocationRef | None] = [None]
     if ALLOCATION in named.options:
         spread = list(allocations.expand(named.options[ALLOCATION], path, lookup))
-    own = _own_calibration(named, spread, lookup, texts)
+    fields = lookup.combinations(named, ALLOCATION, CALIBRATION, RECOVERY)
+    settings = [MethodRef(**each) for each in fields]
+    own = _own_calibration(named, settings, spread, lookup, texts)
     repairs = _recoveries(named, lookup, texts)
-    for fields in lookup.combinations(named, ALLOCATION, CALIBRATION, RECOVERY):
-        method = MethodRef(**fields)
+    for method in settings:
         for allocation in spread:
             if allocation is None or allocations.check_pair(
                 named.entry, method, path, lookup.problems
@@ -87,22 +105,29 @@ def _treatments(named: NamedPlugin, lookup: Lookup, texts: Texts) -> Iterator[Tr
 
 
 def _own_calibration(
-    named: NamedPlugin, spread: list[AllocationRef | None], lookup: Lookup, texts: Texts
+    named: NamedPlugin,
+    settings: list[MethodRef],
+    spread: list[AllocationRef | None],
+    lookup: Lookup,
+    texts: Texts,
 ) -> tuple[CalibrationSpec, ...] | None:
     """The method's own calibration text, None if it uses the suite's or none."""
     # An allocation such as OWL needs text even for a method that needs none.
-    readers = [named.name] if named.entry.value.needs_calibration else []
-    readers += [
-        allocation.name
-        for allocation in spread
-        if allocation and lookup.registry["allocation"][allocation.name].value.needs_calibration
-    ]
+    kinds = lookup.registry["allocation"]
+    using: list[tuple[PluginEntry, MethodRef | AllocationRef]]
+    using = [(named.entry, one) for one in settings]
+    using += [(kinds[one.name], one) for one in spread if one is not None]
+    readers = [ref.name for entry, ref in using if _reads_text(entry, ref, named.path, lookup)]
+    # Wrong options are a problem already; right ones may need text all the same.
+    if not settings and named.entry.value.needs_calibration:
+        readers.append(named.name)
     if CALIBRATION in named.options:
         path = (*named.path, CALIBRATION)
         if not readers:
-            lookup.problems.add(
-                path, f"'{named.name}' looks at no text", "leave `calibration` out of its options"
-            )
+            what = f"'{named.name}' looks at no text"
+            if named.entry.value.needs_calibration:
+                what += " with these options"
+            lookup.problems.add(path, what, "leave `calibration` out of its options")
         return texts.own_calibration(named.options[CALIBRATION], path)
     if readers and not texts.has_calibration:
         lookup.problems.add(
@@ -111,6 +136,17 @@ def _own_calibration(
             "add for example calibration: {corpus: boolq-passages, windows: 16, length: 512}",
         )
     return None
+
+
+def _reads_text(
+    entry: PluginEntry, ref: MethodRef | AllocationRef, path: KeyPath, lookup: Lookup
+) -> bool:
+    try:
+        return needs(entry.value, ref).reads_text
+    except Exception as error:  # the plugin's own code
+        said = f"{type(error).__name__}: {first_line(error)}"
+        lookup.problems.add(path, f"{entry.distribution} cannot say what it needs: {said}")
+        return bool(entry.value.needs_calibration)
 
 
 def _recoveries(named: NamedPlugin, lookup: Lookup, texts: Texts) -> list[RecoveryRef | None]:

@@ -6,13 +6,13 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prunebench.errors import PrunebenchError, did_you_mean
 from prunebench.experiment.cell import Cell
 from prunebench.store.plan_file import Plan
 from prunebench.suite.load import Suite
-from prunebench.suite.methods import DENSE, Treatment, outcome_varies
+from prunebench.suite.methods import DENSE, Treatment, needs
 
 if TYPE_CHECKING:
     from prunebench.experiment.text import CalibrationSpec
@@ -71,20 +71,22 @@ def _samples(
 ) -> Iterator[tuple[CalibrationSpec | None, int]]:
     """The calibrations and seeds of a treatment.
 
-    A treatment that reads no text has no calibration, and one that no seed changes has one seed:
-    its other cells would repeat the first.
+    A treatment that has no text has no calibration. One that does not read its text has one, and
+    one that no seed changes has one seed: its other cells would repeat the first.
     """
-    plugins: list[Any] = [registry["method"][treatment.method.name].value]
+    found = [needs(registry["method"][treatment.method.name].value, treatment.method)]
     if treatment.allocation is not None:
-        plugins.append(registry["allocation"][treatment.allocation.name].value)
+        kind = registry["allocation"][treatment.allocation.name].value
+        found.append(needs(kind, treatment.allocation))
+    reads_text = any(one.reads_text for one in found)
+    # A repair draws its initial values and the order of its windows.
+    uses_seed = treatment.recovery is not None or any(one.uses_seed for one in found)
     own = suite.calibration if treatment.calibration is None else treatment.calibration
-    for calibration in own if any(one.needs_calibration for one in plugins) else (None,):
-        sampled = calibration is not None and calibration.sampler not in SEEDLESS
-        varies = treatment.recovery is not None or any(
-            outcome_varies(one, sampled=sampled) for one in plugins
-        )
-        for seed in suite.seeds if varies else suite.seeds[:1]:
-            yield calibration, seed
+    texts: Sequence[CalibrationSpec | None] = own if any(one.text for one in found) else ()
+    for text in texts if reads_text else texts[:1] or (None,):
+        sampled = reads_text and text is not None and text.sampler not in SEEDLESS
+        for seed in suite.seeds if uses_seed or sampled else suite.seeds[:1]:
+            yield text, seed
 
 
 def select(cells: Sequence[Cell], only: Sequence[str] = (), skip: Sequence[str] = ()) -> list[Cell]:

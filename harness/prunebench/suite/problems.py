@@ -31,16 +31,27 @@ class Problems:
     def __init__(self, source: Source) -> None:
         self.source = source
         self.errors: list[PrunebenchError] = []
+        self.warnings: list[str] = []
+        """What is probably a mistake, although the suite can run; lines as those of errors."""
 
     def add(self, path: KeyPath, message: str, hint: str | None = None) -> None:
         """Note what is wrong at ``path``; the same problem is noted once."""
+        error = self._error(path, message, hint)
+        if str(error) not in map(str, self.errors):
+            self.errors.append(error)
+
+    def warn(self, path: KeyPath, message: str, hint: str | None = None) -> None:
+        """Note what is probably a mistake at ``path``; the same is noted once."""
+        said = str(self._error(path, message, hint))
+        if said not in self.warnings:
+            self.warnings.append(said)
+
+    def _error(self, path: KeyPath, message: str, hint: str | None) -> PrunebenchError:
         written, location = self.source.locate(path)
         name = dotted(written)
         said = one_line(f"{location}: {name}: {message}" if name else f"{location}: {message}")
         # Names in a suite may hold line breaks; a problem must stay one line.
-        error = PrunebenchError(said, hint=None if hint is None else one_line(hint))
-        if str(error) not in map(str, self.errors):
-            self.errors.append(error)
+        return PrunebenchError(said, hint=None if hint is None else one_line(hint))
 
     def add_validation(
         self,

@@ -75,7 +75,7 @@ def more(trial: AllocationTrial) -> None:
 
 def seed(trial: AllocationTrial) -> None:
     promise(trial.shares() == trial.shares(), "two runs with one seed differ")
-    if not trial.plugin.uses_seed:
+    if not trial.plugin.uses_seed_for(trial.parsed()):
         promise(
             trial.shares() == trial.shares(seed=1),
             "another seed changes the result, but `uses_seed` is not set",

@@ -38,6 +38,21 @@ class Allocation(ABC):
     def __init__(self, options: Any) -> None:
         self.options = options
 
+    @classmethod
+    def needs_calibration_for(cls, options: Any) -> bool:
+        """Whether it looks at calibration windows with these (parsed) options.
+
+        By default `needs_calibration`.
+        """
+        del options
+        return cls.needs_calibration
+
+    @classmethod
+    def uses_seed_for(cls, options: Any) -> bool:
+        """Whether the seed decides the shares with these (parsed) options; default: `uses_seed`."""
+        del options
+        return cls.uses_seed
+
     @abstractmethod
     def shares(
         self, model: Any, sparsity: float, context: Context

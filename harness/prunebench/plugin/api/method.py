@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from prunebench.plugin.api.effect import NoEffect, check_marks, ineffective
 from prunebench.plugin.api.sparsity import Sparsity, pattern_of
 
 if TYPE_CHECKING:
@@ -38,6 +39,17 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        check_marks(cls)
+
+    def without_effect(self) -> dict[str, NoEffect]:
+        """The options that change nothing beside the others, each with the reason.
+
+        By default those whose `OnlyIf` does not hold. Override it for what no mark can say.
+        """
+        return ineffective(self)
+
 
 class Method(ABC):
     """A pruning method. Subclass it, set the class attributes, return the class from the hook.
@@ -60,6 +72,24 @@ class Method(ABC):
 
     def __init__(self, options: Any) -> None:
         self.options = options
+
+    @classmethod
+    def needs_calibration_for(cls, options: Any) -> bool:
+        """Whether `prune` looks at calibration windows with these (parsed) options.
+
+        By default `needs_calibration`. If no option can change that, set the attribute alone.
+        """
+        del options
+        return cls.needs_calibration
+
+    @classmethod
+    def uses_seed_for(cls, options: Any) -> bool:
+        """Whether the seed decides the result with these (parsed) options: see `uses_seed`.
+
+        Settings that no seed can change are planned once, not for every seed of a suite.
+        """
+        del options
+        return cls.uses_seed
 
     @classmethod
     def refuses_allocation(cls, options: Any) -> str | None:
