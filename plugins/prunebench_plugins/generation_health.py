@@ -56,6 +56,7 @@ class GenerationHealth(Metric):
         "loops": Figure("share", higher_is_better=False),
         "premature-ends": Figure("share", higher_is_better=False),
     }
+    generative = True
     needs_text = True
     reference = Reference(
         title="Neural Text Generation with Unlikelihood Training", arxiv="1908.04319"

@@ -168,3 +168,23 @@ def test_estimate_counts_every_token(load, registry):
 def test_estimate_is_unknown_for_a_whole_corpus(load, registry):
     suite = load(GRID + "quality: {perplexity: {corpus: boolq-passages}}\n")
     assert estimate(plan(suite, registry).cells[0], registry) == Estimate(None, None)
+
+
+@pytest.mark.parametrize(
+    ("gate", "expected"),
+    [
+        ("0.8", (0.8, None)),
+        ("{tasks: 0.8}", (0.8, None)),
+        ("{tasks: 0.8, generation: 0.9}", (0.8, 0.9)),
+        ("{generation: 0.9}", (0.95, 0.9)),
+    ],
+)
+def test_the_gate_may_name_a_share_for_generation(load, gate, expected):
+    planned = plan(load(GRID + f"quality: {{gate: {gate}}}\n"), load_plugins())
+    assert (planned.gate, planned.generation_gate) == expected
+
+
+@pytest.mark.parametrize("gate", ["2", "{generation: 0}", "{speed: 0.5}", "yes", "[0.5]"])
+def test_a_gate_that_means_nothing_is_refused(load, gate):
+    with pytest.raises(PrunebenchError, match="gate"):
+        load(GRID + f"quality: {{gate: {gate}}}\n")

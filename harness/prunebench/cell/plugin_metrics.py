@@ -135,7 +135,9 @@ def measure_metric(
             part = f" ({figure.name})" if figure.name != ref.name else ""
             setup.flags.add(who, f"is not available{part}: {figure.reason}")
     notes = setup.plain_notes(context.notes, who, LONGEST_METRIC_NOTES) if context else {}
-    return _result(ref, text, figures, seconds, notes)
+    result = _result(ref, text, figures, seconds, notes)
+    result.generative = kind is not None and kind.generative
+    return result
 
 
 def is_complete(results: Sequence[Any]) -> bool:

@@ -85,12 +85,18 @@ class TaskSpec(Frozen):
     batch_size: int = Field(
         8, gt=0, description="requests that run together; does not change the outcome"
     )
+    max_new_tokens: int | None = Field(
+        None, gt=0, description="the most tokens of a written answer; null: the task's own number"
+    )
     harness: str = Field(description="version of lm-eval, which defines the prompts and metrics")
 
     def identity(self) -> dict[str, Any]:
-        """The part that decides the scores."""
+        """The part that decides the scores; what came later is left out at its default."""
+        left_out = {"data", "batch_size"} | (
+            {"max_new_tokens"} if self.max_new_tokens is None else set()
+        )
         return {
-            **self.model_dump(mode="json", exclude={"data", "batch_size"}),
+            **self.model_dump(mode="json", exclude=left_out),
             "data": self.data.identity(),
         }
 

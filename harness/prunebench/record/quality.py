@@ -68,6 +68,9 @@ class TaskResult(Part):
     samples_total: int | None = Field(description="documents that the task has")
     metrics: list[TaskMetric]
     headline: str = Field(description="the metric that represents the task, one of `metrics`")
+    generative: bool = Field(
+        False, description="whether the model writes its answers instead of choosing them"
+    )
     seeds: dict[str, int] = Field(description="random, numpy, torch, fewshot: lm-eval's defaults")
     harness: str = Field(description="version of lm-eval")
 
@@ -114,6 +117,9 @@ class MetricResult(Part):
     )
     notes: dict[str, Any] = Field(
         default_factory=dict, description="what the metric says beside its figures; not verified"
+    )
+    generative: bool = Field(
+        False, description="whether the metric's own figure judges what the model writes"
     )
 
 

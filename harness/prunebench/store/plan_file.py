@@ -25,6 +25,8 @@ class Plan:
     suite_sha256: str
     gate: float = 0.95
     """The quality gate: the share of the dense model's quality that a cell has to reach."""
+    generation_gate: float | None = None
+    """The same for what the model writes; None if that is not judged."""
     expect: tuple[Expectation, ...] = ()
     """Published figures of these cells."""
 
@@ -37,6 +39,7 @@ def write_plan(path: Path, plan: Plan) -> None:
         "title": plan.title,
         "suite_sha256": plan.suite_sha256,
         "gate": plan.gate,
+        "generation_gate": plan.generation_gate,
         "expect": [figure.model_dump(mode="json") for figure in plan.expect],
         "cells": [{"id": cell.id, "cell": cell.model_dump(mode="json")} for cell in plan.cells],
     }
@@ -53,6 +56,7 @@ def read_plan(path: Path) -> Plan:
             cells=tuple(Cell.model_validate(entry["cell"]) for entry in data["cells"]),
             suite_sha256=data["suite_sha256"],
             gate=data["gate"],
+            generation_gate=data.get("generation_gate"),
             expect=tuple(Expectation.model_validate(figure) for figure in data.get("expect", [])),
         )
     # pydantic's ValidationError is a ValueError; a file nested too deeply is a RecursionError.

@@ -49,23 +49,25 @@ class OneOrMany:
 
 
 class Short:
-    """Marks a section that may also be written as the text of one of its keys."""
+    """Marks a section that may also be written as the text, or the number, of one of its keys."""
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, *, number: bool = False) -> None:
         self.key = key
+        self.number = number
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
         def expand(value: Any) -> Any:
-            return {self.key: value} if isinstance(value, str) else value
+            short = isinstance(value, int | float) if self.number else isinstance(value, str)
+            return {self.key: value} if short and not isinstance(value, bool) else value
 
         return core_schema.no_info_before_validator_function(expand, handler(source))
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        return {"anyOf": [{"type": "string"}, handler(schema)]}
+        return {"anyOf": [{"type": "number" if self.number else "string"}, handler(schema)]}
 
 
 Many = Annotated[list[T], Field(min_length=1), OneOrMany()]

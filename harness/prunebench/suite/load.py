@@ -53,6 +53,7 @@ class Suite:
     perplexity: tuple[PerplexitySpec, ...]
     latency: tuple[LatencySpec, ...]
     gate: float
+    generation_gate: float | None
     seeds: tuple[int, ...]
     device: str
     threads: int | None
@@ -122,7 +123,8 @@ def _resolved(file: SuiteFile, text: str, lookup: Lookup, texts: Texts) -> Suite
         tasks=task_specs(quality.tasks, lookup.registry, lookup.problems),
         metrics=metric_refs(quality.metrics, lookup, texts),
         latency=tuple(_latency(profile.latency)),
-        gate=quality.gate,
+        gate=quality.gate.tasks,
+        generation_gate=quality.gate.generation,
         seeds=tuple(dict.fromkeys(file.seeds)),  # each once, in their order
         device=file.device,
         threads=file.threads,

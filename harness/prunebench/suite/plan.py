@@ -38,6 +38,7 @@ def plan(suite: Suite, registry: Registry) -> Plan:
         cells=every,
         suite_sha256=hashlib.sha256(suite.text.encode()).hexdigest(),
         gate=suite.gate,
+        generation_gate=suite.generation_gate,
         expect=tuple(expected.among(every) for expected in suite.expect),
     )
 

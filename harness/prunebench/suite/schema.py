@@ -125,11 +125,36 @@ class TaskEntry(Section):
         "none",
     )
     batch_size: Count = Field(8, description="requests in a batch")
+    max_new_tokens: Count | None = Field(
+        None,
+        description="the most tokens of an answer that the model writes (gsm8k, ifeval, ...); "
+        "default: the task's own number",
+    )
+
+
+class GateEntry(Section):
+    """A quality gate for each set of figures; a cell must pass all of them."""
+
+    tasks: float = Field(
+        0.95,
+        gt=0,
+        le=1,
+        description="share of dense quality in tasks, or in perplexity if tasks do not decide",
+    )
+    generation: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="share of dense quality in what the model writes: generative tasks of lm-eval "
+        "and metrics such as arithmetic-and-copy; default: not judged",
+    )
 
 
 class QualityEntry(Section):
-    gate: float = Field(
-        0.95, gt=0, le=1, description="share of dense quality below which speed is greyed"
+    gate: Annotated[GateEntry, Short("tasks", number=True)] = Field(
+        default_factory=GateEntry,
+        description="share of dense quality below which speed is greyed: a number, or a mapping "
+        "with one for tasks and one for generation",
     )
     perplexity: ManyOrNone[PerplexityEntry] = Field(
         [], description="one or several; every cell measures them all"

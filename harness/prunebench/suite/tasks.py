@@ -83,6 +83,7 @@ class _Entry:
                 limit=self.entry.limit,
                 num_fewshot=self.entry.num_fewshot,
                 batch_size=self.entry.batch_size,
+                max_new_tokens=self.entry.max_new_tokens,
                 harness=self.index.version,
             )
 

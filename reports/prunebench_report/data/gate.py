@@ -11,6 +11,7 @@ from typing import Any
 
 TASKS_RECOVERY = "tasks_recovery_percent"
 PERPLEXITY_RECOVERY = "recovery_percent"
+GENERATION_RECOVERY = "generation_recovery_percent"
 
 LEAST_QUESTIONS = 100
 """Fewest questions per task that the gate accepts.
@@ -37,11 +38,25 @@ def quality(row: Mapping[str, Any]) -> Any:
     return row.get(quality_key(row))
 
 
-def passes_gate(row: Mapping[str, Any], gate: float) -> bool | None:
+def passes_gate(
+    row: Mapping[str, Any], gate: float, generation_gate: float | None = None
+) -> bool | None:
     """Whether a row of the table keeps the share ``gate`` of dense quality, e.g. 0.95.
 
-    If perplexity decides, every protocol must pass. None if a figure that decides is missing.
+    If perplexity decides, every protocol must pass. If a suite names a ``generation_gate``, what
+    the model writes must pass that too. None if a figure that decides is missing, unless another
+    one has failed already.
     """
+    verdicts = [_passes(row, gate)]
+    if generation_gate is not None:
+        written = row.get(GENERATION_RECOVERY)
+        verdicts.append(None if written is None else bool(written >= 100 * generation_gate))
+    if False in verdicts:
+        return False
+    return None if None in verdicts else True
+
+
+def _passes(row: Mapping[str, Any], gate: float) -> bool | None:
     if judged_by_tasks(row):
         judged = [row.get(TASKS_RECOVERY)]
     else:

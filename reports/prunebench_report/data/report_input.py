@@ -61,7 +61,9 @@ class ReportInput:
 
     @cached_property
     def table(self) -> list[Row]:
-        return build_table(self.records, self.gate, self.plan.expect, self.names)
+        return build_table(
+            self.records, self.gate, self.plan.expect, self.names, self.plan.generation_gate
+        )
 
     @cached_property
     def row_by_id(self) -> Mapping[str, Row]:
@@ -101,7 +103,7 @@ class ReportInput:
             {**row, "run": self.runs[row["cell"]]} if row["cell"] in self.runs else row
             for row in self.cells
         ]
-        return pool_seeds(named, self.plan.cells, self.gate)
+        return pool_seeds(named, self.plan.cells, self.gate, self.plan.generation_gate)
 
     @cached_property
     def results(self) -> list[Row]:

@@ -36,7 +36,12 @@ def seed_groups(cells: Sequence[Cell]) -> list[list[str]]:
     return list(found.values())
 
 
-def pool_seeds(rows: Sequence[Row], cells: Sequence[Cell], gate: float) -> list[Row]:
+def pool_seeds(
+    rows: Sequence[Row],
+    cells: Sequence[Cell],
+    gate: float,
+    generation_gate: float | None = None,
+) -> list[Row]:
     """``rows`` with one row for each group of seeds, at the place of the group's first cell.
 
     The row of several cells has the id of the first one with '-seeds' appended, their ids as
@@ -52,11 +57,15 @@ def pool_seeds(rows: Sequence[Row], cells: Sequence[Cell], gate: float) -> list[
     found = {}
     for group in groups:
         members = [by_id[cell] for cell in group if cell in by_id]
-        found[group[0]] = members[0] if len(members) == 1 else _pool(members, named[group[0]], gate)
+        found[group[0]] = (
+            members[0]
+            if len(members) == 1
+            else _pool(members, named[group[0]], gate, generation_gate)
+        )
     return [found[row["cell"]] for row in rows if row["cell"] in found]
 
 
-def _pool(members: Sequence[Row], name: str, gate: float) -> Row:
+def _pool(members: Sequence[Row], name: str, gate: float, generation_gate: float | None) -> Row:
     done = [row for row in members if row["status"] == "ok"]
     # A cell that was never run has neither numbers nor an error: prefer one that has.
     first = (done or [row for row in members if "error_phase" in row] or members)[0]
@@ -73,7 +82,7 @@ def _pool(members: Sequence[Row], name: str, gate: float) -> Row:
             row |= _pool_column(key, [member[key] for member in done])
         _widen_intervals(row)
         _lowest_bound(row, done)
-        row["gate_passed"] = passes_gate(row, gate)
+        row["gate_passed"] = passes_gate(row, gate, generation_gate)
     return row
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from prunebench_report.data.claims import bound_columns
 from prunebench_report.data.columns import Row, column_names, kind_of
 from prunebench_report.data.gate import passes_gate
+from prunebench_report.data.generation import generation_columns
 from prunebench_report.data.metrics import FigureKey, figure_keys, metric_columns
 from prunebench_report.data.names import unique_names
 from prunebench_report.data.published import published_columns
@@ -44,10 +45,12 @@ def build_table(
     gate: float,
     expect: Sequence[Expectation] = (),
     names: Mapping[str, str] | None = None,
+    generation_gate: float | None = None,
 ) -> list[Row]:
     """One row for each record with every column; None for what is missing.
 
-    ``gate`` is the share of dense quality that a cell must keep, e.g. 0.95; ``expect`` are
+    ``gate`` is the share of dense quality that a cell must keep, e.g. 0.95, and ``generation_gate``
+    that of what it writes; ``expect`` are
     published figures; ``names`` has the name of each cell id and defaults to the names among these
     records. A cell is compared with the ok record of method 'dense' that has the same model, device
     and protocols.
@@ -65,7 +68,7 @@ def build_table(
         row = _row(record, dense.get(_comparable(record.cell)), keys)
         row["name"] = named[record.id]
         row |= bounds[record.id]
-        row["gate_passed"] = passes_gate(row, gate)
+        row["gate_passed"] = passes_gate(row, gate, generation_gate)
         row |= published_columns(record, expect)
         # In the order of the columns, and with None for those that other records need.
         rows.append({name: row.get(name) for name in columns})
@@ -121,6 +124,7 @@ def _row(record: Record, dense: Record | None, keys: Sequence[FigureKey]) -> Row
         **device_columns(record, dense),
         **_outcome(record),
         **metric_columns(record, dense, keys),
+        **generation_columns(record, dense),
     }
     # What plugins and models call themselves is text from outside; NaN is not JSON.
     return {

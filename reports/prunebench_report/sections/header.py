@@ -31,8 +31,14 @@ def section(given: ReportInput) -> dict[str, Any]:
         "models": list(dict.fromkeys(cell.model.name for cell in plan.cells)),
         "protocols": _protocols(given.table),
         "totals": _totals(given.cells),
-        "gate": f"{100 * given.gate:g} %",
+        "gate": _gate(given),
     }
+
+
+def _gate(given: ReportInput) -> str:
+    written = given.plan.generation_gate
+    also = "" if written is None else f", and {100 * written:g} % in generation"
+    return f"{100 * given.gate:g} %{also}"
 
 
 def _when(records: Sequence[Record]) -> str | None:

@@ -74,9 +74,19 @@ def _result(
         samples_total=counts.get("original"),
         metrics=metrics,
         headline=shown,
+        generative=_writes(found, name),
         seeds=SEEDS,
         harness=spec.harness,
     )
+
+
+def _writes(found: dict[str, Any], name: str) -> bool:
+    """Whether the model writes its answers; a group does if all of its tasks do."""
+    configs = found.get("configs", {})
+    children = found.get("group_subtasks", {}).get(name)
+    if children:
+        return all(_writes(found, child) for child in children)
+    return bool(configs.get(name, {}).get("output_type") == "generate_until")
 
 
 def _metric(row: Mapping[str, Any], key: str, better: Mapping[str, Any]) -> TaskMetric:

@@ -188,6 +188,9 @@ def _configured(loaded: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
             )
         else:
             task.set_config(key="num_fewshot", value=spec.num_fewshot)
+        if spec.max_new_tokens is not None and task.get_config("generation_kwargs"):
+            longest = {"max_gen_toks": spec.max_new_tokens}
+            task.set_config(key="generation_kwargs", value=longest, update=True)
         task.set_fewshot_seed(seed=SEEDS["fewshot"])
     return loaded
 

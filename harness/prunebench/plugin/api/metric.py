@@ -104,6 +104,9 @@ class Metric(ABC):
     """For the figure that has the metric's own name."""
     figures: ClassVar[Mapping[str, Figure]] = {}
     """The other figures that `measure` returns, by name."""
+    generative: ClassVar[bool] = False
+    """Whether the figure with the metric's own name judges what the model writes. The suite's
+    generation gate (`quality.gate.generation`) then counts its share of dense."""
     needs_text: ClassVar[bool] = False
     """Whether it uses `context.windows`. Their text is the metric's own `data:` in the suite, or
     that of the suite's first perplexity."""
