@@ -26,6 +26,7 @@ from prunebench.plugin.api.effect import OnlyIf as OnlyIf
 from prunebench.plugin.api.engine import Engine as Engine
 from prunebench.plugin.api.engine import EngineContext as EngineContext
 from prunebench.plugin.api.method import LayerwiseMethod as LayerwiseMethod
+from prunebench.plugin.api.method import LayerwiseOptions as LayerwiseOptions
 from prunebench.plugin.api.method import LinearMethod as LinearMethod
 from prunebench.plugin.api.method import Method as Method
 from prunebench.plugin.api.method import Options as Options

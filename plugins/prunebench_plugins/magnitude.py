@@ -9,11 +9,11 @@ from pydantic import model_validator
 
 from prunebench import (
     Field,
+    LayerwiseOptions,
     LinearMethod,
     Method,
     OnlyIf,
     Reference,
-    SparsityOptions,
     hookimpl,
     kth_lowest,
     lowest_overall,
@@ -44,7 +44,7 @@ class Magnitude(LinearMethod):
         code="https://github.com/locuslab/wanda",
     )
 
-    class Options(SparsityOptions):
+    class Options(LayerwiseOptions):
         mode: Literal["clean", "reference"] = Field(
             "clean", description="exact count, or the threshold in Wanda's code"
         )
@@ -107,7 +107,10 @@ class Magnitude(LinearMethod):
         if self.options.scope == "layer":
             super().prune(model, context)
             return
-        weights = {path: linear.weight for path, linear in context.linears(model).items()}
+        weights = {
+            path: linear.weight
+            for path, linear in context.chosen_linears(model, self.options).items()
+        }
         masks = lowest_overall(
             weights, _magnitude, self.options.sparsity, min_density=self.options.min_density
         )

@@ -17,10 +17,10 @@ from pydantic import model_validator
 from prunebench import (
     Field,
     LayerwiseMethod,
+    LayerwiseOptions,
     Method,
     PrunebenchError,
     Reference,
-    SparsityOptions,
     hookimpl,
     kth_lowest,
     lowest,
@@ -58,7 +58,7 @@ class SparseGPT(LayerwiseMethod):
     )
     statistics: ClassVar = frozenset({"hessian"})
 
-    class Options(SparsityOptions):
+    class Options(LayerwiseOptions):
         block_size: int = Field(
             128, gt=0, description="input columns within which a linear's weights compete"
         )

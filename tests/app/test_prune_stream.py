@@ -90,7 +90,13 @@ def test_from_shards_to_shards_in_another_type(dtype: str, tied: bool, folder: P
 
 
 @pytest.mark.parametrize(
-    "options", [{"true_sequential": True}, {"allocation": "owl"}, {"allocation": "uniform"}]
+    "options",
+    [
+        {"true_sequential": True},
+        {"allocation": "owl"},
+        {"allocation": "uniform"},
+        {"layers": [1, 3], "linears": ["mlp"]},
+    ],
 )
 def test_what_goes_over_a_layer_again(options: dict[str, object], folder: Path) -> None:
     """Once more within a layer, and once more over all of them: OWL looks at the dense model first."""

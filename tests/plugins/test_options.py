@@ -84,7 +84,13 @@ FIRST: dict[tuple[str, str], dict[str, Any]] = {
     ("recovery", "finetune"): {**TRAINING, "learning_rate": 1e-5, "scope": "linears"},
     ("metric", "kl-divergence"): {"chunk": 64},
 }
-LATER: dict[tuple[str, str], dict[str, Any]] = {}
+CHOICE = {"layers": None, "linears": None}
+LATER: dict[tuple[str, str], dict[str, Any]] = {
+    ("method", "random"): CHOICE,
+    ("method", "magnitude"): CHOICE,
+    ("method", "wanda"): CHOICE,
+    ("method", "sparsegpt"): CHOICE,
+}
 """Options that came after the first run folders, with the default that keeps old behaviour."""
 KINDS = ("method", "allocation", "recovery", "metric")
 

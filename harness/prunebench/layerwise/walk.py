@@ -59,24 +59,34 @@ class LayerWalk:
     """Lends the layers of a model that is not in memory."""
 
     def prune(
-        self, model: Any, pruner: GroupPruner, shares: Mapping[str, float] | None = None
+        self,
+        model: Any,
+        pruner: GroupPruner,
+        shares: Mapping[str, float] | None = None,
+        only: Collection[str] | None = None,
     ) -> None:
-        """Let ``pruner`` prune every linear of the decoder layers in place.
+        """Let ``pruner`` prune the linears of the decoder layers in place.
 
         ``shares``: the sparsity of each linear by its path in the model, if an allocation decided
-        it. Raises PrunebenchError if an input is not finite.
+        it. ``only``: the paths of the linears to prune, in any order; None: all of them. Raises
+        PrunebenchError if an input is not finite.
         """
         parts = anatomy(model)
         captured = self._capture(model, parts) if self.tokens is not None else None
-        for index, layer in enumerate(parts.layers):
-            groups = parts.inputs_of(layer)  # linears that read the same input
+        groups_of = [
+            _among(only, parts.inputs_of(layer), f"{parts.layers_path}.{index}.")
+            for index, layer in enumerate(parts.layers)
+        ]
+        last = max((index for index, groups in enumerate(groups_of) if groups), default=0)
+        # Layers that are not pruned are visited too: a streamed model is written layer by layer.
+        for index, groups in enumerate(groups_of):
             # Each step runs the layer once to measure. One step for all inputs is enough unless a
             # group must see those before it in the same layer pruned.
             steps = [(group,) for group in groups] if pruner.true_sequential else [groups]
             with self._running(parts, index, captured, changes=True) as run:
                 for together in steps:
                     self._prune_groups(pruner, run, together, shares)
-                if index + 1 < len(parts.layers):  # nothing reads the last layer's output
+                if index < last:  # nothing reads the output of the last layer that is pruned
                     run.advance()
             self.progress(index + 1, len(parts.layers))
 
@@ -207,3 +217,13 @@ class LayerWalk:
         return LinearStats(
             run.index, name, self.generator, results.get("input_norm"), results.get("hessian")
         )
+
+
+def _among(
+    only: Collection[str] | None, groups: Sequence[Sequence[str]], prefix: str
+) -> list[Sequence[str]]:
+    """The linears of one layer that are in ``only``, in their groups; None: all."""
+    if only is None:
+        return list(groups)
+    chosen = [[name for name in group if f"{prefix}{name}" in only] for group in groups]
+    return [group for group in chosen if group]

@@ -17,6 +17,7 @@ from prunebench.model.anatomy import Block, anatomy
 from prunebench.model.dense_indices import DenseIndices
 from prunebench.model.surgery import remove_blocks, remove_layers
 from prunebench.model.width import keep_groups, keep_hidden
+from prunebench.plugin.api.method import LayerwiseOptions
 from prunebench.training.loop import train
 
 if TYPE_CHECKING:
@@ -83,11 +84,13 @@ class Context:
         """Prune every linear of every decoder layer, each measured behind pruned predecessors.
 
         ``pruner``: a `LayerwiseMethod`, or anything with ``statistics``, ``true_sequential`` and
-        ``prune_group``.
+        ``prune_group``. If it has `LayerwiseOptions`, they choose the linears.
         """
         # A cell whose method never comes here has ignored its allocation, and fails.
         self.used_shares = self.shares is not None
-        self._walk(self.windows if pruner.statistics else None).prune(model, pruner, self.shares)
+        only = self.chosen_linears(model, getattr(pruner, "options", None))
+        walk = self._walk(self.windows if pruner.statistics else None)
+        walk.prune(model, pruner, self.shares, only)
 
     def observe_linears(
         self, model: Any, statistics: Collection[Statistic], see: LinearsObserver
@@ -134,6 +137,23 @@ class Context:
             for index, layer in enumerate(parts.layers)
             for name, linear in parts.linears(layer).items()
         }
+
+    def chosen_linears(self, model: Any, options: Any) -> dict[str, torch.nn.Linear]:
+        """Those of `linears` that a method with these options prunes.
+
+        All of them, unless `LayerwiseOptions` choose. Raises PrunebenchError if they choose none.
+        """
+        found = self.linears(model)
+        if not isinstance(options, LayerwiseOptions):
+            return found
+        parts = anatomy(model)
+        names = {index: list(parts.linears(layer)) for index, layer in enumerate(parts.layers)}
+        chosen = {
+            f"{parts.layers_path}.{index}.{name}"
+            for index, some in options.chosen(names).items()
+            for name in some
+        }
+        return {path: linear for path, linear in found.items() if path in chosen}
 
     def zeros(self, model: Any) -> dict[str, torch.Tensor]:
         """Where the prunable weights are zero, bool [out, in], by parameter path.

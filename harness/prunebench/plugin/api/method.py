@@ -6,14 +6,16 @@ Nothing here imports torch, so that methods can be listed and their options chec
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from prunebench.errors import PrunebenchError
 from prunebench.plugin.api.effect import NoEffect, check_marks, ineffective
 from prunebench.plugin.api.sparsity import Sparsity, pattern_of
+from prunebench.schema import AddedLater
 
 if TYPE_CHECKING:
     import torch
@@ -125,6 +127,59 @@ class SparsityOptions(Options):
     sparsity: Sparsity = 0.5
 
 
+class LayerwiseOptions(SparsityOptions):
+    """How much a layer-wise method removes, and from which linears of which layers."""
+
+    layers: Annotated[tuple[int | None, int | None] | None, AddedLater()] = Field(
+        None,
+        description="prune only the decoder layers from FIRST up to, not including, END:"
+        " [FIRST, END], counted from 0, negative numbers from the end, null for no limit",
+    )
+    linears: Annotated[list[str] | None, AddedLater()] = Field(
+        None,
+        min_length=1,
+        description="prune only linears with one of these texts in their name, such as q_proj,"
+        " self_attn or mlp",
+    )
+
+    @field_validator("layers")
+    @classmethod
+    def _some_layers(cls, layers: tuple[int | None, int | None] | None) -> Any:
+        first, end = layers or (None, None)
+        if first is not None and end is not None and first >= end and (first < 0) == (end < 0):
+            raise ValueError(f"[{first}, {end}] holds no layer: END is the first one after them")
+        return layers
+
+    def chosen(self, linears: Mapping[int, Sequence[str]]) -> dict[int, list[str]]:
+        """The linears to prune, by layer; layers without any are left out.
+
+        ``linears`` has the names of all linears of each layer. Raises PrunebenchError if a text
+        of `linears` is in no name, or if nothing is left to prune.
+        """
+        names = list(dict.fromkeys(name for layer in linears.values() for name in layer))
+        for text in self.linears or ():
+            if not any(text in name for name in names):
+                raise PrunebenchError(
+                    f"linears: no linear of the layers has '{text}' in its name",
+                    hint=f"names in this model: {', '.join(names)}",
+                )
+        found = {
+            layer: [
+                name
+                for name in linears[layer]
+                if self.linears is None or any(text in name for text in self.linears)
+            ]
+            for layer in sorted(linears)[slice(*(self.layers or (None, None)))]
+        }
+        found = {layer: some for layer, some in found.items() if some}
+        if linears and not found:
+            raise PrunebenchError(
+                f"layers: {list(self.layers or ())} chooses none of {len(linears)} decoder layers",
+                hint="count from 0; END is the first layer that is not pruned",
+            )
+        return found
+
+
 class LayerwiseMethod(Method):
     """A method that prunes the linears of the decoder layer by layer, one shared input at a time.
 
@@ -142,10 +197,15 @@ class LayerwiseMethod(Method):
 
     @classmethod
     def refuses_allocation(cls, options: Any) -> str | None:
-        """N:M takes the same share from every matrix; other sparsities may differ by linear."""
+        """N:M takes the same share from every matrix; other sparsities may differ by linear.
+
+        An allocation has the sparsity as its mean over all linears, so it needs all of them.
+        """
         sparsity = getattr(options, "sparsity", None)
         if sparsity is None:
             return "it has no option `sparsity`"
+        if isinstance(options, LayerwiseOptions) and (options.layers or options.linears):
+            return "`layers` and `linears` leave weights out that an allocation counts"
         return (
             f"{sparsity} takes the same share from every matrix" if pattern_of(sparsity) else None
         )
@@ -184,7 +244,7 @@ class LinearMethod(LayerwiseMethod):
     group: ClassVar[Literal["row", "matrix"]] = "matrix"
     """Weights compete within an output row, or within the whole matrix."""
 
-    Options: ClassVar[type[Options]] = SparsityOptions  # type: ignore[assignment]
+    Options: ClassVar[type[Options]] = LayerwiseOptions  # type: ignore[assignment]
 
     @abstractmethod
     def score(self, weight: torch.Tensor, stats: LinearStats) -> torch.Tensor:
