@@ -94,14 +94,3 @@ def _interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
     return (
         weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
     )
-
-
-@pytest.fixture
-def closed_port(monkeypatch) -> int:
-    """A local port without a server, reached without a proxy."""
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

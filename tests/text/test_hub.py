@@ -1,21 +1,16 @@
-"""Corpora on the hub: cached ones need no connection, others come from a fake hub."""
+"""Corpora on the hub: cached ones need no connection, others come from a server on this machine."""
 
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
-import socket
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
 
+from hub_server import HubServer
 from prunebench.errors import PrunebenchError
 from prunebench.text.hub import HubCorpus
 
@@ -44,83 +39,65 @@ def rows(count: int) -> bytes:
     )
 
 
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty hub cache, and an endpoint that does not answer."""
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+@pytest.fixture(autouse=True)
+def datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
-    monkeypatch.setenv("HF_ENDPOINT", closed_port())
-    return tmp_path / "hub"
 
 
 @pytest.fixture
-def cached(cache: Path) -> Path:
-    """The only file of the pinned revision, cached."""
-    path = cache / "datasets--someone--news" / "snapshots" / REVISION / "en" / "train.json.gz"
+def cached(hub_cache: Path, closed_port: int, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The only file of the pinned revision, cached; the hub cannot be reached."""
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed_port}")
+    path = hub_cache / "datasets--someone--news" / "snapshots" / REVISION / "en" / "train.json.gz"
     path.parent.mkdir(parents=True)
     path.write_bytes(rows(20))
     return path
 
 
-def closed_port() -> str:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{taken.getsockname()[1]}"
+def test_downloaded_once_then_read_without_a_connection(hub: HubServer) -> None:
+    hub.repository("someone/news", kind="datasets").pin(REVISION, {"en/train.json.gz": rows(20)})
+    first = list(corpus().documents("train"))
+    assert first == [f"news {n}" for n in range(20)]
+    assert len(hub.taken()) == 1
+    hub.requests.clear()
+    assert list(corpus().documents("train")) == first
+    assert not hub.requests
 
 
-@contextmanager
-def hub(content: bytes) -> Iterator[tuple[str, list[str]]]:
-    """A server that serves one file as the hub does: its address and the requested paths."""
-    asked: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self.answer()
-
-        def do_GET(self) -> None:
-            self.answer(body=True)
-
-        def answer(self, *, body: bool = False) -> None:
-            asked.append(self.path)
-            found = self.path == f"/datasets/someone/news/resolve/{REVISION}/en/train.json.gz"
-            self.send_response(200 if found else 404)
-            self.send_header("X-Repo-Commit", REVISION)
-            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-            self.send_header("Content-Length", str(len(content) if found else 0))
-            self.end_headers()
-            if body and found:
-                self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+def test_a_file_or_a_data_set_that_the_hub_does_not_have_is_named(hub: HubServer) -> None:
+    hub.repository("someone/news", kind="datasets").pin(REVISION, {"en/train.json.gz": rows(20)})
+    with pytest.raises(
+        PrunebenchError,
+        match=r"data set 'someone/news' has no file en/other\.json\.gz at the revision",
+    ):
+        corpus(files=OTHER).documents("train")
+    with pytest.raises(PrunebenchError, match="data set 'someone/gnus' is not on the hub"):
+        corpus(repository="someone/gnus").documents("train")
 
 
-def test_downloaded_once_then_read_without_a_connection(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with hub(rows(20)) as (endpoint, asked):
-        monkeypatch.setenv("HF_ENDPOINT", endpoint)
-        first = list(corpus().documents("train"))
-        assert first == [f"news {n}" for n in range(20)]
-        assert any(path.endswith("train.json.gz") for path in asked)
-        with pytest.raises(
-            PrunebenchError, match=r"cannot download en/other\.json\.gz of someone/news"
-        ) as caught:
-            corpus(files=OTHER).documents("train")
-        assert "boolq-passages" in caught.value.hint
-        asked.clear()
-        assert list(corpus().documents("train")) == first
-        assert not asked
+def test_a_gated_data_set_says_where_its_licence_is(hub: HubServer) -> None:
+    news = hub.repository("someone/news", kind="datasets", access="gated")
+    news.pin(REVISION, {"en/train.json.gz": rows(20)})
+    with pytest.raises(PrunebenchError, match="data set 'someone/news' is gated") as caught:
+        corpus().documents("train")
+    assert f"{hub.url}/datasets/someone/news, then set HF_TOKEN" in caught.value.hint
+
+
+def test_a_cut_corpus_goes_on_from_where_it_stopped(hub: HubServer) -> None:
+    content = rows(2000)
+    hub.repository("someone/news", kind="datasets").pin(REVISION, {"en/train.json.gz": content})
+    hub.cut("/cdn/", after=3000)
+    assert len(corpus().documents("train")) == 2000
+    assert hub.taken()[-1].range == "bytes=3000-"
+
+
+def test_a_branch_is_read_from_the_commit_that_is_cached(hub: HubServer) -> None:
+    news = hub.repository("someone/news", kind="datasets")
+    news.commit({"en/train.json.gz": rows(20)}, "refs/convert/parquet")
+    moving = corpus(revision="refs/convert/parquet")
+    assert len(moving.documents("train")) == 20
+    news.commit({"en/train.json.gz": rows(30)}, "refs/convert/parquet")
+    assert len(moving.documents("train")) == 20
 
 
 def test_cached_files_are_read_without_a_connection(cached: Path) -> None:
@@ -148,7 +125,7 @@ def test_a_damaged_file_is_named(cached: Path) -> None:
 
 def test_the_error_for_an_unreachable_hub_names_the_offline_choices(cached: Path) -> None:
     with pytest.raises(
-        PrunebenchError, match=r"not cached: cannot reach the hub at http://127\.0\.0\.1:\d+"
+        PrunebenchError, match=r"is not cached: cannot reach the hub at http://127\.0\.0\.1:\d+"
     ) as caught:
         corpus(files=OTHER).documents("train")
     for choice in (".jsonl", ".npy", "boolq-passages"):

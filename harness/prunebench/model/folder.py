@@ -76,9 +76,7 @@ def read_checkpoint(folder: Path, *, tokenizer: bool = True) -> Checkpoint:
     ``tokenizer`` False accepts a folder without one. Raises PrunebenchError that names the file at
     fault.
     """
-    config = _read_json(
-        folder / "config.json", missing=f"{folder} has no config.json, so it is not a model folder"
-    )
+    config = read_config(folder)
     weights = _weights(folder)
     tensors = {
         name: tensor for path in weights for name, tensor in safetensors_entries(path).items()
@@ -89,6 +87,13 @@ def read_checkpoint(folder: Path, *, tokenizer: bool = True) -> Checkpoint:
             hint="save one there: AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)",
         )
     return Checkpoint(folder, config, weights, tensors)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config of a checkpoint. Raises PrunebenchError if it is missing or no JSON object."""
+    return _read_json(
+        folder / "config.json", missing=f"{folder} has no config.json, so it is not a model folder"
+    )
 
 
 def fingerprint(folder: Path, *, code: bool = False) -> str:

@@ -1,93 +1,55 @@
-"""Get models from the Hugging Face hub, or say within seconds that it cannot be reached."""
+"""Get models from the Hugging Face hub, or say within seconds why that is not possible."""
 
 from __future__ import annotations
 
-import os
-import threading
+import fnmatch
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from prunebench.errors import PrunebenchError, first_line
+from prunebench.errors import PrunebenchError
 from prunebench.experiment.model import ModelRef
-from prunebench.model.folder import read_checkpoint
-from prunebench.model.quiet import quiet
+from prunebench.model.families import family_of
+from prunebench.model.folder import read_checkpoint, read_config
+from prunebench.model.hub_access import Wanted, hub_errors, patient, require_hub
+from prunebench.model.hub_cache import MAIN, remember_commit
+from prunebench.model.hub_files import cached_file, hub_file
 
-_PROBE_S = 4.0  # seconds that the hub has to answer before it counts as unreachable
 _OFFLINE = (
     "without a network use a local folder, a .gguf file, or the named model smollm2-135m-instruct"
 )
-_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-_IGNORED = ["*/*", "consolidated*", "adapter*"]  # subfolders, and copies in other layouts
-
-
-def require_hub(wanted: str, *, hint: str) -> str:
-    """The endpoint ($HF_ENDPOINT, else the public one), after it has answered; uses proxies.
-
-    ``wanted`` starts the error message. Raises PrunebenchError within seconds if the hub cannot be
-    reached or $HF_HUB_OFFLINE is set.
-    """
-    from huggingface_hub import constants
-
-    endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
-    fault = "HF_HUB_OFFLINE is set" if offline or constants.HF_HUB_OFFLINE else _probe(endpoint)
-    if fault:
-        raise PrunebenchError(f"{wanted}: cannot reach the hub at {endpoint}: {fault}", hint=hint)
-    return endpoint
-
-
-def _probe(endpoint: str) -> str | None:
-    """Why the endpoint does not answer; None if it does. A refusal counts as an answer."""
-    from huggingface_hub import get_session
-
-    outcome = [f"no answer within {_PROBE_S:.0f} s"]
-
-    def ask() -> None:
-        try:
-            get_session().head(endpoint, timeout=_PROBE_S)
-            outcome[0] = ""
-        except Exception as error:
-            outcome[0] = first_line(error)
-
-    # In a thread, because the request's timeout does not cover looking up the host name, which can
-    # hang for much longer.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_PROBE_S + 1)
-    return outcome[0] or None
+_CONFIG = "config.json"
+_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+_IGNORED = ("*/*", "consolidated*", "adapter*")  # subfolders, and copies in other layouts
+_AT_ONCE = 8  # files that are downloaded side by side
 
 
 def snapshot(ref: ModelRef) -> Path:
     """The local folder of a Hub model: from the hub's own cache if complete there, else downloaded.
 
     Never downloads pickled weights, and Python files only if ``ref`` trusts remote code. Raises
-    PrunebenchError if the hub cannot be reached or has no such model, revision or safetensors.
+    PrunebenchError if the hub cannot be reached, refuses, or has no such model, revision or
+    safetensors, or if the model's family cannot be pruned.
     """
-    label = f"model '{ref.location}'"
-    if (cached := _cached(ref, label)) is not None:
+    wanted = Wanted("model", ref.location, ref.revision, _OFFLINE)
+    if (cached := _cached(ref, wanted)) is not None:
         return cached
-    folder = _download(ref, label, require_hub(label, hint=_OFFLINE))
+    folder = _download(ref, wanted, require_hub(str(wanted), hint=_OFFLINE))
     try:
         return read_checkpoint(folder).folder
     except PrunebenchError as error:
         hint = "choose another revision; only safetensors are loaded, never pickled weights"
-        raise PrunebenchError(f"{label}: {error.message}", hint=hint) from error
+        raise PrunebenchError(f"{wanted}: {error.message}", hint=hint) from error
 
 
-def _cached(ref: ModelRef, label: str) -> Path | None:
+def _cached(ref: ModelRef, wanted: Wanted) -> Path | None:
     """The folder in the hub's own cache; None if the model is not there or is incomplete."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        config = try_to_load_from_cache(ref.location, "config.json", revision=ref.revision)
-    except HFValidationError as error:
-        raise PrunebenchError(
-            f"{label} is not a Hub id: {first_line(error)}", hint="write it as org/name"
-        ) from error
-    if not isinstance(config, str):
+    config = cached_file(wanted, _CONFIG)
+    if config is None:
         return None
     try:
-        found = read_checkpoint(Path(config).parent)
+        found = read_checkpoint(config.parent)
     except PrunebenchError:
         return None
     # A snapshot made without trust has no Python files, so it is incomplete for a trusting model.
@@ -95,32 +57,37 @@ def _cached(ref: ModelRef, label: str) -> Path | None:
     return None if wants_code and not any(found.folder.glob("*.py")) else found.folder
 
 
-def _download(ref: ModelRef, label: str, endpoint: str) -> Path:
-    from huggingface_hub import errors, snapshot_download
+def _download(ref: ModelRef, wanted: Wanted, endpoint: str) -> Path:
+    """Download the files of the model, all of one commit."""
+    from huggingface_hub import HfApi, constants
 
-    patterns = _FILES + (["*.py"] if ref.trust_remote_code else [])
-    try:
-        with quiet():
-            return Path(
-                snapshot_download(
-                    ref.location,
-                    revision=ref.revision,
-                    endpoint=endpoint,
-                    allow_patterns=patterns,
-                    ignore_patterns=_IGNORED,
-                )
+    with hub_errors(wanted, endpoint):
+        info = patient(
+            lambda: HfApi(endpoint=endpoint).model_info(
+                wanted.repository,
+                revision=wanted.revision or MAIN,
+                timeout=constants.HF_HUB_ETAG_TIMEOUT,
             )
-    except errors.GatedRepoError as error:
-        hint = "accept its licence on the hub, then run `hf auth login`"
-        raise PrunebenchError(f"{label} is gated", hint=hint) from error
-    except errors.RevisionNotFoundError as error:
+        )
+    names = [sibling.rfilename for sibling in info.siblings or []]
+    patterns = (*_FILES, "*.py") if ref.trust_remote_code else _FILES
+    chosen = [name for name in names if _matches(name, patterns) and not _matches(name, _IGNORED)]
+    if _CONFIG not in chosen:
         raise PrunebenchError(
-            f"{label} has no revision '{ref.revision}'", hint="check the revision"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        hint = "check its spelling; private ones need `hf auth login`"
-        raise PrunebenchError(f"{label} is not on the hub", hint=hint) from error
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
-        raise PrunebenchError(
-            f"{label} cannot be downloaded: {first_line(error)}", hint=_OFFLINE
-        ) from error
+            f"{wanted} has no {_CONFIG} on the hub, so it is not a model in transformers' format",
+            hint="name a repository of safetensors with their config",
+        )
+    # By the commit: the branch may move while files are downloaded.
+    fetch = partial(hub_file, replace(wanted, revision=info.sha), endpoint=endpoint)
+    # First the config, alone: it may say that the rest is not worth a download.
+    folder = fetch(_CONFIG).parent
+    family_of(read_config(folder).get("model_type"), wanted)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        list(pool.map(fetch, chosen))
+    # Last: an unfinished download is not what the branch is.
+    remember_commit(wanted.kind, wanted.repository, wanted.revision, folder.name)
+    return folder
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)

@@ -1,4 +1,4 @@
-"""Corpora on the Hugging Face hub: pinned files of a data set, cached by huggingface_hub.
+"""Corpora on the Hugging Face hub: pinned files of a data set, in the hub's cache.
 
 `datasets` reads the files of the hub's cache as local files. So a cached corpus opens no
 connection, and only the files that the corpus names are downloaded.
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prunebench.errors import PrunebenchError, first_line
+from prunebench.model.hub_access import Wanted
+from prunebench.model.hub_files import hub_file
 from prunebench.text.corpus import Corpus, check_split
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ class HubCorpus(Corpus):
     def dataset(self, split: str) -> Dataset:
         """The rows of a split. Override it if several splits come from one file."""
         load_dataset = _load_dataset()
-        path = hub_file(self.repository, self.files[split], self.revision)
+        wanted = Wanted("dataset", self.repository, self.revision, _OFFLINE)
+        path = hub_file(wanted, self.files[split])
         kind = "parquet" if path.suffix == ".parquet" else "json"
         try:
             rows: Dataset = load_dataset(kind, data_files=str(path), split="train")
@@ -78,31 +79,6 @@ class HubCorpus(Corpus):
                 hint="check the free disk space; if the file is damaged, delete it and run again",
             ) from error
         return rows
-
-
-def hub_file(repository: str, name: str, revision: str) -> Path:
-    """A file of a data set on the hub: from the hub's cache, else downloaded.
-
-    Raises PrunebenchError within seconds if the file is not cached and the hub cannot be reached.
-    """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    from prunebench.model.hub import require_hub
-
-    # Ask the cache first: it answers without a connection, which `require_hub` would open.
-    download = partial(hf_hub_download, repository, name, revision=revision, repo_type="dataset")
-    try:
-        return Path(download(local_files_only=True))
-    except LocalEntryNotFoundError:
-        pass
-    endpoint = require_hub(f"{name} of the data set {repository} is not cached", hint=_OFFLINE)
-    try:
-        return Path(download(endpoint=endpoint))
-    except Exception as error:
-        raise PrunebenchError(
-            f"cannot download {name} of {repository}: {first_line(error)}", hint=_OFFLINE
-        ) from error
 
 
 def _load_dataset() -> Any:
