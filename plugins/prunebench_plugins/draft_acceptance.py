@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 NAME = "draft-acceptance"
 LONGEST_DRAFT = 8
+# Share of the cores that others may use before a time is no evidence, as in the verdict.
+CONTENDED = 0.1
 
 
 def accepted_name(k: int) -> str:
@@ -168,55 +170,68 @@ class DraftSpeedup(ReportSection):
             return []
         head = (
             "Cell",
-            "Acceptance rate",
-            "Latency, pruned / dense",
-            "Best k",
-            "Tokens per step",
             "Expected speed-up",
             "Its 95 % interval",
+            "Best k",
+            "Tokens per step",
+            "Acceptance rate",
+            "Latency, pruned / dense",
         )
-        shapes = dict.fromkeys(str(row["latency_protocol"]) for row in data.rows if _timed(row))
-        return [Paragraph(_ABOUT), Table(head, rows, caption="; ".join(shapes))]
+        shapes = dict.fromkeys(row["latency_protocol"] for row in data.rows)
+        caption = "; ".join(shape for shape in shapes if shape)
+        return [Paragraph(_ABOUT), Table(head, rows, caption=caption)]
 
 
 _ABOUT = (
     "The expected speed-up of greedy speculative decoding with the pruned model as the draft of "
-    "the dense one, over dense decoding: (accepted + 1) / (k x c + 1). Accepted is the mean number "
-    "of draft tokens that the dense model accepts per step, c is the pruned model's inter-token "
-    "latency divided by dense's, as measured here, and k is the length of the draft, from 1 to 8, "
-    "that gives the most. This is Theorem 3.8 of Leviathan et al. (arXiv:2211.17192) with counted "
-    "tokens. It assumes that the dense model checks k + 1 tokens in the time of one, which is so "
-    "while reading the weights takes the time. The interval comes from that of c alone. Below 1, "
-    "dense decoding is faster."
+    "the dense one, over dense decoding: (accepted + 1) / (k \N{MULTIPLICATION SIGN} c + 1). "
+    "Accepted is the mean number of draft tokens that the dense model accepts per step, c is the "
+    "pruned model's inter-token latency divided by dense's, as measured here, and k is the length "
+    "of the draft, from 1 to 8, that gives the most. This is Theorem 3.8 of Leviathan et al. "
+    "(arXiv:2211.17192) with counted tokens. It assumes that the dense model checks k + 1 tokens "
+    "in the time of one, which is so while reading the weights takes the time. The interval comes "
+    "from that of c alone. Below 1, dense decoding is faster."
 )
 
 
 def _promise(figures: Mapping[str, float | None], row: Mapping[str, Any]) -> list[str | None]:
+    """The values of a row behind the cell's name."""
     rate = figures.get(NAME)
-    shown = [None if rate is None else f"{100 * rate:.1f} %"]
-    accepted = {k: figures.get(accepted_name(k)) for k in range(1, LONGEST_DRAFT + 1)}
-    known = {k: value for k, value in accepted.items() if value is not None}
-    if not known:
-        return [*shown, None, None, None, "n/a: no acceptance was measured", None]
-    if not _timed(row):
-        reason = row.get("speed_not_measurable") or "no latency was measured"
-        return [*shown, None, None, None, f"n/a: {reason}", None]
-    cost = 1 / row["inter_token_speedup"]
-    best = max(known, key=lambda k: expected_speedup(known[k], k, cost))
-    ends = [row.get(f"inter_token_speedup_{end}") for end in ("low", "high")]
-    interval = [_times(expected_speedup(known[best], best, 1 / end)) for end in ends if end]
+    shown = None if rate is None else f"{100 * rate:.1f} %"
+    counted = {k: figures.get(accepted_name(k)) for k in range(1, LONGEST_DRAFT + 1)}
+    accepted = {k: value for k, value in counted.items() if value is not None}
+    if not accepted:
+        return ["n/a: no acceptance was measured", None, None, None, shown, None]
+    if reason := _untimed(row):
+        return [f"n/a: {reason}", None, None, None, shown, None]
+
+    def speedup(k: int, faster: float) -> float:
+        """With a pruned model that is ``faster`` times as fast as dense."""
+        return expected_speedup(accepted[k], k, 1 / faster)
+
+    faster = row["inter_token_speedup"]
+    best = max(accepted, key=lambda k: speedup(k, faster))
+    ends = [row[f"inter_token_speedup_{end}"] for end in ("low", "high")]
+    interval = [_times(speedup(best, end)) for end in ends if end]
     return [
-        *shown,
-        f"{cost:.2f}",
-        str(best),
-        f"{known[best] + 1:.2f}",
-        _times(expected_speedup(known[best], best, cost)),
+        _times(speedup(best, faster)),
         " to ".join(interval) if len(interval) == len(ends) else None,
+        str(best),
+        f"{accepted[best] + 1:.2f}",
+        shown,
+        f"{1 / faster:.2f}",
     ]
 
 
-def _timed(row: Mapping[str, Any]) -> bool:
-    return bool(row.get("inter_token_speedup"))
+def _untimed(row: Mapping[str, Any]) -> str | None:
+    """Why nothing follows from the latencies of a row; None if they can be used."""
+    if not row["inter_token_speedup"]:
+        return row["speed_not_measurable"] or "no latency was measured"
+    if row["disturbed_rounds"] is None and (row["cpu_others_share"] or 0) > CONTENDED:
+        return "other processes used the cores while it was timed"
+    if row["speedup_expected"] is False and (row["inter_token_speedup_bound"] or 0) > 1:
+        return "the measured speed-up has no cause, so it is a measuring fault"
+    return None
 
 
 def _results(record: prunebench.Record) -> list[Any]:

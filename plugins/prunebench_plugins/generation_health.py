@@ -40,7 +40,8 @@ class GenerationHealth(Metric):
     (https://arxiv.org/abs/2602.01997), and perplexity, which reads text that people wrote, never
     sees what the model does with text of its own. The prompts are short pieces of the metric's
     text, the same for every cell of a suite. Look at the difference from dense: greedy decoding
-    makes small dense models loop, too.
+    makes small dense models loop, too. It does not count for a generation gate: a text can be
+    healthy and wrong, and a pruned model healthier than dense would hide what it gets wrong.
 
     ``repetition`` is seq-rep-n of Welleck et al., 1 - distinct n-grams / n-grams of a continuation,
     as a mean over continuations. ``loops`` is the share that ends in a piece repeated without a

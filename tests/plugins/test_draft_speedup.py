@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import report_builder as build
 from prunebench.experiment.plugins import MetricRef
+from prunebench.plugin.api.report_section import ReportData
 from prunebench.record.quality import MetricFigure, MetricResult
 from prunebench_plugins.draft_acceptance import DraftSpeedup
 from prunebench_report import render
@@ -64,12 +65,12 @@ def test_the_section_has_the_speedup_of_the_best_draft_length_from_our_own_laten
         found = table_of([dense, half])
         assert list(found) == [build.given([dense, half]).names[half.id]]  # not dense
         assert found[next(iter(found))] == [
-            "60.0 %",
-            f"{1 / speedup:.2f}",
-            str(best),
-            f"{counted[best - 1] + 1:.2f}",
             f"{max(promised):.2f}\N{MULTIPLICATION SIGN}",
             " to ".join(ends),
+            str(best),
+            f"{counted[best - 1] + 1:.2f}",
+            "60.0 %",
+            f"{1 / speedup:.2f}",
         ]
         assert best == {8.0: 2, 1.25: 1}[speedup]
 
@@ -90,11 +91,25 @@ def test_without_a_speed_or_an_acceptance_the_reason_is_in_its_place() -> None:
     magnitude.speed = None
     accepting(wanda, None, [None] * 8)
     found = list(table_of([dense, random, magnitude, wanda]).values())
-    assert [row[0] for row in found] == ["60.0 %", "50.0 %", "n/a"]
-    assert [row[4] for row in found] == [
+    assert [row[4] for row in found] == ["60.0 %", "50.0 %", "n/a"]
+    assert [row[0] for row in found] == [
         "n/a: another process took the cores",
         "n/a: no latency was measured",
         "n/a: no acceptance was measured",
+    ]
+
+
+def test_a_time_that_is_no_evidence_promises_nothing() -> None:
+    dense, *_, wanda, half = (build.quickstart()[index] for index in (0, 3, 6))
+    section = DraftSpeedup()
+    table = build.given([accepting(one, 0.5, [0.5] * 8) for one in (dense, wanda, half)]).table
+    rows = [dict(row) for row in table]
+    rows[1] |= {"speedup_expected": False, "inter_token_speedup_bound": 1.2}
+    rows[2] |= {"disturbed_rounds": None, "cpu_others_share": 0.3}
+    _, found = section.build(ReportData(rows, [dense, wanda, half]))
+    assert [row[1] for row in found.rows] == [
+        "n/a: the measured speed-up has no cause, so it is a measuring fault",
+        "n/a: other processes used the cores while it was timed",
     ]
 
 

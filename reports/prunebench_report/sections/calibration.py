@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from prunebench_report.data.calibration import Spread, calibration_spreads
-from prunebench_report.text import MISSING, fixed
+from prunebench_report.text import fixed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from prunebench_report.data.report_input import ReportInput
 
-WIDTH = 400
+WIDTH = 208
 """Of the scale, in units of its SVG."""
 
 
@@ -59,8 +59,7 @@ def _row(one: Spread, low: float, high: float) -> dict[str, Any]:
         "mean": fixed(one.mean, 1),
         "lowest": _sample(one.lowest.name, one.lowest.mean) if several else None,
         "highest": _sample(one.highest.name, one.highest.mean) if several else None,
-        "range": fixed(one.highest.mean - one.lowest.mean, 1) if several else MISSING,
-        "over_calibrations": fixed(one.over_calibrations, 2),
+        "over_texts": fixed(one.over_calibrations, 2),
         "over_seeds": fixed(one.over_seeds, 2),
         "cells": f"{one.done}{missing}",
         "made_of": _made_of(one),
@@ -78,7 +77,7 @@ def _made_of(one: Spread) -> str:
     seeds = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     texts = len(one.samples)
     return (
-        f"{texts} calibration{'s' if texts > 1 else ''}, "
+        f"{texts} text{'s' if texts > 1 else ''}, "
         f"{seeds} seed{'s' if counts != [1] else ''}{' each' if texts > 1 else ''}"
     )
 
@@ -99,7 +98,7 @@ def _scale(one: Spread, low: float, high: float) -> dict[str, Any]:
         "width": WIDTH,
         "low": fixed(low, 1),
         "high": fixed(high, 1),
-        "ticks": "".join(f"M{x(value)} 2v14" for sample in one.samples for value in sample.values),
+        "ticks": "".join(f"M{x(value)} 1v16" for sample in one.samples for value in sample.values),
         "dots": [
             {"x": x(sample.mean), "title": f"{sample.name}: {fixed(sample.mean, 1)} %"}
             for sample in one.samples

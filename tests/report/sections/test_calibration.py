@@ -57,8 +57,8 @@ def test_a_method_has_a_row_for_perplexity_for_tasks_and_for_each_task(build, re
     ]
     assert perplexity["lowest"] == {"name": "alpaca", "mean": "61.7"}
     assert perplexity["highest"] == {"name": EVIL, "mean": "82.0"}
-    assert (perplexity["mean"], perplexity["range"]) == ("71.9", "20.3")
-    assert (perplexity["cells"], perplexity["made_of"]) == ("4", "2 calibrations, 2 seeds each")
+    assert (perplexity["mean"], perplexity["over_texts"]) == ("71.9", "14.32")
+    assert (perplexity["cells"], perplexity["made_of"]) == ("4", "2 texts, 2 seeds each")
     assert (boolq["mean"], boolq["over_seeds"]) == ("58.3", "0.00")
     assert tasks["mean"] == "72.9"
 
@@ -68,8 +68,8 @@ def test_ticks_are_on_a_scale_that_methods_share(build, records) -> None:
     [one] = calibration.section(build.given([*records, *other]))
     wanda, shortgpt = (method["rows"][0]["scale"] for method in one["methods"])
     assert (wanda["low"], wanda["high"]) == (shortgpt["low"], shortgpt["high"]) == ("50.0", "83.3")
-    assert shortgpt["ticks"] == "M6.0 2v14M6.0 2v14"
-    assert wanda["ticks"].startswith("M394.0 2v14")
+    assert shortgpt["ticks"] == "M6.0 1v16M6.0 1v16"
+    assert wanda["ticks"].startswith("M202.0 1v16")
     assert len(wanda["dots"]) == 2
 
 
@@ -88,4 +88,4 @@ def test_with_seeds_alone_no_column_is_about_calibrations(build, records, tmp_pa
     assert one["several"] is False
     page = render(build.store(tmp_path / "run", only))
     assert "over seeds" in page
-    assert "over calibrations" not in page
+    assert "over texts" not in page
