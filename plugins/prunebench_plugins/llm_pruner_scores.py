@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from prunebench import PrunebenchError
+from prunebench import PrunebenchError, next_token_backward
 
 Taylor = Literal["vectorize", "param_first", "param_second", "param_mix"]
 Reduction = Literal["sum", "mean", "max", "prod"]
@@ -24,6 +24,8 @@ BATCH_TOKENS = {"cpu": 512}
 """Tokens of one forward and backward pass, by device; enough to keep the matrix products busy."""
 BATCH_TOKENS_ELSEWHERE = 2048
 """On devices that `BATCH_TOKENS` does not name."""
+HALF_SCALE = 2.0**16
+"""Factor of the mean loss of a pass in float16: without one, small gradients become zero."""
 CHUNK = 1 << 16
 """Weights that are scored at once: few enough that intermediate results stay in the cache."""
 
@@ -107,9 +109,11 @@ def taylor_vectors(
     Only members get gradients, so backpropagation ends at the lowest of them, and each gradient is
     used and freed as soon as it exists. Second-order terms need the squared gradient of every
     single window: that of a linear is computed window by window from its inputs and output
-    gradients, so that several windows can share a pass. ``seen`` is called with the number of
-    windows done. Afterwards `requires_grad` and the modes are as before, and there are no
-    gradients. Raises PrunebenchError if the loss or a gradient is not finite.
+    gradients, so that several windows can share a pass. The gradients of all passes are added up in
+    float32. In float16 the loss is scaled, and if a gradient overflows, all is computed again with
+    a smaller factor. ``seen`` is called with the number of windows done. Afterwards `requires_grad`
+    and the modes are as before, and there are no gradients. Raises PrunebenchError if the loss or a
+    gradient is not finite.
     """
     windows, length = tokens.shape
     if length < 2:
@@ -121,23 +125,39 @@ def taylor_vectors(
     batches = torch.split(
         tokens, max(1, BATCH_TOKENS.get(device.type, BATCH_TOKENS_ELSEWHERE) // length)
     )
-    sweep = _Sweep(members, taylor, windows, len(batches))
+    half = any(parameter.dtype == torch.float16 for parameter in model.parameters())
+    scale = HALF_SCALE * len(batches) if half else 1.0
+    while True:
+        sweep = _Sweep(members, taylor, windows, len(batches), scale)
+        _run(model, sweep, batches, device, seen)
+        if scale == 1 or all(bool(vector.isfinite().all()) for vector in sweep.vectors):
+            return _finite(members, sweep.vectors, "its gradient is")
+        scale = max(1.0, scale / 16)
+
+
+def _run(
+    model: Any,
+    sweep: _Sweep,
+    batches: Sequence[torch.Tensor],
+    device: torch.device,
+    seen: Callable[[int], None],
+) -> None:
+    """Run all passes forward and backward, so that ``sweep`` has its vectors."""
     done = 0
     with _gradients_for(model, sweep):
         for batch in batches:
             sweep.together = len(batch)
-            loss = _loss(model, batch.to(device))
-            if not math.isfinite(loss.item()):
+            # Batches add up to the gradient of the mean over all windows.
+            targets = sweep.windows * (batch.shape[1] - 1)
+            loss = next_token_backward(model, batch.to(device), sweep.scale / targets)
+            if not math.isfinite(loss):
                 raise PrunebenchError(
                     f"the loss on calibration windows {done} to {done + len(batch) - 1} is not"
                     f" finite{_culprit(model)}",
                     hint="load the model in float32",
                 )
-            # Batches add up to the gradient of the mean over all windows.
-            (loss * (len(batch) / windows)).backward()  # type: ignore[no-untyped-call]
             done += len(batch)
             seen(done)
-    return _finite(members, sweep.vectors, "its gradient is")
 
 
 def group_scores(
@@ -197,11 +217,13 @@ class _Sweep:
     """
 
     def __init__(
-        self, members: Sequence[Member], taylor: Taylor, windows: int, passes: int
+        self, members: Sequence[Member], taylor: Taylor, windows: int, passes: int, scale: float
     ) -> None:
         self.members = members
         self.taylor = taylor
         self.windows = windows
+        self.scale = scale
+        """The gradients are those of this factor times the mean loss."""
         self.together = 1
         """Windows in the current pass."""
         self.vectors: list[torch.Tensor] = [torch.empty(0)] * len(members)
@@ -237,6 +259,8 @@ class _Sweep:
         sums = self._sums[id(weight)]
         gradient = _given(weight.grad).float()
         weight.grad = None
+        if self.scale != 1:
+            gradient.div_(self.scale)
         sums.first = gradient if sums.first is None else sums.first.add_(gradient)
         self._finish(weight, sums)
 
@@ -258,6 +282,8 @@ class _Sweep:
             sums.first = torch.zeros_like(sums.second) if self.taylor == "param_mix" else None
         x = inputs.float().reshape(self.together, -1, weight.shape[1])  # [windows, length, in]
         y = gradient.float().reshape(self.together, -1, weight.shape[0])  # [windows, length, out]
+        if self.scale != 1:
+            y = y / self.scale
         for part in _parts(weight):
             for window in range(self.together):
                 one = y[window, :, part].t() @ x[window]  # [rows of the part, in]
@@ -314,13 +340,6 @@ def _gradients_for(model: Any, sweep: _Sweep) -> Iterator[None]:
             parameter.grad = None
         for module in training:
             module.training = True
-
-
-def _loss(model: Any, windows: torch.Tensor) -> torch.Tensor:
-    """Mean next-token cross-entropy of ``windows``, int64 [windows, length], logits in float32."""
-    # [windows, length - 1, vocabulary]
-    logits = model(input_ids=windows[:, :-1], use_cache=False).logits
-    return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), windows[:, 1:].flatten())
 
 
 def _finite(

@@ -170,3 +170,43 @@ def test_folding_agrees_without_grouped_queries(
     )
     together = group_scores([fused, vectors[3]], groups, channels, reduction=reduction, fused=3)
     torch.testing.assert_close(together, clean)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("taylor", ["vectorize", "param_first", "param_second", "param_mix"])
+def test_half_precision_gives_the_scores_of_float32(taylor: str, dtype: torch.dtype) -> None:
+    """Without a loss scale most gradients of this model would be zero in float16."""
+    half = tiny_model("llama")
+    half.lm_head.weight.mul_(0.003)
+    half.to(dtype)
+    full = copy.deepcopy(half).float()
+    windows = IDS.repeat(8, 1)
+
+    def scores(model) -> torch.Tensor:
+        block = Block(1, "mlp")
+        wanted = list(members(anatomy(model), block))
+        vectors = taylor_vectors(model, wanted, windows, taylor, lambda _done: None)
+        return group_scores(vectors, 80, 1, reduction="sum")
+
+    ours, exact = scores(half), scores(full)
+    # Rounding of single products: a sum before the absolute value cancels, others do not.
+    each = 0.25 if taylor == "vectorize" else 0.05
+    torch.testing.assert_close(ours, exact, rtol=each, atol=each * float(exact.mean()))
+    assert float(ours.sum()) == pytest.approx(float(exact.sum()), rel=0.01)
+
+
+def test_an_overflow_in_float16_is_computed_again_with_a_smaller_factor() -> None:
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.lm_head.weight.mul_(2000)  # gradients of the scaled loss exceed 65504
+        model.lm_head.weight.clamp_(-4e4, 4e4)
+        model.model.norm.weight.mul_(1e-3)
+    wanted = list(members(anatomy(model), Block(0, "mlp")))
+    full = taylor_vectors(model, wanted, IDS, "param_first", lambda _done: None)
+    model.half()
+    wanted = list(members(anatomy(model), Block(0, "mlp")))
+    seen: list[int] = []
+    half = taylor_vectors(model, wanted, IDS, "param_first", seen.append)
+    assert seen[:2] == [5, 5]
+    for ours, exact in zip(half, full, strict=True):
+        assert float(ours.sum()) == pytest.approx(float(exact.sum()), rel=0.02)

@@ -6,8 +6,11 @@ import pytest
 import torch
 
 from prunebench import Penalty, PrunebenchError, anatomy
-from prunebench.training.loop import TrainingLog, train
+from prunebench.training.log import TrainingLog
+from prunebench.training.loop import train
+from prunebench.training.optimiser import Trainable
 from prunebench.training.settings import TrainingSettings
+from prunebench.training.windows import TrainingWindows
 from tiny import FAMILIES, VOCABULARY, tiny_model
 
 
@@ -21,20 +24,21 @@ def weights(model) -> dict[str, torch.nn.Parameter]:
     return {name: each for name, each in model.named_parameters() if id(each) in linears}
 
 
-def run(model, parameters=None, tokens=None, seed: int = 0, **kwargs) -> TrainingLog:
-    masks, penalty = kwargs.pop("masks", None), kwargs.pop("penalty", None)
+def run(
+    model, parameters=None, tokens=None, seed: int = 0, counted=None, part=None, **kwargs
+) -> TrainingLog:
+    masks, penalty = kwargs.pop("masks", {}), kwargs.pop("penalty", None)
     plan = TrainingSettings.model_validate(
         {"learning_rate": 1e-3, "batch_size": 4, "schedule": "constant", **kwargs}
     )
     return train(
         model,
-        weights(model) if parameters is None else parameters,
-        windows() if tokens is None else tokens,
+        Trainable(weights(model) if parameters is None else parameters, masks, penalty),
+        TrainingWindows(windows() if tokens is None else tokens, counted),
         plan,
-        masks=masks,
-        penalty=penalty,
         generator=torch.Generator().manual_seed(seed),
         progress=lambda _done, _total: None,
+        part=part,
     )
 
 
@@ -160,8 +164,8 @@ def test_progress_counts_steps():
     plan = TrainingSettings(batch_size=4, epochs=2, max_steps=3)
     train(
         model,
-        weights(model),
-        windows(6),
+        Trainable(weights(model)),
+        TrainingWindows(windows(6)),
         plan,
         generator=torch.Generator(),
         progress=lambda done, total: seen.append((done, total)),

@@ -12,132 +12,148 @@ from typing import Any
 import torch
 
 from prunebench.errors import PrunebenchError
-from prunebench.training.optimiser import NotFiniteError, Optimiser, Penalty
+from prunebench.training.log import TrainingLog
+from prunebench.training.loss import next_token_backward
+from prunebench.training.optimiser import NotFiniteError, Optimiser, Trainable
+from prunebench.training.scaling import LossScale
 from prunebench.training.settings import TrainingSettings
-
-LOGITS_BYTES = 32 << 20
-"""Bytes of float32 logits that are in memory at once while the loss is computed."""
-
-
-@dataclass(frozen=True)
-class TrainingLog:
-    """What one training did."""
-
-    losses: list[float]
-    """Mean cross-entropy of each step's batch, nats per token, before the step."""
-    tokens: int
-    """Tokens that went through the model, each as often as it was seen."""
-    parameters: int
-    """Number of trained parameters, masked ones included."""
-    seconds: float
-
-    @property
-    def notes(self) -> dict[str, Any]:
-        """A summary as JSON values."""
-        return {
-            "steps": len(self.losses),
-            "first_loss": self.losses[0],
-            "last_loss": self.losses[-1],
-            "trained_parameters": self.parameters,
-            "seconds": round(self.seconds, 3),
-        }
+from prunebench.training.validation import BestWeights
+from prunebench.training.windows import TrainingWindows
 
 
 def train(
     model: Any,
-    parameters: Mapping[str, torch.Tensor],
-    tokens: torch.Tensor,
+    trainable: Trainable,
+    windows: TrainingWindows,
     settings: TrainingSettings,
     *,
-    masks: Mapping[str, torch.Tensor] | None = None,
-    penalty: Penalty | None = None,
     generator: torch.Generator,
     progress: Callable[[int, int], None],
+    part: range | None = None,
 ) -> TrainingLog:
-    """Train ``parameters`` of ``model``, by path, in place on ``tokens``, int64 [windows, length].
+    """Train parameters of ``model`` in place.
 
-    ``masks`` by the same paths: bool, the parameter's shape, True for weights to hold at zero.
     Half-precision parameters are updated in float32 and rounded after each step, because small
-    steps would be lost in them. Afterwards the training mode and `requires_grad` are as before,
-    and there are no gradients. ``generator`` decides the order of the windows and the dropout;
-    ``progress(done, total)`` counts optimiser steps.
+    steps would be lost in them. Models in float16 have their loss scaled (`LossScale`). Afterwards
+    the training mode and `requires_grad` are as before, and there are no gradients. ``generator``
+    decides the order of the windows and the dropout; ``progress(done, total)`` counts optimiser
+    steps. With `settings.val_windows` or `val_share` the last windows are held out, and the best
+    weights are kept.
+
+    ``part``: the steps of the schedule to take, for example range(10) for the first ten; None: all.
+    If it ends before the schedule does, there is no validation.
 
     Raises PrunebenchError, with the step and the parameter, if the loss or a gradient is not
     finite. The model is then as the last finite step left it.
     """
-    if tokens.dim() != 2 or tokens.shape[0] < 1 or tokens.shape[1] < 2:
-        raise ValueError(f"tokens are [windows, length >= 2], not {list(tokens.shape)}")
     begun = time.perf_counter()
-    steps = settings.steps(len(tokens))
+    if reason := settings.refuses_windows(len(windows)):
+        raise PrunebenchError(reason, hint="lower `val_windows` or `val_share`, or add windows")
+    held = settings.held_out(len(windows))
+    fit = windows.pick(slice(0, len(windows) - held))
+    steps = settings.steps(len(fit))
+    part = range(steps) if part is None else part
+    best = None
+    if held and part.stop == steps:
+        best = BestWeights(
+            model,
+            trainable.parameters,
+            windows.pick(slice(len(fit), None)),
+            settings.micro_batch_size,
+        )
     device = model.get_input_embeddings().weight.device
     losses: list[float] = []
-    seen = 0
-    with _training_mode(model, parameters), _seeded(generator, device):
-        optimiser = Optimiser(parameters, settings, masks or {}, penalty)
-        for batch in _batches(tokens, settings, steps, generator):
-            step = len(losses)
-            loss = 0.0
-            # Each micro-batch adds its share of the batch's mean, so their size changes no result.
-            for part in torch.split(batch, settings.micro_batch_size):
-                loss += _backward(model, part.to(device), len(part) / len(batch))
+    with (
+        _training_mode(model, trainable.parameters),
+        _seeded(generator, device),
+        Optimiser(trainable, settings) as optimiser,
+    ):
+        stepper = _Stepper(model, optimiser, settings, LossScale(model), steps)
+        batches = _batches(fit, settings, len(part), generator)
+        for step, batch in enumerate(batches, start=part.start):
+            losses.append(stepper.take(step, batch))
+            if best is not None and settings.evaluates(step + 1, steps):
+                best.validate(step + 1)
+            progress(len(losses), len(part))
+    if best is not None:
+        best.restore()
+    return TrainingLog(
+        losses,
+        stepper.tokens,
+        sum(parameter.numel() for parameter in trainable.parameters.values()),
+        time.perf_counter() - begun,
+        stepper.scale.overflows,
+        [] if best is None else best.losses,
+        None if best is None else best.step,
+    )
+
+
+@dataclass
+class _Stepper:
+    """Takes one optimiser step after the other."""
+
+    model: Any
+    optimiser: Optimiser
+    settings: TrainingSettings
+    scale: LossScale
+    steps: int
+    """Of the whole schedule."""
+    tokens: int = 0
+    """Tokens that went through the model."""
+
+    def take(self, step: int, batch: TrainingWindows) -> float:
+        """Step number ``step``, counted from 0; returns the batch's mean loss before it."""
+        where = f"training step {step + 1} of {self.steps}"
+        while True:
+            loss = self._backward(batch)
             if not math.isfinite(loss):
                 raise PrunebenchError(
-                    f"training step {step + 1} of {steps}: the loss is not finite"
-                    f"{_culprit(parameters)}",
+                    f"{where}: the loss is not finite"
+                    f"{_culprit(self.optimiser.trainable.parameters)}",
                     hint="lower `learning_rate`, or prune less: the model may be broken before it"
                     " is trained",
                 )
             try:
-                optimiser.step(settings.rate(step, steps))
+                self.optimiser.step(self.settings.rate(step, self.steps), self.scale.factor)
             except NotFiniteError as error:
+                # The batch is tried again and not dropped as GradScaler does: a recovery may have
+                # a few steps only.
+                if self.scale.overflowed():
+                    continue
                 raise PrunebenchError(
-                    f"training step {step + 1} of {steps}: the gradient of {error} is not finite",
+                    f"{where}: the gradient of {error} is not finite",
                     hint="lower `learning_rate`, or load the model in float32",
                 ) from error
-            losses.append(loss)
-            seen += batch.numel()
-            progress(step + 1, steps)
-    count = sum(parameter.numel() for parameter in parameters.values())
-    return TrainingLog(losses, seen, count, time.perf_counter() - begun)
+            self.scale.updated()
+            return loss
+
+    def _backward(self, batch: TrainingWindows) -> float:
+        """Add up the gradients of the scaled mean loss of the batch; returns the mean loss."""
+        device = self.model.get_input_embeddings().weight.device
+        targets = batch.targets
+        total = 0.0
+        # Micro-batches add up to the mean over all tokens, so their size changes no result.
+        for part in batch.split(self.settings.micro_batch_size):
+            here = part.to(device)
+            total += next_token_backward(
+                self.model, here.tokens, self.scale.factor / targets, here.counted
+            )
+            self.tokens += part.size
+        return total / targets
 
 
 def _batches(
-    tokens: torch.Tensor, settings: TrainingSettings, steps: int, generator: torch.Generator
-) -> Iterator[torch.Tensor]:
-    """``steps`` batches, int64 [up to batch_size, length], in a new order in every epoch."""
+    windows: TrainingWindows, settings: TrainingSettings, steps: int, generator: torch.Generator
+) -> Iterator[TrainingWindows]:
+    """``steps`` batches of up to `batch_size` windows, in a new order in every epoch."""
     given = 0
     while True:
-        order = torch.randperm(len(tokens), generator=generator)
+        order = torch.randperm(len(windows), generator=generator)
         for chosen in torch.split(order, settings.batch_size):
             if given == steps:
                 return
             given += 1
-            yield tokens[chosen]
-
-
-def _backward(model: Any, batch: torch.Tensor, share: float) -> float:
-    """Add the gradients of ``share`` of the batch's mean loss, and return that share of the loss.
-
-    batch: int64 [windows, length].
-    """
-    # [windows, length - 1, vocabulary]
-    logits = model(input_ids=batch[:, :-1], use_cache=False).logits
-    targets = batch[:, 1:].reshape(-1, 1).to(logits.device)  # [tokens, 1]
-    flat = logits.detach().reshape(len(targets), -1)  # [tokens, vocabulary]
-    # The gradient of cross-entropy at the logits is softmax - one-hot. We compute it here, slice by
-    # slice in float32: autograd would hold the logits three times.
-    gradient = torch.empty_like(flat)
-    rows = max(1, LOGITS_BYTES // (4 * flat.shape[1]))
-    scale = share / len(targets)
-    total = torch.zeros((), dtype=torch.float64, device=flat.device)
-    for start in range(0, len(targets), rows):
-        part = torch.log_softmax(flat[start : start + rows].float(), dim=1)
-        target = targets[start : start + rows]
-        total -= part.gather(1, target).sum(dtype=torch.float64)
-        part.exp_().scatter_add_(1, target, part.new_full(target.shape, -1.0))
-        gradient[start : start + rows] = part.mul_(scale)
-    logits.backward(gradient.view_as(logits))
-    return float(total) * scale
+            yield windows.pick(chosen)
 
 
 def _culprit(parameters: Mapping[str, torch.Tensor]) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Literal, Self
 
 import torch
 
@@ -38,28 +39,32 @@ class NotFiniteError(Exception):
     """A gradient is not finite; the message is the path of its parameter."""
 
 
+@dataclass(frozen=True)
+class Trainable:
+    """The parameters to train, by path, and what holds them."""
+
+    parameters: Mapping[str, torch.Tensor]
+    masks: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """By the same paths: bool, the parameter's shape, True for weights to hold at zero."""
+    penalty: Penalty | None = None
+
+
 class Optimiser:
     """AdamW over float32 weights: the parameters, or float32 copies of half-precision ones.
 
-    ``parameters`` and ``masks`` are by path; a mask is bool, of the parameter's shape, and True for
-    weights to hold at zero, which starts here.
+    Masked weights are zero from the start. Gradients are added up in float32 as soon as a backward
+    pass has made them, because micro-batches would be lost in a half-precision sum. It is a context
+    manager that removes its hooks from the parameters at the end.
     """
 
-    def __init__(
-        self,
-        parameters: Mapping[str, torch.Tensor],
-        settings: TrainingSettings,
-        masks: Mapping[str, torch.Tensor],
-        penalty: Penalty | None,
-    ) -> None:
-        self.parameters = parameters
+    def __init__(self, trainable: Trainable, settings: TrainingSettings) -> None:
+        self.trainable = trainable
         self.settings = settings
-        self.masks = masks
-        self.penalty = penalty
         self.weights: dict[str, torch.Tensor] = {}
-        for name, parameter in parameters.items():
-            if name in masks:
-                parameter.data.masked_fill_(masks[name], 0)
+        self._hooks: list[Any] = []
+        for name, parameter in trainable.parameters.items():
+            if name in trainable.masks:
+                parameter.data.masked_fill_(trainable.masks[name], 0)
             exact = parameter.dtype in {torch.float32, torch.float64}
             self.weights[name] = parameter if exact else parameter.detach().float()
         fused = all(weight.device.type in {"cpu", "cuda"} for weight in self.weights.values())
@@ -70,35 +75,51 @@ class Optimiser:
             fused=fused,
         )
 
-    def step(self, rate: float) -> None:
+    def __enter__(self) -> Self:
+        for name, parameter in self.trainable.parameters.items():
+            if self.weights[name] is not parameter:
+                self._hooks.append(_add_up(parameter, self.weights[name]))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def step(self, rate: float, loss_scale: float = 1.0) -> None:
         """Update once with the accumulated gradients at this learning rate, and delete them.
 
-        Raises NotFiniteError before anything changes.
+        The gradients are those of ``loss_scale`` times the loss. Raises NotFiniteError before
+        anything changes; the gradients are deleted then, too.
         """
         with torch.no_grad():
-            self._clip(self._gradients())
-            for group in self.adam.param_groups:
-                group["lr"] = rate
-            self.adam.step()
-            self.adam.zero_grad(set_to_none=True)
-            for name, parameter in self.parameters.items():
+            try:
+                self._clip(self._gradients(loss_scale))
+                for group in self.adam.param_groups:
+                    group["lr"] = rate
+                self.adam.step()
+            finally:
+                self.adam.zero_grad(set_to_none=True)
+            for name, parameter in self.trainable.parameters.items():
                 if self.weights[name] is not parameter:
                     parameter.copy_(self.weights[name])  # rounded to the parameter's type
 
-    def _gradients(self) -> list[torch.Tensor]:
-        """The gradients of loss and penalty, zero under the masks, attached to `weights`."""
+    def _gradients(self, loss_scale: float) -> list[torch.Tensor]:
+        """The gradients of loss and penalty, zero under the masks."""
         gradients: list[torch.Tensor] = []
-        for name, parameter in self.parameters.items():
-            weight = self.weights[name]
-            if parameter.grad is None:  # the loss does not depend on it
+        for name, weight in self.weights.items():
+            if weight.grad is None:  # the loss does not depend on it
                 continue
-            weight.grad = parameter.grad.to(weight.dtype)
-            if weight is not parameter:
-                parameter.grad = None
-            if self.penalty is not None and weight.dim() > 1:
-                self.penalty.add_gradient(weight, weight.grad)
-            if name in self.masks:
-                weight.grad.masked_fill_(self.masks[name], 0)
+            if loss_scale != 1:
+                weight.grad.div_(loss_scale)
+            if self.trainable.penalty is not None and weight.dim() > 1:
+                self.trainable.penalty.add_gradient(weight, weight.grad)
+            if name in self.trainable.masks:
+                weight.grad.masked_fill_(self.trainable.masks[name], 0)
             gradients.append(weight.grad)
         return gradients
 
@@ -117,3 +138,19 @@ class Optimiser:
             if weight.grad is not None and not bool(torch.isfinite(weight.grad).all()):
                 return name
         return "all parameters together"  # each norm is finite, and their sum overflows
+
+
+def _add_up(parameter: torch.Tensor, weight: torch.Tensor) -> Any:
+    """Let every backward pass add its gradient to the float32 ``weight`` and free its own."""
+
+    def take(parameter: torch.Tensor) -> None:
+        gradient = parameter.grad
+        parameter.grad = None
+        if gradient is not None:
+            if weight.grad is None:
+                weight.grad = gradient.float()
+            else:
+                weight.grad.add_(gradient)
+
+    hooked: Any = parameter  # untyped in torch
+    return hooked.register_post_accumulate_grad_hook(take)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from prunebench.schema import Frozen
+from prunebench.schema import AddedLater, Frozen
 
 WARMUP_SHARE = 0.1
 """Warm-up takes at most this share of all steps: with few windows there are few steps."""
@@ -34,6 +34,44 @@ class TrainingSettings(Frozen):
         1.0, gt=0, description="gradients are clipped to this L2 norm; null: not clipped"
     )
 
+    val_windows: Annotated[int | None, AddedLater()] = Field(
+        None,
+        ge=1,
+        description="hold out this many of the windows for validation, and keep the weights with"
+        " the lowest loss on them; null: the last weights",
+    )
+    val_share: Annotated[float | None, AddedLater()] = Field(
+        None, gt=0, lt=1, description="the same as a share of the windows"
+    )
+    eval_steps: Annotated[int, AddedLater()] = Field(
+        100, ge=1, description="validate every so many optimiser steps, and after the last one"
+    )
+
+    @model_validator(mode="after")
+    def _validates(self) -> Self:
+        if self.val_windows is not None and self.val_share is not None:
+            raise ValueError("give `val_windows` or `val_share`, not both")
+        usual = type(self).model_fields["eval_steps"].default
+        if self.eval_steps != usual and self.val_windows is None and self.val_share is None:
+            raise ValueError("`eval_steps` needs `val_windows` or `val_share`")
+        return self
+
+    def held_out(self, windows: int) -> int:
+        """How many of ``windows`` are for validation; the others are trained on.
+
+        At least one if a share is asked for.
+        """
+        if self.val_share is not None:
+            return max(1, int(windows * self.val_share))
+        return self.val_windows or 0
+
+    def refuses_windows(self, windows: int) -> str | None:
+        """Why this many windows are too few, or None."""
+        held = self.held_out(windows)
+        if held < windows:
+            return None
+        return f"{held} of {windows} windows are held out for validation, so none is left to train"
+
     def steps(self, windows: int) -> int:
         """Number of optimiser steps for this many windows; an epoch's last batch may be smaller."""
         steps = self.epochs * math.ceil(windows / self.batch_size)
@@ -45,6 +83,10 @@ class TrainingSettings(Frozen):
         per_epoch = math.ceil(windows / self.batch_size)
         epochs, rest = divmod(self.steps(windows), per_epoch)
         return epochs * windows + rest * self.batch_size
+
+    def evaluates(self, done: int, steps: int) -> bool:
+        """Whether to validate after ``done`` of ``steps`` steps, if windows are held out."""
+        return done % self.eval_steps == 0 or done == steps
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of ``step``, counted from 0, of ``steps``; positive at every step."""

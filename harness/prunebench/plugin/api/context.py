@@ -19,12 +19,14 @@ from prunebench.model.surgery import remove_blocks, remove_layers
 from prunebench.model.width import keep_groups, keep_hidden
 from prunebench.plugin.api.method import LayerwiseOptions
 from prunebench.training.loop import train
+from prunebench.training.optimiser import Trainable
+from prunebench.training.windows import TrainingWindows
 
 if TYPE_CHECKING:
     from prunebench.layerwise.device_moves import LayerSource
     from prunebench.layerwise.pruner import GroupPruner
     from prunebench.layerwise.statistics import Statistic
-    from prunebench.training.loop import TrainingLog
+    from prunebench.training.log import TrainingLog
     from prunebench.training.optimiser import Penalty
     from prunebench.training.settings import TrainingSettings
 
@@ -61,6 +63,10 @@ class Context:
     """Whether `prune_linears` passed `shares` on, so that the allocation was not in vain."""
     trained_tokens: int = 0
     """Tokens that went through the model in `train`, each as often as it was seen."""
+    counted: torch.Tensor | None = None
+    """Which calibration tokens the loss of a training counts, bool [windows, length]; None: all.
+
+    Of instruction data only the answers count, and tokens after them are padding."""
 
     def __post_init__(self) -> None:
         self.dense_indices = DenseIndices(self.kept_layers)
@@ -177,22 +183,23 @@ class Context:
         *,
         masks: Mapping[str, torch.Tensor] | None = None,
         penalty: Penalty | None = None,
+        part: range | None = None,
     ) -> TrainingLog:
         """Train these parameters (by path) to predict the next token of the windows, with AdamW.
 
         ``masks`` by the same paths, True for weights to hold at zero; ``penalty`` is added to the
-        loss. Raises PrunebenchError if the loss or a gradient is not finite.
+        loss. ``part``: the optimiser steps of the schedule to take; None: all. Raises
+        PrunebenchError if the loss or a gradient is not finite.
         """
         self._needs_whole("train")
         log = train(
             model,
-            parameters,
-            self.windows,
+            Trainable(parameters, masks or {}, penalty),
+            TrainingWindows(self.windows, self.counted),
             settings,
-            masks=masks,
-            penalty=penalty,
             generator=self.generator,
             progress=self.progress,
+            part=part,
         )
         self.trained_tokens += log.tokens
         return log

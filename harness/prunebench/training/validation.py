@@ -1,0 +1,59 @@
+"""Validation on held-out windows: the loss over the steps, and the best weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from prunebench.training.loss import mean_loss
+from prunebench.training.windows import TrainingWindows
+
+
+class BestWeights:
+    """Keeps the weights that had the lowest loss on the held-out ``windows``.
+
+    The copy is in host memory and in the parameters' own type.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        parameters: Mapping[str, torch.Tensor],
+        windows: TrainingWindows,
+        batch_size: int,
+    ) -> None:
+        self.losses: list[tuple[int, float]] = []
+        """(optimiser steps done, mean loss in nats) of each validation."""
+        self.step: int | None = None
+        """The step whose weights are kept; None before the first validation."""
+        self._model = model
+        self._parameters = parameters
+        self._windows = windows
+        self._batch_size = batch_size
+        self._kept: dict[str, torch.Tensor] = {}
+        self._lowest = math.inf
+
+    def validate(self, step: int) -> None:
+        """Measure the loss after ``step`` steps, and keep the weights if it is the lowest."""
+        mode = self._model.training
+        self._model.eval()  # without dropout
+        try:
+            loss = mean_loss(self._model, self._windows, self._batch_size)
+        finally:
+            self._model.train(mode)
+        self.losses.append((step, loss))
+        if loss < self._lowest:
+            self._lowest, self.step = loss, step
+            self._kept = {
+                name: parameter.detach().to("cpu", copy=True)
+                for name, parameter in self._parameters.items()
+            }
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the kept weights back."""
+        for name, weight in self._kept.items():
+            self._parameters[name].copy_(weight)
