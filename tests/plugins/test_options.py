@@ -85,11 +85,15 @@ FIRST: dict[tuple[str, str], dict[str, Any]] = {
     ("metric", "kl-divergence"): {"chunk": 64},
 }
 CHOICE = {"layers": None, "linears": None}
+VALIDATION = {"val_windows": None, "val_share": None, "eval_steps": 100}
 LATER: dict[tuple[str, str], dict[str, Any]] = {
     ("method", "random"): CHOICE,
     ("method", "magnitude"): CHOICE,
     ("method", "wanda"): CHOICE,
     ("method", "sparsegpt"): CHOICE,
+    ("method", "imp"): {**VALIDATION},
+    ("recovery", "lora"): {**VALIDATION},
+    ("recovery", "finetune"): {**VALIDATION},
 }
 """Options that came after the first run folders, with the default that keeps old behaviour."""
 KINDS = ("method", "allocation", "recovery", "metric")

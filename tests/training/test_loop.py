@@ -201,3 +201,21 @@ def test_a_gradient_that_is_not_finite_names_its_weight_and_changes_nothing():
 def test_windows_of_one_token_are_refused():
     with pytest.raises(ValueError, match="length >= 2"):
         run(tiny_model("llama"), tokens=windows(2, 1))
+
+
+def test_a_part_of_the_schedule_has_its_rates_and_its_number_of_steps():
+    """The first two steps and then the other four are all six: AdamW begins anew, so use two."""
+    whole, parts = tiny_model("llama"), tiny_model("llama")
+    options = {"tokens": windows(4), "epochs": 6, "schedule": "linear"}
+    first = run(parts, part=range(2), **options)
+    log = run(whole, **options)
+    assert first.losses == log.losses[:2]
+    rest = run(parts, part=range(2, 6), **options)
+    assert len(rest.losses) == 4
+    assert rest.losses[0] == pytest.approx(log.losses[2], rel=1e-5)
+    one, other = tiny_model("llama"), tiny_model("llama")
+    run(one, part=range(5, 6), **options)
+    # Five of six steps are done: the rate is a sixth of the peak.
+    run(other, tokens=windows(4), epochs=1, learning_rate=1e-3 / 6)
+    for name, each in weights(one).items():
+        torch.testing.assert_close(each, weights(other)[name], rtol=1e-4, atol=1e-7)
