@@ -35,6 +35,7 @@ from prunebench.plugin.api.method import SparsityOptions as SparsityOptions
 from prunebench.plugin.api.metric import Figure as Figure
 from prunebench.plugin.api.metric import Metric as Metric
 from prunebench.plugin.api.metric import MetricContext as MetricContext
+from prunebench.plugin.api.option_file import option_file as option_file
 from prunebench.plugin.api.recovery import Recovery as Recovery
 from prunebench.plugin.api.recovery import TrainingOptions as TrainingOptions
 from prunebench.plugin.api.report_section import Folded as Folded
@@ -46,6 +47,9 @@ from prunebench.plugin.api.report_section import Table as Table
 from prunebench.plugin.api.report_section import Texts as Texts
 from prunebench.plugin.api.sparsity import Sparsity as Sparsity
 from prunebench.plugin.api.sparsity import pattern_of as pattern_of
+from prunebench.record.kept_units import KeptUnits as KeptUnits
+from prunebench.record.kept_units import index_text as index_text
+from prunebench.record.kept_units import indices_of as indices_of
 from prunebench.record.record import Record as Record
 from prunebench.schema import AddedLater as AddedLater
 from prunebench.text.corpus import Corpus as Corpus

@@ -11,14 +11,17 @@ from typing import Any
 import pytest
 
 from prunebench.errors import PrunebenchError
+from prunebench.model.checkpoint import save
 from prunebench.plugin.host import load_plugins
+from prunebench.record.kept_units import KeptUnits
 from prunebench.suite import yaml
 from prunebench.suite.load import load_suite
 from prunebench.suite.plan import plan
 from prunebench.suite.source import shipped
 from readmes import Block, blocks, text_of
-from tiny import tiny_checkpoint
+from tiny import tiny_model, tiny_tokenizer
 
+WHOLE = KeptUnits(layers="0-3 of 4", hidden="0-47 of 48")
 AROUND_A_FRAGMENT: dict[str, Any] = {
     "name": "fragment",
     "models": "tiny-llama",
@@ -60,7 +63,7 @@ def folder(tmp_path: Path) -> Path:
     rows.mkdir(parents=True)
     for split in ("train", "validation"):
         (rows / f"{split}.jsonl").write_text('{"ctx": "a"}\n')
-    tiny_checkpoint(tmp_path / "pruned", "llama")
+    save(tiny_model("llama"), tiny_tokenizer(), tmp_path / "pruned", made_by={}, kept=WHOLE)
     return tmp_path
 
 

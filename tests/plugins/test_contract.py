@@ -22,6 +22,7 @@ TRIED = {
     "llm-pruner": {"ratio": 0.5, "protect_first": 1, "protect_last": 0},
     "blockpruner": {"count": 2},
     "shortgpt": {"count": 1},
+    "apply": {"units": {"layers": [2], "attention": [0], "mlp_channels": {"1": "0-9"}}},
 }
 
 
@@ -75,6 +76,10 @@ class TestBlockPruner(_OnOPT):
 
 class TestShortGPT(_Ours):
     method, options = METHODS["shortgpt"], TRIED["shortgpt"]
+
+
+class TestApply(_Ours):
+    method, options = METHODS["apply"], TRIED["apply"]
 
 
 class TestUniform(AllocationContract):

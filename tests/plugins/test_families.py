@@ -30,6 +30,7 @@ METHODS: dict[str, tuple[str, dict[str, object]]] = {
     "llm-pruner, channels": ("llm-pruner", {"ratio": 0.25, "granularity": "channel"}),
     "blockpruner": ("blockpruner", {"count": 2}),
     "shortgpt": ("shortgpt", {"count": 1}),
+    "apply": ("apply", {"units": {"attention": [1], "mlp_channels": {"2": "0-9"}}}),
 }
 RECOVERIES = {"+ lora": "lora", "+ finetune": "finetune"}
 IDS = torch.randint(2, 300, (2, 16), generator=torch.Generator().manual_seed(5))

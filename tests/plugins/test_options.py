@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic_core import PydanticUndefined
 
 from prunebench.plugin.host import load_plugins
 from prunebench.schema import AddedLater
@@ -67,6 +68,7 @@ FIRST: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("method", "blockpruner"): {"blocks": "mix", "count": None, "ratio": None, "mode": "clean"},
     ("method", "shortgpt"): {"ratio": None, "count": None, "metric": "cosine", "tokens": None},
+    ("method", "apply"): {"units": PydanticUndefined},
     ("allocation", "uniform"): {},
     ("allocation", "owl"): {"threshold": 5.0, "spread": 0.08},
     # LLM-Pruner's recipe (arXiv:2305.11627, section 4.1 and the released script).

@@ -27,10 +27,11 @@ def keep_groups(model: Any, kept: Mapping[Block, Sequence[int]]) -> None:
     for block, indices in kept.items():
         what = "KV groups" if block.kind == "attention" else "MLP channels"
         _check_kept(indices, present[block], f"layer {block.layer}, {what}")
-    for block, indices in kept.items():
-        if len(indices) < present[block]:
-            _keep(parts, layers[block.layer], block.kind, present[block], indices)
-    sync_config(model)
+    narrower = [block for block, indices in kept.items() if len(indices) < present[block]]
+    for block in narrower:
+        _keep(parts, layers[block.layer], block.kind, present[block], kept[block])
+    if narrower:  # otherwise the config must stay as it is, too
+        sync_config(model)
 
 
 def _keep(

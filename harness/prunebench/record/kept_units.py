@@ -43,17 +43,20 @@ class KeptUnits(Part):
     hidden: str | None = Field(description="channels of the residual stream; null if nobody knows")
 
 
-def index_text(indices: Sequence[int], total: int) -> str:
-    """These ascending indices, of ``total``, as text."""
-    if not indices:
-        return f"none of {total}"
-    ranges = ",".join(
-        str(first) if first == last else f"{first}-{last}" for first, last in _runs(indices)
-    )
+def index_text(indices: Sequence[int], total: int | None = None) -> str:
+    """These ascending indices, of ``total`` in the dense model, as text."""
+    ranges = "none"
+    if indices:
+        ranges = ",".join(
+            str(first) if first == last else f"{first}-{last}" for first, last in _runs(indices)
+        )
+    if total is None:
+        return ranges
     bits = bytearray((total + 7) // 8)
     for index in indices:
         bits[index // 8] |= 1 << index % 8
     packed = f"bits of {total}: {base64.b64encode(bits).decode()}"
+    # The first of equal length: an empty set stays readable.
     return min(f"{ranges} of {total}", packed, key=len)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from prunebench.errors import first_line
+from prunebench.plugin.api.option_file import FOLDERS
 from prunebench.schema import AddedLater
 from prunebench.suite.problems import EMPTY, Problems, fields_of
 
@@ -31,8 +33,9 @@ def combinations(
     model: type[BaseModel] = entry.value.Options
     for combination in itertools.product(*_axes(model, options, path, problems)):
         given = {key: value for key, _, value in combination}
+        folders = {key: problems.source.base((*path, *inside)) for key, inside, _ in combination}
         try:
-            complete = _complete(model, given)
+            complete = _complete(model, given, folders)
         except ValidationError as error:
             written = {key: inside for key, inside, _ in combination}
             fields = fields_of(model)
@@ -54,8 +57,7 @@ def combinations(
             "distribution": entry.distribution,
             "version": entry.version,
             "options": complete,
-            # The label shows values as they are used: 0.50 as 0.5.
-            "given": {key: complete.get(key, value) for key, value in given.items()},
+            "given": {key: _shown(value, complete.get(key, value)) for key, value in given.items()},
             "later": _later_defaults(model, complete),
         }
 
@@ -85,13 +87,23 @@ def _axes(
     return axes
 
 
-def _complete(model: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
-    """All options as JSON data, defaults filled in. Raises ValidationError."""
+def _complete(
+    model: type[BaseModel], given: Mapping[str, Any], folders: Mapping[str, Path]
+) -> dict[str, Any]:
+    """All options as JSON data, defaults filled in. Raises ValidationError.
+
+    ``folders``: for an option that names a file, what a relative name starts from.
+    """
     # Strict JSON validation refuses a text for a number, yet takes a list for a tuple, and a text
     # for an enumeration or a path: YAML has neither.
-    return model.model_validate_json(json.dumps(given), strict=True).model_dump(
-        mode="json", by_alias=True
-    )
+    return model.model_validate_json(
+        json.dumps(given), strict=True, context={FOLDERS: folders}
+    ).model_dump(mode="json", by_alias=True)
+
+
+def _shown(written: Any, used: Any) -> Any:
+    """What a label shows: the value as it is used (0.5 for 0.50), but no file's whole content."""
+    return written if isinstance(written, str) and isinstance(used, dict | list) else used
 
 
 def _later_defaults(model: type[BaseModel], complete: Mapping[str, Any]) -> tuple[str, ...]:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from prunebench.record.audit import Audit
     from prunebench.record.record import Record
 
+LONGEST_OPTION = 120
+"""Characters of one option that the card shows."""
+
 
 def experiment_facts(record: Record) -> Facts:
     """Model, method, allocation, calibration, recovery and where the cell ran."""
@@ -90,7 +93,13 @@ def _recovery(record: Record) -> Facts:
 
 
 def _options(options: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} = {value}" for key, value in flatten(options).items() if key) or "none"
+    facts = (f"{key} = {value}" for key, value in flatten(options).items() if key)
+    return ", ".join(map(_cut, facts)) or "none"
+
+
+def _cut(fact: str) -> str:
+    # `apply` may hold a set of channels that fills a page.
+    return fact if len(fact) <= LONGEST_OPTION else f"{fact[:LONGEST_OPTION]} ..."
 
 
 def _windows(spec: CalibrationSpec) -> str:
