@@ -38,9 +38,11 @@ def one_line(text: str) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of the error's message that is not blank, cut to 200 characters.
 
-    If the message has no such line, the name of the error's class.
+    If that line ends with a colon, the next line has the reason, so it follows. If the message has
+    no line, the name of the error's class.
     """
-    line = next(
-        (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
-    )
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    line = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     return line if len(line) <= 200 else f"{line[:197]}..."

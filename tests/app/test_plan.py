@@ -43,7 +43,7 @@ def test_overrides_change_a_suite_that_is_data() -> None:
 
 
 def test_problems_of_a_suite_that_is_data_name_the_key() -> None:
-    with pytest.raises(PrunebenchError, match=r"^suite:1: methods\.magnitud: unknown method"):
+    with pytest.raises(PrunebenchError, match=r"^suite: methods\.magnitud: unknown method"):
         plan_suite(SuiteRequest({**SUITE, "methods": ["magnitud"]}))
     with pytest.raises(PrunebenchError, match="no cell matches"):
         plan_suite(SuiteRequest(SUITE, only=["wanda"]))

@@ -189,7 +189,7 @@ def test_the_command_tells_what_it_does(folder: Path) -> None:
             "is a GGUF file, whose weights are unpacked as a whole",
         ),
         (["./narrow", "wanda"], "are narrower than config.json says"),
-        (["./broken", "wanda"], "model.norm.weight: some weights are not finite"),
+        (["./broken", "wanda"], "model.safetensors: model.norm.weight holds NaN or infinity"),
         (["./model", "wanda", "sparsity=2:5"], "groups of 5 do not divide"),
     ],
 )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -99,6 +100,7 @@ def test_a_gguf_that_transformers_cannot_convert_is_refused(tmp_path, cache):
     path = tmp_path / "odd.gguf"
     writer = gguf.GGUFWriter(path, "gemma")
     writer.add_tokenizer_model("gpt2")
+    writer.add_tensor("token_embd.weight", np.zeros((4, 4), dtype=np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from prunebench.errors import PrunebenchError
-from prunebench.model.load import TransferTimes, load, load_bare
+from prunebench.model.load import TransferTimes, load
 from tiny import FAMILIES, tiny_checkpoint, tiny_model, tiny_tokenizer
 
 IDS = torch.arange(20)[None] * 7 % 300
@@ -167,12 +167,3 @@ def test_the_tiny_tokenizer_decodes_what_it_encoded():
     tokenizer = tiny_tokenizer()
     assert tokenizer.decode(tokenizer("hé 😀, an\nold tree")["input_ids"]) == "hé 😀, an\nold tree"
     assert len(tokenizer) == 320
-
-
-def test_packed_weights_cannot_be_read_layer_by_layer(tmp_path: Path) -> None:
-    tiny_checkpoint(tmp_path, "llama")
-    weights = load_file(tmp_path / "model.safetensors")
-    weights["model.norm.weight"] = weights["model.norm.weight"].to(torch.int8)
-    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(PrunebenchError, match="are packed"):
-        load_bare(tmp_path, dtype="float32", device="cpu")

@@ -225,12 +225,15 @@ def _outside(folder: Path) -> None:
     ("damage", "message"),
     [
         (lambda folder: (folder / "config.json").unlink(), "no config.json"),
-        (lambda folder: (folder / "config.json").write_text("{"), "config.json cannot be read"),
-        (lambda folder: (folder / "config.json").write_text("[]"), "not a JSON object"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json is not JSON"),
+        (
+            lambda folder: (folder / "config.json").write_text("[]"),
+            "holds a JSON list, not an object",
+        ),
         (lambda folder: (folder / "model.safetensors").unlink(), "no *.safetensors"),
         (
             lambda folder: _rename(folder, "weights.safetensors"),
-            "give the weight file the name model.safetensors",
+            "if weights.safetensors holds the whole model, give it the name model.safetensors",
         ),
         (lambda folder: _rename(folder, "pytorch_model.bin"), "never loaded"),
         (_truncate, "is truncated"),

@@ -26,12 +26,15 @@ def one_cell(
     options: Mapping[str, Any],
     registry: Registry,
     *,
+    command: str,
     calibration: Mapping[str, Any] | torch.Tensor | None = None,
     seed: int = 0,
     dtype: str = "float32",
     device: str = "auto",
 ) -> Cell:
     """Check a model and a method exactly as a suite is checked, and return their only cell.
+
+    ``command`` names the command in errors, as a file would be named.
 
     Raises PrunebenchError for what a suite would be refused for, and if the options make several
     cells.
@@ -51,7 +54,7 @@ def one_cell(
         "seeds": [seed],
         "device": device,
     }
-    suite = check_suite(source_of(data, "prunebench prune"), registry)
+    suite = check_suite(source_of(data, command), registry)
     # Every suite gets a dense cell as well.
     cells = [cell for cell in plan(suite, registry).cells if cell.method.name == method]
     if len(cells) != 1:

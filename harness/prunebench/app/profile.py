@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -40,6 +41,13 @@ class ModelProfile(Part):
     breakdown_reason: str | None = None
     forms: list[FormTime] = Field(default_factory=list)
     energy: EnergyResult | None = None
+    settings: dict[str, Any] = Field(
+        default_factory=dict,
+        description="how the model was run, and what its checkpoint says otherwise",
+    )
+    flags: list[str] = Field(
+        default_factory=list, description="what the checkpoint holds and the model does not use"
+    )
 
     @property
     def findings(self) -> list[Finding]:
@@ -62,7 +70,15 @@ def profile_model(
     for minutes. ``progress`` is called with (phase, done, total). Raises PrunebenchError for
     anything that the user can mend.
     """
-    cell = one_cell(model, DENSE, {}, load_plugins(), dtype=dtype, device=device)
+    cell = one_cell(
+        model,
+        DENSE,
+        {},
+        load_plugins(),
+        command="prunebench profile",
+        dtype=dtype,
+        device=device,
+    )
     phases = Phases() if progress is None else Phases(lambda phase: progress(phase, 0, 0), progress)
     setup = set_up(cell, phases)
     setup.fetch()  # a phase of its own: a download is no part of the time to load
@@ -96,6 +112,8 @@ def profile_model(
         breakdown_reason=found.breakdown_reason,
         forms=compared,
         energy=found.energy,
+        settings=loaded.settings,
+        flags=setup.flags.found,
     )
 
 

@@ -66,6 +66,8 @@ class Pruned:
     notes: dict[str, Any]
     """What the method noted."""
     recovery_notes: dict[str, Any]
+    flags: tuple[str, ...] = ()
+    """Side effects of plugins, and what the checkpoint holds and the model does not use."""
 
 
 def prune_model(job: PruneJob, progress: Progress | None = None) -> Pruned:
@@ -101,9 +103,16 @@ def _load_and_prune(
     from prunebench.cell.pipeline import build_pruned_model
 
     cell = _cell(job, registry)
-    made = build_pruned_model(_set_up(cell, job, progress))
-    loaded = made.loaded
-    result = Pruned(loaded.model, loaded.tokenizer, made.audit, made.notes, made.recovery.notes)
+    setup = _set_up(cell, job, progress)
+    made = build_pruned_model(setup)
+    result = Pruned(
+        made.loaded.model,
+        made.loaded.tokenizer,
+        made.audit,
+        made.notes,
+        made.recovery.notes,
+        tuple(setup.flags.found),
+    )
     return result, made.made_by(cell)
 
 
@@ -112,8 +121,10 @@ def _stream(job: PruneJob, registry: Registry, progress: Progress | None) -> Pru
 
     out = _checked_stream(job)
     cell = _cell(job, registry)
-    made = build_streamed(_set_up(cell, job, progress), out, _shard_bytes(job.shard_size))
-    return Pruned(None, made.loaded.tokenizer, made.audit, made.notes, {})
+    setup = _set_up(cell, job, progress)
+    made = build_streamed(setup, out, _shard_bytes(job.shard_size))
+    flags = tuple(setup.flags.found)
+    return Pruned(None, made.loaded.tokenizer, made.audit, made.notes, {}, flags)
 
 
 def _cell(job: PruneJob, registry: Registry) -> Cell:
@@ -124,6 +135,7 @@ def _cell(job: PruneJob, registry: Registry) -> Cell:
         job.method,
         job.options,
         registry,
+        command="prunebench prune",
         calibration=job.calibration,
         seed=job.seed,
         dtype=job.dtype,

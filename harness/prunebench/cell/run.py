@@ -146,7 +146,7 @@ def _cost(cell: Cell, phases: Phases, pruned: PrunedCell, begun: float) -> Cost:
 
 
 def _provenance(setup: CellSetup, pruned: PrunedCell, kept: PartialResults) -> dict[str, Any]:
-    """Who published the method, which model it was and on which devices, and what was reused."""
+    """Who published the method, which model it was, how and where it ran, and what was reused."""
     found: dict[str, Any] = {}
     if pruned.reference is not None:
         found["reference"] = asdict(pruned.reference)
@@ -155,6 +155,7 @@ def _provenance(setup: CellSetup, pruned: PrunedCell, kept: PartialResults) -> d
     if setup.cell.model.kind == "hub":
         # The Hub's cache names a model's folder by its commit.
         found["model_revision"] = setup.folder.name
+    found["settings"] = pruned.loaded.settings
     found |= pruned.recovery.provenance
     if kept.reused:
         found["taken_over_from_an_interrupted_run"] = list(kept.reused)

@@ -22,6 +22,7 @@ from prunebench.measure.weight_counts import LayerCount, count_layer
 from prunebench.model.anatomy import anatomy
 from prunebench.model.checkpoint import save_by_pieces
 from prunebench.model.dense_indices import DenseIndices
+from prunebench.model.finite import check_stored_weights
 from prunebench.model.folder import read_checkpoint
 from prunebench.model.load import load_bare
 from prunebench.model.pruning_json import PruningFile, shape_of, write_pruning_file
@@ -49,8 +50,11 @@ def build_streamed(setup: CellSetup, out: Path, shard_bytes: int = SHARD_BYTES) 
     setup.fetch()
     with phases.phase("load"):
         loaded = load_bare(setup.folder, dtype=cell.model.dtype, device=setup.device)
+    for note in loaded.notes:
+        setup.flags.add("the checkpoint", note)
+    checkpoint = read_checkpoint(setup.folder)
     counter = _LayerCounter(loaded.model, cell)
-    source = open_tensors(read_checkpoint(setup.folder))
+    source = open_tensors(checkpoint)
     save = save_by_pieces(loaded.model, loaded.tokenizer, out, shard_bytes=shard_bytes)
     with source, save as (aside, target):
         streamed = StreamedModel(
@@ -61,11 +65,14 @@ def build_streamed(setup: CellSetup, out: Path, shard_bytes: int = SHARD_BYTES) 
             read=counter.count_dense,
             changed=counter.count_pruned,
         )
+        # Before hours of pruning, although it reads the files once more.
+        with phases.phase("check"):
+            check_stored_weights(streamed.stored_pieces(), checkpoint)
         calibration, notes, left = prune_loaded(setup, method, allocation, loaded, streamed)
         counter.check_complete(method.name)
         seed_all(cell.seed)
         with phases.phase("save"):
-            streamed.copy_rest(_check_finite)
+            streamed.copy_rest()
         with phases.phase("audit"):
             dense, audited = counter.audit(left)
         pruned = PrunedCell(
@@ -144,8 +151,3 @@ def check_streamable(cell: Cell, method: Method) -> None:
             hint="leave out --stream, or save it as safetensors first: "
             "prunebench prune MODEL dense --out FOLDER",
         )
-
-
-def _check_finite(name: str, elements: torch.Tensor) -> None:
-    if elements.is_floating_point() and not bool(torch.isfinite(elements).all()):
-        raise not_finite(name)

@@ -108,6 +108,8 @@ def _show(found: ModelProfile) -> None:
         f"{found.device}{threads}; prompt {latency.prompt}, {latency.new_tokens} new tokens, "
         f"batch {latency.batch_size}, {latency.execution}"
     )
+    for note in _notes(found):
+        console.print(_plain(f"note: {note}"))
     _table(console, "", ("", "", ""), [*_timing(found), *_energy(found)])
     _table(
         console,
@@ -124,6 +126,12 @@ def _show(found: ModelProfile) -> None:
         ("", "", ""),
         _claims(found),
     )
+
+
+def _notes(found: ModelProfile) -> Iterator[str]:
+    for file, settings in found.settings.get("ignored", {}).items():
+        yield f"not used, because the benchmark chooses: {', '.join(settings)} of {file}"
+    yield from found.flags
 
 
 def _timing(found: ModelProfile) -> Iterator[Row]:

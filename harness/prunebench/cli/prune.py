@@ -113,7 +113,7 @@ def command(
 
 
 def summary(result: Pruned, out: Path) -> str:
-    """What was counted on the pruned model, in three lines."""
+    """What was counted on the pruned model, and what was odd about it; one line each."""
     audit = result.audit
     # Only what the method changed is shown: a structured method makes no zeros, and so on.
     facts = [f"{audit.parameters:,} of {audit.parameters_dense:,} parameters"]
@@ -132,7 +132,8 @@ def summary(result: Pruned, out: Path) -> str:
             facts.append(f"{gone:,} of {dense:,} {parts} removed in {len(narrower)} layers")
     if audit.hidden != audit.hidden_dense:
         facts.append(f"{audit.hidden} of {audit.hidden_dense} residual channels stay")
-    return f"{'; '.join(facts)}\n{audit.note}\nsaved in {out}"
+    flags = "".join(f"note: {flag}\n" for flag in result.flags)
+    return f"{'; '.join(facts)}\n{audit.note}\n{flags}saved in {out}"
 
 
 class _Progress:

@@ -12,7 +12,6 @@ import torch
 
 from prunebench.errors import PrunebenchError
 from prunebench.model.files import atomic_replace, disk_errors, move_over, scratch_folder
-from prunebench.model.folder import INDEX, SINGLE
 from prunebench.model.pruning_json import (
     VARIANT,
     PruningFile,
@@ -23,6 +22,7 @@ from prunebench.model.pruning_json import (
 from prunebench.model.quiet import quiet
 from prunebench.model.safetensors_header import StoredTensor
 from prunebench.model.safetensors_io import TensorFiles, layout, new_file
+from prunebench.model.weight_files import INDEX, SINGLE
 from prunebench.record.kept_units import KeptUnits
 from prunebench.user_path import user_path
 

@@ -56,6 +56,8 @@ class Family:
     """The config's name for the number of MLP channels."""
     parallel: bool = False
     """Whether attention and MLP both read the layer's input; GPT-NeoX's config can override it."""
+    pads: bool = True
+    """Whether the embeddings have a padding id, which must be one of the vocabulary."""
     tied: bool = False
     """Whether the head is the embeddings if the config does not say `tie_word_embeddings`."""
 
@@ -130,6 +132,7 @@ _NEOX = Family(
     head_dim="head_size",
     heads_in_config=False,
     parallel=True,
+    pads=False,
 )
 _PHI = Family(
     decoder="model",

@@ -12,12 +12,15 @@ from typing import Any
 
 from prunebench.errors import PrunebenchError, first_line
 from prunebench.experiment.model import ModelRef
+from prunebench.isolation.model_guard import first_not_finite
 from prunebench.model import checkpoint
 from prunebench.model.cache import cache_dir, file_sha256
 from prunebench.model.files import path_lock
-from prunebench.model.folder import check_loaded, fingerprint, read_checkpoint
+from prunebench.model.folder import fingerprint, read_checkpoint
 from prunebench.model.generated import GeneratedAsset
 from prunebench.model.hub import snapshot
+from prunebench.model.loading_folder import GGUF, gguf_folder
+from prunebench.model.loading_report import check_loaded
 from prunebench.model.quiet import quiet
 from prunebench.model.wheel import WheelAsset
 
@@ -97,10 +100,16 @@ def _convert(file: Path, target: Path) -> None:
     except (PrunebenchError, ImportError, MemoryError):
         raise
     except Exception as error:
+        unknown = "not supported" in str(error)
         raise PrunebenchError(
             f"transformers cannot read {file}: {first_line(error)}",
-            hint="use a GGUF file of an architecture it knows, or a folder of safetensors",
+            hint="name a folder of safetensors of the same model" if unknown else None,
         ) from error
+    if name := first_not_finite(model):
+        raise PrunebenchError(
+            f"{file}: {name} holds NaN or infinity",
+            hint="copy or download the file again; if they are still there, the model is damaged",
+        )
     checkpoint.save(model, tokenizer, target)
 
 
@@ -109,14 +118,15 @@ def _read_gguf(file: Path) -> tuple[Any, Any]:
     import torch
     import transformers
 
-    source: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
-    tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, **source)
+    folder = gguf_folder(file)
+    source: dict[str, Any] = {"gguf_file": GGUF, "local_files_only": True}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **source)
     if hasattr(transformers, "GgufConfig"):
         # Newer releases keep the blocks packed if they have a kernel for them, unless told
         # otherwise.
         source["quantization_config"] = transformers.GgufConfig(dequantize=True)
     read, report = transformers.AutoModelForCausalLM.from_pretrained(
-        file.parent, dtype=torch.float32, output_loading_info=True, **source
+        folder, dtype=torch.float32, output_loading_info=True, **source
     )
     check_loaded(file, report)
     # transformers still treats the model as quantised and refuses to save it, so move its weights

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from prunebench.errors import PrunebenchError
 from prunebench.model.cache import file_sha256
+from prunebench.model.config_check import check_config
 from prunebench.model.families import FAMILIES
-from prunebench.model.safetensors_header import (
-    StoredTensor,
-    parameter_count,
-    safetensors_entries,
-)
+from prunebench.model.safetensors_header import StoredTensor, parameter_count
+from prunebench.model.weight_files import no_config, weight_files
+from prunebench.model.wrong_file import read_json
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-PRUNING_FILE = "pruning.json"
-PRUNED = ("model.pruned.safetensors", "model.safetensors.index.pruned.json")
-"""Names of the weights if the folder can only be loaded with its `PRUNING_FILE`.
-
-Plain loaders look for the usual names, so they fail instead of initialising missing weights.
-"""
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -33,12 +27,9 @@ TOKENIZER_FILES = (
     "spiece.model",
     "tekken.json",
 )
+_SENTENCEPIECE = ("tokenizer.model", "spiece.model")
 # Suffixes of the files that decide what is loaded; a README does not.
 _HASHED = {".json", ".safetensors", ".model", ".txt", ".jinja"}
-_CONVERT = (
-    "convert it once: AutoModelForCausalLM.from_pretrained(FOLDER, weights_only=True)"
-    ".save_pretrained(NEW_FOLDER)"
-)
 
 
 @dataclass(frozen=True)
@@ -49,6 +40,8 @@ class Checkpoint:
     config: dict[str, Any]
     weights: tuple[Path, ...]
     tensors: Mapping[str, StoredTensor]
+    index: Path | None = None
+    """The file that lists the weight files, if there are several."""
 
     @property
     def parameters(self) -> int | None:
@@ -59,11 +52,6 @@ class Checkpoint:
         usual = FAMILIES.get(str(self.config.get("model_type")))
         tied = self.config.get("tie_word_embeddings", usual is not None and usual.tied)
         return parameter_count(self.tensors, tied=tied is True)
-
-    @property
-    def is_packed(self) -> bool:
-        """Whether the weights are quantised."""
-        return parameter_count(self.tensors, tied=False) is None
 
     @property
     def weight_bytes(self) -> int:
@@ -77,23 +65,20 @@ def read_checkpoint(folder: Path, *, tokenizer: bool = True) -> Checkpoint:
     fault.
     """
     config = read_config(folder)
-    weights = _weights(folder)
-    tensors = {
-        name: tensor for path in weights for name, tensor in safetensors_entries(path).items()
-    }
-    if tokenizer and not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise PrunebenchError(
-            f"{folder} has no tokenizer (none of {', '.join(TOKENIZER_FILES)})",
-            hint="save one there: AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)",
-        )
-    return Checkpoint(folder, config, weights, tensors)
+    weights = weight_files(folder)
+    tensors = weights.tensors()
+    check_config(folder, config, tensors)
+    if tokenizer:
+        _check_tokenizer(folder)
+    return Checkpoint(folder, config, weights.paths, tensors, weights.index)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The config of a checkpoint. Raises PrunebenchError if it is missing or no JSON object."""
-    return _read_json(
-        folder / "config.json", missing=f"{folder} has no config.json, so it is not a model folder"
-    )
+    try:
+        return read_json(folder / "config.json")
+    except FileNotFoundError:
+        raise no_config(folder) from None
 
 
 def fingerprint(folder: Path, *, code: bool = False) -> str:
@@ -101,90 +86,50 @@ def fingerprint(folder: Path, *, code: bool = False) -> str:
 
     ``code`` includes Python files, which are run if the model's remote code is trusted.
     """
-    suffixes = _HASHED | ({".py"} if code else set())
     digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in suffixes and path.is_file():
-            digest.update(f"{path.name}\0{file_sha256(path)}\n".encode())
+    for path in hashed_files(folder, code=code):
+        digest.update(os.fsencode(path.name) + f"\0{file_sha256(path)}\n".encode())
     return digest.hexdigest()
 
 
-def _weights(folder: Path) -> tuple[Path, ...]:
-    """The weight files to load: the single file, else the shards that the index lists."""
-    # A folder may hold both kinds of names, if a plain model was saved over a pruned one.
-    plain = any((folder / name).is_file() for name in (SINGLE, INDEX))
-    single, listed = PRUNED if (folder / PRUNING_FILE).is_file() and not plain else (SINGLE, INDEX)
-    if (folder / single).is_file():
-        return (folder / single,)
-    if (folder / listed).is_file():
-        index = _read_json(folder / listed)
-        shards = index.get("weight_map")
-        if not isinstance(shards, dict) or not shards:
-            raise PrunebenchError(f"{folder / listed} has no weight_map")
-        names = sorted({str(name) for name in shards.values()})
-        # A path in the index could make us read, and hash, files anywhere on the machine.
-        if outside := [name for name in names if Path(name).name != name]:
-            raise PrunebenchError(
-                f"{folder / listed} names {outside[0]!r}: a shard must be in the model's folder",
-                hint="copy the file there, and list it in the index without a path",
-            )
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            raise PrunebenchError(
-                f"{folder} lacks {len(missing)} of its {len(names)} shards: "
-                f"{', '.join(missing[:3])}",
-                hint="copy or download the missing files",
-            )
-        return tuple(folder / name for name in names)
-    found = sorted(path.name for path in folder.iterdir())
-    if any(name.endswith(".safetensors") for name in found):
-        raise PrunebenchError(
-            f"{folder} has neither {SINGLE} nor {INDEX}",
-            hint=f"give the weight file the name {SINGLE}",
-        )
-    if any(name.endswith((".bin", ".pt", ".pth")) for name in found):
-        raise PrunebenchError(
-            f"{folder} has only pickled weights, which are never loaded", hint=_CONVERT
-        )
-    raise PrunebenchError(
-        f"{folder} has no *.safetensors", hint="name a folder that save_pretrained wrote"
-    )
+def hashed_files(folder: Path, *, code: bool = False) -> list[Path]:
+    """The files whose content identifies the checkpoint; nothing else is loaded from a folder."""
+    suffixes = _HASHED | ({".py"} if code else set())
+    return sorted(path for path in folder.iterdir() if path.suffix in suffixes and path.is_file())
 
 
-def _read_json(path: Path, *, missing: str | None = None) -> dict[str, Any]:
+def _check_tokenizer(folder: Path) -> None:
+    found = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    if not found:
+        raise PrunebenchError(
+            f"{folder} has no tokenizer (none of {', '.join(TOKENIZER_FILES)})",
+            hint="save one there: AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)",
+        )
+    if not set(found) <= set(_SENTENCEPIECE):
+        return
+    # transformers makes a tokenizer.json of such a file while loading, with these packages.
+    needed = {"tiktoken": "tiktoken"}
+    if not _is_tiktoken(folder / found[0]):
+        needed = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
+    if missing := [package for package, module in needed.items() if not _is_installed(module)]:
+        raise PrunebenchError(
+            f"{folder} has no tokenizer.json, and to read {found[0]} transformers needs "
+            f"{' and '.join(missing)}",
+            hint=f"pip install {' '.join(missing)}; or put the model's tokenizer.json there",
+        )
+
+
+def _is_installed(module: str) -> bool:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PrunebenchError(
-            missing or f"{path} is missing", hint="name a folder that save_pretrained wrote"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise PrunebenchError(
-            f"{path} cannot be read: {error}", hint="copy or download the file again"
-        ) from error
-    if not isinstance(data, dict):
-        raise PrunebenchError(f"{path} is not a JSON object")
-    return data
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that the module is in is not there
+        return False
 
 
-def check_loaded(source: Path, report: Mapping[str, Any]) -> None:
-    """Raise PrunebenchError if transformers' ``report`` on loading ``source`` lists faults.
-
-    transformers only warns about them: it initialises missing weights at random and goes on.
-    """
-    for kind in ("missing_keys", "mismatched_keys", "error_msgs"):
-        if faults := report.get(kind):
-            names = ", ".join(sorted(map(_fault, faults))[:3])
-            raise PrunebenchError(
-                f"{source}: the weights do not fit the config: "
-                f"{len(faults)} {kind.replace('_', ' ')}: {names}",
-                hint="take config and weights from the same checkpoint",
-            )
-
-
-def _fault(entry: Any) -> str:
-    """One entry of the report: a key, or a key with its shapes in the file and in the model."""
-    if not isinstance(entry, tuple):
-        return str(entry)
-    key, stored, expected = entry
-    return f"{key} is {list(stored)} instead of {list(expected)}"
+def _is_tiktoken(path: Path) -> bool:
+    """Whether the file is a list of tokens in base64, as Llama 3 was released, not sentencepiece."""
+    try:
+        with path.open("rb") as file:
+            return re.fullmatch(rb"[A-Za-z0-9+/=]+ \d+", file.readline(200).rstrip()) is not None
+    except OSError as error:
+        raise PrunebenchError(f"cannot read {path}: {error.strerror or error}") from error

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
-from prunebench.errors import PrunebenchError, first_line
+from prunebench.errors import PrunebenchError
 from prunebench.model.families import FAMILIES
-from prunebench.model.folder import Checkpoint, check_loaded
+from prunebench.model.folder import Checkpoint
+from prunebench.model.load_errors import config_error, load_error, tokenizer_error
+from prunebench.model.loading_folder import LoadingFolder
+from prunebench.model.loading_report import check_loaded, unused_tensors
 from prunebench.model.pruning_json import VARIANT, apply_shape, read_pruning_file
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """A causal LM in eval mode without gradients."""
+
+    model: Any
+    unused: list[str]
+    """Names of stored tensors that it has no place for."""
 
 
 def import_libraries() -> None:
@@ -27,23 +40,25 @@ def import_libraries() -> None:
 
 def load_model(
     checkpoint: Checkpoint,
+    source: LoadingFolder,
     *,
     dtype: Any,
     device: str,
     trust_remote_code: bool,
     max_memory: dict[int | str, int] | None = None,
-) -> Any:
-    """The causal LM of ``checkpoint``, in eval mode without gradients.
+) -> LoadedWeights:
+    """Load the causal LM of ``checkpoint`` from ``source``, the folder that was made for it.
 
     ``device`` 'auto' dispatches it over several devices with ``max_memory`` bytes each. Raises
     PrunebenchError if transformers cannot load it or the weights do not fit the config.
     """
-    folder = checkpoint.folder
     common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+    config = _config(checkpoint, source, common)
     try:
-        loader, more = _loader(folder, common)
+        loader, more = _loader(checkpoint.folder, config)
         model, report = loader.from_pretrained(
-            folder,
+            source.path,
+            config=config,
             dtype=dtype,
             device_map={"cpu": None, "auto": "auto"}.get(device, {"": device}),
             max_memory=max_memory,
@@ -58,56 +73,67 @@ def load_model(
         raise
     except SafetensorError as error:
         names = ", ".join(path.name for path in checkpoint.weights[:3])
-        raise PrunebenchError(
-            f"{folder}: the weights in {names} are damaged: {first_line(error)}",
-            hint="copy or download the files again",
+        raise load_error(
+            checkpoint, source.path, error, f"the weights in {names} are damaged"
         ) from error
     except Exception as error:
-        kind = checkpoint.config.get("model_type", "no model_type")
-        raise PrunebenchError(
-            f"{folder}: transformers cannot load this checkpoint ({kind}): {first_line(error)}",
-            hint="name a causal language model that the installed transformers knows",
-        ) from error
-    check_loaded(folder, report)
+        raise load_error(checkpoint, source.path, error) from error
+    check_loaded(checkpoint.folder, report)
     if isinstance(model, _Narrowed):
         # Give the model transformers' own class back, so that it can be pickled and saved as usual.
         model.__class__ = type(model).__mro__[2]
     model.eval().requires_grad_(requires_grad=False)
     _copy_into_memory(model)
-    return model
+    return LoadedWeights(model, unused_tensors(report))
 
 
-def load_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:
-    """The tokenizer in ``folder``. Raises PrunebenchError if transformers cannot read it."""
+def load_tokenizer(folder: Path, source: LoadingFolder, *, trust_remote_code: bool) -> Any:
+    """The tokenizer of ``folder``, from ``source``.
+
+    Raises PrunebenchError if transformers cannot read it.
+    """
     from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=trust_remote_code
+            source.path, local_files_only=True, trust_remote_code=trust_remote_code
         )
     except Exception as error:
-        raise PrunebenchError(
-            f"{folder}: transformers cannot read the tokenizer: {first_line(error)}",
-            hint="save it again: AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)",
-        ) from error
+        raise tokenizer_error(folder, source.path, error) from error
 
 
 class _Narrowed:
     """Marks a class that `_loader` made."""
 
 
-def _loader(folder: Path, common: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _config(checkpoint: Checkpoint, source: LoadingFolder, common: dict[str, Any]) -> Any:
+    """The config as an object of transformers. Raises PrunebenchError if it is no causal LM's."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(source.path, **common)
+    except Exception as error:
+        raise config_error(checkpoint, source.path, error) from error
+    own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if type(config) not in AutoModelForCausalLM._model_mapping and not own_code:
+        raise PrunebenchError(
+            f"{checkpoint.folder}: a {config.model_type} model is no causal language model",
+            hint="name a causal language model",
+        )
+    return config
+
+
+def _loader(folder: Path, config: Any) -> tuple[Any, dict[str, Any]]:
     """The class to load the folder with, and its extra arguments.
 
     `from_pretrained` builds a model from the config and then fills in the weights. If the config
     cannot describe the pruned layers, a subclass makes the new model narrower in between.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     pruning = read_pruning_file(folder)
     if pruning is None or pruning.plain:
         return AutoModelForCausalLM, {}
-    config = AutoConfig.from_pretrained(folder, **common)
     plain = AutoModelForCausalLM._model_mapping[type(config)]
 
     def build(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
@@ -115,7 +141,7 @@ def _loader(folder: Path, common: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         apply_shape(self, pruning.shape)
 
     named = {"__init__": build, "__module__": plain.__module__, "__qualname__": plain.__qualname__}
-    return type(plain.__name__, (_Narrowed, plain), named), {"config": config, "variant": VARIANT}
+    return type(plain.__name__, (_Narrowed, plain), named), {"variant": VARIANT}
 
 
 def _copy_into_memory(model: torch.nn.Module) -> None:

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import math
 import mmap
+import re
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from prunebench.errors import PrunebenchError
-
-_AGAIN = "copy or download the file again"
+from prunebench.model.wrong_file import AGAIN, wrong_file
 
 # Type of a value -> struct code, for the types of fixed size; strings and arrays have none.
 _SCALARS = {
@@ -48,6 +49,9 @@ _BLOCKS = {
 }  # fmt: skip
 _UNKNOWN_BLOCK = (1, 0)  # of a type not in the table, check only that the tensor's start exists
 _ALIGNMENT = 32
+# What is read of the key-value pairs; the others are skipped.
+_KEYS = {"general.alignment", "general.architecture", "general.type", "split.count"}
+_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 
 
 class GGUFHeader(NamedTuple):
@@ -65,18 +69,24 @@ def read_gguf_header(path: Path) -> GGUFHeader:
     """
     try:
         with path.open("rb") as file:
-            if file.read(4) != b"GGUF":
-                raise PrunebenchError(
-                    f"{path} is not a GGUF file: it does not start with 'GGUF'", hint=_AGAIN
-                )
+            start = file.read(64)
+            if not start.startswith(b"GGUF"):
+                raise wrong_file(path, start, "a GGUF file")
             # Mapped: a vocabulary in the header can take megabytes, which are skipped.
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _read(path, data)
     except OSError as error:
         raise PrunebenchError(f"cannot read {path}: {error.strerror or error}") from error
-    except (struct.error, KeyError, ValueError, OverflowError, ZeroDivisionError) as error:
+    except (
+        struct.error,
+        KeyError,
+        ValueError,
+        TypeError,
+        OverflowError,
+        ZeroDivisionError,
+    ) as error:
         raise PrunebenchError(
-            f"{path} is truncated or damaged: its header cannot be read", hint=_AGAIN
+            f"{path} is truncated or damaged: its header cannot be read", hint=AGAIN
         ) from error
 
 
@@ -86,15 +96,16 @@ def _read(path: Path, data: mmap.mmap) -> GGUFHeader:
     if version not in {2, 3}:
         raise PrunebenchError(f"{path} has GGUF version {version}; versions 2 and 3 can be read")
     tensors, pairs = cursor.scalar("Q"), cursor.scalar("Q")
-    alignment, architecture = _ALIGNMENT, None
+    values: dict[str, Any] = {}
     for _ in range(pairs):
         key, kind = cursor.text(), cursor.scalar("I")
-        if key == "general.alignment":
-            alignment = cursor.scalar(_SCALARS[kind])
-        elif key == "general.architecture" and kind == _STRING:
-            architecture = cursor.text()
-        else:
+        if key not in _KEYS:
             cursor.skip_value(kind)
+        elif kind == _STRING:
+            values[key] = cursor.text()
+        else:
+            values[key] = cursor.scalar(_SCALARS[kind])
+    _check_whole_model(path, values, tensors)
     parameters = 0
     end = 0  # of the last tensor's bytes, counted from the start of the data
     for _ in range(tensors):
@@ -104,12 +115,34 @@ def _read(path: Path, data: mmap.mmap) -> GGUFHeader:
         end = max(end, cursor.scalar("Q") + size // elements * nbytes)
         if not name.startswith("rope_"):  # tables of rotary frequencies are not trained
             parameters += size
+    alignment = values.get("general.alignment", _ALIGNMENT)
     needed = -(-cursor.offset // alignment) * alignment + end  # rounded up to the alignment
     if tensors and len(data) < needed:
         raise PrunebenchError(
-            f"{path} is truncated: {len(data)} bytes, its tensors need {needed}", hint=_AGAIN
+            f"{path} is truncated: {len(data)} bytes, its tensors need {needed}", hint=AGAIN
         )
-    return GGUFHeader(architecture, parameters)
+    architecture = values.get("general.architecture")
+    return GGUFHeader(architecture if isinstance(architecture, str) else None, parameters)
+
+
+def _check_whole_model(path: Path, values: Mapping[str, Any], tensors: int) -> None:
+    """Raise PrunebenchError if the file holds a part of a model, or something else."""
+    named = _PART.search(path.name.lower())
+    parts = max(values.get("split.count", 1), int(named[2]) if named else 1)
+    if parts > 1:
+        raise PrunebenchError(
+            f"{path} is one of the {parts} parts of a model",
+            hint="join them with llama.cpp: llama-gguf-split --merge FIRST_PART MODEL.gguf",
+        )
+    if (kind := values.get("general.type", "model")) != "model":
+        raise PrunebenchError(
+            f"{path} holds no model but a part for one, of the kind '{kind}'",
+            hint="name the GGUF file of the language model",
+        )
+    if not tensors:
+        raise PrunebenchError(
+            f"{path} holds no weights", hint="name the GGUF file that has the model's weights"
+        )
 
 
 class _Cursor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,14 @@ import torch
 
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.model import Placement
-from prunebench.model.folder import read_checkpoint
-from prunebench.model.from_pretrained import import_libraries, load_model, load_tokenizer
+from prunebench.model.folder import Checkpoint, read_checkpoint
+from prunebench.model.from_pretrained import (
+    LoadedWeights,
+    import_libraries,
+    load_model,
+    load_tokenizer,
+)
+from prunebench.model.loading_folder import LoadingFolder, loading_folder
 from prunebench.model.placement import max_memory
 from prunebench.model.pruning_json import read_pruning_file
 from prunebench.model.quiet import quiet
@@ -41,6 +47,10 @@ class LoadedModel:
     """Weights and config from disk to device, without imports and tokenizer."""
     transfers: TransferTimes | None = None
     """None if the weights went to the device while they were read."""
+    notes: tuple[str, ...] = ()
+    """What the checkpoint holds and the model does not use; each the end of a sentence."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """How the model is run, and what the checkpoint says otherwise; for provenance."""
 
 
 def load(folder: Path, *, dtype: str, device: str, trust_remote_code: bool = False) -> LoadedModel:
@@ -51,24 +61,32 @@ def load(folder: Path, *, dtype: str, device: str, trust_remote_code: bool = Fal
     architecture.
     """
     import_libraries()
-    checkpoint = read_checkpoint(folder)
+    checkpoint, source = _prepare(folder, trust_remote_code=trust_remote_code)
     torch.empty((), device=device)  # starts the device now, so that it does not count as loading
     with quiet():
         started = time.perf_counter()
         # Two separate transfers can be timed; a model too large for host memory cannot.
         separate = device == "cpu" or _fits(checkpoint.weight_bytes)
-        model = load_model(
+        found = load_model(
             checkpoint,
+            source,
             dtype=getattr(torch, dtype),
             device="cpu" if separate else device,
             trust_remote_code=trust_remote_code,
         )
         host_s = time.perf_counter() - started
-        transfers = _move(model, device, host_s) if separate else None
+        transfers = _move(found.model, device, host_s) if separate else None
         _synchronise(device)
         seconds = time.perf_counter() - started
-        tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
-    return LoadedModel(model, tokenizer, checkpoint.weight_bytes, seconds, transfers)
+        tokenizer = load_tokenizer(folder, source, trust_remote_code=trust_remote_code)
+    return LoadedModel(
+        found.model,
+        tokenizer,
+        checkpoint.weight_bytes,
+        seconds,
+        transfers,
+        **_described(found, source),
+    )
 
 
 def load_dispatched(
@@ -79,12 +97,13 @@ def load_dispatched(
     Layers that fit on no other device stay in their files and are read for every forward pass.
     """
     import_libraries()
-    checkpoint = read_checkpoint(folder)
+    checkpoint, source = _prepare(folder, trust_remote_code=trust_remote_code)
     memory = max_memory(placement, device)
     with quiet():
         started = time.perf_counter()
-        model = load_model(
+        found = load_model(
             checkpoint,
+            source,
             dtype=getattr(torch, dtype),
             device="auto",
             trust_remote_code=trust_remote_code,
@@ -92,33 +111,45 @@ def load_dispatched(
         )
         _synchronise(device)
         seconds = time.perf_counter() - started
-        tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
-    return LoadedModel(model, tokenizer, checkpoint.weight_bytes, seconds)
+        tokenizer = load_tokenizer(folder, source, trust_remote_code=trust_remote_code)
+    return LoadedModel(
+        found.model,
+        tokenizer,
+        checkpoint.weight_bytes,
+        seconds,
+        **_described(found, source),
+    )
 
 
 def load_bare(folder: Path, *, dtype: str, device: str) -> LoadedModel:
     """The model in ``folder`` on the meta device, without its weights, to go through it by layers.
 
     Buffers that no file holds are real and on ``device``. Raises PrunebenchError as `load` does,
-    and if the weights are packed or narrower than the config says.
+    and if the weights are narrower than the config says.
     """
-    checkpoint = read_checkpoint(folder)
+    checkpoint, source = _prepare(folder)
     pruning = read_pruning_file(folder)
-    if checkpoint.is_packed or (pruning is not None and not pruning.plain):
-        kind = "are packed" if pruning is None else "are narrower than config.json says"
+    if pruning is not None and not pruning.plain:
         raise PrunebenchError(
-            f"{folder}: the weights {kind}, so they cannot be read layer by layer",
+            f"{folder}: the weights are narrower than config.json says, "
+            "so they cannot be read layer by layer",
             hint="prune it without --stream, or name the checkpoint that it was made from",
         )
     with quiet():
         started = time.perf_counter()
-        model = load_model(
-            checkpoint, dtype=getattr(torch, dtype), device="meta", trust_remote_code=False
+        found = load_model(
+            checkpoint, source, dtype=getattr(torch, dtype), device="meta", trust_remote_code=False
         )
-        _make_buffers(model, device)
+        _make_buffers(found.model, device)
         seconds = time.perf_counter() - started
-        tokenizer = load_tokenizer(folder, trust_remote_code=False)
-    return LoadedModel(model, tokenizer, checkpoint.weight_bytes, seconds)
+        tokenizer = load_tokenizer(folder, source, trust_remote_code=False)
+    return LoadedModel(
+        found.model,
+        tokenizer,
+        checkpoint.weight_bytes,
+        seconds,
+        **_described(found, source),
+    )
 
 
 def load_pruned(folder: str | Path, *, dtype: str | None = None, device: str = "cpu") -> Any:
@@ -128,14 +159,36 @@ def load_pruned(folder: str | Path, *, dtype: str | None = None, device: str = "
     ``dtype`` is 'float32', 'bfloat16' or 'float16'; by default the saved one. Raises
     PrunebenchError if the folder is incomplete or damaged.
     """
-    checkpoint = read_checkpoint(Path(folder), tokenizer=False)
+    checkpoint, source = _prepare(Path(folder), tokenizer=False)
     with quiet():
         return load_model(
             checkpoint,
+            source,
             dtype="auto" if dtype is None else getattr(torch, dtype),
             device=device,
             trust_remote_code=False,
-        )
+        ).model
+
+
+def _prepare(
+    folder: Path, *, tokenizer: bool = True, trust_remote_code: bool = False
+) -> tuple[Checkpoint, LoadingFolder]:
+    """Check a folder, and make the one that transformers loads from."""
+    checkpoint = read_checkpoint(folder, tokenizer=tokenizer)
+    with quiet():
+        return checkpoint, loading_folder(checkpoint, code=trust_remote_code)
+
+
+def _described(found: LoadedWeights, source: LoadingFolder) -> dict[str, Any]:
+    """The fields of `LoadedModel` for what the checkpoint holds besides the model."""
+    notes = list(source.notes)
+    if found.unused:
+        shown = ", ".join(found.unused[:3]) + (" ..." if len(found.unused) > 3 else "")
+        notes.append(f"holds {len(found.unused)} tensors that the model does not use: {shown}")
+    settings = {"attention": getattr(found.model.config, "_attn_implementation", None)}
+    if source.ignored:
+        settings["ignored"] = dict(source.ignored)
+    return {"notes": tuple(notes), "settings": settings}
 
 
 @torch.no_grad()

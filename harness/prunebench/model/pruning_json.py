@@ -27,8 +27,8 @@ from pydantic import Field, ValidationError
 
 from prunebench.errors import PrunebenchError
 from prunebench.model.anatomy import Block, anatomy
-from prunebench.model.folder import PRUNING_FILE
 from prunebench.model.surgery import remove_blocks
+from prunebench.model.weight_files import PRUNING_FILE
 from prunebench.model.width import hidden_size, keep_groups, keep_hidden
 from prunebench.record.kept_units import KeptUnits
 from prunebench.schema import Part

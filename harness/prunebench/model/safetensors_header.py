@@ -18,15 +18,20 @@ from pathlib import Path
 from typing import Any
 
 from prunebench.errors import PrunebenchError
+from prunebench.model.wrong_file import AGAIN, wrong_file
 
 _MAX_HEADER = 100_000_000  # bytes; the limit of the format, so a wrong length allocates no more
-_AGAIN = "copy or download the file again"
 # Rotary tables and causal masks that older releases of transformers stored beside the weights.
 _LEGACY_BUFFERS = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
 _HEADS = ("lm_head.weight", "embed_out.weight")
 _EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight")
 _PIECE = 1 << 20  # bytes that are compared at a time
 _FLOATS = {"F64", "F32", "F16", "BF16"}
+# Bytes of an element; a type that is not in the table is not checked.
+_WIDTHS = {
+    "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2,
+    "U16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ def parameter_count(tensors: Mapping[str, StoredTensor], *, tied: bool) -> int |
     counted = {
         name: tensor for name, tensor in tensors.items() if not name.endswith(_LEGACY_BUFFERS)
     }
-    if any(tensor.dtype not in _FLOATS for tensor in counted.values()):
+    if not all(map(is_float, counted.values())):
         return None
     total = sum(math.prod(tensor.shape) for tensor in counted.values())
     heads = [tensor for name, tensor in counted.items() if name in _HEADS]
@@ -60,6 +65,11 @@ def parameter_count(tensors: Mapping[str, StoredTensor], *, tied: bool) -> int |
     if tied and heads and embeddings and _equal(heads[0], embeddings[0]):
         total -= math.prod(heads[0].shape)
     return total
+
+
+def is_float(tensor: StoredTensor) -> bool:
+    """Whether its elements are plain floating point numbers, as torch computes with them."""
+    return tensor.dtype in _FLOATS
 
 
 def _equal(one: StoredTensor, other: StoredTensor) -> bool:
@@ -89,13 +99,29 @@ def safetensors_entries(path: Path) -> dict[str, StoredTensor]:
         found = {name: _entry(path, data, entry) for name, entry in header.items()}
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise PrunebenchError(
-            f"{path} is not a safetensors file: its header cannot be read", hint=_AGAIN
+            f"{path} is not a safetensors file: its header cannot be read", hint=AGAIN
         ) from error
     end = max((entry.start + entry.nbytes for entry in found.values()), default=data)
     if size != end:
         fault = "is truncated" if size < end else "is too long"
-        raise PrunebenchError(f"{path} {fault}: {size} bytes, its header names {end}", hint=_AGAIN)
+        raise PrunebenchError(f"{path} {fault}: {size} bytes, its header names {end}", hint=AGAIN)
+    _check_layout(path, data, found)
     return found
+
+
+def _check_layout(path: Path, data: int, tensors: Mapping[str, StoredTensor]) -> None:
+    """Every tensor has the bytes that its shape needs, and they follow each other without gaps."""
+    end = data
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].nbytes)):
+        width = _WIDTHS.get(tensor.dtype)
+        needed = tensor.nbytes if width is None else width * math.prod(tensor.shape)
+        if tensor.start != end or tensor.nbytes != needed:
+            raise PrunebenchError(
+                f"{path} is damaged: its header gives {name} {tensor.nbytes} bytes from byte "
+                f"{tensor.start} on, and not {needed} from byte {end} on",
+                hint=AGAIN,
+            )
+        end += tensor.nbytes
 
 
 def _read_header(path: Path) -> tuple[int, bytes]:
@@ -106,13 +132,13 @@ def _read_header(path: Path) -> tuple[int, bytes]:
             prefix = file.read(8)
             length = int.from_bytes(prefix, "little")
             if len(prefix) < 8 or not 2 <= length <= _MAX_HEADER:
-                raise PrunebenchError(f"{path} is not a safetensors file", hint=_AGAIN)
+                raise wrong_file(path, prefix + file.read(56), "a safetensors file")
             text = file.read(length)
     except OSError as error:
         raise PrunebenchError(f"cannot read {path}: {error.strerror or error}") from error
     if len(text) < length:
         raise PrunebenchError(
-            f"{path} is truncated: {size} bytes, its header alone has {8 + length}", hint=_AGAIN
+            f"{path} is truncated: {size} bytes, its header alone has {8 + length}", hint=AGAIN
         )
     return size, text
 

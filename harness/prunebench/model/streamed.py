@@ -97,20 +97,22 @@ class StreamedModel:
                     self._write(name)
                 self.written.add(index)
 
-    def copy_rest(self, check: Callable[[str, torch.Tensor], None]) -> None:
-        """Copy all tensors outside the layers to ``target``, some elements at a time.
+    def stored_pieces(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """All weights, in the model's type: some elements at a time, with their stored name."""
+        for name, tensor in self._state.items():
+            if name in self._stored:
+                for _, piece in self._source.pieces(self._stored[name]):
+                    yield self._stored[name], piece.to(tensor.dtype)
 
-        ``check(name, elements)`` is called with every piece.
-        """
+    def copy_rest(self) -> None:
+        """Copy all tensors outside the layers to ``target``, some elements at a time."""
         assert self._target is not None
         inside = {name for names in self._layers for name in names}
         for name in [name for name in self._target.entries if name not in inside]:
             dtype = self._state[name].dtype
             for start, piece in self._source.pieces(self._stored[name]):
-                elements = piece.to(dtype)
-                check(name, elements)
                 with disk_errors(self._target.entries[name].path):
-                    self._target.write(name, elements, start)
+                    self._target.write(name, piece.to(dtype), start)
 
     def _names(self, prefix: str) -> list[str]:
         return [name for name in self._state if name.startswith(prefix)]

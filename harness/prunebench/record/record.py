@@ -108,8 +108,9 @@ class Record(Part):
     )
     flags: list[str] = Field(
         default_factory=list,
-        description="side effects that a method, recovery or metric left behind, and metrics "
-        "without a figure; one sentence each",
+        description="side effects that a method, recovery or metric left behind, metrics "
+        "without a figure, and what a checkpoint holds and the model does not use; "
+        "one sentence each",
     )
     provenance: dict[str, Any] = Field(default_factory=dict)
     error: Error | None = None

@@ -36,7 +36,8 @@ class Source:
         item.
         """
         written: yaml.KeyPath = ()
-        location = f"{self.file}:1"
+        # What was not read from a file has no lines.
+        location = f"{self.file}:1" if self.locations else self.file
         for key in path:
             if (*written, key) in self.locations:
                 location = self.locations[*written, key]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from prunebench.experiment.measures import Form
 from prunebench.measure.speed.execution import choose, decoder
@@ -76,15 +78,29 @@ def generate_s(model: Any, prompt: Tensor, new_tokens: int) -> float:
 
     def seconds(tokens: int) -> float:
         before = time.perf_counter()
-        model.generate(
-            prompt,
-            attention_mask=torch.ones_like(prompt),
-            max_new_tokens=tokens,
-            min_new_tokens=tokens,
-            do_sample=False,
-            pad_token_id=0,
+        made = model.generate(
+            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=tokens, pad_token_id=0
         )
         wait()
-        return time.perf_counter() - before
+        elapsed = time.perf_counter() - before
+        assert made.shape[1] == prompt.shape[1] + tokens
+        return elapsed
 
-    return max(1e-9, seconds(new_tokens) - seconds(1)) / (new_tokens - 1)
+    with _greedy(model):
+        return max(1e-9, seconds(new_tokens) - seconds(1)) / (new_tokens - 1)
+
+
+@contextmanager
+def _greedy(model: Any) -> Iterator[None]:
+    """Let `generate()` decode greedily with a KV cache, whatever the checkpoint says.
+
+    Its generation_config.json may ask for sampling, beams, another cache or a penalty. Arguments of
+    `generate()` replace single settings, but keep the others, so the whole of it is replaced. It
+    names no end-of-sequence token, so exactly as many tokens are generated as are asked for.
+    """
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
