@@ -52,8 +52,9 @@ def test_windows_are_text_of_the_corpus_and_reproducible(
     elif name == "joined-rows":
         assert all(piece in "\n".join(docs) for window in found for piece in window.split("\n"))
         assert sum(len(window.replace("\n", "")) for window in found) <= sum(map(len, docs))
-    elif name == "joined-random":
-        assert all(window in "|".join(docs) for window in found)
+    elif name.endswith("joined-random"):
+        joiner = " " if name.startswith("space") else "|"
+        assert all(window in joiner.join(docs) for window in found)
     else:
         assert "|".join(docs).startswith("".join(found))
 
@@ -67,6 +68,7 @@ def test_a_corpus_is_refused_only_if_its_text_is_too_short(
         "c4-gptq": windows if any(len(doc) > length for doc in docs) else 0,
         "distinct": sum(len(doc) >= length for doc in docs),
         "joined-random": windows if len("|".join(docs)) > length else 0,
+        "space-joined-random": windows if len(" ".join(docs)) > length else 0,
         "joined-rows": len("\n\n".join(docs)) // length,
         "consecutive": len("|".join(docs)) // length,
     }

@@ -26,6 +26,11 @@ class CorpusRef(Frozen):
         return {"name": self.name, "revision": self.revision}
 
 
+_DRAWN_ANEW = {"joined-rows": 2}
+"""Samplers that drew other windows before: the number is part of an id, so cells of older runs
+count as different."""
+
+
 class CalibrationSpec(Frozen):
     """The token windows that a method may look at."""
 
@@ -38,6 +43,8 @@ class CalibrationSpec(Frozen):
     def identity(self) -> dict[str, Any]:
         """The part that decides the windows."""
         data = self.model_dump(mode="json", exclude={"corpus"})
+        if self.sampler in _DRAWN_ANEW:
+            data["draws"] = _DRAWN_ANEW[self.sampler]
         return {**data, "corpus": self.corpus.identity()}
 
     @property

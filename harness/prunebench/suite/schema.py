@@ -17,7 +17,10 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 CORPUS = "registered name, local .txt .jsonl .parquet .npy file, or {file: PATH, field: COLUMN}"
 CALIBRATION_SPLIT = "default: the corpus's own calibration split"
-SAMPLER = "how windows are drawn; default: the corpus's own"
+SAMPLER = (
+    "how windows are drawn: c4-gptq, distinct, joined-random, space-joined-random, joined-rows, "
+    "consecutive; default: the corpus's own"
+)
 TOKENS = "tokens per window"
 
 TokenCount = Annotated[int, Field(gt=1)]

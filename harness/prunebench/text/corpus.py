@@ -12,6 +12,7 @@ SAMPLER_NAMES: tuple[str, ...] = (
     "c4-gptq",
     "distinct",
     "joined-random",
+    "space-joined-random",
     "joined-rows",
     "consecutive",
     "as-is",

@@ -25,6 +25,7 @@ _MISSES = 50_000  # draws in a row without a document that is long enough, befor
 # result.
 _CHARACTERS_PER_TOKEN = 5
 _BLANK_LINE = "\n\n"
+_SAMPLED_ROWS = 256  # of BlockPruner's paper
 _LESS = "ask for fewer or shorter windows, or name a larger corpus"
 _JOIN = "ask for shorter windows, or choose a sampler that joins documents, such as joined-rows"
 
@@ -93,27 +94,49 @@ def distinct(source: TextSource, windows: int, length: int, seed: int) -> Sample
 def joined_random(source: TextSource, windows: int, length: int, seed: int) -> SampledWindows:
     """GPTQ on WikiText-2 and PTB: join and tokenise all documents, cut windows at random starts.
 
-    Windows may overlap. Raises PrunebenchError if the text is not longer than ``length``.
+    The corpus's own joiner is between documents. Windows may overlap. Raises PrunebenchError if
+    the text is not longer than ``length``.
     """
+    return _random_starts(source, source.joiner, windows, length, seed)
+
+
+def space_joined_random(source: TextSource, windows: int, length: int, seed: int) -> SampledWindows:
+    """SparseGPT and Wanda on WikiText-2: as `joined_random`, with a space between documents."""
+    return _random_starts(source, " ", windows, length, seed)
+
+
+def _random_starts(
+    source: TextSource, joiner: str, windows: int, length: int, seed: int
+) -> SampledWindows:
     rows = source.rows()
-    ids = np.asarray(source.encode(source.joiner.join(rows)), dtype=np.int64)  # [tokens]
+    ids = np.asarray(source.encode(joiner.join(rows)), dtype=np.int64)  # [tokens]
     if len(ids) <= length:
         raise _too_little(source, windows, length, 0, f"the text has {len(ids)} tokens")
     rng = random.Random(seed)
+    # The original code never takes the last possible start, so do not either.
     starts = [rng.randint(0, len(ids) - length - 1) for _ in range(windows)]
     return SampledWindows(np.stack([ids[start : start + length] for start in starts]), len(rows))
 
 
 def joined_rows(source: TextSource, windows: int, length: int, seed: int) -> SampledWindows:
-    """BlockPruner on Alpaca: rows in random order, joined by blank lines, cut into windows.
+    """BlockPruner on Alpaca: a sample of rows, joined by blank lines, cut into windows.
 
-    Windows do not overlap. BlockPruner's `nsamples` counts rows, so 256 of them give a few tens of
-    windows; here rows are drawn until ``windows`` windows are full. Raises PrunebenchError if all
-    rows together do not fill them.
+    Windows do not overlap. BlockPruner samples 256 rows, which give a few tens of windows. Here it
+    is the same number, or more if ``windows`` windows need more; rows behind the last window are
+    left out. Raises PrunebenchError if all rows together do not fill the windows.
     """
-    rows = source.rows()
-    order = random.Random(seed).sample(range(len(rows)), len(rows))
-    return _fill(source, (rows[index] for index in order), _BLANK_LINE, windows, length)
+    rows, need = source.rows(), windows * length
+    count = min(_SAMPLED_ROWS, len(rows))
+    while True:
+        # A new sample each time: `random.sample` draws few rows of many otherwise than most of
+        # them, so the first 256 of a permutation are not the 256 that BlockPruner's code draws.
+        order = random.Random(seed).sample(range(len(rows)), count)
+        ids, used = _joined_ids(source, (rows[row] for row in order), _BLANK_LINE, need)
+        if len(ids) >= need or count == len(rows):
+            return _cut(source, ids, used, windows, length)
+        # A tenth more than the tokens per row so far suggest, so that the next sample suffices.
+        guess = int(1.1 * count * need / max(1, len(ids)))
+        count = min(len(rows), max(count + 1, guess))
 
 
 def consecutive(
@@ -150,6 +173,7 @@ SAMPLERS: dict[str, Callable[[TextSource, int, int, int], SampledWindows]] = {
     "c4-gptq": c4_gptq,
     "distinct": distinct,
     "joined-random": joined_random,
+    "space-joined-random": space_joined_random,
     "joined-rows": joined_rows,
     "consecutive": consecutive,
 }
@@ -220,14 +244,40 @@ def _fill(
     tail: bool = False,
 ) -> SampledWindows:
     """Join documents until the windows are full, and cut the text into windows from its start."""
+    need = None if windows is None else windows * length
+    ids, used = _joined_ids(source, documents, joiner, need)
+    return _cut(source, ids, used, windows, length, fewer=fewer, tail=tail)
+
+
+def _joined_ids(
+    source: TextSource, documents: Iterable[str], joiner: str, need: int | None
+) -> tuple[Sequence[int], int]:
+    """Ids of the joined documents, at least the first ``need`` if there are so many.
+
+    And the number of documents that were read. None needs all.
+    """
     remaining = iter(documents)
     parts: list[str] = []
     ids: Sequence[int] = ()
-    if windows is not None and source.stable_prefix is not None:
-        ids = _enough_ids(source.stable_prefix, remaining, parts, joiner, windows * length)
-    if windows is None or len(ids) < windows * length:
+    if need is not None and source.stable_prefix is not None:
+        ids = _enough_ids(source.stable_prefix, remaining, parts, joiner, need)
+    if need is None or len(ids) < need:
         parts.extend(remaining)
         ids = source.encode(joiner.join(parts))
+    return ids, len(parts)
+
+
+def _cut(
+    source: TextSource,
+    ids: Sequence[int],
+    documents: int,
+    windows: int | None,
+    length: int,
+    *,
+    fewer: bool = False,
+    tail: bool = False,
+) -> SampledWindows:
+    """Cut ids into windows from the start; raise PrunebenchError if they are too few."""
     have = len(ids) // length
     short = tail and len(ids) - have * length > 1 and (windows is None or have < windows)
     wanted = 1 if fewer else windows or 1
@@ -236,7 +286,7 @@ def _fill(
     count = min(have, windows or have)
     return SampledWindows(
         np.asarray(ids[: count * length], dtype=np.int64).reshape(count, length),
-        len(parts),
+        documents,
         np.asarray(ids[count * length :], dtype=np.int64) if short else None,
     )
 
