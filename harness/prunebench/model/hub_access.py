@@ -87,7 +87,7 @@ def patient(call: Callable[[], T]) -> T:
         try:
             return call()
         except Exception as error:
-            busy = _status(error) in _BUSY
+            busy = refusal(error) in _BUSY
             wait = _asked_wait(error)
             again = busy or (is_lost_connection(error) and not _is_timeout(error))
             if not left or not again or (wait or 0) > _PATIENCE_S:
@@ -125,7 +125,7 @@ def _is_timeout(error: BaseException) -> bool:
 def _explained(error: Exception, wanted: Wanted, endpoint: str, file: str) -> PrunebenchError:
     from huggingface_hub import get_token
 
-    status, code = _status(error), _header(error, "X-Error-Code")
+    status, code = refusal(error), _header(error, "X-Error-Code")
     if status is None:
         return _not_answered(error, wanted, endpoint)
     token = get_token() is not None
@@ -202,8 +202,8 @@ def _not_answered(error: Exception, wanted: Wanted, endpoint: str) -> Prunebench
     return PrunebenchError(f"{wanted}: {why}", hint=hint)
 
 
-def _status(error: BaseException) -> int | None:
-    """The HTTP status of an error, also of one that another error wraps."""
+def refusal(error: BaseException) -> int | None:
+    """The HTTP status that the hub refused a request with, also if another error wraps it."""
     response = _response(error)
     return None if response is None else int(response.status_code)
 

@@ -60,6 +60,7 @@ class TaskResult(Part):
         description="whether the suite names this entry; such entries make the mean over tasks"
     )
     data: str = Field(description="'hub', registered data, or a folder's name")
+    data_commit: str | None = Field(None, description="commit of its data set on the hub")
     num_fewshot: int | None = Field(
         description="examples before each question; None if the tasks of a group differ"
     )

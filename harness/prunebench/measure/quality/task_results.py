@@ -21,10 +21,13 @@ WRAPPER = "prunebench"
 """The lm-eval group that gives tasks rows from another source; it is in no result."""
 
 
-def task_results(spec: TaskSpec, found: dict[str, Any]) -> list[TaskResult]:
+def task_results(
+    spec: TaskSpec, found: dict[str, Any], commits: Mapping[str, str | None]
+) -> list[TaskResult]:
     """One result for each task, and for each group that lm-eval aggregates, groups first.
 
-    ``found`` is what `lm_eval.evaluate` returned. Raises PrunebenchError if it has no score.
+    ``found`` is what `lm_eval.evaluate` returned, ``commits`` the commit of each task's data set on
+    the hub. Raises PrunebenchError if there is no score.
     """
     parents: dict[str, str] = {}
     for group, children in found.get("group_subtasks", {}).items():
@@ -42,6 +45,8 @@ def task_results(spec: TaskSpec, found: dict[str, Any]) -> list[TaskResult]:
     ordered = sorted(known, key=lambda result: not result.aggregate)
     for result in whole or [result for result in known if not result.aggregate]:
         result.asked = True
+    for result in ordered:
+        result.data_commit = commits.get(result.task)
     return ordered
 
 

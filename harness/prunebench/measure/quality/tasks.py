@@ -24,6 +24,7 @@ import torch
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.measures import TaskSpec
 from prunebench.measure.quality.task_data import HUB, TaskData
+from prunebench.measure.quality.task_hub import commit_of, hub_datasets
 from prunebench.measure.quality.task_index import TaskIndex, task_index
 from prunebench.measure.quality.task_results import SEEDS, WRAPPER, task_results
 from prunebench.measure.quality.task_rows import rows_for
@@ -127,13 +128,14 @@ def _evaluate(
     import lm_eval
 
     _seed()
-    with _away_from_namesakes(spec, sources):
+    with _away_from_namesakes(spec, sources), hub_datasets():
         loaded = _configured(sources.manager.load([_name_to_load(spec, sources)]), spec)
     watch = _Watch(spec.name, list(loaded["tasks"].values()), progress)
     lm = _language_model(model, tokenizer, spec.batch_size)
     lm.set_cache_hook(watch)
     found = lm_eval.evaluate(lm=lm, task_dict=loaded, limit=spec.limit, log_samples=False)
-    return task_results(spec, found)
+    commits = {name: commit_of(task.dataset) for name, task in loaded["tasks"].items()}
+    return task_results(spec, found, commits)
 
 
 def _away_from_namesakes(spec: TaskSpec, sources: _Sources) -> AbstractContextManager[None]:
