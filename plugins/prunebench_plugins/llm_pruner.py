@@ -9,7 +9,17 @@ import torch
 from pydantic import model_validator
 
 import prunebench
-from prunebench import Field, Method, OnlyIf, PrunebenchError, Reference, anatomy, hookimpl
+from prunebench import (
+    AddedLater,
+    Field,
+    Method,
+    NoEffect,
+    OnlyIf,
+    PrunebenchError,
+    Reference,
+    anatomy,
+    hookimpl,
+)
 from prunebench_plugins.llm_pruner_groups import (
     Counts,
     Pool,
@@ -33,12 +43,19 @@ if TYPE_CHECKING:
     from prunebench import Context
 
 
+WIDTHS = ("block", "channel")
+SCORED = OnlyIf(granularity=WIDTHS)
+BLOCKS = OnlyIf(granularity="block")
+LayerRange = tuple[int | None, int | None] | None
+
+
 class LLMPruner(Method):
     """Remove coupled groups by first- or second-order Taylor importance; matrices get smaller.
 
     A group is a KV head with its query heads and their part of the output projection, or an MLP
     channel; with ``granularity: channel`` it is one channel of the residual stream. Ratios and
-    counts follow the released code. On models with grouped queries ``mode: clean`` scores the
+    counts follow the released code. Its baseline without any scores is ``granularity: layer``: the
+    first ``keep_layers`` decoder layers stay, the others go. On models with grouped queries ``mode: clean`` scores the
     query heads that a KV head serves; ``mode: reference`` scores those that the released code
     takes for them, and removes the same whole groups.
     """
@@ -49,61 +66,77 @@ class LLMPruner(Method):
         arxiv="2305.11627",
         code="https://github.com/horseee/LLM-Pruner",
     )
-    structure: ClassVar = frozenset({"width"})
+    structure: ClassVar = frozenset({"width", "layers"})
     needs_calibration = True
     uses_seed = True
 
     class Options(prunebench.Options):
-        ratio: float | None = Field(
+        ratio: Annotated[float | None, SCORED] = Field(
             None,
             ge=0,
             lt=1,
             description="share of the KV groups and MLP channels to remove from each unprotected"
             " layer; 0.25 if neither ratio nor target_parameters is given",
         )
-        target_parameters: float | None = Field(
+        target_parameters: Annotated[float | None, SCORED] = Field(
             None,
             ge=0,
             lt=1,
             description="share of the whole model's parameters to remove instead, as close as whole"
             " groups allow",
         )
-        importance: Literal["taylor", "l1", "l2", "random"] = Field(
+        importance: Annotated[Literal["taylor", "l1", "l2", "random"], SCORED] = Field(
             "taylor", description="how a weight is scored"
         )
-        taylor: Annotated[Taylor, OnlyIf(importance="taylor")] = Field(
+        taylor: Annotated[Taylor, OnlyIf(importance="taylor", granularity=WIDTHS)] = Field(
             "param_first",
             description="score for importance taylor: |sum of w g| (vectorize), sum of |w g|"
             " (param_first), of w F w (param_second), or of |w g - w F w / 2| (param_mix)",
         )
-        reduction: Annotated[Reduction | None, OnlyIf(importance=("taylor", "l1", "l2"))] = Field(
+        reduction: Annotated[
+            Reduction | None, OnlyIf(importance=("taylor", "l1", "l2"), granularity=WIDTHS)
+        ] = Field(
             None,
             description="how the scores of a group's weights are combined; null, as released: sum"
             " for taylor, mean for l1 and l2",
         )
-        protect_first: Annotated[int | None, OnlyIf(granularity="block")] = Field(
+        protect_first: Annotated[int | None, BLOCKS] = Field(
             None,
             ge=0,
             description="first layers to leave as they are; null: 4, but at most a quarter of all",
         )
-        protect_last: Annotated[int | None, OnlyIf(granularity="block")] = Field(
+        protect_last: Annotated[int | None, BLOCKS] = Field(
             None,
             ge=0,
             description="last layers to leave as they are; null: 2, but at most an eighth of all",
         )
-        iterative_steps: int = Field(
+        attention_layers: Annotated[LayerRange, BLOCKS, AddedLater()] = Field(
+            None,
+            description="prune only attentions of the layers from FIRST up to, not including, END:"
+            " [FIRST, END], counted from 0, negative numbers from the end, null for no limit; then"
+            " protect_first and protect_last are for MLPs (block_attention_layer_start and _end of"
+            " the released code)",
+        )
+        mlp_layers: Annotated[LayerRange, BLOCKS, AddedLater()] = Field(
+            None,
+            description="the same for MLPs (block_mlp_layer_start and _end)",
+        )
+        iterative_steps: Annotated[int, SCORED] = Field(
             1, ge=1, description="number of equal steps in which to score and remove"
         )
-        global_pruning: bool = Field(
+        global_pruning: Annotated[bool, SCORED] = Field(
             default=False,
             description="rank the groups of all layers together instead of block by block",
         )
-        granularity: Literal["block", "channel"] = Field(
+        granularity: Literal["block", "channel", "layer"] = Field(
             "block",
             description="channel: remove channels of the residual stream from all layers; none is"
-            " protected",
+            " protected. layer: remove the last layers, without any scores (layer_wise)",
         )
-        mode: Annotated[Literal["clean", "reference"], OnlyIf(granularity="block")] = Field(
+        keep_layers: Annotated[int, OnlyIf(granularity="layer"), AddedLater()] = Field(
+            12, ge=1, description="number of first layers to keep with granularity layer"
+        )
+        mode: Annotated[Literal["clean", "reference"], BLOCKS] = Field(
             "clean",
             description="reference: score query heads and break ties of global_pruning as released",
         )
@@ -121,11 +154,21 @@ class LLMPruner(Method):
                     raise ValueError("`granularity: channel` ranks all channels together already")
             return self
 
-        def layers(self, depth: int) -> range:
-            """The unprotected layers of ``depth``.
+        def without_effect(self) -> dict[str, NoEffect]:
+            found = super().without_effect()
+            if self.attention_layers and self.mlp_layers:
+                for name in ("protect_first", "protect_last"):
+                    found.setdefault(name, NoEffect("attention_layers and mlp_layers name them"))
+            return found
+
+        def layers(self, depth: int, kind: str) -> range:
+            """The layers of ``depth`` whose attentions or MLPs (``kind``) can lose groups.
 
             The defaults are the published recipe, scaled down for shallow models.
             """
+            chosen = self.attention_layers if kind == "attention" else self.mlp_layers
+            if chosen is not None:
+                return range(depth)[slice(*chosen)]
             first = min(4, depth // 4) if self.protect_first is None else self.protect_first
             last = min(2, depth // 8) if self.protect_last is None else self.protect_last
             return range(first, max(first, depth - last))
@@ -138,13 +181,28 @@ class LLMPruner(Method):
     @classmethod
     def needs_calibration_for(cls, options: Any) -> bool:
         """Weight norms and random numbers need no text."""
-        return bool(options.importance == "taylor")
+        return bool(options.importance == "taylor" and options.granularity != "layer")
 
     @classmethod
     def uses_seed_for(cls, options: Any) -> bool:
-        return bool(options.importance == "random")
+        return bool(options.importance == "random" and options.granularity != "layer")
 
     def prune(self, model: Any, context: Context) -> None:
+        if self.options.granularity == "layer":
+            self._keep_first_layers(model, context)
+        else:
+            self._remove_groups(model, context)
+
+    def _keep_first_layers(self, model: Any, context: Context) -> None:
+        depth, count = len(context.kept_layers), self.options.keep_layers
+        if count > depth:
+            raise PrunebenchError(
+                f"{count} layers are to stay and the model has {depth}",
+                hint=f"set `keep_layers` to {depth} or less",
+            )
+        context.remove_layers(model, range(count, depth))
+
+    def _remove_groups(self, model: Any, context: Context) -> None:
         steps = self.options.iterative_steps
         total = sum(parameter.numel() for parameter in model.parameters())
         initial: dict[str, int] = {}
@@ -179,12 +237,16 @@ class LLMPruner(Method):
         parts = anatomy(model)
         if self.options.granularity == "channel":
             return [pool_of(parts, None, initial)]
-        layers = self.options.layers(len(parts.layers))
-        found = [pool_of(parts, block, initial) for block in parts.blocks if block.layer in layers]
+        depth = len(parts.layers)
+        found = [
+            pool_of(parts, block, initial)
+            for block in parts.blocks
+            if block.layer in self.options.layers(depth, block.kind)
+        ]
         if not found:
             raise PrunebenchError(
-                f"all {len(parts.layers)} layers are protected",
-                hint="lower `protect_first` or `protect_last`",
+                f"all {depth} layers are protected",
+                hint="lower `protect_first` or `protect_last`, or widen the ranges of layers",
             )
         return found
 

@@ -110,6 +110,96 @@ def test_half_of_each_unprotected_block_is_removed_and_the_rest_is_bit_identical
     assert context.notes["parameters_removed"] == pytest.approx(share, abs=1e-12)
 
 
+def released_count(ratio: float, attentions: range, mlps: range) -> int:
+    """Parameters of the tiny Llama that are left, by plain arithmetic and the released rule.
+
+    48 hidden channels, 2 KV heads of 12 channels with 2 query heads each, 80 MLP channels, 8
+    layers.
+    """
+    total = 320 * 48 + 48  # tied embeddings and the last norm
+    for layer in range(8):
+        heads = (2 * 12 - int(2 * 12 * (1 - ratio))) // 12 if layer in attentions else 0
+        channels = 80 - int(80 * (1 - ratio)) if layer in mlps else 0
+        attention = (2 + 2 + 1 + 1) * 12 * 48 * (2 - heads)  # q and o have two heads for each KV
+        total += 2 * 48 + attention + 3 * 48 * (80 - channels)
+    return total
+
+
+@pytest.mark.parametrize(
+    ("options", "attentions", "mlps"),
+    [
+        ({}, range(2, 7), range(2, 7)),
+        ({"attention_layers": [1, 5], "mlp_layers": [3, 8]}, range(1, 5), range(3, 8)),
+        ({"attention_layers": [0, 0], "mlp_layers": [None, -2]}, range(0), range(6)),
+        ({"attention_layers": [5, None]}, range(5, 8), range(2, 7)),
+        ({"mlp_layers": [-3, -1], "protect_first": 3}, range(3, 7), range(5, 7)),
+        ({"mlp_layers": [4, 100], "protect_first": 0, "protect_last": 0}, range(8), range(4, 8)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("ratio", [0.25, 0.5, 0.6])
+def test_attentions_and_mlps_have_their_own_ranges_of_layers(
+    options: dict[str, object], attentions: range, mlps: range, ratio: float
+) -> None:
+    model = tiny_model("llama", num_hidden_layers=8)
+    assert sum(p.numel() for p in model.parameters()) == released_count(0, range(8), range(8))
+    context = prune(model, ratio=ratio, importance="l2", **options)
+    left = sum(p.numel() for p in model.parameters())
+    assert left == released_count(ratio, attentions, mlps)
+    removed = context.notes["groups_removed"]
+    assert set(removed) == {f"{layer}.attention" for layer in attentions} | {
+        f"{layer}.mlp" for layer in mlps
+    }
+
+
+def test_layer_granularity_keeps_the_first_layers_bit_for_bit() -> None:
+    model = tiny_model("llama", num_hidden_layers=8)
+    dense = copy.deepcopy(model)
+    cls = load_plugins()["method"]["llm-pruner"].value
+    options = cls.Options(granularity="layer", keep_layers=3)
+    assert not cls.needs_calibration_for(options)
+    assert not cls.uses_seed_for(options)
+    context = Context(None, 0, list(range(8)))
+    cls(options).prune(model, context)
+    assert context.kept_layers == [0, 1, 2]
+    assert model.config.num_hidden_layers == 3
+    left = sum(p.numel() for p in model.parameters())
+    assert left == released_count(0, range(0), range(0)) - 5 * (2 * 48 + 6 * 24 * 48 + 3 * 48 * 80)
+    dense.model.layers = dense.model.layers[:3]  # what the released code does
+    assert torch.equal(model(IDS).logits, dense(IDS, use_cache=False).logits)
+
+
+def test_layer_granularity_keeps_twelve_layers_as_released_and_says_if_there_are_fewer() -> None:
+    deep = tiny_model("llama", num_hidden_layers=13)
+    context = Context(None, 0, list(range(13)))
+    llm_pruner(granularity="layer").prune(deep, context)
+    assert len(context.kept_layers) == 12
+    with pytest.raises(PrunebenchError, match="12 layers are to stay and the model has 4"):
+        prune(tiny_model("llama"), granularity="layer")
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"granularity": "layer", "ratio": 0.5}, "ratio"),
+        ({"granularity": "layer", "importance": "l2"}, "importance"),
+        ({"granularity": "layer", "iterative_steps": 2}, "iterative_steps"),
+        ({"granularity": "channel", "mlp_layers": [0, 2]}, "mlp_layers"),
+        ({"keep_layers": 3}, "keep_layers"),
+        (
+            {"attention_layers": [0, 2], "mlp_layers": [0, 2], "protect_first": 1},
+            "protect_first",
+        ),
+    ],
+)
+def test_options_that_another_one_makes_useless_are_named(
+    options: dict[str, object], name: str
+) -> None:
+    assert name in llm_pruner(**options).options.without_effect()
+    one_range = llm_pruner(attention_layers=[0, 2], protect_first=1)
+    assert "protect_first" not in one_range.options.without_effect()
+
+
 @pytest.mark.parametrize("steps", [2, 3, 5])
 @pytest.mark.parametrize("options", [{"ratio": 0.6}, {"target_parameters": 0.3}])
 def test_steps_reach_the_counts_of_one(steps: int, options: dict[str, object]) -> None:

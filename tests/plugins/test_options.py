@@ -94,6 +94,8 @@ LATER: dict[tuple[str, str], dict[str, Any]] = {
     ("method", "wanda"): CHOICE,
     ("method", "sparsegpt"): CHOICE,
     ("method", "imp"): {**VALIDATION},
+    # The released code: 12 layers; attentions and MLPs together unless their ranges are given.
+    ("method", "llm-pruner"): {"attention_layers": None, "mlp_layers": None, "keep_layers": 12},
     ("recovery", "lora"): {**VALIDATION},
     ("recovery", "finetune"): {**VALIDATION},
 }

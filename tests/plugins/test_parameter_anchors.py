@@ -58,12 +58,15 @@ def test_llm_pruner_reaches_the_published_size(
     config, first, last, ratio, removed, expected
 ) -> None:
     cls = load_plugins()["method"]["llm-pruner"].value
-    layers = cls.Options(ratio=ratio, protect_first=first, protect_last=last).layers(
-        config["num_hidden_layers"]
-    )
+    options = cls.Options(ratio=ratio, protect_first=first, protect_last=last)
+    depth = config["num_hidden_layers"]
     model, around = meta_model(config), context(config)
     parts = anatomy(model)
-    pools = [pool_of(parts, block, {}) for block in parts.blocks if block.layer in layers]
+    pools = [
+        pool_of(parts, block, {})
+        for block in parts.blocks
+        if block.layer in options.layers(depth, block.kind)
+    ]
     for pool, count in zip(pools, local_counts(pools)(ratio), strict=True):
         assert count == removed[pool.block.kind]
         around.keep_groups(model, {pool.block: range(count, pool.present)})
@@ -72,9 +75,10 @@ def test_llm_pruner_reaches_the_published_size(
 
 def test_the_published_recipe_is_the_default_for_32_layers() -> None:
     options = load_plugins()["method"]["llm-pruner"].value.Options()
-    assert options.layers(32) == range(4, 30)
-    assert options.layers(8) == range(2, 7)
-    assert options.layers(1) == range(1)
+    for kind in ("attention", "mlp"):
+        assert options.layers(32, kind) == range(4, 30)
+        assert options.layers(8, kind) == range(2, 7)
+        assert options.layers(1, kind) == range(1)
 
 
 @pytest.mark.parametrize(
