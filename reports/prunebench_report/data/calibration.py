@@ -17,6 +17,7 @@ from prunebench.suite.plan import SEEDLESS
 from prunebench_report.data.columns import Row, numbered
 from prunebench_report.data.gate import PERPLEXITY_RECOVERY, TASKS_RECOVERY
 from prunebench_report.data.names import calibration_names, unique_names
+from prunebench_report.data.selection import cell_ids
 from prunebench_report.text import clean
 
 if TYPE_CHECKING:
@@ -87,13 +88,18 @@ class Spread:
 def calibration_spreads(given: ReportInput) -> list[Spread]:
     """The spread of perplexity recovery and of task scores for each method whose text varies.
 
-    Empty if the plan gives every method one sample of one text.
+    Empty if the plan gives every method one sample of one text. In a large run only the methods
+    that are shown in detail.
     """
     rows = {row["cell"]: row for row in given.cells}
     groups = calibration_groups(given.plan.cells)
-    names = unique_names([group[0] for group in groups])
+    names = unique_names([group[0] for group in groups], given.runs)
+    detailed = cell_ids(given.detailed_rows)
     return [
-        spread for group in groups for spread in _spreads(group, rows, clean(names[group[0].id]))
+        spread
+        for group in groups
+        if detailed & {cell.id for cell in group}
+        for spread in _spreads(group, rows, names[group[0].id])
     ]
 
 
@@ -125,16 +131,12 @@ def _spreads(group: Sequence[Cell], rows: Mapping[str, Row], method: str) -> lis
     ]
     found = []
     for key, figure in _figures(group[0], [row for _, row in done]).items():
+        # Scores are shares; recoveries are in per cent already.
+        unit = 1.0 if key.startswith((PERPLEXITY_RECOVERY, TASKS_RECOVERY)) else 100.0
         values: dict[str, list[float]] = {}
         for name, row in done:
             if row.get(key) is not None:
-                # Scores are shares; recoveries are in per cent already.
-                percent = (
-                    row[key]
-                    if key.startswith((PERPLEXITY_RECOVERY, TASKS_RECOVERY))
-                    else 100 * row[key]
-                )
-                values.setdefault(name, []).append(percent)
+                values.setdefault(name, []).append(unit * row[key])
         if values:
             samples = tuple(Sample(name, tuple(seeds)) for name, seeds in values.items())
             found.append(Spread(method, clean(group[0].model.name), figure, samples, len(group)))
@@ -145,11 +147,11 @@ def _figures(cell: Cell, rows: Sequence[Row]) -> dict[str, str]:
     """The columns to compare, by name."""
     found: dict[str, str] = {}
     for index, spec in enumerate(cell.perplexity):
-        protocol = (
-            f", {spec.protocol}, {spec.length or 'all'} tokens" if len(cell.perplexity) > 1 else ""
-        )
-        found[numbered(PERPLEXITY_RECOVERY, index)] = (
-            f"perplexity recovery, {clean(spec.corpus.name)}{protocol}"
+        about = [spec.corpus.name]
+        if len(cell.perplexity) > 1:
+            about += [spec.protocol, *([f"{spec.length} tokens"] if spec.length else [])]
+        found[numbered(PERPLEXITY_RECOVERY, index)] = clean(
+            f"perplexity recovery, {', '.join(about)}"
         )
     for row in rows:
         if row.get("tasks_run"):

@@ -134,3 +134,18 @@ def test_calibrations_are_called_by_what_differs(build, records) -> None:
         "c4, 16 windows",
         "alpaca, 16 windows",
     ]
+
+
+def test_a_large_run_has_only_the_methods_that_are_shown_in_detail(build, records) -> None:
+    pairs = [
+        build.record(
+            build.cell("wanda", seed=seed, sparsity=0.6 + number / 1000), 90.0 + number, 1.0
+        )
+        for number in range(70)
+        for seed in (0, 1)
+    ]
+    given = build.given([*records, *pairs])
+    methods = {spread.method for spread in calibration_spreads(given)}
+    assert "wanda sparsity=0.5" in methods
+    assert 1 < len(methods) <= 40
+    assert len(calibration_groups(given.plan.cells)) == 71
