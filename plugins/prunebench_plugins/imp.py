@@ -1,19 +1,24 @@
 """Iterative magnitude pruning: prune a little, train, prune more.
 
-arXiv:1506.02626, section 3; rewinding: arXiv:1803.03635.
+arXiv:1506.02626, section 3; rewinding: arXiv:1803.03635, to a later step: arXiv:1912.05671.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import torch
+from pydantic import model_validator
 
 from prunebench import (
+    AddedLater,
     Field,
     Method,
+    NoEffect,
+    OnlyIf,
     Penalty,
+    PrunebenchError,
     Reference,
     TrainingOptions,
     hookimpl,
@@ -26,16 +31,20 @@ if TYPE_CHECKING:
 
 Masks = dict[str, "torch.Tensor"]
 """True for removed weights, bool [out, in], by parameter path."""
+Weights = Mapping[str, "torch.Tensor"]
+"""Prunable weights, [out, in], by parameter path."""
 
 
 class IMP(Method):
     """Remove the smallest |w| in rounds and train on the calibration windows in between.
 
-    Every round keeps the same share of the survivors. `after_round=finetune` continues from the
-    trained values (Han et al. 2015). `rewind` trains before each pruning and then resets the
-    survivors to the checkpoint (the procedure of the lottery ticket hypothesis, with the
-    checkpoint as the initialisation). `none` never trains between rounds. A `penalty` is added to
-    the loss of every training that is followed by a pruning.
+    Every round keeps the same share of the survivors. With `quality`, it removes instead the
+    survivors below quality * (standard deviation of the survivors of their matrix), as Han et al.
+    do. `after_round=finetune` continues from the trained values (Han et al. 2015). `rewind` trains
+    before each pruning and then resets the survivors to the checkpoint (the lottery ticket
+    procedure, with the checkpoint as the initialisation), or to their values after `rewind_step`
+    training steps; at the end the ticket is trained. `none` never trains between rounds. A
+    `penalty` is added to the loss of every training that is followed by a pruning.
     """
 
     name = "imp"
@@ -49,16 +58,16 @@ class IMP(Method):
     trains = True
 
     class Options(TrainingOptions):
-        sparsity: float = Field(
+        sparsity: Annotated[float, OnlyIf(quality=None)] = Field(
             0.5, ge=0, lt=1, description="share of weights that is zero after the last round"
         )
         rounds: int = Field(
             3, ge=1, description="each keeps (1 - sparsity)^(1 / rounds) of the survivors"
         )
-        scope: Literal["layer", "global"] = Field(
+        scope: Annotated[Literal["layer", "global"], OnlyIf(quality=None)] = Field(
             "layer", description="weights compete within their matrix, or across the whole model"
         )
-        min_density: float = Field(
+        min_density: Annotated[float, OnlyIf(scope="global")] = Field(
             0.01,
             ge=0,
             lt=1,
@@ -68,15 +77,40 @@ class IMP(Method):
             "finetune", description="what follows each pruning"
         )
         finetune_after: bool | None = Field(
-            None, description="train after the last round; null: only if after_round is finetune"
+            None, description="train after the last round; null: unless after_round is none"
         )
         penalty: Literal["l1", "l2"] | None = Field(
             None, description="regularisation while training before a pruning"
         )
-        strength: float = Field(
+        strength: Annotated[float, OnlyIf(penalty=("l1", "l2"))] = Field(
             1e-5, ge=0, description="of the penalty: the loss gets strength * sum |w|^p"
         )
         learning_rate: float = Field(1e-5, gt=0, description="peak of the learning-rate schedule")
+        quality: Annotated[float | None, AddedLater()] = Field(
+            None,
+            gt=0,
+            description="Han et al.'s quality parameter: every round removes the weights below"
+            " quality * standard deviation of their matrix; null: `sparsity` decides",
+        )
+        rewind_step: Annotated[int, AddedLater(), OnlyIf(after_round="rewind")] = Field(
+            0, ge=0, description="rewind to the weights after this many training steps"
+        )
+
+        @model_validator(mode="before")
+        @classmethod
+        def _ticket_is_trained(cls, data: Any) -> Any:
+            # Written out, so that the ids of these cells differ from those of the time when null
+            # left the rewound weights as they were.
+            if isinstance(data, dict) and data.get("after_round") == "rewind":
+                after = data.get("finetune_after")
+                return {**data, "finetune_after": True if after is None else after}
+            return data
+
+        @model_validator(mode="after")
+        def _rewinds_within_the_training(self) -> Self:
+            if self.max_steps is not None and self.rewind_step >= self.max_steps:
+                raise ValueError("`rewind_step` must be less than `max_steps`")
+            return self
 
         def share(self, done: int) -> float:
             """The share of weights that ``done`` rounds remove, 1 - (1 - S)^(done / rounds)."""
@@ -86,6 +120,34 @@ class IMP(Method):
                 else 1 - (1 - self.sparsity) ** (done / self.rounds)
             )
 
+        @property
+        def trains_at_the_end(self) -> bool:
+            if self.finetune_after is None:
+                return self.after_round != "none"
+            return self.finetune_after
+
+        @property
+        def trains(self) -> bool:
+            """Whether there is any training."""
+            between = self.after_round == "finetune" and self.rounds > 1
+            before = self.after_round == "rewind" or self.penalty is not None
+            return between or before or self.trains_at_the_end
+
+        def without_effect(self) -> dict[str, NoEffect]:
+            found = super().without_effect()
+            if not self.trains:
+                reason = NoEffect(f"after_round: {self.after_round}", "after_round: finetune")
+                found |= dict.fromkeys(TrainingOptions.model_fields, reason)
+            return found
+
+    @classmethod
+    def needs_calibration_for(cls, options: Any) -> bool:
+        return bool(options.trains)
+
+    @classmethod
+    def uses_seed_for(cls, options: Any) -> bool:
+        return bool(options.trains)
+
     def prune(self, model: Any, context: Context) -> None:
         options = self.options
         weights = {
@@ -93,40 +155,60 @@ class IMP(Method):
         }
         penalty = None if options.penalty is None else Penalty(options.penalty, options.strength)
         rewind = options.after_round == "rewind"
-        checkpoint = (
-            {name: weight.detach().clone() for name, weight in weights.items()} if rewind else {}
-        )
+        after_rewinding = self._steps(context) if rewind else None
         masks = {
             name: torch.zeros_like(weight, dtype=torch.bool) for name, weight in weights.items()
         }
         trainings: list[dict[str, Any]] = []
+        shares: list[float] = []
 
-        def train(penalty: Penalty | None) -> None:
-            log = context.train(model, weights, options, masks=masks, penalty=penalty)
+        def train(penalty: Penalty | None, part: range | None = after_rewinding) -> None:
+            log = context.train(model, weights, options, masks=masks, penalty=penalty, part=part)
             trainings.append(log.notes)
 
+        if options.rewind_step:
+            train(penalty, range(options.rewind_step))
+        start = (
+            {name: weight.detach().clone() for name, weight in weights.items()} if rewind else {}
+        )
         for done in range(1, options.rounds + 1):
             # With finetune, the training after a round is the one before the next; only the first
             # round has none, and needs it if a penalty shall push weights to zero.
             if rewind or (done == 1 and penalty is not None):
                 train(penalty)
             masks = self._masks(weights, masks, options.share(done))
+            shares.append(_share(masks))
             for name, weight in weights.items():
                 if rewind:
-                    weight.copy_(checkpoint[name])
+                    weight.copy_(start[name])
                 weight.masked_fill_(masks[name], 0)
             if options.after_round == "finetune" and done < options.rounds:
                 train(penalty)
-        if options.finetune_after or (
-            options.finetune_after is None and options.after_round == "finetune"
-        ):
+        if options.trains_at_the_end:
             train(None)
-        context.notes["shares"] = [options.share(done) for done in range(1, options.rounds + 1)]
+        context.notes["shares"] = shares
         context.notes["trainings"] = trainings
         context.notes["trained_tokens"] = context.trained_tokens
 
-    def _masks(self, weights: Mapping[str, torch.Tensor], gone: Masks, share: float) -> Masks:
+    def _steps(self, context: Context) -> range:
+        """The optimiser steps from the one that survivors are rewound to."""
+        windows = len(context.windows)
+        total = self.options.steps(windows - self.options.held_out(windows))
+        if self.options.rewind_step >= total:
+            raise PrunebenchError(
+                f"imp: there is no training after step {self.options.rewind_step}, because all"
+                f" windows take {total} optimiser steps",
+                hint="lower `rewind_step` or `batch_size`, or raise `epochs`",
+            )
+        return range(self.options.rewind_step, total)
+
+    def _masks(self, weights: Weights, gone: Masks, share: float) -> Masks:
         """The masks after a round: the ones before it, and the smallest other weights."""
+        if self.options.quality is not None:
+            return {
+                name: _below_deviation(name, weight, gone[name], self.options.quality)
+                for name, weight in weights.items()
+            }
         held = {id(weight): gone[name] for name, weight in weights.items()}
 
         def score(weight: torch.Tensor) -> torch.Tensor:
@@ -140,6 +222,27 @@ class IMP(Method):
                 for name, weight in weights.items()
             }
         return dict(lowest_overall(weights, score, share, min_density=self.options.min_density))
+
+
+def _below_deviation(
+    name: str, weight: torch.Tensor, gone: torch.Tensor, quality: float
+) -> torch.Tensor:
+    """``gone`` and the survivors with |w| < quality * (their standard deviation), bool [out, in]."""
+    survivors = weight[~gone].float()
+    threshold = quality * survivors.std(correction=0)
+    mask = gone | (weight.abs().float() < threshold)
+    if bool(mask.all()):
+        raise PrunebenchError(
+            f"imp: {name}: a quality parameter of {quality:g} removes all weights",
+            hint="lower `quality` or `rounds`",
+        )
+    return mask
+
+
+def _share(masks: Masks) -> float:
+    """The share of all weights that is removed."""
+    removed = sum(int(mask.sum()) for mask in masks.values())
+    return removed / sum(mask.numel() for mask in masks.values())
 
 
 @hookimpl

@@ -49,6 +49,10 @@ BLOCKS = OnlyIf(granularity="block")
 LayerRange = tuple[int | None, int | None] | None
 
 
+def _several(steps: Any) -> bool:
+    return isinstance(steps, int) and steps > 1
+
+
 class LLMPruner(Method):
     """Remove coupled groups by first- or second-order Taylor importance; matrices get smaller.
 
@@ -124,6 +128,15 @@ class LLMPruner(Method):
         iterative_steps: Annotated[int, SCORED] = Field(
             1, ge=1, description="number of equal steps in which to score and remove"
         )
+        fresh_windows: Annotated[
+            bool | None,
+            AddedLater(),
+            OnlyIf(granularity=WIDTHS, importance="taylor", iterative_steps=_several),
+        ] = Field(
+            None,
+            description="draw other calibration windows for each of several steps; null: true, as"
+            " released",
+        )
         global_pruning: Annotated[bool, SCORED] = Field(
             default=False,
             description="rank the groups of all layers together instead of block by block",
@@ -140,6 +153,17 @@ class LLMPruner(Method):
             "clean",
             description="reference: score query heads and break ties of global_pruning as released",
         )
+
+        @model_validator(mode="before")
+        @classmethod
+        def _draws_as_released(cls, data: Any) -> Any:
+            # Written out, so that the ids of cells with several steps differ from those of the time
+            # when all steps had the same windows.
+            if isinstance(data, dict) and data.get("fresh_windows") is None:
+                several = _several(data.get("iterative_steps", 1))
+                if several and data.get("importance", "taylor") == "taylor":
+                    return {**data, "fresh_windows": True}
+            return data
 
         @model_validator(mode="after")
         def _consistent(self) -> Self:
@@ -298,6 +322,18 @@ class LLMPruner(Method):
             )
             context.log.warning(context.notes["attention"])
 
+    def _windows(self, context: Context, step: int) -> torch.Tensor:
+        """The calibration windows of a step, int64 [windows, length]."""
+        if not self.options.fresh_windows:
+            return context.windows
+        if context.draw is None:
+            context.notes["windows"] = (
+                "the same in every step, because they were given as token ids"
+            )
+            context.log.warning("calibration windows are %s", context.notes["windows"])
+            return context.windows
+        return context.fresh_windows(step)
+
     def _scores(
         self, model: Any, pools: Sequence[Pool], context: Context, step: int
     ) -> list[torch.Tensor]:
@@ -318,12 +354,13 @@ class LLMPruner(Method):
         coupled = [list(members(parts, pool.block)) for pool in pools]
         every = [member for each in coupled for member in each]
         if self.options.importance == "taylor":
-            windows = len(context.windows)
+            windows = self._windows(context, step)
+            total = self.options.iterative_steps * len(windows)
 
             def seen(done: int) -> None:
-                context.progress(step * windows + done, self.options.iterative_steps * windows)
+                context.progress(step * len(windows) + done, total)
 
-            vectors = iter(taylor_vectors(model, every, context.windows, self.options.taylor, seen))
+            vectors = iter(taylor_vectors(model, every, windows, self.options.taylor, seen))
         else:
             vectors = iter(norm_vectors(every, 1 if self.options.importance == "l1" else 2))
         return [

@@ -37,6 +37,28 @@ def test_a_model_in_a_folder_is_loaded_and_pruned(folder: Path) -> None:
     assert not (folder / "pruned").exists()
 
 
+def test_every_step_of_llm_pruner_gets_the_next_windows_of_the_text(
+    folder: Path, monkeypatch
+) -> None:
+    seen: list[torch.Tensor] = []
+    original = prunebench.Context.fresh_windows
+
+    def spy(self: prunebench.Context, number: int) -> torch.Tensor:
+        seen.append(original(self, number))
+        return seen[-1]
+
+    monkeypatch.setattr(prunebench.Context, "fresh_windows", spy)
+    text = {"corpus": "text.txt", "length": 16, "sampler": "consecutive"}
+    for windows, steps in ((2, 3), (6, 2)):
+        prunebench.prune(
+            "model",
+            "llm-pruner",
+            calibration={**text, "windows": windows},
+            options={"ratio": 0.5, "iterative_steps": steps},
+        )
+    assert torch.equal(torch.cat(seen[:3]), seen[3])
+
+
 def test_a_model_in_memory_is_pruned_in_place(tmp_path: Path) -> None:
     model = tiny_model("qwen2")
     result = prunebench.prune(

@@ -8,8 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from prunebench import Context, PrunebenchError, anatomy
+from prunebench import Context, PrunebenchError, TrainingOptions, anatomy
 from prunebench.plugin.host import load_plugins
 from tiny import VOCABULARY, tiny_model
 
@@ -17,12 +18,17 @@ TRAINING = {"learning_rate": 3e-3, "batch_size": 4, "schedule": "constant"}
 
 
 class Spy(Context):
-    """Keep the masks of every training."""
+    """Keep the masks of every training, its steps, and the weights before and after it."""
 
-    def train(self, model, parameters, settings, *, masks=None, penalty=None):
+    def train(self, model, parameters, settings, *, masks=None, penalty=None, part=None):
         seen = self.__dict__.setdefault("seen", [])
         seen.append(({name: mask.clone() for name, mask in masks.items()}, penalty))
-        return super().train(model, parameters, settings, masks=masks, penalty=penalty)
+        self.__dict__.setdefault("parts", []).append(part)
+        around = [{name: each.detach().clone() for name, each in parameters.items()}]
+        log = super().train(model, parameters, settings, masks=masks, penalty=penalty, part=part)
+        around.append({name: each.detach().clone() for name, each in parameters.items()})
+        self.__dict__.setdefault("around", []).append(around)
+        return log
 
 
 def prune(model, method: str = "imp", **options) -> Spy:
@@ -115,6 +121,7 @@ def test_rewinding_resets_the_survivors_and_prunes_by_the_trained_weights():
         sparsity=0.6,
         rounds=2,
         after_round="rewind",
+        finetune_after=False,
         epochs=4,
         **TRAINING | {"learning_rate": 2e-2},
     )
@@ -128,14 +135,112 @@ def test_rewinding_resets_the_survivors_and_prunes_by_the_trained_weights():
     assert any(not torch.equal(mask, zeros(one_shot)[name]) for name, mask in zeros(model).items())
 
 
-def test_a_last_training_after_rewinding_keeps_the_mask():
-    model = tiny_model("llama")
-    context = prune(
-        model, sparsity=0.6, rounds=2, after_round="rewind", finetune_after=True, **TRAINING
-    )
+def test_a_ticket_is_trained_at_the_end_and_keeps_its_mask():
+    model, dense = tiny_model("llama"), weights(tiny_model("llama"))
+    context = prune(model, sparsity=0.6, rounds=2, after_round="rewind", **TRAINING)
     assert len(context.seen) == 3
     last, _ = context.seen[-1]
     assert all(torch.equal(mask, last[name]) for name, mask in zeros(model).items())
+    before, after = context.around[-1]
+    for name, weight in weights(model).items():
+        assert torch.equal(before[name], dense[name].masked_fill(last[name], 0))
+        assert torch.equal(weight, after[name])
+        assert not torch.equal(weight, before[name])
+
+
+def test_survivors_are_rewound_to_a_later_step():
+    options = {"sparsity": 0.6, "rounds": 2, "after_round": "rewind", "epochs": 4, "batch_size": 2}
+    options |= {"learning_rate": 1e-2, "schedule": "linear"}
+    model = tiny_model("llama")
+    context = prune(model, rewind_step=3, **options)
+    assert context.parts == [range(3), range(3, 8), range(3, 8), range(3, 8)]
+    _, start = context.around[0]
+    dense = weights(tiny_model("llama"))
+    for number in (1, 2, 3):
+        mask, _ = context.seen[number]
+        before, _ = context.around[number]
+        for name, weight in before.items():
+            assert torch.equal(weight, start[name].masked_fill(mask[name], 0)), (number, name)
+            assert not torch.equal(start[name], dense[name])
+    assert context.trained_tokens == (3 + 3 * 5) * 2 * 12
+    assert [each["steps"] for each in context.notes["trainings"]] == [3, 5, 5, 5]
+
+
+def test_a_step_after_the_training_is_an_error():
+    with pytest.raises(PrunebenchError, match=r"no training after step 4.* take 4 optimiser"):
+        prune(tiny_model("llama"), after_round="rewind", rewind_step=4, epochs=4, **TRAINING)
+
+
+def test_the_quality_parameter_is_a_threshold_in_standard_deviations():
+    model = tiny_model("llama")
+    before = weights(tiny_model("llama"))
+    prune(model, quality=0.8, rounds=1, after_round="none")
+    for name, weight in weights(model).items():
+        deviation = before[name].std(correction=0)
+        assert torch.equal(weight == 0, before[name].abs() < 0.8 * deviation), name
+        assert 0.5 < float((weight == 0).float().mean()) < 0.65  # of a normal distribution: 0.576
+
+
+def test_later_rounds_measure_the_deviation_of_the_survivors():
+    model = tiny_model("llama")
+    context = prune(model, quality=0.5, rounds=2, after_round="none")
+    first = tiny_model("llama")
+    prune(first, quality=0.5, rounds=1, after_round="none")
+    for name, weight in weights(first).items():
+        survivors = weight[weight != 0]
+        expected = weight.abs() < 0.5 * survivors.std(correction=0)
+        assert torch.equal(weights(model)[name] == 0, expected), name
+    assert 0 < context.notes["shares"][0] < context.notes["shares"][1]
+
+
+def test_a_quality_parameter_that_removes_a_whole_matrix_is_an_error():
+    with pytest.raises(PrunebenchError, match="a quality parameter of 50 removes all weights"):
+        prune(tiny_model("llama"), quality=50, rounds=1, after_round="none")
+
+
+@pytest.mark.parametrize(
+    ("options", "without"),
+    [
+        ({}, {"min_density", "strength", "rewind_step"}),
+        ({"penalty": "l1", "scope": "global"}, {"rewind_step"}),
+        ({"quality": 1.0}, {"sparsity", "scope", "min_density", "strength", "rewind_step"}),
+        ({"after_round": "rewind"}, {"min_density", "strength"}),
+        (
+            {"after_round": "none"},
+            {"min_density", "strength", "rewind_step", *TrainingOptions.model_fields},
+        ),
+        ({"after_round": "none", "penalty": "l2"}, {"min_density", "rewind_step"}),
+        (
+            {"after_round": "none", "finetune_after": True},
+            {"min_density", "strength", "rewind_step"},
+        ),
+        (
+            {"rounds": 1, "finetune_after": False},
+            {"min_density", "strength", "rewind_step", *TrainingOptions.model_fields},
+        ),
+    ],
+)
+def test_options_that_change_nothing_are_named(options, without):
+    kind = load_plugins()["method"]["imp"].value
+    parsed = kind.Options.model_validate(options)
+    assert set(parsed.without_effect()) == without
+    trains = not without >= TrainingOptions.model_fields.keys()
+    assert kind.needs_calibration_for(parsed) == kind.uses_seed_for(parsed) == trains
+
+
+def test_a_rewind_step_beyond_max_steps_is_refused():
+    kind = load_plugins()["method"]["imp"].value
+    with pytest.raises(ValidationError, match="`rewind_step` must be less than `max_steps`"):
+        kind.Options.model_validate({"after_round": "rewind", "rewind_step": 5, "max_steps": 5})
+
+
+def test_only_cells_whose_outcome_changed_have_new_ids():
+    """Without a last training, null after rewinding once meant something else."""
+    options = load_plugins()["method"]["imp"].value.Options
+    for after in ("finetune", "none"):
+        assert options(after_round=after).finetune_after is None
+    assert options(after_round="rewind").finetune_after is True
+    assert options(after_round="rewind", finetune_after=False).finetune_after is False
 
 
 def test_the_penalty_is_used_only_before_prunings():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from prunebench import Block, Context, Method, PrunebenchError, anatomy
 from prunebench.plugin.host import load_plugins
+from prunebench_plugins import llm_pruner as llm_pruner_module
 from tiny import FAMILIES, tiny_model
 
 IDS = torch.randint(0, 320, (5, 24), generator=torch.Generator().manual_seed(2))
@@ -485,3 +486,42 @@ def test_windows_of_one_token_are_refused() -> None:
 def test_options_that_contradict_each_other_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"`ratio` or|channel|less than 1|greater than or equal"):
         llm_pruner(**options)
+
+
+def test_every_step_scores_other_windows_as_the_released_code_does(monkeypatch) -> None:
+    others = torch.randint(0, 320, (3, 5, 24), generator=torch.Generator().manual_seed(3))
+    seen: list[torch.Tensor] = []
+    original = llm_pruner_module.taylor_vectors
+
+    def spy(model, wanted, windows, *rest):
+        seen.append(windows)
+        return original(model, wanted, windows, *rest)
+
+    monkeypatch.setattr(llm_pruner_module, "taylor_vectors", spy)
+
+    def windows_of(**options: object) -> list[torch.Tensor]:
+        seen.clear()
+        model = tiny_model("llama")
+        drawn = Context(IDS, 0, list(range(4)), draw=lambda number: others[number - 1])
+        with torch.no_grad():
+            llm_pruner(ratio=0.5, iterative_steps=3, **options).prune(model, drawn)
+        return list(seen)
+
+    assert all(map(torch.equal, windows_of(), [IDS, others[0], others[1]]))
+    assert all(map(torch.equal, windows_of(fresh_windows=False), [IDS, IDS, IDS]))
+
+
+def test_windows_that_were_given_as_tokens_are_the_same_in_every_step() -> None:
+    context = prune(tiny_model("llama"), ratio=0.5, iterative_steps=2)
+    assert context.notes["windows"].startswith("the same in every step")
+    assert "windows" not in prune(tiny_model("llama"), ratio=0.5).notes
+
+
+def test_only_cells_of_several_steps_have_new_ids() -> None:
+    options = load_plugins()["method"]["llm-pruner"].value.Options
+    for same in ({}, {"iterative_steps": 1}, {"iterative_steps": 3, "importance": "l2"}):
+        assert options.model_validate(same).fresh_windows is None
+    assert options(iterative_steps=3).fresh_windows is True
+    assert options(iterative_steps=3, fresh_windows=False).fresh_windows is False
+    assert "fresh_windows" in options(fresh_windows=True).without_effect()
+    assert "fresh_windows" not in options(iterative_steps=3).without_effect()

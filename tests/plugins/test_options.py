@@ -93,9 +93,14 @@ LATER: dict[tuple[str, str], dict[str, Any]] = {
     ("method", "magnitude"): CHOICE,
     ("method", "wanda"): CHOICE,
     ("method", "sparsegpt"): CHOICE,
-    ("method", "imp"): {**VALIDATION},
+    ("method", "imp"): {**VALIDATION, "quality": None, "rewind_step": 0},
     # The released code: 12 layers; attentions and MLPs together unless their ranges are given.
-    ("method", "llm-pruner"): {"attention_layers": None, "mlp_layers": None, "keep_layers": 12},
+    ("method", "llm-pruner"): {
+        "attention_layers": None,
+        "mlp_layers": None,
+        "fresh_windows": None,
+        "keep_layers": 12,
+    },
     ("recovery", "lora"): {**VALIDATION},
     ("recovery", "finetune"): {**VALIDATION},
 }

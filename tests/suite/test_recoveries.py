@@ -161,6 +161,11 @@ def test_the_estimate_counts_training_three_times_in_every_epoch(cells, registry
     plain, trained, once = cells("[null, {lora: {epochs: 2}}, regress]")
     assert estimate(trained, registry).tokens - estimate(plain, registry).tokens == 3 * 2 * 16 * 512
     assert estimate(once, registry).tokens - estimate(plain, registry).tokens == 3 * 16 * 512
+    held = cells("{lora: {epochs: 3, batch_size: 2, val_windows: 4, eval_steps: 5}}")[0]
+    # 12 windows in 6 steps an epoch; 18 steps, with a validation after 5, 10, 15 and 18.
+    assert estimate(held, registry).tokens - estimate(plain, registry).tokens == (
+        (3 * 3 * 12 + 4 * 4) * 512
+    )
     [few] = cells("{lora: {max_steps: 1, batch_size: 4}}")
     assert estimate(few, registry).tokens - estimate(plain, registry).tokens == 3 * 4 * 512
 
@@ -225,6 +230,18 @@ def test_bad_input_is_named_by_line_and_key(cells, fault):
     with pytest.raises(PrunebenchError) as caught:
         cells(written)
     assert str(caught.value).startswith(message)
+
+
+def test_a_validation_that_takes_all_windows_is_named_when_the_suite_is_planned(cells):
+    data = "data: {corpus: boolq-passages, windows: 8}"
+    with pytest.raises(PrunebenchError) as caught:
+        cells(f"{{lora: {{val_windows: 8, {data}}}}}")
+    assert str(caught.value).startswith(
+        "s.yaml:4: methods.magnitude.recovery.lora: 8 of 8 windows are held out for validation"
+    )
+    [cell] = cells(f"{{lora: {{val_windows: 7, {data}}}}}")
+    assert cell.recovery.options["val_windows"] == 7
+    assert cell.recovery.label == "lora val_windows=7"
 
 
 def test_no_text_to_train_on_is_an_error_with_the_fix(cells):

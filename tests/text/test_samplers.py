@@ -33,6 +33,20 @@ documents = st.lists(st.text("abcdefgh", max_size=30), min_size=1, max_size=12)
 asked = st.tuples(st.integers(1, 6), st.integers(2, 9), st.integers(0, 3))
 
 
+@given(documents, asked, st.integers(1, 4), st.sampled_from(sorted(SAMPLERS)))
+def test_more_windows_begin_with_those_that_fewer_would_be(
+    docs: list[str], asked: tuple[int, int, int], more: int, name: str
+) -> None:
+    """LLM-Pruner draws its next sample from the same sequence of random numbers."""
+    windows, length, seed = asked
+    try:
+        drawn = sample(name, texts(docs), windows + more, length, seed)
+    except PrunebenchError:
+        return
+    fewer = sample(name, texts(docs), windows, length, seed)
+    assert np.array_equal(drawn.tokens[:windows], fewer.tokens)
+
+
 @given(documents, asked, st.sampled_from(sorted(SAMPLERS)))
 def test_windows_are_text_of_the_corpus_and_reproducible(
     docs: list[str], asked: tuple[int, int, int], name: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from prunebench.cell.recover import RecoveryResult, recover, recovery_of
 from prunebench.cell.setup import CellSetup, seed_all, vocabulary_size
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.cell import Cell
+from prunebench.experiment.text import CalibrationSpec
 from prunebench.isolation.model_guard import ModelGuard
 from prunebench.isolation.process_guard import guarded
 from prunebench.measure.audit import DenseFacts, audit, dense_facts
@@ -124,13 +126,7 @@ def prune_loaded(
     windows = None
     if cell.calibration is not None:
         with phases.phase("calibration text"):
-            windows = calibration_windows(
-                cell.calibration,
-                loaded.tokenizer,
-                vocabulary_size(loaded.model),
-                cell.seed,
-                setup.corpora,
-            )
+            windows = _draw(setup, loaded, cell.calibration)
     context = Context(
         calibration=None if windows is None else windows.tokens,
         seed=cell.seed,
@@ -139,6 +135,7 @@ def prune_loaded(
         log=logging.getLogger(f"prunebench.{cell.method.name}"),
         device=setup.layer_device,
         layer_source=layer_source,
+        draw=partial(_fresh_windows, setup, loaded),
     )
     guard = ModelGuard(loaded.model, "the method")
     with phases.phase("prune"), torch.no_grad(), guarded("the method", setup.flags):
@@ -155,6 +152,22 @@ def prune_loaded(
     with phases.phase("check"):
         guard.check(loaded.model, setup.flags)
     return windows, setup.plain_notes(context.notes, "the method"), context.dense_indices
+
+
+def _draw(setup: CellSetup, loaded: LoadedModel, spec: CalibrationSpec) -> Windows:
+    return calibration_windows(
+        spec, loaded.tokenizer, vocabulary_size(loaded.model), setup.cell.seed, setup.corpora
+    )
+
+
+def _fresh_windows(setup: CellSetup, loaded: LoadedModel, number: int) -> torch.Tensor:
+    """The windows after ``number`` samples of the calibration, int64 [windows, length]."""
+    spec = setup.cell.calibration
+    if spec is None:
+        raise ValueError("the cell has no calibration")
+    # A sampler that draws more windows begins with those that it draws when asked for fewer.
+    several = spec.model_copy(update={"windows": (number + 1) * spec.windows})
+    return _draw(setup, loaded, several).tokens[-spec.windows :]
 
 
 def allocation_of(setup: CellSetup) -> Allocation | None:

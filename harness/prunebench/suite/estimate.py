@@ -5,6 +5,7 @@ Tasks are left out: lm-eval has to build their prompts before their tokens are k
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,8 @@ def estimate(cell: Cell, registry: Registry) -> Estimate:
 
     Calibration tokens count twice for methods that go layer by layer (one pass for the statistics,
     one through the pruned layer), and once for other methods and for an allocation. Training tokens
-    of a recovery count three times in every epoch. Timing counts the least number of rounds; for a
+    of a recovery count three times in every epoch, and held-out ones once in every validation.
+    Timing counts the least number of rounds; for a
     pruned model also the rounds of the dense model between them.
 
     The result is None for perplexity over all windows of a corpus, or in windows as long as the
@@ -86,8 +88,11 @@ def _calibration_tokens(cell: Cell, registry: Registry) -> int:
 
 def _training_tokens(recovery: RecoveryRef, kind: Any) -> int:
     options = kind.Options.model_validate(recovery.options)
-    windows = recovery.data.windows
+    windows, length = recovery.data.windows, recovery.data.length
     # A recovery with options of its own is taken to read its windows once.
-    if isinstance(options, TrainingSettings):
-        windows = options.windows_seen(windows)
-    return TRAINING_PASSES * windows * recovery.data.length
+    if not isinstance(options, TrainingSettings):
+        return TRAINING_PASSES * windows * length
+    held_out = options.held_out(windows)
+    validations = math.ceil(options.steps(windows - held_out) / options.eval_steps)
+    seen = options.windows_seen(windows - held_out)
+    return (TRAINING_PASSES * seen + validations * held_out) * length

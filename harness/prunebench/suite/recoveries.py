@@ -10,6 +10,7 @@ from prunebench.experiment.text import CalibrationSpec
 from prunebench.plugin.suite_keys import DATA
 from prunebench.suite.lookup import Lookup, NamedPlugin
 from prunebench.suite.texts import Texts
+from prunebench.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from prunebench.suite.yaml import KeyPath
@@ -27,7 +28,20 @@ def expand(
         # The options are checked even if the text is wrong, so that all errors come at once.
         for fields in lookup.combinations(named, DATA):
             if data is not None:
-                yield RecoveryRef(**fields, data=data)
+                ref = RecoveryRef(**fields, data=data)
+                _check_windows(named, ref, lookup)
+                yield ref
+
+
+def _check_windows(named: NamedPlugin, ref: RecoveryRef, lookup: Lookup) -> None:
+    """Note a validation that leaves no windows to train on."""
+    options = named.entry.value.Options.model_validate(ref.options)
+    if isinstance(options, TrainingSettings):
+        reason = options.refuses_windows(ref.data.windows)
+        if reason is not None:
+            lookup.problems.add(
+                named.path, reason, "lower `val_windows` or `val_share`, or add windows"
+            )
 
 
 def _data(named: NamedPlugin, lookup: Lookup, texts: Texts) -> CalibrationSpec | None:

@@ -63,6 +63,8 @@ class Context:
     """Whether `prune_linears` passed `shares` on, so that the allocation was not in vain."""
     trained_tokens: int = 0
     """Tokens that went through the model in `train`, each as often as it was seen."""
+    draw: Callable[[int], torch.Tensor] | None = None
+    """Draws calibration windows: see `fresh_windows`. None if the tokens were given as they are."""
     counted: torch.Tensor | None = None
     """Which calibration tokens the loss of a training counts, bool [windows, length]; None: all.
 
@@ -85,6 +87,22 @@ class Context:
                 " suite",
             )
         return self.calibration
+
+    def fresh_windows(self, number: int) -> torch.Tensor:
+        """The windows that come after ``number`` samples of the calibration, int64 [windows, length].
+
+        `fresh_windows(0)` is `windows`, and `fresh_windows(1)` the sample that the same sequence of
+        random numbers gives next. Raises PrunebenchError if the text is too short, or if no text is
+        known, because the caller gave tokens.
+        """
+        if number == 0:
+            return self.windows
+        if self.draw is None:
+            raise PrunebenchError(
+                "no other calibration windows can be drawn, because they were given as token ids",
+                hint="choose options that need one sample only, or name a corpus",
+            )
+        return self.draw(number)
 
     def prune_linears(self, model: Any, pruner: GroupPruner) -> None:
         """Prune every linear of every decoder layer, each measured behind pruned predecessors.
