@@ -46,6 +46,7 @@ from prunebench.plugin.api.report_section import ReportSection as ReportSection
 from prunebench.plugin.api.report_section import Table as Table
 from prunebench.plugin.api.report_section import Texts as Texts
 from prunebench.plugin.api.sparsity import Sparsity as Sparsity
+from prunebench.plugin.api.sparsity import is_share as is_share
 from prunebench.plugin.api.sparsity import pattern_of as pattern_of
 from prunebench.record.kept_units import KeptUnits as KeptUnits
 from prunebench.record.kept_units import index_text as index_text

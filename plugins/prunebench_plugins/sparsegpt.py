@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
-from pydantic import model_validator
 
 from prunebench import (
     Field,
     LayerwiseMethod,
     LayerwiseOptions,
     Method,
+    OnlyIf,
     PrunebenchError,
     Reference,
     hookimpl,
+    is_share,
     kth_lowest,
     lowest,
     pattern_of,
@@ -46,8 +47,8 @@ class SparseGPT(LayerwiseMethod):
     From every block of columns the cheapest share is removed, linear by linear; for N:M the
     cheapest of every group when the sweep reaches it. `mode=clean` removes exactly int(n *
     sparsity) weights of a block, ties by index; `mode=reference` follows the released code: all
-    weights whose cost is at most the sorted cost at that index. Inputs that are always zero lose
-    all their weights.
+    weights whose cost is at most the sorted cost at that index, and in N:M groups torch.topk picks
+    among ties. Inputs that are always zero lose all their weights.
     """
 
     name = "sparsegpt"
@@ -59,8 +60,10 @@ class SparseGPT(LayerwiseMethod):
     statistics: ClassVar = frozenset({"hessian"})
 
     class Options(LayerwiseOptions):
-        block_size: int = Field(
-            128, gt=0, description="input columns within which a linear's weights compete"
+        block_size: Annotated[int, OnlyIf(sparsity=is_share)] = Field(
+            128,
+            gt=0,
+            description="input columns within which a linear's weights compete; for a share",
         )
         damping: float = Field(
             0.01,
@@ -76,17 +79,6 @@ class SparseGPT(LayerwiseMethod):
         mode: Literal["clean", "reference"] = Field(
             "clean", description="exact count, or the threshold of the released code"
         )
-
-        @model_validator(mode="after")
-        def _whole_groups(self) -> Self:
-            pattern = pattern_of(self.sparsity)
-            if pattern and self.block_size % pattern.of:
-                below = self.block_size // pattern.of * pattern.of
-                raise ValueError(
-                    f"block_size {self.block_size} is no multiple of {pattern.of}, so blocks would"
-                    f" cut groups of {pattern}; use block_size {below or pattern.of}"
-                )
-            return self
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)
@@ -120,7 +112,7 @@ class SparseGPT(LayerwiseMethod):
         ]
         hessian = first.hessian  # [in, in]
         with first.naming():
-            pattern = pattern_of(self.options.sparsity)
+            pattern = pattern_of(linears[0].sparsity)
             if pattern and len(hessian) % pattern.of:
                 raise PrunebenchError(
                     f"groups of {pattern.of} do not divide {len(hessian)} input features",
@@ -210,14 +202,15 @@ def sweep(
 ) -> float:
     """Prune ``columns`` [in, rows] in place, from the first to the last; return 1/2 tr(dW H dW^T).
 
-    ``factor``: from `inverse_factor`. ``linears``: who owns the rows, in their order; an N:M
-    pattern is the same for all. ``threshold``: the released code's rule for a share, instead of
-    the exact count.
+    ``factor``: from `inverse_factor`. ``linears``: who owns the rows, in their order; if one has
+    an N:M pattern all have, with the same M. ``threshold``: the released code's choice, instead of
+    the exact count with ties by index.
     """
+    choose = _cheapest(linears, threshold)
     pattern = pattern_of(linears[0].sparsity)
-    choose = (
-        _cheapest_of_group(pattern.of - pattern.keep) if pattern else _cheapest(linears, threshold)
-    )
+    if pattern:
+        # Groups are chosen one by one, so blocks change only rounding; they must not cut a group.
+        block_size = max(1, block_size // pattern.of) * pattern.of
     loss = columns.new_zeros(())
     for start in range(0, len(columns), block_size):
         end = min(start + block_size, len(columns))
@@ -275,32 +268,30 @@ def _cost(columns: torch.Tensor, diagonal: torch.Tensor) -> torch.Tensor:
 
 
 def _cheapest(linears: Sequence[Rows], threshold: bool) -> Choose:
-    """Choose the cheapest share of each linear's weights."""
+    """Choose the cheapest share of each linear's weights, or N:M in every row of the columns."""
     sizes = [linear.size for linear in linears]
 
-    def of_linear(cost: torch.Tensor, share: float) -> torch.Tensor:
+    def of_linear(cost: torch.Tensor, sparsity: float | str) -> torch.Tensor:
+        pattern = pattern_of(sparsity)
+        if pattern and threshold:
+            gone = cost.topk(pattern.of - pattern.keep, dim=0, largest=False, sorted=False).indices
+            return torch.zeros_like(cost, dtype=torch.bool).scatter_(0, gone, value=True)
+        if pattern:
+            return lowest(cost.t(), sparsity, group="row").t()
         if threshold:
-            return cost <= kth_lowest(cost.reshape(1, -1), int(cost.numel() * share) + 1)
-        return lowest(cost, share, group="matrix")
+            index = min(int(cost.numel() * float(sparsity)), cost.numel() - 1)
+            return cost <= kth_lowest(cost.reshape(1, -1), index + 1)
+        return lowest(cost, sparsity, group="matrix")
+
+    if len({linear.sparsity for linear in linears}) == 1 and pattern_of(linears[0].sparsity):
+        sizes = [sum(sizes)]  # every row chooses for itself, so all linears can choose at once
 
     def choose(columns: torch.Tensor, diagonal: torch.Tensor) -> torch.Tensor:
         costs = torch.split(_cost(columns, diagonal), sizes, dim=1)
         masks = [
-            of_linear(cost, float(linear.sparsity))
-            for cost, linear in zip(costs, linears, strict=True)
+            of_linear(cost, linear.sparsity) for cost, linear in zip(costs, linears, strict=False)
         ]
-        return torch.cat(masks, dim=1)
-
-    return choose
-
-
-def _cheapest_of_group(zeros: int) -> Choose:
-    """Choose the ``zeros`` cheapest of the columns, in every row."""
-
-    def choose(columns: torch.Tensor, diagonal: torch.Tensor) -> torch.Tensor:
-        cost = _cost(columns, diagonal)
-        cheapest = cost.topk(zeros, dim=0, largest=False, sorted=False).indices
-        return torch.zeros_like(cost, dtype=torch.bool).scatter_(0, cheapest, value=True)
+        return masks[0] if len(masks) == 1 else torch.cat(masks, dim=1)
 
     return choose
 

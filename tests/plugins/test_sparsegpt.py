@@ -8,9 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
-from prunebench import Context, LinearStats, Method, PrunebenchError, anatomy, lowest, pattern_of
+from prunebench import Context, LinearStats, Method, PrunebenchError, anatomy, lowest
 from prunebench.plugin.host import load_plugins
 from prunebench_plugins.sparsegpt import Rows, inverse_factor, sweep
 from tiny import FAMILIES, tiny_model
@@ -324,12 +323,42 @@ def test_a_pattern_that_does_not_divide_names_the_linear() -> None:
         prune(tiny_model("llama"), build(sparsity="3:7", block_size=70))
 
 
-def test_a_block_size_that_cuts_groups_is_refused_with_the_next_smaller_that_does_not() -> None:
-    with pytest.raises(ValidationError, match="use block_size 96"):
-        build(sparsity="2:4", block_size=98)
-    with pytest.raises(ValidationError, match="use block_size 8"):
-        build(sparsity="4:8", block_size=4)
-    assert pattern_of(build(sparsity={"zeros": 3, "of": 4}, block_size=4).options.sparsity) == (
-        1,
-        4,
-    )
+@pytest.mark.parametrize(("keep", "of"), [(2, 4), (3, 7), (100, 256), (1, 128), (255, 256)])
+@pytest.mark.parametrize("threshold", [False, True])
+def test_blocks_never_cut_groups_however_wide_those_are(
+    keep: int, of: int, threshold: bool
+) -> None:
+    weight, hessian = problem(rows=5, features=2 * of)
+    pruned, loss = solve(weight, hessian, f"{keep}:{of}", threshold=threshold)
+    assert bool(((pruned == 0).reshape(-1, of).sum(1) == of - keep).all())
+    assert loss == pytest.approx(error(weight - pruned, damped(hessian)), rel=1e-9)
+    for block in (1, of, 3 * of + 1):
+        other, _ = solve(weight, hessian, f"{keep}:{of}", threshold=threshold, block_size=block)
+        assert torch.equal(other == 0, pruned == 0)
+
+
+def test_of_equal_costs_in_a_group_the_lower_index_goes() -> None:
+    weight = torch.ones(3, 8, dtype=torch.float64)
+    pruned, _ = solve(weight, torch.eye(8, dtype=torch.float64), "1:4")
+    assert pruned[0].tolist() == [0, 0, 0, 1] * 2
+
+
+def test_linears_that_share_an_input_may_have_different_patterns() -> None:
+    weight, hessian = problem(rows=20)
+    factor = inverse_factor(hessian, DAMPING)
+    together = weight.t().clone()
+    sweep(together, factor, [Rows(5, "1:4"), Rows(8, "3:4"), Rows(7, "4:4")])
+    zeros = (together.t() == 0).view(20, -1, 4).sum(2)
+    assert [set(part.flatten().tolist()) for part in zeros.split([5, 8, 7])] == [{3}, {1}, {0}]
+    for part, rows, sparsity in zip(
+        together.t().split([5, 8, 7]), weight.split([5, 8, 7]), ["1:4", "3:4", "4:4"], strict=True
+    ):
+        torch.testing.assert_close(part, solve(rows, hessian, sparsity)[0])
+
+
+@pytest.mark.parametrize("threshold", [False, True])
+def test_a_share_of_one_removes_everything(threshold: bool) -> None:
+    """An allocation may give a linear as much."""
+    weight, hessian = problem()
+    pruned, _ = solve(weight, hessian, 1.0, threshold=threshold)
+    assert not pruned.any()

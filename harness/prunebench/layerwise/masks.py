@@ -63,11 +63,13 @@ def _ranks(groups: torch.Tensor) -> torch.Tensor:
     rank = torch.arange(of, dtype=torch.int8, device=groups.device)[:, None].repeat(
         1, members.shape[1]
     )
+    # Indexing a tensor costs as much as a comparison of short rows: take all rows apart once.
+    rows, ranks = members.unbind(), rank.unbind()
     for a in range(of):
         for b in range(a + 1, of):
-            b_smaller = (members[b] < members[a]).view(torch.int8)
-            rank[a] += b_smaller
-            rank[b] -= b_smaller
+            b_smaller = (rows[b] < rows[a]).view(torch.int8)
+            ranks[a].add_(b_smaller)
+            ranks[b].sub_(b_smaller)
     return rank
 
 

@@ -82,6 +82,11 @@ Sparsity = Annotated[
 ]
 
 
+def is_share(sparsity: float | str) -> bool:
+    """Whether a parsed sparsity is a share of the weights, not an N:M pattern."""
+    return not isinstance(sparsity, str)
+
+
 def pattern_of(sparsity: float | str) -> Pattern | None:
     """The N:M pattern that a parsed sparsity names; None if it is a share."""
     if not isinstance(sparsity, str):
