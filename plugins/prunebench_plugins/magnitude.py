@@ -101,7 +101,8 @@ class Magnitude(LinearMethod):
             )
         # The released code indexes the sorted scores with the count: one weight more than asked
         # for.
-        return score <= kth_lowest(score.reshape(1, -1), int(score.numel() * sparsity) + 1)
+        index = min(int(score.numel() * sparsity), score.numel() - 1)
+        return score <= kth_lowest(score.reshape(1, -1), index + 1)
 
     def prune(self, model: Any, context: Context) -> None:
         if self.options.scope == "layer":

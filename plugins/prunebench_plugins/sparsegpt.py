@@ -284,12 +284,13 @@ def _cheapest(linears: Sequence[Rows], threshold: bool) -> Choose:
         return lowest(cost, sparsity, group="matrix")
 
     if len({linear.sparsity for linear in linears}) == 1 and pattern_of(linears[0].sparsity):
-        sizes = [sum(sizes)]  # every row chooses for itself, so all linears can choose at once
+        # Every row chooses for itself, so all linears can choose at once.
+        linears, sizes = linears[:1], [sum(sizes)]
 
     def choose(columns: torch.Tensor, diagonal: torch.Tensor) -> torch.Tensor:
         costs = torch.split(_cost(columns, diagonal), sizes, dim=1)
         masks = [
-            of_linear(cost, linear.sparsity) for cost, linear in zip(costs, linears, strict=False)
+            of_linear(cost, linear.sparsity) for cost, linear in zip(costs, linears, strict=True)
         ]
         return masks[0] if len(masks) == 1 else torch.cat(masks, dim=1)
 

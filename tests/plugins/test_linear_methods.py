@@ -99,6 +99,12 @@ def test_magnitude_in_reference_mode_follows_the_threshold_rule(
     assert int(mask.sum()) >= int(12 * share) + 1
 
 
+def test_magnitude_in_reference_mode_removes_all_of_a_share_of_one() -> None:
+    """An allocation may give a linear as much."""
+    every = LinearStats(0, "x", torch.Generator(), sparsity=1.0)
+    assert bool(build("magnitude", mode="reference").mask(torch.randn(3, 4), every).all())
+
+
 def test_magnitude_does_not_depend_on_scale_and_is_idempotent() -> None:
     weight = torch.randn(8, 12, generator=torch.Generator().manual_seed(0))
     method = build("magnitude", sparsity=0.5)
