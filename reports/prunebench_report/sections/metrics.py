@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from prunebench_report.data.metrics import (
     Figure,
-    figure_name,
     figure_recovery,
     figures_by_key,
     metric_protocol,
@@ -32,7 +31,7 @@ def section(given: ReportInput) -> list[dict[str, Any]]:
     return score_tables(
         given,
         figures_by_key,
-        head=lambda one: (figure_name(*one), _unit_and_direction(one[1])),
+        head=_head,
         cell=_cell,
         protocol=lambda one: metric_protocol(one[0]),
     )
@@ -92,6 +91,15 @@ def _in_words(figure: MetricFigure) -> str:
     if figure.value is None:
         return f"not available: {figure.reason}"
     return with_unit(figure.value, figure.unit)
+
+
+def _head(one: Figure) -> tuple[str, str]:
+    """A figure's own name; below it the metric with its options, and the unit."""
+    result, figure = one
+    lines = [_unit_and_direction(figure)]
+    if result.label != figure.name:
+        lines.insert(0, result.label)
+    return figure.name, "\n".join(lines)
 
 
 def _unit_and_direction(figure: MetricFigure) -> str:

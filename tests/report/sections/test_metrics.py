@@ -110,7 +110,7 @@ def test_the_section_says_the_difference_from_dense_with_sign_and_in_words(build
     [table] = metrics.section(build.given(records))
     assert [(head["name"], head["about"]) for head in table["heads"]] == [
         ("kl", "nats, lower is better"),
-        ("kl: agreement", "%, higher is better"),
+        ("agreement", "kl\n%, higher is better"),
     ]
     dense, shortgpt, wanda = table["rows"]
     assert dense["dense"] and [cell["note"] for cell in dense["cells"]] == [None, None]
