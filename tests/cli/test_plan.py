@@ -46,7 +46,7 @@ def run(*arguments):
 @pytest.mark.usefixtures("here")
 def test_json_has_stable_keys():
     described = json.loads(run("s.yaml", "--json"))
-    assert list(described) == ["suite", "folder", "cells", "totals"]
+    assert list(described) == ["suite", "folder", "warnings", "cells", "unpinned", "totals"]
     assert (described["suite"], described["folder"]) == ("cli-test", str(Path("runs", "cli-test")))
     assert [list(cell) for cell in described["cells"]] == [KEYS] * 3
     assert [cell["label"] for cell in described["cells"]] == [
@@ -61,6 +61,37 @@ def test_json_has_stable_keys():
     counts = {key: described["totals"][key] for key in ("cells", "done", "failed", "to_run")}
     assert counts == {"cells": 3, "done": 0, "failed": 0, "to_run": 3}
     assert not Path("runs").exists()
+
+
+@pytest.mark.usefixtures("here", "hub_cache")
+def test_what_no_commit_pins_is_named(hub_cache):
+    commit = "c0ffee" * 6 + "c0ff"
+    assert "not pinned" not in run("s.yaml")
+    corpora = "quality.perplexity=[{corpus: [wikitext2, ptb], windows: 2}]"
+    tasks = "quality.tasks=[{task: piqa}]"
+    options = ("s.yaml", "--set", "models=org/tiny", "--set", corpora, "--set", tasks)
+    lines = [line for line in run(*options).splitlines() if line.startswith("not pinned")]
+    assert lines == [
+        (
+            "not pinned: model org/tiny: 'main' of the hub, not in the cache yet; "
+            "to pin it, write org/tiny@COMMIT"
+        ),
+        "not pinned: corpus ptb: 'refs/convert/parquet' of the hub, not in the cache yet",
+        "not pinned: task piqa: 'main' of its data set on the hub",
+    ]
+    ref = hub_cache / "models--org--tiny" / "refs" / "main"
+    ref.parent.mkdir(parents=True)
+    ref.write_text(commit)
+    assert (
+        f"not pinned: model org/tiny: 'main', which is {commit} in the cache; "
+        f"to pin it, write org/tiny@{commit}" in run(*options)
+    )
+    described = json.loads(run(*options, "--json"))
+    assert described["unpinned"][0] == {
+        "what": "model org/tiny",
+        "revision": "main",
+        "commit": commit,
+    }
 
 
 @pytest.mark.usefixtures("here")

@@ -17,6 +17,7 @@ from prunebench.cell.pipeline import PrunedCell, build_pruned_model
 from prunebench.cell.profile import NOT_THE_MODEL_ALONE, profile
 from prunebench.cell.quality import measure_quality
 from prunebench.cell.setup import CellSetup, set_up, vocabulary_size
+from prunebench.cell.unpinned import unpinned
 from prunebench.experiment.cell import Cell
 from prunebench.isolation.timing_lock import TimingLock
 from prunebench.measure.devices.cpu_contention import CpuWatch
@@ -155,6 +156,9 @@ def _provenance(setup: CellSetup, pruned: PrunedCell, kept: PartialResults) -> d
     if setup.cell.model.kind == "hub":
         # The Hub's cache names a model's folder by its commit.
         found["model_revision"] = setup.folder.name
+    moving = unpinned(setup.cell, setup.corpora)
+    if commits := {f"{one.what} at {one.revision}": one.commit for one in moving if one.commit}:
+        found["unpinned"] = commits
     found["settings"] = pruned.loaded.settings
     found |= pruned.recovery.provenance
     if kept.reused:

@@ -40,11 +40,14 @@ def command(request: SuiteRequest, *, as_json: bool) -> None:
         console = Console(width=None if sys.stdout.isatty() else 200)
         console.print(table(described))
         console.print(summary(described), highlight=False, soft_wrap=True)
+        for line in moving(described):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def describe(request: SuiteRequest) -> dict[str, Any]:
     """The plan as JSON data; its keys are stable."""
     from prunebench.app import plan_suite
+    from prunebench.cell.unpinned import unpinned
     from prunebench.store.run_folder import RunStore
     from prunebench.suite.estimate import estimate, total
 
@@ -70,12 +73,15 @@ def describe(request: SuiteRequest) -> dict[str, Any]:
         key: sum(cell["status"] == word for cell in cells)
         for key, word in (("done", "done"), ("failed", "failed"), ("to_run", "to run"))
     }
+    corpora = planned.registry.registered("corpus")
+    branches = [one for cell in planned.cells for one in unpinned(cell, corpora)]
     rest = [work for cell, work in zip(cells, estimates, strict=True) if cell["status"] != "done"]
     return {
         "suite": planned.suite.name,
         "folder": str(planned.folder),
         "warnings": list(planned.suite.warnings),
         "cells": cells,
+        "unpinned": [asdict(one) for one in dict.fromkeys(branches)],
         "totals": {
             "cells": len(cells),
             **counts,
@@ -134,6 +140,22 @@ def summary(described: dict[str, Any]) -> str:
     if totals["left"]["flop"]:
         words.append(f"; at least {_count(totals['left']['flop'], 1e9)} GFLOP left")
     return f"{''.join(words)}; folder {described['folder']}"
+
+
+def moving(described: dict[str, Any]) -> list[str]:
+    """One line for everything that comes from a branch of the hub, which may move."""
+    lines = []
+    for one in described["unpinned"]:
+        kind, _, name = one["what"].partition(" ")
+        if one["commit"] is None:
+            where = f"'{one['revision']}' of the hub, not in the cache yet"
+        else:
+            where = f"'{one['revision']}', which is {one['commit']} in the cache"
+        if kind == "task":
+            where = f"'{one['revision']}' of its data set on the hub"
+        pin = f"; to pin it, write {name}@{one['commit'] or 'COMMIT'}" if kind == "model" else ""
+        lines.append(f"not pinned: {one['what']}: {where}{pin}")
+    return lines
 
 
 def _calibration(cell: Cell) -> str | None:

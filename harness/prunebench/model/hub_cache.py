@@ -10,11 +10,12 @@ Its layout is documented and shared with other programs:
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import threading
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 Kind = Literal["model", "dataset"]
 MAIN = "main"
@@ -53,6 +54,19 @@ def cached_commit(kind: Kind, repository: str, revision: str | None) -> str | No
     except (OSError, ValueError):
         return None
     return commit.strip() if COMMIT.fullmatch(commit.strip()) else None
+
+
+def cached_config(repository: str, revision: str | None) -> dict[str, Any] | None:
+    """The config of a model in the cache; None if it is not there or is no JSON object."""
+    commit = cached_commit("model", repository, revision)
+    if commit is None:
+        return None
+    path = repository_folder("model", repository) / "snapshots" / commit / "config.json"
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return config if isinstance(config, dict) else None
 
 
 def remember_commit(kind: Kind, repository: str, revision: str | None, commit: str) -> None:

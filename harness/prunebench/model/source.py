@@ -18,12 +18,12 @@ from prunebench.model.families import family_of
 from prunebench.model.folder import fingerprint, read_checkpoint
 from prunebench.model.generated import GeneratedAsset
 from prunebench.model.gguf_header import read_gguf_header
+from prunebench.model.hub_cache import COMMIT, cached_config
 from prunebench.model.wheel import WheelAsset
 from prunebench.user_path import user_path
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_SNAPSHOT = re.compile(rf"/models--([^/]+)/snapshots/({_COMMIT.pattern})$")
+_SNAPSHOT = re.compile(rf"/models--([^/]+)/snapshots/({COMMIT.pattern})$")
 """A folder of the hub's cache: 'org--name' and the commit."""
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -144,7 +144,7 @@ def _folder_name(path: Path) -> str:
 
 def _with_commit(repository: str, revision: str) -> str:
     """'org/name@REVISION' with seven digits of a commit: nobody compares forty."""
-    return f"{repository}@{revision[:7] if _COMMIT.fullmatch(revision) else revision}"
+    return f"{repository}@{revision[:7] if COMMIT.fullmatch(revision) else revision}"
 
 
 def _hub(
@@ -164,6 +164,9 @@ def _hub(
         raise PrunebenchError(
             f"model '{text}' and its revision '{revision}' disagree", hint="give the revision once"
         )
+    # Only what is cached can be known without a connection; for others `hub.snapshot` checks it.
+    if (config := cached_config(repository, tag or revision)) is not None:
+        family_of(config.get("model_type"), f"model '{text}'")
     return ModelRef(
         name=name or (_with_commit(repository, tag) if tag else text),
         kind="hub",

@@ -30,7 +30,7 @@ LONGEST_OPTION = 120
 def experiment_facts(record: Record) -> Facts:
     """Model, method, allocation, calibration, recovery and where the cell ran."""
     cell = record.cell
-    facts = [*_model(cell), *_method(cell), *_reference(record)]
+    facts = [*_model(record), *_method(cell), *_reference(record)]
     if cell.calibration:
         facts.append(("Calibration", _windows(cell.calibration)))
     if record.cost and record.cost.calibration_sha256:
@@ -41,11 +41,15 @@ def experiment_facts(record: Record) -> Facts:
     return [*facts, *(("Flagged", flag) for flag in record.flags)]
 
 
-def _model(cell: Cell) -> Facts:
-    model = cell.model
+def _model(record: Record) -> Facts:
+    model = record.cell.model
     facts = [("Model", f"{model.name}, {model.dtype}"), ("Model source", model.location)]
     if pin := model.sha256 or model.revision:
         facts.append(("Model hash" if model.sha256 else "Model revision", pin))
+    commit = record.provenance.get("model_revision")
+    if isinstance(commit, str) and commit != pin:
+        branch = model.revision or "main"
+        facts.append(("Model commit", f"{commit}, what '{branch}' was when the cell ran"))
     return facts
 
 

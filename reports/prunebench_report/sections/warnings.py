@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from prunebench_report.data.resources import cpu_taken
@@ -33,6 +33,7 @@ def section(given: ReportInput) -> list[str]:
         *_mixed_execution(done),
         *_drift(done),
         *_machines(given.records, done),
+        *_moved_branches(done),
         *_shared_gpu(given),
         *_busy_cpu(given),
         *_side_effects(given),
@@ -138,6 +139,24 @@ def _machines(records: Sequence[Record], done: Sequence[Record]) -> list[str]:
             f"Cells ran on {several} different machines: do not compare times between them."
         )
     return found
+
+
+def _moved_branches(done: Sequence[Record]) -> list[str]:
+    """Models and texts that were another commit of the hub in some cells than in others."""
+    commits: dict[str, dict[str, None]] = {}
+    for record in done:
+        found = record.provenance.get("unpinned")
+        for what, commit in found.items() if isinstance(found, Mapping) else ():
+            commits.setdefault(str(what), {})[str(commit)] = None
+        for task in record.quality.tasks if record.quality else ():
+            if task.data_commit is not None:
+                commits.setdefault(f"task {task.task}", {})[task.data_commit] = None
+    return [
+        f"The {clean(what)} was not the same in all cells, because no commit pins it: "
+        f"{clean(', '.join(commit[:7] for commit in several))}. Do not compare these cells."
+        for what, several in commits.items()
+        if len(several) > 1
+    ]
 
 
 def _shared_gpu(given: ReportInput) -> list[str]:

@@ -115,3 +115,15 @@ def test_memory_that_was_not_sampled_and_global_changes_are_named(build):
     text = warned(build, records)
     assert "stopped early in dense (the sampler gave nothing" in text
     assert "left side effects behind or could not measure a figure in random sparsity=0.5" in text
+
+
+def test_a_branch_that_moved_between_cells_is_named(build):
+    records = build.quickstart()
+    for record, digit in zip(records, "aaab", strict=False):
+        record.provenance["unpinned"] = {"model org/tiny at main": digit * 40}
+    assert (
+        "The model org/tiny at main was not the same in all cells, because no commit pins it: "
+        "aaaaaaa, bbbbbbb. Do not compare these cells." in warned(build, records)
+    )
+    records[3].provenance["unpinned"] = {"model org/tiny at main": "a" * 40}
+    assert warned(build, records) == ""
