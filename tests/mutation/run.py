@@ -26,6 +26,8 @@ from mutants import Mutant, mutants
 
 ROOT = Path(__file__).resolve().parents[2]
 WANTED = 0.95
+# Libraries that the parent has imported cannot be rewritten for pytest's asserts any more.
+QUICKLY = ("-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
 LONGEST_S = 300
 
 P, H = "plugins/prunebench_plugins", "harness/prunebench"
@@ -98,7 +100,7 @@ def run(path: str, source: str, tests: Sequence[str]) -> int:
 
     code = 1
     try:
-        code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
+        code = int(pytest.main([*QUICKLY, *tests]))
     finally:
         os._exit(code)
 
