@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from prunebench.experiment.measures import LatencySpec, PerplexitySpec, TaskSpec
 from prunebench.experiment.model import ModelRef
@@ -75,9 +75,13 @@ class Cell(Frozen):
     )
     protocol: int = PROTOCOL
 
+    _stored_id: str | None = PrivateAttr(None)
+
     @property
     def id(self) -> str:
         """Content hash of everything that decides the outcome, 16 hexadecimal digits."""
+        if self._stored_id is not None:
+            return self._stored_id
         text = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -88,6 +92,18 @@ class Cell(Frozen):
         It is for people: cells of different models or seeds may share a label.
         """
         return label_of(self.method, self.allocation, self.recovery)
+
+    def stored_as(self, identifier: str) -> Self:
+        """The same cell under the id of an older run.
+
+        What decides an outcome can change between versions: a sampler that draws other windows now
+        gives new cells new ids. A cell of an older run keeps the one that its files are named by.
+        """
+        if identifier == self.id:
+            return self
+        found = self.model_copy()
+        found._stored_id = identifier
+        return found
 
     def identity(self) -> dict[str, Any]:
         """The part that `id` hashes.

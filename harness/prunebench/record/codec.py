@@ -61,7 +61,9 @@ def from_json(text: str) -> Record:
         while schema < SCHEMA:
             data = {**STEPS[schema](data), "schema": schema + 1}
             schema += 1
-        return Record.model_validate(data)
+        record = Record.model_validate(data)
+        record.cell = record.cell.stored_as(record.id)
+        return record
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

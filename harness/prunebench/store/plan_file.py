@@ -53,7 +53,10 @@ def read_plan(path: Path) -> Plan:
         return Plan(
             suite=data["suite"],
             title=data["title"],
-            cells=tuple(Cell.model_validate(entry["cell"]) for entry in data["cells"]),
+            cells=tuple(
+                Cell.model_validate(entry["cell"]).stored_as(str(entry["id"]))
+                for entry in data["cells"]
+            ),
             suite_sha256=data["suite_sha256"],
             gate=data["gate"],
             generation_gate=data.get("generation_gate"),

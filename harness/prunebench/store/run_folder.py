@@ -165,8 +165,8 @@ class RunStore:
         except (OSError, UnicodeDecodeError) as error:
             return DamagedRecord(path, first_line(error))
         # A copied or renamed file would report one experiment under the name of another.
-        if record.id != cell_id or record.cell.id != cell_id:
-            return DamagedRecord(path, f"holds the record of cell {record.cell.id}")
+        if record.id != cell_id:
+            return DamagedRecord(path, f"holds the record of cell {record.id}")
         return record
 
     def records(
