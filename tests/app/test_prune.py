@@ -107,3 +107,46 @@ def test_an_option_without_effect_is_refused_for_a_model_in_memory_too() -> None
 def test_a_setting_that_reads_no_text_needs_no_tokens() -> None:
     result = prunebench.prune(tiny_model("llama"), "llm-pruner", options={"importance": "l2"})
     assert result.audit.widths
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"seed": -1}, "seed '-1' is not valid"),
+        ({"seed": 2**63}, "seed '9223372036854775808' is not valid"),
+        ({"seed": True}, "seed 'True' is not valid"),
+        ({"seed": float("nan")}, "seed 'nan' is not valid"),
+        ({"device": "tpu"}, "device 'tpu' is not valid"),
+        ({"layer_device": "cuda:x"}, "layer device 'cuda:x' is not valid"),
+        ({"shard_size": 0}, "shard size '0' is not valid"),
+        ({"shard_size": "inf GB"}, "shard size 'inf GB' is not valid"),
+    ],
+)
+def test_settings_have_bounds(settings: dict[str, object], said: str) -> None:
+    with pytest.raises(prunebench.PrunebenchError, match=said):
+        prunebench.prune(tiny_model("llama"), "magnitude", **settings)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"seed": 3}, r"'seed' is no option of 'magnitude', .*seed="),
+        ({"sparsity": True}, "magnitude: sparsity: "),
+        ({"sparsity": float("nan")}, "magnitude: sparsity: "),
+        ({"sparsity": "0.5"}, "magnitude: sparsity: "),
+        ({"min_density": float("inf")}, "magnitude: min_density: "),
+        ({"mode": object()}, "magnitude: object is no value of an option"),
+    ],
+)
+def test_options_for_a_model_in_memory_are_checked_as_strictly_as_in_a_suite(
+    options: dict[str, object], said: str
+) -> None:
+    with pytest.raises(prunebench.PrunebenchError, match=said):
+        prunebench.prune(tiny_model("llama"), "magnitude", options=options)
+
+
+def test_options_may_be_what_python_has_for_them() -> None:
+    np = pytest.importorskip("numpy")
+    options = {"sparsity": np.float64(0.25)}
+    result = prunebench.prune(tiny_model("llama"), "magnitude", options=options)
+    assert result.audit.sparsity == pytest.approx(0.25, abs=0.01)

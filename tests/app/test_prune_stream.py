@@ -183,7 +183,7 @@ def test_the_command_tells_what_it_does(folder: Path) -> None:
             "the recovery 'lora' trains the whole model",
         ),
         (["./model", "wanda", "--format", "decilm"], "is for models whose layers differ"),
-        (["./model", "wanda", "--shard-size", "two"], "'two' is no size"),
+        (["./model", "wanda", "--shard-size", "two"], "shard size 'two' is not valid"),
         (
             ["smollm2-135m-instruct", "wanda"],
             "is a GGUF file, whose weights are unpacked as a whole",

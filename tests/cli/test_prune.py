@@ -172,3 +172,62 @@ def test_layers_may_be_pruned_elsewhere(folder: Path) -> None:
             "./model", "wanda", "--device", "cpu", "--layer-device", "cuda", "--out", "three"
         )
         assert "torch sees no GPU" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("option", "fix"),
+    [
+        ("seed=3", "write `--seed 3`"),
+        ("device=cpu", "write `--device cpu`"),
+        ("layer_device=cpu", "write `--layer-device cpu`"),
+        ("layer-device=cpu", "write `--layer-device cpu`"),
+        ("dtype=float16", "write `--dtype float16`"),
+        ("out=my folder", "write `--out 'my folder'`"),
+        ("format=decilm", "write `--format decilm`"),
+        ("shard-size=1 GB", "write `--shard-size '1 GB'`"),
+        ("stream=true", "write `--stream`"),
+        ("plugin=mine.py", "write `--plugin mine.py`"),
+        ("calibration=text.txt", "write `--calibration corpus=text.txt`"),
+        ("model=x", "the model is the first word"),
+        ("method=x", "the method is the second word"),
+        ("options={sparsity: 0.5}", "unknown option 'options'"),
+        ("progress=x", "unknown option 'progress'"),
+        ("self=x", "unknown option 'self'"),
+    ],
+)
+def test_a_setting_among_the_options_is_told_its_place(folder: Path, option: str, fix: str) -> None:
+    done = prune("./model", "magnitude", "sparsity=0.5", option, "--out", "x")
+    assert isinstance(done.exception, prunebench.PrunebenchError)
+    assert fix in str(done.exception)
+    assert not (folder / "x").exists()
+
+
+def test_an_option_of_the_method_may_be_called_like_a_setting(folder: Path) -> None:
+    (folder / "mine.py").write_text(
+        "from prunebench import Method, Options, hookimpl\n"
+        "class Mine(Method):\n"
+        "    name = 'mine'\n"
+        "    class Options(Options):\n"
+        "        seed: int = 0\n"
+        "    def prune(self, model, context):\n"
+        "        context.notes['seed'] = self.options.seed\n"
+        "@hookimpl\n"
+        "def prunebench_register_method():\n"
+        "    return Mine\n"
+    )
+    done = prune("./model", "mine", "seed=3", "--out", "x", "--plugin", "mine.py")
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--seed", "-1"), ("--seed", "1e3"), ("--seed", str(2**63)), ("--device", "gpu")],
+    ids=" ".join,
+)
+def test_numbers_and_devices_have_bounds(folder: Path, words: tuple[str, str]) -> None:
+    done = prune("./model", "magnitude", "--out", "x", *words)
+    assert done.exit_code != 0
+    assert done.exception is None or isinstance(
+        done.exception, SystemExit | prunebench.PrunebenchError
+    )
+    assert not (folder / "x").exists()

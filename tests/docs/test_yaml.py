@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from prunebench.errors import PrunebenchError
 from prunebench.model.checkpoint import save
 from prunebench.plugin.host import load_plugins
 from prunebench.record.kept_units import KeptUnits
@@ -43,19 +42,6 @@ def suite_text(block: Block) -> str:
     return "".join(f"{key}: {json.dumps(value)}\n" for key, value in rest.items()) + block.code
 
 
-def marked(block: Block) -> Any:
-    if "max_memory: {0:" in block.code:
-        reason = (
-            "issue 13, B1: the loader refuses a GPU's number as a key ('a key that is not text')"
-        )
-        return pytest.param(
-            block,
-            marks=pytest.mark.xfail(strict=True, raises=PrunebenchError, reason=reason),
-            id=str(block),
-        )
-    return pytest.param(block, id=str(block))
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """What the blocks call their own: a folder of task rows and a pruned model."""
@@ -67,7 +53,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("block", [marked(block) for block in blocks("yaml")])
+@pytest.mark.parametrize("block", blocks("yaml"), ids=str)
 def test_every_yaml_block_makes_a_plan(block: Block, folder: Path) -> None:
     path = folder / "suite.yaml"
     path.write_text(suite_text(block), encoding="utf-8")

@@ -21,8 +21,13 @@ from rig import Rig
     [
         ("rya", {}, r"no engine 'rya' \(did you mean 'ray'\? \(known: local, ray\)\)"),
         ("local", {"slot": "2"}, r"engine 'local': slot: .*its options: slots"),
-        ("local", {"slots": "two"}, "engine 'local': slots: Input should be a valid integer"),
-        ("ray", {"patience_s": "-1"}, "patience_s: Input should be greater than or equal to 0"),
+        ("local", {"slots": "two"}, "engine 'local': slots: should be a valid integer"),
+        ("local", {"slots": True}, "slots: should be a number"),
+        ("local", {"slots": str(10**30)}, "slots: should be at most 9223372036854775807"),
+        ("ray", {"patience_s": "nan"}, "patience_s: should be"),
+        ("ray", {"patience_s": "1e400"}, "patience_s: should be a finite number"),
+        ("ray", {"patience_s": "inf"}, "patience_s: should be a finite number"),
+        ("ray", {"patience_s": "-1"}, "patience_s: should be greater than or equal to 0"),
     ],
 )
 def test_a_wrong_engine_is_one_clear_line(name: str, options: dict[str, str], words: str) -> None:

@@ -17,6 +17,8 @@ from prunebench.suite.schema import LatencyEntry, SuiteFile, section_at
         ("500 MB", 500_000_000),
         ("64 KiB", 65_536),
         ("4096", 4096),
+        ("1e9", 1_000_000_000),  # JSON has one kind of number
+        ("0.5 B", 1),
     ],
 )
 def test_memory_is_bytes_or_has_a_unit(load, minimal, given, wanted) -> None:
@@ -24,7 +26,8 @@ def test_memory_is_bytes_or_has_a_unit(load, minimal, given, wanted) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", ["8 gigs", "-1", "0", "0 GB", "1e9", "GB", "[1, 2]", "9999999999 GB"]
+    "given",
+    ["8 gigs", "-1", "0", "0 GB", "1.5", ".inf", ".nan", "true", "GB", "[1, 2]", "9999999999 GB"],
 )
 def test_other_sizes_are_errors_with_their_line(load, minimal, given) -> None:
     with pytest.raises(PrunebenchError, match=r"^s\.yaml:5: limits\.memory: "):

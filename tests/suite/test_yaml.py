@@ -133,7 +133,8 @@ def test_duplicate_keys_are_errors():
         ("a: b: c", "f.yaml:1: "),
         ("a: *b", "f.yaml:1: .*undefined alias"),
         ("\na: &a [*a]", "f.yaml:2: .*contains itself"),
-        ("a: 1\n1: 2", "f.yaml:2: a key that is not text"),
+        ("a: 1\n!!int x: 2", "f.yaml:2: .*tag"),
+        ("0: 1\n'0': 2", "f.yaml:2: the key '0' appears twice, first in line 1"),
         ("? [a]\n: 1", "f.yaml:1: a key that is not text"),
         ("a: !!python/object:os.system x", "f.yaml:1: .*tag"),
         ("a: !!int x", "f.yaml:1: .*tag"),
@@ -141,6 +142,8 @@ def test_duplicate_keys_are_errors():
         ("a: 1\nb: \x00", "f.yaml:2: .*remove that character"),
         ("[" * 1500, "f.yaml:1: YAML: nested too deeply"),
         ("a: " + "9" * 5000, "f.yaml:1: a number of 5000 digits"),
+        ("a: 1e400", "f.yaml:1: the number 1e400 is too large"),
+        ("a: -0.1E+999", "f.yaml:1: the number -0.1E\\+999 is too large"),
     ],
 )
 def test_errors_are_one_line_with_file_and_line(text, expected):
@@ -154,3 +157,17 @@ def test_aliases_cannot_explode():
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
     with pytest.raises(PrunebenchError, match="more than 100000 values"):
         parse("\n".join(lines), "f")
+
+
+def test_keys_are_text_as_in_json():
+    document = parse("0: a\ncpu: b\n0x1: c\ntrue: d\nnull: e\n1.50: f\n'': g\n", "f.yaml")
+    assert document.data == {
+        "0": "a",
+        "cpu": "b",
+        "0x1": "c",
+        "true": "d",
+        "null": "e",
+        "1.50": "f",
+        "": "g",
+    }
+    assert document.lines[("0",)] == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +72,23 @@ class Pruned:
     """Side effects of plugins, and what the checkpoint holds and the model does not use."""
 
 
+DEVICES = "write auto, cpu, mps, cuda or cuda:0"
+
+SETTINGS: Mapping[str, str] = {
+    **{
+        name: f"write `--{name.replace('_', '-')} {{value}}` (in Python {name}=...)"
+        for name in ("seed", "dtype", "device", "layer_device", "out", "format", "shard_size")
+    },
+    "stream": "write `--stream` (in Python stream=True)",
+    "plugin": "write `--plugin {value}`",
+    "calibration": "write `--calibration corpus={value}` (in Python calibration={{'corpus': ...}})",
+    "model": "the model is the first word, before the method",
+    "method": "the method is the second word, after the model",
+    "options": "write each option by itself, for example sparsity=0.5",
+}
+"""What pruning itself takes, and how it is written; a method's option may have the same name."""
+
+
 def prune_model(job: PruneJob, progress: Progress | None = None) -> Pruned:
     """Prune a model and save it if ``job.out`` names a folder.
 
@@ -78,6 +97,8 @@ def prune_model(job: PruneJob, progress: Progress | None = None) -> Pruned:
     from prunebench.plugin.host import load_plugins
 
     registry = load_plugins()
+    _check_settings(job)
+    _check_for_settings(job, registry)
     # Pruning may take hours: it must not end at a folder that cannot be replaced.
     if job.out is not None:
         _check_target(job.out, job.format)
@@ -95,6 +116,49 @@ def prune_model(job: PruneJob, progress: Progress | None = None) -> Pruned:
     if job.out is not None:
         _save(result, made_by, job.out, job.format)
     return result
+
+
+def _check_settings(job: PruneJob) -> None:
+    """Raise PrunebenchError if a setting has no sensible value."""
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    from prunebench.suite.field_types import Device, MemorySize, Seed
+
+    strict = ConfigDict(strict=True)
+    kinds: dict[str, tuple[Any, str]] = {
+        "seed": (Seed, "give a whole number from 0 to 9223372036854775807"),
+        "device": (Device, DEVICES),
+        "layer_device": (Device | None, DEVICES),
+        "shard_size": (MemorySize, "write bytes, or text such as 2 GB"),
+    }
+    for name, (kind, hint) in kinds.items():
+        value = getattr(job, name)
+        try:
+            TypeAdapter(kind, config=strict).validate_python(value)
+        except ValidationError as error:
+            raise PrunebenchError(
+                f"{name.replace('_', ' ')} '{value}' is not valid", hint=hint
+            ) from error
+
+
+def _check_for_settings(job: PruneJob, registry: Registry) -> None:
+    """Raise PrunebenchError if a setting of pruning is among the method's options."""
+    if job.method not in registry["method"]:
+        return  # said later, with a suggestion
+    known = {
+        field.alias or name
+        for name, field in registry["method"][job.method].value.Options.model_fields.items()
+    }
+    for option, value in job.options.items():
+        name = option.replace("-", "_")
+        # A mapping is the method's own calibration, as in a suite.
+        if name not in SETTINGS or option in known or isinstance(value, Mapping):
+            continue
+        written = shlex.quote(value if isinstance(value, str) else json.dumps(value, default=str))
+        raise PrunebenchError(
+            f"'{option}' is no option of '{job.method}', but of pruning itself",
+            hint=SETTINGS[name].format(value=written),
+        )
 
 
 def _load_and_prune(
@@ -181,16 +245,11 @@ def _checked_stream(job: PruneJob) -> Path:
 
 def _shard_bytes(size: int | str) -> int:
     """A size such as 2000000000, '2 GB' or '512 MiB', in bytes."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import TypeAdapter
 
     from prunebench.suite.field_types import MemorySize
 
-    try:
-        return TypeAdapter(MemorySize).validate_python(size)
-    except ValidationError as error:
-        raise PrunebenchError(
-            f"shard size: '{size}' is no size", hint="write bytes, or text such as 2 GB"
-        ) from error
+    return TypeAdapter(MemorySize).validate_python(size)
 
 
 def _save(result: Pruned, made_by: dict[str, Any], out: Path, format: Format) -> None:  # noqa: A002

@@ -13,6 +13,7 @@ from prunebench.measure.audit import audit, dense_facts
 from prunebench.model.anatomy import anatomy
 from prunebench.plugin.api.context import Context
 from prunebench.plugin.api.sparsity import pattern_of
+from prunebench.plugin.option_values import first_fault, read_options
 
 if TYPE_CHECKING:
     from prunebench.plugin.registry import Registry
@@ -74,12 +75,14 @@ def _checked_method(name: str, registry: Registry) -> Any:
 
 def _checked_options(method: str, kind: Any, options: Mapping[str, Any]) -> Any:
     try:
-        # Not as strict as a suite: Python callers may give enumerations and paths.
-        chosen = kind.Options.model_validate(options)
+        chosen = read_options(kind.Options, options)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or "options"
-        raise PrunebenchError(f"{method}: {key}: {first['msg']}") from error
+        key, message = first_fault(error)
+        raise PrunebenchError(
+            f"{method}: {key}: {message}", hint=f"`prunebench plugins show {method}` lists them"
+        ) from error
+    except (TypeError, ValueError) as error:  # of what JSON cannot express
+        raise PrunebenchError(f"{method}: {error}", hint="give numbers, texts and lists") from error
     defaults = kind.Options.model_construct()
     for key, reason in chosen.without_effect().items():
         if key in options and options[key] != getattr(defaults, key, None):

@@ -205,9 +205,20 @@ def set_up(cell: Cell, phases: Phases, layer_device: str | None = None) -> CellS
 def _resolve_device(wanted: str) -> str:
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
+    kind, _, number = wanted.partition(":")
+    seen = {
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "xpu": torch.xpu.device_count() if torch.xpu.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
+    }
+    if kind in seen and not seen[kind]:
         raise PrunebenchError(
             f"device '{wanted}': torch sees no GPU", hint="set `device: cpu` or `device: auto`"
+        )
+    if kind in seen and int(number or 0) >= seen[kind]:
+        raise PrunebenchError(
+            f"device '{wanted}': torch sees {seen[kind]} GPUs, counted from 0",
+            hint=f"set `device: {kind}` or another number",
         )
     return wanted
 

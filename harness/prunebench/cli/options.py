@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+LARGEST = 2**63 - 1
+"""The largest whole number of an option; `prunebench.plugin.option_values` has the reason."""
+
+TOKENS = 10_000_000
+"""The most tokens, sequences or rounds, as in a suite."""
+
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Seconds(click.FloatRange):
+    """Seconds from 0 to a billion; not `nan`, which is neither below nor above a bound."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 1e9)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        seconds: float = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail("nan is not a number of seconds", param, ctx)
+        return seconds
 
 
 def plugin_option(function: F) -> F:

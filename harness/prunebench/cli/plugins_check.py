@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -66,13 +65,13 @@ def _checked_options(entry: PluginEntry, options: dict[str, Any]) -> dict[str, A
     from pydantic import ValidationError
 
     from prunebench.errors import PrunebenchError
+    from prunebench.plugin.option_values import first_fault, read_options
 
     try:
-        entry.value.Options.model_validate_json(json.dumps(options), strict=True)
+        read_options(entry.value.Options, options)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or "options"
+        key, message = first_fault(error)
         raise PrunebenchError(
-            f"{key}: {first['msg']}", hint=f"`prunebench plugins show {entry.name}` lists them"
+            f"{key}: {message}", hint=f"`prunebench plugins show {entry.name}` lists them"
         ) from error
     return options

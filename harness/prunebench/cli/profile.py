@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from prunebench.cli.options import TOKENS, Seconds
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -21,20 +23,24 @@ NOT_MEASURABLE = "not measurable here"
 @click.command("profile", short_help="Show where a model's time and bytes go.")
 @click.argument("model")
 @click.option(
-    "--prompt", default=128, show_default=True, type=click.IntRange(1), help="Prompt tokens."
+    "--prompt",
+    default=128,
+    show_default=True,
+    type=click.IntRange(1, TOKENS),
+    help="Prompt tokens.",
 )
 @click.option(
     "--new-tokens",
     default=32,
     show_default=True,
-    type=click.IntRange(2),
+    type=click.IntRange(2, TOKENS),
     help="Tokens to generate.",
 )
 @click.option(
     "--batch-size",
     default=1,
     show_default=True,
-    type=click.IntRange(1),
+    type=click.IntRange(1, TOKENS),
     help="Sequences in a batch.",
 )
 @click.option(
@@ -49,7 +55,7 @@ NOT_MEASURABLE = "not measurable here"
     "--min-time",
     default=5.0,
     show_default=True,
-    type=click.FloatRange(0),
+    type=Seconds(),
     help="Seconds to time at least.",
 )
 @click.option("--compiled", is_flag=True, help="Also time torch.compile, which compiles minutes.")

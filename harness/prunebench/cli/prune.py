@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunebench.cli.options import assignments, plugin_option
+from prunebench.cli.options import LARGEST, assignments, plugin_option
 
 if TYPE_CHECKING:
     from prunebench.app.prune import Pruned
@@ -31,7 +31,11 @@ if TYPE_CHECKING:
     "[default: corpus=boolq-passages windows=32 length=512]",
 )
 @click.option(
-    "--seed", default=0, show_default=True, help="Of the calibration sample and of random methods."
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0, LARGEST),
+    help="Of the calibration sample and of random methods.",
 )
 @click.option(
     "--dtype",

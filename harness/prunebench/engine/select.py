@@ -13,6 +13,7 @@ from prunebench.engine.ray.engine import RayEngine
 from prunebench.errors import PrunebenchError, did_you_mean
 from prunebench.plugin import NAME
 from prunebench.plugin.describe import options_of
+from prunebench.plugin.option_values import first_fault, read_text_options
 from prunebench.plugin.registry import PluginEntry
 
 if TYPE_CHECKING:
@@ -42,13 +43,12 @@ def choose(name: str, given: Mapping[str, Any], registry: Registry) -> Engine:
         )
     kind: type[Engine] = engines[name]
     try:
-        options = kind.Options.model_validate(dict(given))
+        options = read_text_options(kind.Options, given)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "options"
+        where, message = first_fault(error)
         known = ", ".join(option.name for option in options_of(kind.Options)) or "none"
         raise PrunebenchError(
-            f"engine '{name}': {where}: {first['msg']}",
+            f"engine '{name}': {where}: {message}",
             hint=f"its options: {known}; `prunebench plugins show {name}`",
         ) from error
     return kind(options)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from prunebench.errors import first_line
-from prunebench.plugin.api.option_file import FOLDERS
+from prunebench.plugin.option_values import read_options
 from prunebench.schema import AddedLater
 from prunebench.suite.problems import EMPTY, Problems, fields_of
 
@@ -35,7 +33,8 @@ def combinations(
         given = {key: value for key, _, value in combination}
         folders = {key: problems.source.base((*path, *inside)) for key, inside, _ in combination}
         try:
-            complete = _complete(model, given, folders)
+            read = read_options(model, given, folders)
+            complete = read.model_dump(mode="json", by_alias=True)
         except ValidationError as error:
             written = {key: inside for key, inside, _ in combination}
             fields = fields_of(model)
@@ -85,20 +84,6 @@ def _axes(
                 "give at least one value, or leave the key out",
             )
     return axes
-
-
-def _complete(
-    model: type[BaseModel], given: Mapping[str, Any], folders: Mapping[str, Path]
-) -> dict[str, Any]:
-    """All options as JSON data, defaults filled in. Raises ValidationError.
-
-    ``folders``: for an option that names a file, what a relative name starts from.
-    """
-    # Strict JSON validation refuses a text for a number, yet takes a list for a tuple, and a text
-    # for an enumeration or a path: YAML has neither.
-    return model.model_validate_json(
-        json.dumps(given), strict=True, context={FOLDERS: folders}
-    ).model_dump(mode="json", by_alias=True)
 
 
 def _shown(written: Any, used: Any) -> Any:

@@ -11,7 +11,20 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from prunebench.measure.quality.protocols import DEFAULT, PROTOCOLS, ProtocolName
-from prunebench.suite.field_types import Count, Many, ManyOrNone, MemorySize, Section, Short
+from prunebench.suite.field_types import (
+    Count,
+    Device,
+    Many,
+    ManyOrNone,
+    MemoryDevice,
+    MemorySize,
+    Seconds,
+    Section,
+    Seed,
+    Short,
+    Threads,
+    TokenCount,
+)
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -23,11 +36,16 @@ SAMPLER = (
 )
 TOKENS = "tokens per window"
 
-TokenCount = Annotated[int, Field(gt=1)]
-"""At least two tokens: the first one of a window is never predicted."""
+
+def _needs_device_map(schema: dict[str, Any]) -> None:
+    """Say in the JSON Schema that `max_memory` goes with `device_map: auto`."""
+    schema |= {
+        "if": {"properties": {"max_memory": {"type": "object"}}, "required": ["max_memory"]},
+        "then": {"properties": {"device_map": {"const": "auto"}}, "required": ["device_map"]},
+    }
 
 
-class ModelEntry(Section):
+class ModelEntry(Section, json_schema_extra=_needs_device_map):
     model: str = Field(description="registered name, Hub id, folder of safetensors, or GGUF file")
     name: str | None = Field(
         None, min_length=1, description="label in tables; default: the model's own name"
@@ -42,7 +60,7 @@ class ModelEntry(Section):
         description="auto: distribute the model over GPUs, host memory and disk (accelerate), "
         "for quality and timing",
     )
-    max_memory: dict[int | Literal["cpu"], MemorySize] | None = Field(
+    max_memory: dict[MemoryDevice, MemorySize] | None = Field(
         None,
         description="with device_map: the most that a GPU, by its number, or cpu may hold; "
         "devices that are not named hold nothing",
@@ -122,7 +140,7 @@ class TaskEntry(Section):
     limit: Count | None = Field(
         None, description="number of questions of each task, from the beginning; default: all"
     )
-    num_fewshot: Annotated[int, Field(ge=0)] | None = Field(
+    num_fewshot: Annotated[int, Field(ge=0, le=1000)] | None = Field(
         None,
         description="examples before each question; default: the task's own number, 0 if it has "
         "none",
@@ -179,10 +197,10 @@ class LatencyEntry(Section):
 
     prompt: Many[Count] = Field([128], description="prompt tokens")
     # The first new token comes out of the prompt phase; inter-token latency needs a second.
-    new_tokens: Many[Annotated[int, Field(gt=1)]] = Field([32], description="tokens to generate")
+    new_tokens: Many[TokenCount] = Field([32], description="tokens to generate")
     batch_size: Many[Count] = Field([1], description="sequences in a batch")
     min_rounds: Many[Count] = Field([5], description="the least number of rounds, and ...")
-    min_time_s: Many[Annotated[float, Field(ge=0)]] = Field(
+    min_time_s: Many[Seconds] = Field(
         [3.0], description="... the least number of seconds; timing ends when both are reached"
     )
     execution: Many[Literal["fastest", "eager", "static", "lean", "compiled", "cuda-graph"]] = (
@@ -206,7 +224,9 @@ class ProfileEntry(Section):
 
 
 class LimitsEntry(Section):
-    time_s: float | None = Field(None, gt=0, description="a cell is ended after this many seconds")
+    time_s: Seconds | None = Field(
+        None, gt=0, description="a cell is ended after this many seconds"
+    )
     memory: MemorySize | None = Field(
         None,
         description="a cell is ended if its processes hold more memory: bytes, or text such as "
@@ -271,7 +291,7 @@ class SuiteFile(Section):
     )
     quality: QualityEntry | None = Field(default_factory=QualityEntry)
     profile: ProfileEntry | None = Field(default_factory=ProfileEntry)
-    seeds: Many[Annotated[int, Field(ge=0)]] = Field(
+    seeds: Many[Seed] = Field(
         [0],
         description="of calibration samples, random methods and recoveries; the text that is "
         "evaluated never depends on them. Several give a mean and a deviation",
@@ -279,15 +299,11 @@ class SuiteFile(Section):
     expect: ManyOrNone[ExpectEntry] = Field(
         [], description="published figures that the cells should reproduce"
     )
-    device: str = Field(
-        "auto",
-        pattern=r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$",
-        description="auto, cpu, cuda, cuda:0 ...",
-    )
-    threads: Count | None = Field(
+    device: Device = Field("auto", description="auto, cpu, cuda, cuda:0 ...")
+    threads: Threads | None = Field(
         None, description="CPU threads of a cell; null: torch's own choice"
     )
-    gpus: Count | None = Field(
+    gpus: Threads | None = Field(
         None,
         description="GPUs of a cell that runs on GPUs; null: one, or all for a model with "
         "device_map",

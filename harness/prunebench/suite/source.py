@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunebench.errors import PrunebenchError, did_you_mean
+from prunebench.errors import PrunebenchError, did_you_mean, first_line
+from prunebench.plugin.option_values import plain
 from prunebench.suite import yaml
 from prunebench.user_path import user_path
 
@@ -105,10 +106,23 @@ def source_of(data: Mapping[str, Any], name: str) -> Source:
     """A suite that is already data, with ``name`` as the file in errors.
 
     Its text is JSON, which is YAML too; values that JSON cannot hold become text. Relative paths
-    start from the working folder.
+    start from the working folder. Raises PrunebenchError if a key is none of JSON, or a value
+    contains itself.
     """
-    text = json.dumps(data, indent=1, default=str)
+    try:
+        text = json.dumps(data, indent=1, default=_plain_or_text)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise PrunebenchError(
+            f"{name}: {first_line(error)}", hint="use texts, numbers, lists and dicts"
+        ) from error
     return Source(name, Path.cwd(), f"{text}\n", json.loads(text), {})
+
+
+def _plain_or_text(value: Any) -> Any:
+    try:
+        return plain(value)
+    except TypeError:
+        return str(value)
 
 
 def _kind(value: Any) -> str:

@@ -2,11 +2,13 @@
 
 PyYAML's own loaders follow YAML 1.1: `2:4` is 124, `no` is False, `1e-4` is text, and a
 date is an object. Here everything is text apart from null, true, false, integers (0x and 0o, too)
-and floats. There are no merge keys: `<<` is a key like any other.
+and floats. `1e400`, which no float can hold, is an error. Keys are text, as in JSON: `0:` is the key "0". There
+are no merge keys: `<<` is a key like any other.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -149,11 +151,12 @@ class _Builder:
             raise self.error(node, f"unknown tag {node.tag}")
         values: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key = self.scalar(key_node) if isinstance(key_node, ScalarNode) else None
-            if not isinstance(key, str):
+            if not isinstance(key_node, ScalarNode):
                 raise self.error(
                     key_node, "a key that is not text", hint="put it in quotes if it is meant so"
                 )
+            self.scalar(key_node)  # its tag may be wrong
+            key: str = key_node.value
             if key in values:
                 first = self.lines[*path, key]
                 raise self.error(
@@ -180,6 +183,8 @@ class _Builder:
         except ValueError as error:
             # Python refuses to read integers of more than 4300 digits.
             raise self.error(node, f"a number of {len(text)} digits") from error
+        except OverflowError as error:
+            raise self.error(node, f"the number {text} is too large") from error
 
     def error(self, node: Node, message: str, hint: str | None = None) -> PrunebenchError:
         return PrunebenchError(
@@ -195,4 +200,7 @@ def _value(kind: str, text: str) -> Any:
     if kind == "int" or text[:2] in {"0x", "0o"}:
         number = int(text, 0) if text[:2] in {"0x", "0o"} else int(text)
         return float(number) if kind == "float" else number
-    return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+    value = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+    if math.isinf(value) and not text.lower().endswith("inf"):
+        raise OverflowError(text)
+    return value
