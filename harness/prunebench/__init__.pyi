@@ -26,16 +26,16 @@ from prunebench.plugin.api.effect import OnlyIf as OnlyIf
 from prunebench.plugin.api.engine import Engine as Engine
 from prunebench.plugin.api.engine import EngineContext as EngineContext
 from prunebench.plugin.api.method import LayerwiseMethod as LayerwiseMethod
-from prunebench.plugin.api.method import LayerwiseOptions as LayerwiseOptions
 from prunebench.plugin.api.method import LinearMethod as LinearMethod
 from prunebench.plugin.api.method import Method as Method
-from prunebench.plugin.api.method import Options as Options
 from prunebench.plugin.api.method import Reference as Reference
-from prunebench.plugin.api.method import SparsityOptions as SparsityOptions
 from prunebench.plugin.api.metric import Figure as Figure
 from prunebench.plugin.api.metric import Metric as Metric
 from prunebench.plugin.api.metric import MetricContext as MetricContext
 from prunebench.plugin.api.option_file import option_file as option_file
+from prunebench.plugin.api.options import LayerwiseOptions as LayerwiseOptions
+from prunebench.plugin.api.options import Options as Options
+from prunebench.plugin.api.options import SparsityOptions as SparsityOptions
 from prunebench.plugin.api.recovery import Recovery as Recovery
 from prunebench.plugin.api.recovery import TrainingOptions as TrainingOptions
 from prunebench.plugin.api.report_section import Folded as Folded
@@ -45,6 +45,7 @@ from prunebench.plugin.api.report_section import ReportData as ReportData
 from prunebench.plugin.api.report_section import ReportSection as ReportSection
 from prunebench.plugin.api.report_section import Table as Table
 from prunebench.plugin.api.report_section import Texts as Texts
+from prunebench.plugin.api.sparsity import Pattern as Pattern
 from prunebench.plugin.api.sparsity import Sparsity as Sparsity
 from prunebench.plugin.api.sparsity import is_share as is_share
 from prunebench.plugin.api.sparsity import pattern_of as pattern_of

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 
 import prunebench
-from prunebench import Allocation, Field, OnlyIf, Reference, hookimpl
+from prunebench import AddedLater, Allocation, Field, OnlyIf, Reference, hookimpl
 
 if TYPE_CHECKING:
-    from prunebench import Context, LinearStats
+    from prunebench import Context, LinearStats, Pattern
 
 LEAST_DENSITY = 0.01
 """The share of its weights that a layer keeps if the formula leaves it nothing."""
+LEAST_SPARSITY = 0.01
+"""In the released code, what a layer loses if the formula takes nothing from it."""
 
 
 class Uniform(Allocation):
@@ -25,6 +27,9 @@ class Uniform(Allocation):
     def shares(self, model: Any, sparsity: float, context: Context) -> list[float]:  # noqa: ARG002
         return [sparsity] * len(context.kept_layers)
 
+    def keep(self, model: Any, pattern: Pattern, context: Context) -> list[int]:  # noqa: ARG002
+        return [pattern.keep] * len(context.kept_layers)
+
 
 class OWL(Allocation):
     """Remove less from layers with more outliers.
@@ -33,6 +38,14 @@ class OWL(Allocation):
     the outliers' share of a layer, and r = 2 * spread * (D - min D) / (max D - min D), the layer's
     density is 1 - sparsity + r - mean r. So densities differ by up to 2 * spread, not evenly
     around their mean. If all layers have the same D, they get the same sparsity.
+
+    For N:M the same is rounded to whole weights of a group: N + M * (r - mean r) of M stay. The
+    published recipe for 3:8 is `threshold: 6`, `spread: 0.125` (their lambda of 2 is 2 of 8
+    weights between the extremes).
+
+    If the formula leaves a layer nothing, `mode=clean` keeps 1 % of it, or one weight of M. A
+    sparsity of 0 or less becomes 0; `mode=reference` makes it 0.01 as in the released code, and
+    there a layer may lose everything.
     """
 
     name = "owl"
@@ -49,10 +62,13 @@ class OWL(Allocation):
             5.0,
             gt=0,
             description="M: scores above this multiple of the mean are outliers (5 in the released"
-            " recipes, 3 by default in their code)",
+            " recipes, 6 for N:M, 3 by default in their code)",
         )
         spread: float = Field(
             0.08, ge=0, le=0.5, description="lambda: sparsities differ by up to twice this number"
+        )
+        mode: Annotated[Literal["clean", "reference"], AddedLater(), OnlyIf(spread=bool)] = Field(
+            "clean", description="limits of a layer's sparsity: 0 and 0.99, or as released"
         )
 
     @classmethod
@@ -62,8 +78,24 @@ class OWL(Allocation):
 
     def shares(self, model: Any, sparsity: float, context: Context) -> list[float]:
         """Notes: ``outliers``, the percentage of outliers in each layer."""
+        found = [sparsity - more for more in self._densities(model, context)]
+        if self.options.mode == "reference" and self.options.spread:
+            return [LEAST_SPARSITY if one <= 0 else min(one, 1.0) for one in found]
+        return [min(max(one, 0.0), 1 - LEAST_DENSITY) for one in found]
+
+    def keep(self, model: Any, pattern: Pattern, context: Context) -> list[int]:
+        """Notes: ``outliers``, the percentage of outliers in each layer."""
+        # Halves are rounded to even numbers, as numpy does in the released code.
+        found = [
+            pattern.keep + round(pattern.of * more) for more in self._densities(model, context)
+        ]
+        least = 0 if self.options.mode == "reference" else 1
+        return [min(max(one, least), pattern.of) for one in found]
+
+    def _densities(self, model: Any, context: Context) -> list[float]:
+        """By how much each layer is denser than the mean."""
         if not self.options.spread:
-            return [sparsity] * len(context.kept_layers)
+            return [0.0] * len(context.kept_layers)
         outliers: list[float] = []
 
         def see(linears: Mapping[str, torch.nn.Linear], stats: Mapping[str, LinearStats]) -> None:
@@ -80,18 +112,17 @@ class OWL(Allocation):
 
         context.observe_linears(model, {"input_norm"}, see)
         context.notes["outliers"] = outliers
-        return spread(outliers, sparsity, self.options.spread)
+        return spread(outliers, self.options.spread)
 
 
-def spread(outliers: Sequence[float], sparsity: float, width: float) -> list[float]:
-    """The sparsity of each layer; their mean is ``sparsity`` unless one is cut to [0, 0.99]."""
+def spread(outliers: Sequence[float], width: float) -> list[float]:
+    """By how much each layer is denser than the mean: by its outliers, in a range of 2 * width."""
     low, high = min(outliers), max(outliers)
     if high == low:
-        return [sparsity] * len(outliers)
-    # A layer keeps more by its rank, 0 to 2 * width; the mean rank is taken out of all of them.
+        return [0.0] * len(outliers)
     ranks = [2 * width * (one - low) / (high - low) for one in outliers]
     mean = sum(ranks) / len(ranks)
-    return [min(max(sparsity + mean - rank, 0.0), 1 - LEAST_DENSITY) for rank in ranks]
+    return [rank - mean for rank in ranks]
 
 
 @hookimpl

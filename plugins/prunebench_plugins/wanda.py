@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from prunebench import LinearMethod, Method, Reference, hookimpl
+import torch
+
+from prunebench import (
+    AddedLater,
+    Field,
+    LayerwiseOptions,
+    LinearMethod,
+    Method,
+    OnlyIf,
+    Reference,
+    hookimpl,
+    is_share,
+)
 
 if TYPE_CHECKING:
-    import torch
+    from prunebench import Context, LinearStats
 
-    from prunebench import LinearStats
+FIRST_ALPHA, LARGEST_ALPHA = 0.4, 0.8
+PRECISION = 0.001
+"""The search for alpha ends at this difference in sparsity, or at this range of alpha."""
 
 
 class Wanda(LinearMethod):
-    """Remove the smallest |w| * ||x|| of every output row, or of every group for N:M."""
+    """Remove the smallest |w| * ||x|| of every output row, or of every group for N:M.
+
+    With `use_variant` rows differ in how much they lose, as with this option of the released code:
+    each loses its smallest scores as long as their sum is at most alpha times the sum of the row.
+    One alpha for each matrix is found by bisection, from 0.4 between 0 and 0.8, so that a sparsity
+    of about 0.9 or more may be out of reach.
+    """
 
     name = "wanda"
     reference = Reference(
@@ -24,8 +44,59 @@ class Wanda(LinearMethod):
     statistics: ClassVar = frozenset({"input_norm"})
     group = "row"
 
+    class Options(LayerwiseOptions):
+        use_variant: Annotated[bool, AddedLater(), OnlyIf(sparsity=is_share)] = Field(
+            default=False,
+            description="each row loses the same part of its sum of scores, not of its weights",
+        )
+
+    def __init__(self, options: Any) -> None:
+        super().__init__(options)
+        self.largest_difference = 0.0
+
+    def prune(self, model: Any, context: Context) -> None:
+        """Notes: ``largest_sparsity_difference``.
+
+        With `use_variant`, the largest difference of a linear's sparsity from what was asked for.
+        """
+        self.largest_difference = 0.0
+        super().prune(model, context)
+        if self.options.use_variant:
+            context.notes["largest_sparsity_difference"] = self.largest_difference
+
     def score(self, weight: torch.Tensor, stats: LinearStats) -> torch.Tensor:
         return weight.abs().float() * stats.input_norm  # [out, in] * [in]
+
+    def mask(self, weight: torch.Tensor, stats: LinearStats) -> torch.Tensor:
+        if not self.options.use_variant:
+            return super().mask(weight, stats)
+        sparsity = float(self.sparsity_of(stats))
+        mask = lowest_by_sum(self.score(weight, stats), sparsity)
+        found = float(mask.float().mean())
+        self.largest_difference = max(self.largest_difference, abs(found - sparsity))
+        return mask
+
+
+def lowest_by_sum(score: torch.Tensor, sparsity: float) -> torch.Tensor:
+    """True for the weights to remove, bool [out, in], about the share ``sparsity`` of them.
+
+    Of each row of ``score`` [out, in] the lowest whose sum is at most alpha times the row's sum;
+    alpha is found by bisection.
+    """
+    ordered, order = score.sort(dim=1, stable=True)
+    sums = ordered.cumsum(dim=1)  # [out, in]
+    total = score.sum(dim=1, keepdim=True)
+    low, high, alpha = 0.0, LARGEST_ALPHA, FIRST_ALPHA
+    while True:
+        removed = sums <= alpha * total  # the first few of each row in order
+        found = float(removed.float().mean())
+        if sparsity == 0 or abs(found - sparsity) <= PRECISION or high - low < PRECISION:
+            break
+        low, high = (low, alpha) if found > sparsity else (alpha, high)
+        alpha = (low + high) / 2
+    if sparsity == 0:
+        removed = torch.zeros_like(removed)
+    return torch.zeros_like(removed).scatter_(1, order, removed)
 
 
 @hookimpl

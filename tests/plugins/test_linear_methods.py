@@ -134,6 +134,76 @@ def test_wanda_ignores_the_scale_of_rows_and_activations_and_drops_dead_inputs_f
     assert bool(method.mask(weight, stats(norm))[:, 5].all())
 
 
+def variant_by_hand(
+    scores: list[list[float]], sparsity: float
+) -> tuple[list[list[bool]], float, float]:
+    """The released variant from its description, row by row: mask, sparsity and alpha."""
+    low, high, alpha = 0.0, 0.8, 0.4
+    while True:
+        mask = []
+        for row in scores:
+            gone, spent = [False] * len(row), 0.0
+            for place in sorted(range(len(row)), key=lambda place: (row[place], place)):
+                spent += row[place]
+                gone[place] = spent <= alpha * sum(row)
+            mask.append(gone)
+        found = sum(map(sum, mask)) / sum(map(len, mask))
+        if abs(found - sparsity) <= 0.001 or high - low < 0.001:
+            return mask, found, alpha
+        low, high = (low, alpha) if found > sparsity else (alpha, high)
+        alpha = (low + high) / 2
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 10_000), st.sampled_from([0.1, 0.25, 0.5, 0.7, 0.9, 0.97]))
+def test_wandas_variant_is_that_of_the_released_code(seed: int, sparsity: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(6, 48, generator=generator) ** 3
+    norm = torch.rand(48, generator=generator) + 0.1
+    mask = build("wanda", sparsity=sparsity, use_variant=True).mask(weight, stats(norm))
+    scores = (weight.abs() * norm).double().tolist()
+    expected, _, _ = variant_by_hand(scores, sparsity)
+    assert mask.tolist() == expected
+
+
+def test_wandas_variant_reaches_the_sparsity_with_rows_that_differ() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = (
+        torch.randn(64, 256, generator=generator) ** torch.tensor([1.0, 3.0]).repeat(32)[:, None]
+    )
+    mask = build("wanda", sparsity=0.5, use_variant=True).mask(weight, stats(torch.ones(256)))
+    assert float(mask.float().mean()) == pytest.approx(0.5, abs=0.001)
+    by_row = mask.float().mean(dim=1)
+    assert by_row[1::2].min() > by_row[::2].max() + 0.05  # heavier tails lose more
+    for row, gone in zip(weight.abs(), mask, strict=True):
+        assert row[~gone].min() >= row[gone].max()
+
+
+def test_wandas_variant_starts_at_0_4_and_ends_at_0_8() -> None:
+    """One row of ten equal scores: alpha 0.4 takes four; no alpha below 0.8 takes eight."""
+    weight, norm = torch.ones(1, 10), torch.ones(10)
+
+    def removed(sparsity: float) -> int:
+        return int(
+            build("wanda", sparsity=sparsity, use_variant=True).mask(weight, stats(norm)).sum()
+        )
+
+    assert removed(0.4) == 4
+    assert removed(0.7) == 7
+    assert removed(0.95) == 7
+    assert removed(0.0) == 0
+
+
+def test_wandas_variant_notes_how_far_it_is_from_the_sparsity() -> None:
+    model = tiny_model("llama")
+    context = prune(model, build("wanda", sparsity=0.97, use_variant=True))
+    worst = max(
+        abs(float((linear.weight == 0).float().mean()) - 0.97) for linear in linears(model).values()
+    )
+    assert context.notes["largest_sparsity_difference"] == pytest.approx(worst)
+    assert "largest_sparsity_difference" not in prune(tiny_model("llama"), build("wanda")).notes
+
+
 @settings(max_examples=25)
 @given(st.integers(0, 10_000))
 def test_wanda_is_optimal_if_inputs_are_uncorrelated(seed: int) -> None:

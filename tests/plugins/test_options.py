@@ -89,9 +89,10 @@ FIRST: dict[tuple[str, str], dict[str, Any]] = {
 CHOICE = {"layers": None, "linears": None}
 VALIDATION = {"val_windows": None, "val_share": None, "eval_steps": 100}
 LATER: dict[tuple[str, str], dict[str, Any]] = {
+    ("allocation", "owl"): {"mode": "clean"},
     ("method", "random"): CHOICE,
     ("method", "magnitude"): CHOICE,
-    ("method", "wanda"): CHOICE,
+    ("method", "wanda"): {**CHOICE, "use_variant": False},
     ("method", "sparsegpt"): CHOICE,
     ("method", "imp"): {**VALIDATION, "quality": None, "rewind_step": 0},
     # The released code: 12 layers; attentions and MLPs together unless their ranges are given.

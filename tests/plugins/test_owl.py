@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunebench import Context, PrunebenchError
+from prunebench import Context, PrunebenchError, pattern_of
 from prunebench.plugin.api.allocation import allocate
 from prunebench.plugin.host import load_plugins
 from prunebench.testing import tiny_calibration
@@ -88,16 +89,102 @@ def test_no_spread_is_uniform() -> None:
 def test_the_mean_share_is_the_one_asked_for(
     outliers: list[float], sparsity: float, width: float
 ) -> None:
-    found = spread(outliers, sparsity, width)
+    found = shares_for(outliers, sparsity, spread=width)
     assert sum(found) / len(found) == pytest.approx(sparsity)
     assert max(found) - min(found) == pytest.approx(
         2 * width if len(set(outliers)) > 1 else 0, abs=1e-9
     )
 
 
-def test_a_share_never_leaves_the_unit_interval() -> None:
-    assert max(spread([0.0, 1.0, 1.0, 1.0], 0.95, 0.5)) == 0.99
-    assert min(spread([0.0, 0.0, 0.0, 1.0], 0.05, 0.5)) == 0.0
+def with_outliers(outliers: list[float], **options):
+    """OWL for layers with these outliers."""
+
+    class Known(ALLOCATIONS["owl"]):
+        def _densities(self, model, context):
+            return spread(outliers, self.options.spread)
+
+    return Known(Known.Options.model_validate(options))
+
+
+def shares_for(outliers: list[float], sparsity: float, **options) -> list[float]:
+    return with_outliers(outliers, **options).shares(None, sparsity, Context(None, 0, []))
+
+
+def kept_for(outliers: list[float], pattern: str, **options) -> list[int]:
+    return with_outliers(outliers, **options).keep(None, pattern_of(pattern), Context(None, 0, []))
+
+
+@pytest.mark.parametrize(
+    ("mode", "most", "least"), [("clean", 0.99, 0.0), ("reference", 1.0, 0.01)]
+)
+def test_a_share_has_limits_and_those_of_the_released_code_in_reference_mode(
+    mode: str, most: float, least: float
+) -> None:
+    assert max(shares_for([0.0, 1.0, 1.0, 1.0], 0.95, spread=0.5, mode=mode)) == most
+    assert min(shares_for([0.0, 0.0, 0.0, 1.0], 0.05, spread=0.5, mode=mode)) == least
+    # exactly nothing is raised too, a little is not
+    assert min(shares_for([0.0, 1.0], 0.25, spread=0.25, mode=mode)) == least
+    assert min(shares_for([0.0, 1.0], 0.375, spread=0.25, mode=mode)) == 0.125
+
+
+def published_zeros(outliers: list[float], zeros: int, lamda: float) -> list[int]:
+    """The released code's mixed N:M, from its description: zeros of a group in each layer."""
+    ratio = np.array(outliers)
+    ratio = (ratio - ratio.min()) / (ratio.max() - ratio.min()) * lamda
+    return [int(zeros - step) for step in np.round(ratio - ratio.mean())]
+
+
+@given(st.lists(st.floats(0, 10), min_size=2, max_size=40, unique=True), st.sampled_from([1, 2]))
+def test_mixed_patterns_are_those_of_the_released_code(outliers: list[float], lamda: int) -> None:
+    if max(outliers) - min(outliers) < 1e-3:
+        return
+    kept = kept_for(outliers, "3:8", threshold=6, spread=lamda / 16)
+    assert [8 - keep for keep in kept] == published_zeros(outliers, 5, lamda)
+
+
+def test_mixed_patterns_have_a_known_answer_and_limits() -> None:
+    outliers = [0.5, 1.0, 1.5, 4.5]
+    # 2 * (D - 0.5) / 4 = 0, 0.25, 0.5, 2, less their mean of 0.6875, rounded
+    assert kept_for(outliers, "3:8", spread=0.125) == [2, 3, 3, 4]
+    assert kept_for([0.0, 1.0], "1:8", spread=0.5) == [1, 5]
+    assert kept_for([0.0, 1.0], "1:8", spread=0.5, mode="reference") == [0, 5]
+    assert kept_for([0.0, 1.0], "7:8", spread=0.5) == [3, 8]
+    assert kept_for([1.0, 1.0], "2:4", spread=0.5) == [2, 2]
+
+
+@pytest.mark.parametrize("name", ["magnitude", "random", "wanda", "sparsegpt"])
+def test_every_layer_gets_its_own_pattern(name: str) -> None:
+    model = outlying()
+    context = context_of(model)
+    kind = METHODS[name]
+    with torch.no_grad():
+        context.shares = allocate(owl(threshold=3.0, spread=0.25), model, "4:8", context)
+        kind(kind.Options(sparsity="4:8")).prune(model, context)
+    patterns = context.notes["allocation"]["layer_patterns"]
+    assert len(set(patterns)) > 1
+    for pattern, layer in zip(patterns, model.model.layers, strict=True):
+        keep, of = pattern_of(pattern)
+        assert of == 8
+        for module in layer.modules():
+            if isinstance(module, torch.nn.Linear):
+                zeros = (module.weight == 0).view(-1, of).sum(1)
+                assert zeros.unique().tolist() == [of - keep]
+    share = sum(1 - pattern_of(pattern).keep / 8 for pattern in patterns) / len(patterns)
+    assert context.notes["allocation"]["mean_share"] == pytest.approx(share)
+
+
+def test_uniform_gives_every_linear_the_pattern() -> None:
+    model = tiny_model("llama")
+    found = allocate(ALLOCATIONS["uniform"](None), model, "2:4", context_of(model))
+    assert set(found.values()) == {"2:4"}
+
+
+def test_the_threshold_and_the_spread_are_those_of_the_released_recipe() -> None:
+    """M = 5 and lambda = 0.08: three times the mean, or another range, gives other shares."""
+    found = owl().shares(outlying(), 0.7, context_of(outlying()))
+    assert found == pytest.approx(by_hand(outlying(), 0.7, 5.0, 0.08), abs=1e-6)
+    assert found != pytest.approx(by_hand(outlying(), 0.7, 3.0, 0.08), abs=1e-4)
+    assert max(found) - min(found) == pytest.approx(0.16)
 
 
 def test_owl_does_not_change_the_model() -> None:

@@ -11,7 +11,8 @@ from pydantic import Field
 
 from prunebench.model.source import ModelAsset
 from prunebench.model.wheel import WheelAsset
-from prunebench.plugin.api.method import LinearMethod, Method, Options, SparsityOptions
+from prunebench.plugin.api.method import LinearMethod, Method
+from prunebench.plugin.api.options import Options, SparsityOptions
 from prunebench.plugin.registry import PluginEntry, PluginProblem, Registry
 from prunebench.suite.load import Suite, load_suite
 from prunebench.text.corpus import Corpus

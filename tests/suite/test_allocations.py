@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import pytest
 
-from prunebench import PrunebenchError
+from prunebench import Allocation, PrunebenchError
 from prunebench.plugin.host import load_plugins
+from prunebench.plugin.registry import PluginEntry
 from prunebench.suite.load import check_suite
 from prunebench.suite.plan import plan
 from prunebench.suite.source import source_of
 
 REGISTRY = load_plugins()
+
+
+class SharesOnly(Allocation):
+    name = "shares-only"
+
+    def shares(self, model, sparsity, context):
+        raise NotImplementedError
+
+
+REGISTRY["allocation"]["shares-only"] = PluginEntry(
+    "allocation", "shares-only", SharesOnly, distribution="dist", version="1.0", origin=""
+)
 
 
 def cells(*methods, calibration=True, seeds=(0,), **more):
@@ -56,6 +69,14 @@ def test_it_is_part_of_the_id_only_if_it_is_given() -> None:
     assert owl.identity()["allocation"]["options"] == {"threshold": 5.0, "spread": 0.08}
 
 
+def test_patterns_of_n_m_can_be_divided_too() -> None:
+    found = cells({"wanda": {"sparsity": [0.5, "3:8"], "allocation": ["owl", "uniform"]}})
+    assert [cell.label for cell in found][2:] == [
+        "wanda sparsity=3:8 allocation=owl",
+        "wanda sparsity=3:8 allocation=uniform",
+    ]
+
+
 def test_it_goes_with_a_recovery() -> None:
     [cell] = cells({"wanda": {"sparsity": 0.7, "allocation": "owl", "recovery": "lora"}})
     assert cell.label == "wanda sparsity=0.7 allocation=owl + lora"
@@ -74,8 +95,8 @@ def test_a_method_that_reads_no_text_gets_the_allocations() -> None:
     ("method", "said"),
     [
         (
-            {"wanda": {"sparsity": "2:4", "allocation": "owl"}},
-            "'wanda sparsity=2:4' takes no allocation: 2:4 takes the same",
+            {"wanda": {"sparsity": "2:4", "allocation": "shares-only"}},
+            "'shares-only' divides shares, and 'wanda sparsity=2:4' prunes 2:4 (leave `allocation`",
         ),
         ({"shortgpt": {"allocation": "owl"}}, "'shortgpt' takes no allocation: it decides itself"),
         ({"imp": {"allocation": "uniform"}}, "'imp' takes no allocation"),

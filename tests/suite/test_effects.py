@@ -28,6 +28,7 @@ def cells(method: Any, **more: Any) -> list[Any]:
 
 
 REFUSED = [
+    ("wanda", {"sparsity": "2:4", "use_variant": True}, "use_variant", "sparsity: 2:4"),
     ("sparsegpt", {"sparsity": "2:4", "block_size": 64}, "block_size", "sparsity: 2:4"),
     ("magnitude", {"min_density": 0.2}, "min_density", "scope: layer"),
     ("llm-pruner", {"importance": "l1", "taylor": "vectorize"}, "taylor", "importance: l1"),

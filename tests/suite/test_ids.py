@@ -7,7 +7,7 @@ from typing import Annotated
 import pytest
 from pydantic import Field
 
-from prunebench.plugin.api.method import SparsityOptions
+from prunebench.plugin.api.options import SparsityOptions
 from prunebench.schema import AddedLater
 from prunebench.suite.plan import plan
 

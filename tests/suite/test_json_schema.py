@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from pydantic import ConfigDict, Field
 
-from prunebench.plugin.api.method import Options
+from prunebench.plugin.api.options import Options
 from prunebench.plugin.registry import PluginEntry, Registry
 from prunebench.suite.json_schema import json_schema
 from prunebench.suite.schema import LatencyEntry, SuiteFile

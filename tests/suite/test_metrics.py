@@ -6,8 +6,8 @@ import pytest
 from pydantic import Field
 
 from prunebench.errors import PrunebenchError
-from prunebench.plugin.api.method import Options
 from prunebench.plugin.api.metric import Metric
+from prunebench.plugin.api.options import Options
 from prunebench.plugin.registry import PluginEntry
 from prunebench.suite.json_schema import json_schema
 from prunebench.suite.plan import plan

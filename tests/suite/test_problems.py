@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import field_validator
 
 from prunebench.errors import PrunebenchError
-from prunebench.plugin.api.method import Options
+from prunebench.plugin.api.options import Options
 from prunebench.suite.load import load_suite
 from prunebench.suite.schema import SuiteFile
 from prunebench.suite.yaml import parse

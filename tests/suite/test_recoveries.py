@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 
 from prunebench.errors import PrunebenchError
-from prunebench.plugin.api.method import Options
+from prunebench.plugin.api.options import Options
 from prunebench.plugin.api.recovery import Recovery, TrainingOptions
 from prunebench.plugin.host import load_plugins
 from prunebench.plugin.registry import PluginEntry

@@ -10,7 +10,7 @@ from prunebench.engine.gpus import slots_for
 from prunebench.engine.session import session_of
 from prunebench.engine.slots import side_by_side
 from prunebench.experiment.cell import Cell
-from prunebench.plugin.api import method
+from prunebench.plugin.api import options
 from prunebench.plugin.api.engine import Engine, EngineContext
 from prunebench.record.record import Record
 
@@ -20,7 +20,7 @@ class LocalEngine(Engine):
 
     name = "local"
 
-    class Options(method.Options):
+    class Options(options.Options):
         slots: int | None = Field(
             None,
             gt=0,

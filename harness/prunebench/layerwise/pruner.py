@@ -33,8 +33,8 @@ class LinearStats:
     """What `input_norm` returns; None if not gathered."""
     second_moment: torch.Tensor | None = None
     """What `hessian` returns; None if not gathered."""
-    sparsity: float | None = None
-    """Share of this linear's weights to remove, if an allocation decided it; otherwise None."""
+    sparsity: float | str | None = None
+    """Share of this linear's weights to remove, or N:M, if an allocation decided it."""
 
     @property
     def input_norm(self) -> torch.Tensor:

@@ -62,7 +62,7 @@ class LayerWalk:
         self,
         model: Any,
         pruner: GroupPruner,
-        shares: Mapping[str, float] | None = None,
+        shares: Mapping[str, float | str] | None = None,
         only: Collection[str] | None = None,
     ) -> None:
         """Let ``pruner`` prune the linears of the decoder layers in place.
@@ -175,7 +175,7 @@ class LayerWalk:
         pruner: GroupPruner,
         run: LayerRun,
         groups: Sequence[Sequence[str]],
-        shares: Mapping[str, float] | None,
+        shares: Mapping[str, float | str] | None,
     ) -> None:
         """Prune the linears of a layer that read these inputs, measured in one run of the layer."""
         statistics = pruner.statistics if run.batches else ()
@@ -191,7 +191,7 @@ class LayerWalk:
         run: LayerRun,
         group: Sequence[str],
         found: Gathered,
-        shares: Mapping[str, float] | None,
+        shares: Mapping[str, float | str] | None,
     ) -> None:
         """Prune the linears ``group``, which read the same input; ``found`` are its statistics."""
         shared = self._stats(run, group[0], found)

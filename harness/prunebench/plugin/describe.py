@@ -14,7 +14,7 @@ from prunebench.plugin.api.effect import marks_of
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-    from prunebench.plugin.api.method import Options
+    from prunebench.plugin.api.options import Options
 
 # The constraints that pydantic keeps among a field's metadata, and how they are written.
 _SIGNS = {

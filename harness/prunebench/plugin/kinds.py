@@ -11,8 +11,9 @@ from prunebench.measure.quality.task_data import HUB, TaskData
 from prunebench.model.source import ModelAsset
 from prunebench.plugin.api.allocation import Allocation
 from prunebench.plugin.api.engine import BUILT_IN, Engine
-from prunebench.plugin.api.method import Method, Options
+from prunebench.plugin.api.method import Method
 from prunebench.plugin.api.metric import Metric
+from prunebench.plugin.api.options import Options
 from prunebench.plugin.api.recovery import Recovery
 from prunebench.plugin.api.report_section import ReportSection
 from prunebench.plugin.registry import Kind

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from prunebench.errors import first_line
 from prunebench.experiment.plugins import AllocationRef, MethodRef
+from prunebench.plugin.api.sparsity import share_of
 from prunebench.suite.lookup import Lookup
-from prunebench.suite.problems import Problems
 
 if TYPE_CHECKING:
     from prunebench.plugin.registry import PluginEntry
@@ -25,9 +25,13 @@ def expand(written: Any, path: KeyPath, lookup: Lookup) -> Iterator[AllocationRe
                 yield AllocationRef(**fields)
 
 
-def check_pair(entry: PluginEntry, method: MethodRef, path: KeyPath, problems: Problems) -> bool:
+def check_pair(
+    entry: PluginEntry, method: MethodRef, allocation: PluginEntry, path: KeyPath, lookup: Lookup
+) -> bool:
     """Whether a method accepts an allocation with these options; if not, that is a problem."""
-    # Whether it does can depend on the options: N:M leaves an allocation nothing to decide.
+    problems = lookup.problems
+    pattern = method.options.get("sparsity")
+    # Whether it does can depend on the options: `scope: global` leaves nothing to decide.
     try:
         options = entry.value.Options.model_validate(method.options)
         reason = entry.value.refuses_allocation(options)
@@ -40,4 +44,11 @@ def check_pair(entry: PluginEntry, method: MethodRef, path: KeyPath, problems: P
             f"'{method.label}' takes no allocation: {reason}",
             "leave `allocation` out, and give settings that take one an entry of their own",
         )
+    elif isinstance(pattern, str) and not allocation.value.divides_patterns():
+        problems.add(
+            path,
+            f"'{allocation.name}' divides shares, and '{method.label}' prunes {pattern}",
+            f"leave `allocation` out, or give `sparsity` as a share such as {share_of(pattern):g}",
+        )
+        return False
     return reason is None

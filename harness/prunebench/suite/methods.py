@@ -98,7 +98,11 @@ def _treatments(named: NamedPlugin, lookup: Lookup, texts: Texts) -> Iterator[Tr
     for method in settings:
         for allocation in spread:
             if allocation is None or allocations.check_pair(
-                named.entry, method, path, lookup.problems
+                named.entry,
+                method,
+                lookup.registry["allocation"][allocation.name],
+                path,
+                lookup,
             ):
                 for repair in repairs:
                     yield Treatment(method, repair, own, allocation)

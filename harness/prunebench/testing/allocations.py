@@ -12,6 +12,7 @@ import torch
 from prunebench.model.anatomy import anatomy
 from prunebench.plugin.api.allocation import allocate
 from prunebench.plugin.api.context import Context
+from prunebench.plugin.api.sparsity import share_of
 from prunebench.plugin.suite_keys import ALLOCATION
 from prunebench.testing import surroundings
 from prunebench.testing.models import tiny_calibration, tiny_model
@@ -38,6 +39,10 @@ class AllocationTrial:
         return Context(tiny_calibration(), seed, list(range(len(anatomy(model).layers))))
 
     def shares(self, sparsity: float = 0.5, seed: int = 0) -> dict[str, float]:
+        """The share of each linear, by its path. Raises PrunebenchError if one is not valid."""
+        return {path: share_of(each) for path, each in self.divided(sparsity, seed).items()}
+
+    def divided(self, sparsity: float | str, seed: int = 0) -> dict[str, float | str]:
         """The sparsity of each linear, by its path. Raises PrunebenchError if one is not valid."""
         model = tiny_model(self.family)
         with torch.no_grad():
@@ -55,6 +60,8 @@ class AllocationTrial:
 
 def valid(trial: AllocationTrial) -> None:
     trial.shares()
+    if trial.plugin.divides_patterns():
+        trial.divided("4:8")
 
 
 def mean(trial: AllocationTrial) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from prunebench.model import checkpoint
 from prunebench.model.anatomy import anatomy
 from prunebench.model.load import load_pruned
 from prunebench.plugin.api.context import Context
-from prunebench.plugin.api.sparsity import pattern_of
+from prunebench.plugin.api.sparsity import pattern_of, share_of
 from prunebench.testing import surroundings
 from prunebench.testing.models import tiny_calibration
 from prunebench.testing.promises import (
@@ -53,13 +54,21 @@ def allocation(trial: MethodTrial) -> None:
         raise NotApplicableError(f"it takes no allocation: {reason}")
     names = Context(None, 0, []).linears(trial.model())
     # Neighbours differ, so linears that read the same input do too.
-    shares = {name: (0.25, 0.75)[index % 2] for index, name in enumerate(names)}
-    pruned = trial.prune(shares=shares)
+    _divided(trial, {name: (0.25, 0.75)[index % 2] for index, name in enumerate(names)})
+    wide = {"sparsity": "4:8"}
+    if trial.takes(**wide) and trial.plugin.refuses_allocation(trial.parsed(**wide)) is None:
+        patterns = {name: ("2:8", "6:8", "8:8")[index % 3] for index, name in enumerate(names)}
+        _divided(trial, patterns, **wide)
+
+
+def _divided(trial: MethodTrial, shares: Mapping[str, float | str], **changes: Any) -> None:
+    """Prune each linear to a sparsity of its own, and look whether it is so."""
+    pruned = trial.prune(shares=shares, **changes)
     for name, linear in pruned.context.linears(pruned.model).items():
         found = float((linear.weight == 0).float().mean())
         promise(
-            abs(found - shares[name]) <= ALLOCATION_TOLERANCE,
-            f"{name} loses {found:.0%}, but an allocation gives it {shares[name]:.0%}:"
+            abs(found - share_of(shares[name])) <= ALLOCATION_TOLERANCE,
+            f"{name} loses {found:.0%}, but an allocation gives it {shares[name]}:"
             " use `self.sparsity_of(stats)`, or override `refuses_allocation`",
         )
 

@@ -118,7 +118,7 @@ class MethodTrial:
         *,
         seed: int = 0,
         device: str = "cpu",
-        shares: Mapping[str, float] | None = None,
+        shares: Mapping[str, float | str] | None = None,
         **changes: Any,
     ) -> Pruned:
         """Prune ``model``, by default a new one, with the trial's options and ``changes``.

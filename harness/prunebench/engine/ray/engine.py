@@ -12,7 +12,7 @@ from prunebench.engine.ray.driver import Driver
 from prunebench.engine.session import Session, session_of
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.cell import Cell
-from prunebench.plugin.api import method
+from prunebench.plugin.api import options
 from prunebench.plugin.api.engine import Engine, EngineContext
 from prunebench.record.record import Record
 from prunebench.store.lock import clean_up
@@ -26,7 +26,7 @@ class RayEngine(Engine):
 
     name = "ray"
 
-    class Options(method.Options):
+    class Options(options.Options):
         address: str | None = Field(
             None,
             description="of a running cluster, HOST:PORT or auto; default: RAY_ADDRESS if that is "

@@ -17,7 +17,7 @@ from prunebench.model.anatomy import Block, anatomy
 from prunebench.model.dense_indices import DenseIndices
 from prunebench.model.surgery import remove_blocks, remove_layers
 from prunebench.model.width import keep_groups, keep_hidden
-from prunebench.plugin.api.method import LayerwiseOptions
+from prunebench.plugin.api.options import LayerwiseOptions
 from prunebench.training.loop import train
 from prunebench.training.optimiser import Trainable
 from prunebench.training.windows import TrainingWindows
@@ -55,7 +55,7 @@ class Context:
     device: torch.device | None = None
     """Where decoder layers compute, one at a time; None: where the model is."""
 
-    shares: Mapping[str, float] | None = None
+    shares: Mapping[str, float | str] | None = None
     """The sparsity of each linear by its path, if an allocation decides it."""
     layer_source: LayerSource | None = None
     """Lends layers one at a time if the model is not in memory: see `_needs_whole`."""

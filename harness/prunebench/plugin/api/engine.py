@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from prunebench.plugin.api import method
+from prunebench.plugin.api import options
 
 if TYPE_CHECKING:
     from prunebench.experiment.cell import Cell
@@ -81,7 +81,7 @@ class Engine(ABC):
 
     name: ClassVar[str]
 
-    class Options(method.Options):
+    class Options(options.Options):
         """The engine's options; replace it with your own subclass of `prunebench.Options`.
 
         Their values come from the command line as text.

@@ -6,16 +6,12 @@ Nothing here imports torch, so that methods can be listed and their options chec
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
-
-from prunebench.errors import PrunebenchError
-from prunebench.plugin.api.effect import NoEffect, check_marks, ineffective
-from prunebench.plugin.api.sparsity import Sparsity, pattern_of
-from prunebench.schema import AddedLater
+from prunebench.plugin.api import options as shared
+from prunebench.plugin.api.options import LayerwiseOptions
 
 if TYPE_CHECKING:
     import torch
@@ -36,23 +32,6 @@ class Reference:
     code: str | None = None
 
 
-class Options(BaseModel):
-    """Base of a method's options: immutable, unknown names are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @classmethod
-    def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        check_marks(cls)
-
-    def without_effect(self) -> dict[str, NoEffect]:
-        """The options that change nothing beside the others, each with the reason.
-
-        By default those whose `OnlyIf` does not hold. Override it for what no mark can say.
-        """
-        return ineffective(self)
-
-
 class Method(ABC):
     """A pruning method. Subclass it, set the class attributes, return the class from the hook.
 
@@ -69,7 +48,7 @@ class Method(ABC):
     trains: ClassVar[bool] = False
     """Whether `prune` trains weights, so that even a sparsity of 0 changes the model."""
 
-    class Options(Options):
+    class Options(shared.Options):
         """Options of this method; override with your own subclass of `prunebench.Options`."""
 
     def __init__(self, options: Any) -> None:
@@ -121,65 +100,6 @@ class Method(ABC):
         """
 
 
-class SparsityOptions(Options):
-    """Options of a method that takes a share of the weights, or N:M."""
-
-    sparsity: Sparsity = 0.5
-
-
-class LayerwiseOptions(SparsityOptions):
-    """How much a layer-wise method removes, and from which linears of which layers."""
-
-    layers: Annotated[tuple[int | None, int | None] | None, AddedLater()] = Field(
-        None,
-        description="prune only the decoder layers from FIRST up to, not including, END:"
-        " [FIRST, END], counted from 0, negative numbers from the end, null for no limit",
-    )
-    linears: Annotated[list[str] | None, AddedLater()] = Field(
-        None,
-        min_length=1,
-        description="prune only linears with one of these texts in their name, such as q_proj,"
-        " self_attn or mlp",
-    )
-
-    @field_validator("layers")
-    @classmethod
-    def _some_layers(cls, layers: tuple[int | None, int | None] | None) -> Any:
-        first, end = layers or (None, None)
-        if first is not None and end is not None and first >= end and (first < 0) == (end < 0):
-            raise ValueError(f"[{first}, {end}] holds no layer: END is the first one after them")
-        return layers
-
-    def chosen(self, linears: Mapping[int, Sequence[str]]) -> dict[int, list[str]]:
-        """The linears to prune, by layer; layers without any are left out.
-
-        ``linears`` has the names of all linears of each layer. Raises PrunebenchError if a text
-        of `linears` is in no name, or if nothing is left to prune.
-        """
-        names = list(dict.fromkeys(name for layer in linears.values() for name in layer))
-        for text in self.linears or ():
-            if not any(text in name for name in names):
-                raise PrunebenchError(
-                    f"linears: no linear of the layers has '{text}' in its name",
-                    hint=f"names in this model: {', '.join(names)}",
-                )
-        found = {
-            layer: [
-                name
-                for name in linears[layer]
-                if self.linears is None or any(text in name for text in self.linears)
-            ]
-            for layer in sorted(linears)[slice(*(self.layers or (None, None)))]
-        }
-        found = {layer: some for layer, some in found.items() if some}
-        if linears and not found:
-            raise PrunebenchError(
-                f"layers: {list(self.layers or ())} chooses none of {len(linears)} decoder layers",
-                hint="count from 0; END is the first layer that is not pruned",
-            )
-        return found
-
-
 class LayerwiseMethod(Method):
     """A method that prunes the linears of the decoder layer by layer, one shared input at a time.
 
@@ -197,18 +117,12 @@ class LayerwiseMethod(Method):
 
     @classmethod
     def refuses_allocation(cls, options: Any) -> str | None:
-        """N:M takes the same share from every matrix; other sparsities may differ by linear.
-
-        An allocation has the sparsity as its mean over all linears, so it needs all of them.
-        """
-        sparsity = getattr(options, "sparsity", None)
-        if sparsity is None:
+        """An allocation has the sparsity as its mean over all linears, so it needs all of them."""
+        if getattr(options, "sparsity", None) is None:
             return "it has no option `sparsity`"
         if isinstance(options, LayerwiseOptions) and (options.layers or options.linears):
             return "`layers` and `linears` leave weights out that an allocation counts"
-        return (
-            f"{sparsity} takes the same share from every matrix" if pattern_of(sparsity) else None
-        )
+        return None
 
     @classmethod
     def refuses_streaming(cls, options: Any) -> str | None:
@@ -244,7 +158,7 @@ class LinearMethod(LayerwiseMethod):
     group: ClassVar[Literal["row", "matrix"]] = "matrix"
     """Weights compete within an output row, or within the whole matrix."""
 
-    Options: ClassVar[type[Options]] = LayerwiseOptions  # type: ignore[assignment]
+    Options: ClassVar[type[shared.Options]] = LayerwiseOptions  # type: ignore[assignment]
 
     @abstractmethod
     def score(self, weight: torch.Tensor, stats: LinearStats) -> torch.Tensor:

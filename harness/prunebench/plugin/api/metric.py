@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from prunebench.callbacks import ignore
 from prunebench.errors import PrunebenchError
-from prunebench.plugin.api import method
+from prunebench.plugin.api import options
 from prunebench.plugin.api.method import Reference
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class Metric(ABC):
     that of the suite's first perplexity."""
     reference: ClassVar[Reference | None] = None
 
-    class Options(method.Options):
+    class Options(options.Options):
         """The metric's options; replace it with your own subclass of `prunebench.Options`."""
 
     def __init__(self, options: Any) -> None:

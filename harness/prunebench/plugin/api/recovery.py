@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from prunebench.plugin.api import method
+from prunebench.plugin.api import options
 from prunebench.plugin.api.method import Reference
 from prunebench.training.settings import TrainingSettings
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from prunebench.plugin.api.context import Context
 
 
-class TrainingOptions(method.Options, TrainingSettings):
+class TrainingOptions(options.Options, TrainingSettings):
     """Options that say how to train: subclass it to change defaults or to add options."""
 
 
@@ -30,7 +30,7 @@ class Recovery(ABC):
     name: ClassVar[str]
     reference: ClassVar[Reference | None] = None
 
-    class Options(method.Options):
+    class Options(options.Options):
         """The recovery's options; replace it with your own subclass of `prunebench.Options`."""
 
     def __init__(self, options: Any) -> None:

@@ -87,6 +87,12 @@ def is_share(sparsity: float | str) -> bool:
     return not isinstance(sparsity, str)
 
 
+def share_of(sparsity: float | str) -> float:
+    """The share of the weights that a parsed sparsity removes."""
+    pattern = pattern_of(sparsity)
+    return float(sparsity) if pattern is None else pattern.sparsity
+
+
 def pattern_of(sparsity: float | str) -> Pattern | None:
     """The N:M pattern that a parsed sparsity names; None if it is a share."""
     if not isinstance(sparsity, str):
