@@ -40,6 +40,40 @@ def test_another_corpus_brings_its_own_split(load, registry):
     assert shortgpt.calibration.split == "calibration"
 
 
+def test_rows_instead_of_windows_are_an_experiment_of_their_own(load, registry):
+    own = "{sampler: joined-rows, rows: [256, 64]}"
+    _, *found = cells(load, registry, own)
+    assert [(one.calibration.windows, one.calibration.rows) for one in found] == [
+        (None, 256),
+        (None, 64),
+    ]
+    assert [one.calibration.amount for one in found] == [
+        "256 rows in windows of 16 tokens",
+        "64 rows in windows of 16 tokens",
+    ]
+    assert len({one.id for one in found}) == 2
+    assert "rows" in found[0].calibration.identity()
+    windows = cells(load, registry, "{windows: 2}")[1].calibration
+    assert "rows" not in windows.identity()
+    shared = SUITE.replace("windows: 4", "sampler: joined-rows, rows: 9")
+    found = cells(load, registry, "{windows: 2}", shared)
+    assert [one.calibration.rows for one in found] == [9, None]
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ("{sampler: joined-rows, rows: 9, windows: 2}", "both say how much text"),
+        ("{sampler: consecutive, rows: 9}", "'consecutive' draws no number of rows"),
+        ("{rows: 9}", "'distinct' draws no number of rows"),
+        ("{sampler: joined-rows, rows: 0}", "rows"),
+    ],
+)
+def test_rows_that_make_no_sense_are_refused(load, registry, own, said):
+    with pytest.raises(PrunebenchError, match=said):
+        cells(load, registry, own)
+
+
 def test_lists_fan_out_and_decide_the_identity(load, registry):
     found = cells(load, registry, "{windows: [2, 3]}")
     assert [cell.calibration.windows for cell in found] == [4, 2, 3]

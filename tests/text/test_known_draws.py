@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 import pytest
 
-from prunebench.text.samplers import SAMPLERS, TextSource, sample
+from prunebench.errors import PrunebenchError
+from prunebench.text.samplers import SAMPLERS, TextSource, sample, whole_rows
 
 Draws = list[list[int]]
 
@@ -108,6 +109,26 @@ def test_all_windows_of_256_rows_are_those_of_blockpruner(count: int) -> None:
     windows = len("\n\n".join(chosen)) // 32
     found = sample("joined-rows", TextSource(docs, letters), windows, 32, 42)
     assert found.tokens.tolist() == joined_rows(docs, windows, 32, 42)
+
+
+@pytest.mark.parametrize(("count", "rows"), [(257, 256), (5200, 256), (5200, 7), (40, 40)])
+def test_a_number_of_rows_gives_all_windows_that_blockpruner_has(count: int, rows: int) -> None:
+    docs = documents(count, 40, seed=count)
+    random.seed(42)
+    text = "\n\n".join(docs[row] for row in random.sample(range(count), rows))
+    ids = letters(text)
+    found = whole_rows(TextSource(docs, letters), rows, 32, 42)
+    assert found.tokens.tolist() == [
+        ids[start : start + 32] for start in range(0, len(ids) - 31, 32)
+    ]
+    assert found.documents == rows
+
+
+def test_more_rows_than_there_are_is_an_error() -> None:
+    with pytest.raises(PrunebenchError, match="3 documents, 4 asked"):
+        whole_rows(TextSource(["a", "b", "c"], letters), 4, 2, 0)
+    with pytest.raises(PrunebenchError, match="too little text"):
+        whole_rows(TextSource(["a", "b", "c"], letters), 2, 8, 0)
 
 
 def test_a_document_of_exactly_the_windows_length_is_distinct_but_not_c4() -> None:

@@ -125,7 +125,7 @@ def _measure(
             generation=profiled.generation,
             generation_reason=profiled.generation_reason,
         ),
-        "cost": _cost(cell, phases, pruned, begun),
+        "cost": _cost(phases, pruned, begun),
         "samples": Samples(latency=profiled.samples, memory=None),
         "method_notes": pruned.notes,
         "recovery_notes": pruned.recovery.notes,
@@ -134,10 +134,10 @@ def _measure(
     }
 
 
-def _cost(cell: Cell, phases: Phases, pruned: PrunedCell, begun: float) -> Cost:
+def _cost(phases: Phases, pruned: PrunedCell, begun: float) -> Cost:
     return Cost(
         prune_s=phases.seconds("prune"),
-        calibration_tokens=0 if cell.calibration is None else cell.calibration.tokens,
+        calibration_tokens=0 if pruned.calibration is None else pruned.calibration.tokens.numel(),
         calibration_sha256=None if pruned.calibration is None else pruned.calibration.sha256,
         peak_rss_bytes=None,
         **pruned.recovery.cost(phases),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from prunebench.app.plan import SuiteRequest
     from prunebench.experiment.cell import Cell
+    from prunebench.experiment.text import CalibrationSpec
     from prunebench.store.run_folder import RunStore
 
 
@@ -161,10 +162,13 @@ def moving(described: dict[str, Any]) -> list[str]:
 def _calibration(cell: Cell) -> str | None:
     spec = cell.calibration
     return (
-        None
-        if spec is None
-        else f"{spec.corpus.name} {spec.split} {spec.sampler} {spec.windows} x {spec.length}"
+        None if spec is None else f"{spec.corpus.name} {spec.split} {spec.sampler} {_amount(spec)}"
     )
+
+
+def _amount(spec: CalibrationSpec) -> str:
+    windows = f"{spec.rows} rows" if spec.windows is None else str(spec.windows)
+    return f"{windows} x {spec.length}"
 
 
 def _count(number: int | None, unit: float = 1.0) -> str:

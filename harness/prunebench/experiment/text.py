@@ -37,16 +37,27 @@ class CalibrationSpec(Frozen):
     corpus: CorpusRef
     split: str
     sampler: str
-    windows: int = Field(gt=0)
+    windows: int | None = Field(gt=0, description="null: all windows that `rows` fill")
     length: int = Field(gt=1, description="tokens per window")
+    rows: int | None = Field(None, gt=0, description="documents to draw, instead of `windows`")
 
     def identity(self) -> dict[str, Any]:
         """The part that decides the windows."""
-        data = self.model_dump(mode="json", exclude={"corpus"})
+        # `rows` came later. Without it a cell keeps the id that it had in older runs.
+        left_out = {"corpus", "rows"} if self.rows is None else {"corpus"}
+        data = self.model_dump(mode="json", exclude=left_out)
         if self.sampler in _DRAWN_ANEW:
             data["draws"] = _DRAWN_ANEW[self.sampler]
         return {**data, "corpus": self.corpus.identity()}
 
     @property
-    def tokens(self) -> int:
-        return self.windows * self.length
+    def tokens(self) -> int | None:
+        """Tokens of all windows; None if only the text tells how many windows there are."""
+        return None if self.windows is None else self.windows * self.length
+
+    @property
+    def amount(self) -> str:
+        """How much text: '16 windows of 2048 tokens'."""
+        if self.windows is None:
+            return f"{self.rows} rows in windows of {self.length} tokens"
+        return f"{self.windows} windows of {self.length} tokens"

@@ -39,12 +39,16 @@ def estimate(cell: Cell, registry: Registry) -> Estimate:
     Calibration tokens count twice for methods that go layer by layer (one pass for the statistics,
     one through the pruned layer), and once for other methods and for an allocation. Training tokens
     of a recovery count three times in every epoch, and held-out ones once in every validation.
-    Timing counts the least number of rounds; for a
-    pruned model also the rounds of the dense model between them.
+    Timing counts the least number of rounds; for a pruned model also the rounds of the dense model
+    between them.
 
-    The result is None for perplexity over all windows of a corpus, or in windows as long as the
-    model accepts; the operations are None for a model whose size is not known.
+    The result is None for calibration by rows, for perplexity over all windows of a corpus, or in
+    windows as long as the model accepts; the operations are None for a model whose size is not
+    known.
     """
+    data = None if cell.recovery is None else cell.recovery.data
+    if any(spec is not None and spec.tokens is None for spec in (cell.calibration, data)):
+        return Estimate(None, None)
     tokens = _calibration_tokens(cell, registry)
     if cell.recovery is not None:
         recovery = registry["recovery"][cell.recovery.name].value
@@ -83,12 +87,12 @@ def _calibration_tokens(cell: Cell, registry: Registry) -> int:
     if cell.allocation is not None:
         kind = registry["allocation"][cell.allocation.name].value
         passes += needs(kind, cell.allocation).reads_text
-    return passes * cell.calibration.tokens
+    return passes * (cell.calibration.tokens or 0)
 
 
 def _training_tokens(recovery: RecoveryRef, kind: Any) -> int:
     options = kind.Options.model_validate(recovery.options)
-    windows, length = recovery.data.windows, recovery.data.length
+    windows, length = recovery.data.windows or 0, recovery.data.length
     # A recovery with options of its own is taken to read its windows once.
     if not isinstance(options, TrainingSettings):
         return TRAINING_PASSES * windows * length

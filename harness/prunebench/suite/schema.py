@@ -74,6 +74,11 @@ class CalibrationEntry(Section):
     split: Many[str] | None = Field(None, description=CALIBRATION_SPLIT)
     sampler: Many[str] | None = Field(None, description=SAMPLER)
     windows: Many[Count] = Field([128], description="number of windows")
+    rows: Many[Count] | None = Field(
+        None,
+        description="number of documents to draw instead: all windows that they fill; for the "
+        "sampler joined-rows, as BlockPruner's code counts",
+    )
     length: Many[TokenCount] = Field([2048], description=TOKENS)
 
 

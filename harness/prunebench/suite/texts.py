@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 AS_IS = "as-is"
 """The sampler of token files, whose windows are fixed."""
+ROWS = "joined-rows"
+"""The sampler that can draw a number of rows."""
 
 S = TypeVar("S", bound=Section)
 
@@ -39,9 +41,11 @@ def _merged(shared: CalibrationEntry | None, written: Any) -> Any:
     if not isinstance(written, dict):
         return written  # refused, with the reason, when it is checked
     usual = {} if shared is None else shared.model_dump(exclude_unset=True)
-    if "corpus" in written:  # split and sampler belong to the suite's corpus
-        usual = {key: value for key, value in usual.items() if key not in {"split", "sampler"}}
-    return {**usual, **written}
+    # Split and sampler belong to the suite's corpus, and rows to a sampler; an amount of text is
+    # either windows or rows.
+    other = {"corpus": {"split", "sampler", "rows"}, "windows": {"rows"}, "rows": {"windows"}}
+    replaced = {key for name in written for key in other.get(name, ())}
+    return {**{key: value for key, value in usual.items() if key not in replaced}, **written}
 
 
 class Texts:
@@ -120,12 +124,35 @@ class Texts:
         for ref, corpus in self._named_corpora(entry.corpus, path):
             splits = self._splits(entry.split or [corpus.calibration_split], corpus, path)
             samplers = self._samplers(entry.sampler or [corpus.sampler], corpus, path)
-            for split, sampler, windows, length in itertools.product(
-                splits, samplers, entry.windows, entry.length
+            for split, sampler, (windows, rows), length in itertools.product(
+                splits, samplers, self._amounts(entry, samplers, path), entry.length
             ):
                 yield CalibrationSpec(
-                    corpus=ref, split=split, sampler=sampler, windows=windows, length=length
+                    corpus=ref,
+                    split=split,
+                    sampler=sampler,
+                    windows=windows,
+                    rows=rows,
+                    length=length,
                 )
+
+    def _amounts(
+        self, entry: CalibrationEntry, samplers: Sequence[str], path: KeyPath
+    ) -> list[tuple[int | None, int | None]]:
+        """(windows, rows) of each sample: one of them is None."""
+        if entry.rows is None:
+            return [(windows, None) for windows in entry.windows]
+        if "windows" in entry.model_fields_set:
+            self._problems.add(
+                (*path, "rows"), "`rows` and `windows` both say how much text", "give one of them"
+            )
+        if other := set(samplers) - {ROWS}:
+            self._problems.add(
+                (*path, "rows"),
+                f"the sampler '{min(other)}' draws no number of rows",
+                f"leave `rows` out, or use `sampler: {ROWS}`",
+            )
+        return [(None, rows) for rows in entry.rows]
 
     def _perplexity(self, entries: Sequence[PerplexityEntry]) -> Iterator[PerplexitySpec]:
         for index, entry in enumerate(entries):

@@ -118,6 +118,21 @@ def _random_starts(
     return SampledWindows(np.stack([ids[start : start + length] for start in starts]), len(rows))
 
 
+def whole_rows(source: TextSource, rows: int, length: int, seed: int) -> SampledWindows:
+    """BlockPruner on Alpaca, by rows: a sample of ``rows`` documents, and all windows they fill.
+
+    The documents are joined by blank lines; the end of the text that fills no window is left out.
+    Raises PrunebenchError if there are not so many documents, or if they fill no window.
+    """
+    documents = source.rows()
+    if rows > len(documents):
+        raise PrunebenchError(
+            f"{source.label} has {len(documents)} documents, {rows} asked", hint="ask for fewer"
+        )
+    order = random.Random(seed).sample(range(len(documents)), rows)
+    return _fill(source, (documents[row] for row in order), _BLANK_LINE, None, length)
+
+
 def joined_rows(source: TextSource, windows: int, length: int, seed: int) -> SampledWindows:
     """BlockPruner on Alpaca: a sample of rows, joined by blank lines, cut into windows.
 

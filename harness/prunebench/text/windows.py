@@ -22,7 +22,12 @@ from prunebench.text.corpus import Corpus, check_split
 from prunebench.text.encoder import Encoder
 from prunebench.text.local_file import LocalFile
 from prunebench.text.resolve import corpus_of
-from prunebench.text.samplers import TextSource, consecutive_for_evaluation, sample
+from prunebench.text.samplers import (
+    TextSource,
+    consecutive_for_evaluation,
+    sample,
+    whole_rows,
+)
 from prunebench.text.token_file import read_tokens
 
 # Samplers that cut one text from its start, so that only the first window begins with its first
@@ -67,7 +72,10 @@ def calibration_windows(
         return _windows(tokens, vocab_size, corpus.name)
     encoder = Encoder(tokenizer)
     source = _text_source(corpus, spec.split, encoder)
-    drawn = sample(spec.sampler, source, spec.windows, spec.length, seed)
+    if spec.windows is None:
+        drawn = whole_rows(source, spec.rows or 0, spec.length, seed)
+    else:
+        drawn = sample(spec.sampler, source, spec.windows, spec.length, seed)
     bos = "first window" if spec.sampler in _FROM_THE_START else "where a text starts"
     if encoder.bos is None:
         bos = "none"

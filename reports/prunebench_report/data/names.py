@@ -68,6 +68,6 @@ _PARTS: tuple[tuple[Callable[[CalibrationSpec], str], bool], ...] = (
     (lambda spec: f"field {spec.corpus.field}", False),
     (lambda spec: spec.sampler, False),
     (lambda spec: (spec.corpus.sha256 or spec.corpus.revision or "")[:8], False),
-    (lambda spec: f"{spec.windows} windows", True),
+    (lambda spec: f"{spec.rows} rows" if spec.rows else f"{spec.windows} windows", True),
     (lambda spec: f"{spec.length} tokens", True),
 )

@@ -107,8 +107,7 @@ def _cut(fact: str) -> str:
 
 
 def _windows(spec: CalibrationSpec) -> str:
-    windows = f"{spec.windows} windows of {spec.length} tokens"
-    return f"{spec.corpus.name} {spec.split}, {spec.sampler}, {windows}"
+    return f"{spec.corpus.name} {spec.split}, {spec.sampler}, {spec.amount}"
 
 
 def audit_facts(record: Record, audit: Audit) -> Facts:
