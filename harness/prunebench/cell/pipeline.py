@@ -165,6 +165,11 @@ def _fresh_windows(setup: CellSetup, loaded: LoadedModel, number: int) -> torch.
     spec = setup.cell.calibration
     if spec is None:
         raise ValueError("the cell has no calibration")
+    if spec.windows is None:
+        raise PrunebenchError(
+            "a method that draws fresh windows at every step cannot count its text in rows",
+            hint="give `windows` instead of `rows`",
+        )
     # A sampler that draws more windows begins with those that it draws when asked for fewer.
     several = spec.model_copy(update={"windows": (number + 1) * spec.windows})
     return _draw(setup, loaded, several).tokens[-spec.windows :]

@@ -36,7 +36,7 @@ def expand(
 def _check_windows(named: NamedPlugin, ref: RecoveryRef, lookup: Lookup) -> None:
     """Note a validation that leaves no windows to train on."""
     options = named.entry.value.Options.model_validate(ref.options)
-    if isinstance(options, TrainingSettings):
+    if isinstance(options, TrainingSettings) and ref.data.windows is not None:
         reason = options.refuses_windows(ref.data.windows)
         if reason is not None:
             lookup.problems.add(
