@@ -34,7 +34,6 @@ def next_token_backward(
     return total
 
 
-@torch.no_grad()
 def mean_loss(model: Any, windows: TrainingWindows, batch_size: int) -> float:
     """Mean of -log p(next token) over the tokens of ``windows`` that count, in nats.
 
@@ -42,10 +41,12 @@ def mean_loss(model: Any, windows: TrainingWindows, batch_size: int) -> float:
     """
     device = model.get_input_embeddings().weight.device
     total = 0.0
-    for part in windows.split(batch_size):
-        logits = model(input_ids=part.tokens[:, :-1].to(device), use_cache=False).logits
-        flat = logits.flatten(0, 1)  # [tokens, vocabulary]
-        total += _sum(flat, *_targets(part.tokens, part.counted, flat.device))
+    # Not a decorator, which would import torch when plugins are listed.
+    with torch.no_grad():
+        for part in windows.split(batch_size):
+            logits = model(input_ids=part.tokens[:, :-1].to(device), use_cache=False).logits
+            flat = logits.flatten(0, 1)  # [tokens, vocabulary]
+            total += _sum(flat, *_targets(part.tokens, part.counted, flat.device))
     return total / windows.targets
 
 
