@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from prunebench import PrunebenchError, next_token_backward
+from prunebench import PrunebenchError
 
 Taylor = Literal["vectorize", "param_first", "param_second", "param_mix"]
 Reduction = Literal["sum", "mean", "max", "prod"]
@@ -143,6 +143,8 @@ def _run(
     seen: Callable[[int], None],
 ) -> None:
     """Run all passes forward and backward, so that ``sweep`` has its vectors."""
+    from prunebench import next_token_backward  # imports torch, which planning does without
+
     done = 0
     with _gradients_for(model, sweep):
         for batch in batches:

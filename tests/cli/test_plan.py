@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from prunebench.app.plan import SuiteRequest, plan_suite
 from prunebench.cli.plan import command as plan_command
+from prunebench.cli.plan import describe, table
 from prunebench.cli.schema import command as schema_command
 from prunebench.errors import PrunebenchError
 from prunebench.record.record import Error, Record
@@ -61,6 +64,16 @@ def test_json_has_stable_keys():
     counts = {key: described["totals"][key] for key in ("cells", "done", "failed", "to_run")}
     assert counts == {"cells": 3, "done": 0, "failed": 0, "to_run": 3}
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_no_id_is_folded_in_a_narrow_terminal(width):
+    console = Console(width=width, file=io.StringIO())
+    described = describe(SuiteRequest("smoke"))
+    console.print(table(described))
+    lines = console.file.getvalue().splitlines()
+    assert {line.split(" ")[0] for line in lines} >= {cell["id"] for cell in described["cells"]}
+    assert all("to run" in line for line in lines if line.startswith(described["cells"][0]["id"]))
 
 
 @pytest.mark.usefixtures("here", "hub_cache")

@@ -113,10 +113,11 @@ def table(described: dict[str, Any]) -> Table:
         key for key in ("calibration", "seed") if len({cell[key] for cell in cells} - {None}) > 1
     ]
     shown = Table(box=None, pad_edge=False, header_style="bold")
+    # Names may be folded; an id that is cut in two can be neither copied nor searched for.
     for name in ("id", "model", "cell", *varying, "status"):
-        shown.add_column(name, overflow="fold")
-    shown.add_column("tokens", justify="right")
-    shown.add_column("GFLOP", justify="right")
+        shown.add_column(name, overflow="fold", no_wrap=name in {"id", "seed", "status"})
+    shown.add_column("tokens", justify="right", no_wrap=True)
+    shown.add_column("GFLOP", justify="right", no_wrap=True)
     styles = {"done": "green", "failed": "red", "to run": ""}
     for cell in cells:
         work = cell["estimate"]
