@@ -57,7 +57,7 @@ def allocation(trial: MethodTrial) -> None:
     _divided(trial, {name: (0.25, 0.75)[index % 2] for index, name in enumerate(names)})
     wide = {"sparsity": "4:8"}
     if trial.takes(**wide) and trial.plugin.refuses_allocation(trial.parsed(**wide)) is None:
-        patterns = {name: ("2:8", "6:8", "8:8")[index % 3] for index, name in enumerate(names)}
+        patterns = {name: ("2:8", "6:8")[index % 2] for index, name in enumerate(names)}
         _divided(trial, patterns, **wide)
 
 
