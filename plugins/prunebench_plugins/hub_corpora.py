@@ -28,6 +28,25 @@ class _Alpaca(HubCorpus):
         ]
 
 
+class _AlpacaCleaned(HubCorpus):
+    """Its rows have no text as a whole. LLM-Pruner and Alpaca-LoRA hold out 2000 of them."""
+
+    def dataset(self, split: str) -> Dataset:
+        rows = super().dataset(split)
+        if split == "all":
+            return rows
+        # Their call, with their seed.
+        parts = rows.train_test_split(test_size=min(2000, len(rows) // 2), shuffle=True, seed=42)
+        return parts["train" if split == "train" else "test"]
+
+    def documents(self, split: str) -> list[str]:
+        columns = ("instruction", "input", "output")
+        return [
+            "\n\n".join(row[column] for column in columns if row[column])
+            for row in self.examples(split)
+        ]
+
+
 class _BookCorpus(HubCorpus):
     """BookCorpus has one split with a sentence per row, book by book; we hold out the last rows."""
 
@@ -98,6 +117,20 @@ ALPACA = _Alpaca(
     calibration_split="test",
     evaluation_split="validation",
     sampler="joined-rows",
+    holds_examples=True,
+)
+
+ALPACA_CLEANED = _AlpacaCleaned(
+    name="alpaca-cleaned",
+    summary="Alpaca with faults mended, in the splits of LLM-Pruner, which trains on its answers",
+    licence="CC BY 4.0",
+    repository="yahma/alpaca-cleaned",
+    revision="12567cabf869d7c92e573c7c783905fc160e9639",
+    files=dict.fromkeys(("train", "validation", "all"), "alpaca_data_cleaned.json"),
+    calibration_split="train",
+    evaluation_split="validation",
+    sampler="joined-rows",
+    holds_examples=True,
 )
 
 PG19 = HubCorpus(
@@ -131,4 +164,4 @@ BOOKCORPUS = _BookCorpus(
 
 @hookimpl
 def prunebench_register_corpus() -> list[Corpus]:
-    return [WIKITEXT2, PTB, C4, ALPACA, PG19, BOOKCORPUS]
+    return [WIKITEXT2, PTB, C4, ALPACA, ALPACA_CLEANED, PG19, BOOKCORPUS]

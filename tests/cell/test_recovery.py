@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,21 @@ def test_a_recovery_that_is_not_installed_fails_before_anything_is_loaded(rig):
     record, _ = run(gone)
     assert (record.status, record.error.phase) == ("failed", "start")
     assert "no plugin registers the recovery 'gone'" in record.error.message
+
+
+def test_a_recovery_trains_on_answers_and_keeps_the_best_weights(rig):
+    rows = [
+        {"instruction": f"{number} times two", "output": "the quick brown fox"}
+        for number in range(12)
+    ]
+    (rig.folder / "examples.json").write_text(json.dumps(rows))
+    data = "{corpus: examples.json, prompt: alpaca, windows: 12, length: 200}"
+    options = f"epochs: 6, batch_size: 3, learning_rate: 0.01, val_windows: 3, eval_steps: 4, data: {data}"
+    record, _ = run(cell_of(rig, f"magnitude: {{recovery: {{lora: {{{options}}}}}}}"))
+    assert record.status == "ok", record.error
+    notes = record.recovery_notes
+    assert [step for step, _ in notes["validation_curve"]] == [4, 8, 12, 16, 18]
+    assert notes["best_validation_loss"] < notes["validation_curve"][0][1]
+    assert notes["last_loss"] < notes["first_loss"]
+    # 9 windows, 6 times, without their padding
+    assert record.cost.recover_tokens < 6 * 9 * 200

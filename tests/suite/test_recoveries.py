@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from importlib.metadata import EntryPoint
 from typing import Literal
@@ -217,6 +218,18 @@ WRONG = {
         "{lora: {data: {corpus: boolq-passages, split: test}}}",
         f"{PLACE}.lora.data.split: 'boolq-passages' has no split 'test'",
     ),
+    "no instruction data": (
+        "{lora: {data: {corpus: boolq-passages, prompt: alpaca}}}",
+        f"{PLACE}.lora.data.corpus: corpus 'boolq-passages' holds no examples of instruction",
+    ),
+    "unknown prompt": (
+        "{lora: {data: {corpus: boolq-passages, prompt: vicuna}}}",
+        f"{PLACE}.lora.data.prompt: unknown value 'vicuna' (known: alpaca)",
+    ),
+    "loss of text": (
+        "{lora: {data: {corpus: boolq-passages, loss_on: answer}}}",
+        f"{PLACE}.lora.data.loss_on: has no effect without `prompt`",
+    ),
     "unknown sampler": (
         "{lora: {data: {corpus: boolq-passages, sampler: distict}}}",
         f"{PLACE}.lora.data.sampler: unknown sampler 'distict' (did you mean 'distinct'?)",
@@ -230,6 +243,25 @@ def test_bad_input_is_named_by_line_and_key(cells, fault):
     with pytest.raises(PrunebenchError) as caught:
         cells(written)
     assert str(caught.value).startswith(message)
+
+
+def test_instruction_data_is_asked_for_by_its_prompt(cells, tmp_path):
+    rows = [{"instruction": "a", "output": "b"}]
+    (tmp_path / "mine.json").write_text(json.dumps(rows), encoding="utf-8")
+    data = "{corpus: mine.json, prompt: alpaca, windows: 1"
+    [cell] = cells(f"{{lora: {{data: {data}}}}}}}")
+    spec = cell.recovery.data
+    assert (spec.prompt, spec.loss_on, spec.sampler, spec.length) == (
+        "alpaca",
+        "answer",
+        "examples",
+        256,
+    )
+    [other] = cells(f"{{lora: {{data: {data}, loss_on: all}}}}}}")
+    assert other.recovery.data.loss_on == "all"
+    assert cell.id != other.id
+    [spelt] = cells(f"{{lora: {{data: {data}, loss_on: answer}}}}}}")
+    assert spelt.id == cell.id
 
 
 def test_a_validation_that_takes_all_windows_is_named_when_the_suite_is_planned(cells):

@@ -60,6 +60,20 @@ def test_every_paper_has_a_suite_with_its_figures(registry):
         assert "GPU" in suite.text
 
 
+def test_llm_pruner_s_lora_is_trained_as_released(registry):
+    suite = load_suite("papers/llm-pruner", registry=registry)
+    [ref, *others] = [one.recovery for one in suite.treatments if one.recovery is not None]
+    assert [ref] == others
+    options = registry["recovery"]["lora"].value.Options.model_validate(ref.options)
+    trained = ref.data.windows - options.held_out(ref.data.windows)
+    assert (trained, options.steps(trained)) == (49_760, 1_556)
+    assert (options.rank, options.alpha, options.dropout) == (8, 16, 0.05)
+    assert (options.learning_rate, options.batch_size, options.warmup_steps) == (1e-4, 64, 100)
+    assert options.rate(99, 1_556) == 1e-4  # 100 steps of warm-up are less than a tenth
+    assert (ref.data.prompt, ref.data.loss_on, ref.data.length) == ("alpaca", "answer", 256)
+    assert ref.data.corpus.name == "alpaca-cleaned"
+
+
 def test_the_standard_suite_times_all_shapes_with_three_seeds(registry):
     suite = load_suite("standard", registry=registry)
     assert {shape.batch_size for shape in suite.latency} == {1, 8, 32}

@@ -170,7 +170,8 @@ def _fresh_windows(setup: CellSetup, loaded: LoadedModel, number: int) -> torch.
             "a method that draws fresh windows at every step cannot count its text in rows",
             hint="give `windows` instead of `rows`",
         )
-    # A sampler that draws more windows begins with those that it draws when asked for fewer.
+    # A sampler that draws more windows begins with those that it draws when asked for fewer, unless
+    # joined-rows needs more rows for them; it then draws other rows.
     several = spec.model_copy(update={"windows": (number + 1) * spec.windows})
     return _draw(setup, loaded, several).tokens[-spec.windows :]
 

@@ -74,6 +74,7 @@ def recover(
         kept_layers=left.layers,
         progress=phases.progress,
         log=logging.getLogger(f"prunebench.{cell.recovery.name}"),
+        counted=windows.counted,
     )
     context.dense_indices = left  # if the recovery cuts too, it goes on counting
     guard = ModelGuard(model, "the recovery")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -40,11 +40,21 @@ class CalibrationSpec(Frozen):
     windows: int | None = Field(gt=0, description="null: all windows that `rows` fill")
     length: int = Field(gt=1, description="tokens per window")
     rows: int | None = Field(None, gt=0, description="documents to draw, instead of `windows`")
+    prompt: Literal["alpaca"] | None = Field(
+        None, description="each window is an example of instruction data in this prompt; null: text"
+    )
+    loss_on: Literal["answer", "all"] = Field(
+        "answer", description="which tokens of such an example a loss counts"
+    )
 
     def identity(self) -> dict[str, Any]:
         """The part that decides the windows."""
-        # `rows` came later. Without it a cell keeps the id that it had in older runs.
-        left_out = {"corpus", "rows"} if self.rows is None else {"corpus"}
+        # These fields came later. Without them a cell keeps the id that it had in older runs.
+        left_out = {"corpus"}
+        if self.rows is None:
+            left_out |= {"rows"}
+        if self.prompt is None:
+            left_out |= {"prompt", "loss_on"}
         data = self.model_dump(mode="json", exclude=left_out)
         if self.sampler in _DRAWN_ANEW:
             data["draws"] = _DRAWN_ANEW[self.sampler]

@@ -28,7 +28,9 @@ from prunebench.suite.field_types import (
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
-CORPUS = "registered name, local .txt .jsonl .parquet .npy file, or {file: PATH, field: COLUMN}"
+CORPUS = (
+    "registered name, local .txt .jsonl .json .parquet .npy file, or {file: PATH, field: COLUMN}"
+)
 CALIBRATION_SPLIT = "default: the corpus's own calibration split"
 SAMPLER = (
     "how windows are drawn: c4-gptq, distinct, joined-random, space-joined-random, joined-rows, "
@@ -90,6 +92,14 @@ class TrainingEntry(Section):
     sampler: str | None = Field(None, description=SAMPLER)
     windows: Count = Field(128, description="number of windows")
     length: TokenCount = Field(256, description=TOKENS)
+    prompt: Literal["alpaca"] | None = Field(
+        None,
+        description="the corpus is instruction data ({instruction, input, output}); every window is "
+        "one example in the prompt of Stanford Alpaca. Default: the corpus is text",
+    )
+    loss_on: Literal["answer", "all"] | None = Field(
+        None, description="with prompt: train on the answers only, or on all; default: answer"
+    )
 
 
 class PerplexityEntry(Section):

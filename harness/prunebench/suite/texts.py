@@ -32,6 +32,8 @@ AS_IS = "as-is"
 """The sampler of token files, whose windows are fixed."""
 ROWS = "joined-rows"
 """The sampler that can draw a number of rows."""
+EXAMPLES = "examples"
+"""What stands for the sampler of instruction data: every window is one example."""
 
 S = TypeVar("S", bound=Section)
 
@@ -94,11 +96,38 @@ class Texts:
         if entry is None:
             return None
         # The defaults of training differ from those of calibration: they are given, not left out.
-        given = entry.model_dump(exclude_unset=True) | {
+        given = entry.model_dump(exclude_unset=True, exclude={"prompt", "loss_on"}) | {
             "windows": entry.windows,
             "length": entry.length,
         }
-        return next(self._calibration(CalibrationEntry.model_validate(given), path), None)
+        self._check_prompt(entry, path)
+        calibration = CalibrationEntry.model_validate(given)
+        examples = entry.prompt is not None
+        spec = next(self._calibration(calibration, path, examples=examples), None)
+        if spec is None or entry.prompt is None:
+            return spec
+        return spec.model_copy(
+            update={
+                "sampler": EXAMPLES,
+                "prompt": entry.prompt,
+                "loss_on": entry.loss_on or "answer",
+            }
+        )
+
+    def _check_prompt(self, entry: TrainingEntry, path: KeyPath) -> None:
+        """Note keys that have no effect beside the others."""
+        if entry.prompt is None and entry.loss_on is not None:
+            self._problems.add(
+                (*path, "loss_on"),
+                "has no effect without `prompt`",
+                "leave it out, or write `prompt: alpaca`",
+            )
+        if entry.prompt is not None and entry.sampler is not None:
+            self._problems.add(
+                (*path, "sampler"),
+                f"has no effect with `prompt: {entry.prompt}`, which takes whole examples",
+                "leave it out",
+            )
 
     def metric(self, written: Any, path: KeyPath) -> PerplexitySpec | None:
         """The windows of a metric's `data:`; None if something is wrong with it."""
@@ -120,8 +149,10 @@ class Texts:
             self._problems.add_validation(path, written, error, lambda at: None if at else keys)
             return None
 
-    def _calibration(self, entry: CalibrationEntry, path: KeyPath) -> Iterator[CalibrationSpec]:
-        for ref, corpus in self._named_corpora(entry.corpus, path):
+    def _calibration(
+        self, entry: CalibrationEntry, path: KeyPath, *, examples: bool = False
+    ) -> Iterator[CalibrationSpec]:
+        for ref, corpus in self._named_corpora(entry.corpus, path, examples=examples):
             splits = self._splits(entry.split or [corpus.calibration_split], corpus, path)
             samplers = self._samplers(entry.sampler or [corpus.sampler], corpus, path)
             for split, sampler, (windows, rows), length in itertools.product(
@@ -194,13 +225,16 @@ class Texts:
                 )
 
     def _named_corpora(
-        self, written: Sequence[str | dict[str, Any]], path: KeyPath
+        self, written: Sequence[str | dict[str, Any]], path: KeyPath, *, examples: bool = False
     ) -> Iterator[tuple[CorpusRef, Corpus]]:
         for index, value in enumerate(written):
             at = (*path, "corpus", index)
             try:
                 ref = resolve_corpus(
-                    value, base=self._problems.source.base(at), corpora=self._corpora
+                    value,
+                    base=self._problems.source.base(at),
+                    corpora=self._corpora,
+                    examples=examples,
                 )
             except PrunebenchError as error:
                 self._problems.add(at, error.message, hint_of(error, value, self._registry))

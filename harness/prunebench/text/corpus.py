@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from prunebench.errors import PrunebenchError, did_you_mean
 
@@ -42,6 +43,9 @@ class Corpus(ABC):
     evaluation_windows: int | None = None
     """How many windows perplexity takes unless a suite says otherwise; None: all."""
 
+    holds_examples: bool = False
+    """Whether it is instruction data, so that `prompt:` can be asked of it."""
+
     @abstractmethod
     def documents(self, split: str) -> Iterable[str]:
         """The documents of one of ``splits``, always in the same order.
@@ -49,6 +53,16 @@ class Corpus(ABC):
         If you return a Sequence (`__len__`, `__getitem__`), samplers that draw documents at random
         need not read all of them.
         """
+
+    def examples(self, split: str) -> Iterable[Mapping[str, Any]]:
+        """The instruction examples of a split: mappings with `instruction`, `input` and `output`.
+
+        Override it for instruction data, and set `holds_examples`.
+        """
+        raise PrunebenchError(
+            f"corpus '{self.name}' ({split}) holds no examples of instruction, input and output",
+            hint="leave `prompt` out, or name a corpus of instruction data",
+        )
 
 
 def check_split(corpus: Corpus, split: str) -> None:

@@ -1,4 +1,4 @@
-"""Read documents from local files: text, JSON lines and Parquet; errors name file and line."""
+"""Read documents from local files: text, JSON and Parquet; errors name file and line."""
 
 from __future__ import annotations
 
@@ -7,14 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from prunebench.errors import PrunebenchError
-from prunebench.text.user_files import check_once, json_rows, lines, parquet_texts, text_fault
+from prunebench.text.user_files import (
+    check_once,
+    json_items,
+    json_rows,
+    lines,
+    parquet_texts,
+    text_fault,
+)
 
 
 def read_documents(path: Path, field: str = "text") -> list[str]:
     """The documents of a file.
 
-    A text file is one document; each JSON line and each Parquet row is one, with its text under
-    ``field``. Raises PrunebenchError that names the file and the line or column at fault.
+    A text file is one document; each JSON line, each object of a JSON array and each Parquet row is
+    one, with its text under ``field``. Raises PrunebenchError that names the file and the line or column at fault.
     """
     return list(_documents(path, field))
 
@@ -28,8 +35,10 @@ def _documents(path: Path, field: str) -> Iterator[str]:
     name = path.name.lower()
     if name.endswith(".parquet"):
         found: Iterator[str] = _parquet(path, field)
+    elif name.endswith(".json"):
+        found = _json(json_items(path), field, f"{path}: item ")
     elif name.removesuffix(".gz").endswith(".jsonl"):
-        found = _json_lines(path, field)
+        found = _json(json_rows(path), field, f"{path}:")
     else:
         found = iter(["".join(line for _, line in lines(path))])
     holds_text = False
@@ -40,15 +49,16 @@ def _documents(path: Path, field: str) -> Iterator[str]:
         raise PrunebenchError(f"{path} holds no text", hint="name a file that does")
 
 
-def _json_lines(path: Path, field: str) -> Iterator[str]:
-    for number, row in json_rows(path):
+def _json(rows: Iterator[tuple[int, dict[str, Any]]], field: str, where: str) -> Iterator[str]:
+    """The texts of numbered JSON objects; ``where`` is put in front of a number in messages."""
+    for number, row in rows:
         if field not in row:
             keys = ", ".join(f"'{key}'" for key in row) or "none"
             raise PrunebenchError(
-                f"{path}:{number}: no key '{field}'; keys: {keys}",
+                f"{where}{number}: no key '{field}'; keys: {keys}",
                 hint="name the key that holds the text with `field`",
             )
-        yield _checked(row[field], f"{path}:{number}: '{field}'")
+        yield _checked(row[field], f"{where}{number}: '{field}'")
 
 
 def _parquet(path: Path, field: str) -> Iterator[str]:

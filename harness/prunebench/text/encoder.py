@@ -20,6 +20,12 @@ class Encoder:
         bos: int | None = self._tokenizer.bos_token_id
         return bos if bos is not None and added[:1] == [bos] else None
 
+    @property
+    def eos(self) -> int | None:
+        """The id that ends a sequence, if the tokenizer has one."""
+        eos: int | None = self._tokenizer.eos_token_id
+        return eos
+
     def __call__(self, text: str) -> list[int]:
         ids: list[int] = self._encode(text)["input_ids"]
         return ids

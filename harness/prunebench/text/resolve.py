@@ -11,18 +11,24 @@ from prunebench.experiment.text import CorpusRef
 from prunebench.model.cache import file_sha256
 from prunebench.text.corpus import Corpus
 from prunebench.text.document_files import check_documents
+from prunebench.text.examples import check_examples
 from prunebench.text.local_file import NUMPY_SUFFIX, SUFFIXES, LocalFile, suffix_of
 from prunebench.user_path import user_path
 
 
 def resolve_corpus(
-    value: str | Mapping[str, Any], *, base: Path, corpora: Mapping[str, Corpus]
+    value: str | Mapping[str, Any],
+    *,
+    base: Path,
+    corpora: Mapping[str, Corpus],
+    examples: bool = False,
 ) -> CorpusRef:
     """Resolve what a suite names: a registered corpus, or a local file (relative to ``base``).
 
     ``value`` is a name, a path, or a mapping {corpus: NAME} or {file: PATH}, the latter with an
-    optional `field`: the key or column that holds the text. Raises PrunebenchError if there is no
-    such corpus or file, if the file's suffix is unknown, or if it holds no text or damaged text.
+    optional `field`: the key or column that holds the text. ``examples``: the suite wants examples
+    of instruction data and not text. Raises PrunebenchError if there is no such corpus or file, if
+    the file's suffix is unknown, or if it holds nothing of what is wanted or something damaged.
     """
     name, field, must_be_file = _parse(value)
     # A registered name wins over a file of the same name; {file: ...} asks for the file.
@@ -32,6 +38,11 @@ def resolve_corpus(
                 f"corpus '{name}': `field` is for local files",
                 hint="leave `field` out; the corpus knows its own",
             )
+        if examples and not corpora[name].holds_examples:
+            raise PrunebenchError(
+                f"corpus '{name}' holds no examples of instruction, input and output",
+                hint="leave `prompt` out, or name a corpus of instruction data",
+            )
         return CorpusRef(name=name, revision=corpora[name].revision)
     hint = f"name a file, or a registered corpus: {', '.join(sorted(corpora))}"
     path = user_path(name, what="corpus", hint=hint, base=base)
@@ -40,7 +51,9 @@ def resolve_corpus(
     _check_file(path)
     extra = {} if field is None else {"field": field}
     ref = CorpusRef(name=path.name, path=str(path.resolve()), sha256=file_sha256(path), **extra)
-    if suffix_of(path) != NUMPY_SUFFIX:
+    if examples:
+        check_examples(path, ref.sha256 or "")
+    elif suffix_of(path) != NUMPY_SUFFIX:
         check_documents(path, ref.field, ref.sha256 or "")
     return ref
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 AGAIN = "copy or download the file again"
 UTF8 = "save the file as UTF-8"
 _OBJECTS = "each line must be one JSON object"
+_ARRAY = "the file must be one JSON array of objects; name a file of JSON lines .jsonl"
 _MARK = "\ufeff"  # byte order mark: editors on Windows begin a UTF-8 file with it
 _LARGE = 1 << 20  # bytes; reading a smaller file costs less than looking up that it was checked
 _CHECK = 1  # raise it when the checks find more, so that large files are checked again
@@ -104,6 +105,27 @@ def json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         text = line.strip().removeprefix(_MARK)
         if text:
             yield number, _json_row(f"{path}:{number}", text)
+
+
+def json_items(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a file that is one JSON array, numbered from 1.
+
+    Raises PrunebenchError as `lines` does, and if the file is anything else.
+    """
+    text = "".join(line for _, line in lines(path))
+    try:
+        items: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise PrunebenchError(f"{path}{line}: not JSON: {error}", hint=_ARRAY) from error
+    if not isinstance(items, list):
+        raise PrunebenchError(f"{path}: {type(items).__name__}, not an array", hint=_ARRAY)
+    for number, item in enumerate(items, start=1):
+        if not isinstance(item, dict):
+            raise PrunebenchError(
+                f"{path}: item {number}: {type(item).__name__}, not an object", hint=_ARRAY
+            )
+        yield number, item
 
 
 def parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -20,6 +20,8 @@ from prunebench.model.positions import max_positions
 from prunebench.text.checked_documents import checked_documents
 from prunebench.text.corpus import Corpus, check_split
 from prunebench.text.encoder import Encoder
+from prunebench.text.example_windows import example_windows
+from prunebench.text.examples import checked_examples, read_examples
 from prunebench.text.local_file import LocalFile
 from prunebench.text.resolve import corpus_of
 from prunebench.text.samplers import (
@@ -50,6 +52,7 @@ class Windows:
     documents: int | None
     """How many documents were used; None for a token file."""
     tail: torch.Tensor | None = None  # int64 [1, tokens]: a shorter window at the end
+    counted: torch.Tensor | None = None  # bool [windows, length]: what a loss counts; None: all
 
 
 def calibration_windows(
@@ -61,6 +64,8 @@ def calibration_windows(
     damaged or too short, or if an id is outside the model's vocabulary of ``vocab_size``.
     """
     corpus = _unchanged_corpus(spec.corpus, spec.split, corpora)
+    if spec.prompt is not None:
+        return _windows_of_examples(spec, corpus, Encoder(tokenizer), vocab_size, seed)
     if isinstance(corpus, LocalFile) and corpus.holds_tokens:
         if spec.sampler != "as-is":
             raise PrunebenchError(
@@ -80,6 +85,22 @@ def calibration_windows(
     if encoder.bos is None:
         bos = "none"
     return _windows(drawn.tokens, vocab_size, corpus.name, bos, drawn.documents)
+
+
+def _windows_of_examples(
+    spec: CalibrationSpec, corpus: Corpus, encoder: Encoder, vocab_size: int, seed: int
+) -> Windows:
+    if isinstance(corpus, LocalFile):
+        examples = read_examples(corpus.path)
+    else:
+        label = f"corpus '{corpus.name}' ({spec.split})"
+        examples = checked_examples(corpus.examples(spec.split), label)
+    tokens, counted = example_windows(spec, examples, encoder, seed)
+    bos = "none" if encoder.bos is None else "where a text starts"
+    found = _windows(tokens, vocab_size, corpus.name, bos, len(tokens))
+    mask = hashlib.sha256(np.packbits(counted).tobytes()).hexdigest()
+    both = hashlib.sha256(f"{found.sha256} {mask}".encode()).hexdigest()
+    return replace(found, sha256=both, counted=torch.from_numpy(counted))
 
 
 def with_length(spec: PerplexitySpec, model: Any) -> PerplexitySpec:
