@@ -97,7 +97,7 @@ def test_the_harness_resets_mode_and_gradients_after_a_recovery(rig, monkeypatch
 
 
 def test_a_training_that_fails_is_a_failed_record_and_nothing_is_saved(rig, tmp_path):
-    lora = "{lora: {learning_rate: 1e+30, max_grad_norm: null, batch_size: 1, epochs: 4}}"
+    lora = "{lora: {learning_rate: 1e+18, max_grad_norm: null, batch_size: 1, epochs: 4}}"
     record, _ = run(cell_of(rig, f"magnitude: {{recovery: {lora}}}"), keep=tmp_path / "kept")
     assert (record.status, record.error.phase) == ("failed", "recover")
     assert "is not finite" in record.error.message
