@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from prunebench.app.plan import SuiteRequest, plan_suite
 from prunebench.app.prune import PruneJob, prune_model
+from prunebench.cli.profile import command as profile
 from prunebench.errors import PrunebenchError
+from prunebench.model.cache import cache_dir
 from prunebench.plugin.files import with_files
+from prunebench.plugin.scaffold import write_package
 from prunebench.store.run_folder import RunStore
 from prunebench.user_path import user_path
 
@@ -67,6 +71,7 @@ def test_other_names(text: str) -> None:
         lambda: prune_model(PruneJob("tiny-llama", "magnitude", out=Path(text))),
         lambda: RunStore.open(Path(text)),
         lambda: with_files([f"{text}.py"]).__enter__(),
+        lambda: write_package("my-method", "method", Path(text)),
     ):
         with pytest.raises(PrunebenchError):
             use()
@@ -75,3 +80,20 @@ def test_other_names(text: str) -> None:
 def test_a_suite_whose_name_is_too_long_for_a_folder_is_refused_when_it_is_planned() -> None:
     with pytest.raises(PrunebenchError, match="the run folder 'runs/xxx"):
         plan_suite(SuiteRequest(SUITE | {"name": "x" * 300}))
+
+
+def test_a_plugin_whose_name_is_too_long_for_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PrunebenchError, match=r"the new folder '.*' is not a valid path"):
+        write_package("x" * 300, "method", tmp_path)
+
+
+def test_a_cache_that_cannot_be_a_folder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRUNEBENCH_CACHE", "9" * 300)
+    with pytest.raises(PrunebenchError, match=r"PRUNEBENCH_CACHE '999.*' is not a valid path"):
+        cache_dir()
+
+
+def test_profile_names_a_file_that_cannot_be_written_before_it_measures() -> None:
+    done = CliRunner().invoke(profile, ["tiny-llama", "--json", "9" * 300])
+    assert isinstance(done.exception, PrunebenchError)
+    assert "--json '999" in done.exception.message

@@ -81,7 +81,12 @@ def command(
     """
     from prunebench.app import profile_model
     from prunebench.experiment.measures import LatencySpec
+    from prunebench.model.files import disk_errors
+    from prunebench.user_path import user_path
 
+    if as_json is not None:
+        # Before minutes of measuring.
+        as_json = user_path(as_json, what="--json", hint="name another file")
     shape = LatencySpec(
         prompt=prompt,
         new_tokens=new_tokens,
@@ -92,9 +97,10 @@ def command(
     found = profile_model(
         model, shape, dtype=dtype, device=device, compiled=compiled, progress=_tell
     )
-    if as_json is not None:
-        as_json.write_text(found.model_dump_json(indent=2) + "\n", encoding="utf-8")
     _show(found)
+    if as_json is not None:
+        with disk_errors(as_json):
+            as_json.write_text(found.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 # Phases go to stderr: stdout has only the tables.

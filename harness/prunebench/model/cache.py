@@ -11,6 +11,7 @@ from pathlib import Path
 
 from prunebench.errors import PrunebenchError
 from prunebench.model.files import atomic_replace
+from prunebench.user_path import user_path
 
 _CHUNK = 1 << 20
 _SMALL = 1 << 20  # bytes; hashing a smaller file costs less than looking its hash up
@@ -22,10 +23,11 @@ _SETTLED_S = 2.0
 def cache_dir() -> Path:
     """$PRUNEBENCH_CACHE, else $XDG_CACHE_HOME/prunebench, else ~/.cache/prunebench.
 
-    The folder is not created.
+    The folder is not created. Raises PrunebenchError if the variable names no possible folder.
     """
     if own := os.environ.get("PRUNEBENCH_CACHE"):
-        return Path(own).expanduser().absolute()
+        hint = "set it to a folder that can be written"
+        return user_path(own, what="PRUNEBENCH_CACHE", hint=hint).absolute()
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if base.is_absolute():  # the XDG specification says to ignore relative paths
         return base / "prunebench"

@@ -13,6 +13,7 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from prunebench.errors import PrunebenchError, did_you_mean
+from prunebench.user_path import user_path
 
 if TYPE_CHECKING:
     from prunebench.plugin.registry import Kind
@@ -104,11 +105,10 @@ def write_package(name: str, template: str, parent: Path) -> Path:
             f"there is no template for a {template}", hint=did_you_mean(template, SCAFFOLDS)
         )
     words = _words(name, template, SCAFFOLDS[template])
-    folder = parent / words["distribution"]
+    hint = "take another name, or another folder with --in"
+    folder = user_path(parent / words["distribution"], what="the new folder", hint=hint)
     if folder.exists():
-        raise PrunebenchError(
-            f"{folder} exists already", hint="take another name, or another folder with --in"
-        )
+        raise PrunebenchError(f"{folder} exists already", hint=hint)
     files = {
         "pyproject.toml": "pyproject.toml",
         "README.md": "README.md",
