@@ -90,6 +90,8 @@ class HubServer:
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
+        self.xet = False
+        """Whether large files are said to be on Xet as well."""
         self.ranges = True
         """Whether a part of a file can be had; the whole is sent otherwise."""
         self._events: list[threading.Event] = []
@@ -361,6 +363,8 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         if name.endswith(LARGE):
             headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(data))}
+            if self.hub.xet:
+                headers |= {"X-Xet-Hash": etag, "X-Xet-Refresh-Route": f"{self.hub.url}/xet"}
             self._send(302, b"", **headers, Location=f"{self.hub.cdn}/cdn/{etag}/{name}")
         else:
             to = f"/api/resolve-cache/{kind}/{match['name']}/{commit}/{match['file']}"

@@ -6,7 +6,9 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import huggingface_hub
 import pytest
+from huggingface_hub import constants, hf_hub_download
 
 from hub_server import HubServer, Repository
 from prunebench.errors import PrunebenchError
@@ -219,6 +221,40 @@ def test_a_token_that_the_hub_does_not_know_is_named(hub, model, monkeypatch):
         fetch_checkpoint(REF)
     assert "HF_TOKEN" in caught.value.hint
     assert "hf_expired" not in str(caught.value)
+
+
+def test_a_private_model_stays_unknown_if_the_hub_refuses_with_its_code(hub, model, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_other")
+    hub.refuse("/api/models", 401, x_error_code="RepoNotFound")
+    with pytest.raises(PrunebenchError, match="is not on the hub"):
+        fetch_checkpoint(REF)
+
+
+# Files on Xet, the hub's own storage
+
+
+def test_files_on_xet_come_through_its_client(hub, model, files, monkeypatch):
+    hub.xet = True
+    calls = []
+
+    def client(repository, name, **options):
+        calls.append((repository, name, options["revision"]))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        return hf_hub_download(repository, name, **options)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", client)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    monkeypatch.setattr("prunebench.model.hub_files.find_spec", lambda _: object())
+    assert contents(fetch_checkpoint(REF)) == files
+    assert calls == [("org/tiny", "model.safetensors", model.refs["main"])]
+
+
+def test_files_on_xet_come_over_http_if_there_is_no_client(hub, model, files, monkeypatch):
+    hub.xet = True
+    monkeypatch.setattr("prunebench.model.hub_files.find_spec", lambda _: None)
+    hub.cut("/cdn/", after=100_000)
+    assert contents(fetch_checkpoint(REF)) == files
+    assert hub.taken("/cdn/")[-1].range == "bytes=100000-"
 
 
 # Connections that are cut

@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
-from huggingface_hub import constants
 
 from prunebench import PrunebenchError
 from prunebench.plugin.host import load_plugins
@@ -20,10 +19,9 @@ CORPORA = {corpus.name: corpus for corpus in hub_corpora.prunebench_register_cor
 
 
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+def cache(hub_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
-    return tmp_path / "hub"
+    return hub_cache
 
 
 def put(cache: Path, name: str, split: str, texts: list[str]) -> None:

@@ -15,6 +15,7 @@ from prunebench.model.folder import read_checkpoint, read_config
 from prunebench.model.hub_access import Wanted, hub_errors, patient, require_hub
 from prunebench.model.hub_cache import MAIN, remember_commit
 from prunebench.model.hub_files import cached_file, hub_file
+from prunebench.model.quiet import quiet
 
 _OFFLINE = (
     "without a network use a local folder, a .gguf file, or the named model smollm2-135m-instruct"
@@ -35,7 +36,9 @@ def snapshot(ref: ModelRef) -> Path:
     wanted = Wanted("model", ref.location, ref.revision, _OFFLINE)
     if (cached := _cached(ref, wanted)) is not None:
         return cached
-    folder = _download(ref, wanted, require_hub(str(wanted), hint=_OFFLINE))
+    endpoint = require_hub(str(wanted), hint=_OFFLINE)
+    with quiet():  # the client of Xet draws bars
+        folder = _download(ref, wanted, endpoint)
     try:
         return read_checkpoint(folder).folder
     except PrunebenchError as error:
@@ -75,7 +78,8 @@ def _download(ref: ModelRef, wanted: Wanted, endpoint: str) -> Path:
     if _CONFIG not in chosen:
         raise PrunebenchError(
             f"{wanted} has no {_CONFIG} on the hub, so it is not a model in transformers' format",
-            hint="name a repository of safetensors with their config",
+            hint="name a repository of safetensors with their config; "
+            "of a repository of GGUF files, download one and name the file",
         )
     # By the commit: the branch may move while files are downloaded.
     fetch = partial(hub_file, replace(wanted, revision=info.sha), endpoint=endpoint)

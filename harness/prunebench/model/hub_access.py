@@ -141,7 +141,7 @@ def _explained(error: Exception, wanted: Wanted, endpoint: str, file: str) -> Pr
             f"{wanted} has no file {file} at the revision '{wanted.revision or MAIN}'",
             hint="check the file's name and the revision",
         )
-    if status == 401 and token:
+    if status == 401 and token and code is None:
         return PrunebenchError(
             f"the hub at {endpoint} does not accept the token that was sent for {wanted}",
             hint="set HF_TOKEN to a valid token, or run `hf auth login` again",
