@@ -111,7 +111,7 @@ def _plan(options: dict[str, Any]) -> None:
 def _plan_one(options: dict[str, Any]) -> None:
     registry = load_plugins()
     given = assignments(options["options"])
-    cell = one_cell(options["model"], options["method"], given, registry, command="a test")
+    cell = one_cell(options["model"], {options["method"]: given}, registry, command="a test")
     assert cell.method.name == options["method"]
 
 

@@ -415,7 +415,7 @@ def test_what_is_broken_is_named_when_the_model_is_loaded(folder: Path, fault: s
 def setup_of(folder: Path, dtype: str = "float32") -> CellSetup:
     """What a cell of the method dense shares, for a folder that need not pass the plan."""
     registry = load_plugins()
-    cell = one_cell("tiny-llama", "dense", {}, registry, command="a test")
+    cell = one_cell("tiny-llama", {"dense": {}}, registry, command="a test")
     model = cell.model.model_copy(update={"dtype": dtype})
     cell = cell.model_copy(update={"model": model})
     return CellSetup(cell, registry, Phases(), "cpu", folder=folder)
@@ -447,7 +447,7 @@ def test_what_does_no_harm_is_loaded(folder: Path, tmp_path: Path, oddity: str) 
 
 def test_a_dense_weight_that_is_not_finite_is_not_blamed_on_the_method(folder: Path) -> None:
     weights(lambda tensors: tensors["model.norm.weight"][3].fill_(torch.nan))(folder)
-    cell = one_cell(str(folder), "magnitude", {"sparsity": 0.5}, load_plugins(), command="a test")
+    cell = one_cell(str(folder), {"magnitude": {"sparsity": 0.5}}, load_plugins(), command="a test")
     with pytest.raises(PrunebenchError, match=r"model\.safetensors: model\.norm\.weight holds NaN"):
         build_pruned_model(CellSetup(cell, load_plugins(), Phases(), "cpu"))
 
@@ -527,7 +527,7 @@ def test_nan_in_a_gguf_file_is_named_with_the_file(
 @pytest.mark.parametrize("command", ["prunebench prune", "prunebench profile"])
 def test_an_unknown_model_is_reported_by_the_command_that_was_given(command: str) -> None:
     with pytest.raises(PrunebenchError) as caught:
-        one_cell("nowhere", "dense", {}, load_plugins(), command=command)
+        one_cell("nowhere", {"dense": {}}, load_plugins(), command=command)
     assert caught.value.message.startswith(f"{command}: models: unknown model 'nowhere'")
 
 

@@ -43,7 +43,7 @@ def edit(folder: Path, name: str = "config.json", **changes: Any) -> None:
 
 
 def record_of(folder: Path, tmp_path: Path, method: str = "dense", **options: Any) -> Record:
-    cell = one_cell(str(folder), method, options, load_plugins(), command="a test", device="cpu")
+    cell = one_cell(str(folder), {method: options}, load_plugins(), command="a test", device="cpu")
     with (tmp_path / "events").open("w") as file:
         record = run_cell(cell, events=EventWriter(file), command="")
     assert record.status == "ok", record.error

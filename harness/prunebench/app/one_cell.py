@@ -22,8 +22,7 @@ CALIBRATION: Mapping[str, Any] = {"corpus": "boolq-passages", "windows": 32, "le
 
 def one_cell(
     model: str,
-    method: str,
-    options: Mapping[str, Any],
+    method: Mapping[str, Mapping[str, Any]],
     registry: Registry,
     *,
     command: str,
@@ -34,11 +33,13 @@ def one_cell(
 ) -> Cell:
     """Check a model and a method exactly as a suite is checked, and return their only cell.
 
-    ``command`` names the command in errors, as a file would be named.
+    ``method`` maps its name to its options. ``command`` names the command in errors, as a file
+    would be named.
 
     Raises PrunebenchError for what a suite would be refused for, and if the options make several
     cells.
     """
+    ((name, options),) = method.items()
     if calibration is not None and not isinstance(calibration, Mapping):
         raise PrunebenchError(
             "calibration is a tensor, which is for a model in memory; this model is not loaded yet",
@@ -48,7 +49,7 @@ def one_cell(
     data = {
         "name": "prune",
         "models": [{"model": model, "dtype": dtype}],
-        "methods": [{method: dict(options)}],
+        "methods": [{name: dict(options)}],
         "calibration": {**CALIBRATION, **(calibration or {})},
         "profile": None,
         "seeds": [seed],
@@ -56,10 +57,10 @@ def one_cell(
     }
     suite = check_suite(source_of(data, command), registry)
     # Every suite gets a dense cell as well.
-    cells = [cell for cell in plan(suite, registry).cells if cell.method.name == method]
+    cells = [cell for cell in plan(suite, registry).cells if cell.method.name == name]
     if len(cells) != 1:
         raise PrunebenchError(
-            f"these options make {len(cells)} settings of {method}",
+            f"these options make {len(cells)} settings of {name}",
             hint="give one value for each option; `prunebench run` takes lists",
         )
     return cells[0]

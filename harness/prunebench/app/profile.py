@@ -72,8 +72,7 @@ def profile_model(
     """
     cell = one_cell(
         model,
-        DENSE,
-        {},
+        {DENSE: {}},
         load_plugins(),
         command="prunebench profile",
         dtype=dtype,

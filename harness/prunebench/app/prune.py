@@ -196,8 +196,7 @@ def _cell(job: PruneJob, registry: Registry) -> Cell:
 
     return one_cell(
         str(job.model),
-        job.method,
-        job.options,
+        {job.method: job.options},
         registry,
         command="prunebench prune",
         calibration=job.calibration,

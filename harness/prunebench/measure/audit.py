@@ -98,10 +98,8 @@ def audit(
     parts, kept_layers = anatomy(model), left.layers
     _check_layers(len(parts.layers), dense, kept_layers)
     if counts is None:
-        counts = [
-            count_layer(parts.linears(module), layer, patterns)
-            for layer, module in zip(kept_layers, parts.layers, strict=True)
-        ]
+        modules = zip(kept_layers, parts.layers, strict=True)
+        counts = [count_layer(parts.linears(each), layer, patterns) for layer, each in modules]
     linears = _linears(dense, kept_layers, counts)
     checked = _patterns(patterns, counts)
     prunable = sum(entry.rows * entry.columns for entry in linears)

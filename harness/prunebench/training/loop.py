@@ -53,14 +53,9 @@ def train(
     fit = windows.pick(slice(0, len(windows) - held))
     steps = settings.steps(len(fit))
     part = range(steps) if part is None else part
-    best = None
-    if held and part.stop == steps:
-        best = BestWeights(
-            model,
-            trainable.parameters,
-            windows.pick(slice(len(fit), None)),
-            settings.micro_batch_size,
-        )
+    # Half a schedule has no end to judge.
+    validated = held if part.stop == steps else 0
+    best = _best_weights(model, trainable, settings, windows, validated)
     device = model.get_input_embeddings().weight.device
     losses: list[float] = []
     with (
@@ -86,6 +81,20 @@ def train(
         [] if best is None else best.losses,
         None if best is None else best.step,
     )
+
+
+def _best_weights(
+    model: Any,
+    trainable: Trainable,
+    settings: TrainingSettings,
+    windows: TrainingWindows,
+    last: int,
+) -> BestWeights | None:
+    """Keeps the weights that do best on the ``last`` windows; None if that is none."""
+    if not last:
+        return None
+    held = windows.pick(slice(len(windows) - last, None))
+    return BestWeights(model, trainable.parameters, held, settings.micro_batch_size)
 
 
 @dataclass
