@@ -125,9 +125,10 @@ class LLMPruner(Method):
             None,
             description="the same for MLPs (block_mlp_layer_start and _end)",
         )
-        iterative_steps: Annotated[int, SCORED] = Field(
-            1, ge=1, description="number of equal steps in which to score and remove"
-        )
+        # Norms do not change from step to step: what is left is what one step would leave.
+        iterative_steps: Annotated[
+            int, OnlyIf(importance=("taylor", "random"), granularity=WIDTHS)
+        ] = Field(1, ge=1, description="number of equal steps in which to score and remove")
         fresh_windows: Annotated[
             bool | None,
             AddedLater(),

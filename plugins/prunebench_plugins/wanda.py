@@ -68,9 +68,9 @@ class Wanda(LinearMethod):
         return weight.abs().float() * stats.input_norm  # [out, in] * [in]
 
     def mask(self, weight: torch.Tensor, stats: LinearStats) -> torch.Tensor:
-        if not self.options.use_variant:
+        sparsity = self.sparsity_of(stats)
+        if isinstance(sparsity, str) or not self.options.use_variant:
             return super().mask(weight, stats)
-        sparsity = float(self.sparsity_of(stats))
         mask = lowest_by_sum(self.score(weight, stats), sparsity)
         found = float(mask.float().mean())
         self.largest_difference = max(self.largest_difference, abs(found - sparsity))

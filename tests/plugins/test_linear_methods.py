@@ -194,6 +194,13 @@ def test_wandas_variant_starts_at_0_4_and_ends_at_0_8() -> None:
     assert removed(0.0) == 0
 
 
+def test_wandas_variant_leaves_n_m_as_it_is() -> None:
+    weight = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    plain = build("wanda", sparsity="2:4").mask(weight, stats(torch.ones(8)))
+    variant = build("wanda", sparsity="2:4", use_variant=True)
+    assert torch.equal(variant.mask(weight, stats(torch.ones(8))), plain)
+
+
 def test_wandas_variant_notes_how_far_it_is_from_the_sparsity() -> None:
     model = tiny_model("llama")
     context = prune(model, build("wanda", sparsity=0.97, use_variant=True))

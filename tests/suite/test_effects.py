@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
-from prunebench import Field, NoEffect, OnlyIf, Options, PrunebenchError
+from prunebench import Context, Field, NoEffect, OnlyIf, Options, PrunebenchError
 from prunebench.cli import prunebench
 from prunebench.plugin.host import load_plugins
 from prunebench.suite.load import Suite, check_suite, load_suite
 from prunebench.suite.plan import plan
 from prunebench.suite.source import source_of
+from tiny import tiny_model
 
 REGISTRY = load_plugins()
 TEXT = {"corpus": "tiny-text", "windows": 2, "length": 32}
@@ -28,6 +30,7 @@ def cells(method: Any, **more: Any) -> list[Any]:
 
 
 REFUSED = [
+    ("llm-pruner", {"importance": "l2", "iterative_steps": 3}, "iterative_steps", "importance: l2"),
     ("wanda", {"sparsity": "2:4", "use_variant": True}, "use_variant", "sparsity: 2:4"),
     ("sparsegpt", {"sparsity": "2:4", "block_size": 64}, "block_size", "sparsity: 2:4"),
     ("magnitude", {"min_density": 0.2}, "min_density", "scope: layer"),
@@ -64,6 +67,28 @@ def test_an_option_without_effect_is_refused_with_the_reason(
         PrunebenchError, match=rf"{method}\.{option}: has no effect with `{because}`"
     ):
         suite({method: options})
+
+
+@pytest.mark.parametrize("importance", ["l1", "l2"])
+@pytest.mark.parametrize("more", [{}, {"global_pruning": True}, {"reduction": "max"}])
+def test_steps_change_nothing_for_norms(importance: str, more: dict[str, Any]) -> None:
+    """That is why `iterative_steps` is refused there."""
+    kind = REGISTRY["method"]["llm-pruner"].value
+    found = []
+    for steps in (1, 3):
+        model = tiny_model("llama")
+        options = {"ratio": 0.5, "importance": importance, "iterative_steps": steps, **more}
+        with torch.no_grad():
+            kind(kind.Options(**options)).prune(model, Context(None, 0, [0, 1, 2, 3]))
+        found.append(model.state_dict())
+    assert all(map(torch.equal, found[0].values(), found[1].values()))
+
+
+@pytest.mark.parametrize("recovery", ["lora", "finetune"])
+def test_so_are_options_of_a_recovery(recovery: str) -> None:
+    with pytest.raises(PrunebenchError, match="`eval_steps` needs `val_windows` or `val_share`"):
+        suite({"magnitude": {"recovery": {recovery: {"eval_steps": 5}}}})
+    suite({"magnitude": {"recovery": {recovery: {"eval_steps": 5, "val_windows": 1}}}})
 
 
 def test_so_are_options_of_an_allocation() -> None:
