@@ -82,6 +82,11 @@ def test_another_field_is_another_experiment(tmp_path: Path) -> None:
         ("empty.txt", "is empty", "holds text"),
         ({"file": "poems"}, "no file", "relative"),
         ({"file": "a.txt", "feild": "x"}, "unknown key 'feild'", "did you mean 'field'?"),
+        (
+            {"file": "note.txt", "field": "x"},
+            "note.txt has no fields: `field` is for",
+            "leave `field` out",
+        ),
         ({"field": "x"}, "exactly one of", "file: text.jsonl"),
         ({"file": "a.txt", "corpus": "poems"}, "exactly one of", "file: text.jsonl"),
         ({"corpus": "poems", "field": "x"}, "`field` is for local files", "leave `field` out"),
@@ -93,6 +98,7 @@ def test_mistakes_are_named(value, message: str, hint: str, tmp_path: Path) -> N
     (tmp_path / "folder.txt").mkdir()
     (tmp_path / "table.csv").write_text("a,b")
     (tmp_path / "empty.txt").touch()
+    (tmp_path / "note.txt").write_text("a note")
     with pytest.raises(PrunebenchError) as caught:
         resolve(value, tmp_path)
     assert message in caught.value.message

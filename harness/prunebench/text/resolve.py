@@ -12,7 +12,7 @@ from prunebench.model.cache import file_sha256
 from prunebench.text.corpus import Corpus
 from prunebench.text.document_files import check_documents
 from prunebench.text.examples import check_examples
-from prunebench.text.local_file import NUMPY_SUFFIX, SUFFIXES, LocalFile, suffix_of
+from prunebench.text.local_file import NUMPY_SUFFIX, ROW_SUFFIXES, SUFFIXES, LocalFile, suffix_of
 from prunebench.user_path import user_path
 
 
@@ -49,6 +49,11 @@ def resolve_corpus(
     if not must_be_file and not _looks_like_a_path(name) and not path.is_file():
         raise PrunebenchError(f"unknown corpus '{name}'", hint=did_you_mean(name, corpora))
     _check_file(path)
+    if field is not None and suffix_of(path) not in ROW_SUFFIXES:
+        raise PrunebenchError(
+            f"{path} has no fields: `field` is for {', '.join(ROW_SUFFIXES)}",
+            hint="leave `field` out",
+        )
     extra = {} if field is None else {"field": field}
     ref = CorpusRef(name=path.name, path=str(path.resolve()), sha256=file_sha256(path), **extra)
     if examples:
