@@ -37,6 +37,12 @@ class BlockPruner(Method):
         code="https://github.com/MrGGLS/BlockPruner",
     )
     structure: ClassVar = frozenset({"blocks"})
+    published_calibration: ClassVar = {
+        "corpus": "alpaca",
+        "sampler": "joined-rows",
+        "rows": 256,
+        "length": 2048,
+    }
     needs_calibration = True
 
     class Options(prunebench.Options):

@@ -71,6 +71,12 @@ class LLMPruner(Method):
         code="https://github.com/horseee/LLM-Pruner",
     )
     structure: ClassVar = frozenset({"width", "layers"})
+    published_calibration: ClassVar = {
+        "corpus": "bookcorpus",
+        "sampler": "distinct",
+        "windows": 10,
+        "length": 64,
+    }
     needs_calibration = True
     uses_seed = True
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 
@@ -55,6 +55,12 @@ class OWL(Allocation):
         arxiv="2310.05175",
         code="https://github.com/luuyin/OWL",
     )
+    published_calibration: ClassVar = {
+        "corpus": "c4",
+        "sampler": "c4-gptq",
+        "windows": 128,
+        "length": 2048,
+    }
     needs_calibration = True
 
     class Options(prunebench.Options):

@@ -34,6 +34,13 @@ class ShortGPT(Method):
         code="https://github.com/icip-cas/ShortGPT",
     )
     structure: ClassVar = frozenset({"layers"})
+    # The released code reads all windows of this split; these are the first of them.
+    published_calibration: ClassVar = {
+        "corpus": "pg19",
+        "sampler": "consecutive",
+        "windows": 512,
+        "length": 256,
+    }
     needs_calibration = True
 
     class Options(prunebench.Options):

@@ -57,6 +57,12 @@ class SparseGPT(LayerwiseMethod):
         arxiv="2301.00774",
         code="https://github.com/IST-DASLab/sparsegpt",
     )
+    published_calibration: ClassVar = {
+        "corpus": "c4",
+        "sampler": "c4-gptq",
+        "windows": 128,
+        "length": 2048,
+    }
     statistics: ClassVar = frozenset({"hessian"})
 
     class Options(LayerwiseOptions):

@@ -41,6 +41,12 @@ class Wanda(LinearMethod):
         arxiv="2306.11695",
         code="https://github.com/locuslab/wanda",
     )
+    published_calibration: ClassVar = {
+        "corpus": "c4",
+        "sampler": "c4-gptq",
+        "windows": 128,
+        "length": 2048,
+    }
     statistics: ClassVar = frozenset({"input_norm"})
     group = "row"
 

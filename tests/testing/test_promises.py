@@ -46,6 +46,12 @@ class Broken(Sound):
         raise NotImplementedError
 
 
+class Misquoting(Sound):
+    """Calibrated on something that no suite can name."""
+
+    published_calibration = {"corpus": "c4", "samples": 128}  # noqa: RUF012
+
+
 class NotFinite(Broken):
     def also(self, model, context) -> None:
         model.model.layers[0].mlp.up_proj.weight[0, 0] = float("inf")
@@ -184,6 +190,7 @@ def test_a_sound_method_breaks_nothing() -> None:
         (Eating, "tidy"),
         (Noting, "json"),
         (Undescribed, "documented"),
+        (Misquoting, "documented"),
         (Calling, "offline"),
         (NotFinite, "finite"),
         (Crashing, "finite"),

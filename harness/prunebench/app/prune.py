@@ -38,7 +38,7 @@ class PruneJob:
     """The method's options, `allocation` and `recovery` among them."""
     calibration: Mapping[str, Any] | torch.Tensor | None = None
     """A suite's `calibration:` section; or for a model in memory token ids, int64
-    [windows, length]."""
+    [windows, length]. Without a corpus: the method's published calibration, if the hub is there."""
     seed: int = 0
     dtype: str = "float32"
     """The precision to prune and save in; a model in memory keeps its own."""
@@ -70,6 +70,8 @@ class Pruned:
     recovery_notes: dict[str, Any]
     flags: tuple[str, ...] = ()
     """Side effects of plugins, and what the checkpoint holds and the model does not use."""
+    calibration: str | None = None
+    """What it was calibrated on, and why on that; None if no text was read."""
 
 
 DEVICES = "write auto, cpu, mps, cuda or cuda:0"
@@ -166,8 +168,7 @@ def _load_and_prune(
 ) -> tuple[Pruned, dict[str, Any]]:
     from prunebench.cell.pipeline import build_pruned_model
 
-    cell = _cell(job, registry)
-    setup = _set_up(cell, job, progress)
+    setup = _set_up(job, registry, progress)
     made = build_pruned_model(setup)
     result = Pruned(
         made.loaded.model,
@@ -176,42 +177,81 @@ def _load_and_prune(
         made.notes,
         made.recovery.notes,
         tuple(setup.flags.found),
+        _calibration(setup),
     )
-    return result, made.made_by(cell)
+    return result, made.made_by(setup.cell)
 
 
 def _stream(job: PruneJob, registry: Registry, progress: Progress | None) -> Pruned:
     from prunebench.cell.streamed import build_streamed
 
     out = _checked_stream(job)
-    cell = _cell(job, registry)
-    setup = _set_up(cell, job, progress)
+    setup = _set_up(job, registry, progress)
     made = build_streamed(setup, out, _shard_bytes(job.shard_size))
     flags = tuple(setup.flags.found)
-    return Pruned(None, made.loaded.tokenizer, made.audit, made.notes, {}, flags)
-
-
-def _cell(job: PruneJob, registry: Registry) -> Cell:
-    from prunebench.app.one_cell import one_cell
-
-    return one_cell(
-        str(job.model),
-        {job.method: job.options},
-        registry,
-        command="prunebench prune",
-        calibration=job.calibration,
-        seed=job.seed,
-        dtype=job.dtype,
-        device=job.device,
+    return Pruned(
+        None, made.loaded.tokenizer, made.audit, made.notes, {}, flags, _calibration(setup)
     )
 
 
-def _set_up(cell: Cell, job: PruneJob, progress: Progress | None) -> CellSetup:
+def _cell(job: PruneJob, registry: Registry, progress: Progress | None) -> tuple[Cell, str | None]:
+    """The cell, and why it has the calibration that it has; None if the user chose it."""
+    from prunebench.app.default_calibration import (
+        OFFLINE,
+        default_calibration,
+        reader,
+        with_keys,
+        with_training_text,
+    )
+    from prunebench.app.one_cell import one_cell
+
+    def planned(options: Mapping[str, Any], calibration: Any) -> Cell:
+        return one_cell(
+            str(job.model),
+            {job.method: options},
+            registry,
+            command="prunebench prune",
+            calibration=calibration,
+            seed=job.seed,
+            dtype=job.dtype,
+            device=job.device,
+        )
+
+    if job.calibration is not None and not isinstance(job.calibration, Mapping):
+        return planned(job.options, job.calibration), None  # refused: a tensor
+    given = job.calibration or {}
+    # First with a text that needs no hub: what is wrong with the job is found before a download.
+    cell = planned(job.options, with_keys(OFFLINE, given))
+    if reader(cell, registry) is None:
+        return cell.model_copy(update={"calibration": None}), None
+    if "corpus" in given or "calibration" in job.options:
+        return cell, None
+
+    def fetching(corpus: str) -> None:
+        if progress is not None:
+            progress(f"fetch {corpus}, the published calibration", 0, 0)
+
+    chosen = default_calibration(cell, given, registry, fetching)
+    options = with_training_text(job.options, OFFLINE)
+    return planned(options, chosen.keys), chosen.why
+
+
+def _set_up(job: PruneJob, registry: Registry, progress: Progress | None) -> CellSetup:
     from prunebench.cell.phases import Phases
     from prunebench.cell.setup import set_up
 
+    cell, why = _cell(job, registry, progress)
     phases = Phases() if progress is None else Phases(lambda phase: progress(phase, 0, 0), progress)
-    return set_up(cell, phases, job.layer_device)
+    setup = set_up(cell, phases, job.layer_device)
+    setup.calibration_reason = why
+    return setup
+
+
+def _calibration(setup: CellSetup) -> str | None:
+    from prunebench.app.default_calibration import described
+
+    spec = setup.cell.calibration
+    return None if spec is None else described(spec, setup.calibration_reason)
 
 
 def _check_target(out: Path, format: str) -> None:  # noqa: A002 - the option's name

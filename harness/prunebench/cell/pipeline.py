@@ -52,6 +52,8 @@ class PrunedCell:
     recovery: RecoveryResult
     reference: Reference | None
     """Where the method was published."""
+    calibration_reason: str | None = None
+    """Why the cell has its calibration, if nobody named one."""
 
     @property
     def is_changed(self) -> bool:
@@ -76,6 +78,8 @@ class PrunedCell:
                 "corpus": cell.calibration.corpus.name,
                 "sha256": self.calibration.sha256,
             }
+            if self.calibration_reason is not None:
+                origin["calibration"]["reason"] = self.calibration_reason
         if cell.allocation is not None:
             origin["allocation"] = {
                 "name": cell.allocation.name,
@@ -107,7 +111,17 @@ def build_pruned_model(setup: CellSetup) -> PrunedCell:
     seed_all(cell.seed)
     with setup.phases.phase("audit"):
         audited = audit(counted, dense, left, checked_patterns(cell), counts)
-    return PrunedCell(loaded, dense, audited, load, calibration, notes, recovered, method.reference)
+    return PrunedCell(
+        loaded,
+        dense,
+        audited,
+        load,
+        calibration,
+        notes,
+        recovered,
+        method.reference,
+        setup.calibration_reason,
+    )
 
 
 def prune_loaded(

@@ -54,6 +54,8 @@ class CellSetup:
     """The model's checkpoint, once it is fetched."""
     flags: Flags = field(default_factory=Flags)
     """Side effects of plugins."""
+    calibration_reason: str | None = None
+    """Why the cell has its calibration, if nobody named one."""
 
     @property
     def corpora(self) -> dict[str, Corpus]:

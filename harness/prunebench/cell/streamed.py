@@ -84,6 +84,7 @@ def build_streamed(setup: CellSetup, out: Path, shard_bytes: int = SHARD_BYTES) 
             notes,
             RecoveryResult(),
             method.reference,
+            setup.calibration_reason,
         )
         # Written into the folder that becomes ``out`` when this block ends without an error.
         write_pruning_file(

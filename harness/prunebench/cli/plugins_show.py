@@ -85,6 +85,8 @@ def described(entry: PluginEntry) -> dict[str, Any]:
     if reference is not None:
         facts["reference"] = reference if isinstance(reference, str) else asdict(reference)
     facts |= {key: getattr(value, key) for key in FACTS if hasattr(value, key)}
+    if published := getattr(value, "published_calibration", None):
+        facts["published_calibration"] = dict(published)
     if entry.kind == "metric":
         facts["figures"] = {value.name: (value.unit, value.higher_is_better), **value.figures}
     if entry.kind == "method":
@@ -151,6 +153,8 @@ def _properties(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for key, label in FACTS.items():
         if key in facts:
             yield label, _value(facts[key])
+    if published := facts.get("published_calibration"):
+        yield "published on", ", ".join(f"{key} {value}" for key, value in published.items())
     for name, (unit, higher) in facts.get("figures", {}).items():
         better = "higher" if higher else "lower"
         yield "gives", f"{name}{f', {unit}' if unit else ''}: {better} is better"

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     "calibration",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Calibration text: corpus, windows, length, split, sampler. Repeatable.  "
-    "[default: corpus=boolq-passages windows=32 length=512]",
+    help="Calibration text: corpus, windows, length, split, sampler. Repeatable. Without a corpus: "
+    "the method's published calibration, which `plugins show` names; if the hub cannot be reached, "
+    "corpus=boolq-passages windows=32 length=512.",
 )
 @click.option(
     "--seed",
@@ -137,7 +138,8 @@ def summary(result: Pruned, out: Path) -> str:
     if audit.hidden != audit.hidden_dense:
         facts.append(f"{audit.hidden} of {audit.hidden_dense} residual channels stay")
     flags = "".join(f"note: {flag}\n" for flag in result.flags)
-    return f"{'; '.join(facts)}\n{audit.note}\n{flags}saved in {out}"
+    calibrated = f"calibrated on {result.calibration}\n" if result.calibration else ""
+    return f"{calibrated}{'; '.join(facts)}\n{audit.note}\n{flags}saved in {out}"
 
 
 class _Progress:

@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
+from pydantic import ValidationError
+
+from prunebench.suite.schema import CalibrationEntry
 
 
 class BrokenPromiseError(AssertionError):
@@ -66,3 +69,14 @@ def documented(trial: Any) -> None:
             bool(option.description),
             f"the option {name} has no description: Field(..., description='...')",
         )
+    published = getattr(trial.plugin, "published_calibration", None)
+    if published is not None:
+        try:
+            CalibrationEntry.model_validate(dict(published))
+        except ValidationError as error:
+            detail = error.errors()[0]
+            promise(
+                False,
+                "published_calibration is not a suite's `calibration:`:"
+                f" {'.'.join(map(str, detail['loc']))}: {detail['msg']}",
+            )

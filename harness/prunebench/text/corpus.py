@@ -46,6 +46,13 @@ class Corpus(ABC):
     holds_examples: bool = False
     """Whether it is instruction data, so that `prompt:` can be asked of it."""
 
+    def fetch(self, split: str) -> None:
+        """Get the text of a split, so that `documents` needs no network.
+
+        Raises PrunebenchError if that is not possible. By default there is nothing to do.
+        """
+        del split
+
     @abstractmethod
     def documents(self, split: str) -> Iterable[str]:
         """The documents of one of ``splits``, always in the same order.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prunebench.errors import PrunebenchError, first_line
@@ -75,11 +76,20 @@ class HubCorpus(Corpus):
         rows: Iterable[Mapping[str, Any]] = self.dataset(split)
         return rows
 
+    def fetch(self, split: str) -> None:
+        """Download the file of a split, unless it is cached; raises as `documents` does."""
+        check_split(self, split)
+        _load_dataset()
+        self._file(split)
+
+    def _file(self, split: str) -> Path:
+        wanted = Wanted("dataset", self.repository, self.revision, _OFFLINE)
+        return hub_file(wanted, self.files[split])
+
     def dataset(self, split: str) -> Dataset:
         """The rows of a split. Override it if several splits come from one file."""
         load_dataset = _load_dataset()
-        wanted = Wanted("dataset", self.repository, self.revision, _OFFLINE)
-        path = hub_file(wanted, self.files[split])
+        path = self._file(split)
         kind = "parquet" if path.suffix == ".parquet" else "json"
         try:
             rows: Dataset = load_dataset(kind, data_files=str(path), split="train")

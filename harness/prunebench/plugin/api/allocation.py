@@ -32,6 +32,8 @@ class Allocation(ABC):
     needs_calibration: ClassVar[bool] = False
     uses_seed: ClassVar[bool] = False
     """Whether the shares depend on the seed beyond the calibration sample."""
+    published_calibration: ClassVar[Mapping[str, Any] | None] = None
+    """As `Method.published_calibration`; for methods that read no text themselves."""
 
     class Options(options.Options):
         """Options of this allocation; override with your own subclass of `prunebench.Options`."""

@@ -6,7 +6,7 @@ Nothing here imports torch, so that methods can be listed and their options chec
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -45,6 +45,9 @@ class Method(ABC):
     needs_calibration: ClassVar[bool] = False
     uses_seed: ClassVar[bool] = False
     """Whether the result depends on the seed beyond the calibration sample."""
+    published_calibration: ClassVar[Mapping[str, Any] | None] = None
+    """The calibration of the paper, in the keys of a suite: ``{"corpus": "c4", "windows": 128,
+    "length": 2048}``. `prunebench prune` uses it if nobody names a text."""
     trains: ClassVar[bool] = False
     """Whether `prune` trains weights, so that even a sparsity of 0 changes the model."""
 
