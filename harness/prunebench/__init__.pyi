@@ -11,6 +11,7 @@ from prunebench.layerwise.masks import lowest as lowest
 from prunebench.layerwise.masks import lowest_overall as lowest_overall
 from prunebench.layerwise.pruner import LinearStats as LinearStats
 from prunebench.measure.quality.task_data import TaskData as TaskData
+from prunebench.model.adapter import Adapter as Adapter
 from prunebench.model.anatomy import Anatomy as Anatomy
 from prunebench.model.anatomy import Block as Block
 from prunebench.model.anatomy import anatomy as anatomy

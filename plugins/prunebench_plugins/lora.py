@@ -2,17 +2,26 @@
 
 arXiv:2106.09685; for pruned models arXiv:2305.11627. W' = W + (alpha / rank) B A, with B A set to
 zero for weights that the method removed, in training too: the model that is trained is the model
-that is merged.
+that is merged. Without merging, W stays as it is and B A stays beside it, dense.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 
-from prunebench import Field, PrunebenchError, Recovery, Reference, TrainingOptions, hookimpl
+from prunebench import (
+    Adapter,
+    AddedLater,
+    Field,
+    PrunebenchError,
+    Recovery,
+    Reference,
+    TrainingOptions,
+    hookimpl,
+)
 
 if TYPE_CHECKING:
     from prunebench import Context
@@ -23,7 +32,8 @@ class LoRA(Recovery):
 
     The defaults are those of LLM-Pruner. Linears with less than 1 % zeros are trained by plain
     LoRA, sparse ones under their mask, which takes one more matrix product of full size in both
-    passes.
+    passes. With `merge: false` all are trained by plain LoRA, and the updates stay a PEFT adapter
+    beside the pruned weights: it is measured with them, and saved in a folder of its own.
     """
 
     name = "lora"
@@ -54,11 +64,17 @@ class LoRA(Recovery):
             description="linear warm-up; never more than a tenth of all steps",
         )
 
+        merge: Annotated[bool, AddedLater()] = Field(
+            default=True,
+            description="merge the updates into the weights; false: keep them as a PEFT adapter"
+            " beside the pruned weights, so that the updates of sparse linears are dense",
+        )
+
     def recover(self, model: Any, context: Context) -> None:
         from peft import LoraModel
 
         paths = self._paths(context.linears(model))
-        zeros = context.zeros(model)
+        zeros = context.zeros(model) if self.options.merge else {}
         masks = {path: zeros[f"{path}.weight"] for path in paths if f"{path}.weight" in zeros}
         # The initial values of A must not depend on what the method drew before.
         with torch.random.fork_rng(devices=[]):
@@ -72,9 +88,24 @@ class LoRA(Recovery):
         except BaseException:
             adapted.unload()  # restores the pruned model
             raise
-        with torch.no_grad():
-            adapted.merge_and_unload()
+        if self.options.merge:
+            with torch.no_grad():
+                adapted.merge_and_unload()
+        else:
+            adapted.unload()
+            context.adapter = self._adapter(paths, adapters)
         context.notes |= {**log.notes, "targets": len(paths), "masked_targets": len(masks)}
+
+    def _adapter(self, paths: list[str], trained: Mapping[str, torch.Tensor]) -> Adapter:
+        """The updates as an adapter; ``trained`` by PEFT's parameter paths."""
+        updates = {
+            path: (
+                trained[f"{path}.lora_A.default.weight"].detach(),
+                trained[f"{path}.lora_B.default.weight"].detach(),
+            )
+            for path in paths
+        }
+        return Adapter(updates, self.options.alpha, self.options.dropout)
 
     def _paths(self, linears: Mapping[str, torch.nn.Linear]) -> list[str]:
         """The module paths of the linears to train."""

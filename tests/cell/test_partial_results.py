@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from prunebench import Adapter
 from prunebench.cell.partial_results import PartialResults, fingerprint
 from prunebench.record.memory import PhaseMemory
 from tiny import tiny_model
@@ -53,3 +54,16 @@ def test_without_a_file_nothing_is_kept() -> None:
     results.begin(tiny_model("llama"))
     results.put("perplexity 1", [RESULT])
     assert results.get("perplexity 1", PhaseMemory) is None
+
+
+def test_an_adapter_beside_the_weights_is_part_of_the_fingerprint() -> None:
+    model = tiny_model("llama")
+    found = [fingerprint(model)]
+    for value in (1.0, 2.0):
+        other = tiny_model("llama")
+        path = "model.layers.0.mlp.up_proj"
+        out, into = other.get_submodule(path).weight.shape
+        pair = (value * torch.arange(2.0 * into).view(2, into), torch.ones(out, 2))
+        Adapter({path: pair}, alpha=2.0).attach(other)
+        found.append(fingerprint(other))
+    assert len(set(found)) == 3

@@ -12,6 +12,7 @@ import torch
 from prunebench.cell.events import EventWriter
 from prunebench.cell.run import run_cell
 from prunebench.experiment.cell import Cell
+from prunebench.model.load import load_pruned
 from prunebench.plugin.host import load_plugins
 from prunebench.record.record import Record
 from prunebench.suite.load import load_suite
@@ -129,3 +130,32 @@ def test_a_recovery_trains_on_answers_and_keeps_the_best_weights(rig):
     assert notes["last_loss"] < notes["first_loss"]
     # 9 windows, 6 times, without their padding
     assert record.cost.recover_tokens < 6 * 9 * 200
+
+
+def test_a_model_with_a_kept_adapter_is_measured_with_it_and_counted_without(rig, tmp_path):
+    data = "{corpus: text.txt, windows: 4, length: 24}"
+    lora = f"{{lora: {{merge: false, epochs: 3, learning_rate: 0.01, data: {data}}}}}"
+    plain, _ = run(cell_of(rig, "magnitude: {sparsity: 0.5}"))
+    cell = cell_of(rig, f"magnitude: {{sparsity: 0.5, recovery: {lora}}}")
+    record, _ = run(cell, keep=tmp_path / "kept")
+    assert record.status == "ok", record.error
+    assert record.quality.perplexity[0].perplexity < plain.quality.perplexity[0].perplexity
+    assert record.audit == plain.audit
+    assert record.recovery_notes["adapter_parameters"] > 0
+    assert not record.flags
+    ids = torch.arange(2, 34).view(2, 16)
+    model, base = (load_pruned(tmp_path / "kept", adapter=each) for each in (True, False))
+    assert not torch.equal(model(ids).logits, base(ids).logits)
+
+
+def test_a_kept_adapter_is_named_if_the_folder_becomes_the_model_of_a_suite(rig, tmp_path):
+    lora = "{lora: {merge: false, max_steps: 1, data: {corpus: text.txt, windows: 4, length: 24}}}"
+    run(cell_of(rig, f"magnitude: {{recovery: {lora}}}"), keep=tmp_path / "kept")
+    registry = load_plugins()
+    suite = load_suite(
+        rig.suite("dense"), registry=registry, overrides=[f"models={tmp_path / 'kept'}"]
+    )
+    record, _ = run(plan(suite, registry).cells[0])
+    assert record.status == "ok", record.error
+    [flag] = record.flags
+    assert flag.endswith("keeps an adapter in adapter/, which was not loaded")

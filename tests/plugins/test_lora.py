@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from peft import PeftModel
 from torch.func import functional_call
 from transformers import AutoModelForCausalLM
 
 from prunebench import Context, PrunebenchError, anatomy
 from prunebench.model.anatomy import Block
+from prunebench.model.checkpoint import save
+from prunebench.model.load import load_pruned
 from prunebench.model.surgery import remove_blocks
 from prunebench.model.width import keep_groups
 from prunebench.plugin.host import load_plugins
@@ -36,6 +39,13 @@ def recover(model, kind: type[Context] = Context, seed: int = 0, **options):
     context = kind(tokens(), seed, list(range(len(anatomy(model).layers))))
     given = {"learning_rate": 1e-2, "batch_size": 4, "epochs": 3, "schedule": "constant", **options}
     recovery(recovery.Options.model_validate(given)).recover(model, context)
+    return context
+
+
+def unmerged(model, **options):
+    """Train without merging, and put the adapter beside the linears as the harness does."""
+    context = recover(model, Trained, merge=False, **options)
+    context.adapter.attach(model)
     return context
 
 
@@ -169,3 +179,57 @@ def test_it_saves_and_loads(tmp_path):
     model.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert torch.equal(again(tokens(1)).logits, model(tokens(1)).logits)
+
+
+@pytest.mark.parametrize("family", ["llama", "opt", "gpt_neox"])
+def test_an_adapter_that_is_not_merged_leaves_the_weights_and_gives_the_trained_logits(family):
+    model, before = half_zeros(tiny_model(family)), half_zeros(tiny_model(family))
+    context = unmerged(model)
+    assert_plain(model)
+    assert all(map(torch.equal, model.parameters(), before.parameters()))
+    torch.testing.assert_close(model(tokens(1)).logits, context.logits, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(model(tokens(1)).logits, before(tokens(1)).logits, atol=1e-2)
+    assert context.notes["masked_targets"] == 0
+    assert context.adapter.rank == 8
+    assert context.adapter.parameters == context.notes["trained_parameters"]
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT's
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_kept_adapter_is_saved_beside_the_weights_and_loads_with_peft(tmp_path, dtype):
+    model = half_zeros(tiny_model("llama"))
+    for each in model.parameters():  # not `model.to`, which would round rotary frequencies
+        each.data = each.data.to(dtype)
+    with torch.no_grad():
+        keep_groups(model, {Block(0, "mlp"): range(7)})  # plain loaders cannot read the weights
+    unmerged(model, targets=["q_proj", "up_proj"])
+    expected = model(tokens(1)).logits
+    save(model, None, tmp_path / "saved", made_by={})
+    again = load_pruned(tmp_path / "saved")
+    assert torch.equal(again(tokens(1)).logits, expected)
+    base = load_pruned(tmp_path / "saved", adapter=False)
+    assert not torch.equal(base(tokens(1)).logits, expected)
+    with_peft = PeftModel.from_pretrained(base, tmp_path / "saved" / "adapter")
+    assert torch.equal(with_peft(tokens(1)).logits, expected)
+    trained = [name for name, _ in with_peft.named_parameters() if "lora_A" in name]
+    assert len(trained) == 2 * 4
+    assert all(
+        not mask.any() or bool((again.get_parameter(name)[mask] == 0).all())
+        for name, mask in Context(None, 0, []).zeros(model).items()
+    )
+
+
+def test_a_damaged_adapter_is_named(tmp_path):
+    model = tiny_model("llama")
+    unmerged(model)
+    save(model, None, tmp_path / "saved", made_by={})
+    (tmp_path / "saved" / "adapter" / "adapter_model.safetensors").write_bytes(b"broken")
+    with pytest.raises(PrunebenchError, match=r"adapter_model\.safetensors: not an adapter"):
+        load_pruned(tmp_path / "saved")
+    load_pruned(tmp_path / "saved", adapter=False)
+
+
+def test_an_adapter_of_another_model_is_refused():
+    context = recover(tiny_model("llama"), merge=False)
+    with pytest.raises(PrunebenchError, match="has an update for model\\.layers"):
+        context.adapter.attach(tiny_model("opt"))

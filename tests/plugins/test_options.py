@@ -102,7 +102,7 @@ LATER: dict[tuple[str, str], dict[str, Any]] = {
         "fresh_windows": None,
         "keep_layers": 12,
     },
-    ("recovery", "lora"): {**VALIDATION},
+    ("recovery", "lora"): {**VALIDATION, "merge": True},
     ("recovery", "finetune"): {**VALIDATION},
 }
 """Options that came after the first run folders, with the default that keeps old behaviour."""

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from pydantic import ValidationError
 
+from prunebench.model.adapter import attached
 from prunebench.schema import Part
 from prunebench.store.atomic import write_atomically
 
@@ -79,4 +80,8 @@ def fingerprint(model: Any) -> str:
         # Weights that stay in the checkpoint's files are pinned by the cell's id.
         bits = "on disk" if weight.is_meta else torch.hash_tensor(weight).view(torch.int64).item()
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype} {bits}\n".encode())
+    if (adapter := attached(model)) is not None:
+        for path, pair in adapter.updates.items():
+            both = [torch.hash_tensor(each).view(torch.int64).item() for each in pair]
+            digest.update(f"{path} {adapter.alpha} {both}\n".encode())
     return digest.hexdigest()

@@ -20,6 +20,7 @@ from prunebench.isolation.model_guard import ModelGuard
 from prunebench.isolation.process_guard import guarded
 from prunebench.measure.audit import DenseFacts, audit, dense_facts
 from prunebench.measure.weight_counts import LayerCount, count_layer
+from prunebench.model.adapter import attached
 from prunebench.model.anatomy import anatomy
 from prunebench.model.dense_indices import DenseIndices
 from prunebench.model.folder import read_checkpoint
@@ -57,9 +58,11 @@ class PrunedCell:
 
     @property
     def is_changed(self) -> bool:
-        """Whether the method changed anything that could change the speed."""
+        """Whether the method or the recovery changed anything that could change the speed."""
         return (
-            self.audit.zeros != self.dense.zeros or self.audit.parameters != self.dense.parameters
+            attached(self.loaded.model) is not None
+            or self.audit.zeros != self.dense.zeros
+            or self.audit.parameters != self.dense.parameters
         )
 
     def made_by(self, cell: Cell) -> dict[str, Any]:

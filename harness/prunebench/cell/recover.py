@@ -88,6 +88,9 @@ def recover(
             parameter.grad = None
             parameter.requires_grad = False
         guard.check(model, setup.flags)
+    if context.adapter is not None:
+        context.adapter.attach(model)
+        context.notes["adapter_parameters"] = context.adapter.parameters
     provenance: dict[str, Any] = {
         "recovery_plugin": f"{cell.recovery.distribution} {cell.recovery.version}"
     }

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from prunebench.errors import PrunebenchError
+from prunebench.model.adapter import FOLDER, attached
 from prunebench.model.files import atomic_replace, disk_errors, move_over, scratch_folder
 from prunebench.model.pruning_json import (
     VARIANT,
@@ -61,7 +62,7 @@ def save(
 
     An earlier checkpoint is replaced. ``made_by`` (method, options, ...) adds a `pruning.json`,
     which tells how to load a model whose layers have different shapes; ``kept`` adds which units
-    these are. Raises PrunebenchError if the folder holds something else, cannot be written, or the
+    these are. An adapter beside the model's linears goes into a folder of its own in it. Raises PrunebenchError if the folder holds something else, cannot be written, or the
     disk is full.
     """
     if made_by is None:
@@ -86,6 +87,8 @@ def save_into(
     check_target(folder)
     with atomic_replace(folder) as aside, quiet():
         model.save_pretrained(aside, variant=variant)
+        if (adapter := attached(model)) is not None:
+            adapter.save(aside / FOLDER)
         if tokenizer is not None:
             tokenizer.save_pretrained(aside)
         yield aside
@@ -146,8 +149,8 @@ def _new_shards(model: Any, folder: Path, shard_bytes: int) -> dict[str, StoredT
 
 def _readable(folder: Path) -> None:
     """Let everybody read the files; some writers create them for their owner only."""
-    for path in folder.iterdir():
-        path.chmod(0o644)
+    for path in folder.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def check_target(folder: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.model import Placement
+from prunebench.model.adapter import read_adapter
 from prunebench.model.folder import Checkpoint, read_checkpoint
 from prunebench.model.from_pretrained import (
     LoadedWeights,
@@ -152,22 +153,29 @@ def load_bare(folder: Path, *, dtype: str, device: str) -> LoadedModel:
     )
 
 
-def load_pruned(folder: str | Path, *, dtype: str | None = None, device: str = "cpu") -> Any:
+def load_pruned(
+    folder: str | Path, *, dtype: str | None = None, device: str = "cpu", adapter: bool = True
+) -> Any:
     """Load a model that `prunebench prune` or `prunebench.prune` saved, whatever its shape.
 
     Returns the transformers causal LM in eval mode; its logits are those of the saved model.
-    ``dtype`` is 'float32', 'bfloat16' or 'float16'; by default the saved one. Raises
-    PrunebenchError if the folder is incomplete or damaged.
+    ``dtype`` is 'float32', 'bfloat16' or 'float16'; by default the saved one. ``adapter=False``
+    leaves out a LoRA adapter that was kept beside the weights, so that PEFT can load it from the
+    subfolder `adapter`. Raises PrunebenchError if the folder is incomplete or damaged.
     """
     checkpoint, source = _prepare(Path(folder), tokenizer=False)
+    beside = read_adapter(Path(folder)) if adapter else None
     with quiet():
-        return load_model(
+        model = load_model(
             checkpoint,
             source,
             dtype="auto" if dtype is None else getattr(torch, dtype),
             device=device,
             trust_remote_code=False,
         ).model
+    if beside is not None:
+        beside.attach(model)
+    return model
 
 
 def _prepare(

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from prunebench.errors import PrunebenchError, first_line
+from prunebench.model.adapter import FOLDER
 from prunebench.model.folder import Checkpoint, hashed_files
 from prunebench.model.weight_files import ADAPTER
 from prunebench.model.wrong_file import read_json
@@ -157,6 +158,8 @@ def _unused_files(checkpoint: Checkpoint) -> list[str]:
         )
     elif adapters:
         others += adapters
+    if (folder / FOLDER / ADAPTER).is_file():
+        found.append(f"keeps an adapter in {FOLDER}/, which was not loaded")
     if others:
         shown = ", ".join(others[:3]) + (" ..." if len(others) > 3 else "")
         found.append(f"holds weight files that were not loaded: {shown}")

@@ -20,8 +20,8 @@ Plain loaders look for the usual names, so they fail instead of initialising mis
 """
 ADAPTER = "adapter_config.json"
 """The config of a PEFT adapter. transformers puts one that lies beside a model on top of it."""
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _SHARD = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})\.safetensors")
-_ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _CONVERT = (
     "convert it once: AutoModelForCausalLM.from_pretrained(FOLDER, weights_only=True)"
     ".save_pretrained(NEW_FOLDER)"
@@ -125,7 +125,7 @@ def _no_weights(folder: Path) -> PrunebenchError:
     others = [name for name in names if name.endswith(".safetensors")]
     if shards := [match for name in others if (match := _SHARD.fullmatch(name))]:
         return _no_index(folder, shards)
-    if others == [_ADAPTER_WEIGHTS] or (others and ADAPTER in names):
+    if others == [ADAPTER_WEIGHTS] or (others and ADAPTER in names):
         return PrunebenchError(f"{folder} holds a PEFT adapter, not a model", hint=_MERGE)
     if any(name.startswith("consolidated") for name in names):
         return PrunebenchError(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from prunebench.layerwise.device_moves import LayerSource
     from prunebench.layerwise.pruner import GroupPruner
     from prunebench.layerwise.statistics import Statistic
+    from prunebench.model.adapter import Adapter
     from prunebench.training.log import TrainingLog
     from prunebench.training.optimiser import Penalty
     from prunebench.training.settings import TrainingSettings
@@ -65,6 +66,10 @@ class Context:
     """Tokens that went through the model in `train`, each as often as it was seen."""
     draw: Callable[[int], torch.Tensor] | None = None
     """Draws calibration windows: see `fresh_windows`. None if the tokens were given as they are."""
+    adapter: Adapter | None = None
+    """A recovery that does not merge its updates leaves them here, and the linears as they were.
+
+    The harness measures the model with them, and saves them beside it."""
     counted: torch.Tensor | None = None
     """Which calibration tokens the loss of a training counts, bool [windows, length]; None: all.
 
