@@ -5,7 +5,69 @@ from __future__ import annotations
 import pytest
 import torch
 
-from prunebench.layerwise.statistics import Hessian
+from prunebench.layerwise.statistics import Hessian, InputNorm
+
+BATCHES = [(1, 5), (4, 12), (2, 7)]
+"""Windows and tokens of each batch: batches may differ in both."""
+
+
+def batches(features: int, dtype: torch.dtype = torch.float32) -> list[tuple[torch.Tensor, int]]:
+    generator = torch.Generator().manual_seed(3)
+    return [
+        ((1 + step) * torch.randn(tokens, features, generator=generator).to(dtype), windows)
+        for step, (windows, tokens) in enumerate(BATCHES)
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_norm_of_several_batches_is_the_root_of_the_mean_over_all_windows(
+    dtype: torch.dtype,
+) -> None:
+    norm = InputNorm(6, torch.device("cpu"))
+    for inputs, windows in batches(6, dtype):
+        norm.add(inputs, windows)
+    every = torch.cat([inputs for inputs, _ in batches(6, dtype)]).double()
+    expected = (every.square().sum(0) / sum(windows for windows, _ in BATCHES)).sqrt()
+    assert norm.finite()
+    found = norm.result()
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_norm_is_a_running_mean_in_the_released_order_of_operations() -> None:
+    """Bit for bit: then near-ties between Wanda's scores fall as they do there."""
+    norm, mean, seen = InputNorm(6, torch.device("cpu")), torch.zeros(6), 0
+    for inputs, windows in batches(6):
+        norm.add(inputs, windows)
+        mean *= seen / (seen + windows)
+        seen += windows
+        mean += torch.norm(inputs.t(), p=2, dim=1) ** 2 / seen
+    assert torch.equal(norm.result(), mean.sqrt())
+
+
+@pytest.mark.parametrize("features", [6, 200, 400])
+def test_the_hessian_of_several_batches_is_that_of_all_tokens(features: int) -> None:
+    hessian = Hessian(features, torch.device("cpu"))
+    for inputs, windows in batches(features):
+        hessian.add(inputs, windows)
+    every = torch.cat([inputs for inputs, _ in batches(features)]).double()
+    expected = 2 / sum(windows for windows, _ in BATCHES) * every.t() @ every
+    found = hessian.result()
+    assert torch.equal(found, found.t())
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [InputNorm, Hessian])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_one_value_that_is_not_finite_shows(kind: type[InputNorm | Hessian], bad: float) -> None:
+    found = kind(6, torch.device("cpu"))
+    for inputs, windows in batches(6):
+        found.add(inputs, windows)
+    assert found.finite()
+    wrong = torch.ones(2, 6)
+    wrong[1, 5] = bad
+    found.add(wrong, 1)
+    assert not found.finite()
 
 
 @pytest.mark.parametrize("panel", [128, 512])

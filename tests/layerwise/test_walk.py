@@ -74,8 +74,12 @@ def reference_norms(model, ids: torch.Tensor) -> dict[tuple[int, str], torch.Ten
     return norms
 
 
+@pytest.mark.parametrize("batch_tokens", [16, 32, 512])  # 1, 2 and all 3 windows in a batch
 @pytest.mark.parametrize("family", FAMILIES)
-def test_norms_equal_those_of_full_forwards_behind_pruned_predecessors(family: str) -> None:
+def test_norms_equal_those_of_full_forwards_behind_pruned_predecessors(
+    family: str, batch_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(batches.BATCH_TOKENS, "cpu", batch_tokens)
     model, twin = tiny_model(family), tiny_model(family)
     ids = tokens(model)
     recorder = Recorder()
