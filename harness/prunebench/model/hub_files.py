@@ -168,7 +168,9 @@ def _fill(slot: _Slot, wanted: Wanted, remote: Any, url: str, endpoint: str) -> 
     with path_lock(slot.lock):
         if not slot.blob.exists():  # another process may have brought it meanwhile
             _complete(slot, wanted, url, remote.size)
-        slot.link()
+        # A link that is there stays: who waited for the lock must not take it from a reader.
+        if not slot.file.exists():
+            slot.link()
 
 
 def _complete(slot: _Slot, wanted: Wanted, url: str, size: int | None) -> None:
