@@ -53,6 +53,9 @@ def parquet(**columns: list[Any]) -> bytes:
 
 
 def corpus_file(name: str, column: str) -> bytes:
+    if name.endswith(".json"):
+        rows = [{"instruction": text, "input": "", "output": text} for text in TEXTS]
+        return json.dumps(rows).encode()
     if name.endswith(".gz"):
         return gzip.compress("".join(json.dumps({column: text}) + "\n" for text in TEXTS).encode())
     return parquet(**{column: TEXTS})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -121,6 +122,19 @@ def test_a_damaged_file_is_named(cached: Path) -> None:
     with pytest.raises(PrunebenchError, match=r"cannot read .*train\.json\.gz") as caught:
         corpus().documents("train")
     assert "\n" not in str(caught.value)
+    assert "BadGzipFile" not in caught.value.message  # the reason, not its class
+
+
+def test_deleting_the_file_that_is_named_mends_a_damaged_one(hub: HubServer) -> None:
+    hub.repository("someone/news", kind="datasets").pin(REVISION, {"en/train.json.gz": rows(20)})
+    assert len(corpus().documents("train")) == 20
+    [blob] = (Path(constants.HF_HUB_CACHE) / "datasets--someone--news" / "blobs").iterdir()
+    blob.write_bytes(b"damaged meanwhile")
+    with pytest.raises(PrunebenchError, match="cannot read") as caught:
+        corpus().documents("train")
+    named = re.search(r"delete (\S+) and run again", caught.value.hint)
+    Path(named[1]).unlink()
+    assert len(corpus().documents("train")) == 20
 
 
 def test_the_error_for_an_unreachable_hub_names_the_offline_choices(cached: Path) -> None:

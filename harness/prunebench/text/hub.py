@@ -94,9 +94,14 @@ class HubCorpus(Corpus):
         try:
             rows: Dataset = load_dataset(kind, data_files=str(path), split="train")
         except Exception as error:
+            # `datasets` wraps the reason in an error that does not say it.
+            reason = first_line(error.__cause__ or error)
             raise PrunebenchError(
-                f"corpus '{self.name}': cannot read {path}: {first_line(error)}",
-                hint="check the free disk space; if the file is damaged, delete it and run again",
+                f"corpus '{self.name}': cannot read {self.files[split]} of {self.repository}: "
+                f"{reason}",
+                # Not the path in the snapshot: that is a link, and the file would stay.
+                hint="check the free disk space; if the file is damaged, "
+                f"delete {path.resolve()} and run again",
             ) from error
         return rows
 
