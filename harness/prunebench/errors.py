@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class PrunebenchError(Exception):
@@ -13,9 +14,10 @@ class PrunebenchError(Exception):
     """
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        # A name of a file may hold what neither a terminal nor a record can take.
+        self.message = printable(message)
+        self.hint = None if hint is None else printable(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
@@ -30,9 +32,35 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     return f"known: {', '.join(known)}" if known else "none is known here"
 
 
+def printable(text: str) -> str:
+    """``text`` in UTF-8: a byte of a file's name that is no character is shown as an escape."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # Python holds such a byte as the code point 0xDC00 + byte.
+        return "".join(
+            f"\\x{ord(sign) - 0xDC00:02x}"
+            if "\udc80" <= sign <= "\udcff"
+            else sign.encode(errors="backslashreplace").decode()
+            for sign in text
+        )
+    return text
+
+
+def printable_values(value: Any) -> Any:
+    """``value``, which JSON can hold, with every text in it as `printable` gives it."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, Mapping):
+        return {printable_values(key): printable_values(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [printable_values(item) for item in value]
+    return value
+
+
 def one_line(text: str) -> str:
     """``text`` with line breaks and control characters as escapes, because names may hold them."""
-    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in printable(text))
 
 
 def first_line(error: BaseException) -> str:

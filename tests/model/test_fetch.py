@@ -123,3 +123,11 @@ def test_a_folder_is_used_directly_unless_it_changed(tmp_path, cache):
     shutil.rmtree(folder)
     with pytest.raises(PrunebenchError, match="does not exist"):
         fetch_checkpoint(ref)
+
+
+def test_a_gguf_file_whose_name_is_not_utf8_is_converted(tiny_gguf, tmp_path, cache):
+    path = tmp_path / "caf\udce9.gguf"
+    shutil.copy(tiny_gguf, path)
+    ref = resolve(str(path), base=Path(), assets={})
+    assert ref.name == r"caf\xe9"
+    assert (fetch_checkpoint(ref) / "model.safetensors").is_file()

@@ -60,3 +60,23 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
 def test_everybody_may_read_the_file(tmp_path: Path) -> None:
     write_atomically(tmp_path / "file.json", "text", durable=False)
     assert (tmp_path / "file.json").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    """Somebody may keep a report or a record in another place."""
+    (tmp_path / "elsewhere").mkdir()
+    there = tmp_path / "elsewhere" / "report.html"
+    there.write_text("old")
+    (tmp_path / "report.html").symlink_to(there)
+    write_atomically(tmp_path / "report.html", "new")
+    assert (tmp_path / "report.html").readlink() == there
+    assert there.read_text() == "new"
+
+
+def test_hidden_files_of_the_user_stay_in_a_run_folder(tmp_path: Path) -> None:
+    names = [".notes.json.bak", ".plan.json.mine", ".vscode.json.abcdefgh", ".plan.json"]
+    for name in names:
+        (tmp_path / name).touch()
+    (tmp_path / ".plan.json.a1_b2c3d").touch()
+    with RunStore(tmp_path).lock():
+        assert {path.name for path in tmp_path.iterdir()} == {*names, ".lock"}

@@ -66,11 +66,17 @@ def test_a_new_record_does_not_overwrite_a_damaged_one(tmp_path: Path) -> None:
     one = cell()
     run = store(tmp_path / "run", one)
     run.record_path(one.id).parent.mkdir(exist_ok=True)
-    run.record_path(one.id).write_text("torn")
-    assert not run.finished(one)
-    run.write(record(one))
-    assert run.finished(one)
-    assert run.record_path(one.id).with_suffix(".json.damaged").read_text() == "torn"
+    for text in ("torn", "torn again", "once more"):
+        run.record_path(one.id).write_text(text)
+        assert not run.finished(one)
+        run.write(record(one))
+        assert run.finished(one)
+    found = {path.name: path.read_text() for path in (tmp_path / "run" / "cells").glob("*.dam*")}
+    assert found == {
+        f"{one.id}.json.damaged": "torn",
+        f"{one.id}.json.damaged-2": "torn again",
+        f"{one.id}.json.damaged-3": "once more",
+    }
 
 
 def test_a_folder_that_is_not_this_run_is_refused(tmp_path: Path) -> None:

@@ -256,11 +256,11 @@ def _calibration(setup: CellSetup) -> str | None:
 
 def _check_target(out: Path, format: str) -> None:  # noqa: A002 - the option's name
     """Refuse a folder that must not be replaced, before anything is computed."""
-    from prunebench.model.checkpoint import check_target
+    from prunebench.model.save_target import save_target
 
     if format not in FORMATS:
         raise PrunebenchError(f"unknown format '{format}'", hint=did_you_mean(format, FORMATS))
-    check_target(out)
+    save_target(out)
 
 
 def _checked_stream(job: PruneJob) -> Path:

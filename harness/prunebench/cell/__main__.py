@@ -8,11 +8,11 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from prunebench.byte_path import shell_command
 from prunebench.cell.events import EventWriter
 from prunebench.experiment.cell import Cell
 from prunebench.isolation.interpreter import module_command
@@ -24,7 +24,7 @@ from prunebench.store.atomic import write_atomically
 def command(spec: Path) -> str:
     """The command that runs the cell of ``spec`` again."""
     files = [word for file in plugin_files() for word in ("--plugin", str(file.path))]
-    return shlex.join(module_command("prunebench.cell", str(spec.resolve()), *files))
+    return shell_command(module_command("prunebench.cell", str(spec.resolve()), *files))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ import torch
 from prunebench.cell.partial_results import fingerprint
 from prunebench.cell.profile import too_large
 from prunebench.cell.setup import seed_all, vocabulary_size
-from prunebench.errors import PrunebenchError, first_line
+from prunebench.errors import PrunebenchError, first_line, printable
 from prunebench.isolation.flags import Flags
 from prunebench.isolation.model_guard import ModelGuard
 from prunebench.isolation.process_guard import guarded
@@ -241,4 +241,4 @@ def _reason(error: BaseException) -> str:
         else f"{type(error).__name__}: {first_line(error)}"
     )
     hint = f" ({error.hint})" if isinstance(error, PrunebenchError) and error.hint else ""
-    return f"{text}{hint}"[:LONGEST_REASON]
+    return printable(f"{text}{hint}")[:LONGEST_REASON]

@@ -18,6 +18,7 @@ from prunebench.cell.profile import NOT_THE_MODEL_ALONE, profile
 from prunebench.cell.quality import measure_quality
 from prunebench.cell.setup import CellSetup, set_up, vocabulary_size
 from prunebench.cell.unpinned import unpinned
+from prunebench.errors import printable_values
 from prunebench.experiment.cell import Cell
 from prunebench.isolation.timing_lock import TimingLock
 from prunebench.measure.devices.cpu_contention import CpuWatch
@@ -80,7 +81,9 @@ def run_cell(
             gpu=memory.sharing(), cpu=cpu.result(), cpu_reason=cpu.reason
         )
     plugin = f"{cell.method.distribution} {cell.method.version}"
-    record.provenance = {**machine(), "command": command, "plugin": plugin, **record.provenance}
+    record.provenance = printable_values(
+        {**machine(), "command": command, "plugin": plugin, **record.provenance}
+    )
     return record
 
 

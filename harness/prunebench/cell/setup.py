@@ -13,7 +13,7 @@ import psutil
 import torch
 
 from prunebench.cell.phases import Phases
-from prunebench.errors import PrunebenchError
+from prunebench.errors import PrunebenchError, printable_values
 from prunebench.experiment.cell import Cell
 from prunebench.isolation.flags import Flags
 from prunebench.isolation.process_guard import guarded
@@ -178,7 +178,7 @@ class CellSetup:
             )
             return {}
         # `parse_constant` sees NaN and Infinity, which the record's JSON cannot hold.
-        found = json.loads(text, parse_constant=str)
+        found = printable_values(json.loads(text, parse_constant=str))
         if not isinstance(found, dict):
             self.flags.add(who, "wrote notes that are not a mapping; dropped")
             return {}

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from prunebench.cli.options import echo_path
+
 
 @click.command("compare")
 @click.argument("a", type=click.Path(path_type=Path))
@@ -42,4 +44,4 @@ def command(a: Path, b: Path, html: Path | None) -> None:
             line(shown, f"only in {name}: {', '.join(there)}")
     line(shown, found["summary"])
     if html is not None:
-        click.echo(html)
+        echo_path(html)

@@ -7,6 +7,8 @@ from typing import Literal
 
 import click
 
+from prunebench.cli.options import echo_path
+
 
 @click.command("export")
 @click.argument("run", type=click.Path(path_type=Path))
@@ -28,5 +30,5 @@ def command(run: Path, form: Literal["json", "csv", "parquet", "sqlite"], out: P
     # None: it was written to --out. JSON has no final newline, CSV has one.
     if text is not None:
         click.echo(text, nl=not text.endswith("\n"))
-    else:
-        click.echo(out, err=True)
+    elif out is not None:
+        echo_path(out, err=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunebench.cli.options import suite_options
+from prunebench.errors import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -141,7 +142,7 @@ def summary(described: dict[str, Any]) -> str:
         words.append(f", {totals['failed']} failed, to be tried again")
     if totals["left"]["flop"]:
         words.append(f"; at least {_count(totals['left']['flop'], 1e9)} GFLOP left")
-    return f"{''.join(words)}; folder {described['folder']}"
+    return f"{''.join(words)}; folder {printable(described['folder'])}"
 
 
 def moving(described: dict[str, Any]) -> list[str]:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from prunebench.cli.options import echo_path
+from prunebench.errors import printable
 from prunebench.plugin.scaffold import SCAFFOLDS, write_package
 
 
@@ -45,5 +47,6 @@ def command(name: str, kind: str, parent: Path) -> None:
             )
     folder = write_package(name, kind, parent)
     for path in sorted(file for file in folder.rglob("*") if file.is_file()):
-        click.echo(path)
-    click.echo(f"next: pip install -e {folder}, then follow {folder / 'README.md'}")
+        echo_path(path)
+    shown = printable(str(folder))
+    click.echo(f"next: pip install -e {shown}, then follow {shown}/README.md")

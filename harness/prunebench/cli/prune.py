@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunebench.cli.options import LARGEST, assignments, plugin_option
+from prunebench.errors import printable
 
 if TYPE_CHECKING:
     from prunebench.app.prune import Pruned
@@ -138,8 +139,9 @@ def summary(result: Pruned, out: Path) -> str:
     if audit.hidden != audit.hidden_dense:
         facts.append(f"{audit.hidden} of {audit.hidden_dense} residual channels stay")
     flags = "".join(f"note: {flag}\n" for flag in result.flags)
+    shown = printable(str(out))
     calibrated = f"calibrated on {result.calibration}\n" if result.calibration else ""
-    return f"{calibrated}{'; '.join(facts)}\n{audit.note}\n{flags}saved in {out}"
+    return f"{calibrated}{'; '.join(facts)}\n{audit.note}\n{flags}saved in {shown}"
 
 
 class _Progress:

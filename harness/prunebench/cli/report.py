@@ -8,7 +8,7 @@ from typing import Literal
 
 import click
 
-from prunebench.cli.options import plugin_option
+from prunebench.cli.options import echo_path, plugin_option
 
 
 @click.command("report")
@@ -55,7 +55,7 @@ def command(
             from prunebench.store.atomic import write_atomically
 
             write_atomically(out, text)
-            click.echo(out, err=True)
+            echo_path(out, err=True)
         return
     # Plugins are loaded for their sections only; records are shown without the plugins they name.
     sections = list(load_plugins().registered("section").values())
@@ -66,6 +66,6 @@ def command(
         only=only,
         sections=sections,
     )
-    click.echo(path)
+    echo_path(path)
     if show:
         webbrowser.open(path.resolve().as_uri())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunebench.cli.options import suite_options
+from prunebench.errors import printable
 
 if TYPE_CHECKING:
     from prunebench.app.plan import SuiteRequest
@@ -93,7 +94,9 @@ class _Terminal:
         from prunebench.app.progress import show
 
         finished = start.cells - len(start.to_run)
-        click.echo(f"{start.suite}: {_cells(start.cells)}, {finished} finished, in {start.folder}")
+        click.echo(
+            f"{start.suite}: {_cells(start.cells)}, {finished} finished, in {printable(str(start.folder))}"
+        )
         if start.former is not None:
             click.echo(f"continuing a run that was killed ({start.former})", err=True)
         for damaged in start.damaged:
@@ -111,7 +114,7 @@ def _show_end(done: FinishedRun, begun: float) -> None:
         from prunebench.cli.run_end import show_summary
 
         show_summary(done.folder)
-        click.echo(f"report: {done.report}")
+        click.echo(f"report: {printable(str(done.report))}")
     if done.measured_s:
         click.echo(_spent(time.monotonic() - begun, done.measured_s, done.most_at_once))
 

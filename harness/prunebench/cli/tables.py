@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from prunebench.errors import printable
+
 
 def console() -> Console:
     """Standard output, wide enough for a table."""
@@ -20,7 +22,7 @@ def console() -> Console:
 def line(shown: Console, text: str) -> None:
     """Print ``text`` as it is."""
     # Labels contain brackets, which rich reads as markup; long lines are the terminal's to wrap.
-    shown.print(text, markup=False, soft_wrap=True)
+    shown.print(printable(text), markup=False, soft_wrap=True)
 
 
 def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

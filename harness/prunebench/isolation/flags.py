@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from prunebench.errors import printable
+
 
 @dataclass
 class Flags:
@@ -13,4 +15,4 @@ class Flags:
 
     def add(self, who: str, what: str) -> None:
         """``who`` did ``what``, e.g. 'the method' and 'changed sys.path; restored'."""
-        self.found.append(f"{who} {what}")
+        self.found.append(printable(f"{who} {what}"))

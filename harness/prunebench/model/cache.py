@@ -9,6 +9,7 @@ import os
 import time
 from pathlib import Path
 
+from prunebench.byte_path import path_text
 from prunebench.errors import PrunebenchError
 from prunebench.model.files import atomic_replace
 from prunebench.user_path import user_path
@@ -42,8 +43,8 @@ def file_sha256(path: Path) -> str:
     try:
         real = path.resolve(strict=True)
         stat = real.stat()
-        key = {"path": str(real), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-        memo = cache_dir() / "sha256" / f"{hashlib.sha256(str(real).encode()).hexdigest()}.json"
+        key = {"path": path_text(real), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        memo = cache_dir() / "sha256" / f"{hashlib.sha256(os.fsencode(real)).hexdigest()}.json"
         large = stat.st_size >= _SMALL
         if large and (known := _remembered(memo, key)):
             return known

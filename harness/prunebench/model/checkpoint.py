@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from prunebench.byte_path import utf8_path
 from prunebench.errors import PrunebenchError
 from prunebench.model.adapter import FOLDER, attached
 from prunebench.model.files import atomic_replace, disk_errors, move_over, scratch_folder
@@ -23,9 +25,9 @@ from prunebench.model.pruning_json import (
 from prunebench.model.quiet import quiet
 from prunebench.model.safetensors_header import StoredTensor
 from prunebench.model.safetensors_io import TensorFiles, layout, new_file
+from prunebench.model.save_target import check_replaceable, save_target
 from prunebench.model.weight_files import INDEX, SINGLE
 from prunebench.record.kept_units import KeptUnits
-from prunebench.user_path import user_path
 
 
 def memory_bytes(model: torch.nn.Module) -> int:
@@ -84,13 +86,16 @@ def save_into(
     When the block ends, the temporary folder replaces ``folder``. Raises PrunebenchError as `save`
     does; ``folder`` is then unchanged.
     """
-    check_target(folder)
-    with atomic_replace(folder) as aside, quiet():
-        model.save_pretrained(aside, variant=variant)
-        if (adapter := attached(model)) is not None:
-            adapter.save(aside / FOLDER)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(aside)
+    target = save_target(folder)
+    # Saving takes a while: look again at what is there before it is replaced.
+    with atomic_replace(target, partial(check_replaceable, shown=folder)) as aside, quiet():
+        aside.mkdir()
+        with utf8_path(aside) as path:
+            model.save_pretrained(path, variant=variant)
+            if (adapter := attached(model)) is not None:
+                adapter.save(path / FOLDER)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(path)
         yield aside
         _readable(aside)
 
@@ -105,21 +110,22 @@ def save_by_pieces(
     model. A file holds at most ``shard_bytes`` unless one tensor is larger, as transformers does
     it.
     """
-    check_target(folder)
-    with scratch_folder(folder) as beside:
-        aside = beside / folder.name
+    target = save_target(folder)
+    with scratch_folder(target) as beside:
+        aside = beside / target.name
         with disk_errors(folder), quiet():
             aside.mkdir()
-            model.save_pretrained(aside, state_dict={})  # no tensors: writes the config only
-            if tokenizer is not None:
-                tokenizer.save_pretrained(aside)
+            with utf8_path(aside) as path:
+                model.save_pretrained(path, state_dict={})  # no tensors: writes the config only
+                if tokenizer is not None:
+                    tokenizer.save_pretrained(path)
             entries = _new_shards(model, aside, shard_bytes)
         # Outside `disk_errors`: an OSError of the block itself says nothing about this folder.
         with TensorFiles(entries, write=True) as tensors:
             yield aside, tensors
         with disk_errors(folder):
             _readable(aside)
-            move_over(aside, folder)
+            move_over(aside, target, partial(check_replaceable, shown=folder))
 
 
 def _new_shards(model: Any, folder: Path, shard_bytes: int) -> dict[str, StoredTensor]:
@@ -151,19 +157,6 @@ def _readable(folder: Path) -> None:
     """Let everybody read the files; some writers create them for their owner only."""
     for path in folder.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
-
-
-def check_target(folder: Path) -> None:
-    """Raise PrunebenchError if ``folder`` cannot be one, or holds anything but a checkpoint.
-
-    Nothing else may ever be replaced.
-    """
-    user_path(folder, what="the output folder", hint="choose another folder")
-    empty = folder.is_dir() and not any(folder.iterdir())
-    if folder.exists() and not (folder / "config.json").is_file() and not empty:
-        raise PrunebenchError(
-            f"{folder} exists and is not a checkpoint", hint="choose another folder"
-        )
 
 
 def saved_names(model: Any) -> dict[str, str]:

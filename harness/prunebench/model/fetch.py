@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from prunebench.byte_path import text_path
 from prunebench.errors import PrunebenchError, first_line
 from prunebench.experiment.model import ModelRef
 from prunebench.isolation.model_guard import first_not_finite
@@ -43,7 +44,7 @@ def fetch_checkpoint(ref: ModelRef) -> Path:
         return _dequantised(asset.fetch(), asset.sha256)
     if ref.kind == "made":
         return GeneratedAsset(ref.location, ref.sha256 or "").generate()
-    file = Path(ref.location)
+    file = text_path(ref.location)
     digest = file_sha256(file)
     if ref.sha256 not in {None, digest}:
         raise _changed(file)
@@ -51,7 +52,7 @@ def fetch_checkpoint(ref: ModelRef) -> Path:
 
 
 def _unchanged_folder(ref: ModelRef) -> Path:
-    folder = Path(ref.location)
+    folder = text_path(ref.location)
     if not folder.is_dir():
         raise PrunebenchError(
             f"{folder} does not exist", hint="name an existing folder or .gguf file"

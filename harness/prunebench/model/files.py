@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import glob
+import hashlib
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from prunebench.callbacks import ignore
 from prunebench.errors import PrunebenchError
+
+_RANDOM = re.compile("[a-z0-9_]{8}")  # how `mkdtemp` ends a name
 
 
 @contextlib.contextmanager
@@ -38,7 +42,7 @@ def scratch_folder(target: Path) -> Iterator[Path]:
     """
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".tmp-{target.name}-"))
+        folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=_scratch_prefix(target)))
     try:
         yield folder
     finally:
@@ -46,24 +50,45 @@ def scratch_folder(target: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_replace(target: Path) -> Iterator[Path]:
+def atomic_replace(target: Path, check: Callable[[Path], object] = ignore) -> Iterator[Path]:
     """Give a path to write a file or folder to; it replaces ``target`` if the block succeeds.
 
-    Raises PrunebenchError if the disk is full or ``target`` is not writable. After any exception
+    ``check`` is called with a folder that is about to be lost, see `move_over`. Raises
+    PrunebenchError if the disk is full or ``target`` is not writable. After any exception
     ``target`` is unchanged.
     """
     with scratch_folder(target) as folder, disk_errors(target):
         aside = folder / target.name
         yield aside
-        move_over(aside, target)
+        move_over(aside, target, check)
 
 
-def move_over(aside: Path, target: Path) -> None:
-    """Rename ``aside`` to ``target``; ``aside`` must be in a `scratch_folder` of ``target``."""
-    if target.is_dir():
+def move_over(aside: Path, target: Path, check: Callable[[Path], object] = ignore) -> None:
+    """Rename ``aside`` to ``target``; ``aside`` must be in a `scratch_folder` of ``target``.
+
+    If ``target`` is a folder, ``check`` is called with its new path before it is lost. If that
+    raises, the folder is put back.
+    """
+    if target.is_dir() and not target.is_symlink():
         # rename(2) does not replace a folder that has files in it, so move the old one out first.
-        target.replace(aside.parent / "old")
+        old = aside.parent / ("old" if target.name != "old" else "older")
+        target.rename(old)
+        try:
+            # Only now can nobody add a file to it unseen.
+            check(old)
+        except BaseException:
+            old.rename(target)
+            raise
     aside.replace(target)
+
+
+def _scratch_prefix(target: Path) -> str:
+    """The beginning of the names of scratch folders of ``target``; 8 random signs follow."""
+    name = target.name
+    # A name may have 255 bytes.
+    if len(os.fsencode(name)) > 200:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return f".tmp-{name}-"
 
 
 @contextlib.contextmanager
@@ -88,5 +113,8 @@ def path_lock(path: Path) -> Iterator[None]:
 
 def _remove_leftovers(target: Path) -> None:
     """Remove the scratch folders of writers of ``target`` that were killed."""
-    for left in target.parent.glob(f".tmp-{glob.escape(target.name)}-*"):
-        shutil.rmtree(left, ignore_errors=True)
+    prefix = _scratch_prefix(target)
+    for left in target.parent.iterdir():
+        # Not by the prefix alone: '.tmp-a-b-' begins like '.tmp-a-', and its writer may be alive.
+        if left.name.startswith(prefix) and _RANDOM.fullmatch(left.name.removeprefix(prefix)):
+            shutil.rmtree(left, ignore_errors=True)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prunebench.byte_path import temporary_parent
 from prunebench.errors import PrunebenchError, first_line
 from prunebench.model.adapter import FOLDER
 from prunebench.model.folder import Checkpoint, hashed_files
@@ -132,7 +133,7 @@ def gguf_folder(file: Path) -> Path:
 
 def _temporary_folder() -> Path:
     """An empty folder, which is removed when this process ends."""
-    folder = Path(tempfile.mkdtemp(prefix="prunebench-model-"))
+    folder = Path(tempfile.mkdtemp(prefix="prunebench-model-", dir=temporary_parent()))
     owner = os.getpid()
 
     # A forked child inherits the handler, but not the folder.

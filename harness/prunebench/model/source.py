@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from prunebench.errors import PrunebenchError, did_you_mean
+from prunebench.byte_path import SCHEME, path_text
+from prunebench.errors import PrunebenchError, did_you_mean, printable
 from prunebench.experiment.model import ModelRef, Placement
 from prunebench.model.cache import file_sha256
 from prunebench.model.families import family_of
@@ -93,7 +94,7 @@ def _asset(model: ModelAsset) -> dict[str, Any]:
 
 def _path(text: str, base: Path) -> Path | None:
     """The absolute path that ``text`` means; None if it is not a path."""
-    looks = text.startswith((".", "/", "~")) or text.lower().endswith(".gguf")
+    looks = text.startswith((".", "/", "~", SCHEME)) or text.lower().endswith(".gguf")
     try:
         path = user_path(text, what="model", hint="name a folder or a .gguf file", base=base)
     except PrunebenchError:
@@ -109,9 +110,9 @@ def _local(path: Path, *, trust_remote_code: bool) -> dict[str, Any]:
         checkpoint = read_checkpoint(path)
         family_of(checkpoint.config.get("model_type"), path)
         return {
-            "name": _folder_name(path),
+            "name": printable(_folder_name(path)),
             "kind": "folder",
-            "location": str(path),
+            "location": path_text(path),
             "sha256": fingerprint(path, code=trust_remote_code),
             "parameters": checkpoint.parameters,
         }
@@ -127,9 +128,9 @@ def _local(path: Path, *, trust_remote_code: bool) -> dict[str, Any]:
     header = read_gguf_header(path)
     family_of(header.architecture, path)
     return {
-        "name": path.stem,
+        "name": printable(path.stem),
         "kind": "gguf",
-        "location": str(path),
+        "location": path_text(path),
         "sha256": file_sha256(path),
         "parameters": header.parameters,
     }

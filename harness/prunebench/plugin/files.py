@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from prunebench.errors import PrunebenchError
+from prunebench.errors import PrunebenchError, printable
 from prunebench.user_path import user_path
 
 VARIABLE = "PRUNEBENCH_PLUGIN_FILES"
@@ -40,13 +40,13 @@ class PluginFile:
         try:
             content = self.path.read_bytes()
         except OSError as error:
-            return self.path.name, f"unreadable: {error.strerror}"
-        return self.path.name, f"sha256:{hashlib.sha256(content).hexdigest()[:12]}"
+            return printable(self.path.name), f"unreadable: {error.strerror}"
+        return printable(self.path.name), f"sha256:{hashlib.sha256(content).hexdigest()[:12]}"
 
     def load(self) -> ModuleType:
         """Run the file as a module. Raises what the file raises."""
         # Two files with one name in different folders must be two modules.
-        path_hash = hashlib.sha256(str(self.path).encode()).hexdigest()[:8]
+        path_hash = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:8]
         name = f"prunebench_plugin_{self.name.replace('-', '_')}_{path_hash}"
         spec = importlib.util.spec_from_file_location(name, self.path)
         if spec is None or spec.loader is None:

@@ -18,6 +18,7 @@ def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        path = path.resolve()  # a link stays a link: what it names is replaced
         # In the same folder, because a rename is atomic only within one file system.
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,11 @@ from prunebench.store.lock import NAME as LOCK_NAME
 from prunebench.store.lock import Owner, hold
 from prunebench.store.plan_file import Plan, read_plan, write_plan
 from prunebench.user_path import user_path
+
+# The names that `write_atomically` gives its temporary files.
+_HALF_WRITTEN = re.compile(
+    r"\.(plan\.json|suite\.yaml|report\.html|[0-9a-f]+(\.partial)?\.json)\.[a-z0-9_]{8}"
+)
 
 
 @dataclass(frozen=True)
@@ -76,9 +82,9 @@ class RunStore:
         """
         with hold(self.folder, mark) as former:
             for folder in (self.folder, self.record_path("").parent, self.spec_path("").parent):
-                # The names that `write_atomically` gives its temporary files.
-                for path in folder.glob(".*.json.*") if folder.is_dir() else ():
-                    path.unlink(missing_ok=True)
+                for path in folder.iterdir() if folder.is_dir() else ():
+                    if _HALF_WRITTEN.fullmatch(path.name):
+                        path.unlink(missing_ok=True)
             shutil.rmtree(self.scratch_path, ignore_errors=True)
             yield former
 
@@ -150,7 +156,7 @@ class RunStore:
         path = self.record_path(record.id)
         if isinstance(self.read(record.id), DamagedRecord):
             with suppress(OSError):
-                path.replace(path.with_suffix(".json.damaged"))
+                path.replace(_free_name(path.with_suffix(".json.damaged")))
         write_atomically(path, to_json(record))
 
     def read(self, cell_id: str) -> Record | DamagedRecord | None:
@@ -187,3 +193,13 @@ class RunStore:
         """Whether the cell has a result, so that it need not run again."""
         found = self.read(cell.id)
         return isinstance(found, Record) and found.status == "ok"
+
+
+def _free_name(path: Path) -> Path:
+    """``path``, or if there is such a file, the first of PATH-2, PATH-3 ... that there is not."""
+    number = 1
+    free = path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free

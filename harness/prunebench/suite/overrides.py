@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from prunebench.errors import PrunebenchError, did_you_mean
+from prunebench.errors import PrunebenchError, did_you_mean, printable
 from prunebench.plugin.suite_keys import RECOVERY
 from prunebench.suite import yaml
 from prunebench.suite.source import SET, Source
@@ -28,7 +28,7 @@ def override(source: Source, assignments: Sequence[str]) -> Source:
     data, locations = copy.deepcopy(source.data), dict(source.locations)
     for assignment in assignments:
         _Assignment(data, locations, f"{SET}{assignment}").make(assignment)
-    escaped = (assignment.replace("\n", "\\n") for assignment in assignments)
+    escaped = (printable(one.replace("\n", "\\n")) for one in assignments)
     comments = "".join(f"# {SET}{assignment}\n" for assignment in escaped)
     text = f"{source.text.rstrip()}\n\n# Changed on the command line:\n{comments}"
     return replace(source, text=text, data=data, locations=locations)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prunebench.byte_path import path_text
 from prunebench.errors import PrunebenchError, did_you_mean, first_line
 from prunebench.plugin.option_values import plain
 from prunebench.suite import yaml
@@ -110,12 +111,27 @@ def source_of(data: Mapping[str, Any], name: str) -> Source:
     contains itself.
     """
     try:
-        text = json.dumps(data, indent=1, default=_plain_or_text)
+        text = json.dumps(data, default=_plain_or_text)
     except (TypeError, ValueError, RecursionError) as error:
         raise PrunebenchError(
             f"{name}: {first_line(error)}", hint="use texts, numbers, lists and dicts"
         ) from error
-    return Source(name, Path.cwd(), f"{text}\n", json.loads(text), {})
+    values = _with_paths(json.loads(text), name)
+    return Source(name, Path.cwd(), f"{json.dumps(values, indent=1)}\n", values, {})
+
+
+def _with_paths(value: Any, name: str) -> Any:
+    """``value`` with the paths in it that are not UTF-8 as `file:` URIs."""
+    if isinstance(value, dict):
+        return {key: _with_paths(item, name) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_paths(item, name) for item in value]
+    try:
+        return path_text(value) if isinstance(value, str) else value
+    except UnicodeEncodeError as error:
+        raise PrunebenchError(
+            f"{name}: '{value}' holds half of a surrogate pair", hint="write both halves"
+        ) from error
 
 
 def _plain_or_text(value: Any) -> Any:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunebench.errors import PrunebenchError, did_you_mean
+from prunebench.byte_path import is_utf8, path_text
+from prunebench.errors import PrunebenchError, did_you_mean, printable
 from prunebench.experiment.measures import TaskDataRef, TaskSpec
 from prunebench.measure.quality.task_data import (
     HUB,
@@ -147,12 +148,14 @@ class _Entry:
                 )
             if self.entry.num_fewshot and not EXAMPLES & {split_of(path) for path in own}:
                 raise _no_examples(f"{own[0].parent} has")
+            if odd := [path for path in own if not is_utf8(path.name)]:
+                raise PrunebenchError(f"the name of {odd[0]} is not UTF-8", hint="rename the file")
             files |= {path.relative_to(folder).as_posix(): "" for path in own}
         # The content identifies the rows; the folder may be moved.
         hashed = {name: file_sha256(folder / name) for name in sorted(files)}
         for name, digest in hashed.items():
             check_rows(folder / name, digest)
-        return TaskDataRef(name=folder.name, path=str(folder), files=hashed)
+        return TaskDataRef(name=printable(folder.name), path=path_text(folder), files=hashed)
 
 
 def _no_examples(who: str) -> PrunebenchError:

@@ -9,6 +9,7 @@ are no merge keys: `<<` is a key like any other.
 from __future__ import annotations
 
 import math
+import os
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,7 @@ from yaml.reader import Reader, ReaderError
 from yaml.resolver import BaseResolver
 from yaml.scanner import Scanner
 
+from prunebench.byte_path import is_utf8, path_text
 from prunebench.errors import PrunebenchError, one_line
 
 KeyPath = tuple[str | int, ...]
@@ -97,8 +99,18 @@ def parse(text: str, source: str) -> Document:
 
 
 def parse_value(text: str, source: str) -> Any:
-    """A single value, as `--set key=VALUE` gives it."""
-    return parse(text, source).data
+    """A single value, as `--set key=VALUE` gives it.
+
+    A text that is not UTF-8 can only be the path of a file, and becomes its `file:` URI.
+    """
+    if is_utf8(text):
+        return parse(text, source).data
+    if not os.path.lexists(text):
+        raise PrunebenchError(
+            f"{source}: it is not UTF-8, and there is no such file",
+            hint="write a path in a list as a URI, file:///tmp/caf%E9, with %E9 for the byte E9",
+        )
+    return path_text(text)
 
 
 def _syntax_hint(error: MarkedYAMLError) -> str:
@@ -170,6 +182,11 @@ class _Builder:
 
     def scalar(self, node: ScalarNode) -> Any:
         text: str = node.value
+        if not is_utf8(text):
+            # PyYAML reads "\ud83d\ude00" as two halves; JSON, which YAML includes, as one sign.
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            if "\ufffd" in text:
+                raise self.error(node, "half of a surrogate pair", hint="write both halves")
         kind = node.tag.removeprefix(_TAG)
         if kind == "str":
             return text

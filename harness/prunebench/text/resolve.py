@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prunebench.errors import PrunebenchError, did_you_mean
+from prunebench.byte_path import path_text, text_path
+from prunebench.errors import PrunebenchError, did_you_mean, printable
 from prunebench.experiment.text import CorpusRef
 from prunebench.model.cache import file_sha256
 from prunebench.text.corpus import Corpus
@@ -55,7 +56,12 @@ def resolve_corpus(
             hint="leave `field` out",
         )
     extra = {} if field is None else {"field": field}
-    ref = CorpusRef(name=path.name, path=str(path.resolve()), sha256=file_sha256(path), **extra)
+    ref = CorpusRef(
+        name=printable(path.name),
+        path=path_text(path.resolve()),
+        sha256=file_sha256(path),
+        **extra,
+    )
     if examples:
         check_examples(path, ref.sha256 or "")
     elif suffix_of(path) != NUMPY_SUFFIX:
@@ -66,7 +72,7 @@ def resolve_corpus(
 def corpus_of(ref: CorpusRef, corpora: Mapping[str, Corpus]) -> Corpus:
     """The corpus of a reference. Raises PrunebenchError if no plugin registers it any more."""
     if ref.path is not None:
-        return LocalFile(ref, Path(ref.path))
+        return LocalFile(ref, text_path(ref.path))
     if ref.name not in corpora:
         raise PrunebenchError(f"unknown corpus '{ref.name}'", hint=did_you_mean(ref.name, corpora))
     return corpora[ref.name]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from prunebench.byte_path import text_path
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.measures import PerplexitySpec
 from prunebench.experiment.text import CalibrationSpec, CorpusRef
@@ -154,7 +154,7 @@ def tokens_sha256(tokens: NDArray[np.int64]) -> str:
 def _unchanged_corpus(ref: CorpusRef, split: str, corpora: Mapping[str, Corpus]) -> Corpus:
     corpus = corpus_of(ref, corpora)
     check_split(corpus, split)
-    if ref.path is not None and file_sha256(Path(ref.path)) != ref.sha256:
+    if ref.path is not None and file_sha256(text_path(ref.path)) != ref.sha256:
         raise PrunebenchError(
             f"{ref.path} has changed since the suite was planned",
             hint="run the suite again: its cells get new ids",

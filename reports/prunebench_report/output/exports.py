@@ -63,10 +63,12 @@ def _write_binary(rows: Sequence[Row], out: Path, form: str) -> None:
     # The temporary folder is beside the file, because only a rename within a file system is atomic.
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        out = out.resolve()  # a link stays a link: what it names is replaced
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
             new = Path(folder) / out.name
             if form == "parquet":
-                data_frame(rows).to_parquet(new, index=False)
+                with new.open("wb") as file:  # Arrow takes no path that is not UTF-8
+                    data_frame(rows).to_parquet(file, index=False)
             else:
                 _write_sqlite(rows, new)
             new.replace(out)

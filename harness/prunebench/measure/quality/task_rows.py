@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from prunebench.byte_path import text_path
 from prunebench.errors import PrunebenchError, first_line
 from prunebench.experiment.measures import TaskSpec
 from prunebench.measure.quality.task_data import LAYOUT, Rows, TaskData, read_splits
@@ -63,7 +64,7 @@ def _splits(
                 f"task {task}: {_origin(spec)} has no files of it", hint=f"layout: {LAYOUT}"
             )
         subject = None if own else config.get("dataset_name")
-        return read_splits([Path(spec.data.path) / name for name in files], subject)
+        return read_splits([text_path(spec.data.path) / name for name in files], subject)
     source = data.get(spec.data.name)
     if source is None:
         raise PrunebenchError(

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from prunebench.byte_path import temporary_parent
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.measures import TaskSpec
 from prunebench.measure.quality.task_data import HUB, TaskData
@@ -56,7 +57,7 @@ def evaluate_tasks(
     results: list[TaskResult] = []
     with (
         _as_found(input_device(model)),
-        tempfile.TemporaryDirectory(prefix="prunebench-tasks-") as scratch,
+        tempfile.TemporaryDirectory(prefix="prunebench-tasks-", dir=temporary_parent()) as scratch,
     ):
         manager = _manager(index, specs)
         for number, spec in enumerate(specs):
