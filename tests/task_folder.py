@@ -11,6 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from prunebench.experiment.measures import TaskDataRef, TaskSpec
+from prunebench.measure.quality.task_data import task_files
+from prunebench.measure.quality.task_index import task_index
+
 WORDS = [
     "the",
     "quick",
@@ -102,3 +106,16 @@ def task_folder(folder: Path) -> Path:
     write(folder / "arc_easy" / "train_head10.jsonl.gz", arc_rows(10, seed=3))
     write(folder / "hellaswag" / "validation.jsonl", hellaswag_rows(12))
     return folder
+
+
+def spec(name: str, folder: Path | None = None, data: str = "hub", **more: Any) -> TaskSpec:
+    """A task of lm-eval, on the rows of a folder if that is given."""
+    ref = TaskDataRef(name=data)
+    if folder is not None:
+        index = task_index()
+        files = {
+            f for leaf in index.leaves(name) for f in task_files(folder, leaf, index.family(leaf))
+        }
+        names = {path.relative_to(folder).as_posix(): "" for path in sorted(files)}
+        ref = TaskDataRef(name=folder.name, path=str(folder), files=names)
+    return TaskSpec(name=name, data=ref, harness=task_index().version, **more)

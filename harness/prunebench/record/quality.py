@@ -74,6 +74,16 @@ class TaskResult(Part):
     )
     seeds: dict[str, int] = Field(description="random, numpy, torch, fewshot: lm-eval's defaults")
     harness: str = Field(description="version of lm-eval")
+    answers: str | None = Field(
+        None,
+        description="the answer to each question in order, separated by spaces: the number of the "
+        "choice that the headline metric takes, whether the wanted text is the likeliest (0 or 1), "
+        "or the first digits of the SHA-256 of what was written; null for an aggregate",
+    )
+    correct: str | None = Field(
+        None,
+        description="1 or 0 for each question in order, if the headline metric is right or wrong",
+    )
 
     @property
     def headline_metric(self) -> TaskMetric:
@@ -130,3 +140,9 @@ class Quality(Part):
     perplexity: list[Perplexity]
     tasks: list[TaskResult] = Field(default_factory=list)
     metrics: list[MetricResult] = Field(default_factory=list, description="of plugins")
+
+    def parts(self, result: TaskResult) -> list[TaskResult]:
+        """The tasks that an aggregate is made of; a task is its only part."""
+        if not result.aggregate:
+            return [result]
+        return [part for one in self.tasks if one.group == result.task for part in self.parts(one)]

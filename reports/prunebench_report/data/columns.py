@@ -78,6 +78,8 @@ TASKS = (
             "task_stderr": "standard error of the score",
             "task_recovery_percent": "score / dense score (dense / score if lower is better)",
             "task_z": "(score - dense score) / sqrt(stderr^2 + dense stderr^2)",
+            "task_flips_percent": "questions with another answer than dense",
+            "task_correct_flips_percent": "questions that became right or wrong beside dense",
         },
     ),
     *_columns("text", {"task_protocol": "shots, questions, source of the questions, versions"}),
@@ -97,6 +99,7 @@ TASKS_TOGETHER = (
         {
             "tasks_mean": "mean of the scores",
             "tasks_recovery_percent": "mean of task_recovery_percent over the tasks",
+            "tasks_flips_percent": "mean of task_flips_percent over the tasks",
         },
     ),
 )

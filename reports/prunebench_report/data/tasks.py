@@ -9,13 +9,15 @@ from __future__ import annotations
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from prunebench.measure.quality.task_scores import task_recovery, z_score
+from prunebench.measure.quality.task_scores import Flips, flips, task_recovery, z_score
 from prunebench_report.data.columns import Row, numbered
 from prunebench_report.data.gate import TASKS_RECOVERY
 
 if TYPE_CHECKING:
     from prunebench.record.quality import TaskResult
     from prunebench.record.record import Record
+
+TASKS_FLIPS = "tasks_flips_percent"
 
 TaskKey = tuple[str, ...]
 """What two scores must share before they may be compared."""
@@ -48,31 +50,47 @@ def task_columns(record: Record, dense: Record | None) -> Row:
     if not scores:
         return {}
     row: Row = {}
-    recoveries = []
+    recoveries, flipped = [], []
     for index, one in enumerate(scores):
         reference = references.get(task_key(one))
         recovery = _recovery(one, reference)
         recoveries.append(recovery)
+        changed = task_flips(record, dense, one, reference)
+        flipped.append(changed.answers)
         values = {
             "task": one.task,
             "task_metric": one.headline,
             "task_value": one.value,
             "task_stderr": one.stderr,
-            "task_recovery_percent": None if recovery is None else 100 * recovery,
+            "task_recovery_percent": _percent(recovery),
             "task_z": reference
             and z_score(one.value, one.stderr, reference.value, reference.stderr),
+            "task_flips_percent": _percent(changed.answers),
+            "task_correct_flips_percent": _percent(changed.correct),
             "task_protocol": task_protocol(one),
         }
         row |= {numbered(key, index): value for key, value in values.items()}
     # The mean of ratios, so that tasks with high scores do not outweigh the others.
-    recovery = _mean(recoveries)
     return {
         **row,
         "tasks_run": len(scores),
         "tasks_questions": min(one.samples for one in scores),
         "tasks_mean": _mean([one.value for one in scores]),
-        TASKS_RECOVERY: None if recovery is None else 100 * recovery,
+        TASKS_RECOVERY: _percent(_mean(recoveries)),
+        TASKS_FLIPS: _percent(_mean(flipped)),
     }
+
+
+def task_flips(
+    record: Record, dense: Record | None, one: TaskResult, reference: TaskResult | None
+) -> Flips:
+    """How often the answers of ``record`` to a task differ from the dense model's."""
+    if not (dense and reference and record.quality and dense.quality):
+        return Flips(None, None)
+    # Rows that changed on the hub are other questions.
+    if one.data_commit != reference.data_commit:
+        return Flips(None, None)
+    return flips(record.quality.parts(one), dense.quality.parts(reference))
 
 
 def task_protocol(one: TaskResult) -> str:
@@ -92,6 +110,10 @@ def _recovery(one: TaskResult, dense: TaskResult | None) -> float | None:
         return None
     higher = one.headline_metric.higher_is_better
     return task_recovery(one.value, dense.value, higher_is_better=higher)
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from prunebench_report.data.columns import Row
 from prunebench_report.data.gate import PERPLEXITY_RECOVERY, TASKS_RECOVERY, quality_key
 from prunebench_report.data.seeds import seed_count, seed_deviation
+from prunebench_report.data.tasks import TASKS_FLIPS
 from prunebench_report.text import MISSING, TIMES, delta, fixed, number, times
 
 if TYPE_CHECKING:
@@ -60,6 +61,9 @@ COLUMNS = (
         "mean of score / dense",
         1,
         optional=True,
+    ),
+    ShownColumn(
+        TASKS_FLIPS, "Flips", "Quality", "percent", "other answers than dense", -1, optional=True
     ),
     ShownColumn("inter_token_speedup", "Speed-up", "Speed", "ratio", "per token", 1),
     ShownColumn(

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from prunebench.measure.quality.task_scores import z_score
+from prunebench.measure.quality.task_scores import flips, z_score
 from prunebench_report.data.tasks import TaskKey, task_protocol, tasks_by_key
 from prunebench_report.sections.score_tables import ScoreCell, score_cell, score_tables
 from prunebench_report.text import MISSING, Facts, clean, fixed, number, plus_minus
@@ -77,6 +77,10 @@ def _cell(one: TaskResult | None, dense: TaskResult | None) -> ScoreCell:
         return score_cell(text)
     change = plus_minus(factor * (one.value - dense.value))
     z = z_score(one.value, one.stderr, dense.value, dense.stderr)
+    flipped = flips([one], [dense]).answers
+    if flipped is not None:
+        # Equal scores can hide other answers.
+        change = f"{fixed(100 * flipped, 1)} % flipped; {change}"
     if z is None:
         return score_cell(text, change)
     if abs(z) <= SIGNIFICANT:

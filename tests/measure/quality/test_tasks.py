@@ -14,12 +14,11 @@ import pytest
 import torch
 
 from prunebench.errors import PrunebenchError
-from prunebench.experiment.measures import TaskDataRef, TaskSpec
-from prunebench.measure.quality.task_data import TaskData, task_files
+from prunebench.measure.quality.task_data import TaskData
 from prunebench.measure.quality.task_index import task_index
 from prunebench.measure.quality.task_results import SEEDS
 from prunebench.measure.quality.tasks import evaluate_tasks
-from task_folder import arc_rows, mmlu_rows, task_folder, write
+from task_folder import arc_rows, mmlu_rows, spec, task_folder, write
 from tiny import tiny_model, tiny_tokenizer
 
 
@@ -31,18 +30,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model():
     return tiny_model("llama", max_position_embeddings=512)
-
-
-def spec(name: str, folder: Path | None = None, data: str = "hub", **more) -> TaskSpec:
-    ref = TaskDataRef(name=data)
-    if folder is not None:
-        index = task_index()
-        files = {
-            f for leaf in index.leaves(name) for f in task_files(folder, leaf, index.family(leaf))
-        }
-        names = {path.relative_to(folder).as_posix(): "" for path in sorted(files)}
-        ref = TaskDataRef(name=folder.name, path=str(folder), files=names)
-    return TaskSpec(name=name, data=ref, harness=task_index().version, **more)
 
 
 def by_hand(model, rows) -> tuple[float, float]:

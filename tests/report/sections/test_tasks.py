@@ -163,3 +163,24 @@ def test_hostile_names_are_escaped(build, records, tmp_path: Path):
     html = render(build.store(tmp_path / "run", records))
     assert "<script>alert(1)" not in html
     assert "<b>\x1b" not in html
+
+
+def test_flips_are_columns_of_the_table_and_notes_of_the_section(build, records):
+    """Equal scores, other answers: one of two questions, and both changed from right to wrong."""
+    dense, wanda, shortgpt = records
+    dense.quality.tasks = [score("boolq", 0.5, answers="0 1", correct="10")]
+    wanda.quality.tasks = [score("boolq", 0.5, answers="1 1", correct="01")]
+    shortgpt.quality.tasks = [score("boolq", 0.5)]  # as in records of older versions
+    rows = build_table(records, 0.95)
+    assert [row["task_flips_percent"] for row in rows] == [0, 50, None]
+    assert [row["task_correct_flips_percent"] for row in rows] == [0, 100, None]
+    assert [row["tasks_flips_percent"] for row in rows] == [0, 50, None]
+    shown = {column.key: column for column in main_table.COLUMNS}["tasks_flips_percent"]
+    assert (shown.head, shown.unit, shown.better) == ("Flips", "percent", -1)
+    (table,) = tasks.section(build.given(records))
+    notes = {row["name"].split()[0]: row["cells"][1]["note"] for row in table["rows"]}
+    assert notes["wanda"] == "50.0 % flipped; +0.0, within error"
+    assert notes["shortgpt"] == "+0.0, within error"
+    moved = wanda.model_copy(deep=True)
+    moved.quality.tasks[0].data_commit = "another"
+    assert build_table([dense, moved], 0.95)[1]["task_flips_percent"] is None

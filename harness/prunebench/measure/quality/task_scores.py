@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from prunebench.record.quality import TaskResult
 
 NORMALISED = frozenset({"hellaswag", "arc_challenge", "openbookqa"})
 """Tasks for which papers report accuracy normalised by the length of the choices.
@@ -46,6 +50,50 @@ def task_recovery(
     ):
         return None
     return above / below
+
+
+class Flips(NamedTuple):
+    """Shares of the questions of a task, in [0, 1]; None if they are not known."""
+
+    answers: float | None
+    """The answer is another one than the dense model's."""
+    correct: float | None
+    """A right answer became a wrong one, or the reverse: the flips of arXiv:2407.09141."""
+
+
+def flips(parts: Sequence[TaskResult], dense: Sequence[TaskResult]) -> Flips:
+    """How often a model answers otherwise than the dense one, over all questions of ``parts``.
+
+    ``parts`` and ``dense`` are results of the same tasks (`Quality.parts`). None if one of them has
+    other questions or no answers, as in records of older versions.
+    """
+    return Flips(
+        _changed(
+            [(one.task, (one.answers or "").split()) for one in parts],
+            [(one.task, (one.answers or "").split()) for one in dense],
+        ),
+        _changed(
+            [(one.task, one.correct or "") for one in parts],
+            [(one.task, one.correct or "") for one in dense],
+        ),
+    )
+
+
+def _changed(
+    ours: Sequence[tuple[str, Sequence[str]]], theirs: Sequence[tuple[str, Sequence[str]]]
+) -> float | None:
+    """The share of answers that differ; each side has the answers of its tasks by name."""
+    sizes = [(name, len(answers)) for name, answers in ours]
+    if not sizes or not all(size for _, size in sizes):
+        return None
+    if sizes != [(name, len(answers)) for name, answers in theirs]:
+        return None
+    pairs = [
+        mine != other
+        for (_, answers), (_, others) in zip(ours, theirs, strict=True)
+        for mine, other in zip(answers, others, strict=True)
+    ]
+    return sum(pairs) / len(pairs)
 
 
 def z_score(

@@ -24,6 +24,7 @@ import torch
 from prunebench.byte_path import temporary_parent
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.measures import TaskSpec
+from prunebench.measure.quality.task_answers import AnswerLog
 from prunebench.measure.quality.task_data import HUB, TaskData
 from prunebench.measure.quality.task_hub import commit_of, hub_datasets
 from prunebench.measure.quality.task_index import TaskIndex, task_index
@@ -132,11 +133,15 @@ def _evaluate(
     with _away_from_namesakes(spec, sources), hub_datasets():
         loaded = _configured(sources.manager.load([_name_to_load(spec, sources)]), spec)
     watch = _Watch(spec.name, list(loaded["tasks"].values()), progress)
+    answered = AnswerLog(loaded["tasks"])
     lm = _language_model(model, tokenizer, spec.batch_size)
     lm.set_cache_hook(watch)
     found = lm_eval.evaluate(lm=lm, task_dict=loaded, limit=spec.limit, log_samples=False)
     commits = {name: commit_of(task.dataset) for name, task in loaded["tasks"].items()}
-    return task_results(spec, found, commits)
+    results = task_results(spec, found, commits)
+    for result in results:
+        result.answers, result.correct = answered.of(result.task, result.headline)
+    return results
 
 
 def _away_from_namesakes(spec: TaskSpec, sources: _Sources) -> AbstractContextManager[None]:
