@@ -3,14 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
+_lock = threading.Lock()
+_inside: list[None] = []
+"""One entry for each block that is entered now."""
+_silence = contextlib.ExitStack()
+
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars, no logging below errors and no Python warnings in the block."""
+    """No progress bars, no logging below errors and no Python warnings in the block.
+
+    Threads share these settings, so they change when the first thread enters a block and return
+    when the last one leaves.
+    """
+    with _lock:
+        if not _inside:
+            _silence.enter_context(_silenced())
+        _inside.append(None)
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside.pop()
+            if not _inside:
+                _silence.close()
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
     import huggingface_hub.utils
     from transformers.utils import logging
 
