@@ -16,18 +16,24 @@ from prunebench import Field, KeptUnits, index_text, indices_of, option_file
 OLD = "it was written before units were recorded, and tells only how many stayed; prune again"
 
 
+MOST = 10_000_000
+"""Units that a model may have of a kind: a typing error must not fill the memory."""
+
+Index = Annotated[int, Field(ge=0, lt=MOST)]
+
+
 def _indices(value: Any) -> Any:
     """A list of numbers, or a text such as '0-3,7', as text in one form. Raises ValueError."""
     if isinstance(value, str):
         return index_text(*indices_of(value))
-    if isinstance(value, list) and all(type(index) is int and index >= 0 for index in value):
+    if isinstance(value, list) and all(type(index) is int and 0 <= index < MOST for index in value):
         if len(set(value)) < len(value):
             raise ValueError("a number appears twice")
         return index_text(sorted(value))
     raise ValueError("write numbers from 0, as a list [0, 3] or as a text '0-3,7'")
 
 
-Indices = Annotated[str, BeforeValidator(_indices, json_schema_input_type=str | list[int])]
+Indices = Annotated[str, BeforeValidator(_indices, json_schema_input_type=str | list[Index])]
 
 
 class Units(prunebench.Options):
@@ -36,10 +42,10 @@ class Units(prunebench.Options):
     layers: Indices = Field("none", description="decoder layers")
     attention: Indices = Field("none", description="layers that lose their attention")
     mlp: Indices = Field("none", description="layers that lose their MLP")
-    kv_groups: dict[int, Indices] = Field(
+    kv_groups: dict[Index, Indices] = Field(
         default_factory=dict, description="KV groups with their query heads, by layer"
     )
-    mlp_channels: dict[int, Indices] = Field(
+    mlp_channels: dict[Index, Indices] = Field(
         default_factory=dict, description="MLP channels, by layer"
     )
     hidden: Indices = Field("none", description="channels of the residual stream")

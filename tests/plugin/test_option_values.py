@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, model_validator
 
 from prunebench.engine.select import built_in
 from prunebench.plugin.host import load_plugins
@@ -83,3 +83,23 @@ def test_what_python_has_for_a_value_is_taken() -> None:
     assert read_options(Given, given) == Given(file=Path("a/b"), named={0: 0.5}, several=[1, 2])
     with pytest.raises(TypeError, match="object is no value"):
         read_options(Given, {"share": object()})
+
+
+class Ranged(BaseModel):
+    """An option that is a tuple, in a model with a validator of its own."""
+
+    layers: tuple[int | None, int | None] | None = None
+    names: set[str] = set()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unchanged(cls, data: Any) -> Any:
+        return data
+
+
+def test_a_validator_of_the_whole_model_changes_no_strictness() -> None:
+    read = read_options(Ranged, {"layers": [0, None], "names": ["a", "b"]})
+    assert read == Ranged(layers=(0, None), names={"a", "b"})
+    for wrong in ({"layers": ["0", None]}, {"layers": [0]}, {"layers": [True, None]}, {"names": 3}):
+        with pytest.raises(ValidationError):
+            read_options(Ranged, wrong)

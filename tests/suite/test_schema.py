@@ -48,3 +48,59 @@ def test_sections_are_found_by_path():
     assert section_at(("profile", "latency", 3)) is LatencyEntry
     assert section_at(("profile", "latency", 3, "prompt")) is None
     assert section_at(("nowhere", "at", "all")) is None
+
+
+@pytest.mark.parametrize(
+    ("written", "changes"),
+    [
+        ("{0: 20 GB, cpu: 60 GB}", ()),
+        ('{"0": 20 GB, "cpu": 60 GB}', ()),
+        ("{cpu: 60 GB}", ("models.0.max_memory.0=20 GB",)),
+        ("{}", ("models.smollm2-135m-instruct.max_memory={0: 20 GB, cpu: 60e9}",)),
+        ("null", ("models.0.max_memory.0=20 GB", "models.0.max_memory.cpu=60 GB")),
+    ],
+)
+def test_the_memory_of_a_gpu_has_its_number_as_key(load, written, changes) -> None:
+    text = (
+        "name: mini\n"
+        f"models: [{{model: smollm2-135m-instruct, device_map: auto, max_memory: {written}}}]\n"
+        "methods: magnitude\n"
+    )
+    [model] = load(text, *changes).models
+    assert model.placement.max_memory == (("0", 20_000_000_000), ("cpu", 60_000_000_000))
+
+
+@pytest.mark.parametrize("key", ["gpu", "-1", "01", "cuda:0", "disk", "''", "1.5"])
+def test_other_devices_are_errors(load, key) -> None:
+    with pytest.raises(PrunebenchError, match=r"^s\.yaml:2: models\[0\]\.max_memory"):
+        load(
+            "name: mini\n"
+            f"models: [{{model: smollm2-135m-instruct, device_map: auto, max_memory: {{{key}: 1}}}}]\n"
+            "methods: magnitude\n"
+        )
+
+
+NUMBERS = {
+    "seeds": "{}",
+    "threads": "{}",
+    "gpus": "{}",
+    "calibration": "{{corpus: boolq-passages, windows: {}}}",
+    "calibration ": "{{corpus: boolq-passages, length: {}}}",
+    "quality": "{{gate: {}}}",
+    "quality ": "{{perplexity: {{corpus: boolq-passages, windows: {}}}}}",
+    "quality  ": "{{perplexity: {{corpus: boolq-passages, length: {}}}}}",
+    "profile": "{{latency: {{prompt: {}}}}}",
+    "profile ": "{{latency: {{new_tokens: {}}}}}",
+    "profile  ": "{{latency: {{batch_size: {}}}}}",
+    "profile   ": "{{latency: {{min_rounds: {}}}}}",
+    "profile    ": "{{latency: {{min_time_s: {}}}}}",
+    "limits": "{{time_s: {}}}",
+    "limits ": "{{memory: {}}}",
+}
+
+
+@pytest.mark.parametrize("number", [".nan", ".inf", "-.inf", "-1", "1" + 30 * "0", "true", "1e30"])
+@pytest.mark.parametrize("key", NUMBERS)
+def test_no_key_takes_such_a_number(load, minimal, key, number) -> None:
+    with pytest.raises(PrunebenchError, match=r"^s\.yaml:5: "):
+        load(f"{minimal}{key.strip()}: {NUMBERS[key].format(number)}\n")

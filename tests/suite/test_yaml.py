@@ -142,6 +142,7 @@ def test_duplicate_keys_are_errors():
         ("a: 1\nb: \x00", "f.yaml:2: .*remove that character"),
         ("[" * 1500, "f.yaml:1: YAML: nested too deeply"),
         ("a: " + "9" * 5000, "f.yaml:1: a number of 5000 digits"),
+        ('a: "\\ud83d"', "f.yaml:1: half of a surrogate pair"),
         ("a: 1e400", "f.yaml:1: the number 1e400 is too large"),
         ("a: -0.1E+999", "f.yaml:1: the number -0.1E\\+999 is too large"),
     ],
@@ -171,3 +172,8 @@ def test_keys_are_text_as_in_json():
         "": "g",
     }
     assert document.lines[("0",)] == 1
+
+
+def test_a_character_may_be_written_as_a_pair_of_surrogates_as_in_json():
+    given = {"a \U0001f600": ["\U0001f600 é"]}
+    assert parse(json.dumps(given), "f.yaml").data == given

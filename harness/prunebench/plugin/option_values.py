@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from prunebench.plugin.api.option_file import FOLDERS
 
@@ -39,9 +39,38 @@ def read_options(
     except ValidationError:
         # JSON has one kind of number, so that 8.0 is an integer too. This is a second try, because
         # an option may be meant to be a whole float.
-        with suppress(ValidationError):
-            return _checked(_strict(model, whole_numbers(given), folders))
-        raise
+        whole = whole_numbers(given)
+        if repr(whole) == repr(given):
+            raise
+        return _checked(_strict(model, whole, folders))
+
+
+def _strict(model: type[M], given: Mapping[str, Any], folders: Mapping[str, Path]) -> M:
+    # Strict JSON validation refuses a text for a number, yet takes a list for a tuple, and a text
+    # for an enumeration or a path: YAML has neither.
+    text, context = json.dumps(given, default=plain), {FOLDERS: folders}
+    try:
+        return model.model_validate_json(text, strict=True, context=context)
+    except ValidationError as error:
+        # Behind a validator of the whole model pydantic forgets that it reads JSON.
+        data = json.loads(text)
+        replaced = [_as_python(data, each) for each in error.errors()]
+        if not any(replaced):
+            raise
+        return model.model_validate(data, strict=True, context=context)
+
+
+def _as_python(data: Any, error: ErrorDetails) -> bool:
+    """Replace a list in ``data`` by the tuple or set that the error asks for."""
+    kind = {"tuple_type": tuple, "set_type": set, "frozen_set_type": frozenset}.get(error["type"])
+    *above, last = error["loc"] or ("",)
+    with suppress(KeyError, IndexError, TypeError):
+        for key in above:
+            data = data[key]
+        if kind is not None and isinstance(data[last], list):
+            data[last] = kind(data[last])
+            return True
+    return False
 
 
 def read_text_options(model: type[M], given: Mapping[str, Any]) -> M:
@@ -62,14 +91,6 @@ def first_fault(error: ValidationError) -> tuple[str, str]:
     first = error.errors()[0]
     message = first["msg"].replace("Input should", "should").removeprefix("Value error, ")
     return ".".join(map(str, first["loc"])) or "options", message
-
-
-def _strict(model: type[M], given: Mapping[str, Any], folders: Mapping[str, Path]) -> M:
-    # Strict JSON validation refuses a text for a number, yet takes a list for a tuple, and a text
-    # for an enumeration or a path: YAML has neither.
-    return model.model_validate_json(
-        json.dumps(given, default=plain), strict=True, context={FOLDERS: folders}
-    )
 
 
 def plain(value: Any) -> Any:

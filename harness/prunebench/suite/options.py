@@ -66,8 +66,7 @@ def _axes(
 ) -> list[Axis]:
     """One axis of the grid for each option."""
     depths = {
-        (field.alias or name): _depth(field.annotation)
-        for name, field in model.model_fields.items()
+        (field.alias or name): depth(field.annotation) for name, field in model.model_fields.items()
     }
     axes: list[Axis] = []
     for key, value in options.items():
@@ -102,12 +101,15 @@ def _later_defaults(model: type[BaseModel], complete: Mapping[str, Any]) -> tupl
     )
 
 
-def _depth(annotation: Any) -> int:
-    """How many lists deep a type is: list[int] is 1, float is 0."""
+def depth(annotation: Any) -> int:
+    """How many lists deep a type is: list[int] is 1, float is 0.
+
+    A list that is no deeper is one value, and a deeper one fans out.
+    """
     origin = get_origin(annotation) or annotation
     if origin is dict:
         return 0
-    inner = max((_depth(argument) for argument in get_args(annotation)), default=0)
+    inner = max((depth(argument) for argument in get_args(annotation)), default=0)
     return inner + (isinstance(origin, type) and issubclass(origin, list | tuple | set | frozenset))
 
 

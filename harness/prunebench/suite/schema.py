@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from prunebench.measure.quality.protocols import DEFAULT, PROTOCOLS, ProtocolName
 from prunebench.suite.field_types import (
@@ -37,6 +37,24 @@ SAMPLER = (
     "consecutive; default: the corpus's own"
 )
 TOKENS = "tokens per window"
+
+
+def _corpus_mapping(key: str) -> dict[str, Any]:
+    """JSON Schema of {file: PATH, field: COLUMN} and of {corpus: NAME}."""
+    text, none = {"type": "string"}, {"type": "null"}
+    return {
+        "type": "object",
+        "properties": {key: text, "field": {"anyOf": [text, none]}},
+        "required": [key],
+        "additionalProperties": False,
+    }
+
+
+CorpusName = Annotated[
+    str | dict[str, Any],
+    WithJsonSchema({"anyOf": [{"type": "string"}, *map(_corpus_mapping, ("file", "corpus"))]}),
+]
+"""What names a corpus; `prunebench.text.resolve` reads it."""
 
 
 def _needs_device_map(schema: dict[str, Any]) -> None:
@@ -72,7 +90,7 @@ class ModelEntry(Section, json_schema_extra=_needs_device_map):
 class CalibrationEntry(Section):
     """The token windows that methods may look at."""
 
-    corpus: Many[str | dict[str, Any]] = Field(description=CORPUS)
+    corpus: Many[CorpusName] = Field(description=CORPUS)
     split: Many[str] | None = Field(None, description=CALIBRATION_SPLIT)
     sampler: Many[str] | None = Field(None, description=SAMPLER)
     windows: Many[Count] = Field([128], description="number of windows")
@@ -87,7 +105,7 @@ class CalibrationEntry(Section):
 class TrainingEntry(Section):
     """The token windows that a recovery trains on. No lists: these keys would not fan out."""
 
-    corpus: str | dict[str, Any] = Field(description=CORPUS)
+    corpus: CorpusName = Field(description=CORPUS)
     split: str | None = Field(None, description=CALIBRATION_SPLIT)
     sampler: str | None = Field(None, description=SAMPLER)
     windows: Count = Field(128, description="number of windows")
@@ -105,7 +123,7 @@ class TrainingEntry(Section):
 class PerplexityEntry(Section):
     """Windows that do not overlap, from the beginning of the corpus; the seed does not matter."""
 
-    corpus: Many[str | dict[str, Any]] = Field(description=CORPUS)
+    corpus: Many[CorpusName] = Field(description=CORPUS)
     protocol: Many[ProtocolName] = Field(
         [DEFAULT],
         description="decides the keys that are left out; "
@@ -130,7 +148,7 @@ class PerplexityEntry(Section):
 class TextEntry(Section):
     """The windows that a metric looks at: consecutive, from the beginning of the split."""
 
-    corpus: str | dict[str, Any] = Field(description=CORPUS)
+    corpus: CorpusName = Field(description=CORPUS)
     split: str | None = Field(None, description="default: the corpus's own evaluation split")
     windows: Count | None = Field(
         None,

@@ -168,7 +168,7 @@ class _Builder:
                     key_node, "a key that is not text", hint="put it in quotes if it is meant so"
                 )
             self.scalar(key_node)  # its tag may be wrong
-            key: str = key_node.value
+            key = self.text(key_node)
             if key in values:
                 first = self.lines[*path, key]
                 raise self.error(
@@ -181,15 +181,10 @@ class _Builder:
         return values
 
     def scalar(self, node: ScalarNode) -> Any:
-        text: str = node.value
-        if not is_utf8(text):
-            # PyYAML reads "\ud83d\ude00" as two halves; JSON, which YAML includes, as one sign.
-            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-            if "\ufffd" in text:
-                raise self.error(node, "half of a surrogate pair", hint="write both halves")
         kind = node.tag.removeprefix(_TAG)
         if kind == "str":
-            return text
+            return self.text(node)
+        text: str = node.value
         pattern = _PATTERNS.get(kind)
         if pattern is None or not (
             pattern.fullmatch(text) or (kind == "float" and _PATTERNS["int"].fullmatch(text))
@@ -202,6 +197,17 @@ class _Builder:
             raise self.error(node, f"a number of {len(text)} digits") from error
         except OverflowError as error:
             raise self.error(node, f"the number {text} is too large") from error
+
+    def text(self, node: ScalarNode) -> str:
+        """The text of a key or a value."""
+        text: str = node.value
+        if is_utf8(text):
+            return text
+        # PyYAML reads "\ud83d\ude00" as two halves; JSON, which YAML includes, as one sign.
+        try:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError as error:
+            raise self.error(node, "half of a surrogate pair", hint="write both halves") from error
 
     def error(self, node: Node, message: str, hint: str | None = None) -> PrunebenchError:
         return PrunebenchError(

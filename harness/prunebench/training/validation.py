@@ -52,8 +52,9 @@ class BestWeights:
                 for name, parameter in self._parameters.items()
             }
 
-    @torch.no_grad()
     def restore(self) -> None:
         """Put the kept weights back."""
-        for name, weight in self._kept.items():
-            self._parameters[name].copy_(weight)
+        # Not a decorator, which would import torch when plugins are listed.
+        with torch.no_grad():
+            for name, weight in self._kept.items():
+                self._parameters[name].copy_(weight)

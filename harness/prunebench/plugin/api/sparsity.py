@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+LARGEST_GROUP = 99_999
+_N_OF_M = r"^\s*([0-9]{1,5}):([0-9]{1,5})\s*$"
 
 
 class Pattern(NamedTuple):
@@ -33,7 +36,7 @@ def parse_sparsity(value: Any) -> float | str:
     """
     if isinstance(value, Mapping):
         return _named_pattern(value)
-    if isinstance(value, str) and (match := re.fullmatch(r"(\d+):(\d+)", value.strip())):
+    if isinstance(value, str) and (match := re.fullmatch(_N_OF_M, value)):
         keep, of = int(match[1]), int(match[2])
         if not 0 < keep < of:
             raise ValueError(f"{value}: N:M keeps N of every M weights, so 0 < N < M")
@@ -62,6 +65,8 @@ def _named_pattern(value: Mapping[str, Any]) -> str:
         raise ValueError(f"{dict(value)}: {' and '.join(wrong)} must be whole numbers")
     of = value["of"]
     keep = value["keep"] if "keep" in value else of - value["zeros"]
+    if of > LARGEST_GROUP:
+        raise ValueError(f"{dict(value)}: a group has at most {LARGEST_GROUP} weights")
     if not 0 < keep < of:
         raise ValueError(
             f"{dict(value)}: of every {of} weights at least one must be kept and one removed"
@@ -69,11 +74,29 @@ def _named_pattern(value: Mapping[str, Any]) -> str:
     return f"{keep}:{of}"
 
 
+def _named_schema(count: str) -> dict[str, Any]:
+    """JSON Schema of {keep: N, of: M} or {zeros: N, of: M}; that N is below M it cannot say."""
+    number = {"type": "integer", "minimum": 1, "maximum": LARGEST_GROUP}
+    return {
+        "type": "object",
+        "properties": {count: number, "of": number},
+        "required": [count, "of"],
+        "additionalProperties": False,
+    }
+
+
 Sparsity = Annotated[
     float | str,
-    BeforeValidator(
-        parse_sparsity,
-        json_schema_input_type=float | str | dict[Literal["keep", "zeros", "of"], int],
+    BeforeValidator(parse_sparsity),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
+                {"type": "string", "pattern": _N_OF_M},
+                _named_schema("keep"),
+                _named_schema("zeros"),
+            ]
+        }
     ),
     Field(
         description="share of weights set to zero, or N:M (keeps N of every M inputs; also"
