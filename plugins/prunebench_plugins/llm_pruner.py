@@ -241,6 +241,7 @@ class LLMPruner(Method):
             # The counts do not depend on the scores: refuse impossible ones before the gradients.
             pools = self._pools(model, initial)
             self._amounts(pools, local_counts(pools), total, 1.0)
+        self._check_text(context)
         for step in range(steps):
             pools = self._pools(model, initial)
             scores = self._scores(model, pools, context, step)
@@ -329,17 +330,29 @@ class LLMPruner(Method):
             )
             context.log.warning(context.notes["attention"])
 
-    def _windows(self, context: Context, step: int) -> torch.Tensor:
-        """The calibration windows of a step, int64 [windows, length]."""
+    def _check_text(self, context: Context) -> None:
+        """Draw the windows of the last step: too little text is refused before the first one."""
         if not self.options.fresh_windows:
-            return context.windows
+            return
         if context.draw is None:
             context.notes["windows"] = (
                 "the same in every step, because they were given as token ids"
             )
             context.log.warning("calibration windows are %s", context.notes["windows"])
-            return context.windows
-        return context.fresh_windows(step)
+            return
+        steps = self.options.iterative_steps
+        try:
+            context.fresh_windows(steps - 1)
+        except PrunebenchError as error:
+            raise PrunebenchError(
+                f"{steps} steps with other windows in each: {error.message}",
+                hint="set `fresh_windows: false`, or ask for fewer windows or steps",
+            ) from error
+
+    def _windows(self, context: Context, step: int) -> torch.Tensor:
+        """The calibration windows of a step, int64 [windows, length]."""
+        fresh = self.options.fresh_windows and context.draw is not None
+        return context.fresh_windows(step if fresh else 0)
 
     def _scores(
         self, model: Any, pools: Sequence[Pool], context: Context, step: int

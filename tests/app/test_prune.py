@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -49,14 +50,37 @@ def test_every_step_of_llm_pruner_gets_the_next_windows_of_the_text(
 
     monkeypatch.setattr(prunebench.Context, "fresh_windows", spy)
     text = {"corpus": "text.txt", "length": 16, "sampler": "consecutive"}
-    for windows, steps in ((2, 3), (6, 2)):
+    for windows, steps in ((2, 3), (6, 2)):  # the first call of each draws the last windows
         prunebench.prune(
             "model",
             "llm-pruner",
             calibration={**text, "windows": windows},
             options={"ratio": 0.5, "iterative_steps": steps},
         )
-    assert torch.equal(torch.cat(seen[:3]), seen[3])
+    assert torch.equal(seen[0], seen[3])
+    assert torch.equal(torch.cat(seen[1:4]), seen[5])
+
+
+def test_steps_of_llm_pruner_take_other_rows_if_the_text_is_counted_in_rows(
+    folder: Path, monkeypatch
+) -> None:
+    seen: list[torch.Tensor] = []
+    original = prunebench.Context.fresh_windows
+
+    def spy(self: prunebench.Context, number: int) -> torch.Tensor:
+        seen.append(original(self, number))
+        return seen[-1]
+
+    monkeypatch.setattr(prunebench.Context, "fresh_windows", spy)
+    rows = [json.dumps({"text": f"{number} quick brown foxes. " * 20}) for number in range(30)]
+    (folder / "rows.jsonl").write_text("\n".join(rows))
+    prunebench.prune(
+        "model",
+        "llm-pruner",
+        calibration={"corpus": "rows.jsonl", "rows": 4, "length": 32},
+        options={"ratio": 0.5, "iterative_steps": 2},
+    )
+    assert not torch.equal(seen[1][:4], seen[2][:4])
 
 
 def test_a_model_in_memory_is_pruned_in_place(tmp_path: Path) -> None:

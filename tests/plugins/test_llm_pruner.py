@@ -511,6 +511,20 @@ def test_every_step_scores_other_windows_as_the_released_code_does(monkeypatch) 
     assert all(map(torch.equal, windows_of(fresh_windows=False), [IDS, IDS, IDS]))
 
 
+def test_too_little_text_for_all_steps_is_refused_before_the_first_one() -> None:
+    def draw(number: int) -> torch.Tensor:
+        raise PrunebenchError(f"too little text for sample {number}")
+
+    model, before = tiny_model("llama"), tiny_model("llama")
+    context = Context(IDS, 0, list(range(4)), draw=draw)
+    with pytest.raises(
+        PrunebenchError, match=r"^3 steps .*: too little text for sample 2"
+    ) as caught:
+        llm_pruner(ratio=0.5, iterative_steps=3).prune(model, context)
+    assert "fresh_windows: false" in caught.value.hint
+    assert all(map(torch.equal, model.parameters(), before.parameters()))
+
+
 def test_windows_that_were_given_as_tokens_are_the_same_in_every_step() -> None:
     context = prune(tiny_model("llama"), ratio=0.5, iterative_steps=2)
     assert context.notes["windows"].startswith("the same in every step")

@@ -171,9 +171,14 @@ def prune_loaded(
     return windows, setup.plain_notes(context.notes, "the method"), context.dense_indices
 
 
-def _draw(setup: CellSetup, loaded: LoadedModel, spec: CalibrationSpec) -> Windows:
+def _draw(setup: CellSetup, loaded: LoadedModel, spec: CalibrationSpec, number: int = 0) -> Windows:
+    """The windows of ``spec`` with the cell's seed, or the ``number``-th seed after it."""
     return calibration_windows(
-        spec, loaded.tokenizer, vocabulary_size(loaded.model), setup.cell.seed, setup.corpora
+        spec,
+        loaded.tokenizer,
+        vocabulary_size(loaded.model),
+        setup.cell.seed + number,
+        setup.corpora,
     )
 
 
@@ -182,11 +187,8 @@ def _fresh_windows(setup: CellSetup, loaded: LoadedModel, number: int) -> torch.
     spec = setup.cell.calibration
     if spec is None:
         raise ValueError("the cell has no calibration")
-    if spec.windows is None:
-        raise PrunebenchError(
-            "a method that draws fresh windows at every step cannot count its text in rows",
-            hint="give `windows` instead of `rows`",
-        )
+    if spec.windows is None:  # all windows of some rows: take those of other rows
+        return _draw(setup, loaded, spec, number).tokens
     # A sampler that draws more windows begins with those that it draws when asked for fewer, unless
     # joined-rows needs more rows for them; it then draws other rows.
     several = spec.model_copy(update={"windows": (number + 1) * spec.windows})

@@ -107,7 +107,8 @@ def _cut(fact: str) -> str:
 
 
 def _windows(spec: CalibrationSpec) -> str:
-    return f"{spec.corpus.name} {spec.split}, {spec.sampler}, {spec.amount}"
+    how = spec.sampler if spec.prompt is None else f"prompt {spec.prompt}, loss on {spec.loss_on}"
+    return f"{spec.corpus.name} {spec.split}, {how}, {spec.amount}"
 
 
 def audit_facts(record: Record, audit: Audit) -> Facts:

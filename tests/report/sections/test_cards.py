@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from prunebench.experiment.plugins import AllocationRef
+from prunebench.experiment.plugins import AllocationRef, RecoveryRef
+from prunebench.experiment.text import CalibrationSpec, CorpusRef
 from prunebench_report import render
 from prunebench_report.sections import cards
 
@@ -51,3 +52,23 @@ def test_an_allocation_is_shown_with_its_shares(build, tmp_path):
         "0.4321",
     ):
         assert words in page
+
+
+def test_a_recovery_on_instruction_data_names_its_prompt(build):
+    data = CalibrationSpec(
+        corpus=CorpusRef(name="alpaca-cleaned"),
+        split="train",
+        sampler="examples",
+        windows=64,
+        length=256,
+        prompt="alpaca",
+    )
+    lora = RecoveryRef(name="lora", distribution="prunebench", version="0.1.0", data=data)
+    cell = build.cell("wanda", sparsity=0.5).model_copy(update={"recovery": lora})
+    found = card(
+        build,
+        [build.record(build.cell("dense"), 25.0, 1.0), build.record(cell, 27.0, 1.1)],
+        "wanda sparsity=0.5 + lora",
+    )
+    text = "alpaca-cleaned train, prompt alpaca, loss on answer, 64 windows of 256 tokens"
+    assert ("Recovery text", text) in found["method"]

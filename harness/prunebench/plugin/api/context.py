@@ -97,7 +97,8 @@ class Context:
         """The windows that come after ``number`` samples of the calibration, int64 [windows, length].
 
         `fresh_windows(0)` is `windows`, and `fresh_windows(1)` the sample that the same sequence of
-        random numbers gives next. Raises PrunebenchError if the text is too short, or if no text is
+        random numbers gives next; if the calibration is a number of rows, the sample of the next
+        seed. Raises PrunebenchError if the text is too short, or if no text is
         known, because the caller gave tokens.
         """
         if number == 0:
