@@ -48,33 +48,33 @@ class Apply(Method):
         units: Units = self.options.units
         parts = anatomy(model)
         _check_layers(parts, units)
+        layers = list(context.kept_layers)  # what each layer is called in the dense model
         gone = set(indices_of(units.layers)[0])
-        narrower = {
-            block: _kept(indices, parts.groups(parts.layers[block.layer], block.kind), str(block))
-            for block, indices in _narrower(units)
-        }
-        hidden = parts.embeddings.weight.shape[1]
-        channels = _kept(units.hidden, hidden, "the residual stream")
         removed = [block for block in _removed(units) if block.layer not in gone]
-        absent = sorted(set(removed) - set(parts.blocks))
-        if absent:
+        if absent := sorted(set(removed) - set(parts.blocks)):
             raise PrunebenchError(
                 f"no {absent[0]} to remove: the model has none",
                 hint="the units belong to another model",
             )
-        context.keep_groups(model, narrower)
+        narrower = {
+            block: _kept(indices, parts.groups(parts.layers[block.layer], block.kind), str(block))
+            for block, indices in _narrower(units)
+            if block.layer not in gone and block not in removed
+        }
+        hidden = parts.embeddings.weight.shape[1]
+        channels = _kept(units.hidden, hidden, "the residual stream")
+        # First what a family may refuse, so that a refusal leaves the model as it was.
         if len(channels) < hidden:
             context.keep_hidden(model, channels)
-        # A layer that loses attention and MLP is removed with them, so the numbers of the layers
-        # behind it change: layers are removed last, by what they are called then.
-        depth = len(context.kept_layers)
-        names = dict(enumerate(context.kept_layers))
-        context.remove_blocks(model, removed)
+        if removed:
+            context.remove_blocks(model, removed)
+        # A layer that lost both blocks is gone: from here on others may have other numbers.
+        now = {layers.index(dense): index for index, dense in enumerate(context.kept_layers)}
+        context.keep_groups(
+            model, {Block(now[layer], kind): kept for (layer, kind), kept in narrower.items()}
+        )
         if gone:
-            dense = {names[layer] for layer in range(depth) if layer in gone}
-            context.remove_layers(
-                model, [now for now, layer in enumerate(context.kept_layers) if layer in dense]
-            )
+            context.remove_layers(model, [now[layer] for layer in gone if layer in now])
 
 
 def _check_layers(parts: Anatomy, units: Units) -> None:
@@ -90,6 +90,13 @@ def _check_layers(parts: Anatomy, units: Units) -> None:
         raise PrunebenchError(
             f"the units are those of a model {what}, and this one has layers 0 to {depth - 1}",
             hint="name the file of the same model; layers count from 0",
+        )
+    layers, attentions, mlps = (
+        set(indices_of(text)[0]) for text in (units.layers, units.attention, units.mlp)
+    )
+    if layers | (attentions & mlps) >= set(range(depth)):  # without both blocks a layer goes too
+        raise PrunebenchError(
+            f"all {depth} layers would be removed", hint="leave at least one layer"
         )
 
 

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prunebench.errors import PrunebenchError
 from prunebench.measure.audit import audit, dense_facts
 from prunebench.model.anatomy import Block, anatomy
 from prunebench.model.width import keep_groups
@@ -131,3 +132,14 @@ def test_a_method_that_cuts_on_its_own_leaves_the_units_unknown(first: bool) -> 
     kept = audit(model, facts, context.dense_indices).kept
     assert kept is not None
     assert kept.mlp == {1: None}
+
+
+def test_all_blocks_cannot_be_removed_and_nothing_changes_then() -> None:
+    model = labelled()
+    context = Context(None, 0, list(range(5)))
+    context.remove_blocks(model, [Block(1, "mlp")])
+    before = copy.deepcopy(context.dense_indices)
+    with pytest.raises(PrunebenchError, match="all attentions and MLPs would be removed"):
+        context.remove_blocks(model, anatomy(model).blocks)
+    assert context.dense_indices == before
+    assert len(anatomy(model).blocks) == 9

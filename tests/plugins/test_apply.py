@@ -177,6 +177,8 @@ def test_nothing_to_remove_removes_nothing() -> None:
         ({"mlp_channels": {"1": [80]}}, r"count up to 80, and this model has 80 there"),
         ({"hidden": "0-47"}, r"the residual stream: all 48 would be removed"),
         ({"layers": "0-3"}, r"all 4 layers would be removed"),
+        ({"attention": "0-3", "mlp": "0-3"}, r"all 4 layers would be removed"),
+        ({"attention": "0-1", "mlp": "0-1", "layers": "2-3"}, r"all 4 layers would be removed"),
     ],
 )
 def test_units_of_another_model_are_refused_and_change_nothing(
@@ -186,6 +188,34 @@ def test_units_of_another_model_are_refused_and_change_nothing(
     with pytest.raises(PrunebenchError, match=said):
         prune(model, "apply", units=units)
     assert_same(model, dense)
+
+
+def test_layers_of_a_family_without_bypass_can_be_removed() -> None:
+    model = tiny_model("opt", do_layer_norm_before=False)
+    context, _ = prune(model, "apply", units={"layers": [1], "mlp_channels": {"2": "0-9"}})
+    assert context.kept_layers == [0, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("model", "units", "said"),
+    [
+        (
+            lambda: tiny_model("gemma"),
+            {"hidden": [0], "mlp": [1], "mlp_channels": {"2": [0]}, "layers": [3]},
+            "residual channels of this gemma model cannot be removed",
+        ),
+        (
+            lambda: tiny_model("opt", do_layer_norm_before=False),
+            {"attention": [1], "mlp_channels": {"2": [0]}},
+            "normalises after adding",
+        ),
+    ],
+)
+def test_a_family_that_refuses_is_left_as_it_was(model, units: dict[str, Any], said: str) -> None:
+    ours, dense = model(), model()
+    with pytest.raises(PrunebenchError, match=said):
+        prune(ours, "apply", units=units)
+    assert_same(ours, dense)
 
 
 def test_a_block_that_is_not_there_is_named() -> None:

@@ -30,12 +30,11 @@ class ChosenCalibration(NamedTuple):
 
 
 def default_calibration(
-    cell: Cell, given: Mapping[str, Any], registry: Registry, fetching: Callable[[str], None]
+    cell: Cell, given: Mapping[str, Any], registry: Registry, say: Callable[[str], None]
 ) -> ChosenCalibration:
     """What ``cell``, which has a `reader`, calibrates on if ``given`` names no corpus.
 
-    ``given`` are the user's keys. ``fetching`` is called with the name of the corpus before its
-    text is fetched.
+    ``given`` are the user's keys. ``say`` is called with what takes long, before it is done.
     """
     kind = reader(cell, registry)
     published: Mapping[str, Any] | None = kind.published_calibration
@@ -44,7 +43,7 @@ def default_calibration(
         return ChosenCalibration(with_keys(OFFLINE, given), why)
     recipe = _in_words(published)
     try:
-        _fetch(published, registry, fetching)
+        _fetch(published, registry, say)
     except PrunebenchError as error:
         why = f"not as published ({recipe}): {error.message}"
         return ChosenCalibration(with_keys(OFFLINE, given), why)
@@ -100,9 +99,7 @@ def reader(cell: Cell, registry: Registry) -> Any:
     return None
 
 
-def _fetch(
-    published: Mapping[str, Any], registry: Registry, fetching: Callable[[str], None]
-) -> None:
+def _fetch(published: Mapping[str, Any], registry: Registry, say: Callable[[str], None]) -> None:
     """Raises PrunebenchError if the text cannot be had."""
     name = str(published["corpus"])
     corpora = registry.registered("corpus")
@@ -110,7 +107,7 @@ def _fetch(
         raise PrunebenchError(
             f"no plugin has the corpus '{name}'", hint=did_you_mean(name, corpora)
         )
-    fetching(name)
+    say(f"fetch {name}, the published calibration")
     corpora[name].fetch(str(published.get("split", corpora[name].calibration_split)))
 
 

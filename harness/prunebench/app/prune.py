@@ -199,6 +199,7 @@ def _cell(job: PruneJob, registry: Registry, progress: Progress | None) -> tuple
     from prunebench.app.default_calibration import (
         OFFLINE,
         default_calibration,
+        described,
         reader,
         with_keys,
         with_training_text,
@@ -227,13 +228,16 @@ def _cell(job: PruneJob, registry: Registry, progress: Progress | None) -> tuple
     if "corpus" in given or "calibration" in job.options:
         return cell, None
 
-    def fetching(corpus: str) -> None:
+    def say(phase: str) -> None:
         if progress is not None:
-            progress(f"fetch {corpus}, the published calibration", 0, 0)
+            progress(phase, 0, 0)
 
-    chosen = default_calibration(cell, given, registry, fetching)
-    options = with_training_text(job.options, OFFLINE)
-    return planned(options, chosen.keys), chosen.why
+    chosen = default_calibration(cell, given, registry, say)
+    cell = planned(with_training_text(job.options, OFFLINE), chosen.keys)
+    assert cell.calibration is not None
+    # At once, too: the published text may take an hour where another takes a minute.
+    say(f"calibrate on {described(cell.calibration, chosen.why)}")
+    return cell, chosen.why
 
 
 def _set_up(job: PruneJob, registry: Registry, progress: Progress | None) -> CellSetup:

@@ -87,16 +87,17 @@ def build_streamed(setup: CellSetup, out: Path, shard_bytes: int = SHARD_BYTES) 
             setup.calibration_reason,
         )
         # Written into the folder that becomes ``out`` when this block ends without an error.
-        write_pruning_file(
-            aside,
-            PruningFile(
-                plain=True,
-                shape=shape_of(loaded.model),
-                kept=audited.kept,
-                made_by=pruned.made_by(cell),
-            ),
-        )
+        write_pruning_file(aside, _pruning_file(pruned, cell))
     return pruned
+
+
+def _pruning_file(pruned: PrunedCell, cell: Cell) -> PruningFile:
+    return PruningFile(
+        plain=True,  # layer-wise methods change no shape
+        shape=shape_of(pruned.loaded.model),
+        kept=pruned.audit.kept,
+        made_by=pruned.made_by(cell),
+    )
 
 
 class _LayerCounter:

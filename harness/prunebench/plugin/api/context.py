@@ -229,9 +229,16 @@ class Context:
         return log
 
     def remove_blocks(self, model: Any, blocks: Iterable[Block]) -> None:
-        """Remove these attentions and MLPs (current indices), and layers that then have neither."""
+        """Remove these attentions and MLPs (current indices), and layers that then have neither.
+
+        Raises PrunebenchError, with the model unchanged, if no block would be left.
+        """
         self._needs_whole("remove_blocks")
         removed = list(blocks)
+        if removed and set(removed) >= set(anatomy(model).blocks):
+            raise PrunebenchError(
+                "all attentions and MLPs would be removed", hint="leave at least one of them"
+            )
         remove_blocks(model, removed)
         self.dense_indices.remove_blocks(removed)
         parts = anatomy(model)
