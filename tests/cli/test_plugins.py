@@ -57,7 +57,7 @@ def test_show_prints_paper_structures_and_options() -> None:
         assert words in text
     owl = json.loads(invoke("plugins", "show", "owl", "--json").output)[0]
     assert (owl["kind"], owl["needs_calibration"]) == ("allocation", True)
-    assert [option["name"] for option in owl["options"]] == ["threshold", "spread"]
+    assert [option["name"] for option in owl["options"]] == ["threshold", "spread", "mode"]
     assert "did you mean 'wanda'" in str(invoke("plugins", "show", "wnda").exception)
     metric = invoke("plugins", "show", "kl-divergence").output
     for words in (

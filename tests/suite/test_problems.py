@@ -159,7 +159,8 @@ BAD = {
         "windows: 16",
         (
             "s.yaml:5: calibration: 'corpus' is missing "
-            "(registered name, local .txt .jsonl .parquet .npy file, or {file: PATH, field: COLUMN})"
+            "(registered name, local .txt .jsonl .json .parquet .npy file, "
+            "or {file: PATH, field: COLUMN})"
         ),
     ),
     "a name that is no folder's": (
