@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -53,8 +53,10 @@ def _every(seconds: float, call: Callable[[], None]) -> Iterator[None]:
     ended = threading.Event()
 
     def repeat() -> None:
-        while not ended.wait(seconds):
-            call()
+        # A terminal that fails switches this off, and nothing else.
+        with suppress(Exception, SystemExit):
+            while not ended.wait(seconds):
+                call()
 
     thread = threading.Thread(target=repeat, daemon=True)
     thread.start()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from prunebench.app.careful_display import careful
 from prunebench.app.live_report import LiveReport
 from prunebench.app.plan import PlannedSuite, SuiteRequest, plan_suite
 
@@ -117,7 +118,8 @@ class _Run:
         cells = self.planned.cells
         # A failed cell has a record, but is not finished.
         todo = [cell for cell in cells if not self.store.finished(cell)]
-        with observer.begin(self._start(todo, former)) as watcher:
+        start = self._start(todo, former)
+        with careful(lambda: observer.begin(start)) as watcher:
             session = Session(self.store, self.planned.registry, watcher, starter)
             self._measure(session, todo)
         return FinishedRun(

@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from prunebench.cli.terminal import careful_streams, say
+
 COMMANDS = {
     "run": "Run a suite and write its report.",
     "suites": "List the suites that come with prunebench.",
@@ -66,7 +68,7 @@ def _version(ctx: click.Context, _: Any, wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        click.echo(f"prunebench {version('prunebench')}")
+        say(f"prunebench {version('prunebench')}")
         ctx.exit()
 
 
@@ -95,13 +97,31 @@ def prunebench(*, verbose: bool) -> None:
 
 
 def main() -> None:
-    """The console script. Exit codes: 0 success, 1 a cell failed, 2 wrong usage or bad input."""
-    from prunebench.errors import PrunebenchError
+    """The console script. Exit codes: 0 success, 1 a cell failed, 2 wrong usage or bad input.
+
+    An output that cannot be written is 2 as well, if it is the command's result.
+    """
     from prunebench.isolation.interpreter import leave_working_folder
 
     leave_working_folder()
+    with careful_streams() as streams:
+        code = _run()
+    lost = streams.lost()
+    if lost is not None and not code:
+        with careful_streams():
+            say(f"error: cannot write the output: {lost.strerror or lost}", err=True)
+        code = 2
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command of `sys.argv`; returns its exit code."""
+    from prunebench.errors import PrunebenchError
+
     try:
         prunebench(prog_name="prunebench")
+    except SystemExit as end:  # click ends every command like this
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except PrunebenchError as error:
         import logging
 
@@ -110,7 +130,8 @@ def main() -> None:
             import traceback
 
             traceback.print_exc()
-        click.echo(f"error: {error.message}", err=True)
+        say(f"error: {error.message}", err=True)
         if error.hint:
-            click.echo(f"  fix: {error.hint}", err=True)
-        sys.exit(2)
+            say(f"  fix: {error.hint}", err=True)
+        return 2
+    return 0

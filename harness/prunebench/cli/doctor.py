@@ -11,6 +11,8 @@ from typing import Any, Literal, NamedTuple
 
 import click
 
+from prunebench.cli.terminal import say
+
 HUB = "https://huggingface.co"
 LIMIT_S = 3.0
 BUSY_LOAD = 0.5
@@ -41,14 +43,14 @@ def command(*, as_json: bool, offline: bool) -> None:
     """
     found = [*_machine(), *_measured(), *_caches(), *_plugins(), *([] if offline else [_hub()])]
     if as_json:
-        click.echo(json.dumps([finding._asdict() for finding in found], indent=1))
+        say(json.dumps([finding._asdict() for finding in found], indent=1))
         return
     topic = ""
     for finding in found:
         if finding.topic != topic:
             topic = finding.topic
-            click.echo(f"{topic}:")
-        click.echo(f"  {finding.status:<3} {finding.name:<18} {finding.text}".rstrip())
+            say(f"{topic}:")
+        say(f"  {finding.status:<3} {finding.name:<18} {finding.text}".rstrip())
 
 
 def _finding(topic: str, name: str, reason: str | None, text: str) -> Finding:

@@ -8,6 +8,7 @@ from typing import Literal
 import click
 
 from prunebench.cli.options import echo_path
+from prunebench.cli.terminal import say
 
 
 @click.command("export")
@@ -29,6 +30,6 @@ def command(run: Path, form: Literal["json", "csv", "parquet", "sqlite"], out: P
     text = export(run, form, out)
     # None: it was written to --out. JSON has no final newline, CSV has one.
     if text is not None:
-        click.echo(text, nl=not text.endswith("\n"))
+        say(text, nl=not text.endswith("\n"))
     elif out is not None:
         echo_path(out, err=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunebench.cli.options import suite_options
+from prunebench.cli.terminal import say
 from prunebench.errors import printable
 
 if TYPE_CHECKING:
@@ -32,9 +33,9 @@ def command(request: SuiteRequest, *, as_json: bool) -> None:
 
     described = describe(request)
     for warning in described["warnings"]:
-        click.echo(f"warning: {warning}", err=True)
+        say(f"warning: {warning}", err=True)
     if as_json:
-        click.echo(json.dumps(described, indent=2))
+        say(json.dumps(described, indent=2))
     else:
         from rich.console import Console
 

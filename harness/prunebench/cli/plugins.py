@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from prunebench.cli.options import plugin_option
+from prunebench.cli.terminal import say
 
 if TYPE_CHECKING:
     from prunebench.plugin.registry import PluginEntry, PluginProblem
@@ -62,7 +63,7 @@ def command(context: click.Context, *, as_json: bool) -> None:
     # Problems are rows too: a plugin that is missing from the list should say why.
     rows += [_problem(problem) for problem in registry.problems]
     if as_json:
-        click.echo(json.dumps(rows, indent=1))
+        say(json.dumps(rows, indent=1))
     else:
         _print(rows)
 
@@ -101,4 +102,4 @@ def _print(rows: list[Row]) -> None:
     widths = [max(len(line[column]) for line in lines) for column in range(4)]
     for *texts, message in lines:
         columns = [text.ljust(width) for text, width in zip(texts, widths, strict=True)]
-        click.echo("  ".join([*columns, message]).rstrip())
+        say("  ".join([*columns, message]).rstrip())

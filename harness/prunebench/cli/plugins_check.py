@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunebench.cli.options import assignments, plugin_option
+from prunebench.cli.terminal import say
 
 if TYPE_CHECKING:
     from prunebench.plugin.registry import PluginEntry
@@ -37,15 +38,15 @@ def command(name: str, options: tuple[str, ...], families: tuple[str, ...]) -> N
     entry = next((one for one in found if one.kind in CONTRACTS), found[0])
     given = _checked_options(entry, assignments(options)) if entry.kind in CONTRACTS else {}
     tried = families or DEFAULT_FAMILIES
-    click.echo(f"{entry.kind} {name} of {entry.distribution} {entry.version} on {', '.join(tried)}")
+    say(f"{entry.kind} {name} of {entry.distribution} {entry.version} on {', '.join(tried)}")
     # Verdicts are printed as they come: training takes a while.
     broken = 0
     for verdict in check(entry, given, tried):
         broken += verdict.status == "broken"
         details = f" ({verdict.details})" if verdict.details else ""
-        click.echo(f"{SIGNS[verdict.status]:<7} {verdict.promise.says}{details}")
+        say(f"{SIGNS[verdict.status]:<7} {verdict.promise.says}{details}")
     if broken:
-        click.echo(f"{broken} {'promise is' if broken == 1 else 'promises are'} broken", err=True)
+        say(f"{broken} {'promise is' if broken == 1 else 'promises are'} broken", err=True)
         sys.exit(1)
 
 

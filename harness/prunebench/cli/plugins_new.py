@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from prunebench.cli.options import echo_path
+from prunebench.cli.terminal import result_is_a_file, say
 from prunebench.errors import printable
 from prunebench.plugin.scaffold import SCAFFOLDS, write_package
 
@@ -38,6 +39,7 @@ def command(name: str, kind: str, parent: Path) -> None:
     from prunebench.errors import PrunebenchError
     from prunebench.plugin.host import load_plugins
 
+    result_is_a_file()
     # The package would seem to work until a suite names the plugin and gets the other one.
     for entry in (*load_plugins().entries(), *built_in()):
         if entry.name == name and entry.kind == SCAFFOLDS[kind].kind:
@@ -49,4 +51,4 @@ def command(name: str, kind: str, parent: Path) -> None:
     for path in sorted(file for file in folder.rglob("*") if file.is_file()):
         echo_path(path)
     shown = printable(str(folder))
-    click.echo(f"next: pip install -e {shown}, then follow {shown}/README.md")
+    say(f"next: pip install -e {shown}, then follow {shown}/README.md")

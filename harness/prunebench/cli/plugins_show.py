@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunebench.cli.options import plugin_option
+from prunebench.cli.terminal import say
 
 if TYPE_CHECKING:
     from prunebench.plugin.registry import PluginEntry, Registry
@@ -42,14 +43,14 @@ def command(name: str, *, as_json: bool) -> None:
     registry = load_plugins()
     found = named(name, registry)
     if as_json:
-        click.echo(json.dumps([described(entry) for entry in found], indent=1))
+        say(json.dumps([described(entry) for entry in found], indent=1))
         return
     # A name may belong to several kinds: all are shown.
     for position, entry in enumerate(found):
         if position:
-            click.echo()
+            say()
         for line in _lines(described(entry)):
-            click.echo(line)
+            say(line)
 
 
 def named(name: str, registry: Registry) -> list[PluginEntry]:

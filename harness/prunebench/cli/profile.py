@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunebench.cli.options import TOKENS, Seconds
+from prunebench.cli.terminal import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -106,7 +107,7 @@ def command(
 # Phases go to stderr: stdout has only the tables.
 def _tell(phase: str, done: int, total: int) -> None:  # noqa: ARG001
     if not done:
-        click.echo(f"{phase} ...", err=True)
+        say(f"{phase} ...", err=True)
 
 
 def _show(found: ModelProfile) -> None:

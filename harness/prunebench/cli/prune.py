@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunebench.cli.options import LARGEST, assignments, plugin_option
+from prunebench.cli.terminal import result_is_a_file, say
 from prunebench.errors import printable
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ def command(
     """
     from prunebench.app.prune import PruneJob, prune_model
 
+    result_is_a_file()
     job = PruneJob(
         model,
         method,
@@ -115,7 +117,7 @@ def command(
         stream=stream,
         shard_size=shard_size,
     )
-    click.echo(summary(prune_model(job, _Progress()), out))
+    say(summary(prune_model(job, _Progress()), out))
 
 
 def summary(result: Pruned, out: Path) -> str:
@@ -155,12 +157,12 @@ class _Progress:
     def __call__(self, phase: str, done: int, total: int) -> None:
         if phase != self.phase:
             if self.counts and self.phase:
-                click.echo(err=True)
+                say(err=True)
             self.phase = phase
-            click.echo(f"{phase} ...", err=True, nl=not self.counts)
+            say(f"{phase} ...", err=True, nl=not self.counts)
         elif self.counts and total:
             # "\r" writes the count over the last one.
-            click.echo(f"\r{phase} ... {done}/{total}", err=True, nl=False)
+            say(f"\r{phase} ... {done}/{total}", err=True, nl=False)
             if done == total:
-                click.echo(err=True)
+                say(err=True)
                 self.phase = ""

@@ -9,6 +9,7 @@ from typing import Literal
 import click
 
 from prunebench.cli.options import echo_path, plugin_option
+from prunebench.cli.terminal import result_is_a_file, say
 
 
 @click.command("report")
@@ -50,13 +51,14 @@ def command(
     if form != "html":
         text = main_table(runs, form, only=only)
         if out is None:
-            click.echo(text, nl=False)
+            say(text, nl=False)
         else:
             from prunebench.store.atomic import write_atomically
 
             write_atomically(out, text)
             echo_path(out, err=True)
         return
+    result_is_a_file()
     # Plugins are loaded for their sections only; records are shown without the plugins they name.
     sections = list(load_plugins().registered("section").values())
     path = write_report(

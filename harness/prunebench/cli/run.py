@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunebench.cli.options import suite_options
+from prunebench.cli.terminal import result_is_a_file, say
 from prunebench.errors import printable
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ def command(
     """
     from prunebench.app import run_suite
 
-    # SIGTERM ends a run as Ctrl-C does: cells are ended and the lock is released.
-    signal.signal(signal.SIGTERM, _interrupt)
+    result_is_a_file()
+    _end_as_ctrl_c_does()
     begun = time.monotonic()  # imports and planning are part of the harness's own time
     given = _engine_options(engine, options, ray_address)
     try:
@@ -69,17 +70,17 @@ def command(
             request, _Terminal(), engine=engine, engine_options=given, report=not no_report
         )
     except KeyboardInterrupt:
-        click.echo("stopped; the same command continues the run", err=True)
+        say("stopped; the same command continues the run", err=True)
         sys.exit(130)  # 128 + SIGINT, as shells report it
     _show_end(done, begun)
     if done.failed:
-        click.echo(
+        say(
             f"{len(done.failed)} of {_cells(done.cells)} failed: {', '.join(done.failed)}", err=True
         )
         sys.exit(1)
     if done.not_measurable:
         names = ", ".join(done.not_measurable)
-        click.echo(
+        say(
             f"something else used this machine: the speed of {len(done.not_measurable)} of "
             f"{_cells(done.cells)} was not measurable ({names})",
             err=True,
@@ -94,18 +95,18 @@ class _Terminal:
         from prunebench.app.progress import show
 
         finished = start.cells - len(start.to_run)
-        click.echo(
+        say(
             f"{start.suite}: {_cells(start.cells)}, {finished} finished, in {printable(str(start.folder))}"
         )
         if start.former is not None:
-            click.echo(f"continuing a run that was killed ({start.former})", err=True)
+            say(f"continuing a run that was killed ({start.former})", err=True)
         for damaged in start.damaged:
-            click.echo(f"{damaged.path.name}: {damaged.reason}; the cell is run again", err=True)
+            say(f"{damaged.path.name}: {damaged.reason}; the cell is run again", err=True)
         for problem in start.plugin_problems:
             name = f"{problem.plugin} of {problem.distribution} {problem.version}"
-            click.echo(f"plugin {name}: {problem.message}", err=True)
+            say(f"plugin {name}: {problem.message}", err=True)
         for warning in start.warnings:
-            click.echo(f"warning: {warning}", err=True)
+            say(f"warning: {warning}", err=True)
         return show(start.to_run)
 
 
@@ -114,9 +115,9 @@ def _show_end(done: FinishedRun, begun: float) -> None:
         from prunebench.cli.run_end import show_summary
 
         show_summary(done.folder)
-        click.echo(f"report: {printable(str(done.report))}")
+        say(f"report: {printable(str(done.report))}")
     if done.measured_s:
-        click.echo(_spent(time.monotonic() - begun, done.measured_s, done.most_at_once))
+        say(_spent(time.monotonic() - begun, done.measured_s, done.most_at_once))
 
 
 def _engine_options(engine: str, options: Sequence[str], ray_address: str | None) -> dict[str, str]:
@@ -143,6 +144,14 @@ def _spent(total: float, measured: float, at_once: int) -> str:
 
 def _cells(number: int) -> str:
     return "1 cell" if number == 1 else f"{number} cells"
+
+
+def _end_as_ctrl_c_does() -> None:
+    """Let SIGTERM and a terminal that closes end cells and release the lock, as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    # Under nohup the signal is ignored, and the run goes on.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, _interrupt)
 
 
 def _interrupt(*_: Any) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from prunebench.cli.terminal import say
+
 
 @click.command("schema", short_help="Print the JSON Schema of a suite file.")
 def command() -> None:
@@ -17,4 +19,4 @@ def command() -> None:
     from prunebench.plugin.host import load_plugins
     from prunebench.suite.json_schema import json_schema
 
-    click.echo(json.dumps(json_schema(load_plugins()), indent=2))
+    say(json.dumps(json_schema(load_plugins()), indent=2))

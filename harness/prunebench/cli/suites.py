@@ -6,6 +6,8 @@ import json
 
 import click
 
+from prunebench.cli.terminal import say
+
 
 @click.command("suites")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -24,8 +26,8 @@ def command(*, as_json: bool) -> None:
             {"name": name, "title": str(data.get("title") or data.get("name")), "file": str(path)}
         )
     if as_json:
-        click.echo(json.dumps(rows, indent=1))
+        say(json.dumps(rows, indent=1))
         return
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
-        click.echo(f"{row['name']:{width}}  {row['title']}")
+        say(f"{row['name']:{width}}  {row['title']}")

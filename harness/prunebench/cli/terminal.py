@@ -1,0 +1,137 @@
+"""Standard output and error, which may fail: a closed pipe, a full disk, an encoding without signs.
+
+What is printed may get lost; a command goes on and ends as it would have done.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import select
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+NAMES = ("stdout", "stderr")
+
+
+def say(text: str = "", *, err: bool = False, nl: bool = True) -> None:
+    """Print to the standard output, or to the standard error.
+
+    `click.echo` would write UTF-8 if the terminal has another encoding.
+    """
+    stream = sys.stderr if err else sys.stdout
+    stream.write(f"{text}\n" if nl else text)
+    stream.flush()
+
+
+@dataclass
+class Streams:
+    """The standard streams of one command, and the first error of each."""
+
+    failed: dict[str, OSError] = field(default_factory=dict)
+    result_is_a_file: bool = False
+
+    def lost(self) -> OSError | None:
+        """Why the result got lost, if it was printed and anybody wanted it.
+
+        Nobody does behind `| head -1`.
+        """
+        error = self.failed.get("stdout")
+        wanted = error is not None and error.errno != errno.EPIPE and not self.result_is_a_file
+        return error if wanted else None
+
+
+_current: list[Streams] = []
+
+
+def result_is_a_file() -> None:
+    """Say that the command's result is not what it prints, so that its output may get lost."""
+    for streams in _current:
+        streams.result_is_a_file = True
+
+
+@contextmanager
+def careful_streams() -> Iterator[Streams]:
+    """Inside the block nothing fails because it prints: what cannot be printed is dropped.
+
+    Characters that the encoding lacks are replaced. Streams that are no files stay as they are.
+    """
+    streams = Streams()
+    before = {name: getattr(sys, name) for name in NAMES}
+    made: list[Any] = []
+    try:
+        for name, stream in before.items():
+            new = _careful(name, stream, streams)
+            if new is not None:
+                made.append(new)
+                setattr(sys, name, new)
+        _current.append(streams)
+        yield streams
+    finally:
+        _current.clear()
+        for stream in made:
+            stream.flush()
+        for name, stream in before.items():
+            setattr(sys, name, stream)
+
+
+def _careful(name: str, stream: Any, streams: Streams) -> Any:
+    """What replaces ``stream``; None if it can stay."""
+    if stream is None:  # the descriptor was closed before we started
+        return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123
+    buffer = getattr(stream, "buffer", None)
+    # With PYTHONUNBUFFERED the buffer is the file itself.
+    unbuffered = isinstance(buffer, io.RawIOBase)
+    raw = buffer if unbuffered else getattr(buffer, "raw", None)
+    if raw is None:
+        return None
+    stream.flush()
+    return io.TextIOWrapper(
+        io.BufferedWriter(_CarefulRaw(raw, name, streams)),
+        encoding=stream.encoding,
+        errors="replace" if name == "stdout" else "backslashreplace",
+        line_buffering=stream.line_buffering or unbuffered,
+    )
+
+
+class _CarefulRaw(io.RawIOBase):
+    """Writes to ``raw`` until that fails, and then nowhere.
+
+    It is below all buffers, so that no flush fails either, not even that of the interpreter's end.
+    """
+
+    def __init__(self, raw: Any, name: str, streams: Streams) -> None:
+        super().__init__()
+        self._raw = raw
+        self._stream = name
+        self._failed = streams.failed
+
+    def write(self, data: Any) -> int:
+        while self._stream not in self._failed:
+            try:
+                written: int | None = self._raw.write(data)
+            except OSError as error:
+                self._failed[self._stream] = error
+                break
+            if written is not None:
+                return written
+            # A terminal that another program has set to non-blocking is full for the moment.
+            select.select([], [self._raw], [])
+        return len(data)
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return bool(self._raw.isatty())
+
+    def fileno(self) -> int:
+        return int(self._raw.fileno())
+
+    @property
+    def name(self) -> str:
+        return f"<{self._stream}>"
