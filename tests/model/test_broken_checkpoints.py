@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -267,6 +268,47 @@ AT_PLAN: dict[str, tuple[Damage, str, str | None]] = {
         "/resolve/",
     ),
     "a config cut short": (content("config.json", '{"a":'), "config.json is not JSON", "copy or"),
+    "more layers than weights": (
+        config(num_hidden_layers=10**6),
+        "num_hidden_layers is 1000000, but the weights have 4",
+        "take config and weights from the same checkpoint",
+    ),
+    "another width": (config(hidden_size=10**8), "hidden_size is 100000000", "same checkpoint"),
+    "another vocabulary": (config(vocab_size=10**9), "vocab_size is 1000000000", "same checkpoint"),
+    "another MLP": (config(intermediate_size=10**9), "intermediate_size is", "same checkpoint"),
+    "another head": (
+        config(head_dim=7),
+        "num_attention_heads x head_dim is 28, but the weights have 48",
+        "same checkpoint",
+    ),
+    "a pipe": (
+        both(
+            remove("model.safetensors"),
+            lambda folder: os.mkfifo(folder / "model.safetensors"),
+        ),
+        r"model\.safetensors is a pipe or a device, not a file",
+        "copy or download",
+    ),
+    "a config that is a pipe": (
+        both(remove("config.json"), lambda folder: os.mkfifo(folder / "config.json")),
+        r"config\.json is a pipe or a device",
+        "copy or download",
+    ),
+    "weights of another framework": (
+        rename("flax_model.msgpack"),
+        "but weights of another framework: flax_model.msgpack",
+        "download the safetensors",
+    ),
+    "a download that did not finish": (
+        rename("model.safetensors.incomplete"),
+        r"but model\.safetensors\.incomplete: a download that did not finish",
+        "download it again",
+    ),
+    "weights in a folder below": (
+        both(lambda folder: (folder / "sub").mkdir(), rename("sub/model.safetensors")),
+        "they are in sub/",
+        "name .*/sub",
+    ),
     "no tokenizer": (remove("tokenizer.json"), "has no tokenizer", "save one there"),
 }
 
@@ -340,10 +382,15 @@ WHEN_LOADED: dict[str, tuple[Damage, str, str | None]] = {
         "without 'module.' in front",
     ),
     "names of peft": (prefixed("base_model.model."), "missing keys", "merge the adapter"),
-    "more layers than weights": (
-        config(num_hidden_layers=7),
-        "missing keys: model.layers.4",
+    "a layer that lacks a weight": (
+        weights(lambda tensors: [tensors.pop("model.layers.3.mlp.up_proj.weight")]),
+        "1 missing keys: model.layers.3.mlp.up_proj.weight",
         "take config and weights from the same checkpoint",
+    ),
+    "a rotary base of 0": (
+        config(rope_parameters={"rope_type": "default", "rope_theta": 0}),
+        "the dense model computes NaN or infinity in float32",
+        "a number in config.json is wrong",
     ),
     "NaN": (
         weights(

@@ -20,7 +20,7 @@ from prunebench.isolation.process_guard import guarded
 from prunebench.measure.devices.watch import watch_of
 from prunebench.measure.speed.io import disk_read_bytes, load_io
 from prunebench.model.fetch import fetch_checkpoint
-from prunebench.model.finite import check_dense_weights
+from prunebench.model.finite import check_dense_logits, check_dense_weights
 from prunebench.model.folder import read_checkpoint
 from prunebench.model.load import LoadedModel, load, load_dispatched
 from prunebench.plugin.host import load_plugins
@@ -108,7 +108,7 @@ class CellSetup:
     def load_timed(self, *, unchanged: bool = True) -> tuple[LoadedModel, LoadIO]:
         """Load the dense model in a phase of its own, and tell what loading read.
 
-        Raises PrunebenchError as `load` does, and if the dense weights hold NaN or infinity.
+        Raises PrunebenchError as `load` does, and if the dense model holds or computes NaN.
         """
         watch = watch_of(self.device)
         with self.phases.phase("load"):
@@ -118,6 +118,9 @@ class CellSetup:
             read_after = disk_read_bytes()
         with self.phases.phase("check"):
             check_dense_weights(loaded.model, read_checkpoint(self.folder))
+            # On several devices a pass may read all weights from the disk.
+            if self.cell.model.placement is None:
+                check_dense_logits(loaded.model, self.folder)
         for note in loaded.notes:
             self.flags.add("the checkpoint", note)
         read = None if read_before is None or read_after is None else read_after - read_before

@@ -20,7 +20,7 @@ from prunebench.engine.cell_log import shorten
 from prunebench.engine.job import Job, Launcher, LauncherDiedError, Limits, ProcessExit
 from prunebench.engine.lost_cell import LostCell, cause_of, lost_record
 from prunebench.engine.memory_limit import kernel_kills
-from prunebench.errors import PrunebenchError
+from prunebench.errors import PrunebenchError, is_full
 from prunebench.experiment.cell import Cell
 from prunebench.isolation.timing_lock import WAITING
 from prunebench.record.record import Record, utc_now
@@ -172,7 +172,8 @@ def _prepare(paths: CellPaths, starter: Launcher) -> str:
     except OSError as error:
         raise PrunebenchError(
             f"no cell can be started in {paths.scratch.parent.parent}: {error.strerror or error}",
-            hint="free some space; what is finished is kept, the same command continues the run",
+            hint=f"{'free some space' if is_full(error) else 'let the folder be written'}; "
+            "what is finished is kept, the same command continues the run",
         ) from error
 
 

@@ -30,6 +30,7 @@ from prunebench.layerwise.device_moves import LayerSource, lent_frame, lent_laye
 from prunebench.layerwise.layer_run import Gathered, LayerRun
 from prunebench.layerwise.pruner import LinearStats
 from prunebench.model.anatomy import Anatomy, anatomy
+from prunebench.model.finite import finite_hint
 
 if TYPE_CHECKING:
     from torch import nn
@@ -210,7 +211,7 @@ class LayerWalk:
                 raise PrunebenchError(
                     f"layer {run.index}: the input of {name} is not finite on the calibration"
                     " windows",
-                    hint="use float32, or look for a damaged checkpoint",
+                    hint=finite_hint(run.layer),
                 )
         # `result` works in place: completing a Hessian takes no second matrix.
         results = {kind: statistic.result() for kind, statistic in found.items()}

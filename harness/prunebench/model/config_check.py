@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from prunebench.errors import PrunebenchError
-from prunebench.model.families import FAMILIES
-from prunebench.model.safetensors_header import StoredTensor, is_float
+from prunebench.model.families import FAMILIES, Family
+from prunebench.model.safetensors_header import EMBEDDINGS, StoredTensor, is_float
+from prunebench.model.weight_files import PRUNING_FILE
 
 _SIZES = (
     "hidden_size",
@@ -20,6 +22,7 @@ _SIZES = (
     "vocab_size",
     "max_position_embeddings",
 )
+_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _QUANTISED = ("quantization_config", "compression_config")
 _ORIGINAL = "name the checkpoint that it was made from"
 
@@ -38,8 +41,11 @@ def check_config(
                 f"{file}: {key} is {value!r}, not a whole number above 0",
                 hint="correct it, or download the file again",
             )
-    pad, size = config.get("pad_token_id"), config.get("vocab_size")
     family = FAMILIES.get(str(config.get("model_type")))
+    # A pruned model may be narrower than its config says.
+    if family is not None and not (folder / PRUNING_FILE).exists():
+        _check_shapes(folder, config, tensors, family)
+    pad, size = config.get("pad_token_id"), config.get("vocab_size")
     pads = family is None or family.pads
     # torch counts a negative id from the end.
     if pads and type(pad) is int and type(size) is int and not -size <= pad < size:
@@ -47,6 +53,49 @@ def check_config(
             f"{file}: pad_token_id is {pad}, but the vocabulary has ids 0 to {size - 1}",
             hint="set it to null or to an id of the tokenizer; padding is not used here",
         )
+
+
+def _check_shapes(
+    folder: Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, StoredTensor],
+    family: Family,
+) -> None:
+    """Compare sizes in the config with the weights.
+
+    transformers would make what the config says, up to all memory, before it finds a difference.
+    """
+    layers = {int(match[1]) for name in tensors if (match := _LAYER.search(name))}
+    found: dict[str, int | None] = {
+        "num_hidden_layers": max(layers, default=-1) + 1,
+        "vocab_size": _size(tensors, EMBEDDINGS, 0),
+        "hidden_size": _size(tensors, EMBEDDINGS, 1),
+        family.mlp_width: _size(tensors, (f".{family.cuts['mlp'][0].linear}.weight",), 0),
+    }
+    if "word_embed_proj_dim" in config:  # OPT's embeddings may be narrower than its layers
+        del found["hidden_size"]
+    heads, width = config.get("num_attention_heads"), config.get("head_dim")
+    if type(heads) is int and type(width) is int:
+        stored = _size(tensors, (f".{family.cuts['attention'][-1].linear}.weight",), 1)
+        config = {**config, "num_attention_heads x head_dim": heads * width}
+        found["num_attention_heads x head_dim"] = stored
+    for key, stored in found.items():
+        said = config.get(key)
+        # Fewer layers than there are can be loaded; what is left over is flagged then.
+        fits = said == stored or (key == "num_hidden_layers" and (said or 0) < (stored or 0))
+        if stored and type(said) is int and not fits:
+            raise PrunebenchError(
+                f"{folder / 'config.json'}: {key} is {said}, but the weights have {stored}",
+                hint="take config and weights from the same checkpoint",
+            )
+
+
+def _size(
+    tensors: Mapping[str, StoredTensor], endings: tuple[str, ...], dimension: int
+) -> int | None:
+    """A size of the first matrix whose name has one of these endings."""
+    shapes = (tensor.shape for name, tensor in tensors.items() if name.endswith(endings))
+    return next((shape[dimension] for shape in shapes if len(shape) == 2), None)
 
 
 def _check_quantisation(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import os
@@ -14,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from prunebench.callbacks import ignore
-from prunebench.errors import PrunebenchError
+from prunebench.errors import PrunebenchError, is_full
 
 _RANDOM = re.compile("[a-z0-9_]{8}")  # how `mkdtemp` ends a name
 
@@ -25,7 +24,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if is_full(error):
             hint = "free some space, or set PRUNEBENCH_CACHE to a folder on another disk"
         else:
             hint = "check that the folder exists and may be written"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +11,10 @@ import torch
 from prunebench.errors import PrunebenchError
 from prunebench.isolation.model_guard import first_not_finite
 from prunebench.model.folder import Checkpoint
+from prunebench.model.placement import input_device
 from prunebench.model.safetensors_io import TensorFiles
+
+_TOKENS = 32  # of one sequence; attention over a few tokens can hide NaN
 
 
 def check_dense_weights(model: Any, checkpoint: Checkpoint) -> None:
@@ -20,6 +24,35 @@ def check_dense_weights(model: Any, checkpoint: Checkpoint) -> None:
     """
     if name := first_not_finite(model):
         raise _not_finite(name, model.get_parameter(name).dtype, checkpoint)
+
+
+@torch.no_grad()
+def check_dense_logits(model: Any, folder: Path) -> None:
+    """Raise PrunebenchError if the dense ``model`` of ``folder`` computes NaN or infinity.
+
+    With finite weights that is the data type's range, or a number in config.json such as a rotary
+    base of 0. Otherwise it would be blamed on what is measured first.
+    """
+    size = model.get_input_embeddings().num_embeddings
+    length = min(_TOKENS, getattr(model.config, "max_position_embeddings", None) or _TOKENS)
+    tokens = torch.arange(length, device=input_device(model))[None] % size  # any ids will do
+    if bool(torch.isfinite(model(tokens, use_cache=False).logits).all()):
+        return
+    dtype = next(model.parameters()).dtype
+    if dtype == torch.float32:
+        hint = "a number in config.json is wrong: its weights are finite"
+    else:
+        hint = "run the model with `dtype: float32`"
+    raise PrunebenchError(
+        f"{folder}: the dense model computes NaN or infinity in {_plain(dtype)}", hint=hint
+    )
+
+
+def finite_hint(model: Any) -> str:
+    """What to do about a model that computes NaN or infinity after it was changed."""
+    if next(model.parameters()).dtype == torch.float32:
+        return "prune less: what is left of the model overflows"
+    return "run it with `dtype: float32`, or prune less"
 
 
 def check_stored_weights(

@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from prunebench.errors import PrunebenchError, first_line
+from prunebench.errors import PrunebenchError, first_line, is_full
 from prunebench.model.files import path_lock
 from prunebench.model.hub_access import Wanted, hub_errors, is_lost_connection, patient, require_hub
 from prunebench.model.hub_cache import remember_commit, repository_folder
@@ -95,7 +95,8 @@ def _download(wanted: Wanted, name: str, endpoint: str) -> Path:
     except OSError as error:
         raise PrunebenchError(
             f"{wanted}: cannot write {slot.file}: {error.strerror or error}",
-            hint="free some space, or set HF_HOME to a folder on another disk",
+            hint=f"{'free some space' if is_full(error) else 'let that folder be written'}, "
+            "or set HF_HOME to another folder",
         ) from error
     return slot.file
 

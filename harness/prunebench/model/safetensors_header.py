@@ -24,7 +24,7 @@ _MAX_HEADER = 100_000_000  # bytes; the limit of the format, so a wrong length a
 # Rotary tables and causal masks that older releases of transformers stored beside the weights.
 _LEGACY_BUFFERS = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
 _HEADS = ("lm_head.weight", "embed_out.weight")
-_EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight")
+EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight")
 _PIECE = 1 << 20  # bytes that are compared at a time
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 # Bytes of an element; a type that is not in the table is not checked.
@@ -61,7 +61,7 @@ def parameter_count(tensors: Mapping[str, StoredTensor], *, tied: bool) -> int |
         return None
     total = sum(math.prod(tensor.shape) for tensor in counted.values())
     heads = [tensor for name, tensor in counted.items() if name in _HEADS]
-    embeddings = [tensor for name, tensor in counted.items() if name.endswith(_EMBEDDINGS)]
+    embeddings = [tensor for name, tensor in counted.items() if name.endswith(EMBEDDINGS)]
     if tied and heads and embeddings and _equal(heads[0], embeddings[0]):
         total -= math.prod(heads[0].shape)
     return total

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from prunebench.errors import PrunebenchError
 from prunebench.model.safetensors_header import StoredTensor, safetensors_entries
-from prunebench.model.wrong_file import read_json
+from prunebench.model.wrong_file import check_regular, read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PRUNING_FILE = "pruning.json"
@@ -22,6 +22,8 @@ ADAPTER = "adapter_config.json"
 """The config of a PEFT adapter. transformers puts one that lies beside a model on top of it."""
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _SHARD = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})\.safetensors")
+_UNFINISHED = re.compile(r"\.safetensors\.(incomplete|part|partial|crdownload|download|tmp|aria2)$")
+_OTHER_FRAMEWORKS = (".h5", ".msgpack", ".onnx", ".tflite", ".pb", ".mlmodel", ".nemo")
 _CONVERT = (
     "convert it once: AutoModelForCausalLM.from_pretrained(FOLDER, weights_only=True)"
     ".save_pretrained(NEW_FOLDER)"
@@ -147,11 +149,27 @@ def _no_weights(folder: Path) -> PrunebenchError:
         return PrunebenchError(
             f"{folder} has only pickled weights, which are never loaded", hint=_CONVERT
         )
+    return _elsewhere(folder, names)
+
+
+def _elsewhere(folder: Path, names: Sequence[str]) -> PrunebenchError:
+    """The error for a folder without any *.safetensors, by what it holds instead."""
+    message = f"{folder} has no *.safetensors"
     if ggufs := [name for name in names if name.lower().endswith(".gguf")]:
+        return PrunebenchError(f"{message}, but a GGUF file", hint=f"name {folder / ggufs[0]}")
+    if parts := [name for name in names if _UNFINISHED.search(name)]:
         return PrunebenchError(
-            f"{folder} has no *.safetensors, but a GGUF file", hint=f"name {folder / ggufs[0]}"
+            f"{message}, but {parts[0]}: a download that did not finish", hint="download it again"
         )
-    return PrunebenchError(f"{folder} has no *.safetensors", hint=_SAVED)
+    if others := [name for name in names if name.endswith(_OTHER_FRAMEWORKS)]:
+        return PrunebenchError(
+            f"{message}, but weights of another framework: {others[0]}",
+            hint="download the safetensors of the same model, or convert it with transformers",
+        )
+    for name in names:
+        if any((folder / name / one).is_file() for one in (SINGLE, INDEX)):
+            return PrunebenchError(f"{message}; they are in {name}/", hint=f"name {folder / name}")
+    return PrunebenchError(message, hint=_SAVED)
 
 
 def _no_index(folder: Path, shards: Iterable[re.Match[str]]) -> PrunebenchError:
@@ -167,7 +185,10 @@ def _no_index(folder: Path, shards: Iterable[re.Match[str]]) -> PrunebenchError:
 
 
 def _broken_link(folder: Path, names: Iterable[str]) -> PrunebenchError | None:
+    """The error for a file that is there by its name only."""
     for path in (folder / name for name in names):
+        if path.exists():
+            check_regular(path)
         if path.is_symlink() and not path.exists():
             return PrunebenchError(
                 f"{path} is a link to {path.readlink()}, which does not exist",

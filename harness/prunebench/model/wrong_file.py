@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises FileNotFoundError if there is no file, PrunebenchError if it is not a JSON object.
     """
     try:
+        check_regular(path)
         content = path.read_bytes()
     except FileNotFoundError:
         raise
@@ -69,6 +71,17 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise PrunebenchError(f"{path} holds a JSON {_kind(found)}, not an object", hint=AGAIN)
     return found
+
+
+def check_regular(path: Path) -> None:
+    """Raise PrunebenchError if ``path`` is no file: reading a pipe would wait for ever.
+
+    Raises FileNotFoundError if there is nothing.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise PrunebenchError(f"{path} is {kind}, not a file", hint=AGAIN)
 
 
 def _kind(value: Any) -> str:

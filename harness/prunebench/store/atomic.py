@@ -7,7 +7,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from prunebench.errors import PrunebenchError
+from prunebench.errors import PrunebenchError, is_full
 
 
 def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
@@ -38,9 +38,10 @@ def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
             Path(name).unlink(missing_ok=True)
             raise
     except OSError as error:
+        remedy = "free some space" if is_full(error) else "check that the folder may be written"
         raise PrunebenchError(
             f"cannot write {path}: {error.strerror or error}",
-            hint="free some space or choose another folder with --out; what is finished is kept",
+            hint=f"{remedy}, or choose another folder with --out; what is finished is kept",
         ) from error
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.measures import PerplexitySpec
 from prunebench.model.batches import windows_per_batch
+from prunebench.model.finite import finite_hint
 from prunebench.model.placement import input_device
 from prunebench.model.positions import check_positions
 from prunebench.record.quality import Perplexity
@@ -64,7 +65,7 @@ def perplexity(
             if not math.isfinite(nll):
                 raise PrunebenchError(
                     f"perplexity on {corpus}: the likelihood of window {len(sums)} is not finite",
-                    hint="the pruned model overflows: run it with dtype float32, or prune less",
+                    hint=finite_hint(model),
                 )
             sums.append(nll)
         if progress is not None:
