@@ -46,12 +46,14 @@ def write_report(
     cells that match one of these shell patterns, ``sections`` are those of plugins, and ``running``
     says that cells are still being run.
     """
+    from prunebench.model.files import check_file_target
     from prunebench.store.atomic import write_atomically
     from prunebench.store.run_folder import RunStore
 
     # Opening checks every folder before the first record is read.
     stores = [RunStore.open(one) for one in (folder, *more)]
     path = out or stores[0].report_path
+    check_file_target(path)
     write_atomically(path, render(*stores, only=only, sections=sections, running=running))
     return path
 
@@ -98,10 +100,13 @@ def summary(folder: Path) -> Summary:
 
 def compare(a: Path, b: Path, html: Path | None = None) -> dict[str, Any]:
     """What run ``b`` changed against run ``a``, cell by cell; also written to ``html`` if given."""
+    from prunebench.model.files import check_file_target
     from prunebench.store.atomic import write_atomically
     from prunebench_report.output.html import comparison_document
     from prunebench_report.sections.comparison import comparison
 
+    if html is not None:
+        check_file_target(html, option="--html")
     found = comparison(_load(a), _load(b)) | {"a": str(a), "b": str(b)}
     if html is not None:
         write_atomically(html, comparison_document(found))

@@ -260,11 +260,12 @@ def _calibration(setup: CellSetup) -> str | None:
 
 def _check_target(out: Path, format: str) -> None:  # noqa: A002 - the option's name
     """Refuse a folder that must not be replaced, before anything is computed."""
+    from prunebench.model.files import check_writable
     from prunebench.model.save_target import save_target
 
     if format not in FORMATS:
         raise PrunebenchError(f"unknown format '{format}'", hint=did_you_mean(format, FORMATS))
-    save_target(out)
+    check_writable(save_target(out))
 
 
 def _checked_stream(job: PruneJob) -> Path:

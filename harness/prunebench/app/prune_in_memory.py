@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import ValidationError
 
+from prunebench.cell.setup import vocabulary_size
 from prunebench.errors import PrunebenchError, did_you_mean
 from prunebench.measure.audit import audit, dense_facts
 from prunebench.model.anatomy import anatomy
+from prunebench.model.positions import check_positions
 from prunebench.plugin.api.context import Context
 from prunebench.plugin.api.sparsity import pattern_of
 from prunebench.plugin.option_values import first_fault, read_options
+from prunebench.text.windows import check_ids
 
 if TYPE_CHECKING:
     from prunebench.plugin.registry import Registry
@@ -46,6 +49,8 @@ def prune_in_memory(
             f"'{method}' needs calibration",
             hint="give token ids as an int64 tensor [windows, length]",
         )
+    if tokens is not None:
+        _check_tokens(model, tokens)
     dense = dense_facts(model)
     context = Context(tokens, seed, list(range(len(anatomy(model).layers))))
     # Dropout would make calibration random; afterwards the model is in its own mode again.
@@ -63,6 +68,17 @@ def prune_in_memory(
         "kept_layers": context.kept_layers,
     }
     return audit(model, dense, context.dense_indices, patterns), context.notes, made_by
+
+
+def _check_tokens(model: Any, tokens: torch.Tensor) -> None:
+    """Raise PrunebenchError if the model cannot take these calibration tokens."""
+    if not isinstance(tokens, torch.Tensor) or tokens.dtype != torch.int64 or tokens.ndim != 2:
+        raise PrunebenchError(
+            "calibration tokens are an int64 tensor [windows, length]",
+            hint="for example tokenizer(texts, return_tensors='pt').input_ids",
+        )
+    check_positions(model, tokens.shape[1], "a calibration window")
+    check_ids(tokens.numpy(force=True), vocabulary_size(model), "the calibration")
 
 
 def _checked_method(name: str, registry: Registry) -> Any:

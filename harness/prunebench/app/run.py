@@ -88,6 +88,7 @@ def run_suite(
             # Its process imports torch and transformers for seconds, while this one plans.
             starter.start()
         from prunebench.engine.select import choose
+        from prunebench.model.files import check_file_target
         from prunebench.store.run_folder import RunStore
 
         planned = plan_suite(request)
@@ -96,6 +97,8 @@ def run_suite(
         with RunStore.check(planned.folder, planned.plan.suite).lock(starter.mark) as former:
             # After the lock: another run may be using the folder.
             store = RunStore.create(planned.folder, planned.plan, planned.suite.text)
+            if report:
+                check_file_target(store.report_path)
             run = _Run(planned, store, chosen, report=report)
             return run.carry_out(observer, starter, former)
 

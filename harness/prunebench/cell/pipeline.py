@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from prunebench.cell.before_pruning import check_before_pruning
 from prunebench.cell.recover import RecoveryResult, recover, recovery_of
 from prunebench.cell.setup import CellSetup, seed_all, vocabulary_size
 from prunebench.errors import PrunebenchError
@@ -105,6 +106,7 @@ def build_pruned_model(setup: CellSetup) -> PrunedCell:
     setup.fetch()
     unchanged = method.structure == {"none"} and recovery is None
     loaded, load = setup.load_timed(unchanged=unchanged)
+    check_before_pruning(cell, loaded)
     with setup.phases.phase("audit"):
         counted, counts = _countable(setup, loaded)
         dense = dense_facts(counted, counts)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from prunebench.cell.before_pruning import check_before_pruning
 from prunebench.cell.pipeline import PrunedCell, allocation_of, checked_patterns, prune_loaded
 from prunebench.cell.recover import RecoveryResult
 from prunebench.cell.setup import CellSetup, seed_all
@@ -50,6 +51,7 @@ def build_streamed(setup: CellSetup, out: Path, shard_bytes: int = SHARD_BYTES) 
     setup.fetch()
     with phases.phase("load"):
         loaded = load_bare(setup.folder, dtype=cell.model.dtype, device=setup.device)
+    check_before_pruning(cell, loaded)
     for note in loaded.notes:
         setup.flags.add("the checkpoint", note)
     checkpoint = read_checkpoint(setup.folder)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from prunebench.cli.options import echo_path
+from prunebench.cli.terminal import say_path
 
 
 @click.command("compare")
@@ -44,4 +44,4 @@ def command(a: Path, b: Path, html: Path | None) -> None:
             line(shown, f"only in {name}: {', '.join(there)}")
     line(shown, found["summary"])
     if html is not None:
-        echo_path(html)
+        say_path(html)

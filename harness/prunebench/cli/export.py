@@ -7,8 +7,7 @@ from typing import Literal
 
 import click
 
-from prunebench.cli.options import echo_path
-from prunebench.cli.terminal import say
+from prunebench.cli.terminal import say, say_path
 
 
 @click.command("export")
@@ -32,4 +31,4 @@ def command(run: Path, form: Literal["json", "csv", "parquet", "sqlite"], out: P
     if text is not None:
         say(text, nl=not text.endswith("\n"))
     elif out is not None:
-        echo_path(out, err=True)
+        say_path(out, err=True)

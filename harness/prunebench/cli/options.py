@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -73,11 +72,6 @@ def assignments(words: tuple[str, ...]) -> dict[str, Any]:
             raise PrunebenchError(f"'{key}' is given twice", hint="give each option once")
         found[key] = yaml.parse_value(text, word)
     return found
-
-
-def echo_path(path: Path, *, err: bool = False) -> None:
-    """Print a path as the bytes that it is, so that another program can open it."""
-    click.echo(os.fsencode(path), err=err)
 
 
 def suite_options(function: Callable[..., Any]) -> Callable[..., Any]:

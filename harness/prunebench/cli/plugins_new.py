@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from prunebench.cli.options import echo_path
-from prunebench.cli.terminal import result_is_a_file, say
+from prunebench.cli.terminal import result_is_a_file, say, say_path
 from prunebench.errors import printable
 from prunebench.plugin.scaffold import SCAFFOLDS, write_package
 
@@ -49,6 +48,6 @@ def command(name: str, kind: str, parent: Path) -> None:
             )
     folder = write_package(name, kind, parent)
     for path in sorted(file for file in folder.rglob("*") if file.is_file()):
-        echo_path(path)
+        say_path(path)
     shown = printable(str(folder))
     say(f"next: pip install -e {shown}, then follow {shown}/README.md")

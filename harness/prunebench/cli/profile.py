@@ -82,7 +82,8 @@ def command(
     """
     from prunebench.app import profile_model
     from prunebench.experiment.measures import LatencySpec
-    from prunebench.model.files import disk_errors
+    from prunebench.model.files import check_file_target, disk_errors
+    from prunebench.store.atomic import write_atomically
     from prunebench.user_path import user_path
 
     if as_json is not None:
@@ -95,13 +96,15 @@ def command(
         min_rounds=5,
         min_time_s=min_time,
     )
+    if as_json is not None:
+        check_file_target(as_json, option="--json")
     found = profile_model(
         model, shape, dtype=dtype, device=device, compiled=compiled, progress=_tell
     )
     _show(found)
     if as_json is not None:
         with disk_errors(as_json):
-            as_json.write_text(found.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            write_atomically(as_json, found.model_dump_json(indent=2) + "\n")
 
 
 # Phases go to stderr: stdout has only the tables.

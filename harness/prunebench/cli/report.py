@@ -8,8 +8,8 @@ from typing import Literal
 
 import click
 
-from prunebench.cli.options import echo_path, plugin_option
-from prunebench.cli.terminal import result_is_a_file, say
+from prunebench.cli.options import plugin_option
+from prunebench.cli.terminal import result_is_a_file, say, say_path
 
 
 @click.command("report")
@@ -56,7 +56,7 @@ def command(
             from prunebench.store.atomic import write_atomically
 
             write_atomically(out, text)
-            echo_path(out, err=True)
+            say_path(out, err=True)
         return
     result_is_a_file()
     # Plugins are loaded for their sections only; records are shown without the plugins they name.
@@ -68,6 +68,6 @@ def command(
         only=only,
         sections=sections,
     )
-    echo_path(path)
+    say_path(path)
     if show:
         webbrowser.open(path.resolve().as_uri())

@@ -13,7 +13,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from prunebench.errors import printable
 
 NAMES = ("stdout", "stderr")
 
@@ -26,6 +29,18 @@ def say(text: str = "", *, err: bool = False, nl: bool = True) -> None:
     stream = sys.stderr if err else sys.stdout
     stream.write(f"{text}\n" if nl else text)
     stream.flush()
+
+
+def say_path(path: Path, *, err: bool = False) -> None:
+    """Print a path as the bytes that it is, so that another program can open it."""
+    stream = sys.stderr if err else sys.stdout
+    buffer = getattr(stream, "buffer", None)
+    if buffer is None:  # in memory
+        say(printable(str(path)), err=err)
+        return
+    stream.flush()
+    buffer.write(os.fsencode(path) + b"\n")
+    buffer.flush()
 
 
 @dataclass

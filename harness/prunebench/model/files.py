@@ -33,6 +33,42 @@ def disk_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
+def check_writable(path: Path) -> None:
+    """Raise PrunebenchError if nothing can be put at ``path``; nothing is left there.
+
+    For work that takes hours: it should not end at an output that cannot be written. Folders on the
+    way that are missing can be made.
+    """
+    if is_special(path):
+        return
+    there = path.resolve().parent
+    with disk_errors(path):
+        while not os.path.lexists(there):
+            there = there.parent
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{there} is no folder")
+        # A read-only file system refuses this to everybody, and a folder to those without rights.
+        with tempfile.TemporaryFile(dir=there):
+            pass
+
+
+def check_file_target(path: Path, *, option: str = "--out") -> None:
+    """As `check_writable`, for a single file that ``option`` names."""
+    if path.is_dir():
+        raise PrunebenchError(
+            f"cannot write {path}: it is a folder", hint=f"name a file with {option}"
+        )
+    check_writable(path)
+
+
+def is_special(path: Path) -> bool:
+    """Whether ``path`` is a device or a pipe, such as /dev/stdout: something to write into.
+
+    It must not be replaced by a file.
+    """
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
 @contextlib.contextmanager
 def scratch_folder(target: Path) -> Iterator[Path]:
     """A temporary folder beside ``target``, removed when the block ends.

@@ -8,15 +8,21 @@ from contextlib import suppress
 from pathlib import Path
 
 from prunebench.errors import PrunebenchError, is_full
+from prunebench.model.files import is_special
 
 
 def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
     """Write ``text`` so that a reader sees the old file or the new one, also after a power cut.
 
-    With ``durable=False`` a power cut may leave an empty file: for what the next run writes again.
+    A device or a pipe is written into. With ``durable=False`` a power cut may leave an empty file:
+    for what the next run writes again.
     Raises PrunebenchError if the disk is full or the folder cannot be written.
     """
     try:
+        if is_special(path):
+            with path.open("w", encoding="utf-8") as file:
+                file.write(text)
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         path = path.resolve()  # a link stays a link: what it names is replaced
         # In the same folder, because a rename is atomic only within one file system.

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from prunebench.experiment.inputs import model_inputs
 from prunebench.experiment.measures import LatencySpec, PerplexitySpec, TaskSpec
 from prunebench.experiment.model import ModelRef
 from prunebench.experiment.plugins import MethodRef, MetricRef
 from prunebench.experiment.text import CalibrationSpec
 from prunebench.suite import methods
+from prunebench.suite.capacity import check_models, texts_read
 from prunebench.suite.expectations import AvailableTargets, ExpectedFigure, resolve
 from prunebench.suite.lookup import Lookup
 from prunebench.suite.metrics import metric_refs
@@ -103,6 +105,15 @@ def check_suite(source: Source, registry: Registry) -> Suite:
             [task.name for task in suite.tasks],
         )
         suite = replace(suite, expect=tuple(resolve(file.expect, targets, registry, problems)))
+    if not problems.errors:
+        asked = model_inputs(
+            texts_read(suite.treatments, suite.calibration, registry),
+            [one.recovery for one in suite.treatments if one.recovery is not None],
+            suite.perplexity,
+            suite.metrics,
+            suite.latency,
+        )
+        check_models(suite.models, asked, suite.tasks, problems)
     problems.stop()
     return replace(suite, warnings=tuple(problems.warnings))
 

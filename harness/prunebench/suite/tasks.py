@@ -21,6 +21,7 @@ from prunebench.measure.quality.task_data import (
     task_files,
 )
 from prunebench.measure.quality.task_index import TaskIndex, task_index
+from prunebench.measure.quality.task_needs import check_task
 from prunebench.model.cache import file_sha256
 from prunebench.suite.problems import Problems, hint_of
 from prunebench.suite.schema import TaskEntry
@@ -90,6 +91,11 @@ class _Entry:
 
     def _known(self, name: str, number: int) -> bool:
         if name in self.index.names:
+            try:
+                check_task(self.index, name)
+            except PrunebenchError as error:
+                self.problems.add((*self.path, "task", number), error.message, error.hint)
+                return False
             return True
         # Thousands of names: `did_you_mean` would list them all if none is near.
         near = difflib.get_close_matches(name, self.index.names, n=1, cutoff=0.6)

@@ -151,6 +151,20 @@ def tokens_sha256(tokens: NDArray[np.int64]) -> str:
     ).hexdigest()
 
 
+def check_ids(tokens: NDArray[np.int64], vocab_size: int, what: str) -> None:
+    """Raise PrunebenchError if one of ``tokens`` is no id of the model.
+
+    An embedding on a GPU would crash on it, without saying which.
+    """
+    low, high = (int(tokens.min()), int(tokens.max())) if tokens.size else (0, 0)
+    if low < 0 or high >= vocab_size:
+        raise PrunebenchError(
+            f"{what} gives token id {low if low < 0 else high}, "
+            f"but the model has ids 0 to {vocab_size - 1}",
+            hint="use the tokenizer, or a token file, that belongs to this model",
+        )
+
+
 def _unchanged_corpus(ref: CorpusRef, split: str, corpora: Mapping[str, Corpus]) -> Corpus:
     corpus = corpus_of(ref, corpora)
     check_split(corpus, split)
@@ -190,12 +204,5 @@ def _windows(
     bos: str = "as in the file",
     documents: int | None = None,
 ) -> Windows:
-    # Check ids here: an embedding on a GPU would crash on a wrong one, without saying which.
-    low, high = (int(tokens.min()), int(tokens.max())) if tokens.size else (0, 0)
-    if low < 0 or high >= vocab_size:
-        raise PrunebenchError(
-            f"corpus '{name}' gives token id {low if low < 0 else high}, "
-            f"but the model has ids 0 to {vocab_size - 1}",
-            hint="use the tokenizer, or a token file, that belongs to this model",
-        )
+    check_ids(tokens, vocab_size, f"corpus '{name}'")
     return Windows(torch.from_numpy(tokens), tokens_sha256(tokens), bos, documents)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunebench.errors import PrunebenchError, did_you_mean
+from prunebench.model.files import check_file_target, is_special
 from prunebench.store.atomic import write_atomically
 from prunebench_report.data.columns import Row, column_names, kind_of
 from prunebench_report.data.table import data_frame
@@ -24,13 +25,15 @@ _SQL = {"text": "TEXT", "integer": "INTEGER", "real": "REAL", "truth": "INTEGER"
 
 
 def check_request(form: str, out: Path | None) -> None:
-    """Raise PrunebenchError for an unknown format and for a binary format without a file."""
+    """Raise PrunebenchError for an unknown format, and for a file that is missing or cannot be."""
     if form not in FORMATS:
         raise PrunebenchError(f"unknown export format '{form}'", hint=did_you_mean(form, FORMATS))
     if out is None and form in ("parquet", "sqlite"):
         raise PrunebenchError(
             f"{form} cannot be printed", hint=f"name a file with --out, e.g. --out run.{form}"
         )
+    if out is not None:
+        check_file_target(out)
 
 
 def export(given: ReportInput, form: str, out: Path | None) -> str | None:
@@ -61,17 +64,23 @@ def as_csv(rows: Sequence[Row]) -> str:
 def _write_binary(rows: Sequence[Row], out: Path, form: str) -> None:
     """Write beside ``out``, then move: a reader sees the old file or the whole new one."""
     # The temporary folder is beside the file, because only a rename within a file system is atomic.
+    special = is_special(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         out = out.resolve()  # a link stays a link: what it names is replaced
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+        beside = None if special else out.parent
+        with tempfile.TemporaryDirectory(dir=beside, prefix=f".{out.name}.") as folder:
             new = Path(folder) / out.name
             if form == "parquet":
                 with new.open("wb") as file:  # Arrow takes no path that is not UTF-8
                     data_frame(rows).to_parquet(file, index=False)
             else:
                 _write_sqlite(rows, new)
-            new.replace(out)
+            if special:  # a device or a pipe is written into
+                with out.open("wb") as file:
+                    file.write(new.read_bytes())
+            else:
+                new.replace(out)
     except (OSError, sqlite3.Error) as error:
         raise PrunebenchError(
             f"cannot write {out}: {error}", hint="name another file with --out"

@@ -209,13 +209,23 @@ def _language_model(model: Any, tokenizer: Any, batch_size: int) -> Any:
 
     wrapped = HFLM(
         pretrained=model,
-        tokenizer=copy.deepcopy(tokenizer),  # lm-eval sets a padding token on it
+        tokenizer=_with_padding(tokenizer),
         backend="causal",
         batch_size=batch_size,  # here, because `evaluate` does not pass it on (lm-eval issue 3207)
     )
     # lm-eval takes the device of the first weight, which is 'meta' if that weight is on disk.
     wrapped._device = input_device(model)
     return wrapped
+
+
+def _with_padding(tokenizer: Any) -> Any:
+    """A copy that has a padding token, or lets lm-eval find one."""
+    own = copy.deepcopy(tokenizer)  # lm-eval sets a padding token on it
+    # Without any of these lm-eval adds a token, which the model has no embedding for. Padding is
+    # not scored, so it may be any token.
+    if own.pad_token is None and own.unk_token is None and own.eos_token is None:
+        own.pad_token = own.bos_token
+    return own
 
 
 class _Watch:
