@@ -10,6 +10,7 @@ from prunebench.layerwise.masks import kth_lowest as kth_lowest
 from prunebench.layerwise.masks import lowest as lowest
 from prunebench.layerwise.masks import lowest_overall as lowest_overall
 from prunebench.layerwise.pruner import LinearStats as LinearStats
+from prunebench.layerwise.statistics import InputStatistic as InputStatistic
 from prunebench.measure.quality.task_data import TaskData as TaskData
 from prunebench.model.adapter import Adapter as Adapter
 from prunebench.model.anatomy import Anatomy as Anatomy

@@ -24,6 +24,47 @@ class PrunebenchError(Exception):
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
 
+class PluginError(PrunebenchError):
+    """A mistake in a plugin's code, which its author has to fix: users cannot.
+
+    ``what`` is wrong; ``where`` is the layer and the linear at fault; ``place`` is file and line.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        hint: str | None = None,
+        where: str | None = None,
+        place: str | None = None,
+    ) -> None:
+        super().__init__(_located(what, where, place), hint=hint)
+        self.what, self.where, self.place = what, where, place
+
+    def at(self, *, where: str | None = None, place: str | None = None) -> PluginError:
+        """The same error with ``where`` and ``place``, unless it knows better already."""
+        return PluginError(
+            self.what, hint=self.hint, where=self.where or where, place=self.place or place
+        )
+
+
+def described(error: BaseException) -> str:
+    """What an error says, with the layer and the line of a plugin's code if notes name them."""
+    if isinstance(error, PrunebenchError):
+        return error.message
+    return printable(_located(str(error) or type(error).__name__, *_notes(error)))
+
+
+def _notes(error: BaseException) -> Iterable[str]:
+    return dict.fromkeys(note for note in getattr(error, "__notes__", ()) if "\n" not in note)
+
+
+def _located(what: str, *places: str | None) -> str:
+    """'what: layer 0, mlp.up_proj; mine.py:17'."""
+    known = "; ".join(place for place in places if place)
+    return f"{what}: {known}" if known else what
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """The hint for a misspelt ``word``: the most similar valid word, else all valid words."""
     known = sorted(set(choices))
@@ -73,10 +114,9 @@ def first_line(error: BaseException) -> str:
     """The first line of the error's message that is not blank, cut to 200 characters.
 
     If that line ends with a colon, the next line has the reason, so it follows. If the message has
-    no line, the name of the error's class.
+    no line, the name of the error's class. Notes, which name the line of a plugin, come after it.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    line = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-    return line if len(line) <= 200 else f"{line[:197]}..."
+    line = " ".join(lines[:2] if lines and lines[0].endswith(":") else lines[:1])
+    line = line if len(line) <= 200 else f"{line[:197]}..."
+    return _located(line or type(error).__name__, *_notes(error))

@@ -132,18 +132,22 @@ class SparseGPT(LayerwiseMethod):
             # Transposed, so that a column of the weights is contiguous: [in, all rows]
             columns = torch.cat([weight.t().to(hessian.dtype) for weight in weights], dim=1)
             columns[dead] = 0
-            loss = sweep(
-                columns,
-                factor,
-                linears,
-                block_size=self.options.block_size,
-                threshold=self.options.mode == "reference",
+            overflowed = PrunebenchError(
+                f"the weights are not finite after pruning (damping {damping:g})",
+                hint="look for a damaged checkpoint, or raise `damping`",
             )
-            if not bool(torch.isfinite(columns.sum())):
-                raise PrunebenchError(
-                    f"the weights are not finite after pruning (damping {damping:g})",
-                    hint="look for a damaged checkpoint, or raise `damping`",
+            try:
+                loss = sweep(
+                    columns,
+                    factor,
+                    linears,
+                    block_size=self.options.block_size,
+                    threshold=self.options.mode == "reference",
                 )
+            except PrunebenchError as error:  # `lowest` takes no costs that are not finite
+                raise overflowed from error
+            if not bool(torch.isfinite(columns.sum())):
+                raise overflowed
         self.losses[first.layer] = self.losses.get(first.layer, 0.0) + loss
         sizes = [linear.size for linear in linears]
         for weight, rows in zip(weights, torch.split(columns, sizes, dim=1), strict=True):

@@ -221,7 +221,7 @@ def test_notes_that_are_too_long_are_dropped_with_a_flag_and_the_figure_stays(ri
 
 
 FAULTS = {
-    "raises": {"raises": "ValueError: no such thing", "beside": "ValueError: no such thing"},
+    "raises": dict.fromkeys(("raises", "beside"), "ValueError: no such thing: judges.py:31"),
     "mendable": {"mendable": "too short (take more)"},
     "exits": {"exits": "SystemExit: 3"},
     "no-text": {"no-text": "the metric asks for text and the cell has none for it (set `needs_text = True` in the metric)"},

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from prunebench.layerwise.statistics import Hessian, InputNorm
+from prunebench import InputStatistic, PrunebenchError
+from prunebench.layerwise.statistics import STATISTICS, Hessian, InputNorm, input_statistics
 
 BATCHES = [(1, 5), (4, 12), (2, 7)]
 """Windows and tokens of each batch: batches may differ in both."""
@@ -57,9 +58,45 @@ def test_the_hessian_of_several_batches_is_that_of_all_tokens(features: int) -> 
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", [InputNorm, Hessian])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("input_mean", lambda every: every.mean(0)),
+        ("input_variance", lambda every: every.var(0, unbiased=False)),
+        ("input_max", lambda every: every.abs().amax(0)),
+    ],
+)
+@pytest.mark.parametrize("shift", [0, 1000])
+def test_mean_variance_and_maximum_of_several_batches_are_those_of_all_tokens(
+    name: str, expected, shift: int
+) -> None:
+    found = STATISTICS[name](6, torch.device("cpu"))
+    for inputs, windows in batches(6):
+        found.add(inputs + shift, windows)
+    every = torch.cat([inputs + shift for inputs, _ in batches(6)]).double()
+    result = found.result()
+    assert (result.shape, result.dtype) == ((6,), torch.float32)
+    torch.testing.assert_close(result.double(), expected(every), rtol=1e-3, atol=1e-6)
+
+
+def test_a_wrong_name_has_a_suggestion_and_a_class_is_its_own_statistic() -> None:
+    class Own(InputStatistic):
+        name = "own"
+
+        def add(self, inputs, windows) -> None: ...
+        def result(self): ...
+
+    assert input_statistics({Own, "hessian", "gradient"}) == {"hessian": Hessian, "own": Own}
+    with pytest.raises(PrunebenchError, match="'input_norms', which does not exist") as raised:
+        input_statistics({"input_norms"})
+    assert raised.value.hint == "did you mean 'input_norm'?"
+    with pytest.raises(PrunebenchError, match="expected a set of names"):
+        input_statistics("input_norm")
+
+
+@pytest.mark.parametrize("kind", STATISTICS.values())
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_one_value_that_is_not_finite_shows(kind: type[InputNorm | Hessian], bad: float) -> None:
+def test_one_value_that_is_not_finite_shows(kind: type[InputStatistic], bad: float) -> None:
     found = kind(6, torch.device("cpu"))
     for inputs, windows in batches(6):
         found.add(inputs, windows)

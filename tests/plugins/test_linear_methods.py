@@ -49,7 +49,9 @@ def linears(model) -> dict[tuple[int, str], torch.nn.Linear]:
 
 
 def stats(norm: torch.Tensor | None = None) -> LinearStats:
-    return LinearStats(0, "x", torch.Generator().manual_seed(0), norm)
+    return LinearStats(
+        0, "x", torch.Generator().manual_seed(0), {} if norm is None else {"input_norm": norm}
+    )
 
 
 @pytest.mark.parametrize("name", ["random", "magnitude", "wanda"])

@@ -233,7 +233,7 @@ def test_true_sequential_sees_what_was_pruned_in_the_layer(family: str) -> None:
 def test_bfloat16_weights_are_solved_in_float32() -> None:
     model, twin = tiny_model("llama").bfloat16(), tiny_model("llama").bfloat16()
     stats, method = (
-        LinearStats(0, "x", torch.Generator(), second_moment=problem()[1].float()),
+        LinearStats(0, "x", torch.Generator(), gathered={"hessian": problem()[1].float()}),
         build(),
     )
     weight = weights(model)[0, "self_attn.q_proj"][:, :24].contiguous()
@@ -254,7 +254,7 @@ def test_inputs_that_are_always_zero_lose_their_weights() -> None:
     hessian[[3, 17]] = 0
     hessian[:, [3, 17]] = 0
     build(sparsity=0.1).prune_group(
-        [weight], [LinearStats(0, "x", torch.Generator(), second_moment=hessian)]
+        [weight], [LinearStats(0, "x", torch.Generator(), gathered={"hessian": hessian})]
     )
     assert bool((weight[:, [3, 17]] == 0).all())
     assert int((weight == 0).sum()) == int(0.1 * 12 * 24), (
@@ -280,7 +280,10 @@ def test_damping_is_raised_until_the_hessian_is_definite(caplog: pytest.LogCaptu
     class Singular(type(build())):  # type: ignore[misc]
         def prune_group(self, weights, stats) -> None:
             each = LinearStats(
-                stats[0].layer, stats[0].name, stats[0].generator, second_moment=singular(0.3)
+                stats[0].layer,
+                stats[0].name,
+                stats[0].generator,
+                gathered={"hessian": singular(0.3)},
             )
             super().prune_group([weights[0][:, :24]], [each])
 
@@ -299,7 +302,7 @@ def test_damping_is_raised_until_the_hessian_is_definite(caplog: pytest.LogCaptu
 
 def test_a_hessian_that_no_damping_repairs_names_layer_and_linear() -> None:
     weight = torch.ones(4, 24)
-    stats = LinearStats(3, "mlp.up_proj", torch.Generator(), second_moment=-torch.eye(24))
+    stats = LinearStats(3, "mlp.up_proj", torch.Generator(), gathered={"hessian": -torch.eye(24)})
     with pytest.raises(
         PrunebenchError, match=r"^layer 3, mlp.up_proj: .*damping up to 100 "
     ) as raised:
@@ -311,7 +314,9 @@ def test_a_hessian_that_no_damping_repairs_names_layer_and_linear() -> None:
 def test_weights_that_are_not_finite_are_named() -> None:
     weight = torch.ones(4, 24)
     weight[2, 5] = float("nan")
-    stats = LinearStats(3, "mlp.up_proj", torch.Generator(), second_moment=problem()[1].float())
+    stats = LinearStats(
+        3, "mlp.up_proj", torch.Generator(), gathered={"hessian": problem()[1].float()}
+    )
     with pytest.raises(PrunebenchError, match=r"^layer 3, mlp.up_proj: the weights are not finite"):
         build().prune_group([weight], [stats])
 

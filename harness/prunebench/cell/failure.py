@@ -6,7 +6,7 @@ import traceback
 
 import torch
 
-from prunebench.errors import PrunebenchError, printable
+from prunebench.errors import PrunebenchError, described, printable
 from prunebench.experiment.cell import Cell
 from prunebench.record.record import Error, Record, utc_now
 
@@ -32,7 +32,7 @@ def failed_record(
         error=Error(
             phase=phase,
             type=type(error).__name__,
-            message=expected.message if expected else printable(str(error)) or type(error).__name__,
+            message=described(error),
             hint=expected.hint if expected else None,
             log_tail=printable("".join(traceback.format_exception(error))[-LOG_CHARACTERS:]),
             command=command,

@@ -31,6 +31,7 @@ from prunebench.model.streamed import StreamedModel, open_tensors
 from prunebench.plugin.api.allocation import Allocation, allocate
 from prunebench.plugin.api.context import Context
 from prunebench.plugin.api.sparsity import pattern_of
+from prunebench.plugin.plugin_code import plugin_code
 from prunebench.record.audit import Audit
 from prunebench.record.io import LoadIO
 from prunebench.text.windows import Windows, calibration_windows
@@ -159,8 +160,12 @@ def prune_loaded(
     guard = ModelGuard(loaded.model, "the method")
     with phases.phase("prune"), torch.no_grad(), guarded("the method", setup.flags):
         if allocation is not None:
-            context.shares = allocate(allocation, loaded.model, method.options.sparsity, context)
-        method.prune(loaded.model, context)
+            with plugin_code(allocation):
+                context.shares = allocate(
+                    allocation, loaded.model, method.options.sparsity, context
+                )
+        with plugin_code(method):
+            method.prune(loaded.model, context)
         # Without this check a method that ignores the allocation would look like one that used it.
         if allocation is not None and not context.used_shares:
             raise PrunebenchError(

@@ -22,6 +22,7 @@ from prunebench.measure.quality.greedy import end_tokens
 from prunebench.model.placement import input_device
 from prunebench.model.positions import check_positions
 from prunebench.plugin.api.metric import LONGEST_METRIC_NOTES, Figure, Metric, MetricContext
+from prunebench.plugin.plugin_code import plugin_code
 from prunebench.record.quality import MetricFigure, MetricResult
 from prunebench.text.windows import Windows, evaluation_windows, with_length
 
@@ -122,7 +123,8 @@ def measure_metric(
                 log=log,
                 end_tokens=end_tokens(model, pruned.loaded.tokenizer),
             )
-            given = metric.measure(model, pruned.loaded.tokenizer, context)
+            with plugin_code(metric):
+                given = metric.measure(model, pruned.loaded.tokenizer, context)
     except (Exception, SystemExit) as error:
         reason = _reason(error)
         log.warning("%s is not available", who, exc_info=error)

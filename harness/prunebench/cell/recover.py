@@ -13,6 +13,7 @@ from prunebench.isolation.model_guard import ModelGuard
 from prunebench.isolation.process_guard import guarded
 from prunebench.model.dense_indices import DenseIndices
 from prunebench.plugin.api.context import Context
+from prunebench.plugin.plugin_code import plugin_code
 from prunebench.text.windows import calibration_windows
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def recover(
     context.dense_indices = left  # if the recovery cuts too, it goes on counting
     guard = ModelGuard(model, "the recovery")
     with phases.phase(PHASE):
-        with torch.enable_grad(), guarded("the recovery", setup.flags):
+        with torch.enable_grad(), guarded("the recovery", setup.flags), plugin_code(recovery):
             recovery.recover(model, context)
         # Training mode and gradients are part of training, so the harness resets them itself and
         # the guard flags only what goes beyond.

@@ -87,14 +87,13 @@ class ModelGuard:
                 parameter.requires_grad = False
 
 
-@torch.no_grad()
 def first_not_finite(model: Any) -> str | None:
     """The path of the first parameter that holds NaN or infinity, or None."""
     for name, weight in model.named_parameters():
         # A weight on the meta device holds no values.
         if weight.numel() and weight.is_floating_point() and not weight.is_meta:
             # aminmax propagates NaN, and takes half the time of isfinite on every element.
-            low, high = torch.aminmax(weight)
+            low, high = torch.aminmax(weight.detach())
             if not bool(torch.isfinite(high) & torch.isfinite(low)):
                 return str(name)
     return None

@@ -11,13 +11,13 @@ import torch
 
 from prunebench.layerwise.capture import Call, run_layer
 from prunebench.layerwise.device_moves import moved
-from prunebench.layerwise.statistics import STATISTICS, InputStatistic, Statistic
+from prunebench.layerwise.statistics import InputStatistic, Statistic, input_statistics
 
 if TYPE_CHECKING:
     from torch import nn
 
-Gathered = dict[Statistic, InputStatistic]
-"""The statistics of one input."""
+Gathered = dict[str, InputStatistic]
+"""The statistics of one input by name."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class LayerRun:
         and its output replaces the batch's states.
         """
         taps = _InputTaps([self.linear(name) for name in linears], statistics, to_the_end=advance)
-        if advance or (statistics and linears):
+        if advance or (taps.kinds and linears):
             with taps:
                 for states, call in self.batches:
                     taps.start_batch(windows=len(states))
@@ -79,10 +79,11 @@ class _InputTaps:
     def __init__(
         self, linears: Sequence[Any], statistics: Collection[Statistic], *, to_the_end: bool
     ) -> None:
+        self.kinds = input_statistics(statistics)
         self.gathered: list[Gathered] = [
             {
-                name: STATISTICS[name](linear.in_features, linear.weight.device)
-                for name in sorted(statistics)
+                name: kind(linear.in_features, linear.weight.device)
+                for name, kind in self.kinds.items()
             }
             for linear in linears
         ]

@@ -9,8 +9,10 @@ from typing import Literal
 import numpy as np
 import torch
 
-from prunebench.errors import PrunebenchError
+from prunebench.errors import PluginError, PrunebenchError, did_you_mean
+from prunebench.layerwise.pruner import GROUPS
 
+NOT_FINITE_HINT = "look for a division by zero, a root of a negative number, or an overflow"
 _DIGITS = 1 << 16
 """Values of one 16-bit digit."""
 _SMALL_GROUP = 16
@@ -25,7 +27,27 @@ def lowest(
     ``score``: [out, in]. ``sparsity``: a share, which removes the int(n * share) lowest of every
     row or of the matrix; or 'N:M', which removes the M - N lowest of every M inputs, for any
     ``group``. Of equal scores those with the lower index are removed, so that the count is exact.
+    Raises PluginError for a share if a score is not finite: then no order is right.
     """
+    if group not in GROUPS:
+        raise PluginError(f"group is {group!r}", hint=did_you_mean(str(group), GROUPS))
+    if not isinstance(sparsity, str) and (fault := not_finite(score)):
+        raise PluginError(f"{fault} scores are not finite", hint=NOT_FINITE_HINT)
+    return lowest_of_finite(score, sparsity, group=group)
+
+
+def not_finite(score: torch.Tensor) -> str | None:
+    """How many of the scores are NaN or infinite, '12 of 64'; None if all are finite."""
+    low, high = torch.aminmax(score.detach())  # one pass: a NaN or infinity shows in the extremes
+    if bool(torch.isfinite(low) & torch.isfinite(high)):
+        return None
+    return f"{score.numel() - int(torch.isfinite(score).sum()):,} of {score.numel():,}"
+
+
+def lowest_of_finite(
+    score: torch.Tensor, sparsity: float | str, *, group: Literal["row", "matrix"]
+) -> torch.Tensor:
+    """`lowest` of scores that were looked at already."""
     if isinstance(sparsity, str):
         keep, of = map(int, sparsity.split(":"))
         return lowest_of_groups(score, zeros=of - keep, of=of)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from prunebench.errors import PrunebenchError
+from prunebench.errors import PluginError, PrunebenchError
 
 if TYPE_CHECKING:
     import torch
 
     from prunebench.layerwise.statistics import Statistic
+
+GROUPS = ("row", "matrix")
+"""What the weights of a linear can compete within."""
 
 
 @dataclass(frozen=True)
@@ -29,48 +32,91 @@ class LinearStats:
     """Path of the linear inside its layer, such as ``self_attn.q_proj``."""
     generator: torch.Generator
     """Randomness on the CPU, seeded by the cell."""
-    norm: torch.Tensor | None = None
-    """What `input_norm` returns; None if not gathered."""
-    second_moment: torch.Tensor | None = None
-    """What `hessian` returns; None if not gathered."""
+    gathered: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """The statistics that were asked for, by name."""
     sparsity: float | str | None = None
     """Share of this linear's weights to remove, or N:M, if an allocation decided it."""
+
+    def __getitem__(self, statistic: str) -> torch.Tensor:
+        """A statistic by its name. Raises PluginError if ``statistics`` do not ask for it."""
+        if statistic not in self.gathered:
+            raise PluginError(
+                f"the method reads `{statistic}` without asking for it",
+                hint=f'set `statistics = frozenset({{"{statistic}"}})` in the method',
+            )
+        return self.gathered[statistic]
 
     @property
     def input_norm(self) -> torch.Tensor:
         """L2 norm of each input feature over the calibration tokens, float32 [in].
 
-        It is sqrt(sum over tokens of x^2 / windows), as in Wanda's code. Raises PrunebenchError
-        if the method's ``statistics`` do not ask for it.
+        It is sqrt(sum over tokens of x^2 / windows), as in Wanda's code.
         """
-        return _gathered("input_norm", self.norm)
+        return self["input_norm"]
 
     @property
     def hessian(self) -> torch.Tensor:
-        """2 / windows * sum over tokens of x x^T, float32 [in, in], as in SparseGPT's code.
+        """2 / windows * sum over tokens of x x^T, float32 [in, in], as in SparseGPT's code."""
+        return self["hessian"]
 
-        Raises PrunebenchError if the method's ``statistics`` do not ask for it.
+    @property
+    def input_mean(self) -> torch.Tensor:
+        """Mean of each input feature over the calibration tokens, float32 [in]."""
+        return self["input_mean"]
+
+    @property
+    def input_variance(self) -> torch.Tensor:
+        """Mean over the calibration tokens of (x - mean)^2 of each input feature, float32 [in]."""
+        return self["input_variance"]
+
+    @property
+    def input_max(self) -> torch.Tensor:
+        """Largest |x| of each input feature over the calibration tokens, float32 [in]."""
+        return self["input_max"]
+
+    @property
+    def gradient(self) -> torch.Tensor:
+        """Gradient of the loss by the weight, mean over the windows, float32 [out, in].
+
+        The loss is the mean cross-entropy of a window's next tokens in the dense model. Gradients
+        of all linears are in memory together, and streaming has none.
         """
-        return _gathered("hessian", self.second_moment)
+        return self["gradient"]
+
+    @property
+    def gradient_norm(self) -> torch.Tensor:
+        """Root of the sum over the windows of the squared `gradient` of each, float32 [out, in]."""
+        return self["gradient_norm"]
 
     @contextmanager
     def naming(self) -> Iterator[None]:
-        """Put layer and linear in front of the message of a PrunebenchError raised in the block."""
+        """Add layer and linear to an error that is raised in the block."""
+        where = f"layer {self.layer}, {self.name}"
         try:
-            yield
+            with naming_code(where):
+                yield
+        except PluginError:
+            raise
         except PrunebenchError as error:
-            raise PrunebenchError(
-                f"layer {self.layer}, {self.name}: {error.message}", hint=error.hint
-            ) from error
+            raise PrunebenchError(f"{where}: {error.message}", hint=error.hint) from error
 
 
-def _gathered(name: str, value: torch.Tensor | None) -> torch.Tensor:
-    if value is None:
-        raise PrunebenchError(
-            f"the method reads `{name}` without asking for it",
-            hint=f'set `statistics = frozenset({{"{name}"}})` in the method',
-        )
-    return value
+@contextmanager
+def naming_code(where: str) -> Iterator[None]:
+    """Add ``where`` to a mistake in a plugin's code that is raised in the block.
+
+    What says already where it was raised keeps that.
+    """
+    try:
+        yield
+    except PluginError as error:
+        raise error.at(where=where) from error
+    except PrunebenchError:
+        raise
+    except Exception as error:
+        if not hasattr(error, "__notes__"):
+            error.add_note(where)
+        raise
 
 
 class GroupPruner(Protocol):

@@ -1,14 +1,18 @@
-"""Statistics of a linear's input, gathered batch by batch while the layer runs."""
+"""Statistics of what a linear reads, gathered batch by batch while the layer runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar
 
 import torch
 
-Statistic = Literal["input_norm", "hessian"]
+from prunebench.errors import PluginError, did_you_mean
+
+GRADIENTS = ("gradient", "gradient_norm")
+"""Statistics of a linear's weights, not of its input: they take a backward pass of the model."""
 
 PANEL = 192
 """Rows of a Hessian that one matrix product computes, from the diagonal to the right.
@@ -19,20 +23,33 @@ WIDE_PANEL = 2048
 """The same for the CPU's bfloat16 units: their products into a part of a matrix cost copies."""
 
 
-class InputStatistic(Protocol):
-    """One statistic of one input, made from the number of features and the device to gather on."""
+class InputStatistic(ABC):
+    """One statistic of one input; subclass it and put the class into a method's ``statistics``.
 
+    It is made for each input from the number of its features and the device to gather on, and
+    `LinearStats` returns what `result` does: ``stats["my_statistic"]``.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, features: int, device: torch.device) -> None:
+        self.features = features
+        self.device = device
+
+    @abstractmethod
     def add(self, inputs: torch.Tensor, windows: int) -> None:
         """Add a batch: inputs [tokens, in] of any floating type, taken from ``windows`` windows."""
 
+    @abstractmethod
     def result(self) -> torch.Tensor:
-        """The statistic, float32. Nothing can be added afterwards."""
+        """The statistic. Nothing can be added afterwards."""
 
     def finite(self) -> bool:
-        """Whether all inputs so far were finite."""
+        """Whether all inputs so far were finite; override it if the harness should check that."""
+        return True
 
 
-class InputNorm:
+class InputNorm(InputStatistic):
     """L2 norm of every input feature: sqrt(sum over tokens of x^2 / windows), float32 [in].
 
     A running mean of squared norms, in the same order of operations as Wanda's released code: then
@@ -40,7 +57,10 @@ class InputNorm:
     all later layers.
     """
 
+    name = "input_norm"
+
     def __init__(self, features: int, device: torch.device) -> None:
+        super().__init__(features, device)
         self.mean = torch.zeros(features, device=device)
         self.windows = 0
 
@@ -56,14 +76,17 @@ class InputNorm:
         return self.mean.sqrt_()
 
 
-class Hessian:
+class Hessian(InputStatistic):
     """The Hessian of a linear's squared output error: 2 / windows * sum over tokens of x x^T.
 
     float32 [in, in], scaled as in the released code of GPTQ and SparseGPT. It is symmetric: only
     panels on and above the diagonal are computed, and `result` mirrors them.
     """
 
+    name = "hessian"
+
     def __init__(self, features: int, device: torch.device) -> None:
+        super().__init__(features, device)
         self.total = torch.zeros(features, features, device=device)
         self.windows = 0
 
@@ -94,10 +117,101 @@ class Hessian:
         return self.total
 
 
-STATISTICS: Mapping[Statistic, Callable[[int, torch.device], InputStatistic]] = {
-    "input_norm": InputNorm,
-    "hessian": Hessian,
+class InputMean(InputStatistic):
+    """Mean of every input feature over the tokens, float32 [in]."""
+
+    name = "input_mean"
+
+    def __init__(self, features: int, device: torch.device) -> None:
+        super().__init__(features, device)
+        self.mean = torch.zeros(features, device=device)
+        self.tokens = 0
+
+    def add(self, inputs: torch.Tensor, windows: int) -> None:  # noqa: ARG002
+        self.tokens += len(inputs)
+        self.mean += (inputs.float().mean(dim=0) - self.mean) * (len(inputs) / self.tokens)
+
+    def finite(self) -> bool:
+        return bool(torch.isfinite(self.mean).all())
+
+    def result(self) -> torch.Tensor:
+        return self.mean
+
+
+class InputVariance(InputMean):
+    """Variance of every input feature: mean over the tokens of (x - mean)^2, float32 [in]."""
+
+    name = "input_variance"
+
+    def __init__(self, features: int, device: torch.device) -> None:
+        super().__init__(features, device)
+        self.squares = torch.zeros(features, device=device)  # sum of (x - mean)^2
+
+    def add(self, inputs: torch.Tensor, windows: int) -> None:
+        x, before, tokens = inputs.float(), self.mean.clone(), self.tokens
+        super().add(inputs, windows)
+        batch = x.mean(dim=0)
+        # Batches are joined as Chan, Golub and LeVeque do: no difference of two large sums.
+        self.squares += (x - batch).square_().sum(dim=0)
+        self.squares += (batch - before).square_() * (tokens * len(x) / self.tokens)
+
+    def finite(self) -> bool:
+        return super().finite() and bool(torch.isfinite(self.squares).all())
+
+    def result(self) -> torch.Tensor:
+        return self.squares / self.tokens
+
+
+class InputMax(InputStatistic):
+    """The largest |x| of every input feature over the tokens, float32 [in]."""
+
+    name = "input_max"
+
+    def __init__(self, features: int, device: torch.device) -> None:
+        super().__init__(features, device)
+        self.largest = torch.zeros(features, device=device)
+
+    def add(self, inputs: torch.Tensor, windows: int) -> None:  # noqa: ARG002
+        # `amax` and `maximum` pass NaN on.
+        self.largest = torch.maximum(self.largest, inputs.float().abs().amax(dim=0))
+
+    def finite(self) -> bool:
+        return bool(torch.isfinite(self.largest).all())
+
+    def result(self) -> torch.Tensor:
+        return self.largest
+
+
+Statistic = str | type[InputStatistic]
+"""What a method can ask for: a name, or a class of its own."""
+
+STATISTICS: Mapping[str, type[InputStatistic]] = {
+    kind.name: kind for kind in (InputNorm, Hessian, InputMean, InputVariance, InputMax)
 }
+
+
+def input_statistics(asked: Collection[Statistic]) -> dict[str, type[InputStatistic]]:
+    """The classes of the input statistics that are ``asked`` for, by name; gradients are left out.
+
+    Raises PluginError for a name that nothing has, or if ``asked`` is no collection of names.
+    """
+    if isinstance(asked, str) or not isinstance(asked, Collection):
+        raise PluginError(
+            f"statistics is {asked!r}, expected a set of names",
+            hint=f"write `statistics = frozenset({{{asked!r}}})`",
+        )
+    found = {}
+    for each in asked:
+        if isinstance(each, type) and issubclass(each, InputStatistic):
+            found[each.name] = each
+        elif each in STATISTICS:
+            found[str(each)] = STATISTICS[str(each)]
+        elif each not in GRADIENTS:
+            raise PluginError(
+                f"statistics names {each!r}, which does not exist",
+                hint=did_you_mean(str(each), [*STATISTICS, *GRADIENTS]),
+            )
+    return dict(sorted(found.items()))
 
 
 @contextmanager

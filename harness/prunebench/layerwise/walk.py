@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,9 +28,8 @@ from prunebench.errors import PrunebenchError
 from prunebench.layerwise.capture import Captured, batches_of, capture, hidden_states
 from prunebench.layerwise.device_moves import LayerSource, lent_frame, lent_layer, moved
 from prunebench.layerwise.layer_run import Gathered, LayerRun
-from prunebench.layerwise.pruner import LinearStats
+from prunebench.layerwise.pruner import LinearStats, naming_code
 from prunebench.model.anatomy import Anatomy, anatomy
-from prunebench.model.finite import finite_hint
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,6 +57,8 @@ class LayerWalk:
     """Where layers compute, one at a time; None: where each of them is."""
     source: LayerSource | None = None
     """Lends the layers of a model that is not in memory."""
+    gradients: Mapping[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
+    """Statistics of the weights [out, in], by the linear's path and their name."""
 
     def prune(
         self,
@@ -107,7 +108,9 @@ class LayerWalk:
                 stats: dict[str, LinearStats] = {}
                 for group, found in zip(groups, gathered, strict=True):
                     shared = self._stats(run, group[0], found)
-                    stats |= {name: replace(shared, name=name) for name in group}
+                    for name in group:
+                        every = {**shared.gathered, **self._gradients_of(run, name)}
+                        stats[name] = replace(shared, name=name, gathered=every)
                 see(parts.linears(layer), stats)
             self.progress(index + 1, len(parts.layers))
 
@@ -198,16 +201,26 @@ class LayerWalk:
         shared = self._stats(run, group[0], found)
         stats = [
             replace(
-                shared, name=name, sparsity=None if shares is None else shares[f"{run.path}.{name}"]
+                shared,
+                name=name,
+                gathered={**shared.gathered, **self._gradients_of(run, name)},
+                sparsity=None if shares is None else shares[f"{run.path}.{name}"],
             )
             for name in group
         ]
-        pruner.prune_group([run.linear(name).weight for name in group], stats)
+        with naming_code(f"layer {run.index}, {', '.join(group)}"):
+            pruner.prune_group([run.linear(name).weight for name in group], stats)
+
+    def _gradients_of(self, run: LayerRun, name: str) -> Mapping[str, torch.Tensor]:
+        return self.gradients.get(f"{run.path}.{name}", {})
 
     def _stats(self, run: LayerRun, name: str, found: Gathered) -> LinearStats:
         """Complete what was gathered of the input of ``name``; raise if that is not finite."""
         for statistic in found.values():
             if not statistic.finite():
+                # Here, because it loads torch: plugins import this module before that.
+                from prunebench.model.finite import finite_hint
+
                 raise PrunebenchError(
                     f"layer {run.index}: the input of {name} is not finite on the calibration"
                     " windows",
@@ -215,9 +228,7 @@ class LayerWalk:
                 )
         # `result` works in place: completing a Hessian takes no second matrix.
         results = {kind: statistic.result() for kind, statistic in found.items()}
-        return LinearStats(
-            run.index, name, self.generator, results.get("input_norm"), results.get("hessian")
-        )
+        return LinearStats(run.index, name, self.generator, results)
 
 
 def _among(

@@ -26,7 +26,6 @@ def check_dense_weights(model: Any, checkpoint: Checkpoint) -> None:
         raise _not_finite(name, model.get_parameter(name).dtype, checkpoint)
 
 
-@torch.no_grad()
 def check_dense_logits(model: Any, folder: Path) -> None:
     """Raise PrunebenchError if the dense ``model`` of ``folder`` computes NaN or infinity.
 
@@ -36,7 +35,10 @@ def check_dense_logits(model: Any, folder: Path) -> None:
     size = model.get_input_embeddings().num_embeddings
     length = min(_TOKENS, getattr(model.config, "max_position_embeddings", None) or _TOKENS)
     tokens = torch.arange(length, device=input_device(model))[None] % size  # any ids will do
-    if bool(torch.isfinite(model(tokens, use_cache=False).logits).all()):
+    # Not a decorator, which would import torch when plugins are listed.
+    with torch.no_grad():
+        logits = model(tokens, use_cache=False).logits
+    if bool(torch.isfinite(logits).all()):
         return
     dtype = next(model.parameters()).dtype
     if dtype == torch.float32:

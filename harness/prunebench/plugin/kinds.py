@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
+from prunebench.errors import PluginError, did_you_mean
+from prunebench.layerwise.pruner import GROUPS
 from prunebench.measure.quality.task_data import HUB, TaskData
 from prunebench.model.source import ModelAsset
 from prunebench.plugin.api.allocation import Allocation
 from prunebench.plugin.api.engine import BUILT_IN, Engine
-from prunebench.plugin.api.method import Method
+from prunebench.plugin.api.method import LayerwiseMethod, LinearMethod, Method, Structure
 from prunebench.plugin.api.metric import Metric
 from prunebench.plugin.api.options import Options
 from prunebench.plugin.api.recovery import Recovery
@@ -35,6 +37,8 @@ class KindRules:
     """Keys that a suite puts beside the options, so that no option can have these names."""
     attributes: Mapping[str, type] = field(default_factory=dict)
     """Class attributes without a default, by name, with the type of the value."""
+    of_class: Callable[[Any], str | None] = lambda _: None
+    """What is wrong with the attributes of a class, for this kind alone."""
 
     def complaint(self, value: Any) -> str | None:
         """What is wrong with a registered ``value``, or None."""
@@ -62,6 +66,8 @@ class KindRules:
         for attribute, wanted in self.attributes.items():
             if not isinstance(getattr(value, attribute, None), wanted):
                 return f"{value.__name__}.{attribute} must be a {wanted.__name__}"
+        if complaint := self.of_class(value):
+            return complaint
         return self._wrong_options(value) if hasattr(self.base, "Options") else None
 
     def _wrong_options(self, value: Any) -> str | None:
@@ -76,6 +82,28 @@ class KindRules:
         return None
 
 
+def _wrong_method(value: Any) -> str | None:
+    """What is wrong with the attributes of a method's class: a misspelt value would be ignored."""
+    if isinstance(value.structure, str):
+        return f"{value.__name__}.structure is {value.structure!r}, expected a set of names"
+    for name in value.structure:
+        if name not in get_args(Structure):
+            hint = did_you_mean(str(name), get_args(Structure))
+            return f"{value.__name__}.structure names {name!r}: {hint}"
+    if issubclass(value, LinearMethod) and value.group not in GROUPS:
+        hint = did_you_mean(str(value.group), GROUPS)
+        return f"{value.__name__}.group is {value.group!r}: {hint}"
+    if issubclass(value, LayerwiseMethod):
+        # Here, because it imports torch: plugins are registered with a placeholder of that.
+        from prunebench.layerwise.statistics import input_statistics
+
+        try:
+            input_statistics(value.statistics)
+        except PluginError as error:
+            return f"{value.__name__}.{error.message}: {error.hint}"
+    return None
+
+
 # In the order in which `prunebench plugins` lists them.
 KINDS: Mapping[Kind, KindRules] = {
     # A suite writes `{sparsity: 0.5, recovery: lora}`: such keys are in one mapping with options.
@@ -83,6 +111,7 @@ KINDS: Mapping[Kind, KindRules] = {
         "prunebench_register_method",
         Method,
         reserved_options=(RECOVERY, CALIBRATION, ALLOCATION),
+        of_class=_wrong_method,
     ),
     "allocation": KindRules("prunebench_register_allocation", Allocation),
     "recovery": KindRules("prunebench_register_recovery", Recovery, reserved_options=(DATA,)),

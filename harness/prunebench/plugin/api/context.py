@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,12 +12,14 @@ import torch
 from prunebench.callbacks import ignore
 from prunebench.errors import PrunebenchError
 from prunebench.layerwise.partial_forward import PartialForward
+from prunebench.layerwise.statistics import GRADIENTS, input_statistics
 from prunebench.layerwise.walk import LayersObserver, LayerWalk, LinearsObserver
 from prunebench.model.anatomy import Block, anatomy
 from prunebench.model.dense_indices import DenseIndices
 from prunebench.model.surgery import remove_blocks, remove_layers
 from prunebench.model.width import keep_groups, keep_hidden
 from prunebench.plugin.api.options import LayerwiseOptions
+from prunebench.training.gradients import weight_gradients
 from prunebench.training.loop import train
 from prunebench.training.optimiser import Trainable
 from prunebench.training.windows import TrainingWindows
@@ -120,7 +122,8 @@ class Context:
         self.used_shares = self.shares is not None
         only = self.chosen_linears(model, getattr(pruner, "options", None))
         walk = self._walk(self.windows if pruner.statistics else None)
-        walk.prune(model, pruner, self.shares, only)
+        gradients = self._gradients(model, pruner.statistics, only)
+        replace(walk, gradients=gradients).prune(model, pruner, self.shares, only)
 
     def observe_linears(
         self, model: Any, statistics: Collection[Statistic], see: LinearsObserver
@@ -130,7 +133,9 @@ class Context:
         It is called for each layer. Both arguments are by the linear's name in the layer: the linears,
         and their `LinearStats`. It must not change the model.
         """
-        self._walk(self.windows).observe_linears(model, statistics, see)
+        gradients = self._gradients(model, statistics)
+        walk = replace(self._walk(self.windows), gradients=gradients)
+        walk.observe_linears(model, statistics, see)
 
     def observe_layers(self, model: Any, see: LayersObserver) -> None:
         """Run the dense decoder over the calibration windows; call ``see(layer, before, after)``.
@@ -139,17 +144,17 @@ class Context:
         writes them, on the device where it computes. So the last layer's output has not passed the
         final norm.
         """
-        self._needs_whole("observe_layers")
+        self._needs_whole("context.observe_layers")
         self._walk(self.windows).observe_layers(model, see)
 
     def partial_forward(self, model: Any) -> PartialForward:
         """Run the model over the calibration windows in pieces, to compare variants of it."""
-        self._needs_whole("partial_forward")
+        self._needs_whole("context.partial_forward")
         return PartialForward(model, self.windows, self.device)
 
     def remove_layers(self, model: Any, layers: Iterable[int]) -> None:
         """Remove these decoder layers (current indices) from the model."""
-        self._needs_whole("remove_layers")
+        self._needs_whole("context.remove_layers")
         gone = set(layers)
         if len(gone) >= len(anatomy(model).layers):
             raise PrunebenchError(
@@ -191,7 +196,7 @@ class Context:
         Linears with less than 1 % zeros are left out: they were not pruned, a few of their weights
         happen to be zero.
         """
-        self._needs_whole("zeros")
+        self._needs_whole("context.zeros")
         masks = {}
         for path, linear in self.linears(model).items():
             kept = linear.weight.detach().bool()  # many times faster to count than floats
@@ -215,7 +220,7 @@ class Context:
         loss. ``part``: the optimiser steps of the schedule to take; None: all. Raises
         PrunebenchError if the loss or a gradient is not finite.
         """
-        self._needs_whole("train")
+        self._needs_whole("context.train")
         log = train(
             model,
             Trainable(parameters, masks or {}, penalty),
@@ -233,7 +238,7 @@ class Context:
 
         Raises PrunebenchError, with the model unchanged, if no block would be left.
         """
-        self._needs_whole("remove_blocks")
+        self._needs_whole("context.remove_blocks")
         removed = list(blocks)
         if removed and set(removed) >= set(anatomy(model).blocks):
             raise PrunebenchError(
@@ -253,15 +258,31 @@ class Context:
         ``kept``: current indices in ascending order, for each sub-block that changes. Raises
         PrunebenchError if none would be left.
         """
-        self._needs_whole("keep_groups")
+        self._needs_whole("context.keep_groups")
         keep_groups(model, kept)
         self.dense_indices.keep_groups(kept)
 
     def keep_hidden(self, model: Any, kept: Sequence[int]) -> None:
         """Keep only these channels of the residual stream (current indices), in the whole model."""
-        self._needs_whole("keep_hidden")
+        self._needs_whole("context.keep_hidden")
         keep_hidden(model, kept)
         self.dense_indices.keep_hidden(kept)
+
+    def _gradients(
+        self, model: Any, statistics: Collection[Statistic], only: Collection[str] | None = None
+    ) -> dict[str, dict[str, torch.Tensor]]:
+        """The gradients among ``statistics`` of the dense model, by the linear's path."""
+        input_statistics(statistics)  # a wrong name is an error before the passes
+        asked = [name for name in GRADIENTS if name in statistics]
+        if not asked:
+            return {}
+        self._needs_whole(f"statistics: {asked[0]}")
+        linears = {
+            path: linear
+            for path, linear in self.linears(model).items()
+            if only is None or path in only
+        }
+        return weight_gradients(model, linears, self.windows, asked, self.progress)
 
     def _walk(self, tokens: torch.Tensor | None) -> LayerWalk:
         return LayerWalk(tokens, self.generator, self.progress, self.device, self.layer_source)
@@ -270,7 +291,7 @@ class Context:
         """Refuse a tool that needs several layers if only one is in memory at a time."""
         if self.layer_source is not None:
             raise PrunebenchError(
-                f"`context.{tool}` needs the whole model in memory, and this one is pruned layer"
+                f"`{tool}` needs the whole model in memory, and this one is pruned layer"
                 " by layer from its files",
                 hint="leave out --stream; the author can say so before any work, by"
                 " `refuses_streaming`",

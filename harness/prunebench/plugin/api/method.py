@@ -112,6 +112,8 @@ class LayerwiseMethod(Method):
 
     structure: ClassVar[frozenset[Structure]] = frozenset({"unstructured", "n:m"})
     statistics: ClassVar[frozenset[Statistic]] = frozenset()
+    """What to gather: names of statistics in `prunebench.LinearStats`, or classes derived from
+    `prunebench.InputStatistic`."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -129,9 +131,13 @@ class LayerwiseMethod(Method):
 
     @classmethod
     def refuses_streaming(cls, options: Any) -> str | None:
-        """None: `prune` leaves the walk over the layers to the harness."""
+        """None: `prune` leaves the walk over the layers to the harness.
+
+        Gradients are the exception: they take a backward pass of the whole model.
+        """
         del options
-        return None
+        gradients = [name for name in ("gradient", "gradient_norm") if name in cls.statistics]
+        return f"its statistic `{gradients[0]}` takes the whole model" if gradients else None
 
     @property
     def true_sequential(self) -> bool:
@@ -175,13 +181,20 @@ class LinearMethod(LayerwiseMethod):
 
         By default exactly as many as `sparsity_of` says; of equal scores the lower index first.
         """
-        from prunebench.layerwise.masks import lowest  # here, because it imports torch
+        from prunebench.layerwise.masks import lowest_of_finite  # here, because it imports torch
+        from prunebench.plugin.api.returned import check_score
 
-        return lowest(self.score(weight, stats), self.sparsity_of(stats), group=self.group)
+        score = self.score(weight, stats)
+        check_score(score, weight, self.score)
+        return lowest_of_finite(score, self.sparsity_of(stats), group=self.group)
 
     def prune_linear(self, weight: torch.Tensor, stats: LinearStats) -> None:
         """Prune one weight matrix [out, in] in place. Override to update the survivors too."""
-        weight.masked_fill_(self.mask(weight, stats), 0)
+        from prunebench.plugin.api.returned import check_mask
+
+        mask = self.mask(weight, stats)
+        check_mask(mask, weight, self.mask)
+        weight.masked_fill_(mask, 0)
 
     def prune_group(self, weights: Sequence[torch.Tensor], stats: Sequence[LinearStats]) -> None:
         for weight, each in zip(weights, stats, strict=True):

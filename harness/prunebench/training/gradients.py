@@ -1,0 +1,65 @@
+"""Gradients of the loss by the weights of linears, as statistics for methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import torch
+
+from prunebench.callbacks import ignore
+from prunebench.training.loss import next_token_backward
+
+
+def weight_gradients(
+    model: Any,
+    linears: Mapping[str, torch.nn.Linear],
+    windows: torch.Tensor,
+    asked: Collection[str],
+    progress: Callable[[int, int], None] = ignore,
+) -> dict[str, dict[str, torch.Tensor]]:
+    """`gradient` and `gradient_norm`, those that are ``asked`` for, by the linear's path.
+
+    windows: int64 [windows, length]. Both are float32 [out, in]. With g the gradient of a window's
+    mean loss: the mean of g over the windows, and the root of the sum of g^2 (the l2 form of
+    GBLM-Pruner's gradient norm, arXiv:2311.04902). Each window takes a pass forward and backward.
+    The model is left as it was.
+    """
+    weights = {path: linear.weight for path, linear in linears.items()}
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    totals = {
+        path: {name: torch.zeros_like(weight, dtype=torch.float32) for name in asked}
+        for path, weight in weights.items()
+    }
+    model.requires_grad_(requires_grad=False)
+    for weight in weights.values():
+        weight.requires_grad = True
+    try:
+        for done, window in enumerate(windows, start=1):
+            with torch.enable_grad():
+                next_token_backward(model, window[None].to(model.device), 1 / (len(window) - 1))
+            for path, weight in weights.items():
+                _add(totals[path], weight, len(windows))
+            progress(done, len(windows))
+    finally:
+        model.requires_grad_(requires_grad=False)
+        for parameter in learning:
+            parameter.requires_grad = True
+        for weight in weights.values():
+            weight.grad = None
+    for of_linear in totals.values():
+        if "gradient_norm" in of_linear:
+            of_linear["gradient_norm"].sqrt_()
+    return totals
+
+
+def _add(totals: dict[str, torch.Tensor], weight: torch.Tensor, windows: int) -> None:
+    """Add the weight's gradient to its ``totals`` and clear it."""
+    if weight.grad is None:
+        return
+    found = weight.grad.float()
+    if "gradient" in totals:
+        totals["gradient"].add_(found, alpha=1 / windows)
+    if "gradient_norm" in totals:
+        totals["gradient_norm"].addcmul_(found, found)
+    weight.grad = None
