@@ -48,7 +48,7 @@ def plan_suite(request: SuiteRequest) -> PlannedSuite:
 
     Raises PrunebenchError with every problem of the suite, and for patterns that match no cell.
     """
-    from prunebench.plugin.host import load_plugins
+    from prunebench.plugin.host import load_chosen_plugins
     from prunebench.suite.load import check_suite
     from prunebench.suite.overrides import override
     from prunebench.suite.plan import plan, select
@@ -56,7 +56,7 @@ def plan_suite(request: SuiteRequest) -> PlannedSuite:
     from prunebench.user_path import user_path
 
     # Loading runs the code of every plugin; everything later uses this registry.
-    registry = load_plugins()
+    registry = load_chosen_plugins()
     given = request.suite
     source = source_of(given, "suite") if isinstance(given, Mapping) else read(given)
     # Overrides come before the check: they may replace what is wrong in the file.

@@ -17,7 +17,7 @@ from prunebench.measure.audit import audit, dense_facts
 from prunebench.measure.speed.compare_forms import compare_forms
 from prunebench.measure.speed.dejavu_claims import Finding, findings
 from prunebench.model.dense_indices import DenseIndices
-from prunebench.plugin.host import load_plugins
+from prunebench.plugin.host import load_chosen_plugins
 from prunebench.record.devices import EnergyResult
 from prunebench.record.io import GenerationIO, LoadIO
 from prunebench.record.speed import Breakdown, FormTime, Latency
@@ -73,7 +73,7 @@ def profile_model(
     cell = one_cell(
         model,
         {DENSE: {}},
-        load_plugins(),
+        load_chosen_plugins(),
         command="prunebench profile",
         dtype=dtype,
         device=device,

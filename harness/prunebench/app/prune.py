@@ -96,9 +96,9 @@ def prune_model(job: PruneJob, progress: Progress | None = None) -> Pruned:
 
     Raises PrunebenchError for anything that the user can mend; the folder is then as it was before.
     """
-    from prunebench.plugin.host import load_plugins
+    from prunebench.plugin.host import load_chosen_plugins
 
-    registry = load_plugins()
+    registry = load_chosen_plugins()
     _check_settings(job)
     _check_for_settings(job, registry)
     # Pruning may take hours: it must not end at a folder that cannot be replaced.

@@ -28,12 +28,12 @@ def command(name: str, options: tuple[str, ...], families: tuple[str, ...]) -> N
     `prunebench.testing.MethodContract` has the same promises as tests.
     """
     from prunebench.cli.plugins_show import named
-    from prunebench.plugin.host import load_plugins
+    from prunebench.plugin.host import load_chosen_plugins
     from prunebench.testing.check import CONTRACTS, check
     from prunebench.testing.contract import DEFAULT_FAMILIES
 
     _check_families(families)
-    found = named(name, load_plugins())
+    found = named(name, load_chosen_plugins())
     # A name may belong to several kinds, of which only some have a contract.
     entry = next((one for one in found if one.kind in CONTRACTS), found[0])
     given = _checked_options(entry, assignments(options)) if entry.kind in CONTRACTS else {}

@@ -36,11 +36,11 @@ def command(name: str, kind: str, parent: Path) -> None:
     """
     from prunebench.engine.select import built_in
     from prunebench.errors import PrunebenchError
-    from prunebench.plugin.host import load_plugins
+    from prunebench.plugin.host import load_chosen_plugins
 
     result_is_a_file()
     # The package would seem to work until a suite names the plugin and gets the other one.
-    for entry in (*load_plugins().entries(), *built_in()):
+    for entry in (*load_chosen_plugins().entries(), *built_in()):
         if entry.name == name and entry.kind == SCAFFOLDS[kind].kind:
             raise PrunebenchError(
                 f"the {kind} '{name}' is there already, from {entry.distribution} {entry.version}",

@@ -38,9 +38,9 @@ FACTS = {
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(name: str, *, as_json: bool) -> None:
     """Describe what is registered as NAME: its paper, what it removes, its options."""
-    from prunebench.plugin.host import load_plugins
+    from prunebench.plugin.host import load_chosen_plugins
 
-    registry = load_plugins()
+    registry = load_chosen_plugins()
     found = named(name, registry)
     if as_json:
         say(json.dumps([described(entry) for entry in found], indent=1))
@@ -61,12 +61,22 @@ def named(name: str, registry: Registry) -> list[PluginEntry]:
 
     known = [*registry.entries(), *built_in()]
     found = [entry for entry in known if entry.name == name]
-    if not found:
-        hint = did_you_mean(name, {entry.name for entry in known})
-        raise PrunebenchError(
-            f"no plugin is called '{name}'", hint=hint_for_unknown(name, hint, registry)
-        )
-    return found
+    if found:
+        # One of a file that was given with --plugin comes first.
+        return sorted(found, key=lambda entry: not entry.distribution.endswith(".py"))
+    for problem in registry.problems:
+        if name in {problem.plugin, problem.distribution.removeprefix("prunebench-")}:
+            raise PrunebenchError(
+                f"the plugin '{name}' of {problem.distribution} is not loaded: {problem.cause}",
+                hint=problem.hint,
+            )
+    hint = did_you_mean(name, {entry.name for entry in known})
+    from_files = [entry.name for entry in known if entry.distribution.endswith(".py")]
+    if from_files and not hint.startswith("did you mean"):
+        hint = f"the file given with --plugin registers {', '.join(from_files)}"
+    raise PrunebenchError(
+        f"no plugin is called '{name}'", hint=hint_for_unknown(name, hint, registry)
+    )
 
 
 def described(entry: PluginEntry) -> dict[str, Any]:

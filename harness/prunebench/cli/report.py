@@ -45,7 +45,7 @@ def command(
     Several run folders make one report, report.html in the working folder; a cell that is in more
     than one of them is shown once.
     """
-    from prunebench.plugin.host import load_plugins
+    from prunebench.plugin.host import load_chosen_plugins
     from prunebench_report import main_table, write_report
 
     if form != "html":
@@ -60,7 +60,7 @@ def command(
         return
     result_is_a_file()
     # Plugins are loaded for their sections only; records are shown without the plugins they name.
-    sections = list(load_plugins().registered("section").values())
+    sections = list(load_chosen_plugins().registered("section").values())
     path = write_report(
         *runs,
         # A report of several runs belongs to none of their folders.

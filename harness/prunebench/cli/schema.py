@@ -16,7 +16,7 @@ def command() -> None:
     """
     import json
 
-    from prunebench.plugin.host import load_plugins
+    from prunebench.plugin.host import load_chosen_plugins
     from prunebench.suite.json_schema import json_schema
 
-    say(json.dumps(json_schema(load_plugins()), indent=2))
+    say(json.dumps(json_schema(load_chosen_plugins()), indent=2))

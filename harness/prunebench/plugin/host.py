@@ -8,16 +8,20 @@ loading: it lists names of entry points or distributions, separated by commas. N
 
 from __future__ import annotations
 
+import importlib.util
+import inspect
 import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, Literal
 
 import pluggy
 
-from prunebench.errors import PrunebenchError
+from prunebench.errors import PrunebenchError, did_you_mean
 from prunebench.plugin import API_VERSION, NAME, hookspecs
 from prunebench.plugin.files import PluginFile, plugin_files
 from prunebench.plugin.kinds import KINDS
@@ -27,6 +31,8 @@ from prunebench.plugin.trace import traced
 
 RESTRICT = "PRUNEBENCH_PLUGINS"
 HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("prunebench_"))
+_HOOK_NAMES = ("prunebench_register", "prunebench_cell_")
+"""What the name of every hook begins with; another function with such a name is a mistake."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +52,53 @@ class _Plugin:
         """Its name in the plugin manager."""
         return f"{self.distribution}:{self.name}"
 
+    @property
+    def is_file(self) -> bool:
+        return isinstance(self.point, PluginFile)
+
     def problem(
         self, error: BaseException | str, status: Literal["problem", "disabled"] = "problem"
     ) -> PluginProblem:
         """``error`` in one line, with its traceback as details."""
+        details, hint = "", None
         if isinstance(error, str):
-            return PluginProblem(self.name, self.distribution, self.version, error, status=status)
-        if isinstance(error, PrunebenchError):
-            message = str(error)
+            message = error
+        elif isinstance(error, PrunebenchError):
+            message, hint = str(error), error.hint
         else:
-            message = traceback.format_exception_only(error)[-1].strip()
-        details = "".join(traceback.format_exception(error))
-        return PluginProblem(self.name, self.distribution, self.version, message, details)
+            message = traceback.format_exception_only(error)[-1].strip() + self._line_of(error)
+        if isinstance(error, BaseException):
+            details = "".join(traceback.format_exception(error))
+        return PluginProblem(
+            self.name, self.distribution, self.version, message, details, status, hint, self.is_file
+        )
+
+    def _line_of(self, error: BaseException) -> str:
+        """The line of a plugin's file that raised ``error``, to end a message with."""
+        if not isinstance(self.point, PluginFile):
+            return ""
+        lines = [
+            line
+            for frame, line in traceback.walk_tb(error.__traceback__)
+            if frame.f_code.co_filename == str(self.point.path)
+        ]
+        if isinstance(error, SyntaxError) and error.filename == str(self.point.path):
+            lines.append(error.lineno or 1)
+        return f": {self.distribution}:{lines[-1]}" if lines else ""
+
+
+def load_chosen_plugins() -> Registry:
+    """`load_plugins` for a command: a file that somebody named with --plugin must be usable.
+
+    Raises PrunebenchError with everything that is wrong with such files.
+    """
+    registry = load_plugins()
+    faults = [problem for problem in registry.problems if problem.file]
+    if len(faults) == 1:
+        raise PrunebenchError(f"{faults[0].distribution}: {faults[0].cause}", hint=faults[0].hint)
+    if faults:
+        raise PrunebenchError("\n".join(f"{one.distribution}: {one.message}" for one in faults))
+    return registry
 
 
 def load_plugins(points: Iterable[EntryPoint] | None = None) -> Registry:
@@ -82,13 +123,16 @@ def load_plugins(points: Iterable[EntryPoint] | None = None) -> Registry:
 
 
 def _found(points: Iterable[EntryPoint] | None) -> list[_Plugin]:
-    """The plugins to load, the built-in ones first, the others by the name of the distribution."""
+    """The plugins to load: the built-in ones, files, then the others by their distribution."""
     found = [*entry_points(group=NAME), *plugin_files()] if points is None else list(points)
     known: dict[int, tuple[str, str]] = {}
     plugins = [_Plugin(point, *_origin(point, known)) for point in found]
-    return sorted(
-        plugins, key=lambda plugin: (plugin.distribution != NAME, plugin.distribution, plugin.name)
-    )
+    return sorted(plugins, key=lambda plugin: (*_rank(plugin), plugin.distribution, plugin.name))
+
+
+def _rank(plugin: _Plugin) -> tuple[bool, bool]:
+    """Of two equal names the built-in one is used, then the one of a file that a user named."""
+    return plugin.distribution != NAME, not plugin.is_file
 
 
 def _origin(point: EntryPoint | PluginFile, known: dict[int, tuple[str, str]]) -> tuple[str, str]:
@@ -106,10 +150,27 @@ def _origin(point: EntryPoint | PluginFile, known: dict[int, tuple[str, str]]) -
 
 def _enabled(plugin: _Plugin, registry: Registry) -> bool:
     """Whether to load ``plugin``. One that is left out is noted among the problems as disabled."""
-    if isinstance(plugin.point, PluginFile) or _restriction()({plugin.name, plugin.distribution}):
+    if isinstance(plugin.point, PluginFile):
         return True
-    registry.problems.append(plugin.problem(f"left out by {RESTRICT}", "disabled"))
-    return False
+    why = None
+    if not _restriction()({plugin.name, plugin.distribution}):
+        why = f"left out by {RESTRICT}"
+    elif file := _same_file(plugin.point):
+        why = f"left out, because --plugin names the same file, {file}"
+    if why is not None:
+        registry.problems.append(plugin.problem(why, "disabled"))
+    return why is None
+
+
+def _same_file(point: EntryPoint) -> Path | None:
+    """The file named with --plugin that is also the module of this entry point."""
+    for file in plugin_files():
+        if point.module.rpartition(".")[2] == file.name:
+            with suppress(ImportError, ValueError):
+                spec = importlib.util.find_spec(point.module)
+                if spec is not None and spec.origin and Path(spec.origin).resolve() == file.path:
+                    return file.path
+    return None
 
 
 def _restriction() -> Callable[[set[str]], bool]:
@@ -158,20 +219,32 @@ def _check_hooks(module: Any, manager: pluggy.PluginManager) -> None:
             f"{', '.join(unmarked)} is not marked as a hook implementation",
             hint="decorate it with @hookimpl, which prunebench exports",
         )
-    for caller in manager.get_hookcallers(module) or ():
+    callers = manager.get_hookcallers(module) or ()
+    for name, value in vars(module).items():
+        looks_like_one = inspect.isfunction(value) and name.startswith(_HOOK_NAMES)
+        if looks_like_one and manager.parse_hookimpl_opts(module, name) is None:
+            raise _unknown_hook(name)
+    if not callers:
+        raise PrunebenchError(
+            "implements no hook, so it registers nothing",
+            hint="end it with a function such as prunebench_register_method, decorated with"
+            " @hookimpl, that returns your class",
+        )
+    for caller in callers:
         for implementation in caller.get_hookimpls():
             if implementation.plugin is not module:
                 continue
             if not (caller.has_spec() or implementation.optionalhook):
-                raise PrunebenchError(
-                    f"implements the unknown hook {caller.name}",
-                    hint=f"the hooks are {', '.join(HOOKS)}",
-                )
+                raise _unknown_hook(caller.name)
             if implementation.wrapper or implementation.hookwrapper:
                 raise PrunebenchError(
                     f"implements {caller.name} as a wrapper, which prunebench does not support",
                     hint="leave out `wrapper` and `hookwrapper`: plugins are called one by one",
                 )
+
+
+def _unknown_hook(name: str) -> PrunebenchError:
+    return PrunebenchError(f"implements the unknown hook {name}", hint=did_you_mean(name, HOOKS))
 
 
 def _collect(plugins: dict[str, _Plugin], registry: Registry) -> None:
@@ -190,7 +263,7 @@ def _collect(plugins: dict[str, _Plugin], registry: Registry) -> None:
         registry.hooks.unregister(name=key)
         registry.problems += problems
     # Not even `tryfirst` takes the name of something built in: results would no longer compare.
-    offers.sort(key=lambda offer: offer[0].distribution != NAME)
+    offers.sort(key=lambda offer: _rank(offer[0]))
     for plugin, entry in offers:
         if plugin.key not in faulty:
             _enter(entry, plugin, registry)
@@ -213,7 +286,10 @@ def _enter(entry: PluginEntry, plugin: _Plugin, registry: Registry) -> None:
     if taken is not entry:
         registry.problems.append(
             plugin.problem(
-                f"the {entry.kind} '{entry.name}' is already registered by {taken.distribution} "
-                f"{taken.version}; that one is used"
+                PrunebenchError(
+                    f"the {entry.kind} '{entry.name}' is already registered by"
+                    f" {taken.distribution} {taken.version}; that one is used",
+                    hint="give yours another name",
+                )
             )
         )

@@ -52,6 +52,15 @@ class PluginProblem:
     details: str = ""
     """The traceback, if there is one."""
     status: Literal["problem", "disabled"] = "problem"
+    hint: str | None = None
+    """What mends it; ``message`` ends with it, in brackets."""
+    file: bool = False
+    """Whether the plugin is a file that somebody named with --plugin."""
+
+    @property
+    def cause(self) -> str:
+        """``message`` without its hint."""
+        return self.message.removesuffix(f" ({self.hint})") if self.hint else self.message
 
 
 class Registry(dict[Kind, dict[str, PluginEntry]]):
