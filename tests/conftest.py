@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from hub_server import HubServer
 from prunebench.measure.devices import disturbance
@@ -24,6 +24,12 @@ settings.register_profile(
     suppress_health_check=list(HealthCheck),
 )
 settings.register_profile("random", settings.get_profile("repeatable"), derandomize=False)
+# For `tests/mutation/run.py`, which asks whether a test fails, not for the smallest example.
+settings.register_profile(
+    "unshrunk",
+    settings.get_profile("repeatable"),
+    phases=[Phase.explicit, Phase.generate],
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 
 PENDING = 4
 """Variants whose last states are kept until we know whose exact loss is needed."""
+# Deep layers contribute little, so a low loss to beat is likely to be there. Any other guess gives
+# the same result.
+FIRST_GUESS = 0.67
+"""Where the first step begins to look, as a share of all units from the bottom."""
 
 
 class Result(NamedTuple):
@@ -78,9 +82,9 @@ class Search:
         """How many were compared so far."""
         self._looked_at = looked_at
         self._factor = 1 + slack
-        # About each unit's loss when it was last looked at. Before that any guess will do; two
-        # thirds up the model is a good one, because deep layers contribute little.
-        self._expected = {unit: abs(i / len(units) - 0.67) for i, unit in enumerate(units)}
+        # About each unit's loss when it was last looked at. Before that any guess will do: two
+        # thirds up the model is a good one.
+        self._expected = {unit: abs(i / len(units) - FIRST_GUESS) for i, unit in enumerate(units)}
 
     def step(self) -> Result:
         """Remove the unit whose absence gives the lowest loss, and return it."""

@@ -58,17 +58,17 @@ class Wanda(LinearMethod):
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)
-        self.largest_difference = 0.0
+        self.differences: list[float] = []
 
     def prune(self, model: Any, context: Context) -> None:
         """Notes: ``largest_sparsity_difference``.
 
         With `use_variant`, the largest difference of a linear's sparsity from what was asked for.
         """
-        self.largest_difference = 0.0
+        self.differences = []
         super().prune(model, context)
-        if self.options.use_variant:
-            context.notes["largest_sparsity_difference"] = self.largest_difference
+        if self.differences:
+            context.notes["largest_sparsity_difference"] = max(self.differences)
 
     def score(self, weight: torch.Tensor, stats: LinearStats) -> torch.Tensor:
         return weight.abs().float() * stats.input_norm  # [out, in] * [in]
@@ -78,8 +78,8 @@ class Wanda(LinearMethod):
         if isinstance(sparsity, str) or not self.options.use_variant:
             return super().mask(weight, stats)
         mask = lowest_by_sum(self.score(weight, stats), sparsity)
-        found = float(mask.float().mean())
-        self.largest_difference = max(self.largest_difference, abs(found - sparsity))
+        # The search may end at some distance from the sparsity, or not be able to reach it.
+        self.differences.append(abs(float(mask.float().mean()) - sparsity))
         return mask
 
 

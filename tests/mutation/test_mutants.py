@@ -1,10 +1,15 @@
 from __future__ import annotations
 
 import ast
+import inspect
+from pathlib import Path
 
 import pytest
 from mutants import mutants
-from run import ROOT, TARGETS
+from run import ROOT
+from targets import SPEED_ONLY, TARGETS
+
+from prunebench.plugin.host import load_plugins
 
 SOURCE = '''
 LIMIT = 3
@@ -49,3 +54,40 @@ def test_every_target_and_its_tests_exist():
         assert (ROOT / path).is_file()
         for test in tests:
             assert (ROOT / test).is_file()
+        for name in SPEED_ONLY.get(path, ()):
+            assert f"{name} = " in (ROOT / path).read_text(encoding="utf-8"), name
+    assert SPEED_ONLY.keys() <= TARGETS.keys()
+
+
+def test_every_plugin_that_computes_results_is_a_target():
+    registry = load_plugins()
+    for kind in ("method", "allocation", "recovery", "metric"):
+        for name, entry in registry[kind].items():
+            if entry.distribution == "prunebench":
+                path = Path(inspect.getfile(entry.value)).relative_to(ROOT)
+                assert path.as_posix() in TARGETS, f"{kind} {name}"
+
+
+def test_constants_that_change_no_result_are_left_alone():
+    found = mutants(SOURCE, 100, speed_only={"LIMIT"})
+    assert all("LIMIT = 3" in one.source and "value < LIMIT" in one.source for one in found)
+    assert len(found) == len(mutants(SOURCE, 100)) - 2
+
+
+@pytest.mark.parametrize(
+    ("line", "mistake"),
+    [
+        ("x = fit(a, flag=True)", "x = fit(a, flag=False)"),
+        ("x = draw(3, generator=g)", "x = draw(3)"),
+        ("x.mul_(y)", "None"),
+        ("x = y is None", "x = y is not None"),
+        ("x = a in b", "x = a not in b"),
+        ("x = '\\n\\n'.join(y)", "x = '\\n'.join(y)"),
+        ("x = Field(default=False)", "x = Field(default=True)"),
+        ("x = list(zip(a, b, strict=True))", None),
+        ("x = y.sort(stable=True)", None),
+    ],
+)
+def test_mistakes_of_every_kind(line: str, mistake: str | None):
+    found = [one.source for one in mutants(line, 100)]
+    assert mistake in found if mistake else not found

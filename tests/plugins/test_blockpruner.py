@@ -269,3 +269,51 @@ def test_post_norm_models_are_refused() -> None:
 def test_ratio_and_count_together_are_refused() -> None:
     with pytest.raises(ValueError, match="not both"):
         blockpruner(ratio=0.5, count=1)
+
+
+def test_a_fifth_of_the_parameters_goes_if_nothing_is_said() -> None:
+    usual = prune(tiny_model("llama")).notes["removed_in_order"]
+    assert usual == prune(tiny_model("llama"), ratio=0.2).notes["removed_in_order"]
+    assert len(usual) < len(prune(tiny_model("llama"), ratio=0.3).notes["removed_in_order"])
+
+
+def parameters_of(model, *paths: str) -> int:
+    return sum(
+        parameter.numel()
+        for layer in anatomy(model).layers
+        for path in paths
+        for parameter in layer.get_submodule(path).parameters()
+    )
+
+
+def test_a_ratio_that_takes_exactly_what_there_is_can_be_reached() -> None:
+    model = tiny_model("llama")
+    total = sum(parameter.numel() for parameter in model.parameters())
+    attentions = parameters_of(model, "self_attn", "input_layernorm")
+    prune(model, blocks="mha", ratio=attentions / total)
+    assert {block.kind for block in anatomy(model).blocks} == {"mlp"}
+    with pytest.raises(PrunebenchError, match="out of reach: all 4 units"):
+        prune(tiny_model("llama"), blocks="mha", ratio=(attentions + 1) / total)
+
+
+def test_progress_expects_the_variants_of_a_ratio() -> None:
+    model = tiny_model("llama")
+    seen: list[tuple[int, int]] = []
+    total = sum(parameter.numel() for parameter in model.parameters())
+    units = sum(
+        parameter.numel() for layer in anatomy(model).layers for parameter in layer.parameters()
+    )
+    steps = math.ceil(0.3 * total * 8 / units)
+    assert steps > 0.3 * total * 8 / units > 2
+    context = Context(
+        tokens(model), 0, [0, 1, 2, 3], lambda done, total: seen.append((done, total))
+    )
+    with torch.no_grad():
+        blockpruner(ratio=0.3).prune(model, context)
+    assert seen[0] == (1, sum(range(8 - steps + 1, 8 + 1)))
+
+
+def test_a_perplexity_beyond_any_float_is_cut() -> None:
+    model = tiny_model("llama", tie_word_embeddings=False)
+    model.lm_head.weight.mul_(1e5)
+    assert prune(model, count=1).notes["perplexity_after_each"] == [math.exp(700)]

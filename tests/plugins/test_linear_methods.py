@@ -196,6 +196,13 @@ def test_wandas_variant_starts_at_0_4_and_ends_at_0_8() -> None:
     assert removed(0.0) == 0
 
 
+def test_wandas_variant_removes_sums_that_are_exactly_the_budget() -> None:
+    """Four of ten ones are 0.4 of their sum. Behind 0.4, the other row loses a fifth at 0.4001."""
+    weight = torch.tensor([[1.0] * 10, [8.002] * 5 + [11.998] * 5])
+    mask = build("wanda", sparsity=0.4, use_variant=True).mask(weight, stats(torch.ones(10)))
+    assert mask.sum(dim=1).tolist() == [4, 4]
+
+
 def test_wandas_variant_leaves_n_m_as_it_is() -> None:
     weight = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
     plain = build("wanda", sparsity="2:4").mask(weight, stats(torch.ones(8)))
@@ -203,13 +210,16 @@ def test_wandas_variant_leaves_n_m_as_it_is() -> None:
     assert torch.equal(variant.mask(weight, stats(torch.ones(8))), plain)
 
 
-def test_wandas_variant_notes_how_far_it_is_from_the_sparsity() -> None:
-    model = tiny_model("llama")
-    context = prune(model, build("wanda", sparsity=0.97, use_variant=True))
+@pytest.mark.parametrize("sparsity", [0.5, 0.97])
+def test_wandas_variant_notes_how_far_it_is_from_the_sparsity(sparsity: float) -> None:
+    model, method = tiny_model("llama"), build("wanda", sparsity=sparsity, use_variant=True)
+    prune(tiny_model("opt"), method)
+    context = prune(model, method)
     worst = max(
-        abs(float((linear.weight == 0).float().mean()) - 0.97) for linear in linears(model).values()
+        abs(float((linear.weight == 0).float().mean()) - sparsity)
+        for linear in linears(model).values()
     )
-    assert context.notes["largest_sparsity_difference"] == pytest.approx(worst)
+    assert context.notes["largest_sparsity_difference"] == pytest.approx(worst, abs=1e-6)
     assert "largest_sparsity_difference" not in prune(tiny_model("llama"), build("wanda")).notes
 
 

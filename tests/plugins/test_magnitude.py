@@ -158,3 +158,17 @@ def test_options_that_contradict_the_global_scope_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         magnitude(scope="global", **options)
+
+
+def test_only_the_global_scope_refuses_allocations_and_streaming() -> None:
+    def refused(**options: object) -> tuple[str | None, str | None]:
+        parsed = registered().Options.model_validate(options)
+        return registered().refuses_allocation(parsed), registered().refuses_streaming(parsed)
+
+    assert refused() == (None, None)
+    allocation, streaming = refused(scope="global")
+    assert "`scope: global` decides it" in str(allocation)
+    assert "compares the weights of all layers" in str(streaming)
+    allocation, streaming = refused(layers=[1, 2])
+    assert "leave weights out" in str(allocation)
+    assert streaming is None

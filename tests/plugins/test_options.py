@@ -85,6 +85,27 @@ FIRST: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("recovery", "finetune"): {**TRAINING, "learning_rate": 1e-5, "scope": "linears"},
     ("metric", "kl-divergence"): {"chunk": 64},
+    ("metric", "arithmetic-and-copy"): {
+        "questions": 48,
+        "examples": 6,
+        "largest": 20,
+        "words": 4,
+        "question_seed": 0,
+        "new_tokens": 24,
+        "batch_size": 16,
+    },
+    ("metric", "draft-acceptance"): {"prompt": 64, "new_tokens": 64, "batch_size": 16},
+    ("metric", "generation-health"): {
+        "prompts": 16,
+        "prompt": 32,
+        "prompt_seed": 0,
+        "new_tokens": 96,
+        "ngram": 4,
+        "repeats": 3,
+        "loop_tokens": 16,
+        "least_tokens": 16,
+        "batch_size": 16,
+    },
 }
 CHOICE = {"layers": None, "linears": None}
 VALIDATION = {"val_windows": None, "val_share": None, "eval_steps": 100}
@@ -106,7 +127,54 @@ LATER: dict[tuple[str, str], dict[str, Any]] = {
     ("recovery", "finetune"): {**VALIDATION},
 }
 """Options that came after the first run folders, with the default that keeps old behaviour."""
-KINDS = ("method", "allocation", "recovery")
+KINDS = ("method", "allocation", "recovery", "metric")
+C4 = {"corpus": "c4", "sampler": "c4-gptq", "windows": 128, "length": 2048}
+# The corpora, samplers and sizes of the papers and of their released code; ShortGPT's reads all
+# windows of the split.
+CALIBRATION: dict[str, dict[str, Any]] = {
+    "wanda": C4,
+    "sparsegpt": C4,
+    "owl": C4,
+    "shortgpt": {"corpus": "pg19", "sampler": "consecutive", "windows": 512, "length": 256},
+    "blockpruner": {"corpus": "alpaca", "sampler": "joined-rows", "rows": 256, "length": 2048},
+    "llm-pruner": {"corpus": "bookcorpus", "sampler": "distinct", "windows": 10, "length": 64},
+}
+# What methods and allocations need or do at their defaults.
+NATURE: dict[str, set[str]] = {
+    "dense": set(),
+    "random": {"seed"},
+    "magnitude": set(),
+    "wanda": {"calibration"},
+    "sparsegpt": {"calibration"},
+    "imp": {"calibration", "seed", "training"},
+    "llm-pruner": {"calibration"},
+    "blockpruner": {"calibration"},
+    "shortgpt": {"calibration"},
+    "apply": set(),
+    "uniform": set(),
+    "owl": {"calibration"},
+}
+# Unit, whether higher is better, and the same of a metric's other figures.
+FIGURES: dict[str, dict[str, tuple[str, bool]]] = {
+    "kl-divergence": {"": ("nats", False), "top1-agreement": ("share", True)},
+    "arithmetic-and-copy": {
+        "": ("share", True),
+        "arithmetic": ("share", True),
+        "copy": ("share", True),
+    },
+    "draft-acceptance": {
+        "": ("share", True),
+        **{f"accepted-{k}": ("tokens", True) for k in range(1, 9)},
+    },
+    "generation-health": {
+        "": ("share", True),
+        "repetition": ("share", False),
+        "loops": ("share", False),
+        "premature-ends": ("share", False),
+    },
+}
+GENERATIVE = {"arithmetic-and-copy", "generation-health"}
+WITHOUT_TEXT = {"arithmetic-and-copy"}
 
 
 def options(kind: str, name: str, *, later: bool) -> dict[str, Any]:
@@ -118,7 +186,7 @@ def options(kind: str, name: str, *, later: bool) -> dict[str, Any]:
     }
 
 
-def test_every_method_allocation_and_recovery_is_listed() -> None:
+def test_every_plugin_with_options_is_listed() -> None:
     registry = load_plugins()
     found = {
         (kind, name)
@@ -137,3 +205,46 @@ def test_defaults_are_those_of_the_papers(kind: str, name: str) -> None:
 @pytest.mark.parametrize(("kind", "name"), FIRST)
 def test_options_that_came_later_are_marked_and_have_these_defaults(kind: str, name: str) -> None:
     assert options(kind, name, later=True) == LATER.get((kind, name), {})
+
+
+def built_in(kind: str) -> dict[str, Any]:
+    return {
+        name: entry.value
+        for name, entry in load_plugins()[kind].items()
+        if entry.distribution == "prunebench"
+    }
+
+
+def test_published_calibrations_are_those_of_the_papers() -> None:
+    found = {
+        name: dict(value.published_calibration)
+        for kind in ("method", "allocation")
+        for name, value in built_in(kind).items()
+        if value.published_calibration is not None
+    }
+    assert found == CALIBRATION
+
+
+def test_methods_and_allocations_need_what_they_use() -> None:
+    found = {}
+    for name, value in (built_in("method") | built_in("allocation")).items():
+        options = None if name == "apply" else value.Options()  # it has no defaults
+        needs = {
+            "calibration": value.needs_calibration and value.needs_calibration_for(options),
+            "seed": value.uses_seed and value.uses_seed_for(options),
+            "training": getattr(value, "trains", False),
+        }
+        found[name] = {what for what, needed in needs.items() if needed}
+    assert found == NATURE
+
+
+def test_a_metric_says_what_its_figures_are() -> None:
+    metrics = built_in("metric")
+    found = {
+        name: {"": (value.unit, value.higher_is_better)}
+        | {key: (figure.unit, figure.higher_is_better) for key, figure in value.figures.items()}
+        for name, value in metrics.items()
+    }
+    assert found == FIGURES
+    assert {name for name, value in metrics.items() if value.generative} == GENERATIVE
+    assert {name for name, value in metrics.items() if not value.needs_text} == WITHOUT_TEXT

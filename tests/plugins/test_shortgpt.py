@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from pathlib import Path
 
 import pytest
@@ -206,3 +207,47 @@ def test_removing_every_layer_is_refused() -> None:
 def test_ratio_and_count_together_are_refused() -> None:
     with pytest.raises(ValueError, match="not both"):
         shortgpt(ratio=0.5, count=1)
+
+
+def mean_distances(cosines: list[list[float]], span: int, **options: object) -> list[float]:
+    """What ShortGPT finds if layer i turns the states of each token by these cosines."""
+    turned = torch.tensor(cosines).double().arccos().cumsum(0)  # [layers, tokens], angles
+    angles = torch.cat([torch.zeros(1, turned.shape[1], dtype=torch.float64), turned])
+    states = torch.stack([angles.cos(), angles.sin()], dim=-1)[
+        :, None
+    ]  # [layers + 1, 1, tokens, 2]
+
+    class Turning(Context):
+        def observe_layers(self, model, see) -> None:
+            for layer, (before, after) in enumerate(itertools.pairwise(states)):
+                see(layer, before * (1 + layer), after * 3)
+
+    windows = torch.zeros(1, len(cosines[0]), dtype=torch.int64)
+    context = Turning(windows, 0, list(range(len(cosines))))
+    return shortgpt(**options)._mean(span, None, context).tolist()
+
+
+def test_states_that_turn_round_have_an_influence_of_more_than_one() -> None:
+    """1 - cos, not 1 - |cos|: a layer that turns its input round is the most influential."""
+    cosines = [[0.5, 0.7], [-0.5, -0.9], [1.0, -1.0]]
+    assert mean_distances(cosines, 1) == pytest.approx([0.4, 1.7, 1.0], abs=1e-6)
+    assert mean_distances(cosines, 1, tokens="last") == pytest.approx([0.3, 1.9, 2.0], abs=1e-6)
+
+
+def test_angles_are_shares_of_half_a_turn() -> None:
+    cosines = [[0.0, 0.0], [0.0, 0.5], [-1.0, 0.5]]
+    found = mean_distances(cosines, 1, metric="angular", tokens="all")
+    assert found == pytest.approx([1 / 2, (1 / 2 + 1 / 3) / 2, (1 + 1 / 3) / 2], abs=1e-6)
+    assert mean_distances(cosines, 2, metric="angular")[:2] == pytest.approx(
+        [5 / 6, 2 / 3], abs=1e-6
+    )
+
+
+def test_a_quarter_of_the_layers_goes_if_nothing_is_said() -> None:
+    assert prune(tiny_model("llama", num_hidden_layers=8)).kept_layers == [
+        layer
+        for layer in range(8)
+        if layer
+        not in prune(tiny_model("llama", num_hidden_layers=8), count=2).notes["removed_in_order"]
+    ]
+    assert [shortgpt().options.layers(total) for total in (1, 2, 5, 6, 32)] == [0, 1, 1, 2, 8]

@@ -367,3 +367,60 @@ def test_a_share_of_one_removes_everything(threshold: bool) -> None:
     weight, hessian = problem()
     pruned, _ = solve(weight, hessian, 1.0, threshold=threshold)
     assert not pruned.any()
+
+
+def by_the_paper(
+    weight: torch.Tensor, hessian: torch.Tensor, sparsity: float | str, block: int
+) -> torch.Tensor:
+    """Algorithm 1 as it is written, one column after the other, in the whole matrix."""
+    upper = torch.linalg.cholesky(torch.linalg.inv(damped(hessian)), upper=True)
+    weight, gone = weight.clone(), torch.zeros_like(weight, dtype=torch.bool)
+    of = int(sparsity.split(":")[1]) if isinstance(sparsity, str) else block
+    for j in range(weight.shape[1]):
+        if j % of == 0:  # choose the next group or block from the weights as they are now
+            cost = weight[:, j : j + of] ** 2 / upper.diagonal()[j : j + of] ** 2
+            gone[:, j : j + of] = lowest(cost, sparsity, group="matrix")
+        error = weight[:, j] * gone[:, j] / upper[j, j]
+        weight[:, j:] -= error[:, None] * upper[j, j:]
+    return weight.masked_fill(gone, 0)
+
+
+@pytest.mark.parametrize("sparsity", [0.3, 0.5, 0.8, "2:4", "1:4", "5:8"])
+@pytest.mark.parametrize("block", [8, 40, 128])
+def test_weights_are_those_of_the_papers_algorithm(sparsity: float | str, block: int) -> None:
+    weight, hessian = problem(rows=9, features=160)
+    pruned, _ = solve(weight, hessian, sparsity, block_size=block)
+    expected = by_the_paper(weight, hessian, sparsity, block)
+    assert torch.equal(pruned == 0, expected == 0)
+    torch.testing.assert_close(pruned, expected)
+
+
+def test_the_loss_of_a_layer_is_the_sum_over_its_groups() -> None:
+    method = build()
+    alone = []
+    for layer, seed in ((2, 0), (2, 1), (3, 2)):
+        weight, hessian = (each.float() for each in problem(seed=seed))
+        one, stats = (
+            build(),
+            LinearStats(layer, "x", torch.Generator(), second_moment=hessian.clone()),
+        )
+        one.prune_group([weight.clone()], [stats])
+        alone.append(one.losses[layer])
+        method.prune_group([weight], [stats])
+    assert min(alone) > 0
+    assert method.losses == pytest.approx({2: alone[0] + alone[1], 3: alone[2]})
+
+
+def test_damping_has_a_limit() -> None:
+    assert build(damping=100.0).options.damping == 100
+    with pytest.raises(ValueError, match="less than or equal to 100"):
+        build(damping=100.5)
+
+
+def test_an_update_that_overflows_is_named() -> None:
+    """The second weight takes over what the first one did, and gets infinite."""
+    weight = torch.tensor([[-3e38, -3e38]])
+    hessian = torch.tensor([[1.0, 0.9], [0.9, 1.0]])
+    stats = LinearStats(1, "x", torch.Generator(), second_moment=hessian)
+    with pytest.raises(PrunebenchError, match=r"not finite after pruning \(damping 0\.01\)"):
+        build().prune_group([weight], [stats])

@@ -26,9 +26,13 @@ if TYPE_CHECKING:
 
 LOGITS_AT_ONCE = {"cpu": 1 << 23, "cuda": 1 << 27}
 """Logits that are in memory at a time, by device: on a CPU few enough to stay in its caches."""
+LOGITS_ELSEWHERE = 1 << 24
+"""On devices that `LOGITS_AT_ONCE` does not name."""
 
 SUBSET = 2048
 """Tokens, besides the predicted ones, whose logits a lower bound computes one by one."""
+SUBSETS_THAT_PAY = 4
+"""A lower bound pays if the vocabulary has this many times as many tokens as the subset."""
 
 LowerBound = Callable[["torch.Tensor"], float]
 """From the last layer's output for a batch to a number that its loss is not below."""
@@ -155,7 +159,7 @@ class PartialForward:
         weight = self._parts.head.weight  # [vocabulary, hidden]
         predicted = torch.unique(targets)
         size = SUBSET + len(predicted)
-        if weight.shape[0] < 4 * size:
+        if weight.shape[0] < SUBSETS_THAT_PAY * size:
             return None
         self._head_tokens += 3 * len(targets)  # the logits twice, and the slopes cost as much again
         mass = torch.zeros(weight.shape[0], device=inputs.device)
@@ -204,7 +208,7 @@ class PartialForward:
         return _wide(self._parts.head(rows))
 
     def _chunks(self, rows: torch.Tensor) -> Iterator[torch.Tensor]:
-        limit = LOGITS_AT_ONCE.get(rows.device.type, 1 << 24)
+        limit = LOGITS_AT_ONCE.get(rows.device.type, LOGITS_ELSEWHERE)
         return iter(torch.split(rows, max(1, limit // self._parts.head.weight.shape[0])))
 
 

@@ -21,9 +21,10 @@ from prunebench.errors import PrunebenchError, did_you_mean
 Encode = Callable[[str], Sequence[int]]
 
 _MISSES = 50_000  # draws in a row without a document that is long enough, before a sampler gives up
-# A first guess of how much text fills the windows. It decides how long sampling takes, not its
-# result.
+# A first guess of how much text fills the windows, and how much more than that is tokenised when it
+# was too little. They decide how long sampling takes, not its result.
 _CHARACTERS_PER_TOKEN = 5
+_SPARE = 1.1
 _BLANK_LINE = "\n\n"
 _SAMPLED_ROWS = 256  # of BlockPruner's paper
 _LESS = "ask for fewer or shorter windows, or name a larger corpus"
@@ -315,7 +316,7 @@ def _enough_ids(
     """
     ids: Sequence[int] = ()
     # Tokenise the first ``goal`` characters. If their stable ids are too few, estimate a longer
-    # goal from the characters per id so far, with a tenth more so that the second try usually
+    # goal from the characters per id so far, with some to spare so that the second try usually
     # suffices.
     goal, size = need * _CHARACTERS_PER_TOKEN, 0
     for part in remaining:
@@ -323,7 +324,7 @@ def _enough_ids(
         size += len(part) + len(joiner)
         while size >= goal and len(ids) < need:
             ids = stable_prefix(joiner.join(parts)[:goal])
-            goal = int(1.1 * goal * max(1, need / len(ids))) if ids else sys.maxsize
+            goal = int(_SPARE * goal * max(1, need / len(ids))) if ids else sys.maxsize
         if len(ids) >= need:
             break
     return ids

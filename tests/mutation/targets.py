@@ -1,0 +1,103 @@
+"""What is broken, the tests that should notice, and what is no mistake to change."""
+
+from __future__ import annotations
+
+P, H = "plugins/prunebench_plugins", "harness/prunebench"
+OPTIONS = "tests/plugins/test_options.py"
+LINEAR = ("tests/plugins/test_linear_methods.py", OPTIONS)
+PRUNER = ("tests/plugins/test_llm_pruner_scores.py", "tests/plugins/test_llm_pruner.py")
+BLOCKS = ("tests/plugins/test_blockpruner.py",)
+APPLY = ("tests/plugins/test_apply.py",)
+WALK = ("tests/layerwise/test_walk.py",)
+TRAINING = ("tests/training/test_loop.py", "tests/training/test_optimiser.py")
+TARGETS: dict[str, tuple[str, ...]] = {
+    # Methods
+    f"{P}/dense.py": LINEAR,
+    f"{P}/random.py": LINEAR,
+    f"{P}/magnitude.py": ("tests/plugins/test_magnitude.py", *LINEAR),
+    f"{P}/wanda.py": LINEAR,
+    f"{P}/sparsegpt.py": ("tests/plugins/test_sparsegpt.py", OPTIONS),
+    f"{P}/shortgpt.py": ("tests/plugins/test_shortgpt.py", OPTIONS),
+    f"{P}/blockpruner.py": (*BLOCKS, OPTIONS),
+    f"{P}/blockpruner_search.py": BLOCKS,
+    f"{P}/llm_pruner.py": (PRUNER[1], OPTIONS),
+    f"{P}/llm_pruner_groups.py": (PRUNER[1],),
+    f"{P}/llm_pruner_scores.py": PRUNER,
+    f"{P}/imp.py": ("tests/plugins/test_imp.py", OPTIONS),
+    f"{P}/apply.py": APPLY,
+    f"{P}/apply_units.py": APPLY,
+    # Allocations, recoveries and metrics
+    f"{P}/owl.py": ("tests/plugins/test_owl.py", OPTIONS),
+    f"{P}/lora.py": ("tests/plugins/test_lora.py", OPTIONS),
+    f"{P}/finetune.py": ("tests/plugins/test_finetune.py", OPTIONS),
+    f"{P}/kl_divergence.py": ("tests/plugins/test_kl_divergence.py", OPTIONS),
+    f"{P}/arithmetic_copy.py": ("tests/plugins/test_arithmetic_copy.py", OPTIONS),
+    f"{P}/generation_health.py": ("tests/plugins/test_generation_health.py", OPTIONS),
+    f"{P}/draft_acceptance.py": (
+        "tests/plugins/test_draft_acceptance.py", "tests/plugins/test_draft_speedup.py", OPTIONS,
+    ),
+    # What methods are made of
+    f"{H}/plugin/api/sparsity.py": ("tests/plugin/api/test_sparsity.py",),
+    f"{H}/plugin/api/allocation.py": ("tests/plugins/test_owl.py",),
+    f"{H}/layerwise/masks.py": (
+        "tests/layerwise/test_masks.py", "tests/plugins/test_magnitude.py", LINEAR[0],
+    ),
+    f"{H}/layerwise/statistics.py": ("tests/layerwise/test_statistics.py", *WALK),
+    f"{H}/layerwise/capture.py": WALK,
+    f"{H}/layerwise/layer_run.py": WALK,
+    f"{H}/layerwise/walk.py": WALK,
+    f"{H}/layerwise/partial_forward.py": ("tests/layerwise/test_partial_forward.py", *BLOCKS),
+    f"{H}/training/loop.py": (*TRAINING, "tests/training/test_validation.py"),
+    f"{H}/training/loss.py": ("tests/training/test_windows.py", "tests/training/test_half_precision.py", *TRAINING),
+    f"{H}/training/optimiser.py": TRAINING[::-1],
+    f"{H}/training/scaling.py": ("tests/training/test_half_precision.py",),
+    f"{H}/training/settings.py": ("tests/training/test_settings.py", "tests/training/test_validation.py"),
+    f"{H}/training/validation.py": ("tests/training/test_validation.py",),
+    f"{H}/training/windows.py": ("tests/training/test_windows.py",),
+    # Samplers and protocols
+    f"{H}/text/samplers.py": (
+        "tests/text/test_known_draws.py", "tests/text/test_samplers.py", "tests/text/test_windows.py",
+    ),
+    f"{H}/measure/quality/perplexity.py": ("tests/measure/quality/test_perplexity.py",),
+    f"{H}/measure/quality/protocols.py": ("tests/measure/quality/test_protocols.py",),
+    f"{H}/measure/speed/intervals.py": ("tests/measure/speed/test_intervals.py",),
+    f"{H}/measure/speed/rounds.py": ("tests/measure/speed/test_rounds.py", "tests/measure/speed/test_latency.py"),
+}  # fmt: skip
+
+SPEED_ONLY: dict[str, dict[str, str]] = {
+    f"{P}/sparsegpt.py": {"STRIDE": "columns between two matrix products"},
+    f"{P}/blockpruner_search.py": {
+        "PENDING": "variants whose exact loss is put off",
+        "FIRST_GUESS": "the unit that a search looks at first",
+    },
+    f"{P}/llm_pruner_scores.py": {
+        "BATCH_TOKENS": "tokens of one pass",
+        "BATCH_TOKENS_ELSEWHERE": "the same on other devices",
+        "CHUNK": "weights that are scored at once",
+    },
+    f"{P}/llm_pruner_groups.py": {"BISECTIONS": "halvings; the last ones change no count"},
+    f"{H}/layerwise/masks.py": {"_SMALL_GROUP": "which of two ways ranks a group"},
+    f"{H}/layerwise/statistics.py": {
+        "PANEL": "rows of one matrix product",
+        "WIDE_PANEL": "the same in bfloat16",
+    },
+    f"{H}/layerwise/partial_forward.py": {
+        "LOGITS_AT_ONCE": "logits in memory",
+        "LOGITS_ELSEWHERE": "the same on other devices",
+        "SUBSET": "tokens that a bound computes exactly: it is closer or cheaper, and never above",
+        "SUBSETS_THAT_PAY": "whether there is a bound at all",
+    },
+    f"{H}/training/loss.py": {"LOGITS_BYTES": "logits in memory"},
+    f"{H}/text/samplers.py": {
+        "_CHARACTERS_PER_TOKEN": "how much text is tokenised at first",
+        "_SPARE": "how much more if that was too little",
+    },
+    f"{H}/measure/quality/perplexity.py": {
+        "LOGITS_BYTES": "logits in memory",
+        "PROBE_TOKENS": "tokens of the pass that finds out whether a model can be split",
+    },
+}
+"""Constants that decide how long a computation takes, and change no result.
+
+`test_speed_only.py` shows that, for every one of them.
+"""
