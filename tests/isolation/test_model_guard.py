@@ -69,7 +69,9 @@ def test_another_dtype_is_flagged(model) -> None:
     guard = ModelGuard(model, "the method")
     model.model.layers[0].to(torch.bfloat16)
     guard.check(model, flags)
-    assert flags.found == ["the method left weights as torch.bfloat16; they are measured like that"]
+    [flag] = flags.found
+    assert flag.startswith("the method left model.layers.0.self_attn.q_proj.weight and ")
+    assert flag.endswith(" others as torch.bfloat16; they are measured like that")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

@@ -208,8 +208,9 @@ def test_a_promise_is_not_broken_by_a_refused_family() -> None:
             super().prune(model, context)
 
     found = verdicts("method", Picky, ("llama", "opt"))["finite"]
-    assert (found.status, found.details) == ("kept", "opt is refused: only gated MLPs")
-    assert verdicts("method", Picky, ("opt",))["finite"].status == "not tried"
+    assert (found.status, found.details) == ("kept", "opt: refused: only gated MLPs")
+    alone = verdicts("method", Picky, ("opt",))["finite"]
+    assert (alone.status, alone.details) == ("broken", "opt: refused: only gated MLPs")
 
 
 class Lopsided(Allocation):

@@ -114,7 +114,8 @@ def prune_model(job: PruneJob, progress: Progress | None = None) -> Pruned:
         audit, notes, made_by = prune_in_memory(
             job.model, job.method, job.options, job.calibration, job.seed, registry
         )
-        result = Pruned(job.model, None, audit, notes, {})
+        flags = (f"the method missed what it was asked for: {audit.missed}",) * bool(audit.missed)
+        result = Pruned(job.model, None, audit, notes, {}, flags)
     if job.out is not None:
         _save(result, made_by, job.out, job.format)
     return result

@@ -15,7 +15,9 @@ from prunebench.model.anatomy import anatomy
 from prunebench.model.positions import check_positions
 from prunebench.plugin.api.context import Context
 from prunebench.plugin.api.sparsity import pattern_of
+from prunebench.plugin.asked import missed
 from prunebench.plugin.option_values import first_fault, read_options
+from prunebench.plugin.plugin_code import plugin_code
 from prunebench.text.windows import check_ids
 
 if TYPE_CHECKING:
@@ -56,8 +58,9 @@ def prune_in_memory(
     # Dropout would make calibration random; afterwards the model is in its own mode again.
     training = model.training
     model.eval()
-    with torch.no_grad():
-        kind(chosen).prune(model, context)
+    pruner = kind(chosen)
+    with torch.no_grad(), plugin_code(pruner):
+        pruner.prune(model, context)
     model.train(training)
     # 2:4 is always counted: it is the pattern that GPUs accelerate.
     pattern = pattern_of(getattr(chosen, "sparsity", 0.0))
@@ -67,7 +70,9 @@ def prune_in_memory(
         "options": chosen.model_dump(mode="json"),
         "kept_layers": context.kept_layers,
     }
-    return audit(model, dense, context.dense_indices, patterns), context.notes, made_by
+    audited = audit(model, dense, context.dense_indices, patterns)
+    audited = audited.model_copy(update={"missed": missed(chosen, audited)})
+    return audited, context.notes, made_by
 
 
 def _check_tokens(model: Any, tokens: torch.Tensor) -> None:

@@ -31,6 +31,7 @@ from prunebench.model.streamed import StreamedModel, open_tensors
 from prunebench.plugin.api.allocation import Allocation, allocate
 from prunebench.plugin.api.context import Context
 from prunebench.plugin.api.sparsity import pattern_of
+from prunebench.plugin.asked import asked_of, missed, nothing_removed
 from prunebench.plugin.plugin_code import plugin_code
 from prunebench.record.audit import Audit
 from prunebench.record.io import LoadIO
@@ -117,6 +118,7 @@ def build_pruned_model(setup: CellSetup) -> PrunedCell:
     seed_all(cell.seed)
     with setup.phases.phase("audit"):
         audited = audit(counted, dense, left, checked_patterns(cell), counts)
+        audited = with_missed(audited, method, setup)
     return PrunedCell(
         loaded,
         dense,
@@ -128,6 +130,18 @@ def build_pruned_model(setup: CellSetup) -> PrunedCell:
         method.reference,
         setup.calibration_reason,
     )
+
+
+def with_missed(audited: Audit, method: Method, setup: CellSetup) -> Audit:
+    """The audit with what the method missed of what its options ask for, which is also a flag."""
+    if method.structure == {"none"}:
+        return audited
+    fault = missed(method.options, audited)
+    if fault is None and nothing_removed(audited) and not asked_of(method.options):
+        fault = "nothing was removed"
+    if fault is not None:
+        setup.flags.add("the method", f"missed what it was asked for: {fault}")
+    return audited.model_copy(update={"missed": fault})
 
 
 def prune_loaded(

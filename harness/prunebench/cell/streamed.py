@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from prunebench.cell.before_pruning import check_before_pruning
-from prunebench.cell.pipeline import PrunedCell, allocation_of, checked_patterns, prune_loaded
+from prunebench.cell.pipeline import (
+    PrunedCell,
+    allocation_of,
+    checked_patterns,
+    prune_loaded,
+    with_missed,
+)
 from prunebench.cell.recover import RecoveryResult
 from prunebench.cell.setup import CellSetup, seed_all
 from prunebench.errors import PrunebenchError
@@ -77,6 +83,7 @@ def build_streamed(setup: CellSetup, out: Path, shard_bytes: int = SHARD_BYTES) 
             streamed.copy_rest()
         with phases.phase("audit"):
             dense, audited = counter.audit(left)
+            audited = with_missed(audited, method, setup)
         pruned = PrunedCell(
             loaded,
             dense,

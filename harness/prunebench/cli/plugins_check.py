@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from prunebench.cli.options import assignments, plugin_option
 from prunebench.cli.terminal import say
+from prunebench.errors import printable
 
 if TYPE_CHECKING:
     from prunebench.plugin.registry import PluginEntry
 
-SIGNS = {"kept": "ok", "broken": "BROKEN", "not tried": "-"}
+SIGNS = {"kept": "ok", "broken": "BROKEN", "not tried": "-", "hint": "hint"}
 
 
 @click.command("check", short_help="Try whether a plugin keeps the contract.")
@@ -24,30 +29,70 @@ SIGNS = {"kept": "ok", "broken": "BROKEN", "not tried": "-"}
 def command(name: str, options: tuple[str, ...], families: tuple[str, ...]) -> None:
     """Try the promises of the method, allocation, recovery or metric NAME on small seeded models.
 
-    Prints one line per promise; the exit code is 1 if one is broken. Nothing is downloaded.
-    `prunebench.testing.MethodContract` has the same promises as tests.
+    Prints one line per promise; the exit code is 1 if one is broken. A hint breaks nothing: it
+    says what is probably a mistake. Nothing is downloaded. `prunebench.testing.MethodContract` has
+    the same promises as tests.
     """
     from prunebench.cli.plugins_show import named
+    from prunebench.isolation.flags import Flags
+    from prunebench.isolation.process_guard import guarded
     from prunebench.plugin.host import load_chosen_plugins
     from prunebench.testing.check import CONTRACTS, check
     from prunebench.testing.contract import DEFAULT_FAMILIES
 
     _check_families(families)
-    found = named(name, load_chosen_plugins())
+    imported = Flags()
+    with guarded("importing plugins", imported):
+        registry = load_chosen_plugins()
+    found = named(name, registry)
     # A name may belong to several kinds, of which only some have a contract.
     entry = next((one for one in found if one.kind in CONTRACTS), found[0])
     given = _checked_options(entry, assignments(options)) if entry.kind in CONTRACTS else {}
     tried = families or DEFAULT_FAMILIES
     say(f"{entry.kind} {name} of {entry.distribution} {entry.version} on {', '.join(tried)}")
+    counts = Counter({"broken": len(imported.found)})
+    for flag in imported.found:
+        say(f"{SIGNS['broken']:<7} {flag}")
     # Verdicts are printed as they come: training takes a while.
-    broken = 0
     for verdict in check(entry, given, tried):
-        broken += verdict.status == "broken"
+        counts[verdict.status] += 1
+        if verdict.status == "not tried" and counts["broken"] and verdict.details.startswith("see"):
+            continue  # the first broken promise keeps all the others from being tried
         details = f" ({verdict.details})" if verdict.details else ""
         say(f"{SIGNS[verdict.status]:<7} {verdict.promise.says}{details}")
-    if broken:
-        say(f"{broken} {'promise is' if broken == 1 else 'promises are'} broken", err=True)
+    _say_end(counts, entry)
+    if counts["broken"]:
         sys.exit(1)
+
+
+def _say_end(counts: Counter[str], entry: PluginEntry) -> None:
+    """A summary, and what to do next."""
+    broken = counts["broken"]
+    parts = [f"{counts['kept']} promises kept"]
+    if broken:
+        parts.append(f"{broken} {'promise is' if broken == 1 else 'promises are'} broken")
+    if counts["not tried"]:
+        parts.append(f"{counts['not tried']} not tried")
+    if counts["hint"]:
+        parts.append("1 hint")
+    say("; ".join(parts), err=bool(broken))
+    if broken:
+        say("next: mend the first one, and check again", err=True)
+        return
+    suite, file = "SUITE", ""
+    if entry.distribution.endswith(".py"):
+        path = Path(entry.origin)
+        beside = path.with_name("compare.yaml")
+        suite = _shown(beside) if beside.is_file() else suite
+        file = f" --plugin {_shown(path)}"
+    say(f"next: prunebench run {suite}{file}")
+
+
+def _shown(path: Path) -> str:
+    """A path as one would type it here."""
+    with suppress(ValueError):
+        path = path.relative_to(Path.cwd())
+    return shlex.quote(printable(str(path)))
 
 
 def _check_families(families: tuple[str, ...]) -> None:

@@ -48,12 +48,15 @@ class ModelGuard:
         if name := first_not_finite(model):
             raise not_finite(name)
         self._reset(model, flags)
-        dtypes = {parameter.dtype for parameter in model.parameters()}
-        if new := dtypes - self._dtypes:
-            flags.add(
-                self._who,
-                f"left weights as {', '.join(sorted(map(str, new)))}; they are measured like that",
-            )
+        new = {
+            name: parameter.dtype
+            for name, parameter in model.named_parameters()
+            if parameter.dtype not in self._dtypes
+        }
+        if new:
+            kinds, first = ", ".join(sorted(set(map(str, new.values())))), next(iter(new))
+            others = f" and {len(new) - 1} others" if len(new) > 1 else ""
+            flags.add(self._who, f"left {first}{others} as {kinds}; they are measured like that")
 
     def restore(self, model: Any, flags: Flags) -> None:
         """Reset mode and gradients and remove new hooks; for plugins that must change nothing."""

@@ -54,12 +54,18 @@ def _raised_at(error: BaseException, plugin: Any) -> str | None:
     """The innermost line of the plugin's package in the traceback of ``error``."""
     of_plugin = type(plugin) if not isinstance(plugin, type) else plugin
     roots = {_root(base.__module__) for base in of_plugin.__mro__} - NOT_A_PLUGIN
-    places = [
-        f"{Path(frame.f_code.co_filename).name}:{line}"
-        for frame, line in traceback.walk_tb(error.__traceback__)
-        if _root(frame.f_globals.get("__name__", "")) in roots
-    ]
-    return places[-1] if places else None
+    place: str | None = None
+    innermost: BaseException | None = error
+    while innermost is not None:
+        places = [
+            f"{Path(frame.f_code.co_filename).name}:{line}"
+            for frame, line in traceback.walk_tb(innermost.__traceback__)
+            if _root(frame.f_globals.get("__name__", "")) in roots
+        ]
+        # A PluginError is raised again with the linear's name: the first one knows the line.
+        innermost = innermost.__cause__ if isinstance(innermost, PluginError) else None
+        place = places[-1] if places else place
+    return place
 
 
 def _root(module: str) -> str:

@@ -78,3 +78,6 @@ class Audit(Part):
     speedup_expected: bool
     note: str = Field(description="why a speed-up can or cannot be expected")
     linears: list[LinearAudit]
+    missed: str | None = Field(
+        None, description="how this differs from what the method's options ask for"
+    )

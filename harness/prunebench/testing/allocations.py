@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from prunebench.isolation.flags import Flags
 from prunebench.model.anatomy import anatomy
 from prunebench.plugin.api.allocation import allocate
 from prunebench.plugin.api.context import Context
@@ -16,14 +17,14 @@ from prunebench.plugin.api.sparsity import share_of
 from prunebench.plugin.suite_keys import ALLOCATION
 from prunebench.testing import surroundings
 from prunebench.testing.models import tiny_calibration, tiny_model
-from prunebench.testing.promises import Promise, as_json, close, documented, promise, same
+from prunebench.testing.promises import Promise, Trial, as_json, close, documented, promise, same
 
 if TYPE_CHECKING:
     from prunebench.plugin.api.allocation import Allocation
 
 
 @dataclass(frozen=True)
-class AllocationTrial:
+class AllocationTrial(Trial):
     """One allocation with some options on one model family."""
 
     plugin: type[Allocation]
@@ -31,6 +32,12 @@ class AllocationTrial:
     options: Mapping[str, Any] = field(default_factory=dict)
     tolerance: float = 0.02
     """Allowed difference between the requested sparsity and the mean of the layers'."""
+    flags: Flags = field(default_factory=Flags)
+    """What it changed in this process, each time undone."""
+
+    def ready(self) -> None:
+        """Divide a sparsity once. Raises what the allocation raises."""
+        self.shares()
 
     def parsed(self) -> Any:
         return self.plugin.Options.model_validate(dict(self.options))
@@ -45,16 +52,20 @@ class AllocationTrial:
     def divided(self, sparsity: float | str, seed: int = 0) -> dict[str, float | str]:
         """The sparsity of each linear, by its path. Raises PrunebenchError if one is not valid."""
         model = tiny_model(self.family)
-        with torch.no_grad():
-            return allocate(self.plugin(self.parsed()), model, sparsity, self.context(model, seed))
+        return self.allocate(model, sparsity, self.context(model, seed))
+
+    def allocate(self, model: Any, sparsity: float | str, context: Context) -> dict[str, Any]:
+        """The sparsity of each linear of ``model``, by its path."""
+        plugin = self.plugin(self.parsed())
+        with torch.no_grad(), surroundings.undone(plugin, "the allocation", self.flags):
+            return allocate(plugin, model, sparsity, context)
 
     # Of a run of its own: `shares` returns what `allocate` returns, and the mean is in the notes.
     @cached_property
     def notes(self) -> dict[str, Any]:
         model = tiny_model(self.family)
         context = self.context(model)
-        with torch.no_grad():
-            allocate(self.plugin(self.parsed()), model, 0.5, context)
+        self.allocate(model, 0.5, context)
         return context.notes
 
 
@@ -92,10 +103,10 @@ def seed(trial: AllocationTrial) -> None:
 def looks_only(trial: AllocationTrial) -> None:
     model = tiny_model(trial.family)
     hooks, before = surroundings.hooks(model), surroundings.of_process()
-    with torch.no_grad():
-        allocate(trial.plugin(trial.parsed()), model, 0.5, trial.context(model))
+    trial.allocate(model, 0.5, trial.context(model))
     changed = same(tiny_model(trial.family).state_dict(), model.state_dict())
     promise(changed is None, f"{changed} changed; an allocation must not change the model")
+    promise(not trial.flags.found, "; ".join(dict.fromkeys(trial.flags.found)))
     promise(not surroundings.hooked(model, hooks), "hooks are left on the model")
     after = surroundings.of_process()
     for what, value in before.items():

@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from prunebench.errors import PrunebenchError
+from prunebench.errors import PluginError, PrunebenchError
 from prunebench.testing.allocations import ALLOCATION_PROMISES, AllocationTrial
 from prunebench.testing.methods import METHOD_PROMISES
 from prunebench.testing.metrics import METRIC_PROMISES, MetricTrial
-from prunebench.testing.promises import NotApplicableError, Promise
+from prunebench.testing.promises import BrokenPromiseError, NotApplicableError, Promise
 from prunebench.testing.recoveries import RECOVERY_PROMISES, RecoveryTrial
 from prunebench.testing.trial import MethodTrial
 
@@ -57,12 +57,30 @@ class _Contract:
         """Try ``kept``, unless it does not concern the plugin or the plugin refuses the family."""
         import pytest  # not a dependency of prunebench: `prunebench plugins check` runs without it
 
+        if trial.refusal is not None:
+            pytest.skip(f"refused on {trial.family}: {trial.refusal}")
+        if trial.failure is not None:
+            if kept is not self.promises[0]:
+                pytest.skip(f"it fails on {trial.family}: see '{self.promises[0].name}'")
+            raise trial.failure
         try:
             kept.check(trial)
         except NotApplicableError as reason:
             pytest.skip(str(reason))
+        except PluginError:
+            raise
         except PrunebenchError as refusal:
             pytest.skip(f"refused on {trial.family}: {refusal}")
+
+    def test_some_family_is_not_refused(self) -> None:
+        """A plugin that refuses every family has kept no promise."""
+        refusals: list[str] = []
+        for family in self.families:
+            refusal = self.trial(family).refusal
+            if refusal is None:
+                return
+            refusals.append(f"{family}: {refusal}")
+        raise BrokenPromiseError("every family is refused: " + "; ".join(refusals))
 
 
 class MethodContract(_Contract):

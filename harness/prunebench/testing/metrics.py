@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from prunebench.isolation.flags import Flags
 from prunebench.measure.quality.greedy import end_tokens
 from prunebench.model.surgery import remove_layers
 from prunebench.plugin.api.metric import LONGEST_METRIC_NOTES, MetricContext
@@ -19,6 +20,7 @@ from prunebench.testing.models import tiny_calibration, tiny_model, tiny_tokeniz
 from prunebench.testing.promises import (
     NotApplicableError,
     Promise,
+    Trial,
     as_json,
     documented,
     promise,
@@ -31,12 +33,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class MetricTrial:
+class MetricTrial(Trial):
     """One metric with some options on one model family."""
 
     plugin: type[Metric]
     family: str = "llama"
     options: Mapping[str, Any] = field(default_factory=dict)
+    flags: Flags = field(default_factory=Flags)
+    """What it changed in this process, each time undone."""
+
+    def ready(self) -> None:
+        """Measure a model once. Raises what the metric raises."""
+        _ = self.of_sparse
 
     def parsed(self) -> Any:
         return self.plugin.Options.model_validate(dict(self.options))
@@ -64,7 +72,9 @@ class MetricTrial:
         # As in a cell: seeded before each metric, so that a metric may draw from the generator.
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(0)
-            given = self.plugin(self.parsed()).measure(model.to(device), tiny_tokenizer(), context)
+            plugin = self.plugin(self.parsed())
+            with surroundings.undone(plugin, "the metric", self.flags):
+                given = plugin.measure(model.to(device), tiny_tokenizer(), context)
         promise(
             tokens is None or torch.equal(context.windows.cpu(), tiny_calibration()),
             "the tokens of the text were changed",
@@ -128,6 +138,7 @@ def looks_only(trial: MetricTrial) -> None:
     before = surroundings.of_process()
     own = {name: surroundings.of_model(model) for name, model in models.items()}
     trial.measure(models["model"], models["dense model"])
+    promise(not trial.flags.found, "; ".join(dict.fromkeys(trial.flags.found)))
     after = surroundings.of_process()
     for what, value in before.items():
         promise(bool(after[what] == value), f"{what} changed")

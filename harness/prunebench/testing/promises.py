@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from pydantic import ValidationError
 
+from prunebench.errors import PluginError, PrunebenchError
 from prunebench.suite.schema import CalibrationEntry
 
 
@@ -19,6 +22,33 @@ class BrokenPromiseError(AssertionError):
 
 class NotApplicableError(Exception):
     """A promise does not concern this plugin, or cannot be tried on this machine."""
+
+
+class Trial(ABC):
+    """A plugin with some options on one model family: what promises are tried on."""
+
+    plugin: Any
+    family: str
+
+    @abstractmethod
+    def ready(self) -> None:
+        """Use the plugin once. Raises what its code raises."""
+
+    @cached_property
+    def failure(self) -> Exception | None:
+        """What the plugin's code raises when it is used; then no promise can be tried."""
+        try:
+            self.ready()
+        except Exception as error:
+            return error
+        return None
+
+    @property
+    def refusal(self) -> PrunebenchError | None:
+        """The failure, if it is one that the plugin explains to its user: a refused family."""
+        error = self.failure
+        known = isinstance(error, PrunebenchError) and not isinstance(error, PluginError)
+        return error if known else None  # type: ignore[return-value]
 
 
 class Promise(NamedTuple):

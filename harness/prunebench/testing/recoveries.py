@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from prunebench.isolation.flags import Flags
 from prunebench.measure.audit import dense_facts
 from prunebench.model.anatomy import anatomy
 from prunebench.plugin.api.context import Context
 from prunebench.testing import surroundings
 from prunebench.testing.methods import finite, generates, saved
 from prunebench.testing.models import tiny_calibration
-from prunebench.testing.promises import Promise, as_json, documented, promise, same
+from prunebench.testing.promises import Promise, Trial, as_json, documented, promise, same
 from prunebench.testing.trial import Pruned, sparse_model
 
 if TYPE_CHECKING:
@@ -23,12 +24,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class RecoveryTrial:
+class RecoveryTrial(Trial):
     """One recovery with some options on one model family."""
 
     plugin: type[Recovery]
     family: str = "llama"
     options: Mapping[str, Any] = field(default_factory=dict)
+    flags: Flags = field(default_factory=Flags)
+    """What it changed in this process, each time undone."""
+
+    def ready(self) -> None:
+        """Repair a model once. Raises what the recovery raises."""
+        _ = self.pruned
 
     def parsed(self) -> Any:
         return self.plugin.Options.model_validate(dict(self.options))
@@ -38,7 +45,9 @@ class RecoveryTrial:
         context = Context(tiny_calibration(), seed, list(range(len(anatomy(model).layers))))
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.manual_seed(seed)  # peft draws the LoRA matrices from the global generator
-            self.plugin(self.parsed()).recover(model, context)
+            plugin = self.plugin(self.parsed())
+            with surroundings.undone(plugin, "the recovery", self.flags):
+                plugin.recover(model, context)
         for parameter in model.eval().requires_grad_(requires_grad=False).parameters():
             parameter.grad = None
         return context
@@ -93,6 +102,7 @@ def tidy(trial: RecoveryTrial) -> None:
     for what, value in before.items():
         if "random" not in what:  # the harness seeds again after a recovery
             promise(bool(after[what] == value), f"{what} changed")
+    promise(not trial.flags.found, "; ".join(dict.fromkeys(trial.flags.found)))
     promise(not surroundings.hooked(model, hooks), "hooks are left on the model")
     promise(torch.equal(context.windows, tiny_calibration()), "the training tokens changed")
 

@@ -15,6 +15,9 @@ from unittest import mock
 import numpy as np
 import torch
 
+from prunebench.isolation.flags import Flags
+from prunebench.isolation.process_guard import guarded
+from prunebench.plugin.plugin_code import plugin_code
 from prunebench.testing.promises import BrokenPromiseError
 
 # torch has no public way to list a module's hooks.
@@ -52,6 +55,29 @@ def of_model(model: Any) -> dict[str, Any]:
     }
 
 
+def changed(model: Any, before: dict[str, Any]) -> str | None:
+    """The first setting of ``model`` that is not as `of_model` found it ``before``, in words."""
+    for what, value in of_model(model).items():
+        if value == before[what]:
+            continue
+        if new := sorted(value - before[what]) if what == "dtypes" else []:
+            name = next(name for name, one in model.named_parameters() if str(one.dtype) in new)
+            return f"{name} became {new[0].removeprefix('torch.')}"
+        return f"{what}: {value or 'none'} after it, {before[what] or 'none'} before"
+    return None
+
+
+@contextmanager
+def undone(plugin: Any, who: str, flags: Flags) -> Iterator[None]:
+    """Run a plugin's code inside as a cell does: what it changes in the process is undone.
+
+    A setting that leaks must not hide the next leak. Each becomes a sentence in ``flags``, and an
+    error says which line of the plugin raised it.
+    """
+    with guarded(who, flags), plugin_code(plugin):
+        yield
+
+
 def hooks(model: Any) -> dict[int, int]:
     """The number of hooks of each module, by the module's id."""
     return {id(module): _hooks(module) for module in model.modules()}
@@ -76,7 +102,7 @@ def no_network() -> Iterator[None]:
 
     def refuse(*arguments: Any, **_: Any) -> Any:
         raise BrokenPromiseError(
-            f"asks the network: {arguments[-1] if arguments else 'a connection'}"
+            f"asks the network: {arguments[0] if arguments else 'a connection'}"
         )
 
     connect = socket.socket.connect

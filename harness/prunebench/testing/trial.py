@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import ValidationError
 
+from prunebench.isolation.flags import Flags
+from prunebench.isolation.model_guard import first_not_finite
 from prunebench.layerwise.masks import lowest
 from prunebench.measure.audit import DenseFacts, audit, dense_facts
 from prunebench.model.anatomy import anatomy
 from prunebench.model.checkpoint import parameter_count
 from prunebench.plugin.api.context import Context
+from prunebench.plugin.asked import TOLERANCE
+from prunebench.testing import surroundings
 from prunebench.testing.models import tiny_calibration, tiny_model
-from prunebench.testing.promises import NotApplicableError
+from prunebench.testing.promises import NotApplicableError, Trial, promise
 
 if TYPE_CHECKING:
     from prunebench.plugin.api.method import Method
@@ -26,10 +30,12 @@ AMOUNTS: Mapping[str, tuple[Any, Any, Any]] = {
     "sparsity": (0.0, 0.25, 0.5),
     "ratio": (0.0, 0.25, 0.5),
     "count": (0, 1, 2),  # tiny models have four layers
+    "target_parameters": (0.0, 0.1, 0.25),
 }
 """Options that say how much to remove, each with values for nothing, less and more.
 
-A trial uses the first one that the method has.
+`prunebench.plugin.asked` says what each of them means. Most promises try the first one that the
+method has.
 """
 
 
@@ -74,14 +80,24 @@ class Pruned:
 
 
 @dataclass(frozen=True)
-class MethodTrial:
+class MethodTrial(Trial):
     """One method with some options on one model family. Each pruning starts from a new model."""
 
     plugin: type[Method]
     family: str = "llama"
     options: Mapping[str, Any] = field(default_factory=dict)
-    tolerance: float = 0.02
+    tolerance: float = TOLERANCE
     """Allowed difference between requested and measured sparsity: small matrices round."""
+    flags: Flags = field(default_factory=Flags)
+    """What its prunings changed in this process, each time undone."""
+
+    def ready(self) -> None:
+        """Prune once. Raises what the method raises, and if a weight has another type or is NaN."""
+        dtype = self.model().dtype
+        for name, weight in self.pruned.model.named_parameters():
+            promise(weight.dtype == dtype, f"{name} became {weight.dtype}, it was {dtype}")
+        bad = first_not_finite(self.pruned.model)
+        promise(bad is None, f"{bad}: some weights are not finite")
 
     @cached_property
     def amount(self) -> str | None:
@@ -98,8 +114,24 @@ class MethodTrial:
             raise NotApplicableError(f"no option is called {', '.join(AMOUNTS)}")
         return {self.amount: AMOUNTS[self.amount][index]}
 
+    def amounts(self, index: int) -> Iterator[dict[str, Any]]:
+        """Every way to ask for less (1) or more (2): changes for `prune`."""
+        for name, values in AMOUNTS.items():
+            others = {other: None for other in AMOUNTS if other in self.options and other != name}
+            changes = {**others, name: values[index]}
+            if name in self.plugin.Options.model_fields and self.takes(**changes):
+                yield changes
+
     def parsed(self, **changes: Any) -> Any:
-        return self.plugin.Options.model_validate({**self.options, **changes})
+        """The options; a change to None leaves an option out."""
+        given = {**self.options, **changes}
+        return self.plugin.Options.model_validate(
+            {
+                name: value
+                for name, value in given.items()
+                if name not in changes or value is not None
+            }
+        )
 
     def takes(self, **changes: Any) -> bool:
         """Whether the method's options allow these values."""
@@ -128,8 +160,9 @@ class MethodTrial:
         model = (self.model() if model is None else model).to(device)
         dense = dense_facts(model)
         context = Context(tiny_calibration(), seed, list(range(dense.layers)), shares=shares)
-        with torch.no_grad():
-            self.plugin(self.parsed(**changes)).prune(model, context)
+        plugin = self.plugin(self.parsed(**changes))
+        with torch.no_grad(), surroundings.undone(plugin, "the method", self.flags):
+            plugin.prune(model, context)
         return Pruned(model, context, dense)
 
     def dense_logits(self) -> torch.Tensor:

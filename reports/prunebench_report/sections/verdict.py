@@ -46,8 +46,9 @@ class Statement:
 
 
 def section(given: ReportInput) -> list[Statement]:
-    """Up to four statements for each model."""
-    groups = by_model(given.results)
+    """Up to four statements for each model; a cell that missed what was asked for wins none."""
+    missed = {record.id for record in given.records if record.audit and record.audit.missed}
+    groups = by_model([row for row in given.results if row["cell"] not in missed])
     found: list[Statement] = []
     for model, rows in groups.items():
         suffix = f" ({model})" if len(groups) > 1 else ""

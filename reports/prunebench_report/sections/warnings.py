@@ -36,6 +36,7 @@ def section(given: ReportInput) -> list[str]:
         *_moved_branches(done),
         *_shared_gpu(given),
         *_busy_cpu(given),
+        *_missed(given),
         *_side_effects(given),
     ]
 
@@ -201,6 +202,15 @@ def _busy_cpu(given: ReportInput) -> list[str]:
             f"Other processes took up to {most} of the CPU during the timing of "
             f"{_listed([name for name, _ in busy])}."
         )
+    ]
+
+
+def _missed(given: ReportInput) -> list[str]:
+    return [
+        f"{given.names[record.id]} is not what was asked for: {clean(record.audit.missed)}. It is in"
+        " no comparison of the verdict."
+        for record in given.records
+        if record.audit and record.audit.missed
     ]
 
 
