@@ -166,3 +166,59 @@ def test_a_window_of_one_token_is_refused() -> None:
     model = tiny_model("llama")
     with pytest.raises(PrunebenchError, match="nothing to predict"):
         PartialForward(model, tokens(model, length=1))
+
+
+def test_a_window_of_two_tokens_predicts_one() -> None:
+    model = tiny_model("llama")
+    ids = tokens(model, length=2)
+    assert PartialForward(model, ids).targets == 3
+    assert loss(PartialForward(model, ids)) == pytest.approx(
+        float(model(ids, labels=ids).loss), rel=1e-5
+    )
+
+
+@torch.no_grad()
+def test_a_bound_computes_the_predicted_and_the_most_probable_tokens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(partial_forward, "SUBSET", 8)
+    monkeypatch.setitem(partial_forward.LOGITS_AT_ONCE, "cpu", 7 * 320)
+    model = tiny_model("llama")
+    ids = tokens(model, windows=2)
+    forward = PartialForward(model, ids)
+    bound = forward.lower_bound(0, ends(forward)[0])
+    assert bound is not None
+    _, tangent = bound.args  # type: ignore[attr-defined]
+    mass = model(ids).logits[:, :-1].softmax(-1).sum((0, 1))
+    predicted = set(ids[:, 1:].flatten().tolist())
+    others = [token for token in mass.argsort(descending=True).tolist() if token not in predicted]
+    assert tangent.subset.tolist() == sorted(predicted | set(others[:8]))
+
+
+@torch.no_grad()
+def test_a_bound_costs_three_runs_of_the_head_and_a_small_part_for_each_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(partial_forward, "SUBSET", 8)
+    model = tiny_model("llama")
+    forward = PartialForward(model, tokens(model, windows=2))
+    end = ends(forward)[0]
+    bound = forward.lower_bound(0, end)
+    assert forward.head_passes == 3
+    assert bound is not None
+    bound(end)
+    assert forward.head_passes == 3
+    forward.nll(0, end)
+    assert forward.head_passes == 4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("others", "pays"), [(48, True), (49, False)])
+def test_a_bound_pays_from_four_times_the_tokens_that_it_computes(
+    others: int, pays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 320 tokens a bound may compute 80, of which 32 are predicted here."""
+    model = tiny_model("llama")
+    forward = PartialForward(model, torch.arange(33)[None])
+    monkeypatch.setattr(partial_forward, "SUBSET", others)
+    assert (forward.lower_bound(0, ends(forward)[0]) is not None) == pays

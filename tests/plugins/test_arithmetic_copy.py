@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import re
 from types import SimpleNamespace
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from prunebench.plugin.api.metric import MetricContext
-from prunebench_plugins.arithmetic_copy import ArithmeticAndCopy, first_line
+from prunebench_plugins.arithmetic_copy import WORDS, ArithmeticAndCopy, first_line
 from small_tokenizers import gpt2_like
 from tiny import tiny_model
 
@@ -26,12 +27,14 @@ class Pupil(torch.nn.Module):
         return self.embedding
 
 
-def measured(reply, **options):
+def measured(reply, seen=None, **options):
     """The figures of a model that writes ``reply(prompt)`` behind each prompt."""
     tokenizer = gpt2_like()
     model = Pupil(tokenizer, reply)
     metric = ArithmeticAndCopy(ArithmeticAndCopy.Options(questions=12, **options))
     context = MetricContext(tokens=None, seed=0, load_dense=lambda: None)
+    if seen is not None:
+        context.progress = lambda done, total: seen.append((done, total))
 
     def continued(_model, prompts, new_tokens):
         model.batches.append(tuple(prompts.shape))
@@ -87,6 +90,35 @@ def test_every_question_stands_behind_solved_examples(examples):
     for prompt in prompts:
         for a, b, answer in re.findall(r"(\d+) \+ (\d+)\nAnswer: (\d+)", prompt):
             assert int(a) + int(b) == int(answer)
+
+
+def test_questions_are_drawn_as_described():
+    """One question is drawn between the examples and the one that is asked."""
+    prompts = []
+    measured(lambda prompt: prompts.append(prompt) or "", examples=1)
+    draw = random.Random("arithmetic 0")
+    sums = [(draw.randint(0, 20), draw.randint(0, 20)) for _ in range(36)]
+    expected = [
+        f"Question: {a} + {b}\nAnswer: {a + b}\n\nQuestion: {c} + {d}\nAnswer:"
+        for (a, b), (c, d) in zip(sums[::3], sums[2::3], strict=True)
+    ]
+    assert sorted(prompts[:12]) == sorted(expected)
+    draw = random.Random("copy 0")
+    words = [" ".join(draw.sample(WORDS, 4)) for _ in range(36)]
+    expected = [
+        f"Words: {solved}\nCopy: {solved}\n\nWords: {asked}\nCopy:"
+        for solved, asked in zip(words[::3], words[2::3], strict=True)
+    ]
+    assert sorted(prompts[12:]) == sorted(expected)
+
+
+def test_progress_counts_questions_of_both_kinds():
+    seen = []
+    measured(right, seen=seen)
+    assert {total for _, total in seen} == {24}
+    done = [one for one, _ in seen]
+    assert done == sorted(set(done))
+    assert {12, 24} <= set(done)
 
 
 def test_prompts_of_one_length_go_together_without_padding():

@@ -15,7 +15,6 @@ from prunebench.plugin.api.metric import LONGEST_METRIC_NOTES, MetricContext
 from prunebench.record.quality import MetricFigure, MetricResult
 from prunebench.testing import MetricContract
 from prunebench_plugins.generation_health import (
-    MOST_CELLS,
     GenerationHealth,
     GenerationSamples,
     draw_prompts,
@@ -219,10 +218,10 @@ def test_a_large_run_says_how_many_cells_are_left_out(monkeypatch) -> None:
     dense = writing(build.quickstart()[0], "fluent")
     cells = [
         writing(build.record(build.cell("wanda", sparsity=number / 100), 26.0, 1.0), "stutter")
-        for number in range(MOST_CELLS + 5)
+        for number in range(65)
     ]
     blocks = blocks_of([dense, *cells])
-    assert len(blocks) == MOST_CELLS + 2
+    assert len(blocks) == 60 + 2
     assert blocks[-1]["text"] == "The records have the samples of 5 more cells."
 
 

@@ -171,6 +171,15 @@ def test_a_step_after_the_training_is_an_error():
         prune(tiny_model("llama"), after_round="rewind", rewind_step=4, epochs=4, **TRAINING)
 
 
+def test_windows_that_are_held_out_give_no_steps_to_rewind_to():
+    """Four windows, two of them held out, in batches of one: two steps an epoch."""
+    options = {"after_round": "rewind", "rounds": 1, "batch_size": 1, "val_windows": 2}
+    context = prune(tiny_model("llama"), rewind_step=1, **options)
+    assert context.parts == [range(1), range(1, 2), range(1, 2)]
+    with pytest.raises(PrunebenchError, match=r"no training after step 2.* take 2 optimiser"):
+        prune(tiny_model("llama"), rewind_step=2, **options)
+
+
 def test_the_quality_parameter_is_a_threshold_in_standard_deviations():
     model = tiny_model("llama")
     before = weights(tiny_model("llama"))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from prunebench import Block, Context, Method, PrunebenchError, anatomy
 from prunebench.plugin.host import load_plugins
 from prunebench_plugins import llm_pruner as llm_pruner_module
+from prunebench_plugins.llm_pruner_groups import Pool, local_counts, ratio_for
 from tiny import FAMILIES, tiny_model
 
 IDS = torch.randint(0, 320, (5, 24), generator=torch.Generator().manual_seed(2))
@@ -539,3 +540,12 @@ def test_only_cells_of_several_steps_have_new_ids() -> None:
     assert options(iterative_steps=3, fresh_windows=False).fresh_windows is False
     assert "fresh_windows" in options(fresh_windows=True).without_effect()
     assert "fresh_windows" not in options(iterative_steps=3).without_effect()
+
+
+def test_a_ratio_for_a_number_of_parameters_is_the_largest_that_removes_so_many() -> None:
+    pool = Pool(Block(0, "mlp"), 80, 80, 1, 10)
+    take = local_counts([pool])
+    for groups in (0, 1, 20, 78):
+        assert ratio_for(10 * groups, [pool], take) == pytest.approx(groups / 80)
+        assert ratio_for(10 * groups + 4, [pool], take) == pytest.approx(groups / 80)
+        assert take(ratio_for(10 * groups + 6, [pool], take)) == [groups + 1]

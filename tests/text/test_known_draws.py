@@ -111,6 +111,24 @@ def test_all_windows_of_256_rows_are_those_of_blockpruner(count: int) -> None:
     assert found.tokens.tolist() == joined_rows(docs, windows, 32, 42)
 
 
+@pytest.mark.parametrize("count", [400, 2000, 5200])
+@pytest.mark.parametrize("more", [0.9, 1.12, 1.2, 1.5])
+def test_windows_beyond_256_rows_are_those_of_a_larger_sample(count: int, more: float) -> None:
+    """A tenth more rows than the text so far suggests, and another sample of all of them."""
+    docs = documents(count, 40, seed=count)
+    windows = int(256 * more * 22) // 32  # a row has 22 letters with its blank line
+    rows = 256
+    while True:
+        random.seed(42)
+        ids = letters("\n\n".join(docs[row] for row in random.sample(range(count), rows)))
+        if len(ids) >= 32 * windows:
+            break
+        rows = min(count, max(rows + 1, int(1.1 * rows * 32 * windows / len(ids))))
+    found = sample("joined-rows", TextSource(docs, letters), windows, 32, 42)
+    assert (rows == 256) == (more < 1)
+    assert found.tokens.reshape(-1).tolist() == ids[: 32 * windows]
+
+
 @pytest.mark.parametrize(("count", "rows"), [(257, 256), (5200, 256), (5200, 7), (40, 40)])
 def test_a_number_of_rows_gives_all_windows_that_blockpruner_has(count: int, rows: int) -> None:
     docs = documents(count, 40, seed=count)
