@@ -60,7 +60,7 @@ class KLDivergence(Metric):
 
 
 def divergence(dense: torch.Tensor, pruned: torch.Tensor) -> torch.Tensor:
-    """KL(dense || pruned) in nats, float32 [tokens], of logits [tokens, vocabulary]."""
+    """KL(dense || pruned) in nats, float32 [...], of logits [..., vocabulary]."""
     p, q = dense.float().log_softmax(-1), pruned.float().log_softmax(-1)
     # A token with probability 0 in the dense model counts nothing (0 log 0 = 0, not NaN).
     return (p.exp() * (p - q)).masked_fill(p == -torch.inf, 0.0).sum(-1)

@@ -10,6 +10,7 @@ import torch
 
 from prunebench import Context, LayerwiseMethod, LinearMethod, LinearStats, anatomy
 from prunebench.errors import PrunebenchError
+from prunebench.layerwise.capture import hidden_states
 from prunebench.layerwise.statistics import Hessian
 from prunebench.layerwise.walk import LayerWalk
 from prunebench.model import batches
@@ -368,3 +369,68 @@ def test_observing_on_a_compute_device_sees_the_same(
     assert sorted(seen[0]) == sorted(seen[1]) == [0, 1, 2, 3]
     for index, states in seen[0].items():
         torch.testing.assert_close(torch.cat(states), torch.cat(seen[1][index]))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_observed_norms_are_those_of_the_whole_dense_model(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(batches.BATCH_TOKENS, "cpu", 32)  # two windows, and one
+    model = tiny_model(family)
+    found: dict[tuple[int, str], torch.Tensor] = {}
+
+    def see(linears, stats) -> None:
+        assert linears.keys() == stats.keys()
+        found.update({(each.layer, name): each.input_norm.clone() for name, each in stats.items()})
+
+    ids, sums = tokens(model), {}
+    with torch.no_grad():
+        walk(model).observe_linears(model, {"input_norm"}, see)
+        for index, layer in enumerate(anatomy(model).layers):
+            for name, linear in anatomy(model).linears(layer).items():
+                sums[index, name] = torch.zeros(linear.in_features)
+                linear.register_forward_pre_hook(adding(sums[index, name]))
+        model(ids, use_cache=False)
+    assert found.keys() == sums.keys()
+    for key, total in sums.items():
+        torch.testing.assert_close(found[key], (total / len(ids)).sqrt(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_a_layer_runs_no_further_than_its_last_input_before_it_is_pruned(
+    monkeypatch: pytest.MonkeyPatch, measured: bool
+) -> None:
+    """Once to measure, up to the last linear, if there is something to measure; once behind it."""
+    monkeypatch.setitem(batches.BATCH_TOKENS, "cpu", 16)  # a window a batch
+    model = tiny_model("llama")
+    runs = {"norm": 0, "last": 0}
+
+    def count(name: str):
+        def hook(*_) -> None:
+            runs[name] += 1
+
+        return hook
+
+    for layer in anatomy(model).layers:
+        layer.input_layernorm.register_forward_hook(count("norm"))
+        layer.mlp.down_proj.register_forward_hook(count("last"))
+    with torch.no_grad():
+        walk(model).prune(model, Recorder() if measured else PlainPruner())
+    layers, windows = 4, 3
+    advanced = (layers - 1) * windows  # nothing reads the output of the last layer
+    assert runs == {"norm": advanced + (layers * windows if measured else 0), "last": advanced}
+
+
+def test_a_model_of_one_layer_is_measured() -> None:
+    model, twin = (tiny_model("llama", num_hidden_layers=1) for _ in range(2))
+    recorder = Recorder()
+    with torch.no_grad():
+        walk(model).prune(model, recorder)
+    for key, norm in reference_norms(twin, tokens(twin)).items():
+        torch.testing.assert_close(recorder.norms[key], norm, rtol=1e-4, atol=1e-6)
+
+
+def test_layers_may_return_a_tuple() -> None:
+    states = torch.ones(1, 2, 3)
+    assert hidden_states(states) is states
+    assert hidden_states((states, None)) is states

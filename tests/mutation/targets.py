@@ -38,7 +38,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     ),
     # What methods are made of
     f"{H}/plugin/api/sparsity.py": ("tests/plugin/api/test_sparsity.py",),
-    f"{H}/plugin/api/allocation.py": ("tests/plugins/test_owl.py",),
+    f"{H}/plugin/api/allocation.py": ("tests/plugins/test_owl.py", OPTIONS),
     f"{H}/layerwise/masks.py": (
         "tests/layerwise/test_masks.py", "tests/plugins/test_magnitude.py", LINEAR[0],
     ),

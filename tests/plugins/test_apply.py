@@ -335,3 +335,9 @@ def cell_of(suite: Path) -> Cell:
 def record_of(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(path.read_text())
     return found
+
+
+def test_a_number_that_no_model_reaches_is_a_typing_error() -> None:
+    assert prunebench_units({"hidden": [9_999_999]})["hidden"] == "9999999"
+    with pytest.raises(ValueError, match="write numbers from 0"):
+        prunebench_units({"hidden": [10_000_000]})

@@ -84,3 +84,11 @@ def test_a_token_impossible_in_dense_counts_nothing_and_in_pruned_makes_it_infin
 def test_another_vocabulary_is_refused() -> None:
     with pytest.raises(PrunebenchError, match="knows 320 tokens and the pruned one 330"):
         measure(tiny_model("llama", vocab_size=330), tiny_model("llama"))
+
+
+def test_any_shape_before_the_vocabulary_is_taken() -> None:
+    p, q = (torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    found = divergence(p, q)
+    assert found.shape == (2, 3)
+    assert torch.equal(divergence(p[1], q[1]), found[1])
+    assert torch.equal(divergence(p[1, 2], q[1, 2]), found[1, 2])

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunebench import Context, PrunebenchError, pattern_of
+from prunebench import Allocation, Context, PrunebenchError, pattern_of
 from prunebench.plugin.api.allocation import allocate
 from prunebench.plugin.host import load_plugins
 from prunebench.testing import tiny_calibration
@@ -270,3 +270,34 @@ def test_a_cell_records_the_shares_and_its_text(run_cell) -> None:
     assert len(record.method_notes["allocation"]["layer_shares"]) == 4
     assert record.method_notes["allocation"]["mean_share"] == pytest.approx(0.5)
     assert record.audit.sparsity == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_layer_may_lose_nothing_or_everything() -> None:
+    class Extreme(ALLOCATIONS["uniform"]):
+        name = "extreme"
+
+        def shares(self, model, sparsity, context):
+            return [0.0, 1.0, 0, 1]
+
+        def keep(self, model, pattern, context):
+            return [0, 4, 2, 1]
+
+    model = tiny_model("llama")
+    for sparsity, expected in ((0.5, [0, 1, 0, 1]), ("2:4", ["0:4", "4:4", "2:4", "1:4"])):
+        found = allocate(Extreme(None), model, sparsity, context_of(model))
+        for layer, wanted in enumerate(expected):
+            of_layer = {each for path, each in found.items() if f".layers.{layer}." in path}
+            assert of_layer == {wanted}
+
+
+def test_allocations_that_can_divide_patterns_say_so() -> None:
+    class Shares(Allocation):
+        name = "shares"
+
+        def shares(self, model, sparsity, context):
+            return []
+
+    assert all(kind.divides_patterns() for kind in ALLOCATIONS.values())
+    assert not Shares.divides_patterns()
+    assert not Shares.needs_calibration
+    assert not Shares.uses_seed

@@ -161,3 +161,18 @@ def test_micro_batches_are_added_up_in_float32(dtype, gradients):
     ours, exact = (torch.cat([g.flatten() for g in each]) for each in gradients)
     assert ours.dtype == torch.float32
     assert torch.nn.functional.cosine_similarity(ours, exact, dim=0) > 0.999
+
+
+def test_the_loss_scale_has_the_constants_of_torchs():
+    theirs = torch.amp.GradScaler("cpu")
+    model, _ = pair(torch.float16)
+    assert START == LossScale(model).factor == theirs._init_scale
+    assert theirs.get_growth_interval() == GROW_AFTER
+    ours = LossScale(model)
+    for _ in range(GROW_AFTER - 1):
+        ours.updated()
+    assert ours.factor == START
+    ours.updated()
+    assert ours.factor == START * theirs.get_growth_factor()
+    assert ours.overflowed()
+    assert ours.factor == START * theirs.get_growth_factor() * theirs.get_backoff_factor()

@@ -7,7 +7,7 @@ import torch
 
 from prunebench import Penalty, PrunebenchError, anatomy
 from prunebench.training.log import TrainingLog
-from prunebench.training.loop import train
+from prunebench.training.loop import _seeded, train
 from prunebench.training.optimiser import Trainable
 from prunebench.training.settings import TrainingSettings
 from prunebench.training.windows import TrainingWindows
@@ -219,3 +219,14 @@ def test_a_part_of_the_schedule_has_its_rates_and_its_number_of_steps():
     run(other, tokens=windows(4), epochs=1, learning_rate=1e-3 / 6)
     for name, each in weights(one).items():
         torch.testing.assert_close(each, weights(other)[name], rtol=1e-4, atol=1e-7)
+
+
+def test_every_generator_gives_dropout_another_seed():
+    seeds = set()
+    for number in range(100):
+        state = torch.get_rng_state()
+        with _seeded(torch.Generator().manual_seed(number), torch.device("cpu")):
+            seeds.add(torch.initial_seed())
+        assert torch.equal(torch.get_rng_state(), state)
+    assert len(seeds) == 100
+    assert 2**30 < max(seeds) < 2**31

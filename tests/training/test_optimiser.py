@@ -87,3 +87,20 @@ def test_no_hook_stays_on_a_parameter():
     with Optimiser(Trainable({"w": weight}), TrainingSettings()):
         assert weight._post_accumulate_grad_hooks
     assert not weight._post_accumulate_grad_hooks
+
+
+def test_the_first_parameter_with_one_bad_gradient_is_named():
+    weights = {name: learning() for name in "abc"}
+    with Optimiser(Trainable(weights), TrainingSettings()) as adam:
+        sum(each.sum() for each in weights.values()).backward()
+        weights["b"].grad[1, 2] = float("inf")
+        weights["c"].grad.fill_(float("nan"))
+        with pytest.raises(NotFiniteError, match=r"^b$"):
+            adam.step(0.1)
+
+
+def test_all_weights_are_updated_in_one_kernel_only_where_torch_has_it():
+    here, elsewhere = learning(), torch.empty(2, 2, device="meta", requires_grad=True)
+    assert Optimiser(Trainable({"a": here}), TrainingSettings()).adam.defaults["fused"]
+    both = Optimiser(Trainable({"a": here, "b": elsewhere}), TrainingSettings())
+    assert not both.adam.defaults["fused"]

@@ -61,3 +61,29 @@ def test_linear_and_cosine_reach_half_in_the_middle():
 def test_settings_that_cannot_train_are_refused(wrong):
     with pytest.raises(ValidationError):
         settings(**wrong)
+
+
+def test_defaults():
+    assert settings().model_dump() == {
+        "learning_rate": 1e-4,
+        "epochs": 1,
+        "max_steps": None,
+        "batch_size": 8,
+        "micro_batch_size": 4,
+        "warmup_steps": 0,
+        "weight_decay": 0.0,
+        "schedule": "linear",
+        "max_grad_norm": 1.0,
+        "val_windows": None,
+        "val_share": None,
+        "eval_steps": 100,
+    }
+
+
+def test_cosine_and_linear_have_their_known_values():
+    cosine = settings(schedule="cosine", learning_rate=1.0)
+    assert [cosine.rate(step, 4) for step in range(4)] == pytest.approx(
+        [1, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2]
+    )
+    linear = settings(schedule="linear", learning_rate=1.0, warmup_steps=1)
+    assert [linear.rate(step, 5) for step in range(5)] == pytest.approx([1, 1, 0.75, 0.5, 0.25])

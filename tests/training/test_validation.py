@@ -14,6 +14,7 @@ from prunebench.training.loop import train
 from prunebench.training.loss import mean_loss
 from prunebench.training.optimiser import Trainable
 from prunebench.training.settings import TrainingSettings
+from prunebench.training.validation import BestWeights
 from prunebench.training.windows import TrainingWindows
 from tiny import VOCABULARY, tiny_model
 
@@ -120,3 +121,20 @@ def test_curves_on_the_record_are_bounded():
     short = TrainingLog([3.0, 2.0], 1, 1, 1.0).notes
     assert short["loss_curve"] == [[1, 3.0], [2, 2.0]]
     assert not {"validation_curve", "best_step", "skipped_updates"} & short.keys()
+
+
+def test_of_equal_losses_the_first_weights_are_kept():
+    model = tiny_model("llama")
+    weight = model.lm_head.weight
+    best = BestWeights(model, {"w": weight}, TrainingWindows(drawn(2)), 2)
+    kept = weight.detach().clone()
+    best.validate(3)
+    best.validate(5)
+    assert best.step == 3
+    assert best.losses[0] == (3, best.losses[1][1])
+    with torch.no_grad():
+        weight.mul_(50)
+    best.validate(7)
+    assert best.losses[2][1] > best.losses[0][1]
+    best.restore()
+    assert torch.equal(weight, kept)

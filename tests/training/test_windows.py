@@ -84,3 +84,40 @@ def test_all_tokens_but_the_first_count_without_a_mask():
 def test_shapes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"counted has the shape \[6, 15\]"):
         TrainingWindows(TOKENS, some()[:, 1:])
+
+
+@pytest.mark.parametrize("shape", [(16,), (0, 16), (6, 1), (6, 16, 1)])
+def test_other_shapes_are_refused(shape):
+    with pytest.raises(ValueError, match="length >= 2"):
+        TrainingWindows(torch.zeros(shape, dtype=torch.int64))
+
+
+def test_windows_are_cut_behind_the_last_counted_token_but_keep_two():
+    for last, width in ((1, 2), (2, 3), (15, 16)):
+        counted = torch.zeros(6, 16, dtype=torch.bool)
+        counted[3, last] = True
+        assert TrainingWindows(TOKENS, counted).pick(slice(2, 5)).tokens.shape == (3, width)
+    alone = TrainingWindows(TOKENS[:1, :2], torch.tensor([[False, True]]))
+    assert (alone.targets, alone.size) == (1, 2)
+
+
+def test_windows_move_with_what_counts():
+    there = TrainingWindows(TOKENS, some()).to(torch.device("meta"))
+    assert there.tokens.device.type == there.counted.device.type == "meta"
+    assert TrainingWindows(TOKENS).to(torch.device("meta")).counted is None
+
+
+@pytest.mark.parametrize(("rows", "parts"), [(7, [7] * 12 + [6]), (0, [1] * 90)])
+def test_as_many_logits_as_are_allowed_are_in_memory_at_once(monkeypatch, rows, parts):
+    monkeypatch.setattr(loss_module, "LOGITS_BYTES", rows * 4 * VOCABULARY + 3)
+    seen: list[int] = []
+    softmax = torch.log_softmax
+
+    def spy(logits, dim):
+        seen.append(len(logits))
+        return softmax(logits, dim=dim)
+
+    monkeypatch.setattr(torch, "log_softmax", spy)
+    with torch.no_grad():
+        loss_module.mean_loss(tiny_model("llama"), TrainingWindows(TOKENS), 6)
+    assert seen == parts

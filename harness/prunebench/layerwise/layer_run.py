@@ -90,7 +90,8 @@ class _InputTaps:
         self._linears = linears
         self._to_the_end = to_the_end
         self._handles: list[Any] = []
-        self._unseen = self._windows = 0
+        self._unseen: int  # of this batch: inputs that are still to come
+        self._windows: int
 
     def start_batch(self, windows: int) -> None:
         """Call before each forward; ``windows`` go through the layer in it."""

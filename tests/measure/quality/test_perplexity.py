@@ -139,3 +139,26 @@ def test_the_model_is_left_as_it_was():
     perplexity(model, windows_of(tokens()), SPEC)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(part._forward_hooks for part in model.modules())
+
+
+@pytest.mark.parametrize(("rows", "parts"), [(7, [7] * 16 + [3]), (0, [1] * 115)])
+def test_the_head_runs_on_as_many_tokens_as_are_allowed_at_once(rows, parts, monkeypatch):
+    monkeypatch.setattr(module, "LOGITS_BYTES", rows * 4 * VOCABULARY + 3)
+    model = tiny_model("llama")
+    seen = []
+    model.lm_head.register_forward_hook(lambda _, given, out: seen.append(given[0].shape[:-1]))
+    perplexity(model, windows_of(tokens()), SPEC, batch_windows=5)
+    assert seen[0].numel() <= module.PROBE_TOKENS  # to find out whether this can be done
+    assert [shape.numel() for shape in seen[1:]] == parts
+
+
+@pytest.mark.parametrize(("tail", "fits"), [(1, False), (2, True), (23, True), (24, False)])
+def test_a_tail_is_one_shorter_window(tail, fits):
+    windows = windows_of(tokens(2), tokens(1, tail))
+    if fits:
+        assert perplexity(tiny_model("llama"), windows, SPEC).tokens_scored == 2 * 23 + tail - 1
+    else:
+        with pytest.raises(ValueError, match="the tail is"):
+            perplexity(tiny_model("llama"), windows, SPEC)
+    with pytest.raises(ValueError, match="the tail is"):
+        perplexity(tiny_model("llama"), windows_of(tokens(2), tokens(2, 5)), SPEC)

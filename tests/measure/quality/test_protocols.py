@@ -10,6 +10,7 @@ import torch
 
 from prunebench.errors import PrunebenchError
 from prunebench.measure.quality.perplexity import perplexity
+from prunebench.measure.quality.protocols import PROTOCOLS
 from prunebench.model.positions import max_positions
 from prunebench.plugin.host import load_plugins
 from prunebench.plugin.registry import PluginEntry
@@ -167,3 +168,21 @@ def test_a_model_without_positions_asks_for_a_length():
     with pytest.raises(PrunebenchError, match="max_position_embeddings") as caught:
         max_positions(SimpleNamespace(config=SimpleNamespace()))
     assert "length" in caught.value.hint
+
+
+def test_disp_llm_takes_the_first_524288_tokens_and_others_all():
+    protocol = PROTOCOLS["disp-llm"]
+    assert protocol.tokens == 524_288
+    assert [protocol.windows(length) for length in (4096, 4097, 10**9, 1)] == [128, 127, 1, 524_288]
+    assert protocol.windows(None) is None
+    for name in ("sparsegpt", "wanda", "llm-pruner"):
+        assert PROTOCOLS[name].windows(2048) is None
+    assert {name: protocol.length for name, protocol in PROTOCOLS.items()} == {
+        "sparsegpt": 2048,
+        "wanda": None,
+        "llm-pruner": 128,
+        "disp-llm": 4096,
+    }
+    assert [name for name, protocol in PROTOCOLS.items() if protocol.tail] == ["disp-llm"]
+    assert PROTOCOLS["llm-pruner"].splits == {"ptb": "validation"}
+    assert PROTOCOLS["llm-pruner"].joiners == {"ptb": "\n\n"}

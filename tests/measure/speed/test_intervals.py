@@ -7,7 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunebench.measure.speed.intervals import fewest_samples, lower_bound, median_interval
+from prunebench.measure.speed.intervals import (
+    fewest_samples,
+    lower_bound,
+    median_interval,
+    upper_bound,
+)
 
 ROUNDS = st.lists(st.floats(0.1, 10), min_size=6, max_size=60)
 
@@ -64,3 +69,20 @@ def test_the_interval_holds_the_median_in_95_of_100_cases(count, noise):
     found = [median_interval(list(trial)) for trial in trials]
     share = np.mean([low <= median <= high for low, high in found])
     assert 0.93 <= share <= 0.97
+
+
+@pytest.mark.parametrize("count", [6, 9, 10, 25])
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_between_two_order_statistics_it_is_that_of_hettmansperger_and_sheather(count, part, rank):
+    def misses(one):
+        return sum(comb(count, below) for below in range(one)) / 2**count
+
+    if 2 * rank >= count:
+        return
+    samples = [float(value) ** 2 for value in range(count)]
+    miss = misses(rank) + part * (misses(rank + 1) - misses(rank))
+    weight = (count - rank) * part / (rank + (count - 2 * rank) * part)
+    expected = (1 - weight) * samples[rank - 1] + weight * samples[rank]
+    assert lower_bound(samples, miss) == pytest.approx(expected)
+    assert upper_bound([-one for one in samples], miss) == pytest.approx(-expected)

@@ -11,6 +11,7 @@ import torch
 from prunebench.experiment.measures import LatencySpec
 from prunebench.measure.speed import rounds as module
 from prunebench.measure.speed.latency import measure_latency
+from prunebench.measure.speed.rounds import Round, Rounds
 from tiny import tiny_model
 
 SPEC = {"prompt": 6, "new_tokens": 3, "batch_size": 1, "execution": "eager"}
@@ -119,3 +120,12 @@ def test_a_system_that_cannot_tell_says_so_and_gives_figures(monkeypatch):
     found, _ = measure_latency(script.model(1), prompt(), shape, watch=script)
     assert found.not_watched == "no schedstat"
     assert found.ttft_s.median == 1
+
+
+def test_the_planned_time_is_that_of_undisturbed_rounds():
+    """The fastest of each model: two seconds and five."""
+    found = Rounds([[Round(2, [1, 4]), Round(1, [1, 0])], [Round(3, [2]), Round(4, [9])]])
+    shape = LatencySpec(**{**SPEC, "min_rounds": 3, "min_time_s": 30})
+    assert module._planned(found, shape, 3) == pytest.approx(15 * 7)
+    assert module._planned(found, shape, 20) == pytest.approx(20 * 7)
+    assert module._spent(found) == pytest.approx(7 + 2 + 5 + 13)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from prunebench import LinearMethod, SparsityOptions, pattern_of
-from prunebench.plugin.api.sparsity import parse_sparsity
+from prunebench.plugin.api.sparsity import Pattern, is_share, parse_sparsity, share_of
 
 
 @given(st.integers(2, 64).flatmap(lambda of: st.tuples(st.integers(1, of - 1), st.just(of))))
@@ -63,3 +63,32 @@ def test_a_method_that_asks_for_statistics_needs_calibration() -> None:
 
     assert Asking.needs_calibration
     assert not Plain.needs_calibration
+
+
+def test_shares_and_patterns_are_told_apart() -> None:
+    assert (share_of(0.3), share_of("1:4"), share_of("2:4")) == (0.3, 0.75, 0.5)
+    assert Pattern(3, 8).sparsity == 0.625
+    assert is_share(0.5)
+    assert not is_share("2:4")
+
+
+def test_a_group_has_a_largest_size() -> None:
+    assert parse_sparsity({"keep": 1, "of": 99_999}) == "1:99999"
+    with pytest.raises(ValueError, match="at most 99999"):
+        parse_sparsity({"keep": 1, "of": 100_000})
+
+
+def test_the_json_schema_says_what_is_accepted() -> None:
+    share, text, *named = SparsityOptions.model_json_schema()["properties"]["sparsity"]["anyOf"]
+    assert share == {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
+    assert text["type"] == "string"
+    number = {"type": "integer", "minimum": 1, "maximum": 99_999}
+    assert named == [
+        {
+            "type": "object",
+            "properties": {count: number, "of": number},
+            "required": [count, "of"],
+            "additionalProperties": False,
+        }
+        for count in ("keep", "zeros")
+    ]
