@@ -142,5 +142,12 @@ def delta(ratio: float | None, reference: str = "dense") -> str | None:
     return signs(f"{change:+.{1 if abs(change) < 10 else 0}f} %")
 
 
+def longer(ratio: float) -> str:
+    """How much longer something took: 1.38 is '38 % longer', 390 is '390 times as long'."""
+    if ratio < 2:
+        return f"{100 * (ratio - 1):.0f} % longer"
+    return f"{number(ratio, 3 if ratio >= 100 else 2)} times as long"
+
+
 def signs(text: str) -> str:
     return text.replace("-", MINUS)

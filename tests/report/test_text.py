@@ -92,3 +92,16 @@ def test_a_log_keeps_its_end_only():
 )
 def test_consecutive_layers_are_shown_as_ranges(layers, shown):
     assert text.layer_ranges(layers) == shown
+
+
+@pytest.mark.parametrize(
+    ("ratio", "said"),
+    [
+        (1.38, "38 % longer"),
+        (1.99, "99 % longer"),
+        (2.4, "2.4 times as long"),
+        (389.71, "390 times as long"),
+    ],
+)
+def test_a_large_factor_is_no_percentage(ratio, said):
+    assert text.longer(ratio) == said

@@ -20,5 +20,7 @@ def show_summary(folder: Path) -> None:
     # The mark needs a legend only if it is in the table; a label may contain "<" itself.
     if any("<" in value for row in found.rows for value in row[1:]):
         line(shown, "<: below the quality gate")
+    if any(value.endswith(" ?") for row in found.rows for value in row[1:]):
+        line(shown, "?: the quality gate is inside the value's interval")
     for sentence in found.sentences:
         line(shown, f"- {sentence}")

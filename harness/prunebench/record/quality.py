@@ -36,6 +36,19 @@ class Perplexity(Part):
     nll: float = Field(description="mean negative log-likelihood in nats per token")
     nll_stderr: float | None = Field(description="standard error over windows")
     perplexity: float
+    window_nll: list[float] | None = Field(
+        None,
+        description="negative log-likelihood of each window in nats, in order, so that two models "
+        "can be compared window by window; None in records of older versions",
+    )
+
+    @property
+    def window_tokens(self) -> list[int]:
+        """Tokens scored of each window: all but its first, and fewer of a shorter last one."""
+        scored = [self.window - 1] * self.windows
+        if self.tail_tokens:
+            scored[-1] = self.tail_tokens - 1
+        return scored
 
 
 class TaskMetric(Part):

@@ -63,6 +63,8 @@ QUALITY = (
             "nll_nats": "mean negative log-likelihood per token",
             "nll_stderr_nats": "standard error of nll_nats over windows",
             "recovery_percent": "dense perplexity / perplexity",
+            "recovery_percent_low": "lower end of its 95 % interval, paired by window",
+            "recovery_percent_high": "upper end of its 95 % interval",
         },
     ),
     *_columns("text", {"perplexity_protocol": "corpus, split, window, stride, tokens scored, BOS"}),
@@ -77,6 +79,8 @@ TASKS = (
             "task_value": "score",
             "task_stderr": "standard error of the score",
             "task_recovery_percent": "score / dense score (dense / score if lower is better)",
+            "task_recovery_stderr_percent": "standard error of task_recovery_percent, paired by "
+            "question if the answers are known",
             "task_z": "(score - dense score) / sqrt(stderr^2 + dense stderr^2)",
             "task_flips_percent": "questions with another answer than dense",
             "task_correct_flips_percent": "questions that became right or wrong beside dense",
@@ -98,7 +102,10 @@ TASKS_TOGETHER = (
         "real",
         {
             "tasks_mean": "mean of the scores",
+            "tasks_mean_stderr": "standard error of tasks_mean",
             "tasks_recovery_percent": "mean of task_recovery_percent over the tasks",
+            "tasks_recovery_percent_low": "lower end of its 95 % interval",
+            "tasks_recovery_percent_high": "upper end of its 95 % interval",
             "tasks_flips_percent": "mean of task_flips_percent over the tasks",
         },
     ),
@@ -136,7 +143,9 @@ GATE = (
         "real",
         {
             "generation_recovery_percent": "mean share of dense over generative tasks and over "
-            "metrics that judge what the model writes"
+            "metrics that judge what the model writes",
+            "generation_recovery_percent_low": "lower end of its 95 % interval",
+            "generation_recovery_percent_high": "upper end of its 95 % interval",
         },
     ),
     *_columns(
@@ -144,8 +153,12 @@ GATE = (
         {
             "gate_passed": "whether the cell passes the quality gate: tasks_recovery_percent if "
             "every task has at least 100 questions, otherwise every recovery_percent, reaches the "
-            "gate, and generation_recovery_percent its own if the suite has one"
+            "gate, and generation_recovery_percent its own if the suite has one; missing if the "
+            "gate is inside an interval"
         },
+    ),
+    *_columns(
+        "text", {"gate_verdict": "passed, failed, or cannot tell if the gate is inside an interval"}
     ),
 )
 
@@ -159,6 +172,8 @@ SPEED = (
             "inter_token_p50_s": "inter-token latency, median",
             "inter_token_p90_s": "inter-token latency, 90th percentile",
             "inter_token_p99_s": "inter-token latency, 99th percentile",
+            "dense_ttft_p50_s": "the same median of the dense rounds between the cell's own",
+            "dense_inter_token_p50_s": "the same median of the dense rounds between the cell's own",
             "tokens_per_s": "generated tokens per second over the whole batch",
             "ttft_speedup": "dense time / pruned time, prompt phase",
             "ttft_speedup_low": "lower end of its 95 % interval",
@@ -275,6 +290,7 @@ SIZE = (
             "form": "form in which the weights ran, e.g. dense with zeros",
             "granularity": "what was pruned, by counting: "
             "unstructured, n:m, width, blocks, layers, none",
+            "pattern": "the N:M pattern that no group breaks, e.g. 2:4",
         },
     ),
     *_columns("truth", {"speedup_expected": "whether the hardware can make use of that form"}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 
 def dominates(better: Sequence[float], worse: Sequence[float]) -> bool:
@@ -14,6 +14,27 @@ def dominates(better: Sequence[float], worse: Sequence[float]) -> bool:
             return False
         above = above or a > b
     return above
+
+
+class Measured(NamedTuple):
+    """A value with its 95 % interval; None if it is exact, or if its error is not known."""
+
+    value: float
+    interval: tuple[float, float] | None = None
+
+
+def surely_dominates(better: Sequence[Measured], worse: Sequence[Measured]) -> bool:
+    """Whether ``better`` dominates and is better by more than the errors in one coordinate."""
+    if not dominates([one.value for one in better], [one.value for one in worse]):
+        return False
+    return any(_apart(a, b) for a, b in zip(better, worse, strict=True))
+
+
+def _apart(a: Measured, b: Measured) -> bool:
+    """Whether ``a`` lies above ``b`` and their intervals do not overlap."""
+    low = a.interval[0] if a.interval else a.value
+    high = b.interval[1] if b.interval else b.value
+    return low > high
 
 
 def frontier(points: Sequence[tuple[float, float]]) -> list[int]:

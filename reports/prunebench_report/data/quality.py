@@ -6,14 +6,20 @@ import math
 from typing import TYPE_CHECKING
 
 from prunebench_report.data.columns import Row, numbered
+from prunebench_report.data.gate import PERPLEXITY_RECOVERY
+from prunebench_report.data.uncertainty import (
+    UNKNOWN,
+    Interval,
+    Z,
+    percentage,
+    perplexity_recovery_interval,
+)
 from prunebench_report.text import finite
 
 if TYPE_CHECKING:
     from prunebench.record.quality import Perplexity
     from prunebench.record.record import Record
 
-# Half the width of a 95 % interval, in standard errors.
-_Z = 1.96
 # exp of more than this overflows a float.
 _LARGEST_EXPONENT = 700.0
 
@@ -25,17 +31,25 @@ def perplexities(record: Record | None) -> list[Perplexity]:
 def perplexity_columns(record: Record, dense: Record | None) -> Row:
     """One numbered set for each protocol; only perplexities of the same tokens are compared."""
     row: Row = {}
+    is_dense = dense is not None and dense.id == record.id
     for index, one in enumerate(perplexities(record)):
         # The hash of the tokens also differs if a tokenizer or a data set changed between cells.
         same = (d for d in perplexities(dense) if d.tokens_sha256 == one.tokens_sha256)
+        reference = next(same, None)
         low, high = _interval(one)
+        recovery = _recovery(one, reference)
+        kept = UNKNOWN
+        if recovery is not None and reference is not None and not is_dense:
+            kept = perplexity_recovery_interval(one, reference)
         values = {
             "perplexity": one.perplexity,
             "perplexity_low": low,
             "perplexity_high": high,
             "nll_nats": one.nll,
             "nll_stderr_nats": one.nll_stderr,
-            "recovery_percent": _recovery(one, next(same, None)),
+            PERPLEXITY_RECOVERY: recovery,
+            f"{PERPLEXITY_RECOVERY}_low": percentage(kept.low),
+            f"{PERPLEXITY_RECOVERY}_high": percentage(kept.high),
             "perplexity_protocol": protocol(one),
         }
         row |= {numbered(key, index): value for key, value in values.items()}
@@ -59,11 +73,11 @@ def _recovery(one: Perplexity, dense: Perplexity | None) -> float | None:
     return 100 * dense.perplexity / one.perplexity
 
 
-def _interval(one: Perplexity) -> tuple[float | None, float | None]:
+def _interval(one: Perplexity) -> Interval:
     """exp(nll - 1.96 stderr) to exp(nll + 1.96 stderr): the 95 % interval over windows."""
     if one.nll_stderr is None or not math.isfinite(one.nll):
-        return None, None
-    margin = _Z * one.nll_stderr
+        return UNKNOWN
+    margin = Z * one.nll_stderr
     if one.nll + margin > _LARGEST_EXPONENT:
-        return None, None
-    return math.exp(one.nll - margin), math.exp(one.nll + margin)
+        return UNKNOWN
+    return Interval(math.exp(one.nll - margin), math.exp(one.nll + margin))

@@ -8,12 +8,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from prunebench_report.data.columns import Row
+from prunebench_report.data.floors import generation_floors
 from prunebench_report.data.names import unique_names
 from prunebench_report.data.seeds import pool_seeds
 from prunebench_report.data.selection import SHOW_ALL, cell_ids, select_detailed
 from prunebench_report.data.table import build_table
 
 if TYPE_CHECKING:
+    from prunebench.record.io import GenerationIO
     from prunebench.record.record import Record
     from prunebench.store.plan_file import Plan
     from prunebench.store.run_folder import DamagedRecord
@@ -120,6 +122,11 @@ class ReportInput:
         """The records behind `detailed_rows`."""
         selected = cell_ids(self.detailed_rows)
         return [record for record in self.records if record.id in selected]
+
+    @cached_property
+    def floors(self) -> Mapping[str, list[GenerationIO]]:
+        """The I/O floors of each cell id, by the best bandwidth of its device."""
+        return generation_floors(self.records)
 
     def dense_of(self, record: Record) -> Record | None:
         """The record that this one is compared with; None for dense itself or without one."""

@@ -35,22 +35,31 @@ def size_columns(record: Record, dense: Record | None) -> Row:
         "disk_ratio": _ratio(audit.disk_bytes, other.disk_bytes if other else None),
         "form": audit.form,
         "granularity": granularity(audit),
+        "pattern": pattern(audit) if audit.zeros > audit.zeros_dense else None,
         "speedup_expected": audit.speedup_expected,
     }
 
 
 def granularity(audit: Audit) -> str:
     """What was pruned, by counting: 'layers', 'blocks', 'width', 'n:m', 'unstructured', 'none'."""
-    # An N:M pattern holds if no group breaks it; a model without groups has no pattern.
-    legal = any(one.groups and not one.violations for one in audit.patterns)
     parts = [
         ("layers", bool(audit.removed_layers)),
         ("blocks", bool(audit.removed_blocks)),
         ("width", bool(audit.widths) or audit.hidden != audit.hidden_dense),
         # Some dense models have zeros of their own; only more of them are pruning.
-        ("n:m" if legal else "unstructured", audit.zeros > audit.zeros_dense),
+        ("n:m" if pattern(audit) else "unstructured", audit.zeros > audit.zeros_dense),
     ]
     return ", ".join(name for name, there in parts if there) or "none"
+
+
+def pattern(audit: Audit) -> str | None:
+    """The N:M pattern that no group breaks; the one with the smallest groups if there are several.
+
+    A model without groups has no pattern.
+    """
+    kept = [one.pattern for one in audit.patterns if one.groups and not one.violations]
+    # 2:4 zeros are 4:8 zeros as well.
+    return min(kept, key=lambda one: int(one.partition(":")[2]), default=None)
 
 
 def memory_columns(record: Record, dense: Record | None) -> Row:

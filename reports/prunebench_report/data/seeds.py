@@ -1,13 +1,15 @@
 """Cells that differ only in their seed as one row: mean, sample standard deviation and count.
 
 The mean of a latency is the mean of the cells' medians; samples of different cells are not pooled.
-The ends of a speed-up's interval are averaged, because they say how well each cell was timed. For
-quality, which the seed decides, the interval becomes mean - deviation to mean + deviation.
+The ends of a speed-up's interval are averaged, because they say how well each cell was timed. The
+interval of a perplexity, which the seed decides, becomes mean - deviation to mean + deviation; that
+of a recovery is widened by the deviation.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
@@ -15,7 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from prunebench_report.data.claims import BOUND
 from prunebench_report.data.columns import Row, kind_of
-from prunebench_report.data.gate import passes_gate
+from prunebench_report.data.gate import (
+    GENERATION_RECOVERY,
+    PERPLEXITY_RECOVERY,
+    TASKS_RECOVERY,
+    gate_columns,
+)
 from prunebench_report.data.names import unique_names
 
 if TYPE_CHECKING:
@@ -23,6 +30,7 @@ if TYPE_CHECKING:
 
 _INTERVAL_END = re.compile(r"_(low|high)(?=_\d+$|$)")
 _PERPLEXITY = re.compile(r"perplexity(_\d+)?")
+_RECOVERY = re.compile(rf"({PERPLEXITY_RECOVERY}|{TASKS_RECOVERY}|{GENERATION_RECOVERY})(_\d+)?")
 # Relative deviation that only rounding explains.
 _ROUNDING = 1e-9
 
@@ -82,7 +90,7 @@ def _pool(members: Sequence[Row], name: str, gate: float, generation_gate: float
             row |= _pool_column(key, [member[key] for member in done])
         _widen_intervals(row)
         _lowest_bound(row, done)
-        row["gate_passed"] = passes_gate(row, gate, generation_gate)
+        row |= gate_columns(row, gate, generation_gate)
     return row
 
 
@@ -103,12 +111,21 @@ def _pool_column(key: str, values: Sequence[Any]) -> Row:
 
 
 def _widen_intervals(row: Row) -> None:
-    """Replace the intervals of perplexities over windows of text by intervals over seeds."""
+    """Let the intervals of quality say how much the seeds differ.
+
+    That of a perplexity becomes mean - deviation to mean + deviation. A recovery's keeps the error
+    over windows or questions, which all seeds share, and adds the deviation to it.
+    """
     for end in [key for key in row if _INTERVAL_END.search(key)]:
         key = _INTERVAL_END.sub("", end)
-        deviation = row.get(f"{key}_sd")
-        if _PERPLEXITY.fullmatch(key) and deviation is not None and row.get(key) is not None:
-            row[end] = row[key] + (-deviation if "_low" in end else deviation)
+        deviation, mean = row.get(f"{key}_sd"), row.get(key)
+        if deviation is None or mean is None:
+            continue
+        sign = -1 if "_low" in end else 1
+        if _PERPLEXITY.fullmatch(key):
+            row[end] = mean + sign * deviation
+        elif _RECOVERY.fullmatch(key) and row[end] is not None:
+            row[end] = mean + sign * math.hypot(row[end] - mean, deviation)
 
 
 def _lowest_bound(row: Row, members: Sequence[Row]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from prunebench_report.data.columns import Row, numbered
@@ -47,8 +47,8 @@ def latency_protocol(one: Latency) -> str:
     )
 
 
-def speed_columns(record: Record, dense: Record | None) -> Row:
-    """One numbered set for each shape."""
+def speed_columns(record: Record, dense: Record | None, floors: Sequence[GenerationIO]) -> Row:
+    """One numbered set for each shape; ``floors`` are those of the record (`generation_floors`)."""
     # Reversed, so that the first latency of a shape wins.
     references = {shape_of(one): one for one in reversed(stored_latencies(dense))}
     is_dense = dense is not None and dense.id == record.id
@@ -58,6 +58,8 @@ def speed_columns(record: Record, dense: Record | None) -> Row:
         first = reference.ttft_s if reference else None
         between = reference.inter_token_s if reference else None
         values: Row = {
+            "dense_ttft_p50_s": one.dense_ttft_s and one.dense_ttft_s.median,
+            "dense_inter_token_p50_s": one.dense_inter_token_s and one.dense_inter_token_s.median,
             "tokens_per_s": one.tokens_per_s,
             "rounds": one.rounds,
             "disturbed_rounds": one.disturbed_rounds if _watched(record, one) else None,
@@ -74,7 +76,7 @@ def speed_columns(record: Record, dense: Record | None) -> Row:
         if kernels := sparse_latency(record, one):
             ratio = kernels.inter_token_speedup
             values |= _speedup("sparse24", ratio, kernels.inter_token_s, between)
-        values |= _io_floor(record, one)
+        values |= _io_floor(one, floors)
         row |= {numbered(name, index): value for name, value in values.items()}
     return row
 
@@ -111,11 +113,10 @@ def _speedup(name: str, paired: Ratio | None, mine: Summary | None, dense: Summa
     return {key: dense.median / mine.median if dense and mine and mine.median else None}
 
 
-def _io_floor(record: Record, one: Latency) -> Row:
+def _io_floor(one: Latency, floors: Sequence[GenerationIO]) -> Row:
     """The I/O floor of the same shape."""
     # Entries for 2:4 kernels follow those of the model as stored, so take the first.
-    every = record.io.generation if record.io else []
-    io = next((floor for floor in every if shape_of(floor) == shape_of(one)), None)
+    io = next((floor for floor in floors if shape_of(floor) == shape_of(one)), None)
     if io is None:
         return {}
     return {

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from prunebench_report.data.claims import bound_columns
 from prunebench_report.data.columns import Row, column_names, kind_of
-from prunebench_report.data.gate import passes_gate
+from prunebench_report.data.floors import generation_floors
+from prunebench_report.data.gate import gate_columns
 from prunebench_report.data.generation import generation_columns
 from prunebench_report.data.metrics import FigureKey, figure_keys, metric_columns
 from prunebench_report.data.names import unique_names
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from prunebench.experiment.cell import Cell
     from prunebench.record.expectations import Expectation
+    from prunebench.record.io import GenerationIO
     from prunebench.record.record import Record
 
 _MOST_MESSAGE = 2000
@@ -62,13 +64,14 @@ def build_table(
             dense.setdefault(_comparable(record.cell), record)
     keys = figure_keys(records)
     columns = _column_names(records, expect)
-    bounds = bound_columns(records)
+    bounds, floors = bound_columns(records), generation_floors(records)
     rows = []
     for record in records:
-        row = _row(record, dense.get(_comparable(record.cell)), keys)
+        reference = dense.get(_comparable(record.cell))
+        row = _row(record, reference, keys, floors[record.id])
         row["name"] = named[record.id]
         row |= bounds[record.id]
-        row["gate_passed"] = passes_gate(row, gate, generation_gate)
+        row |= gate_columns(row, gate, generation_gate)
         row |= published_columns(record, expect)
         # In the order of the columns, and with None for those that other records need.
         rows.append({name: row.get(name) for name in columns})
@@ -110,13 +113,18 @@ def _comparable(cell: Cell) -> str:
     return json.dumps(kept, sort_keys=True)
 
 
-def _row(record: Record, dense: Record | None, keys: Sequence[FigureKey]) -> Row:
+def _row(
+    record: Record,
+    dense: Record | None,
+    keys: Sequence[FigureKey],
+    floors: Sequence[GenerationIO],
+) -> Row:
     row = {
         **_identity(record),
         "dense_cell": dense and dense.id,
         **perplexity_columns(record, dense),
         **task_columns(record, dense),
-        **speed_columns(record, dense),
+        **speed_columns(record, dense, floors),
         **breakdown_columns(record),
         **size_columns(record, dense),
         **memory_columns(record, dense),

@@ -12,6 +12,12 @@ from typing import TYPE_CHECKING
 from prunebench.measure.quality.task_scores import Flips, flips, task_recovery, z_score
 from prunebench_report.data.columns import Row, numbered
 from prunebench_report.data.gate import TASKS_RECOVERY
+from prunebench_report.data.uncertainty import (
+    around,
+    mean_error,
+    percentage,
+    score_recovery_error,
+)
 
 if TYPE_CHECKING:
     from prunebench.record.quality import TaskResult
@@ -50,11 +56,13 @@ def task_columns(record: Record, dense: Record | None) -> Row:
     if not scores:
         return {}
     row: Row = {}
-    recoveries, flipped = [], []
+    recoveries, errors, flipped = [], [], []
     for index, one in enumerate(scores):
         reference = references.get(task_key(one))
         recovery = _recovery(one, reference)
+        error = recovery_error(record, dense, one, reference)
         recoveries.append(recovery)
+        errors.append(error)
         changed = task_flips(record, dense, one, reference)
         flipped.append(changed.answers)
         values = {
@@ -62,22 +70,28 @@ def task_columns(record: Record, dense: Record | None) -> Row:
             "task_metric": one.headline,
             "task_value": one.value,
             "task_stderr": one.stderr,
-            "task_recovery_percent": _percent(recovery),
+            "task_recovery_percent": percentage(recovery),
+            "task_recovery_stderr_percent": percentage(error),
             "task_z": reference
             and z_score(one.value, one.stderr, reference.value, reference.stderr),
-            "task_flips_percent": _percent(changed.answers),
-            "task_correct_flips_percent": _percent(changed.correct),
+            "task_flips_percent": percentage(changed.answers),
+            "task_correct_flips_percent": percentage(changed.correct),
             "task_protocol": task_protocol(one),
         }
         row |= {numbered(key, index): value for key, value in values.items()}
     # The mean of ratios, so that tasks with high scores do not outweigh the others.
+    kept = percentage(_mean(recoveries))
+    low, high = around(kept, percentage(mean_error(errors)))
     return {
         **row,
         "tasks_run": len(scores),
         "tasks_questions": min(one.samples for one in scores),
         "tasks_mean": _mean([one.value for one in scores]),
-        TASKS_RECOVERY: _percent(_mean(recoveries)),
-        TASKS_FLIPS: _percent(_mean(flipped)),
+        "tasks_mean_stderr": mean_error([one.stderr for one in scores]),
+        TASKS_RECOVERY: kept,
+        f"{TASKS_RECOVERY}_low": low,
+        f"{TASKS_RECOVERY}_high": high,
+        TASKS_FLIPS: percentage(_mean(flipped)),
     }
 
 
@@ -91,6 +105,18 @@ def task_flips(
     if one.data_commit != reference.data_commit:
         return Flips(None, None)
     return flips(record.quality.parts(one), dense.quality.parts(reference))
+
+
+def recovery_error(
+    record: Record, dense: Record | None, one: TaskResult, reference: TaskResult | None
+) -> float | None:
+    """The standard error of a task's recovery, a share; None for dense itself or if unknown."""
+    if dense is None or reference is None or dense.id == record.id:
+        return None
+    if record.quality is None or dense.quality is None:
+        return None
+    parts, dense_parts = record.quality.parts(one), dense.quality.parts(reference)
+    return score_recovery_error(one, reference, parts, dense_parts)
 
 
 def task_protocol(one: TaskResult) -> str:
@@ -110,10 +136,6 @@ def _recovery(one: TaskResult, dense: TaskResult | None) -> float | None:
         return None
     higher = one.headline_metric.higher_is_better
     return task_recovery(one.value, dense.value, higher_is_better=higher)
-
-
-def _percent(share: float | None) -> float | None:
-    return None if share is None else 100 * share
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -32,7 +32,10 @@ class Summary(NamedTuple):
 
 
 def terminal_summary(given: ReportInput) -> Summary:
-    """What the report says first, without markup; a value below the quality gate ends in ' <'."""
+    """What the report says first, without markup; a value below the quality gate ends in ' <'.
+
+    One whose interval contains the gate ends in ' ?'.
+    """
     table = main_table.section(given)
     columns = [
         (index, one)
@@ -60,4 +63,4 @@ def _value(cell: dict[str, Any]) -> str:
     # A mean over seeds has its deviation already; an interval as well would be too wide.
     if cell["interval"] and "±" not in cell["text"]:
         return f"{cell['text']} ({cell['note']})"
-    return f"{cell['text']} <" if cell["below"] else str(cell["text"])
+    return f"{cell['text']}{' <' if cell['below'] else ' ?' if cell['unsure'] else ''}"

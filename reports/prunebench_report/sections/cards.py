@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prunebench_report.data.columns import Row, numbered
-from prunebench_report.data.gate import judged_by_tasks, quality
+from prunebench_report.data.gate import (
+    PERPLEXITY_RECOVERY,
+    interval_of,
+    judged_by_tasks,
+    quality,
+    quality_key,
+)
 from prunebench_report.data.quality import perplexities, protocol
 from prunebench_report.figures.heatmap import heatmap
 from prunebench_report.figures.sparklines import io_floor_bar, phase_bars, timeline
@@ -17,6 +23,7 @@ from prunebench_report.sections.provenance import flatten, split_facts
 from prunebench_report.text import MISSING, Facts, number, size, times
 
 if TYPE_CHECKING:
+    from prunebench.record.io import GenerationIO
     from prunebench.record.quality import Perplexity
     from prunebench.record.record import Record
     from prunebench_report.data.report_input import ReportInput
@@ -25,10 +32,15 @@ if TYPE_CHECKING:
 def section(given: ReportInput) -> list[dict[str, Any]]:
     """A card for each cell that is shown in detail."""
     _, own = split_facts(given.records)
-    return [_card(one, given.row_by_id[one.id], own[one.id]) for one in given.detailed]
+    return [
+        _card(one, given.row_by_id[one.id], own[one.id], given.floors[one.id])
+        for one in given.detailed
+    ]
 
 
-def _card(record: Record, row: Row, own_facts: Mapping[str, str]) -> dict[str, Any]:
+def _card(
+    record: Record, row: Row, own_facts: Mapping[str, str], floors: Sequence[GenerationIO]
+) -> dict[str, Any]:
     """``own_facts`` are the facts of the cell's provenance that not all cells share."""
     return {
         "id": record.id,
@@ -46,7 +58,7 @@ def _card(record: Record, row: Row, own_facts: Mapping[str, str]) -> dict[str, A
         "timeline": timeline(record.samples.memory if record.samples else None),
         "load": devices.loading(record),
         "energy": devices.energy(record),
-        "floors": [io_floor_bar(one) for one in record.io.generation] if record.io else [],
+        "floors": [io_floor_bar(one) for one in floors],
         "dram": devices.dram_traffic(record),
         "phases": phase_bars(record.cost.phases) if record.cost else [],
         "notes": _notes(record),
@@ -61,7 +73,9 @@ def _summary(row: Row) -> str:
     parts = []
     if (recovery := quality(row)) is not None:
         over = " over tasks" if judged_by_tasks(row) else ""
-        parts.append(f"recovery {number(recovery)} %{over}")
+        found = interval_of(row, quality_key(row))
+        between = f" ({number(found[0])} to {number(found[1])})" if found else ""
+        parts.append(f"recovery {number(recovery)} %{between}{over}")
     if row["inter_token_speedup"] is not None:
         parts.append(f"{times(row['inter_token_speedup'])} per token")
     if row["disk_bytes"] is not None:
@@ -73,10 +87,13 @@ def _perplexity(row: Row, index: int, one: Perplexity) -> dict[str, str]:
     keys = ("perplexity", "perplexity_low", "perplexity_high", "recovery_percent")
     value, low, high, recovery = (row[numbered(key, index)] for key in keys)
     known = low is not None and high is not None
+    kept = "" if recovery is None else f"{number(recovery)} %"
+    if kept and (found := interval_of(row, numbered(PERPLEXITY_RECOVERY, index))):
+        kept += f" (95 % interval, paired by window: {number(found[0])} to {number(found[1])})"
     return {
         "value": number(value, 4),
         "interval": f"{number(low, 4)} to {number(high, 4)}" if known else MISSING,
-        "recovery": f"{number(recovery)} %" if recovery is not None else MISSING,
+        "recovery": kept or MISSING,
         "protocol": protocol(one),
         "tokens": one.tokens_sha256,
     }

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from prunebench_report.data.columns import Row
-from prunebench_report.sections.provenance import machines, tool_version
+from prunebench_report.data.machines import machines
+from prunebench_report.sections.provenance import tool_version
 
 if TYPE_CHECKING:
     from prunebench.record.record import Record

@@ -8,7 +8,14 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from prunebench_report.data.columns import Row
-from prunebench_report.data.gate import PERPLEXITY_RECOVERY, TASKS_RECOVERY, quality_key
+from prunebench_report.data.gate import (
+    CANNOT_TELL,
+    FAILED,
+    PERPLEXITY_RECOVERY,
+    TASKS_RECOVERY,
+    interval_of,
+    quality_key,
+)
 from prunebench_report.data.seeds import seed_count, seed_deviation
 from prunebench_report.data.tasks import TASKS_FLIPS
 from prunebench_report.text import MISSING, TIMES, delta, fixed, number, times
@@ -131,6 +138,9 @@ _SCALES: dict[Unit, tuple[tuple[float, str, float], ...]] = {
     "plain": ((0.0, "", 1.0),),
 }
 
+_AT_THE_GATE = {FAILED: "below the gate", CANNOT_TELL: "at the gate, cannot tell"}
+_RECOVERIES = (PERPLEXITY_RECOVERY, TASKS_RECOVERY)
+
 _FACETS = (
     ("method", "Method"),
     ("model", "Model"),
@@ -235,12 +245,13 @@ def _row(
 ) -> dict[str, Any]:
     ok = row["status"] == "ok"
     dense = ok and row["method"] == "dense"
-    below = ok and row["gate_passed"] is False
+    verdict = row["gate_verdict"] if ok else None
+    below = verdict == FAILED
     cells = []
     for index, (column, scale) in enumerate(zip(columns, scales, strict=True)):
         cell = _cell(row, column, scale, dense=dense)
-        if below and column.key == quality_key(row):
-            cell |= {"note": "below the gate", "below": True}
+        if verdict in _AT_THE_GATE and column.key == quality_key(row):
+            cell |= {"also": _AT_THE_GATE[verdict], "below": below, "unsure": not below}
         # A fast model that answers nonsense is of no use.
         cell |= {"greyed": below and column.group == "Speed", "first": index in starts}
         cells.append(cell)
@@ -269,15 +280,20 @@ def _tags(row: Row, *, dense: bool) -> list[str]:
 
 
 def _cell(row: Row, column: ShownColumn, scale: Scale, *, dense: bool) -> dict[str, Any]:
-    """`text`, the `note` below it and its `tone`; `interval` says that the note is an interval."""
+    """`text`, the `note` below it with its `tone`, and what `also` stands below that.
+
+    `interval` says that the note is the interval of a speed-up.
+    """
     value = row.get(column.key)
     cell: dict[str, Any] = {
         "text": MISSING,
         "sort": None,
         "note": None,
         "tone": None,
+        "also": None,
         "interval": False,
         "below": False,
+        "unsure": False,
         "worded": column.unit != "ratio",
     }
     if value is None:
@@ -287,11 +303,26 @@ def _cell(row: Row, column: ShownColumn, scale: Scale, *, dense: bool) -> dict[s
     cell["text"] = _text(value, scale)
     if (deviation := seed_deviation(row, column.key)) is not None:
         cell["text"] += f" ± {_text(deviation, scale, digits=2)}"
-    if column.unit == "ratio" and not dense:
+    if column.key == "tasks_mean" and (error := row.get("tasks_mean_stderr")) is not None:
+        cell["note"] = f"error ± {_text(error, scale)}"
+    elif dense:
+        return cell
+    elif column.unit == "ratio":
         cell |= _interval(row, column.key)
-    elif not dense:
+    elif column.key in _RECOVERIES:
+        cell |= _error(row, column.key, scale)
+    else:
         cell |= _against_dense(row, column)
+        # Times of other rows are from other minutes: this one alternated with the cell's rounds.
+        paired = row.get(f"dense_{column.key}")
+        cell["also"] = None if paired is None else f"dense {_text(paired, scale)}"
     return cell
+
+
+def _error(row: Row, key: str, scale: Scale) -> dict[str, Any]:
+    """The 95 % interval of a recovery as a note; empty if it is not known."""
+    found = interval_of(row, key)
+    return {"note": " to ".join(_text(end, scale) for end in found)} if found else {}
 
 
 def _text(value: float, scale: Scale, digits: int = 3) -> str:

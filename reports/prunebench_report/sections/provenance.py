@@ -6,13 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from prunebench_report.text import clean, shorten, size
+from prunebench_report.text import clean, shorten
 
 if TYPE_CHECKING:
     from prunebench.record.record import Record
 
 _LONGEST_FACT = 600
-_LONGEST_MACHINE = 300
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, str]:
@@ -60,26 +59,6 @@ def layer_locations(record: Record) -> str | None:
         for device, count in devices.items()
     ]
     return clean(", ".join(parts))
-
-
-def machines(records: Sequence[Record]) -> list[str]:
-    """One line for each machine that the records name, in order of appearance."""
-    return list(dict.fromkeys(line for record in records if (line := _machine(record.provenance))))
-
-
-def _machine(provenance: Mapping[str, Any]) -> str | None:
-    """What identifies a machine; not what varies from cell to cell, like load and free memory."""
-    parts = []
-    if cpu := provenance.get("cpu"):
-        parts.append(str(cpu))
-    if cores := provenance.get("cpu_cores_usable") or provenance.get("cpu_cores_logical"):
-        parts.append(f"{cores} cores")
-    # Rounded by `size`, so that a few reserved pages do not make another machine.
-    if isinstance(memory := provenance.get("memory_bytes"), int | float):
-        parts.append(f"{size(memory)} memory")
-    for gpu in provenance.get("gpus") or []:
-        parts.append(str(gpu.get("name")) if isinstance(gpu, Mapping) else str(gpu))
-    return shorten(clean(" · ".join(parts)), _LONGEST_MACHINE) or None
 
 
 def tool_version(records: Sequence[Record]) -> str | None:

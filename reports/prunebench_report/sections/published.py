@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # A relative difference that cannot be seen in the digits shown.
 _SAME = 5e-5
+# From here on a factor is easier to grasp than a percentage.
+_TIMES = 9.0
 
 
 def section(given: ReportInput) -> list[dict[str, Any]]:
@@ -93,6 +95,8 @@ def _in_words(difference: float | None) -> str:
         return MISSING
     if abs(difference) < _SAME:
         return "= published"
+    if difference >= _TIMES:
+        return f"{number(difference + 1)} times as high"
     share = 100 * difference
     text = f"{share:+.{0 if abs(share) >= 100 else 1 if abs(share) >= 1 else 2}f} %"
     return f"{signs(text)}, {'higher' if difference > 0 else 'lower'}"

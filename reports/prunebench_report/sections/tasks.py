@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunebench.measure.quality.task_scores import flips, z_score
 from prunebench_report.data.tasks import TaskKey, task_protocol, tasks_by_key
+from prunebench_report.data.uncertainty import mean_error
 from prunebench_report.sections.score_tables import ScoreCell, score_cell, score_tables
 from prunebench_report.text import MISSING, Facts, clean, fixed, number, plus_minus
 
@@ -64,7 +65,8 @@ def _mean(
     note = None
     if len(known) == len(values):
         note = plus_minus(100 * (fmean(values) - fmean(known)))
-    return score_cell(fixed(100 * fmean(values), 1), note)
+    error = mean_error([one.stderr for one in mine.values()])
+    return score_cell(_score(fmean(values), error, 100), note)
 
 
 def _cell(one: TaskResult | None, dense: TaskResult | None) -> ScoreCell:

@@ -6,7 +6,7 @@ Also what a widely cited analysis claims about generation, checked on the dense 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prunebench.measure.speed.dejavu_claims import findings
@@ -14,6 +14,7 @@ from prunebench_report.data.groups import models_with
 from prunebench_report.text import percent, seconds, size
 
 if TYPE_CHECKING:
+    from prunebench.record.io import GenerationIO
     from prunebench.record.record import Record
     from prunebench.record.speed import Breakdown
     from prunebench_report.data.report_input import ReportInput
@@ -38,10 +39,8 @@ def section(given: ReportInput) -> list[dict[str, Any]]:
             {
                 "model": model,
                 "shape": f"prompt of {first.prompt} tokens, batch {first.batch_size}",
-                "rows": [
-                    _row(record, split, longest, given.names[record.id]) for record, split in splits
-                ],
-                "claims": _claims(first_record, first),
+                "rows": [_row(record, split, longest, given) for record, split in splits],
+                "claims": _claims(first_record, first, given.floors[first_record.id][:1]),
                 "claims_of": given.names[first_record.id],
             }
         )
@@ -53,16 +52,16 @@ def _breakdown(record: Record) -> Breakdown | None:
 
 
 def _row(
-    record: Record, split: Breakdown, longest: Mapping[str, float], name: str
+    record: Record, split: Breakdown, longest: Mapping[str, float], given: ReportInput
 ) -> dict[str, Any]:
-    io = record.io.generation[0] if record.io and record.io.generation else None
+    io = next(iter(given.floors[record.id]), None)
     floor = None
     if io is not None and io.utilisation is not None and math.isfinite(io.utilisation):
         share = percent(io.utilisation, 0)
         floor = f"I/O floor {seconds(io.floor_s)} of {seconds(io.measured_s)} a token: {share}"
     return {
         "id": record.id,
-        "name": name,
+        "name": given.names[record.id],
         "dense": record.cell.method.name == "dense",
         **{bar: _bar(split, bar, longest[bar]) for bar in _BARS},
         "io": floor,
@@ -99,10 +98,9 @@ def _total(split: Breakdown, key: str) -> float:
     return sum(value for value in values if math.isfinite(value) and value > 0)
 
 
-def _claims(record: Record, split: Breakdown) -> list[dict[str, str]]:
+def _claims(record: Record, split: Breakdown, io: Sequence[GenerationIO]) -> list[dict[str, str]]:
     """The claims checked on this record; none if it is not dense or lacks a figure they need."""
     latency = record.speed.latency[:1] if record.speed else []
-    io = record.io.generation[:1] if record.io else []
     complete = latency and io and {part.part for part in split.parts} >= set(PARTS)
     if record.cell.method.name != "dense" or not complete:
         return []

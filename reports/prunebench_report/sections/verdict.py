@@ -10,10 +10,17 @@ from typing import TYPE_CHECKING
 
 from prunebench_report.data.claims import measuring_fault, sure_speedup
 from prunebench_report.data.columns import Row
-from prunebench_report.data.gate import judged_by_tasks, quality, quality_key
+from prunebench_report.data.gate import (
+    CANNOT_TELL,
+    interval_of,
+    judged_by_tasks,
+    quality,
+    quality_key,
+)
 from prunebench_report.data.groups import by_model
-from prunebench_report.data.pareto import dominates, settled_speedup
+from prunebench_report.data.pareto import Measured, settled_speedup, surely_dominates
 from prunebench_report.data.seeds import seed_count, seed_deviation
+from prunebench_report.data.settings import same_setting, setting
 from prunebench_report.text import TIMES, clean, fixed, number, percent, short_label, times
 
 if TYPE_CHECKING:
@@ -21,6 +28,8 @@ if TYPE_CHECKING:
 
 FAST = 1.2
 """The speed-up that the first statement asks for."""
+UNSURE = "unsure"
+"""The figure of a statement if the gate is inside the intervals of the cells in question."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +128,9 @@ def _quality_when_fast(rows: Sequence[Row], gate: float, suffix: str) -> Stateme
         f"{_kept(best)} of dense quality ({tasks}perplexity {number(best['perplexity'])}) "
         f"at {_measured(best)} dense speed per token"
     )
+    if not passing and any(row["gate_verdict"] == CANNOT_TELL for row in judged):
+        none = f"No cell of that speed surely keeps {100 * gate:g} % of dense quality; the best, "
+        return _say("quality", question, UNSURE, none, _link(best), f", keeps {kept}.")
     if not passing:
         none = f"No cell of that speed keeps {100 * gate:g} % of dense quality; the best, "
         return _say("quality", question, "none", none, _link(best), f", keeps {kept}.")
@@ -135,9 +147,11 @@ def _speed_above_gate(rows: Sequence[Row], gate: float, suffix: str) -> Statemen
         return None
     if not any(row["gate_passed"] for row in judged):
         best = max(judged, key=quality)
-        none = f"No pruned cell keeps {limit} of dense quality; the best is "
-        kept = f" with {fixed(quality(best), 1)} %."
-        return _say("speed", question, "none", none, _link(best), kept)
+        unsure = any(row["gate_verdict"] == CANNOT_TELL for row in judged)
+        surely = "surely " if unsure else ""
+        none = f"No pruned cell {surely}keeps {limit} of dense quality; the best is "
+        kept = f" with {_kept(best)}."
+        return _say("speed", question, UNSURE if unsure else "none", none, _link(best), kept)
     passing = [row for row in judged if row["gate_passed"] and sure_speedup(row) is not None]
     if not passing:
         return _not_timed([row for row in judged if row["gate_passed"]], "speed", question)
@@ -187,59 +201,80 @@ def _no_gain(row: Row) -> bool:
 
 
 def _dominated(rows: Sequence[Row], suffix: str) -> Statement | None:
-    """Methods whose every cell is beaten by another method in quality, speed and size together."""
-    # Larger is better in every coordinate, so the size is negated.
-    points = {
-        row["cell"]: (quality(row), speed, -row["disk_bytes"])
-        for row in rows
-        if quality(row) is not None and row["disk_bytes"] is not None
-        for speed in [settled_speedup(row)]
-        if speed is not None
-    }
-    comparable = [row for row in rows if row["cell"] in points]
+    """Methods that another method beats in quality, speed and size at the same setting."""
+    comparable = [row for row in rows if _position(row) is not None]
     methods = list(dict.fromkeys(row["method"] for row in comparable))
     if len(methods) < 2:
         return None
-    question = f"Dominated methods{suffix}"
-    beaten = _beaten_methods(comparable, methods, points)
-    if not beaten:
-        text = "Every method has a cell that no other method dominates in quality, speed and size."
+    question = f"Dominated at the same setting{suffix}"
+    compared, beaten = 0, []
+    for members in same_setting(comparable):
+        names = list(dict.fromkeys(row["method"] for row in members))
+        if len(names) > 1:
+            compared += len(names)
+            beaten.append((members, _beaten_methods(members, names)))
+    if not compared:
+        text = "No two methods were run at the same setting: pattern, zeros, removed parameters."
+        return _say("dominated", question, "n/a", text)
+    count = sum(len(found) for _, found in beaten)
+    if not count:
+        text = "At every setting that methods share, none is dominated in quality, speed and size."
         return _say("dominated", question, "none", text)
+    parts: list[str | Span] = []
+    for members, found in beaten:
+        if found:
+            parts += [". " if parts else "", *_who_beats_whom(setting(members[0]), found)]
+    parts.append(": at least as good in quality, speed and size, and better beyond its error.")
+    return _say("dominated", question, f"{count} of {compared}", *parts)
+
+
+def _who_beats_whom(where: str, beaten: Mapping[str, Row]) -> list[str | Span]:
+    """'At 50 % zeros, random and magnitude are dominated by wanda 0.5'."""
     by_winner: dict[str, list[str]] = {}
     for method, winner in beaten.items():
         by_winner.setdefault(winner["cell"], []).append(method)
     labels = {winner["cell"]: short_label(winner["label"]) for winner in beaten.values()}
-    parts: list[str | Span] = []
+    parts: list[str | Span] = [f"{where[0].upper()}{where[1:]}, "]
     for index, (cell, losers) in enumerate(by_winner.items()):
         verb = "" if index else " is dominated" if len(losers) == 1 else " are dominated"
         parts += [f"{'; ' if index else ''}{_listed(losers)}{verb} by ", Span(labels[cell], cell)]
-    parts.append(": at least as good in quality, speed and size, and better in one of them.")
-    return _say("dominated", question, f"{len(beaten)} of {len(methods)}", *parts)
+    return parts
 
 
-def _beaten_methods(
-    rows: Sequence[Row], methods: Sequence[str], points: Mapping[str, tuple[float, ...]]
-) -> dict[str, Row]:
+def _beaten_methods(rows: Sequence[Row], methods: Sequence[str]) -> dict[str, Row]:
     """For each method that is beaten in all its cells, the cell that beats the first of them."""
     beaten = {}
     for method in methods:
         others = [row for row in rows if row["method"] != method]
-        winners = [_winner(row, others, points) for row in rows if row["method"] == method]
+        winners = [_winner(row, others) for row in rows if row["method"] == method]
         # One cell that nobody beats is enough to spare its method.
         if winners[0] is not None and all(winner is not None for winner in winners):
             beaten[method] = winners[0]
     return beaten
 
 
-def _winner(row: Row, others: Sequence[Row], points: Mapping[str, tuple[float, ...]]) -> Row | None:
-    """Of the cells that dominate this one, the best in sparsity, then the best in quality."""
-    mine = points[row["cell"]]
-    better = [other for other in others if dominates(points[other["cell"]], mine)]
-    return min(
-        better,
-        key=lambda other: (round(abs(other["sparsity"] - row["sparsity"]), 2), -quality(other)),
-        default=None,
-    )
+def _winner(row: Row, others: Sequence[Row]) -> Row | None:
+    """Of the cells that dominate this one, the best in quality."""
+    mine = _position(row)
+    better = [
+        other
+        for other in others
+        if mine and (theirs := _position(other)) and surely_dominates(theirs, mine)
+    ]
+    return max(better, key=quality, default=None)
+
+
+def _position(row: Row) -> list[Measured] | None:
+    """Quality, speed and size, larger is better; None if one of them is not known."""
+    speed = settled_speedup(row)
+    if quality(row) is None or speed is None or row["disk_bytes"] is None:
+        return None
+    timed = interval_of(row, "inter_token_speedup") if speed != 1 else None
+    return [
+        Measured(quality(row), interval_of(row, quality_key(row))),
+        Measured(speed, timed),
+        Measured(-row["disk_bytes"]),
+    ]
 
 
 def _listed(words: Sequence[str]) -> str:
@@ -284,12 +319,15 @@ def _speed(row: Row) -> float:
 
 
 def _kept(row: Row) -> str:
-    """Recovery; for a row of several seeds with its deviation."""
+    """Recovery with its interval; for a row of several seeds with its deviation."""
     text = fixed(quality(row), 1)
     if (deviation := seed_deviation(row, quality_key(row))) is not None:
         text += f" ± {fixed(deviation, 1)}"
+    text += " %"
+    if (found := interval_of(row, quality_key(row))) is not None:
+        text += f" [{fixed(found[0], 1)}, {fixed(found[1], 1)}]"
     seeds = seed_count(row)
-    return f"{text} % ({seeds})" if seeds else f"{text} %"
+    return f"{text} ({seeds})" if seeds else text
 
 
 def _measured(row: Row) -> str:

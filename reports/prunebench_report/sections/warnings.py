@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from prunebench_report.data.machines import machines
 from prunebench_report.data.resources import cpu_taken
 from prunebench_report.data.speed import shape_of, stored_latencies
-from prunebench_report.sections.provenance import machines, slow_governor
-from prunebench_report.text import clean, percent
+from prunebench_report.sections.provenance import slow_governor
+from prunebench_report.text import clean, longer, percent
 
 if TYPE_CHECKING:
     from prunebench.record.devices import GpuSharing
@@ -117,13 +118,13 @@ def _drift(done: Sequence[Record]) -> list[str]:
             if dense is not None and dense.median > 0:
                 key = (record.cell.model.name, *shape_of(one), one.execution)
                 medians.setdefault(key, []).append(dense.median)
-    worst = max((max(several) / min(several) - 1 for several in medians.values()), default=0.0)
-    if worst <= _DRIFT:
+    worst = max((max(several) / min(several) for several in medians.values()), default=1.0)
+    if worst <= 1 + _DRIFT:
         return []
     return [
         (
             "The machine's own speed drifted: the dense model took up to "
-            f"{100 * worst:.0f} % longer per token in some cells than in others. Compare "
+            f"{longer(worst)} per token in some cells than in others. Compare "
             "speed-ups, which are paired, not the milliseconds of different rows."
         )
     ]

@@ -133,6 +133,13 @@ def test_other_shapes_are_refused(shape):
         perplexity(tiny_model("llama"), windows_of(torch.zeros(shape, dtype=torch.int64)), SPEC)
 
 
+def test_every_window_keeps_its_own_likelihood():
+    found = perplexity(tiny_model("llama"), windows_of(tokens(), tail=tokens(1, 20)), SPEC)
+    assert len(found.window_nll) == found.windows
+    assert sum(found.window_tokens) == found.tokens_scored
+    assert sum(found.window_nll) / found.tokens_scored == pytest.approx(found.nll)
+
+
 def test_the_model_is_left_as_it_was():
     model = tiny_model("llama")
     before = {name: value.clone() for name, value in model.state_dict().items()}

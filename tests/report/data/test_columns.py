@@ -12,7 +12,11 @@ def test_sets_are_numbered_from_the_second_on():
     names = column_names(2, 1, tasks=2)
     assert [name for name in names if name.startswith("recovery_percent")] == [
         "recovery_percent",
+        "recovery_percent_low",
+        "recovery_percent_high",
         "recovery_percent_2",
+        "recovery_percent_low_2",
+        "recovery_percent_high_2",
     ]
     assert names.index("task_2") < names.index("tasks_run")
     assert not [name for name in names if name.startswith("metric")]

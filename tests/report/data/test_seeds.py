@@ -54,7 +54,9 @@ def test_a_group_is_one_row_with_mean_and_sample_deviation(build, records):
     )
     recoveries = [100 * 25 / value for value in VALUES]
     assert row["recovery_percent"] == pytest.approx(fmean(recoveries))
-    assert row["gate_passed"] is (fmean(recoveries) >= 95)
+    # One seed is above the gate and two are below it.
+    assert (row["gate_verdict"], row["gate_passed"]) == ("cannot tell", None)
+    assert row["recovery_percent_high"] > 95 > row["recovery_percent"]
     assert seed_count(row) == "mean of 3 seeds"
 
 
@@ -122,7 +124,7 @@ def test_the_table_has_a_row_for_each_group_and_below_it_one_for_each_seed(build
 def test_verdict_and_plots_are_about_the_groups(build, records):
     inputs = build.given(records)
     found = {one.key: one for one in verdict.section(inputs)}
-    assert "the best is wanda sparsity=0.1 with 91.2 %" in found["speed"].text
+    assert "the best is wanda sparsity=0.1 with 91.2 ± 5.8 % [" in found["speed"].text
     assert [span.cell for span in found["speed"].spans if span.cell] == [f"{records[1].id}-seeds"]
     assert quality_plots.section(inputs)[0].desc.startswith("3 cells.")
 

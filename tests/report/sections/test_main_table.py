@@ -56,8 +56,10 @@ def test_cells_show_value_difference_and_tone(table):
         "sort": "52.31",
         "note": "+109 %",
         "tone": "worse",
+        "also": None,
         "interval": False,
         "below": False,
+        "unsure": False,
         "greyed": False,
         "worded": True,
         "first": None,
@@ -84,7 +86,24 @@ def test_a_speed_within_its_noise_is_no_change(table):
     assert cell(table, "shortgpt ratio=0.1", "tokens_per_s")["note"] == "+11 %"
 
 
+def test_times_stand_beside_those_of_the_dense_rounds_between_them(build):
+    """Of another minute than the dense cell's own row: the machine's speed drifts."""
+    records = build.quickstart()
+    timed = records[6].speed.latency[0]
+    slow = timed.dense_inter_token_s.model_copy(update={"median": 0.0777})
+    records[6].speed.latency[0] = timed.model_copy(update={"dense_inter_token_s": slow})
+    given = build.given(records)
+    assert given.row_by_id[records[6].id]["dense_inter_token_p50_s"] == 0.0777
+    rows = main_table.section(given)
+    assert cell(rows, "shortgpt ratio=0.1", "inter_token_p50_s")["also"] == "dense 77.7"
+    assert cell(rows, "dense", "inter_token_p50_s")["also"] is None
+    apart = build.record(build.cell("shortgpt", ratio=0.2), 41.0, 1.1, paired=False)
+    rows = main_table.section(build.given([records[0], apart]))
+    assert cell(rows, "shortgpt ratio=0.2", "inter_token_p50_s")["also"] is None
+
+
 def test_speed_below_the_gate_is_greyed_and_quality_says_so(table):
     assert cell(table, "shortgpt ratio=0.25", "inter_token_speedup")["greyed"]
-    assert cell(table, "shortgpt ratio=0.25", "recovery_percent")["note"] == "below the gate"
+    below = cell(table, "shortgpt ratio=0.25", "recovery_percent")
+    assert (below["note"], below["also"]) == ("15.0 to 15.8", "below the gate")
     assert not cell(table, "wanda sparsity=0.1", "inter_token_speedup")["greyed"]

@@ -27,7 +27,7 @@ def test_the_best_quality_among_fast_cells_is_named_and_linked(build, say):
     records = build.quickstart()
     found = say(records, gate=0.1)["quality"]
     assert found.text.startswith(
-        "shortgpt ratio=0.25 keeps 15.3 % of dense quality (perplexity 163)"
+        "shortgpt ratio=0.25 keeps 15.3 % [15.0, 15.8] of dense quality (perplexity 163)"
     )
     assert found.figure == "15.3 %"
     assert cells_of(found) == [records[-1].id]
@@ -101,13 +101,13 @@ def test_a_disturbed_round_is_no_evidence(build, say):
 def test_a_cell_that_passes_the_gate_without_speed_is_not_praised(build, say):
     found = say(build.quickstart())["speed"]
     assert (
-        "wanda sparsity=0.1 keeps 96.7 % of dense quality but is not measurably faster"
+        "wanda sparsity=0.1 keeps 96.7 % [96.5, 96.9] of dense quality but is not measurably faster"
         in found.text
     )
 
 
 def test_the_fastest_cell_above_the_gate_wins(build, say):
-    found = say(build.quickstart(), gate=0.6)["speed"]
+    found = say(build.quickstart(), gate=0.55)["speed"]
     assert found.figure == f"1.11{TIMES}"
     assert found.text.startswith("shortgpt ratio=0.1 generates tokens at")
 
@@ -116,15 +116,70 @@ def test_if_no_cell_passes_the_gate_the_best_is_named(build, say):
     found = say(build.quickstart(), gate=0.99)["speed"]
     assert (
         found.text
-        == "No pruned cell keeps 99 % of dense quality; the best is wanda sparsity=0.1 with 96.7 %."
+        == "No pruned cell keeps 99 % of dense quality; the best is wanda sparsity=0.1 with 96.7 % "
+        "[96.5, 96.9]."
     )
 
 
 def test_dominated_methods_are_named_with_the_nearest_cell_that_beats_them(build, say):
     found = say(build.quickstart())["dominated"]
-    assert found.figure == "2 of 4"
-    assert "random and magnitude are dominated by wanda 0.5: at least as good" in found.text
+    assert found.figure == "2 of 3"
+    assert found.text == (
+        "At 50 % zeros, random and magnitude are dominated by wanda 0.5: at least as good in "
+        "quality, speed and size, and better beyond its error."
+    )
+
+
+def test_only_like_is_compared_with_like(build, say):
+    """SparseGPT at 2:4 is worse than wanda at 50 %, and better than wanda at 2:4."""
+    records = [
+        build.record(build.cell("dense"), 25.0, 1.0),
+        build.record(build.cell("wanda", sparsity=0.5), 30.0, 1.0),
+        build.record(build.cell("sparsegpt", sparsity="2:4"), 60.0, 1.0),
+        build.record(build.cell("shortgpt", ratio=0.3), 90.0, 1.0),
+    ]
+    assert say(records)["dominated"].figure == "n/a"
+    records.append(build.record(build.cell("wanda", sparsity="2:4"), 80.0, 1.0))
+    found = say(records)["dominated"]
+    assert found.figure == "1 of 2"
+    assert found.text.startswith("With 2:4 zeros, wanda is dominated by sparsegpt 2:4: ")
     assert "shortgpt" not in found.text
+
+
+def test_a_retrained_cell_does_not_beat_one_that_was_not(build, say):
+    trained = build.cell("wanda", sparsity=0.5)
+    repair = RecoveryRef(
+        name="lora", distribution="d", version="1", given={"rank": 8}, data=trained.calibration
+    )
+    better = build.record(trained.model_copy(update={"recovery": repair}), 26.0, 1.0)
+    records = [
+        build.record(build.cell("dense"), 25.0, 1.0),
+        build.record(build.cell("magnitude", sparsity=0.5), 60.0, 1.0),
+        better,
+    ]
+    assert say(records)["dominated"].figure == "n/a"
+
+
+def test_a_difference_within_the_error_dominates_nothing(build, say):
+    records = [
+        build.record(build.cell("dense"), 25.0, 1.0),
+        build.record(build.cell("wanda", sparsity=0.5), 30.00, 1.0),
+        build.record(build.cell("sparsegpt", sparsity=0.5), 30.01, 1.0),
+    ]
+    assert say(records)["dominated"].figure == "none"
+
+
+def test_a_gate_inside_the_interval_is_no_verdict(build, say):
+    """60.1 % [59.6, 60.6] is neither above nor below 60 %."""
+    records = build.quickstart()
+    fast = build.record(build.cell("shortgpt", ratio=0.2), 41.7, 1.5)
+    found = say([records[0], fast], gate=0.6)
+    assert {key: found[key].figure for key in ("quality", "speed")} == {
+        "quality": "unsure",
+        "speed": "unsure",
+    }
+    assert "No cell of that speed surely keeps 60 % of dense quality" in found["quality"].text
+    assert "No pruned cell surely keeps 60 % of dense quality" in found["speed"].text
 
 
 def test_a_long_label_is_shortened_and_named_once_for_all_that_it_beats(build, say):
@@ -134,12 +189,15 @@ def test_a_long_label_is_shortened_and_named_once_for_all_that_it_beats(build, s
     )
     winner = long.model_copy(update={"recovery": repair})
     losers = [
-        build.record(build.cell(name, sparsity=0.5), 99.0, 1.0)
+        build.record(
+            build.cell(name, sparsity=0.5).model_copy(update={"recovery": repair}), 99.0, 1.0
+        )
         for name in ("random", "imp", "magnitude")
     ]
     found = say([build.quickstart()[0], build.record(winner, 30.0, 1.0), *losers])["dominated"]
     assert found.text.startswith(
-        "random, imp and magnitude are dominated by wanda 0.5 clean + lora: "
+        "At 50 % zeros, after lora, random, imp and magnitude are dominated by "
+        "wanda 0.5 clean + lora: "
     )
     assert cells_of(found) == [winner.id]
 

@@ -65,7 +65,11 @@ def test_a_dense_model_that_became_slower_is_named(build):
     records[3].speed.latency[0].dense_inter_token_s = slow.model_copy(
         update={"median": 1.5 * slow.median}
     )
-    assert "drifted" in warned(build, records)
+    assert "the dense model took up to 51 % longer per token" in warned(build, records)
+    records[3].speed.latency[0].dense_inter_token_s = slow.model_copy(
+        update={"median": 390 * slow.median}
+    )
+    assert "took up to 393 times as long per token" in warned(build, records)
 
 
 def load(others, steal=0.0, phase="latency"):

@@ -116,6 +116,7 @@ def _result(sums: list[float], windows: Windows, spec: PerplexitySpec) -> Perple
         nll=nll,
         nll_stderr=stderr,
         perplexity=value,
+        window_nll=sums,
     )
 
 
