@@ -68,7 +68,8 @@ def passes_gate(
     row: Mapping[str, Any], gate: float, generation_gate: float | None = None
 ) -> bool | None:
     """The same in short; None also if nobody can tell."""
-    return {PASSED: True, FAILED: False}.get(gate_verdict(row, gate, generation_gate) or "")
+    verdict = gate_verdict(row, gate, generation_gate)
+    return verdict == PASSED if verdict in {PASSED, FAILED} else None
 
 
 def gate_columns(
