@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from click.testing import CliRunner
 
 from prunebench import PrunebenchError, run
 from prunebench.cli import prunebench as command
-from prunebench.plugin.scaffold import SCAFFOLDS, write_package
+from prunebench.plugin.scaffold import SCAFFOLDS, STRUCTURES, write_package
 
 MODULE = "prunebench_my_idea.py"
 
@@ -21,7 +24,10 @@ def invoke(*arguments: str | Path):
 
 @pytest.mark.parametrize("kind", SCAFFOLDS)
 def test_every_package_is_complete_and_registers_its_plugin(tmp_path: Path, kind: str) -> None:
-    done = invoke("plugins", "new", "my-idea", "--kind", kind, "--in", tmp_path)
+    words = (
+        ("--structure", kind.partition("-")[2]) if kind.startswith("method-") else ("--kind", kind)
+    )
+    done = invoke("plugins", "new", "my-idea", *words, "--in", tmp_path)
     assert done.exit_code == 0, done.output
     folder = tmp_path / "prunebench-my-idea"
     written = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
@@ -33,7 +39,7 @@ def test_every_package_is_complete_and_registers_its_plugin(tmp_path: Path, kind
         f"tests/test_{MODULE}",
     }
     assert all("$" not in (folder / path).read_text() for path in written)
-    assert len((folder / MODULE).read_text().splitlines()) <= 30
+    assert len((folder / MODULE).read_text().splitlines()) <= 40
     listed = invoke("plugins", "--json", "--plugin", folder / MODULE)
     row = next(row for row in json.loads(listed.output) if row["name"] == "my-idea")
     assert row["status"] == "ok"
@@ -44,14 +50,45 @@ def test_every_package_is_complete_and_registers_its_plugin(tmp_path: Path, kind
     assert planned.exit_code == 0, planned.output
 
 
-@pytest.mark.parametrize("kind", ["method", "allocation", "recovery", "metric"])
+@pytest.mark.parametrize("kind", [name for name, one in SCAFFOLDS.items() if one.contract])
 def test_a_new_plugin_keeps_the_contract(tmp_path: Path, kind: str) -> None:
     folder = write_package("my-idea", kind, tmp_path)
     done = invoke("plugins", "check", "my-idea", "--family", "llama", "--plugin", folder / MODULE)
     assert done.exit_code == 0, done.output
-    assert f"{kind} my-idea of {MODULE} sha256:" in done.output
-    assert "BROKEN" not in done.output
+    assert f"{SCAFFOLDS[kind].kind} my-idea of {MODULE} sha256:" in done.output
+    assert not [sign for sign in ("BROKEN", "hint") if sign in done.output], done.output
     assert len([line for line in done.output.splitlines() if line.startswith("ok ")]) >= 8
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_the_tests_of_a_new_method_pass(tmp_path: Path, structure: str) -> None:
+    """pytest in the new package, on one family."""
+    folder = write_package("my-idea", STRUCTURES[structure], tmp_path)
+    test = folder / "tests" / f"test_{MODULE}"
+    one_family = "MethodContract):\n    families = ('opt',)"
+    test.write_text(test.read_text().replace("MethodContract):", one_family))
+    environment = {
+        **os.environ,
+        "PRUNEBENCH_PLUGIN_FILES": str(folder / MODULE),
+        "PYTHONPATH": str(folder),
+    }
+    words = ["-q", "-p", "no:cacheprovider", "-W", "ignore", str(folder)]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
+
+
+def test_a_structure_is_for_methods_alone(tmp_path: Path) -> None:
+    words = ("plugins", "new", "my-idea", "--kind", "metric", "--structure", "width")
+    done = invoke(*words, "--in", tmp_path)
+    assert "--structure is for methods, not for a metric" in str(done.exception)
 
 
 def test_a_new_engine_runs_cells(tmp_path: Path, monkeypatch) -> None:
@@ -76,7 +113,7 @@ def test_a_new_engine_runs_cells(tmp_path: Path, monkeypatch) -> None:
 @pytest.mark.parametrize("kind", SCAFFOLDS)
 def test_the_readme_fits_the_kind(tmp_path: Path, kind: str) -> None:
     text = (write_package("my-idea", kind, tmp_path) / "README.md").read_text()
-    counts = kind in {"method", "allocation", "recovery", "metric"}
+    counts = SCAFFOLDS[kind].contract
     assert ("part of every result's id" in text) == counts
     assert ("--engine my-idea" in text) == (kind == "engine")
 

@@ -110,6 +110,23 @@ class Anatomy:
         """
         return self.family.cuts[kind]
 
+    @property
+    def channel_reader(self) -> str:
+        """Path in a layer of the linear that reads the MLP's channels: its inputs are the channels.
+
+        'mlp.down_proj' in a Llama. The index of a channel is the one that `keep_groups` takes.
+        """
+        return self.cuts("mlp")[-1].linear
+
+    @property
+    def head_reader(self) -> str:
+        """Path in a layer of the linear that reads the attention's heads, such as o_proj.
+
+        Its inputs are the heads' channels, head by head: `head_dim` of each. The heads of one KV
+        group follow each other, and `groups` is the number of KV groups.
+        """
+        return self.cuts("attention")[-1].linear
+
     def head_dim(self, layer: torch.nn.Module) -> int:
         """Channels of one attention head."""
         return int(

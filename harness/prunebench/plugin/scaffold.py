@@ -46,6 +46,8 @@ class Scaffold:
     """The end of the suite's `quality:`."""
     engine: str = ""
     """Option of `prunebench run`."""
+    structure: str | None = None
+    """What the method of the template removes."""
 
 
 SCAFFOLDS: Mapping[str, Scaffold] = {
@@ -53,6 +55,25 @@ SCAFFOLDS: Mapping[str, Scaffold] = {
         "method",
         "  - magnitude: {sparsity: 0.5}\n  - wanda: {sparsity: 0.5}\n  - {name}: {sparsity: 0.5}",
         contract=True,
+        structure="unstructured",
+    ),
+    "method-layers": Scaffold(
+        "method",
+        "  - shortgpt: {count: 1}\n  - {name}: {count: 1}",
+        contract=True,
+        structure="layers",
+    ),
+    "method-blocks": Scaffold(
+        "method",
+        "  - blockpruner: {count: 1}\n  - {name}: {count: 1}",
+        contract=True,
+        structure="blocks",
+    ),
+    "method-width": Scaffold(
+        "method",
+        "  - llm-pruner: {ratio: 0.25}\n  - {name}: {ratio: 0.25}",
+        contract=True,
+        structure="width",
     ),
     "allocation": Scaffold(
         "allocation",
@@ -87,6 +108,11 @@ SCAFFOLDS: Mapping[str, Scaffold] = {
     ),
 }
 """By the names of the templates."""
+
+STRUCTURES: Mapping[str, str] = {
+    scaffold.structure: name for name, scaffold in SCAFFOLDS.items() if scaffold.structure
+}
+"""The templates of methods by what they remove."""
 
 
 def write_package(name: str, template: str, parent: Path) -> Path:
@@ -137,7 +163,7 @@ def _words(name: str, template: str, scaffold: Scaffold) -> dict[str, str]:
         "distribution": f"prunebench-{name}",
         "module": f"prunebench_{'_'.join(parts)}",
         "class": "".join(part.capitalize() for part in parts),
-        "kind": template.replace("-", " "),
+        "kind": scaffold.kind if scaffold.structure else template.replace("-", " "),
         "article": "An" if template[0] in "aeiou" else "A",
         "try_it": f"prunebench plugins {'check' if scaffold.contract else 'show'} {name}",
         "tests": "its contract as tests, and a whole cell" if scaffold.contract else "its tests",
