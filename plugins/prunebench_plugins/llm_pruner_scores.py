@@ -226,7 +226,7 @@ class _Sweep:
         self.windows = windows
         self.scale = scale
         """The gradients are those of this factor times the mean loss."""
-        self.together = 1
+        self.together: int
         """Windows in the current pass."""
         self.vectors: list[torch.Tensor] = [torch.empty(0)] * len(members)
         self._sums: dict[int, _Sums] = {}

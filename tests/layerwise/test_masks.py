@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunebench.errors import PrunebenchError
-from prunebench.layerwise.masks import lowest
+from prunebench.layerwise.masks import kth_lowest, lowest, lowest_overall
 
 
 @st.composite
@@ -88,3 +88,23 @@ def test_the_sizes_at_which_counting_changes_are_right(of: int) -> None:
 def test_groups_that_do_not_divide_the_columns_are_refused() -> None:
     with pytest.raises(PrunebenchError, match="groups of 4 do not divide 6"):
         lowest(torch.ones(2, 6), "2:4", group="row")
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32]
+)
+def test_the_kth_lowest_is_that_of_a_sort_in_every_type(dtype: torch.dtype) -> None:
+    score = (10 * torch.randn(4, 9, generator=torch.Generator().manual_seed(0))).to(dtype)
+    ordered = score.sort(dim=1).values
+    for k in range(1, 10):
+        found = kth_lowest(score, k)
+        assert found.dtype == dtype
+        assert torch.equal(found, ordered[:, k - 1 : k])
+
+
+def test_a_matrix_may_lose_everything_if_no_density_is_asked_for() -> None:
+    weights = {"small": torch.arange(100.0)[None], "large": 1000 + torch.arange(100.0)[None]}
+    found = {path: int(mask.sum()) for path, mask in lowest_overall(weights, torch.clone, 0.5)}
+    assert found == {"small": 100, "large": 0}
+    kept = lowest_overall(weights, torch.clone, 0.5, min_density=0.01)
+    assert {path: int(mask.sum()) for path, mask in kept} == {"small": 99, "large": 1}

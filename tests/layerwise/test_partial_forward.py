@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunebench import Block, PrunebenchError
+from prunebench import Block, PrunebenchError, anatomy
 from prunebench.layerwise import partial_forward
 from prunebench.layerwise.partial_forward import PartialForward
 from prunebench.model import batches
@@ -222,3 +222,18 @@ def test_a_bound_pays_from_four_times_the_tokens_that_it_computes(
     forward = PartialForward(model, torch.arange(33)[None])
     monkeypatch.setattr(partial_forward, "SUBSET", others)
     assert (forward.lower_bound(0, ends(forward)[0]) is not None) == pays
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("rows", "parts"), [(7, [7, 7, 7, 7, 7, 7, 3]), (0, [1] * 45)])
+def test_the_head_runs_on_as_many_tokens_as_are_allowed_at_once(
+    rows: int, parts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(partial_forward.LOGITS_AT_ONCE, "cpu", rows * 320 + 3)
+    model = tiny_model("llama")
+    forward = PartialForward(model, tokens(model))
+    end = ends(forward)[0]
+    seen: list[int] = []
+    anatomy(model).head.register_forward_hook(lambda _, given, out: seen.append(len(given[0])))
+    forward.nll(0, end)
+    assert seen == parts

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from prunebench import InputStatistic, PrunebenchError
-from prunebench.layerwise.statistics import STATISTICS, Hessian, InputNorm, input_statistics
+from prunebench.layerwise import statistics
+from prunebench.layerwise.statistics import (
+    STATISTICS,
+    Hessian,
+    InputNorm,
+    InputVariance,
+    input_statistics,
+)
 
 BATCHES = [(1, 5), (4, 12), (2, 7)]
 """Windows and tokens of each batch: batches may differ in both."""
@@ -119,3 +126,35 @@ def test_bfloat16_inputs_give_a_float32_hessian_and_torchs_precision_is_restored
     exact = inputs.double().t() @ inputs.double()
     torch.testing.assert_close(hessian.result().double(), exact, rtol=1e-4, atol=1e-4)
     assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+def test_squares_that_overflow_show() -> None:
+    found = InputVariance(3, torch.device("cpu"))
+    found.add(torch.tensor([[1e30, 0, 0], [-1e30, 0, 0]]), 1)
+    assert bool(found.mean.isfinite().all())
+    assert not found.finite()
+
+
+def test_a_statistic_of_ones_own_is_taken_as_finite() -> None:
+    class Own(InputStatistic):
+        name = "own"
+
+        def add(self, inputs, windows) -> None: ...
+        def result(self): ...
+
+    own = Own(3, torch.device("cpu"))
+    assert own.finite()
+    assert (own.features, own.device) == (3, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_only_numbers_that_were_bfloat16_are_multiplied_as_such(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[bool] = []
+    products = statistics._bfloat16_products
+    monkeypatch.setattr(
+        statistics, "_bfloat16_products", lambda: (used.append(True), products())[1]
+    )
+    Hessian(4, torch.device("cpu")).add(torch.ones(2, 4, dtype=dtype), 1)
+    assert bool(used) == (dtype == torch.bfloat16)

@@ -434,3 +434,13 @@ def test_layers_may_return_a_tuple() -> None:
     states = torch.ones(1, 2, 3)
     assert hidden_states(states) is states
     assert hidden_states((states, None)) is states
+
+
+def test_observed_inputs_that_are_not_finite_are_named() -> None:
+    model = tiny_model("llama")
+    anatomy(model).layers[1].input_layernorm.weight.data[0] = float("nan")
+    with (
+        torch.no_grad(),
+        pytest.raises(PrunebenchError, match=r"layer 1: the input of self_attn.q_proj is not fin"),
+    ):
+        walk(model).observe_linears(model, {"input_norm"}, lambda *_: None)

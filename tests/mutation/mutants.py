@@ -133,7 +133,8 @@ def _mistake(node: ast.AST) -> Callable[[Any], None] | None:
     if isinstance(node, ast.AugAssign):
         return _forget_update
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-        return _forget_line if _called(node.value).endswith("_") else None  # in place
+        called = _called(node.value)  # in place, such as `add_`
+        return _forget_line if called.endswith("_") and not called.endswith("__") else None
     return None
 
 

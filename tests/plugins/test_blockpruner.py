@@ -16,6 +16,7 @@ from prunebench.layerwise import partial_forward
 from prunebench.model import batches
 from prunebench.model.surgery import remove_blocks
 from prunebench.plugin.host import load_plugins
+from prunebench_plugins.blockpruner_search import Search
 from tiny import FAMILIES, tiny_model
 
 KINDS = {"mix": ("attention", "mlp"), "mha": ("attention",), "mlp": ("mlp",)}
@@ -317,3 +318,21 @@ def test_a_perplexity_beyond_any_float_is_cut() -> None:
     model = tiny_model("llama", tie_word_embeddings=False)
     model.lm_head.weight.mul_(1e5)
     assert prune(model, count=1).notes["perplexity_after_each"] == [math.exp(700)]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "slack"), [(torch.float32, 1e-5), (torch.bfloat16, 2**-8), (torch.float16, 2**-11)]
+)
+def test_bounds_may_exceed_the_loss_by_the_rounding_of_the_models_type(
+    dtype: torch.dtype, slack: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float] = []
+
+    class Spy(Search):
+        def __init__(self, model, context, units, slack, looked_at) -> None:
+            seen.append(slack)
+            super().__init__(model, context, units, slack, looked_at)
+
+    monkeypatch.setattr("prunebench_plugins.blockpruner.Search", Spy)
+    prune(tiny_model("llama").to(dtype), count=0)
+    assert seen == [pytest.approx(slack)]

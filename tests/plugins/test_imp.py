@@ -280,3 +280,10 @@ def test_a_min_density_that_keeps_too_much_is_an_error():
             after_round="none",
         )
     assert "min_density" in caught.value.hint
+
+
+def test_shares_are_those_of_all_weights_together():
+    model = tiny_model("llama")
+    context = prune(model, quality=0.8, rounds=1, after_round="none")
+    gone = torch.cat([mask.flatten() for mask in zeros(model).values()])
+    assert context.notes["shares"] == [pytest.approx(float(gone.float().mean()))]

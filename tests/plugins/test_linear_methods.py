@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunebench import Context, LinearStats, Method, PrunebenchError, anatomy
+from prunebench.model import batches
 from prunebench.plugin.host import load_plugins
 from prunebench.plugin.registry import Registry
 from tiny import FAMILIES, tiny_model
@@ -266,3 +267,48 @@ def test_dense_changes_nothing() -> None:
     model, dense = tiny_model("opt"), tiny_model("opt")
     prune(model, build("dense"))
     assert all(map(torch.equal, model.parameters(), dense.parameters()))
+
+
+@pytest.mark.parametrize("pattern", ["1:2", "2:4", "1:4", "3:4", "5:8"])
+def test_magnitude_in_reference_mode_has_the_same_groups_if_there_are_no_ties(
+    pattern: str,
+) -> None:
+    weight = torch.randn(6, 16, generator=torch.Generator().manual_seed(2))
+    reference = build("magnitude", sparsity=pattern, mode="reference").mask(weight, stats())
+    assert torch.equal(reference, build("magnitude", sparsity=pattern).mask(weight, stats()))
+    keep, of = map(int, pattern.split(":"))
+    assert set(reference.view(-1, of).sum(1).tolist()) == {of - keep}
+
+
+@pytest.mark.parametrize("sparsity", [0.5, "1:4"])
+def test_wanda_of_several_batches_is_that_of_all_tokens(
+    sparsity: float | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """|w| times the root of the sum of squared inputs of all windows, lowest of each row."""
+    monkeypatch.setitem(batches.BATCH_TOKENS, "cpu", 32)  # batches of 2, 2 and 1 windows
+    model, twin = tiny_model("llama"), tiny_model("llama")
+    prune(model, build("wanda", sparsity=sparsity), windows=5)
+    ids = torch.randint(0, 320, (5, 16), generator=torch.Generator().manual_seed(5))
+    seen: dict[str, torch.Tensor] = {}
+    first = {name: lin for (layer, name), lin in linears(twin).items() if layer == 0}
+    for name, linear in first.items():
+        linear.register_forward_pre_hook(
+            lambda _, args, name=name: seen.update({name: args[0].flatten(0, 1)})
+        )
+    twin(ids)
+    for name, linear in first.items():
+        score = linear.weight.abs().double() * seen[name].double().square().sum(0).sqrt()
+        of = score.shape[1] if sparsity == 0.5 else 4
+        gone = of // 2 if sparsity == 0.5 else 3
+        order = score.view(-1, of).argsort(dim=1, stable=True)[:, :gone]
+        expected = torch.zeros(score.numel() // of, of, dtype=torch.bool)
+        expected.scatter_(1, order, value=True)
+        pruned = linears(model)[0, name].weight == 0
+        assert torch.equal(pruned, expected.view_as(score)), name
+
+
+def test_random_draws_each_weights_number_from_the_cells_generator() -> None:
+    weight = torch.ones(5, 8)
+    score = build("random", sparsity=0.5).score(weight, stats())
+    expected = torch.rand(5, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(score, expected)

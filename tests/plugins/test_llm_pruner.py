@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from prunebench import Block, Context, Method, PrunebenchError, anatomy
 from prunebench.plugin.host import load_plugins
 from prunebench_plugins import llm_pruner as llm_pruner_module
-from prunebench_plugins.llm_pruner_groups import Pool, local_counts, ratio_for
+from prunebench_plugins.llm_pruner_groups import Pool, global_counts, local_counts, ratio_for
 from tiny import FAMILIES, tiny_model
 
 IDS = torch.randint(0, 320, (5, 24), generator=torch.Generator().manual_seed(2))
@@ -549,3 +549,57 @@ def test_a_ratio_for_a_number_of_parameters_is_the_largest_that_removes_so_many(
         assert ratio_for(10 * groups, [pool], take) == pytest.approx(groups / 80)
         assert ratio_for(10 * groups + 4, [pool], take) == pytest.approx(groups / 80)
         assert take(ratio_for(10 * groups + 6, [pool], take)) == [groups + 1]
+
+
+def test_all_layers_may_stay() -> None:
+    model = tiny_model("llama")
+    assert prune(model, granularity="layer", keep_layers=4).kept_layers == [0, 1, 2, 3]
+    with pytest.raises(PrunebenchError, match="5 layers are to stay and the model has 4"):
+        prune(model, granularity="layer", keep_layers=5)
+
+
+def test_a_quarter_of_the_groups_goes_if_nothing_is_said() -> None:
+    options = {"importance": "l2"}
+    usual = prune(tiny_model("opt"), **options).notes
+    assert (
+        usual["groups_removed"]
+        == prune(tiny_model("opt"), ratio=0.25, **options).notes["groups_removed"]
+    )
+    assert usual["ratio"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("depth", "kept"),
+    [(32, range(4, 30)), (16, range(4, 14)), (12, range(3, 11)), (4, range(1, 4)), (1, range(1))],
+)
+def test_the_first_four_and_the_last_two_layers_are_protected(depth: int, kept: range) -> None:
+    options = llm_pruner().options
+    assert options.layers(depth, "attention") == options.layers(depth, "mlp") == kept
+
+
+@pytest.mark.parametrize(
+    ("options", "reduction"),
+    [({}, "sum"), ({"importance": "l1"}, "mean"), ({"importance": "l2"}, "mean")],
+)
+def test_members_are_combined_as_released(options: dict[str, object], reduction: str) -> None:
+    assert llm_pruner(**options).options.reduce() == reduction
+    assert llm_pruner(reduction="max", **options).options.reduce() == "max"
+
+
+def test_the_best_group_of_each_pool_stays_in_a_global_ranking() -> None:
+    pools = [Pool(Block(layer, "mlp"), 3, 3, 1, 10) for layer in range(3)]
+    scores = [torch.tensor(each) for each in ([0.0, 2, 1], [12.0, 10, 11], [5.0, 3, 4])]
+    take = global_counts(pools, scores, released=False)
+    assert [take(removed / 9) for removed in range(8)] == [
+        [0, 0, 0],
+        [1, 0, 0],
+        [2, 0, 0],
+        [2, 0, 1],
+        [2, 0, 2],
+        [2, 1, 2],
+        [2, 2, 2],
+        [3, 3, 3],  # more than can go: refused by the caller
+    ]
+    released = global_counts(pools, scores, released=True)
+    assert released(3 / 9) == [0, 0, 0]  # not all of the first pool
+    assert released(5 / 9) == [0, 0, 2]

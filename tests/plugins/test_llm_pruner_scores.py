@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunebench import Block, anatomy
+from prunebench_plugins import llm_pruner_scores
 from prunebench_plugins.llm_pruner_groups import members
 from prunebench_plugins.llm_pruner_scores import (
     group_scores,
@@ -210,3 +211,11 @@ def test_an_overflow_in_float16_is_computed_again_with_a_smaller_factor() -> Non
     assert seen[:2] == [5, 5]
     for ours, exact in zip(half, full, strict=True):
         assert float(ours.sum()) == pytest.approx(float(exact.sum()), rel=0.02)
+
+
+def test_as_many_weights_as_fit_are_scored_at_once(monkeypatch) -> None:
+    monkeypatch.setattr(llm_pruner_scores, "CHUNK", 350)
+    found = list(llm_pruner_scores._parts(torch.empty(10, 100)))
+    assert found == [slice(start, start + 3) for start in (0, 3, 6, 9)]
+    wide = list(llm_pruner_scores._parts(torch.empty(2, 400)))
+    assert wide == [slice(0, 1), slice(1, 2)]

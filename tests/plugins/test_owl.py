@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunebench import Allocation, Context, PrunebenchError, pattern_of
+from prunebench import Allocation, Context, LinearStats, PrunebenchError, pattern_of
 from prunebench.plugin.api.allocation import allocate
 from prunebench.plugin.host import load_plugins
 from prunebench.testing import tiny_calibration
@@ -301,3 +301,29 @@ def test_allocations_that_can_divide_patterns_say_so() -> None:
     assert not Shares.divides_patterns()
     assert not Shares.needs_calibration
     assert not Shares.uses_seed
+
+
+def outliers_of(scores: torch.Tensor, **options) -> list[float]:
+    """The outliers that OWL notes of two layers: one has these scores, and one has no outliers."""
+
+    class Known(Context):
+        def observe_linears(self, model, statistics, see) -> None:
+            for weight in (scores, torch.ones_like(scores)):
+                linear = torch.nn.Linear(*reversed(weight.shape), bias=False)
+                linear.weight.data.copy_(weight)
+                norm = torch.ones(weight.shape[1])
+                see(
+                    {"x": linear},
+                    {"x": LinearStats(0, "x", torch.Generator(), {"input_norm": norm})},
+                )
+
+    context = Known(None, 0, [0, 1])
+    owl(**options).shares(None, 0.5, context)
+    return context.notes["outliers"]
+
+
+def test_outliers_are_the_percentage_of_scores_above_the_multiple_of_the_mean() -> None:
+    scores = torch.tensor([[1.0, 1, 1, 5], [1, 1, 1, 5]])  # their mean is 2
+    assert outliers_of(scores, threshold=2.0) == [25.0, 0.0]
+    assert outliers_of(scores, threshold=2.5) == [0.0, 0.0]  # 5 is not above 5
+    assert outliers_of(-scores, threshold=0.4) == [100.0, 100.0]

@@ -402,7 +402,7 @@ def test_the_loss_of_a_layer_is_the_sum_over_its_groups() -> None:
         weight, hessian = (each.float() for each in problem(seed=seed))
         one, stats = (
             build(),
-            LinearStats(layer, "x", torch.Generator(), second_moment=hessian.clone()),
+            LinearStats(layer, "x", torch.Generator(), {"hessian": hessian.clone()}),
         )
         one.prune_group([weight.clone()], [stats])
         alone.append(one.losses[layer])
@@ -421,6 +421,6 @@ def test_an_update_that_overflows_is_named() -> None:
     """The second weight takes over what the first one did, and gets infinite."""
     weight = torch.tensor([[-3e38, -3e38]])
     hessian = torch.tensor([[1.0, 0.9], [0.9, 1.0]])
-    stats = LinearStats(1, "x", torch.Generator(), second_moment=hessian)
+    stats = LinearStats(1, "x", torch.Generator(), {"hessian": hessian})
     with pytest.raises(PrunebenchError, match=r"not finite after pruning \(damping 0\.01\)"):
         build().prune_group([weight], [stats])

@@ -174,5 +174,8 @@ def test_the_loss_scale_has_the_constants_of_torchs():
     assert ours.factor == START
     ours.updated()
     assert ours.factor == START * theirs.get_growth_factor()
+    for _ in range(GROW_AFTER - 1):  # counted anew
+        ours.updated()
+    assert ours.factor == START * theirs.get_growth_factor()
     assert ours.overflowed()
     assert ours.factor == START * theirs.get_growth_factor() * theirs.get_backoff_factor()

@@ -104,3 +104,14 @@ def test_all_weights_are_updated_in_one_kernel_only_where_torch_has_it():
     assert Optimiser(Trainable({"a": here}), TrainingSettings()).adam.defaults["fused"]
     both = Optimiser(Trainable({"a": here, "b": elsewhere}), TrainingSettings())
     assert not both.adam.defaults["fused"]
+
+
+@pytest.mark.parametrize("scale", [1.0, 8.0, 2.0**16])
+def test_the_loss_scale_is_taken_out_of_the_gradients(scale):
+    weight = learning()
+    settings = TrainingSettings(learning_rate=0.1, max_grad_norm=None)
+    with Optimiser(Trainable({"w": weight}), settings) as adam:
+        (scale * weight * drawn(3, 4, seed=1)).sum().backward()
+        adam.step(0.1, scale)
+    moment = adam.adam.state[weight]["exp_avg"]
+    torch.testing.assert_close(moment, 0.1 * drawn(3, 4, seed=1))

@@ -44,6 +44,7 @@ def test_one_of_four_is_three_zeros() -> None:
         ({"zeros": 1.5, "of": 4}, "zeros must be whole"),
         ({"keep": "1", "of": True}, "keep and of must be whole"),
         ("4:4", "0 < N < M"),
+        ("0:4", "0 < N < M"),
         ("half", "neither a share"),
         (True, "neither a share"),
         (1, "out of range"),
