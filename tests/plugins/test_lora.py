@@ -233,3 +233,57 @@ def test_an_adapter_of_another_model_is_refused():
     context = recover(tiny_model("llama"), merge=False)
     with pytest.raises(PrunebenchError, match="has an update for model\\.layers"):
         context.adapter.attach(tiny_model("opt"))
+
+
+class Updates(Context):
+    """Keep A and B of every linear as the training left them."""
+
+    def train(self, model, adapters, *args, **kwargs):
+        log = super().train(model, adapters, *args, **kwargs)
+        self.__dict__["trained"] = {name: each.detach().clone() for name, each in adapters.items()}
+        return log
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["dense", "sparse"])
+def test_what_is_merged_is_alpha_by_rank_times_b_a(masked):
+    model = half_zeros(tiny_model("llama")) if masked else tiny_model("llama")
+    before = {
+        path: each.weight.clone() for path, each in Context(None, 0, []).linears(model).items()
+    }
+    context = recover(model, Updates, rank=3, alpha=6.6)
+    for path, linear in context.linears(model).items():
+        a, b = (context.trained[f"{path}.lora_{each}.default.weight"] for each in "AB")
+        assert a.shape == (3, linear.in_features)
+        assert b.shape == (linear.out_features, 3)
+        assert bool(b.any())
+        update = 2.2 * (b @ a)
+        expected = before[path] + (update * (before[path] != 0) if masked else update)
+        torch.testing.assert_close(linear.weight, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["dense", "sparse"])
+def test_dropout_is_used_and_an_adapter_says_what_it_was(masked):
+    def trained(dropout: float) -> torch.Tensor:
+        model = half_zeros(tiny_model("llama")) if masked else tiny_model("llama")
+        recover(model, dropout=dropout)
+        return model.model.layers[1].mlp.up_proj.weight
+
+    assert torch.equal(trained(0.0), trained(0.0))
+    assert not torch.equal(trained(0.0), trained(0.5))
+    kept = recover(tiny_model("llama"), merge=False, rank=3, alpha=6.6, dropout=0.2).adapter
+    assert (kept.alpha, kept.dropout) == (6.6, 0.2)
+
+
+def test_initial_values_of_a_come_from_the_cells_seed_and_updates_are_float32():
+    def first(seed: int, drawn: int = 0) -> torch.Tensor:
+        class Initial(Context):
+            def train(self, model, adapters, *args, **kwargs):
+                assert {each.dtype for each in adapters.values()} == {torch.float32}
+                self.__dict__["a"] = next(iter(adapters.values())).detach().clone()
+                return super().train(model, adapters, *args, **kwargs)
+
+        torch.manual_seed(drawn)
+        return recover(tiny_model("llama").bfloat16(), Initial, seed, epochs=1).a
+
+    assert torch.equal(first(3), first(3, drawn=9))
+    assert not torch.equal(first(3), first(4))

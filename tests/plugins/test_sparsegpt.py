@@ -361,6 +361,34 @@ def test_linears_that_share_an_input_may_have_different_patterns() -> None:
         torch.testing.assert_close(part, solve(rows, hessian, sparsity)[0])
 
 
+def test_two_patterns_are_not_taken_for_one() -> None:
+    weight, hessian = problem(rows=8)
+    together = weight.t().clone()
+    sweep(together, inverse_factor(hessian, DAMPING), [Rows(5, "1:4"), Rows(3, "3:4")])
+    zeros = (together.t() == 0).view(8, -1, 4).sum(2)
+    assert [set(part.flatten().tolist()) for part in zeros.split([5, 3])] == [{3}, {1}]
+
+
+@pytest.mark.parametrize("damping", [0.01, 0.3])
+@pytest.mark.parametrize("sparsity", [0.5, "2:4"])
+def test_the_method_uses_its_options_and_has_the_papers(
+    sparsity: float | str, damping: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of 128 columns and 1 % of the mean diagonal, if nothing else is asked for."""
+    monkeypatch.setitem(globals(), "DAMPING", damping)  # what `by_the_paper` uses
+    weight, hessian = problem(rows=9, features=160)
+    for block in (128, 40):
+        options = (
+            {} if (damping, block) == (0.01, 128) else {"damping": damping, "block_size": block}
+        )
+        pruned = weight.clone()
+        method = build(sparsity=sparsity, **options)
+        method.prune_group(
+            [pruned], [LinearStats(0, "x", torch.Generator(), {"hessian": hessian.clone()})]
+        )
+        torch.testing.assert_close(pruned, by_the_paper(weight, hessian, sparsity, block))
+
+
 @pytest.mark.parametrize("threshold", [False, True])
 def test_a_share_of_one_removes_everything(threshold: bool) -> None:
     """An allocation may give a linear as much."""
@@ -423,4 +451,4 @@ def test_an_update_that_overflows_is_named() -> None:
     hessian = torch.tensor([[1.0, 0.9], [0.9, 1.0]])
     stats = LinearStats(1, "x", torch.Generator(), {"hessian": hessian})
     with pytest.raises(PrunebenchError, match=r"not finite after pruning \(damping 0\.01\)"):
-        build().prune_group([weight], [stats])
+        build(sparsity="1:2", mode="reference").prune_group([weight], [stats])
