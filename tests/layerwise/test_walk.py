@@ -444,3 +444,24 @@ def test_observed_inputs_that_are_not_finite_are_named() -> None:
         pytest.raises(PrunebenchError, match=r"layer 1: the input of self_attn.q_proj is not fin"),
     ):
         walk(model).observe_linears(model, {"input_norm"}, lambda *_: None)
+
+
+def test_progress_of_observing_counts_layers_or_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that runs as a whole has no progress by layers."""
+    monkeypatch.setitem(batches.BATCH_TOKENS, "cpu", 16)
+    model = tiny_model("llama")
+
+    def observed(what: str, **rest) -> list[tuple[int, int]]:
+        seen: list[tuple[int, int]] = []
+        watched = walk(model, progress=lambda done, total: seen.append((done, total)), **rest)
+        with torch.no_grad():
+            if what == "linears":
+                watched.observe_linears(model, {"input_norm"}, lambda *_: None)
+            else:
+                watched.observe_layers(model, lambda *_: None)
+        return seen
+
+    layers = [(done, 4) for done in (1, 2, 3, 4)]
+    assert observed("linears") == layers
+    assert observed("layers", device=torch.device("cpu")) == layers
+    assert observed("layers") == [(done, 3) for done in (1, 2, 3)]

@@ -39,6 +39,9 @@ TARGETS: dict[str, tuple[str, ...]] = {
     # What methods are made of
     f"{H}/plugin/api/sparsity.py": ("tests/plugin/api/test_sparsity.py",),
     f"{H}/plugin/api/allocation.py": ("tests/plugins/test_owl.py", OPTIONS),
+    f"{H}/plugin/api/method.py": ("tests/plugin/api/test_sparsity.py", LINEAR[0], *WALK),
+    f"{H}/model/surgery.py": ("tests/model/test_surgery.py", "tests/model/test_surgery_blocks.py"),
+    f"{H}/model/width.py": ("tests/model/test_width.py",),
     f"{H}/layerwise/masks.py": (
         "tests/layerwise/test_masks.py", "tests/plugins/test_magnitude.py", LINEAR[0],
     ),
@@ -61,6 +64,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     f"{H}/measure/quality/perplexity.py": ("tests/measure/quality/test_perplexity.py",),
     f"{H}/measure/quality/protocols.py": ("tests/measure/quality/test_protocols.py",),
     f"{H}/measure/speed/intervals.py": ("tests/measure/speed/test_intervals.py",),
+    f"{H}/measure/speed/latency.py": ("tests/measure/speed/test_latency.py", "tests/measure/speed/test_rounds.py"),
     f"{H}/measure/speed/rounds.py": ("tests/measure/speed/test_rounds.py", "tests/measure/speed/test_latency.py"),
 }  # fmt: skip
 

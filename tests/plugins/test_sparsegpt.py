@@ -452,3 +452,17 @@ def test_an_update_that_overflows_is_named() -> None:
     stats = LinearStats(1, "x", torch.Generator(), {"hessian": hessian})
     with pytest.raises(PrunebenchError, match=r"not finite after pruning \(damping 0\.01\)"):
         build(sparsity="1:2", mode="reference").prune_group([weight], [stats])
+
+
+def test_inputs_that_are_always_zero_get_a_one_on_the_diagonal_before_damping() -> None:
+    """As released: the ones count in the mean of the diagonal, and so change the damping."""
+    weight, hessian = problem(rows=9, features=24)
+    hessian /= hessian.diagonal().mean() * 10
+    hessian[[3, 17]] = 0
+    hessian[:, [3, 17]] = 0
+    pruned = weight.clone()
+    stats = LinearStats(0, "x", torch.Generator(), {"hessian": hessian.clone()})
+    build(sparsity=0.5).prune_group([pruned], [stats])
+    hessian[[3, 17], [3, 17]] = 1
+    weight[:, [3, 17]] = 0
+    torch.testing.assert_close(pruned, by_the_paper(weight, hessian, 0.5, 128))
