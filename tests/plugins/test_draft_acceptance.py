@@ -161,3 +161,15 @@ def test_another_vocabulary_is_refused() -> None:
 def test_learned_positions_are_checked() -> None:
     with pytest.raises(PrunebenchError, match="takes 151 tokens, but the model has positions"):
         measure(tiny_model("opt"), tiny_model("opt"), new_tokens=132)
+
+
+def test_the_rate_is_over_the_new_tokens_and_not_over_those_of_the_last_draft() -> None:
+    dense, draft = tiny_model("llama"), draft_of(0.4)
+    same = []
+    for row in TOKENS:
+        text = row[:12].tolist()
+        for _ in range(NEW):
+            same.append(best(draft, text) == best(dense, text))
+            text.append(best(dense, text))
+    found = measure(draft, dense)["draft-acceptance"]
+    assert found == pytest.approx(sum(same) / len(same), abs=1e-12)

@@ -287,3 +287,25 @@ def test_shares_are_those_of_all_weights_together():
     context = prune(model, quality=0.8, rounds=1, after_round="none")
     gone = torch.cat([mask.flatten() for mask in zeros(model).values()])
     assert context.notes["shares"] == [pytest.approx(float(gone.float().mean()))]
+
+
+def imp(**options):
+    kind = load_plugins()["method"]["imp"].value
+    return kind(kind.Options.model_validate(options))
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_removed_weights_go_again_before_survivors_that_are_zero(scope):
+    weight = torch.tensor([[3.0, 0, 0, 2, 0, 0, 1, 4]])
+    gone = torch.tensor([[False, False, True, False, False, True, False, False]])
+    method = imp(scope=scope, min_density=0.0) if scope == "global" else imp()
+    assert torch.equal(method._masks({"w": weight}, {"w": gone}, 0.25)["w"], gone)
+    more = method._masks({"w": weight}, {"w": gone}, 0.375)["w"]
+    assert torch.equal(more, gone | (torch.arange(8) == 1))
+
+
+def test_removed_weights_stay_removed_if_survivors_do_not_deviate():
+    weight = torch.tensor([[2.0, 0, 2, 0]])
+    gone = weight == 0
+    found = imp(quality=1.0)._masks({"w": weight}, {"w": gone}, 0.5)["w"]
+    assert torch.equal(found, gone)

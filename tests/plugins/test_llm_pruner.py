@@ -603,3 +603,48 @@ def test_the_best_group_of_each_pool_stays_in_a_global_ranking() -> None:
     released = global_counts(pools, scores, released=True)
     assert released(3 / 9) == [0, 0, 0]  # not all of the first pool
     assert released(5 / 9) == [0, 0, 2]
+
+
+def test_norms_are_averaged_over_the_members_of_a_group() -> None:
+    """It matters in a global ranking: an attention has four members and an MLP two.
+
+    A head has twelve times as many weights for each member; here they are small. Its sum is 1.5
+    times that of a channel, and its mean 0.75 times.
+    """
+    options = {"importance": "l2", "global_pruning": True, "ratio": 0.3, "protect_first": 0}
+
+    def removed(**more: object) -> dict[str, int]:
+        model = tiny_model("opt")
+        for layer in anatomy(model).layers:
+            for linear in layer.self_attn.children():
+                linear.weight.data *= 0.25
+        return prune(model, **options, **more).notes["groups_removed"]
+
+    assert removed() == removed(reduction="mean") != removed(reduction="sum")
+
+
+@pytest.mark.parametrize(("importance", "gone"), [("l1", 3), ("l2", 5)])
+def test_l1_and_l2_are_sums_of_powers(
+    importance: str, gone: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One weight of 9 in channel 3 is less than many of 0.6 in channel 5, but its square is more."""
+    model, kept = tiny_model("opt"), recorded(monkeypatch)
+    for layer in anatomy(model).layers:
+        for weight in (layer.fc1.weight, layer.fc2.weight.t()):
+            weight.data.fill_(1)
+            weight.data[3] = 0
+            weight.data[5] = 0.6
+        layer.fc1.weight.data[3, 7] = 9
+    prune(model, importance=importance, ratio=1 / 80)
+    assert kept[Block(2, "mlp")] == [channel for channel in range(80) if channel != gone]
+
+
+@pytest.mark.parametrize(("mode", "draws"), [("clean", 1), ("reference", 12)])
+def test_random_scores_are_drawn_for_each_channel_as_released(mode: str, draws: int) -> None:
+    pools = [Pool(Block(0, "attention"), 4, 4, 12, 1), Pool(Block(0, "mlp"), 80, 80, 1, 1)]
+    context = Context(None, 3, [0])
+    found = llm_pruner(importance="random", mode=mode)._scores(None, pools, context, 0)
+    generator = torch.Generator().manual_seed(3)
+    expected = [torch.rand(4, draws, generator=generator), torch.rand(80, 1, generator=generator)]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours, theirs.double().sum(1))

@@ -219,3 +219,31 @@ def test_as_many_weights_as_fit_are_scored_at_once(monkeypatch) -> None:
     assert found == [slice(start, start + 3) for start in (0, 3, 6, 9)]
     wide = list(llm_pruner_scores._parts(torch.empty(2, 400)))
     assert wide == [slice(0, 1), slice(1, 2)]
+
+
+def test_dropout_is_switched_off_while_scores_are_computed() -> None:
+    model = tiny_model("opt", dropout=0.5)
+    wanted = list(members(anatomy(model), Block(1, "mlp")))
+    usual = taylor_vectors(model, wanted, IDS, "param_first", lambda _done: None)
+    model.train()
+    found = taylor_vectors(model, wanted, IDS, "param_first", lambda _done: None)
+    assert all(map(torch.equal, found, usual))
+    assert model.training
+
+
+def test_a_loss_scale_that_is_too_large_is_a_sixteenth_the_next_time(monkeypatch) -> None:
+    """As little smaller as need be: the smallest gradients are lost first."""
+    scales: list[float] = []
+    run = llm_pruner_scores._run
+
+    def spy(model, sweep, *rest) -> None:
+        scales.append(sweep.scale)
+        run(model, sweep, *rest)
+        if len(scales) < 3:
+            sweep.vectors[0].fill_(float("inf"))
+
+    monkeypatch.setattr(llm_pruner_scores, "_run", spy)
+    model = tiny_model("llama").half()
+    wanted = list(members(anatomy(model), Block(1, "mlp")))
+    taylor_vectors(model, wanted, IDS.repeat(2, 1), "param_first", lambda _done: None)
+    assert scales == [2.0**16 * 2, 2.0**12 * 2, 2.0**8 * 2]  # two passes of five windows

@@ -12,9 +12,10 @@ import copy
 import pytest
 import torch
 
-from prunebench import Context, PrunebenchError, anatomy
+from prunebench import Context, PrunebenchError, anatomy, next_token_backward
 from prunebench.plugin.host import load_plugins
 from prunebench.training import scaling
+from prunebench.training.optimiser import Optimiser
 from prunebench.training.scaling import GROW_AFTER, START, LossScale
 from tiny import tiny_model
 
@@ -179,3 +180,37 @@ def test_the_loss_scale_has_the_constants_of_torchs():
     assert ours.factor == START * theirs.get_growth_factor()
     assert ours.overflowed()
     assert ours.factor == START * theirs.get_growth_factor() * theirs.get_backoff_factor()
+
+
+def test_the_loss_scale_grows_while_a_model_is_trained(monkeypatch):
+    monkeypatch.setattr(scaling, "GROW_AFTER", 2)
+    seen: list[float] = []
+    step = Optimiser.step
+
+    def record(self, rate, loss_scale=1.0) -> None:
+        seen.append(loss_scale)
+        step(self, rate, loss_scale)
+
+    monkeypatch.setattr(Optimiser, "step", record)
+    model, exact = pair(torch.float16)
+    treat(model, "recovery", "finetune", batch_size=8)
+    assert seen == [START, START, 2 * START, 2 * START]
+    seen.clear()
+    treat(exact, "recovery", "finetune", batch_size=8)
+    assert seen == [1.0] * 4
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_the_loss_is_computed_in_float32(dtype):
+    model, _ = pair(dtype)
+    model.lm_head.weight.mul_(1000)
+    windows = tokens(2)
+    model.requires_grad_(requires_grad=True)
+    with torch.enable_grad():
+        found = next_token_backward(model, windows, 1.0)
+    with torch.no_grad():
+        logits = model(input_ids=windows[:, :-1]).logits.flatten(0, 1)
+    exact = torch.nn.functional.cross_entropy(
+        logits.double(), windows[:, 1:].flatten(), reduction="sum"
+    )
+    assert found == pytest.approx(float(exact), rel=1e-6)

@@ -7,7 +7,7 @@ import torch
 
 from prunebench import Penalty, PrunebenchError, anatomy
 from prunebench.training.log import TrainingLog
-from prunebench.training.loop import _seeded, train
+from prunebench.training.loop import _batches, _seeded, train
 from prunebench.training.optimiser import Trainable
 from prunebench.training.settings import TrainingSettings
 from prunebench.training.windows import TrainingWindows
@@ -230,3 +230,31 @@ def test_every_generator_gives_dropout_another_seed():
         assert torch.equal(torch.get_rng_state(), state)
     assert len(seeds) == 100
     assert 2**30 < max(seeds) < 2**31
+
+
+def test_every_epoch_has_another_order_that_the_generator_draws():
+    tokens = torch.arange(7)[:, None].repeat(1, 3)  # window i holds i
+    settings = TrainingSettings(batch_size=3)
+    batches = _batches(TrainingWindows(tokens), settings, 8, torch.Generator().manual_seed(5))
+    found = [batch.tokens[:, 0].tolist() for batch in batches]
+    generator = torch.Generator().manual_seed(5)
+    orders = [torch.randperm(7, generator=generator).tolist() for _ in range(3)]
+    expected = [order[start : start + 3] for order in orders for start in (0, 3, 6)]
+    assert found == expected[:8]
+    assert orders[0] != orders[1] != sorted(orders[1])
+
+
+def test_dropout_is_on_while_training_and_off_before_and_after():
+    def losses(dropout: float) -> list[float]:
+        model = tiny_model("opt", dropout=dropout)
+        assert not model.training
+        log = run(model, tokens=windows(4))
+        assert not model.training
+        return log.losses
+
+    assert losses(0.0) == losses(0.0)
+    assert losses(0.0) != losses(0.5)
+    model = tiny_model("opt")
+    model.train()
+    run(model)
+    assert model.training

@@ -115,3 +115,22 @@ def test_the_loss_scale_is_taken_out_of_the_gradients(scale):
         adam.step(0.1, scale)
     moment = adam.adam.state[weight]["exp_avg"]
     torch.testing.assert_close(moment, 0.1 * drawn(3, 4, seed=1))
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_adamw_has_the_settings_decay_and_otherwise_torchs_own_constants(decay):
+    settings = TrainingSettings(learning_rate=0.3, weight_decay=decay)
+    ours = Optimiser(Trainable({"w": learning()}), settings).adam.defaults
+    theirs = torch.optim.AdamW([learning()], lr=0.3, weight_decay=decay, fused=True).defaults
+    assert ours == theirs
+
+
+def test_each_step_has_its_own_rate():
+    weight = learning()
+    settings = TrainingSettings(learning_rate=1.0, max_grad_norm=None)
+    with Optimiser(Trainable({"w": weight}), settings) as adam:
+        for rate in (0.25, 0.0, 0.5):
+            before = weight.detach().clone()
+            weight.sum().backward()
+            adam.step(rate)
+            torch.testing.assert_close(before - weight, torch.full((3, 4), rate))

@@ -169,3 +169,10 @@ def test_a_tail_is_one_shorter_window(tail, fits):
             perplexity(tiny_model("llama"), windows, SPEC)
     with pytest.raises(ValueError, match="the tail is"):
         perplexity(tiny_model("llama"), windows_of(tokens(2), tokens(2, 5)), SPEC)
+
+
+def test_dropout_is_switched_off():
+    model = tiny_model("opt", dropout=0.5)
+    usual = perplexity(model, windows_of(tokens()), SPEC).nll
+    model.train()
+    assert perplexity(model, windows_of(tokens()), SPEC).nll == usual

@@ -129,3 +129,26 @@ def test_the_planned_time_is_that_of_undisturbed_rounds():
     assert module._planned(found, shape, 3) == pytest.approx(15 * 7)
     assert module._planned(found, shape, 20) == pytest.approx(20 * 7)
     assert module._spent(found) == pytest.approx(7 + 2 + 5 + 13)
+
+
+def test_the_clock_is_read_when_the_device_is_done_before_and_after_each_token(monkeypatch):
+    events = []
+
+    class Decoder:
+        def prompt(self, tokens):
+            events.append("prompt")
+            return tokens
+
+        def step(self, tokens):
+            events.append("step")
+            return tokens
+
+    def clock() -> float:
+        events.append("clock")
+        return float(2 ** len(events))
+
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=clock))
+    first, others = module.one_round(Decoder(), prompt(), 3, lambda: events.append("wait"))
+    done = ["wait", "clock"]
+    assert events == [*done, "prompt", *done, "step", *done, "step", *done]
+    assert (first, others) == (2**5 - 2**2, [2**8 - 2**5, 2**11 - 2**8])
