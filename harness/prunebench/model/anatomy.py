@@ -39,19 +39,22 @@ class Anatomy:
 
     @property
     def layers_path(self) -> str:
+        """Path of `layers` in the model: 'model.layers'."""
         return self.family.layers
 
     @property
     def layers(self) -> torch.nn.ModuleList:
+        """The decoder layers that are left."""
         return self.model.get_submodule(self.family.layers)  # type: ignore[no-any-return]
 
     @property
     def embeddings(self) -> torch.nn.Embedding:
+        """The token embeddings, weight [vocabulary, hidden]."""
         return self.model.get_input_embeddings()  # type: ignore[no-any-return]
 
     @property
     def final_norm(self) -> torch.nn.Module | None:
-        """None if this variant of the family has none (post-norm OPT-350m)."""
+        """The norm after the last layer; None if the model has none (post-norm OPT-350m)."""
         parent, _, name = self.family.norm.rpartition(".")
         return getattr(self.model.get_submodule(parent), name)  # type: ignore[no-any-return]
 

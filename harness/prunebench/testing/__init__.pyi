@@ -1,3 +1,4 @@
+from prunebench.testing.contexts import tiny_context as tiny_context
 from prunebench.testing.contract import AllocationContract as AllocationContract
 from prunebench.testing.contract import MethodContract as MethodContract
 from prunebench.testing.contract import MetricContract as MetricContract

@@ -130,8 +130,9 @@ class Context:
     ) -> None:
         """Run the dense decoder over the calibration windows; call ``see(linears, stats)``.
 
-        It is called for each layer. Both arguments are by the linear's name in the layer: the linears,
-        and their `LinearStats`. It must not change the model.
+        It is called for each layer. Both arguments are by the linear's name in the layer: the
+        linears, and their `LinearStats`, which know the layer's index. It must not change the
+        model.
         """
         gradients = self._gradients(model, statistics)
         walk = replace(self._walk(self.windows), gradients=gradients)
