@@ -6,7 +6,10 @@ from pathlib import Path
 
 import click
 
-from prunebench.cli.terminal import say_path
+from prunebench.cli.terminal import say, say_path, tell
+from prunebench.errors import printable
+
+HEADS = ("cell", "figure", "A to B", "change")
 
 
 @click.command("compare")
@@ -22,14 +25,13 @@ def command(a: Path, b: Path, html: Path | None) -> None:
     whole (the device, a version, the model). A difference within its uncertainty is "no significant
     change".
     """
-    from prunebench.cli.tables import console, grid, line
+    from prunebench.cli.tables import Column, show
     from prunebench_report import compare
 
     found = compare(a, b, html)
-    shown = console()
-    line(shown, f"A: {found['a']}   B: {found['b']}")
+    say(printable(f"A: {found['a']}   B: {found['b']}"))
     for name, before, after in found["differs"]:
-        line(shown, f"  {name}: {before} in A, {after} in B")
+        tell(printable(f"  {name}: {before} in A, {after} in B"), indent=4)
     # Insignificant changes are left out, apart from figures that a reader always looks for.
     rows = [
         [row["name"], head, cell["values"], cell["note"]]
@@ -38,10 +40,10 @@ def command(a: Path, b: Path, html: Path | None) -> None:
         if cell["significant"] or head in found["always"]
     ]
     if rows:
-        shown.print(grid(["cell", "figure", "A to B", "change"], rows))
+        show([Column(head, words=True, keep=True) for head in HEADS], rows)
     for name, there in (("A", found["only_a"]), ("B", found["only_b"])):
         if there:
-            line(shown, f"only in {name}: {', '.join(there)}")
-    line(shown, found["summary"])
+            tell(printable(f"only in {name}: {', '.join(there)}"))
+    tell(printable(found["summary"]))
     if html is not None:
         say_path(html)

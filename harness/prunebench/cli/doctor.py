@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import click
 
-from prunebench.cli.terminal import say
+from prunebench.cli.terminal import say, tell
 
 HUB = "https://huggingface.co"
 LIMIT_S = 3.0
@@ -50,7 +50,7 @@ def command(*, as_json: bool, offline: bool) -> None:
         if finding.topic != topic:
             topic = finding.topic
             say(f"{topic}:")
-        say(f"  {finding.status:<3} {finding.name:<18} {finding.text}".rstrip())
+        tell(f"  {finding.status:<3} {finding.name:<18} {finding.text}".rstrip(), indent=25)
 
 
 def _finding(topic: str, name: str, reason: str | None, text: str) -> Finding:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from prunebench.cli.options import suite_options
-from prunebench.cli.terminal import say
+from prunebench.cli.terminal import say, tell
 from prunebench.errors import printable
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.text import Text
 
     from prunebench.app.plan import SuiteRequest
+    from prunebench.cli.tables import Column
     from prunebench.experiment.cell import Cell
     from prunebench.experiment.text import CalibrationSpec
     from prunebench.store.run_folder import RunStore
+
+SAME = ("model", "calibration", "seed")
+"""Columns that need no room in a narrow terminal if all cells have the same value."""
 
 
 @click.command("plan", short_help="Show the cells of a suite without running any.")
@@ -29,22 +34,26 @@ def command(request: SuiteRequest, *, as_json: bool) -> None:
     The work is a lower bound; tasks are not part of it.
     """
     import json
-    import sys
 
     described = describe(request)
     for warning in described["warnings"]:
-        say(f"warning: {warning}", err=True)
+        tell(f"warning: {warning}", err=True)
     if as_json:
         say(json.dumps(described, indent=2))
     else:
-        from rich.console import Console
+        _show(described)
 
-        # A pipe has no width: rich would fold the table at 80 columns.
-        console = Console(width=None if sys.stdout.isatty() else 200)
-        console.print(table(described))
-        console.print(summary(described), highlight=False, soft_wrap=True)
-        for line in moving(described):
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+def _show(described: dict[str, Any]) -> None:
+    from prunebench.cli.tables import show
+
+    columns, rows = table(described)
+    # The tokens say the same as the operations; what all cells have in common goes first.
+    same = [head for head in SAME if len({cell[head] for cell in described["cells"]}) == 1]
+    show(columns, rows, leave_out=[*same, "tokens"])
+    tell(summary(described))
+    for line in moving(described):
+        tell(line)
 
 
 def describe(request: SuiteRequest) -> dict[str, Any]:
@@ -104,35 +113,45 @@ def status(store: RunStore, cell: Cell) -> str:
     return "done" if found.status == "ok" else "failed"
 
 
-def table(described: dict[str, Any]) -> Table:
+def table(described: dict[str, Any]) -> tuple[list[Column], list[list[str | Text]]]:
     """The cells as a table, with calibration and seed if they differ between cells."""
-    from rich.table import Table
     from rich.text import Text
+
+    from prunebench.cli.tables import Column
 
     cells = described["cells"]
     # Columns that are the same in every row only take room.
     varying = [
         key for key in ("calibration", "seed") if len({cell[key] for cell in cells} - {None}) > 1
     ]
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    # Names may be folded; an id that is cut in two can be neither copied nor searched for.
-    for name in ("id", "model", "cell", *varying, "status"):
-        shown.add_column(name, overflow="fold", no_wrap=name in {"id", "seed", "status"})
-    shown.add_column("tokens", justify="right", no_wrap=True)
-    shown.add_column("GFLOP", justify="right", no_wrap=True)
+    columns = [
+        Column("id", keep=True),
+        Column("model", words=True),
+        Column("cell", words=True, keep=True),
+        *(Column(key, words=key == "calibration") for key in varying),
+        Column("status"),
+        Column("tokens", right=True),
+        Column("GFLOP", right=True),
+    ]
     styles = {"done": "green", "failed": "red", "to run": ""}
-    for cell in cells:
-        work = cell["estimate"]
-        shown.add_row(
-            Text(cell["id"]),
-            Text(cell["model"]),
-            Text(cell["label"]),
-            *(Text("" if cell[key] is None else str(cell[key])) for key in varying),
+    rows: list[list[str | Text]] = [
+        [
+            cell["id"],
+            _short_commit(cell["model"]),
+            _short_commit(cell["label"]),
+            *("" if cell[key] is None else str(cell[key]) for key in varying),
             Text(cell["status"], style=styles[cell["status"]]),
-            _count(work["tokens"]),
-            _count(work["flop"], 1e9),
-        )
-    return shown
+            _count(cell["estimate"]["tokens"]),
+            _count(cell["estimate"]["flop"], 1e9),
+        ]
+        for cell in cells
+    ]
+    return columns, rows
+
+
+def _short_commit(text: str) -> str:
+    """A commit or a hash in a name by its first digits, which identify it."""
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{20,52}\b", "\\1…", text)
 
 
 def summary(described: dict[str, Any]) -> str:

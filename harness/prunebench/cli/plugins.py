@@ -95,11 +95,23 @@ def _problem(problem: PluginProblem) -> Row:
 
 
 def _print(rows: list[Row]) -> None:
-    lines = [("name", "kind", "from", "status", "")]
-    for row in rows:
-        origin = f"{row['distribution']} {row['version']}"
-        lines.append((row["name"], row["kind"], origin, row["status"], row["message"]))
-    widths = [max(len(line[column]) for line in lines) for column in range(4)]
-    for *texts, message in lines:
-        columns = [text.ljust(width) for text, width in zip(texts, widths, strict=True)]
-        say("  ".join([*columns, message]).rstrip())
+    from prunebench.cli.tables import Column, show
+
+    columns = [
+        Column("name", keep=True),
+        Column("kind"),
+        Column("from"),
+        Column("status", keep=True),
+        Column("", words=True, keep=True),
+    ]
+    lines = [
+        [
+            row["name"],
+            row["kind"],
+            f"{row['distribution']} {row['version']}",
+            row["status"],
+            row["message"],
+        ]
+        for row in rows
+    ]
+    show(columns, lines, leave_out=["from"])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunebench.cli.options import assignments, plugin_option
-from prunebench.cli.terminal import say
+from prunebench.cli.terminal import say, tell
 from prunebench.errors import printable
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def command(name: str, options: tuple[str, ...], families: tuple[str, ...]) -> N
         if verdict.status == "not tried" and counts["broken"] and verdict.details.startswith("see"):
             continue  # the first broken promise keeps all the others from being tried
         details = f" ({verdict.details})" if verdict.details else ""
-        say(f"{SIGNS[verdict.status]:<7} {verdict.promise.says}{details}")
+        tell(f"{SIGNS[verdict.status]:<7} {verdict.promise.says}{details}", indent=8)
     _say_end(counts, entry)
     if counts["broken"]:
         sys.exit(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -12,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunebench.cli.options import plugin_option
-from prunebench.cli.terminal import say
+from prunebench.cli.terminal import say, tell, width
 
 if TYPE_CHECKING:
     from prunebench.plugin.registry import PluginEntry, Registry
 
 WIDTH = 110
+LABEL = 12
+"""Width of the names of facts."""
 
 FACTS = {
     "title": "title",
@@ -50,7 +53,15 @@ def command(name: str, *, as_json: bool) -> None:
         if position:
             say()
         for line in _lines(described(entry)):
-            say(line)
+            tell(line, indent=_indent(line))
+
+
+def _indent(line: str) -> int:
+    """Lines after the first begin below the text of the first one, or two blanks further in."""
+    property_ = re.match(r"  \w[\w ]{0,11} +(?=\S)", line)
+    if property_ and len(property_[0]) == LABEL + 3:
+        return LABEL + 3
+    return len(line) - len(line.lstrip()) + 2
 
 
 def named(name: str, registry: Registry) -> list[PluginEntry]:
@@ -135,7 +146,7 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
     yield from textwrap.indent(text, "  ").splitlines()
     yield ""
     for label, value in _properties(facts):
-        yield f"  {label:<12} {value}"
+        yield f"  {label:<{LABEL}} {value}"
     if "options" in facts:
         yield ""
         yield "  options" if facts["options"] else "  no options"
@@ -144,7 +155,7 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
         yield f"    {option['name']}: {option['type']}{bounds} = {option['default']}"
         yield from textwrap.wrap(
             option["description"] or "(no description)",
-            WIDTH,
+            min(WIDTH, width() or WIDTH),
             initial_indent=" " * 8,
             subsequent_indent=" " * 8,
         )

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunebench.cli.options import TOKENS, Seconds
-from prunebench.cli.terminal import say
+from prunebench.cli.terminal import say, tell
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from prunebench.app.profile import ModelProfile
     from prunebench.record.speed import Latency
 
@@ -114,34 +112,23 @@ def _tell(phase: str, done: int, total: int) -> None:  # noqa: ARG001
 
 
 def _show(found: ModelProfile) -> None:
-    from rich.console import Console
-
-    console = Console(width=None, highlight=False)
     latency = found.latency
     threads = f", {found.threads} threads" if found.device == "cpu" else ""
-    console.print(
-        f"[bold]{_plain(found.model)}[/bold]: {found.parameters:,} parameters, {found.dtype}, "
+    tell(
+        f"{found.model}: {found.parameters:,} parameters, {found.dtype}, "
         f"{found.device}{threads}; prompt {latency.prompt}, {latency.new_tokens} new tokens, "
         f"batch {latency.batch_size}, {latency.execution}"
     )
     for note in _notes(found):
-        console.print(_plain(f"note: {note}"))
-    _table(console, "", ("", "", ""), [*_timing(found), *_energy(found)])
+        tell(f"note: {note}")
+    _table("", ("", "", ""), [*_timing(found), *_energy(found)])
     _table(
-        console,
         "Where it goes (eager, hooks on the modules)",
         ("", "prompt", "a token", "a token reads"),
         _parts(found),
     )
-    _table(
-        console, "Ways to run it, alternating in one run", ("", "a token", "", ""), _forms(found)
-    )
-    _table(
-        console,
-        "What is widely cited of generation (Deja Vu, 2023)",
-        ("", "", ""),
-        _claims(found),
-    )
+    _table("Ways to run it, alternating in one run", ("", "a token", "", ""), _forms(found))
+    _table("What is widely cited of generation (Deja Vu, 2023)", ("", "", ""), _claims(found))
 
 
 def _notes(found: ModelProfile) -> Iterator[str]:
@@ -238,31 +225,14 @@ def _claims(found: ModelProfile) -> Iterator[Row]:
         yield claim.claim, words[claim.holds], claim.evidence
 
 
-def _table(
-    console: Console, title: str, heads: tuple[str, ...], rows: Iterable[tuple[Any, ...]]
-) -> None:
-    from rich.table import Table
+def _table(title: str, heads: tuple[str, ...], rows: Iterable[Row]) -> None:
+    from prunebench.cli.tables import Column, show
 
-    table = Table(
-        *heads,
-        title=title or None,
-        title_justify="left",
-        box=None,
-        show_header=any(heads),
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-    )
-    for row in rows:
-        table.add_row(*(_plain(str(value)) for value in row))
-    console.print()
-    console.print(table)
-
-
-def _plain(text: str) -> str:
-    """Escape brackets, which rich reads as markup."""
-    from rich.markup import escape
-
-    return escape(text)
+    say()
+    if title:
+        tell(title)
+    # Every column is needed to read the others.
+    show([Column(head, words=True, keep=True) for head in heads], list(rows))
 
 
 def _ms(seconds: float) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prunebench.cli.tables import console, grid, line
+from prunebench.cli.tables import Column, show
+from prunebench.cli.terminal import tell
+from prunebench.errors import printable
 
 
 def show_summary(folder: Path) -> None:
@@ -12,15 +14,16 @@ def show_summary(folder: Path) -> None:
     from prunebench_report import summary
 
     found = summary(folder)
-    shown = console()
     if found.rows:
-        shown.print(grid(found.head, found.rows))
+        name, *figures = found.head
+        columns = [Column(name, words=True, keep=True)]
+        show([*columns, *(Column(one, right=True) for one in figures)], found.rows)
     if found.left:
-        line(shown, f"and {found.left} more rows in the report")
+        tell(f"and {found.left} more rows in the report")
     # The mark needs a legend only if it is in the table; a label may contain "<" itself.
     if any("<" in value for row in found.rows for value in row[1:]):
-        line(shown, "<: below the quality gate")
+        tell("<: below the quality gate")
     if any(value.endswith(" ?") for row in found.rows for value in row[1:]):
-        line(shown, "?: the quality gate is inside the value's interval")
+        tell("?: the quality gate is inside the value's interval")
     for sentence in found.sentences:
-        line(shown, f"- {sentence}")
+        tell(printable(f"- {sentence}"))

@@ -10,6 +10,7 @@ import io
 import os
 import select
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from typing import Any
 from prunebench.errors import printable
 
 NAMES = ("stdout", "stderr")
+DEFAULT_WIDTH = 80
+"""Of a terminal that does not say how wide it is."""
 
 
 def say(text: str = "", *, err: bool = False, nl: bool = True) -> None:
@@ -29,6 +32,47 @@ def say(text: str = "", *, err: bool = False, nl: bool = True) -> None:
     stream = sys.stderr if err else sys.stdout
     stream.write(f"{text}\n" if nl else text)
     stream.flush()
+
+
+def tell(text: str, *, err: bool = False, indent: int = 2) -> None:
+    """Print a sentence; in a terminal its lines break between words, never inside a word.
+
+    Lines after the first begin with ``indent`` blanks. What a user may copy is printed by `say`.
+    """
+    room = width(err=err)
+    lines = text.split("\n")
+    if room is not None:
+        lines = [part for line in lines for part in _broken(line, room, indent)]
+    say("\n".join(lines), err=err)
+
+
+def _broken(line: str, room: int, indent: int) -> list[str]:
+    if len(line) <= room:
+        return [line]
+    return textwrap.wrap(
+        line,
+        max(room, indent + 1),
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def width(*, err: bool = False) -> int | None:
+    """How many columns of text the output has; None for a file or a pipe, which has no width.
+
+    The variable COLUMNS says it for any output.
+    """
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal() and int(given):
+        return int(given)
+    stream = sys.stderr if err else sys.stdout
+    if not stream.isatty():
+        return None
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or DEFAULT_WIDTH
+    except (OSError, ValueError):
+        return DEFAULT_WIDTH
 
 
 def say_path(path: Path, *, err: bool = False) -> None:
