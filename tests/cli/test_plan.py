@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
@@ -10,11 +9,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from rich.console import Console
 
 from prunebench.app.plan import SuiteRequest, plan_suite
 from prunebench.cli.plan import command as plan_command
-from prunebench.cli.plan import describe, table
 from prunebench.cli.schema import command as schema_command
 from prunebench.errors import PrunebenchError
 from prunebench.record.record import Error, Record
@@ -66,14 +63,21 @@ def test_json_has_stable_keys():
     assert not Path("runs").exists()
 
 
-@pytest.mark.parametrize("width", [80, 100])
-def test_no_id_is_folded_in_a_narrow_terminal(width):
-    console = Console(width=width, file=io.StringIO())
-    described = describe(SuiteRequest("smoke"))
-    console.print(table(described))
-    lines = console.file.getvalue().splitlines()
-    assert {line.split(" ")[0] for line in lines} >= {cell["id"] for cell in described["cells"]}
-    assert all("to run" in line for line in lines if line.startswith(described["cells"][0]["id"]))
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.usefixtures("here")
+def test_no_id_and_no_word_is_broken_in_a_narrow_terminal(monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    words = ["--set", f"models=org/tiny@{'c0ffee' * 6}c0ff", "--set", "seeds=[0, 1]"]
+    described = json.loads(run("s.yaml", *words, "--json"))
+    lines = run("s.yaml", *words).splitlines()
+    ids = {cell["id"] for cell in described["cells"]}
+    assert {line.split(" ")[0] for line in lines} >= ids
+    rows = [line for line in lines if line.split(" ")[0] in ids]
+    assert all("to run" in line for line in rows) or width == 60
+    assert all(set(line.split()) & {"dense", "magnitude"} for line in rows)
+    assert max(map(len, lines)) <= width
+    if width == 60:
+        assert any(line.startswith("left out, because the terminal is narrow: ") for line in lines)
 
 
 @pytest.mark.usefixtures("here", "hub_cache")

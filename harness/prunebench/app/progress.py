@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column as TableColumn
 
 from prunebench.app.time_left import RunningCell, TimeLeft, in_words
 from prunebench.cell.events import Event
@@ -28,17 +29,20 @@ REPORT_EVERY_S = 60.0
 @contextmanager
 def show(cells: Sequence[Cell]) -> Iterator[Watcher]:
     """Show the progress of ``cells`` while the context is open."""
-    # soft_wrap: a cell stays one line in a log, however narrow the console claims to be.
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False)
     if not console.is_terminal:
+        # soft_wrap: a cell stays one line in a log, however narrow the console claims to be.
+        console = Console(highlight=False, soft_wrap=True)
         lines = ProgressLines(console, list(cells))
         with _every(REPORT_EVERY_S, lines.report):
             yield lines
         return
+    # The name and the state matter more than the bar.
+    bars_width = min(30, console.width // 2 - 30)
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
-        TextColumn("{task.fields[state]}"),
+        TextColumn("{task.description}", table_column=TableColumn(ratio=1, overflow="fold")),
+        *([BarColumn(bar_width=bars_width)] if bars_width > 0 else []),
+        TextColumn("{task.fields[state]}", table_column=TableColumn(overflow="fold")),
     )
     # transient: the bars vanish at the end, and the lines of finished cells stay.
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:

@@ -48,9 +48,9 @@ def _show(described: dict[str, Any]) -> None:
     from prunebench.cli.tables import show
 
     columns, rows = table(described)
-    # The tokens say the same as the operations; what all cells have in common goes first.
+    # What all cells have in common goes first; the tokens say the same as the operations.
     same = [head for head in SAME if len({cell[head] for cell in described["cells"]}) == 1]
-    show(columns, rows, leave_out=[*same, "tokens"])
+    show(columns, rows, leave_out=[*same, "calibration", "tokens", "GFLOP"])
     tell(summary(described))
     for line in moving(described):
         tell(line)
@@ -128,7 +128,7 @@ def table(described: dict[str, Any]) -> tuple[list[Column], list[list[str | Text
         Column("id", keep=True),
         Column("model", words=True),
         Column("cell", words=True, keep=True),
-        *(Column(key, words=key == "calibration") for key in varying),
+        *(Column(key, words=key == "calibration", keep=key == "seed") for key in varying),
         Column("status"),
         Column("tokens", right=True),
         Column("GFLOP", right=True),

@@ -86,17 +86,27 @@ def _chosen(
     leave_out: Sequence[str],
 ) -> list[int]:
     """The indices of the columns that are shown."""
-    chosen = list(range(len(columns)))
+    everything = list(range(len(columns)))
     if room is None:
-        return chosen
-    order = [index for head in leave_out for index in chosen if columns[index].head == head]
-    order += [index for index in reversed(chosen) if index not in order]
+        return everything
+
+    def fits(indices: list[int]) -> bool:
+        needed = [_comfortable(columns[one], texts[one]) for one in indices]
+        return sum(needed) + GAP * (len(needed) - 1) <= room
+
+    order = [index for head in leave_out for index in everything if columns[index].head == head]
+    order += [index for index in reversed(everything) if index not in order]
+    chosen, gone = everything, []
     for index in order:
-        needed = [_comfortable(columns[one], texts[one]) for one in chosen]
-        if sum(needed) + GAP * (len(needed) - 1) <= room:
+        if fits(chosen):
             break
         if not columns[index].keep:
-            chosen.remove(index)
+            chosen = [one for one in chosen if one != index]
+            gone.append(index)
+    # A narrow column may find room again, because a wide one had to go after it.
+    for index in reversed(gone):
+        if fits(more := sorted([*chosen, index])):
+            chosen = more
     return chosen
 
 
