@@ -1,6 +1,6 @@
 """From the records of a run to one HTML file, and to the table that other tools read.
 
-Importing this package is cheap: pandas, matplotlib and jinja2 are imported when something is
+Importing this package is cheap: pandas and jinja2 are imported when something is
 rendered. Every function that takes a folder raises PrunebenchError if the folder is not a run.
 """
 
@@ -134,8 +134,6 @@ def import_libraries() -> None:
     """Import what rendering needs, for callers with time to spare before there is a result."""
     for name in (
         "jinja2",
-        "matplotlib.figure",
-        "matplotlib.backends.backend_svg",
         "prunebench_report.output.view",
     ):
         importlib.import_module(name)

@@ -1,97 +1,139 @@
-"""Where the labels of a scatter plot go, so that they cover neither each other nor a point."""
+"""Where the labels of a plot go, so that they cover neither each other, nor a point, nor a line.
+
+A plot's width follows the page. So an edge is a share of the width plus pixels, and what is apart
+is apart at every width of a range: the distance of two edges is linear in the width, so that
+looking at both ends of the range is enough.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+Edge = tuple[float, float]
+"""A share of the width, and pixels from there."""
+
 # Directions from a point, best first: beside it, above and below, then diagonally.
-_SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
+_SIDES = ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (-1, -1), (1, 1), (-1, 1))
 _DISTANCES = (9.0, 20.0, 34.0, 50.0)
 _DIAGONAL = 0.75
-# Free space that a label keeps around points.
+# Free space that a label keeps around points and lines.
 _CLEARANCE = 5.0
-# How much further away a label may go to avoid one line.
+# How much further away a label may go to avoid one line that it may cross.
 _CROSSING = 18.0
 
 
 @dataclass(frozen=True)
-class LabelBox:
-    """Lower left corner and size of a label; ``far`` says that it needs a line to its point."""
+class Block:
+    """Something that takes room: edges across, and pixels from the top."""
 
-    x: float
-    y: float
-    width: float
-    height: float
+    left: Edge
+    right: Edge
+    top: float
+    bottom: float
+
+
+@dataclass(frozen=True)
+class Label:
+    """Where a label goes; ``far`` says that it needs a line to its point.
+
+    ``side`` is -1 if the label ends at its point's left, 1 if it starts at its right, else 0.
+    ``shift`` has pixels from the point to the label's near end and to its vertical middle.
+    """
+
+    block: Block
+    side: int
+    shift: tuple[float, float]
     far: bool
+
+
+def point_block(at: tuple[float, float]) -> Block:
+    """The room of a mark at (share of the width, pixels down)."""
+    share, y = at
+    return Block((share, -_CLEARANCE), (share, _CLEARANCE), y - _CLEARANCE, y + _CLEARANCE)
+
+
+def line_block(start: tuple[float, float], end: tuple[float, float]) -> Block:
+    """The room of a line along an axis."""
+    left, right = sorted((start[0], end[0]))
+    top, bottom = sorted((start[1], end[1]))
+    return Block((left, -1), (right, 1), top - 1, bottom + 1)
 
 
 def place_labels(
     points: Sequence[tuple[float, float]],
     widths: Sequence[float],
     height: float,
-    area: tuple[float, float, float, float],
+    area: tuple[float, float, float],
     *,
-    lines: Sequence[tuple[float, float, float, float]] = (),
-    boxes: Sequence[LabelBox] = (),
-) -> list[LabelBox | None]:
-    """A box for the label of each point, or None if there is no room; all lengths in one unit.
+    taken: Sequence[Block] = (),
+    avoided: Sequence[Block] = (),
+) -> list[Label | None]:
+    """A place for the label of each point, or None if there is no room.
 
-    ``area`` is (left, bottom, right, top). No label covers a point, another label or one of
-    ``boxes``. ``lines`` along an axis, (x0, y0, x1, y1), are avoided if a free box is not much
+    Points are (share of the width, pixels down); ``widths`` and ``height`` are those of the labels
+    in pixels. ``area`` is (narrowest width, widest width, height) of the plot. No label covers a
+    point, another label or a block of ``taken``; those ``avoided`` only if a free place is much
     further away. Greedy: earlier points choose first.
     """
-    taken = list(boxes)
-    result: list[LabelBox | None] = []
-    for (x, y), width in zip(points, widths, strict=True):
-        # The index keeps the order of `_around` among boxes that are equally good.
+    narrow, wide, bottom = area
+    # Every test looks at both widths: see the module's docstring.
+    within = (narrow, wide)
+    blocked = [*taken, *map(point_block, points)]
+    result: list[Label | None] = []
+    for point, width in zip(points, widths, strict=True):
+        # The index keeps the order of `_around` among places that are equally good.
         free = [
-            (distance + _CROSSING * sum(_crosses(box, line) for line in lines), index, box)
+            (distance + _CROSSING * _crossed(one.block, avoided, within), index, one)
             for distance in _DISTANCES
-            for index, box in enumerate(_around(x, y, width, height, distance))
-            if _inside(box, area)
-            and not any(_overlap(box, other) for other in taken)
-            and not any(_covers(box, point) for point in points)
+            for index, one in enumerate(_around(point, width, height, distance))
+            if one.block.top >= 0
+            and one.block.bottom <= bottom
+            and _inside(one.block, within)
+            and all(apart(one.block, other, within) for other in blocked)
         ]
         chosen = min(free, key=lambda option: option[:2])[2] if free else None
         result.append(chosen)
         if chosen:
-            taken.append(chosen)
+            blocked.append(chosen.block)
     return result
 
 
-def _around(x: float, y: float, width: float, height: float, distance: float) -> list[LabelBox]:
-    boxes = []
-    for right, up in _SIDES:
-        away = distance * _DIAGONAL if right and up else distance
+def apart(one: Block, other: Block, widths: Sequence[float]) -> bool:
+    """Whether two blocks do not overlap at any width between the ``widths``."""
+    if one.bottom <= other.top or other.bottom <= one.top:
+        return True
+    return _before(one.right, other.left, widths) or _before(other.right, one.left, widths)
+
+
+def _before(one: Edge, other: Edge, widths: Sequence[float]) -> bool:
+    return all(_at(one, width) <= _at(other, width) for width in widths)
+
+
+def _at(edge: Edge, width: float) -> float:
+    return edge[0] * width + edge[1]
+
+
+def _inside(block: Block, widths: Sequence[float]) -> bool:
+    return _before((0, 0), block.left, widths) and _before(block.right, (1, 0), widths)
+
+
+def _crossed(block: Block, lines: Sequence[Block], widths: Sequence[float]) -> int:
+    return sum(not apart(block, line, widths) for line in lines)
+
+
+def _around(
+    point: tuple[float, float], width: float, height: float, distance: float
+) -> list[Label]:
+    share, y = point
+    found = []
+    for right, down in _SIDES:
+        away = distance * _DIAGONAL if right and down else distance
+        near = right * away
         # A label to the left ends at the point, one to the right starts there.
-        left = x + right * away - (width if right < 0 else width / 2 if right == 0 else 0)
-        bottom = y + up * away - (height if up < 0 else height / 2 if up == 0 else 0)
-        boxes.append(LabelBox(left, bottom, width, height, distance > _DISTANCES[0]))
-    return boxes
-
-
-def _inside(box: LabelBox, area: tuple[float, float, float, float]) -> bool:
-    left, bottom, right, top = area
-    across = left <= box.x and box.x + box.width <= right
-    return across and bottom <= box.y and box.y + box.height <= top
-
-
-def _overlap(one: LabelBox, other: LabelBox) -> bool:
-    apart_x = one.x + one.width <= other.x or other.x + other.width <= one.x
-    return not (apart_x or one.y + one.height <= other.y or other.y + other.height <= one.y)
-
-
-def _covers(box: LabelBox, point: tuple[float, float]) -> bool:
-    x, y = point
-    return (
-        box.x - _CLEARANCE < x < box.x + box.width + _CLEARANCE
-        and box.y - _CLEARANCE < y < box.y + box.height + _CLEARANCE
-    )
-
-
-def _crosses(box: LabelBox, line: tuple[float, float, float, float]) -> bool:
-    x0, y0, x1, y1 = line
-    across = box.x < max(x0, x1) and min(x0, x1) < box.x + box.width
-    # A horizontal line has no height of its own, so give it one unit on either side.
-    return across and box.y < max(y0, y1) + 1 and min(y0, y1) - 1 < box.y + box.height
+        left = near - (width if right < 0 else width / 2 if right == 0 else 0)
+        middle = down * (away + height / 2)
+        top = y + middle - height / 2
+        block = Block((share, left), (share, left + width), top, top + height)
+        found.append(Label(block, right, (near, middle), distance > _DISTANCES[0]))
+    return found

@@ -1,30 +1,25 @@
-"""Draws a scatter plot with matplotlib: error bars, dense as a cross-hair, and the frontier."""
+"""Draws a scatter plot: error bars, dense as a cross-hair, and the frontier."""
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
-from prunebench_report.figures.plot import (
-    FONT,
-    GRID,
-    HEIGHT,
-    INK,
-    MARKERS,
-    METHODS,
-    PAPER,
-    SOFT,
-    WIDTH,
-    Panel,
-    Point,
-    Text,
+from prunebench_report.figures.axes import Frame, ends
+from prunebench_report.figures.label_placement import Block, line_block, point_block
+from prunebench_report.figures.labels import names, rule_name
+from prunebench_report.figures.plot import Panel, Point
+from prunebench_report.figures.scale import (
+    Scale,
+    largest_drawn,
+    linear,
+    linear_around,
+    log_around,
 )
-from prunebench_report.figures.scatter_labels import add_names, hints, shows_gate
+from prunebench_report.figures.svg import MARKS, line, lines, mark, percent, pixels, titled
+from prunebench_report.text import number
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+At = tuple[float, float]
 
 
 def draw(
@@ -34,152 +29,115 @@ def draw(
     gate: float,
     best: set[str],
     named: set[str] | None = None,
-) -> tuple[str, list[Text]]:
-    """The SVG by matplotlib, and the labels to add to it.
+) -> tuple[Frame, list[str]]:
+    """The frame, and the elements to draw in it.
 
     ``methods`` decides marks and colours, ``best`` are the cells on the frontier, ``named`` those
-    with a label besides dense (all if None).
+    with a label besides dense and what is beyond an axis (all if None).
     """
-    from matplotlib import rc_context, rcdefaults, rcParams
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    settings: Any = {
-        "svg.fonttype": "none",  # text stays text
-        "svg.hashsalt": "prunebench",  # the same ids each time
-        "font.family": "DejaVu Sans",
-        "font.size": FONT,
-    }
-    with rc_context():
-        # A matplotlibrc, of the user or in the working folder, must not change the report.
-        rcdefaults()
-        rcParams.update(settings)
-        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), dpi=72)  # one pixel is one point
-        axes = figure.add_axes((0.125, 0.125, 0.855, 0.85))
-        _set_up_axes(axes, panel, points)
-        if shows_gate(axes, panel, gate):
-            axes.axhline(100 * gate, color=SOFT, linewidth=0.8, linestyle=(0, (2, 3)), zorder=1)
-        for point in points:
-            _mark(axes, point, methods, hollow=point.cell not in best)
-        steps = _frontier(axes, panel, [p for p in points if p.cell in best])
-        # The limits are final from here on, so pixels can be computed.
-        notes = hints(axes, panel, gate)
-        labelled = [p for p in points if named is None or p.cell in named or p.method == "dense"]
-        texts = [*add_names(axes, panel, labelled, steps, notes), *notes]
-        buffer = io.StringIO()
-        canvas: Any = FigureCanvasSVG(figure)
-        canvas.print_svg(
-            # Without metadata the same points give the same bytes.
-            buffer,
-            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
-        )
-    return buffer.getvalue(), texts
+    frame = frame_of(panel, points)
+    parts = [frame.draw()]
+    hard: list[Block] = []
+    if panel.gated and frame.y.low < 100 * gate < frame.y.high:
+        at = [frame.at(p.x, p.y) for p in points]
+        dense = [line_block(*ends(frame, p.y)) for p in points if p.method == "dense"]
+        text, block = rule_name(frame, 100 * gate, f"gate {100 * gate:g} %", at, dense)
+        parts += [frame.rule(100 * gate, "gate"), text]
+        hard += [block, line_block(*ends(frame, 100 * gate))]
+    steps = _frontier(frame, panel, [p for p in points if p.cell in best])
+    # Under everything that belongs to a cell
+    parts.append(lines("frontier", steps))
+    for point in points:
+        colour = f"range c{methods.index(point.method) % MARKS}" if point.method != "dense" else ""
+        parts.append(_bars(frame, point, "range grey" if point.contended else colour, hard))
+    # Marks after all bars, so that no bar covers a mark; dense last.
+    for point in sorted(points, key=lambda p: p.method == "dense"):
+        parts.append(_mark(frame, panel, point, methods, hollow=point.cell not in best))
+    labelled = [
+        p
+        for p in points
+        if named is None or p.cell in named or p.method == "dense" or beyond(frame, p)
+    ]
+    # What is beyond an axis has to be named; then the best choose; dense is known by its lines.
+    labelled.sort(key=lambda p: (not beyond(frame, p), p.method == "dense", -panel.y_better * p.y))
+    at = [frame.at(p.x, p.y) for p in labelled]
+    soft = [line_block(a, b) for a, b in itertools.pairwise(steps)]
+    texts = [_short(frame, p) for p in labelled]
+    # Points without a name take room as well.
+    hard += [point_block(frame.at(p.x, p.y)) for p in points]
+    parts.append(names(at, texts, frame.height, taken=hard, avoided=soft))
+    return frame, parts
 
 
-def _set_up_axes(axes: Axes, panel: Panel, points: Sequence[Point]) -> None:
-    _scale_x(axes, points)
-    if panel.log_y:
-        _scale_log_y(axes, points)
-    else:
-        _scale_recovery(axes, points)
-    axes.set_xlabel(panel.x_label, color=SOFT)
-    axes.set_ylabel(panel.y_label, color=SOFT)
-    axes.set_facecolor("none")
-    axes.figure.patch.set_alpha(0)
-    axes.grid(visible=True, color=GRID, linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0, colors=SOFT, pad=5)
-    for side in axes.spines.values():
-        side.set_visible(False)
-
-
-def _scale_x(axes: Axes, points: Sequence[Point]) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
+def frame_of(panel: Panel, points: Sequence[Point]) -> Frame:
+    """The axes, without what is far beyond all other values."""
     xs = [value for p in points for value in (p.x, *(p.x_range or ()))]
-    low, high = min(xs), max(xs)
-    room = 0.16 * (high - low) or 0.1 * abs(high) or 1.0  # for labels; some if all x are equal
-    axes.set_xlim(low - room, high + room)
-    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    x = linear_around(xs, least=panel.x_least)
+    if panel.log_y:
+        y = log_around([v for p in points for v in (p.y, *(p.y_range or ())) if v > 0])
+    else:
+        y = recovery_scale([p.y for p in points])
+    return Frame(x, y, panel.x_label, panel.y_label, panel.x_better, panel.y_better)
 
 
-def _scale_log_y(axes: Axes, points: Sequence[Point]) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
-
-    ys = [value for p in points for value in (p.y, *(p.y_range or ()))]
-    low, high = min(ys), max(ys)
-    axes.set_yscale("log")
-    # A tenth of the range on either side; 1.08 is for a range of nothing.
-    axes.set_ylim(low / (high / low) ** 0.1 / 1.08, high * (high / low) ** 0.1 * 1.08)
-    steps = (1, 2, 5) if high / low < 300 else (1,)  # fewer ticks over many decades
-    axes.yaxis.set_major_locator(LogLocator(subs=steps, numticks=9))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _scale_recovery(axes: Axes, points: Sequence[Point]) -> None:
-    """Up to 100 % at least; down to 0 % only if a cell keeps less than half of dense quality."""
-    from matplotlib.ticker import MaxNLocator
-
-    ys = [p.y for p in points]
+def recovery_scale(values: Sequence[float]) -> Scale:
+    """Up to 100 % at least; down to 0 % only if a value is below half of dense quality."""
+    top = max(100.0, largest_drawn([*values, 100.0]))
     # Just below the lowest value, with more room the further it is from 100 %.
-    low = min(0.0, *ys) if min(ys) < 50 else min(ys) - 0.15 * (100 - min(ys)) - 1
-    top = max(100.0, *ys)
-    axes.set_ylim(low - 3, top + 0.08 * (top - low))
-    axes.yaxis.set_major_locator(MaxNLocator(6))
+    least = min(values)
+    low = min(0.0, least) if least < 50 else least - 0.15 * max(0.0, 100 - least) - 1
+    return linear(low - 3, top + 0.08 * (top - low))
 
 
-def _mark(axes: Axes, point: Point, methods: Sequence[str], *, hollow: bool) -> None:
-    """A mark with error bars, or dense's cross-hair; its group id is for the tooltip."""
+def beyond(frame: Frame, point: Point) -> bool:
+    """Whether a point is drawn at the end of an axis because it is too far away."""
+    return frame.x.beyond(point.x) or frame.y.beyond(point.y)
+
+
+def _short(frame: Frame, point: Point) -> str:
+    """A point's name; with the value that the axis does not reach."""
+    if frame.y.beyond(point.y):
+        return f"{point.short}: {number(point.y, 2)} ↑"
+    return f"{point.short}: {number(point.x, 2)} →" if frame.x.beyond(point.x) else point.short
+
+
+def _bars(frame: Frame, point: Point, kind: str, hard: list[Block]) -> str:
+    """Dense's cross-hair, or error bars; adds the room that they take to ``hard``."""
+    across, y = frame.at(point.x, point.y)
+    found: list[tuple[At, At]] = []
     if point.method == "dense":
-        axes.axvline(point.x, color=INK, linewidth=0.9, zorder=1.5)
-        axes.axhline(point.y, color=INK, linewidth=0.9, zorder=1.5)
-        axes.plot(
-            [point.x],
-            [point.y],
-            linestyle="none",
-            marker="o",
-            markersize=5,
-            color=INK,
-            zorder=4,
-            gid=f"at-{point.cell}",
-        )
-        return
-    # Drawn in this order: frontier (1.8), error bars (2), marks (3), dense (4).
-    index = methods.index(point.method) % len(MARKERS)
-    colour = SOFT if point.contended else METHODS[index]
-    bar: Any = {"color": colour, "linewidth": 1.2, "zorder": 2, "solid_capstyle": "butt"}
-    if point.x_range:
-        axes.plot(point.x_range, [point.y, point.y], **bar)
-    if point.y_range:
-        axes.plot([point.x, point.x], point.y_range, **bar)
-    axes.plot(
-        [point.x],
-        [point.y],
-        linestyle="none",
-        marker=MARKERS[index],
-        markersize=9,
-        markeredgewidth=1.6,
-        markerfacecolor=PAPER if hollow else colour,
-        markeredgecolor=colour,
-        zorder=3,
-        gid=f"at-{point.cell}",
-        url=f"#row-{point.cell}",
+        kind = "dense"
+        found = [((0, y), (1, y)), ((across, 0), (across, frame.height))]
+    else:
+        if point.x_range:
+            left, right = (frame.at(end, point.y) for end in point.x_range)
+            found.append((left, right))
+        if point.y_range and not frame.y.beyond(point.y):
+            low, high = (frame.at(point.x, max(end, frame.y.low)) for end in point.y_range)
+            found.append((low, high))
+    hard += [line_block(a, b) for a, b in found]
+    return "".join(line(kind, a, b) for a, b in found)
+
+
+def _mark(frame: Frame, panel: Panel, point: Point, methods: Sequence[str], *, hollow: bool) -> str:
+    at = frame.at(point.x, point.y)
+    title = f"{point.name}: {panel.x_label} {number(point.x)}, {panel.y_label} {number(point.y)}"
+    href = f"#row-{point.cell}"
+    if point.method == "dense":
+        dot = f'<use href="#k0" class="centre" x="{percent(at[0])}" y="{pixels(at[1])}"/>'
+        return titled(title, dot, href)
+    kind = " ".join(
+        name for name, holds in (("hollow", hollow), ("grey", point.contended)) if holds
     )
+    return titled(title, mark(methods.index(point.method), at, kind), href)
 
 
-def _frontier(axes: Axes, panel: Panel, best: Sequence[Point]) -> list[tuple[float, float]]:
-    """Draw the steps between the points that nothing dominates, and return their corners."""
+def _frontier(frame: Frame, panel: Panel, best: Sequence[Point]) -> list[At]:
+    """The corners of the steps between the points that nothing dominates."""
     ordered = sorted(best, key=lambda p: (p.x_settled, p.y))
-    corners: list[tuple[float, float]] = []
+    corners: list[At] = []
     for before, after in itertools.pairwise(ordered):
         # Between two points the frontier is as good as the one on the better side of x.
         bend = (before.x, after.y) if panel.x_better > 0 else (after.x, before.y)
-        corners += [(before.x, before.y), bend, (after.x, after.y)]
-    if corners:
-        axes.plot(
-            *zip(*corners, strict=True), color=SOFT, linewidth=1.1, linestyle="--", zorder=1.8
-        )
-    return corners
+        corners += [frame.at(*bend), frame.at(after.x, after.y)]
+    return [frame.at(ordered[0].x, ordered[0].y), *corners] if corners else []

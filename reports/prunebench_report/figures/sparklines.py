@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from prunebench_report.figures.scale import nice
 from prunebench_report.text import number, percent, seconds, size
 
 if TYPE_CHECKING:
@@ -129,15 +130,6 @@ def _path(
         else:
             points.append(point)
     return "M" + "L".join(f"{x} {y}" for x, y in points)
-
-
-def nice(value: float) -> float:
-    """The smallest 1, 2 or 5 x 10^n that is not below ``value``; 1 if it is not positive."""
-    if value <= 0:
-        return 1.0
-    base = 10.0 ** math.floor(math.log10(value))
-    # The tolerance absorbs rounding: 3 x 10^n over 3 must not become 2 x 10^n.
-    return next(factor * base for factor in (1, 2, 5, 10) if factor * base >= value * (1 - 1e-9))
 
 
 def sample_strip(raw: LatencySamples | None) -> dict[str, Any] | None:

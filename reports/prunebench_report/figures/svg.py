@@ -1,78 +1,119 @@
-"""Makes matplotlib's SVG a part of the page: ids, colours, accessible names, tooltips."""
+"""Elements of SVG plots whose width follows the page while their text keeps its size.
+
+Across, positions are in per cent of the plot's width; upwards and within a mark or a text, lengths
+are in pixels. So one drawing serves a phone and a wide screen, and text has 11 px on both. Every
+text is cleaned and escaped here.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
+from typing import Literal
 
-from prunebench_report.figures.plot import HEIGHT, METHODS, VARIABLES, WIDTH, Panel, Point, Text
-from prunebench_report.text import clean, number
+from markupsafe import Markup
 
+from prunebench_report.text import clean
 
-def inline(
-    svg: str, texts: Sequence[Text], points: Sequence[Point], panel: Panel, desc: str
-) -> str:
-    """``svg`` as an element of the page with our labels; ``desc`` says in words what it shows."""
-    svg = _strip(svg)
-    svg = _prefix_ids(svg, panel.key)
-    for colour, variable in (*VARIABLES.items(), *((c, f"--m{i}") for i, c in enumerate(METHODS))):
-        svg = svg.replace(colour, f"var({variable})")
-    svg = _add_tooltips(svg, points, panel)
-    svg = re.sub(r"(\d\.\d{2})\d+", r"\1", svg)  # hundredths of a pixel are enough
-    head = (
-        f'<svg class="plot" role="group" aria-labelledby="{panel.key}-t {panel.key}-d" '
-        f'viewBox="0 0 {WIDTH} {HEIGHT}">'
-        f'<title id="{panel.key}-t">{_text(panel.caption)}</title>'
-        f'<desc id="{panel.key}-d">{_text(desc)}</desc>'
-    )
-    # SVG counts y from the top, matplotlib from the bottom.
-    labels = "".join(
-        f'<text class="{t.kind}" x="{t.x:.1f}" y="{HEIGHT - t.y:.1f}" text-anchor="{t.anchor}">'
-        f"{_text(t.text)}</text>"
-        for t in texts
-    )
-    # A function as replacement, because `head` may contain backslashes.
-    svg = re.sub(r"\s*\n\s*", "\n", re.sub(r"^<svg[^>]*>", lambda _: head, svg))
-    return svg.removesuffix("</svg>") + labels + "</svg>"
+Anchor = Literal["start", "middle", "end"]
+
+MARKS = 8
+"""Methods differ in shape as well as colour; beyond eight they repeat. The template has shapes."""
+FONT = 11.0
+"""Size of text in pixels, as style.css has it."""
+CHARACTER = 0.6 * FONT
+"""Width of a character. An estimate: the reader's browser chooses the font."""
 
 
-def _strip(svg: str) -> str:
-    """Without prologue, comments, namespaces and whatever would affect the page around it."""
-    svg = svg[svg.index("<svg") :].strip()
-    # matplotlib's style rule applies to `*`, i.e. to the whole page; style.css has it for plots.
-    svg = re.sub(r"\s*<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"\s*<defs>\s*</defs>", "", svg)
-    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\s+xmlns(:xlink)?="[^"]*"', "", svg).replace("xlink:href=", "href=")
-    # The page has its own font; the size stays, so that the labels still fit.
-    svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
-    return svg.replace(' target="_blank"', "")
+@dataclass(frozen=True)
+class LegendEntry:
+    """A line of a legend: the mark and the dashes of what it names."""
+
+    name: str
+    mark: int
+    dashes: int = 0
 
 
-def _prefix_ids(svg: str, prefix: str) -> str:
-    """Ids are unique within a plot and have to be unique within the page."""
-    # Longer ids first: one may be the beginning of another.
-    for name in sorted(set(re.findall(r'\sid="([^"]+)"', svg)), key=len, reverse=True):
-        own = f"{prefix}-{name}"
-        svg = svg.replace(f'id="{name}"', f'id="{own}"').replace(f"url(#{name})", f"url(#{own})")
-        svg = svg.replace(f'href="#{name}"', f'href="#{own}"')
-    return svg
+@dataclass(frozen=True)
+class Figure:
+    """A plot in the page: ``desc`` says in words what it shows, ``notes`` what it cannot show."""
+
+    id: str
+    caption: str
+    desc: str
+    svg: Markup
+    notes: tuple[str, ...] = ()
+    legend: tuple[LegendEntry, ...] = ()
 
 
-def _add_tooltips(svg: str, points: Sequence[Point], panel: Panel) -> str:
-    for point in points:
-        anchor = f'<g id="{panel.key}-at-{point.cell}">'
-        tip = (
-            f"{clean(point.name)}: {panel.x_label} {number(point.x)}, "
-            f"{panel.y_label} {number(point.y)}"
-        )
-        svg = svg.replace(anchor, f"{anchor}<title>{escape(tip)}</title>")
-        # Not a tab stop: the keyboard reaches the same rows through the table.
-        link = f'<a tabindex="-1" aria-label="{_text(point.name)}" href="#row-{point.cell}"'
-        svg = svg.replace(f'<a href="#row-{point.cell}"', link)
-    return svg
-
-
-def _text(text: str) -> str:
+def plain(text: str) -> str:
+    """``text`` as content of an element or an attribute."""
     return escape(clean(text))
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.5g}%"
+
+
+def pixels(length: float) -> str:
+    return f"{length:.4g}"
+
+
+def line(kind: str | None, start: tuple[float, float], end: tuple[float, float]) -> str:
+    """A straight line of the class ``kind``; points are (share of the width, pixels down)."""
+    (x0, y0), (x1, y1) = start, end
+    attribute = f' class="{kind}"' if kind else ""
+    return (
+        f'<line{attribute} x1="{percent(x0)}" y1="{pixels(y0)}" '
+        f'x2="{percent(x1)}" y2="{pixels(y1)}"/>'
+    )
+
+
+def lines(kind: str | None, points: Sequence[tuple[float, float]]) -> str:
+    """Straight lines from each point to the next, because a path has no percentages."""
+    return "".join(line(kind, a, b) for a, b in itertools.pairwise(points))
+
+
+def mark(index: int, at: tuple[float, float], kind: str = "") -> str:
+    """The mark of a method; ``kind`` 'hollow', 'grey' or nothing."""
+    shape = index % MARKS
+    kinds = f"c{shape}{' ' + kind if kind else ''}"
+    return f'<use href="#k{shape}" class="{kinds}" x="{percent(at[0])}" y="{pixels(at[1])}"/>'
+
+
+def label(
+    text: str,
+    at: tuple[float, float],
+    *,
+    shift: tuple[float, float] = (0, 0),
+    anchor: Anchor = "start",
+    kind: str = "",
+) -> str:
+    """Text at (share of the width, pixels down), moved by ``shift`` pixels."""
+    attributes = f' class="{kind}"' if kind else ""
+    if shift[0]:
+        attributes += f' dx="{pixels(shift[0])}"'
+    if anchor != "start":
+        attributes += f' text-anchor="{anchor}"'
+    y = pixels(at[1] + shift[1])
+    return f'<text x="{percent(at[0])}" y="{y}"{attributes}>{plain(text)}</text>'
+
+
+def titled(title: str, body: str, href: str | None = None) -> str:
+    """``body`` with a tooltip, and a link if there is one."""
+    inner = f"<title>{plain(title)}</title>{body}"
+    if href is None:
+        return f"<g>{inner}</g>"
+    # Not a tab stop: the keyboard reaches the same rows through the table.
+    return f'<a tabindex="-1" href="{plain(href)}">{inner}</a>'
+
+
+def plot(key: str, caption: str, desc: str, height: float, body: Iterable[str]) -> Markup:
+    """The element; ``key`` is unique within the page, and the axes' labels are outside of it."""
+    return Markup(  # noqa: S704 - `plain` escaped every text
+        f'<svg class="plot" role="group" aria-labelledby="{key}-t {key}-d" '
+        f'style="height:{pixels(height)}px"><title id="{key}-t">{plain(caption)}</title>'
+        f'<desc id="{key}-d">{plain(desc)}</desc>{"".join(body)}</svg>'
+    )

@@ -1,8 +1,8 @@
-"""Quality against speed, memory and size: the scatter plots of a run, and each one in words."""
+"""Quality against what was pruned, speed, memory and size: plots, and each one in words."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -12,12 +12,15 @@ from prunebench_report.data.groups import by_model
 from prunebench_report.data.pareto import frontier, settled_speedup
 from prunebench_report.data.seeds import seed_deviation
 from prunebench_report.data.speed import contended
+from prunebench_report.figures.axes import Frame
 from prunebench_report.figures.plot import Panel, Point
-from prunebench_report.figures.scatter import draw
-from prunebench_report.figures.svg import inline
-from prunebench_report.text import TIMES, number, short_label
+from prunebench_report.figures.scatter import beyond, draw
+from prunebench_report.figures.svg import Figure, LegendEntry, plot
+from prunebench_report.sections.sparsity_plot import sparsity_figure
+from prunebench_report.text import TIMES, clean, number, short_label
 
 if TYPE_CHECKING:
+    from prunebench.record.record import Record
     from prunebench_report.data.report_input import ReportInput
 
 SPEED = Panel(
@@ -29,6 +32,7 @@ SPEED = Panel(
     y_label="Recovery of dense quality, %",
     x_better=1,
     y_better=1,
+    x_least=0.1,
     gated=True,
 )
 MEMORY = Panel(
@@ -77,36 +81,59 @@ _MOST_NAMED = 30
 _DRAWABLE = 1e30
 
 
+# Values of x that differ by less, relatively, would be one vertical line of marks.
+_SAME = 0.005
+
+
 @dataclass(frozen=True)
-class Figure:
-    """A plot in the page: ``desc`` says in words what it shows."""
+class ModelFigures:
+    """The plots of one model; ``model`` is None if there is only one."""
 
-    id: str
-    caption: str
-    desc: str
-    svg: str
-
-
-def section(given: ReportInput) -> list[Figure]:
-    return figures(given.results, given.gate)
+    model: str | None
+    figures: tuple[Figure, ...]
+    legend: tuple[LegendEntry, ...]
+    notes: tuple[str, ...]
+    """Which plots would show nothing, and why."""
 
 
-def figures(rows: Sequence[Row], gate: float) -> list[Figure]:
+def section(given: ReportInput) -> list[ModelFigures]:
+    return figures(given.results, given.gate, given.record_by_id)
+
+
+def figures(
+    rows: Sequence[Row], gate: float, records: Mapping[str, Record] | None = None
+) -> list[ModelFigures]:
     """For each model the plots that have a pruned cell to draw."""
     groups = by_model(rows)
     # The same method has the same mark in every plot.
     methods = list(dict.fromkeys(row["method"] for row in rows if row["method"] != "dense"))
-    drawn = []
+    found = []
     for index, (model, members) in enumerate(groups.items()):
         done = [row for row in members if row["status"] == "ok"]
-        for panel in _panels(done):
+        panels = _panels(done)
+        drawn, notes = [], []
+        first = replace(panels[0], key=f"pruned{index}", caption="Quality against what is pruned")
+        if one := sparsity_figure(first, done, records or {}, methods, gate):
+            drawn.append(one)
+        for panel in panels:
             points = [point for row in done if (point := _point(row, panel))]
             if all(point.method == "dense" for point in points):
                 continue
-            caption = f"{panel.caption}, {model}" if len(groups) > 1 else panel.caption
-            named = replace(panel, key=f"{panel.key}{index}", caption=caption)
+            if reason := _nothing_to_see(panel, points):
+                notes.append(reason)
+                continue
+            named = replace(panel, key=f"{panel.key}{index}")
             drawn.append(_figure(named, points, methods, gate))
-    return drawn
+        if drawn or notes:
+            heading = clean(model) if len(groups) > 1 else None
+            shown = dict.fromkeys(row["method"] for row in done if row["method"] != "dense")
+            # The first plot has a legend of its own.
+            scattered = any(not one.legend for one in drawn)
+            legend = tuple(LegendEntry(clean(one), methods.index(one)) for one in shown)
+            found.append(
+                ModelFigures(heading, tuple(drawn), legend if scattered else (), tuple(notes))
+            )
+    return found
 
 
 def _panels(done: Sequence[Row]) -> tuple[Panel, ...]:
@@ -118,12 +145,31 @@ def _panels(done: Sequence[Row]) -> tuple[Panel, ...]:
         speed = replace(speed, y=judged, y_label=label)
         memory = replace(memory, y=judged, y_label=label)
     if not any(row["method"] != "dense" and _point(row, speed) for row in done):
-        return TIME, SIZE
+        # Recovery may be known without a speed-up.
+        known = any(row["method"] != "dense" and row.get(speed.y) is not None for row in done)
+        return (memory, TIME, SIZE) if known else (TIME, SIZE)
     if any(row.get("generate_gpu_bytes") is not None for row in done):
         memory = replace(
             memory, x="generate_gpu_bytes", x_label="Allocated on the GPU while generating, MB"
         )
     return speed, memory, SIZE
+
+
+def _nothing_to_see(panel: Panel, points: Sequence[Point]) -> str | None:
+    """Why a plot would be one vertical line of marks; None if it would not."""
+    xs = [point.x for point in points]
+    low, high = min(xs), max(xs)
+    if high - low <= _SAME * high:
+        name, _, unit = panel.x_label.rpartition(", ")
+        return f"{panel.caption} is not drawn, because all cells are alike: {name} {number(high)} {unit}."
+    sound = [point for point in points if not point.contended and point.method != "dense"]
+    flat = all(point.x_settled == 1.0 for point in sound)
+    if panel.x == "inter_token_speedup" and sound and flat:
+        return (
+            f"{panel.caption} is not drawn, because no speed-up differs measurably from 1 "
+            f"({low:.2f}{TIMES} to {high:.2f}{TIMES})."
+        )
+    return None
 
 
 _TIMED = {"inter_token_speedup", "inter_token_p50_s"}
@@ -170,8 +216,23 @@ def _figure(panel: Panel, points: Sequence[Point], methods: Sequence[str], gate:
     if len(shown) < len(points):
         caption = f"{panel.caption}, {len(shown)} of {len(points)} cells drawn"
         panel = replace(panel, caption=caption)
-    svg, texts = draw(panel, shown, methods, gate, best, named=best if len(points) > MOST else None)
-    return Figure(panel.key, panel.caption, desc, inline(svg, texts, shown, panel, desc))
+    named = best if len(points) > MOST else None
+    frame, body = draw(panel, shown, methods, gate, best, named)
+    svg = plot(panel.key, panel.caption, desc, frame.height, body)
+    return Figure(panel.key, panel.caption, desc, svg, _beyond(frame, points))
+
+
+def _beyond(frame: Frame, points: Sequence[Point]) -> tuple[str, ...]:
+    """What is drawn at the edge because an axis ends before it."""
+    far = [point for point in points if beyond(frame, point)]
+    if not far:
+        return ()
+    parts = [
+        f"{point.name} ({number(point.y if frame.y.beyond(point.y) else point.x)})"
+        for point in far[:_MOST_NAMED]
+    ]
+    more = f" and {len(far) - _MOST_NAMED} more" if len(far) > _MOST_NAMED else ""
+    return (f"Beyond the axis, drawn at its edge: {', '.join(parts)}{more}.",)
 
 
 def _thinned(points: Sequence[Point], best: set[str]) -> list[Point]:

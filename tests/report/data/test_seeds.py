@@ -126,7 +126,7 @@ def test_verdict_and_plots_are_about_the_groups(build, records):
     found = {one.key: one for one in verdict.section(inputs)}
     assert "the best is wanda sparsity=0.1 with 91.2 ± 5.8 % [" in found["speed"].text
     assert [span.cell for span in found["speed"].spans if span.cell] == [f"{records[1].id}-seeds"]
-    assert quality_plots.section(inputs)[0].desc.startswith("3 cells.")
+    assert quality_plots.section(inputs)[0].figures[-1].desc.startswith("3 cells.")
 
 
 def test_links_of_single_cells_stay_valid(build, records, tmp_path):

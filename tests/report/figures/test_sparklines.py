@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from prunebench.record.memory import PhaseSpan, Timeline
 from prunebench.record.speed import LatencySamples
-from prunebench_report.figures.sparklines import WIDTH, nice, sample_strip, timeline
+from prunebench_report.figures.sparklines import WIDTH, sample_strip, timeline
 
 
 def test_the_timeline_keeps_its_peak_and_stays_small():
@@ -75,11 +73,3 @@ def test_the_slowest_samples_are_counted_not_drawn():
     row = sample_strip(raw)["rows"][0]
     assert row["beyond"] == 1
     assert row["high"] > WIDTH / 2
-
-
-@given(st.floats(1e-9, 1e15))
-def test_nice_steps_are_near_and_not_below(value):
-    step = nice(value)
-    assert value * (1 - 1e-8) <= step <= 5 * value
-    lead = step / 10 ** math.floor(math.log10(step) + 1e-9)
-    assert round(lead) in (1, 2, 5, 10)

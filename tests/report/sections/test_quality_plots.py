@@ -29,6 +29,12 @@ values = st.fixed_dictionaries(
 )
 
 
+def plots(inputs):
+    """The plots of a report of one model, by caption."""
+    [model] = section(inputs)
+    return {one.caption: one for one in model.figures}
+
+
 def row(number, given_values):
     bare = dict.fromkeys(
         f"{key}_{end}" for key in ("inter_token_speedup", "perplexity") for end in ("low", "high")
@@ -45,52 +51,117 @@ def row(number, given_values):
 @given(st.lists(values, max_size=12), st.floats(0.01, 1))
 def test_any_numbers_make_well_formed_figures(cells, gate):
     for drawn in figures([row(number, one) for number, one in enumerate(cells)], gate):
-        tree = ET.fromstring(drawn.svg)
-        assert tree.get("role") == "group"
-        assert "nan" not in drawn.svg.lower().replace("dominan", "")
+        for one in drawn.figures:
+            tree = ET.fromstring(one.svg)
+            assert tree.get("role") == "group"
+            assert "nan" not in one.svg.lower().replace("dominan", "")
 
 
 @pytest.mark.parametrize("gate", [0.05, 0.95])
 def test_the_gate_is_drawn_only_if_the_axis_reaches_it(build, gate):
     near = [record for record in build.quickstart() if record.quality.perplexity[0].perplexity < 30]
-    speed = section(build.given(near, gate=gate))[0]
+    records = [*near, build.record(build.cell("shortgpt", ratio=0.2), 26.0, 1.2)]
+    speed = plots(build.given(records, gate=gate))["Quality against speed"]
     assert ("gate" in speed.svg) == (gate > 0.5)
+
+
+def mark_of(svg, record):
+    return re.search(rf'href="#row-{record.id}"><title>.*?<use href="#(k\d)" class="([^"]+)"', svg)
 
 
 def test_dominated_marks_are_hollow_and_the_others_filled(build):
     records = build.quickstart()
-    svg = section(build.given(records))[0].svg
-
-    def fill(record):
-        group = svg[svg.index(f'id="speed0-at-{record.id}"') :]
-        return re.search(r'style="fill: ([^;"]+)', group)[1]
-
-    assert fill(records[3]) == "var(--surface)"
-    assert fill(records[7]) not in ("var(--surface)", "none")
+    svg = plots(build.given(records))["Quality against speed"].svg
+    assert "hollow" in mark_of(svg, records[3])[2]
+    assert "hollow" not in mark_of(svg, records[7])[2]
 
 
 def test_methods_differ_in_shape_not_only_in_colour(build):
-    svg = section(build.given(build.quickstart()))[0].svg
-    shapes = {
-        re.sub(r"\s+", " ", path) for path in re.findall(r'<path id="speed0-m\w+" d="([^"]+)"', svg)
-    }
-    assert len(shapes) >= 5  # dense, random, magnitude, wanda, shortgpt
+    records = build.quickstart()
+    svg = plots(build.given(records))["Quality against speed"].svg
+    assert len({mark_of(svg, record)[1] for record in records[1:]}) == 4
 
 
 def test_without_dense_perplexity_is_drawn_against_time(build):
-    speed, size = section(build.given(build.quickstart()[1:]))
-    assert "Inter-token latency, ms" in speed.svg
-    assert "Size on disk, MB" in size.svg
+    found = plots(build.given(build.quickstart()[1:]))
+    assert list(found) == [
+        "Quality against what is pruned",
+        "Quality against speed",
+        "Quality against size",
+    ]
+    assert "Inter-token latency, ms" in found["Quality against speed"].svg
+    assert "Size on disk, MB" in found["Quality against size"].svg
+
+
+@pytest.mark.parametrize(
+    ("caption", "arrow"),
+    [
+        ("Quality against what is pruned", "↑"),
+        ("Quality against speed", "↗"),
+        ("Quality against memory", "↖"),
+        ("Quality against size", "↙"),
+    ],
+)
+def test_the_arrow_points_to_what_is_better_in_both_directions(build, caption, arrow):
+    assert f">better {arrow}</text>" in plots(build.given(build.quickstart()))[caption].svg
+
+
+def test_an_extreme_value_is_drawn_at_the_edge_and_the_plot_says_so(build):
+    records = build.quickstart()
+    records[1].quality.perplexity[0] = build.perplexity(3e8)
+    size = plots(build.given(records))["Quality against size"]
+    assert size.notes == ("Beyond the axis, drawn at its edge: random sparsity=0.5 (3.00e8).",)
+    assert ">random 0.5: 3.0e8 ↑</text>" in size.svg
+    ticks = re.findall(r'class="tick" dx="-6" text-anchor="end">([^<]+)</text>', size.svg)
+    assert ticks[-1] == "1,000"
+    assert plots(build.given(build.quickstart()))["Quality against size"].notes == ()
+
+
+def test_cells_that_differ_only_in_quality_make_no_vertical_line(build):
+    dense, *_ = build.quickstart()
+    amounts = (0.1, 0.3, 0.5, 0.7)
+    grid = [
+        build.record(build.cell(method, seed=seed, sparsity=amount), value, 1.0)
+        for seed in (0, 1)
+        for method, factor in (("wanda", 40), ("magnitude", 90))
+        for amount in amounts
+        for value in [25 + factor * amount + seed]
+    ]
+    [model] = section(build.given([dense, *grid]))
+    [one] = model.figures
+    assert one.caption == "Quality against what is pruned"
+    assert [entry.name for entry in one.legend] == ["wanda", "magnitude"]
+    assert one.svg.count('class="range') == 8  # the seeds' spread at each point
+    assert "wanda: 84.9 at 10.0 %" in one.desc
+    assert [note.partition(",")[0] for note in model.notes] == [
+        "Quality against speed is not drawn",
+        "Quality against memory is not drawn",
+        "Quality against size is not drawn",
+    ]
+
+
+def test_a_line_has_the_cells_that_differ_only_in_how_much_they_prune(build):
+    records = build.quickstart()
+    one = plots(build.given(records))["Quality against what is pruned"]
+    assert {entry.name for entry in one.legend} == {
+        "wanda",
+        "wanda 2:4",
+        "shortgpt",
+        "random",
+        "magnitude",
+    }
+    line = re.search(r'<g class="line c2 d0">(.*?)</g>', one.svg)[1]
+    assert line.count("<line") == 1  # from wanda 0.1 to wanda 0.5
 
 
 def test_tooltips_name_the_cell_and_its_numbers(build):
-    svg = section(build.given(build.quickstart()))[2].svg
+    svg = plots(build.given(build.quickstart()))["Quality against size"].svg
     assert "<title>wanda sparsity=0.5: Size on disk, MB 538, Perplexity (log) 52.3</title>" in svg
 
 
 def test_names_that_look_like_formulas_or_markup_stay_text(build):
     strange = build.record(build.cell("$\\frac{<b>", ratio=0.1), 40.0, 1.2)
-    svg = section(build.given([build.quickstart()[0], strange]))[0].svg
+    svg = plots(build.given([build.quickstart()[0], strange]))["Quality against speed"].svg
     assert "$\\frac{&lt;b&gt; 0.1</text>" in svg
 
 
@@ -102,33 +173,33 @@ def test_a_recovery_is_named_without_its_options(build):
         name="lora", distribution="prunebench", version="0.1.0", given={"rank": 8}, data=data
     )
     repaired = build.record(plain.model_copy(update={"recovery": lora}), 40.0, 1.1)
-    svg = section(build.given([dense, repaired]))[0].svg
+    svg = plots(build.given([dense, repaired]))["Quality against speed"].svg
     assert ">shortgpt 0.1 + lora</text>" in svg
     assert "<title>shortgpt ratio=0.1 + lora rank=8:" in svg
 
 
 def test_figures_say_in_words_what_they_show_and_link_to_rows(build):
     records = build.quickstart()
-    speed, memory, size = section(build.given(records))
+    _, speed, memory, size = section(build.given(records))[0].figures
     assert "Not dominated: dense, shortgpt ratio=0.1, shortgpt ratio=0.25." in speed.desc
     for record in records[1:]:
         assert f'href="#row-{record.id}"' in speed.svg
     assert "Weights in memory, MB" in memory.desc
-    assert "var(--ink)" in size.svg
-    assert "#0101" not in size.svg
-    assert len(speed.svg) < 60_000
+    assert len(size.svg) < 10_000
 
 
 def test_every_model_has_figures_of_its_own(build):
     drawn = section(build.given([*build.quickstart(), *build.quickstart("other")]))
-    assert [one.caption for one in drawn] == [
-        "Quality against speed, smollm2-135m-instruct",
-        "Quality against memory, smollm2-135m-instruct",
-        "Quality against size, smollm2-135m-instruct",
-        "Quality against speed, other",
-        "Quality against memory, other",
-        "Quality against size, other",
+    assert [one.model for one in drawn] == ["smollm2-135m-instruct", "other"]
+    captions = [
+        "Quality against what is pruned",
+        "Quality against speed",
+        "Quality against memory",
+        "Quality against size",
     ]
+    assert all([one.caption for one in model.figures] == captions for model in drawn)
+    ids = [one.id for model in drawn for one in model.figures]
+    assert len(ids) == len(set(ids))
 
 
 def test_a_cell_timed_beside_others_is_grey_hollow_and_on_no_frontier(build):
@@ -136,10 +207,8 @@ def test_a_cell_timed_beside_others_is_grey_hollow_and_on_no_frontier(build):
     contended = build.record(build.cell("shortgpt", ratio=0.1), 22.0, 1.5)
     load = CpuLoad(phase="latency", wall_s=9.0, others_share=0.4, steal_share=0.0)
     contended.contention = Contention(cpu=[load])
-    speed = section(build.given([*records, contended]))[0]
-    mark = re.search(rf'id="[^"]*at-{contended.id}".*?</g>', speed.svg, re.DOTALL)[0]
-    assert "stroke: var(--muted)" in mark
-    assert "fill: var(--surface)" in mark
+    speed = plots(build.given([*records, contended]))["Quality against speed"]
+    assert mark_of(speed.svg, contended)[2].endswith("hollow grey")
     front = speed.desc.partition("Not dominated")[2]
     assert "ratio=0.2" in front
     assert "ratio=0.1" not in front
