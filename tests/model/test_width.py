@@ -116,7 +116,20 @@ def test_the_config_has_the_widths_that_all_layers_share():
     assert config.intermediate_size == 40
     different = tiny_model("llama")
     keep_groups(different, {Block(0, "mlp"): range(40)})
-    assert different.config.intermediate_size == 80
+    keep_groups(different, {Block(0, "attention"): [1]})
+    config = different.config
+    assert config.intermediate_size == 80
+    assert (config.num_attention_heads, config.num_key_value_heads) == (4, 2)
+
+
+def test_keeping_everything_touches_neither_weights_nor_config():
+    """A config that says less than the weights must not be filled in on the way."""
+    model = tiny_model("llama")
+    model.config.head_dim = None
+    before = dict(model.named_parameters())
+    keep_groups(model, {Block(1, "attention"): [0, 1], Block(2, "mlp"): range(80)})
+    assert all(each is before[name] for name, each in model.named_parameters())
+    assert model.config.head_dim is None
 
 
 def test_a_width_that_the_config_refuses_stays_as_it_was():

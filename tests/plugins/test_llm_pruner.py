@@ -648,3 +648,15 @@ def test_random_scores_are_drawn_for_each_channel_as_released(mode: str, draws: 
     expected = [torch.rand(4, draws, generator=generator), torch.rand(80, 1, generator=generator)]
     for ours, theirs in zip(found, expected, strict=True):
         assert torch.equal(ours, theirs.double().sum(1))
+
+
+def test_the_best_groups_are_counted_from_the_first_of_their_pool() -> None:
+    pools = [Pool(Block(layer, "mlp"), 2, 2, 1, 10) for layer in range(3)]
+    scores = [torch.tensor(each) for each in ([100.0, 0], [60.0, 50], [70.0, 1])]
+    take = global_counts(pools, scores, released=False)
+    assert [take(removed / 6) for removed in range(4)] == [
+        [0, 0, 0],
+        [1, 0, 0],
+        [1, 0, 1],
+        [1, 1, 1],
+    ]

@@ -106,11 +106,28 @@ def test_the_minimum_time_counts_undisturbed_rounds_only(monkeypatch):
     assert len(samples.ttft_s) == 9
 
 
-def test_fewer_clean_pairs_than_planned_are_enough_from_six_on(monkeypatch):
-    quiet = {*range(14)}
-    found, _ = measured(monkeypatch, lambda number: number not in quiet, dense=1, min_rounds=20)
+@pytest.mark.parametrize("pairs", [6, 7])
+def test_fewer_clean_pairs_than_planned_are_enough_from_six_on(monkeypatch, pairs):
+    found, _ = measured(monkeypatch, lambda number: number >= 2 * pairs, dense=1, min_rounds=20)
     assert found.not_measurable is None
-    assert found.inter_token_speedup.rounds == 7
+    assert found.inter_token_speedup.rounds == pairs
+
+
+def test_five_clean_pairs_are_too_few(monkeypatch):
+    found, _ = measured(monkeypatch, lambda number: number > 9, dense=1, min_rounds=20)
+    assert "5 of " in found.not_measurable
+    assert found.inter_token_speedup is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "quiet", "enough"), [(3, 3, True), (3, 2, False), (20, 6, True), (20, 5, False)]
+)
+def test_a_model_alone_needs_the_rounds_that_are_asked_for_but_no_more_than_six(
+    monkeypatch, wanted, quiet, enough
+):
+    found, _ = measured(monkeypatch, lambda number: number >= quiet, min_rounds=wanted)
+    assert (found.not_measurable is None) == enough
+    assert found.rounds == quiet
 
 
 def test_a_system_that_cannot_tell_says_so_and_gives_figures(monkeypatch):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from prunebench import LinearMethod, SparsityOptions, pattern_of
+from prunebench import LinearMethod, Method, SparsityOptions, pattern_of
 from prunebench.plugin.api.sparsity import Pattern, is_share, parse_sparsity, share_of
 
 
@@ -93,3 +93,36 @@ def test_the_json_schema_says_what_is_accepted() -> None:
         }
         for count in ("keep", "zeros")
     ]
+
+
+def test_what_an_allocation_and_streaming_can_do_with_a_method() -> None:
+    class Plain(LinearMethod):
+        pass
+
+    class Sloped(LinearMethod):
+        statistics = frozenset({"input_norm", "gradient_norm"})
+
+    class Bare(LinearMethod):
+        class Options(Method.Options):
+            pass
+
+    def refused(**options: object) -> str | None:
+        return Plain.refuses_allocation(Plain.Options.model_validate(options))
+
+    assert refused() is None
+    assert "leave weights out" in str(refused(layers=[0, 2]))
+    assert "leave weights out" in str(refused(linears=["q_proj"]))
+    assert "no option `sparsity`" in str(Bare.refuses_allocation(Bare.Options()))
+    assert Plain.refuses_streaming(None) is None
+    assert "`gradient_norm` takes the whole model" in str(Sloped.refuses_streaming(None))
+    assert "decides itself" in str(Method.refuses_allocation(None))
+    assert "as a whole" in str(Method.refuses_streaming(None))
+
+
+def test_a_method_needs_nothing_that_it_does_not_say() -> None:
+    for kind in (Method, LinearMethod):
+        assert not (kind.needs_calibration or kind.uses_seed or kind.trains)
+        assert not (kind.needs_calibration_for(None) or kind.uses_seed_for(None))
+    assert LinearMethod.group == "matrix"
+    assert LinearMethod.structure == {"unstructured", "n:m"}
+    assert Method.structure == frozenset()
