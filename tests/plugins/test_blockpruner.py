@@ -244,8 +244,12 @@ def test_all_attentions_can_be_removed() -> None:
     ],
 )
 def test_removing_more_than_there_is_is_refused_before_any_work(
-    options: dict[str, object], message: str
+    options: dict[str, object], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def too_early(*_: object) -> None:
+        raise AssertionError("the model was run")
+
+    monkeypatch.setattr(Context, "partial_forward", too_early)
     model = tiny_model("llama")
     with pytest.raises(PrunebenchError, match=message):
         prune(model, **options)
