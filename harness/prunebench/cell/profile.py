@@ -30,10 +30,6 @@ from prunebench.record.devices import DramTraffic, EnergyResult
 from prunebench.record.io import GenerationIO
 from prunebench.record.speed import Breakdown, Latency, LatencySamples
 
-# In these phases memory also holds a buffer of the harness or the dense model, so their peaks are
-# not the model's own.
-NOT_THE_MODEL_ALONE = ("metrics", "bandwidth", "latency", "2:4 kernels")
-
 DISPATCHED = "the model is on several devices: the dense one is not timed between its rounds"
 # The dense model is loaded beside the pruned one if this many times its bytes are free.
 SPARE = 1.25

@@ -14,7 +14,7 @@ from prunebench.cell.failure import failed_record
 from prunebench.cell.partial_results import PartialResults
 from prunebench.cell.phases import Phases
 from prunebench.cell.pipeline import PrunedCell, build_pruned_model
-from prunebench.cell.profile import NOT_THE_MODEL_ALONE, profile
+from prunebench.cell.profile import profile
 from prunebench.cell.quality import measure_quality
 from prunebench.cell.setup import CellSetup, set_up, vocabulary_size
 from prunebench.cell.unpinned import unpinned
@@ -29,7 +29,7 @@ from prunebench.model import checkpoint
 from prunebench.model.placement import layers_by_device
 from prunebench.record.devices import Contention
 from prunebench.record.io import IO
-from prunebench.record.memory import Memory
+from prunebench.record.memory import NOT_THE_MODEL_ALONE, Memory
 from prunebench.record.record import Cost, Record, Samples, utc_now
 from prunebench.record.speed import Speed
 

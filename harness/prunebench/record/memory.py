@@ -6,6 +6,10 @@ from pydantic import Field
 
 from prunebench.schema import Part
 
+# In these phases memory also holds a buffer of the harness or the dense model, so their peaks are
+# not the model's own.
+NOT_THE_MODEL_ALONE = ("metrics", "bandwidth", "latency", "2:4 kernels")
+
 
 class GpuMemory(Part):
     """Peaks on the GPU, of one phase or of the whole cell."""

@@ -14,6 +14,9 @@ _DECADES = 1.5
 _FACTOR = 4.0
 # On a linear axis the gap must also be wider than this many times the range of the other values.
 _RANGES = 3.0
+# A bar that is this many times the next one is cut, at a length that still shows that it is longer.
+_CUT = 3.0
+_SHOWN = 1.6
 _MOST_TICKS = 6
 _MOST_DECADES = 8
 
@@ -101,6 +104,14 @@ def largest_drawn(values: Sequence[float], *, log: bool = False) -> float:
         if extreme:
             return here
     return ordered[-1]
+
+
+def longest_bar(lengths: Sequence[float]) -> float:
+    """What a full bar stands for: one that is several times all others is cut, not drawn whole."""
+    ordered = sorted(lengths)
+    if len(ordered) > 2 and ordered[-1] > _CUT * ordered[-2]:
+        return _SHOWN * ordered[-2]
+    return ordered[-1] if ordered else 0.0
 
 
 def nice(value: float) -> float:

@@ -15,8 +15,8 @@ from prunebench_report.data.gate import (
 )
 from prunebench_report.data.quality import perplexities, protocol
 from prunebench_report.figures.heatmap import heatmap
-from prunebench_report.figures.sparklines import io_floor_bar, phase_bars, timeline
-from prunebench_report.sections import devices, metrics, speed, tasks
+from prunebench_report.figures.sparklines import io_floor_bar, phase_bars
+from prunebench_report.sections import devices, metrics, speed, tasks, timelines
 from prunebench_report.sections.experiment import audit_facts, experiment_facts
 from prunebench_report.sections.failures import command
 from prunebench_report.sections.provenance import flatten, split_facts
@@ -55,7 +55,7 @@ def _card(
         "metrics": metrics.facts(record),
         "speed": speed.latencies(record),
         "memory": devices.memory(record),
-        "timeline": timeline(record.samples.memory if record.samples else None),
+        "timeline": timelines.of_card(record),
         "load": devices.loading(record),
         "energy": devices.energy(record),
         "floors": [io_floor_bar(one) for one in floors],

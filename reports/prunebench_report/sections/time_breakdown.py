@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunebench.measure.speed.dejavu_claims import findings
 from prunebench_report.data.groups import models_with
+from prunebench_report.figures.scale import longest_bar
 from prunebench_report.text import percent, seconds, size
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def section(given: ReportInput) -> list[dict[str, Any]]:
     for model, members in models_with(given.detailed, _breakdown):
         splits = [(record, split) for record in members if (split := _breakdown(record))]
         longest = {
-            bar: max(_total(split, key) for _, split in splits) for bar, key in _BARS.items()
+            bar: longest_bar([_total(split, key) for _, split in splits])
+            for bar, key in _BARS.items()
         }
         first_record, first = splits[0]
         found.append(
@@ -78,7 +80,8 @@ def _bar(split: Breakdown, bar: str, longest: float) -> dict[str, Any]:
         value = next((float(getattr(part, key)) for part in split.parts if part.part == name), 0.0)
         if value <= 0 or not math.isfinite(value):
             continue
-        width = WIDTH * value / longest
+        # A bar beyond the scale ends at its edge.
+        width = min(WIDTH * value / longest, WIDTH - x)
         text = f"{NAMES[name]} {percent(value / total, 0)}"
         # A name and its percentage stay on one line.
         words.append(text.replace(" ", "\N{NO-BREAK SPACE}"))
@@ -87,6 +90,7 @@ def _bar(split: Breakdown, bar: str, longest: float) -> dict[str, Any]:
     return {
         "rects": rects,
         "total": in_unit(total),
+        "cut": total > longest,
         "title": f"{in_unit(total)}: {', '.join(words)}",
         "words": ", ".join(words),
     }

@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from prunebench_report.figures.sparklines import drawable, timeline
-from prunebench_report.text import clean, size
+from prunebench_report.figures.timeline import (
+    drawable,
+    ends_of,
+    peak,
+    phase_colours,
+    phase_legend,
+    timeline,
+)
+from prunebench_report.text import clean
 
 if TYPE_CHECKING:
     from prunebench.record.memory import Timeline
@@ -15,33 +22,52 @@ if TYPE_CHECKING:
 
 MOST = 12
 """Cells that are drawn; the others have a picture in their card."""
-WIDTH = 320
-HEIGHT = 90
+HEIGHT = 90.0
+"""Of a picture, in pixels."""
 
 
 def section(given: ReportInput) -> dict[str, Any] | None:
     """The pictures, dense first, and how many cells have none here. None without a timeline."""
-    known = [(record, line) for record in given.detailed if (line := _line(record)) is not None]
+    known = [(record, line) for record in given.detailed if (line := line_of(record)) is not None]
     if not known:
         return None
     picked = _pick([record for record, _ in known])
     lines = [(record, line) for record, line in known if record.id in picked]
     shared = [line for _, line in lines]
-    pictures = [
-        {
-            "id": record.id,
-            "name": clean(given.names[record.id]),
-            "peak": _peak(line),
-            # One scale for all, so that heights and widths can be compared.
-            "line": timeline(line, beside=shared, width=WIDTH, height=HEIGHT),
-        }
-        for record, line in sorted(lines, key=lambda one: one[0].cell.method.name != "dense")
-    ]
-    gpu = any(line.gpu_bytes for line in shared)
-    return {"pictures": pictures, "left_out": len(known) - len(pictures), "gpu": gpu}
+    # One scale for all, so that heights and widths can be compared.
+    ends, colours = ends_of(shared), phase_colours(shared)
+    pictures = []
+    for record, line in sorted(lines, key=lambda one: one[0].cell.method.name != "dense"):
+        name, most = clean(given.names[record.id]), peak(record)
+        caption = f"Memory of {name}" + (f", {most}" if most else "")
+        one = timeline(f"timeline-{record.id}", caption, line, ends, colours, HEIGHT)
+        pictures.append({"id": record.id, "name": name, "peak": most, "svg": one.svg})
+    return {
+        "pictures": pictures,
+        "phases": phase_legend(colours),
+        "left_out": len(known) - len(pictures),
+        "gpu": any(line.gpu_bytes for line in shared),
+    }
 
 
-def _line(record: Record) -> Timeline | None:
+def of_card(record: Record) -> dict[str, Any] | None:
+    """The picture of one cell on axes of its own."""
+    line = line_of(record)
+    if line is None:
+        return None
+    colours = phase_colours([line])
+    most = peak(record)
+    caption = "Memory over time" + (f", {most}" if most else "")
+    one = timeline(f"memory-{record.id}", caption, line, ends_of([line]), colours)
+    return {
+        "caption": caption,
+        "svg": one.svg,
+        "phases": phase_legend(colours),
+        "gpu": bool(line.gpu_bytes),
+    }
+
+
+def line_of(record: Record) -> Timeline | None:
     line = record.samples.memory if record.samples else None
     return line if drawable(line) else None
 
@@ -55,11 +81,3 @@ def _pick(records: Sequence[Record]) -> set[str]:
         seen[method] = seen.get(method, 0) + 1
         ranked.append((method != "dense", seen[method], position, record.id))
     return {cell for *_, cell in sorted(ranked)[:MOST]}
-
-
-def _peak(line: Timeline) -> str:
-    """'peak 1.73 GB in perplexity'."""
-    index = max(range(len(line.rss_bytes)), key=line.rss_bytes.__getitem__)
-    time = line.time_s[index]
-    phase = next((span.phase for span in line.phases if span.start_s <= time <= span.end_s), None)
-    return clean(f"peak {size(line.rss_bytes[index])}" + (f" in {phase}" if phase else ""))

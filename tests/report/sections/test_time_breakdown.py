@@ -45,3 +45,20 @@ def test_a_split_without_time_breaks_nothing(build):
     [model] = time_breakdown.section(build.given(records))
     assert model["claims"] == []
     assert model["rows"][0]["token"]["rects"] == []
+
+
+def test_one_outlier_is_cut_and_says_so_while_the_others_keep_their_length(build):
+    records = build.quickstart()
+    for part in records[3].speed.breakdown.parts:
+        part.prompt_s *= 40
+    [model] = time_breakdown.section(build.given(records))
+    cut = [row["prompt"]["cut"] for row in model["rows"]]
+    assert cut == [index == 3 for index in range(len(records))]
+    ends = [
+        float(row["prompt"]["rects"][-1]["x"]) + float(row["prompt"]["rects"][-1]["width"])
+        for row in model["rows"]
+    ]
+    assert ends[3] == pytest.approx(time_breakdown.WIDTH, abs=0.3)
+    assert time_breakdown.WIDTH * 0.55 < ends[0] < time_breakdown.WIDTH
+    assert model["rows"][3]["prompt"]["total"] == "5.70 s"
+    assert not any(row["token"]["cut"] for row in model["rows"])
