@@ -221,6 +221,10 @@ def test_progress_counts_variants() -> None:
         )
         blockpruner(count=2).prune(model, context)
     assert seen == [(done, 8 + 7) for done in range(1, 16)]
+    seen.clear()
+    with torch.no_grad():
+        blockpruner(count=1).prune(tiny_model("llama"), context)
+    assert seen == [(done, 8) for done in range(1, 9)]
 
 
 def test_zero_removes_nothing() -> None:
@@ -340,3 +344,12 @@ def test_bounds_may_exceed_the_loss_by_the_rounding_of_the_models_type(
     monkeypatch.setattr("prunebench_plugins.blockpruner.Search", Spy)
     prune(tiny_model("llama").to(dtype), count=0)
     assert seen == [pytest.approx(slack)]
+
+
+def test_a_ratio_that_only_other_units_would_reach_is_an_error() -> None:
+    """The seven largest units have 75 % of the parameters. Here an MLP is the last one, so 70 %."""
+    model = tiny_model("llama", 1)
+    prune(model, count=7)
+    assert [block.kind for block in anatomy(model).blocks] == ["mlp"]
+    with pytest.raises(PrunebenchError, match="ratio 0.72 is out of reach: all 7 units"):
+        prune(tiny_model("llama", 1), ratio=0.72)
