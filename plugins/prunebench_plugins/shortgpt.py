@@ -6,7 +6,7 @@ least (arXiv:2403.17887, equation 6).
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
@@ -108,7 +108,7 @@ class ShortGPT(Method):
         # between nearly parallel states need more: arccos turns an error of 1e-7 into one of 1e-4.
         dtype = torch.float64 if angular else torch.float32
         totals = torch.zeros(layers, dtype=torch.float64)
-        batches = [0] * layers
+        batches: Counter[int] = Counter()  # by layer: how many have passed it
         inputs: dict[int, deque[torch.Tensor]] = {}  # by batch: inputs of the last `span` layers
 
         def see(layer: int, before: torch.Tensor, after: torch.Tensor) -> None:
