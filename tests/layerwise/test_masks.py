@@ -108,3 +108,15 @@ def test_a_matrix_may_lose_everything_if_no_density_is_asked_for() -> None:
     assert found == {"small": 100, "large": 0}
     kept = lowest_overall(weights, torch.clone, 0.5, min_density=0.01)
     assert {path: int(mask.sum()) for path, mask in kept} == {"small": 99, "large": 1}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("group", ["row", "matrix"])
+def test_scores_without_an_order_are_refused_for_a_share(bad: float, group: str) -> None:
+    score = torch.arange(24.0).view(2, 12)
+    assert int(lowest(score, 0.5, group=group).sum()) == 12
+    score[1, 3] = bad
+    with pytest.raises(PrunebenchError, match="1 of 24 scores are not finite"):
+        lowest(score, 0.5, group=group)
+    # N:M orders the other groups all the same.
+    assert lowest(score, "2:4", group=group).shape == (2, 12)

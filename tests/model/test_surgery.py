@@ -108,3 +108,12 @@ def test_removing_nothing_changes_nothing():
     before = model(IDS).logits
     remove_layers(model, [])
     assert torch.equal(model(IDS).logits, before)
+
+
+@pytest.mark.parametrize(
+    ("removed", "left"), [([], 2), ([0], 1), ([1], 1), ([2], 2), ([3], 2), ([0, 1], 0)]
+)
+def test_the_layers_before_the_first_window_are_counted_anew(removed, left):
+    model = tiny_model("qwen2", max_window_layers=2)
+    remove_layers(model, removed)
+    assert model.config.max_window_layers == left

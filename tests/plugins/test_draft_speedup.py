@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 import report_builder as build
 from prunebench.experiment.plugins import MetricRef
 from prunebench.plugin.api.report_section import ReportData
 from prunebench.record.quality import MetricFigure, MetricResult
-from prunebench_plugins.draft_acceptance import DraftSpeedup
+from prunebench_plugins.draft_acceptance import DraftSpeedup, _untimed
 from prunebench_report import render
 from prunebench_report.sections import plugin_sections
 
@@ -116,3 +118,16 @@ def test_a_time_that_is_no_evidence_promises_nothing() -> None:
 def test_records_without_the_metric_have_no_section(tmp_path) -> None:
     page = render(build.store(tmp_path / "run", build.quickstart()), sections=[DraftSpeedup])
     assert "Pruned models as drafts" not in page
+
+
+@pytest.mark.parametrize(("share", "evidence"), [(0.0, True), (0.1, True), (0.11, False)])
+def test_a_tenth_of_the_cores_may_be_used_by_others(share, evidence) -> None:
+    row = {
+        "inter_token_speedup": 1.3,
+        "disturbed_rounds": None,
+        "cpu_others_share": share,
+        "speedup_expected": True,
+        "inter_token_speedup_bound": 1.2,
+    }
+    assert (_untimed(row) is None) == evidence
+    assert _untimed({**row, "disturbed_rounds": 0}) is None

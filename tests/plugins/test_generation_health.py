@@ -227,3 +227,28 @@ def test_a_large_run_says_how_many_cells_are_left_out(monkeypatch) -> None:
 
 def test_records_without_samples_have_no_section(tmp_path) -> None:
     assert blocks_of(build.quickstart()) == []
+
+
+@pytest.mark.parametrize("cells", [1, 60])
+def test_a_run_whose_cells_all_fit_says_nothing_of_others(cells) -> None:
+    dense = writing(build.quickstart()[0], "fluent")
+    written = [
+        writing(build.record(build.cell("wanda", sparsity=number / 100), 26.0, 1.0), "stutter")
+        for number in range(cells)
+    ]
+    blocks = blocks_of([dense, *written])
+    assert len(blocks) == cells + 1
+    assert "more cells" not in str(blocks)
+
+
+def test_a_sample_has_the_end_of_its_prompt_and_the_beginning_of_its_text(monkeypatch) -> None:
+    class Digits:
+        def decode(self, tokens) -> str:
+            return "".join(f"{token:09}," for token in tokens)
+
+    monkeypatch.setitem(globals(), "tiny_tokenizer", Digits)
+    _, notes = judged(monkeypatch, [list(range(2, 102))], prompt=40)
+    [sample] = notes["samples"]
+    first = int(draw_prompts(WINDOWS, 1, 40, seed=0)[0, 0])
+    assert sample["prompt"] == Digits().decode(range(first + 10, first + 40))
+    assert sample["text"] == Digits().decode(range(2, 72))

@@ -258,3 +258,48 @@ def test_dropout_is_on_while_training_and_off_before_and_after():
     model.train()
     run(model)
     assert model.training
+
+
+@pytest.mark.parametrize(("kind", "power"), [("l1", 1), ("l2", 2)])
+def test_a_penalty_has_its_weight_beside_the_mean_loss(kind, power):
+    """AdamW hides the size of a gradient, but not that of its parts."""
+    ours, plain = tiny_model("llama"), tiny_model("llama")
+    tokens = windows(4)
+    run(
+        ours,
+        tokens=tokens,
+        epochs=2,
+        max_grad_norm=None,
+        micro_batch_size=3,
+        penalty=Penalty(kind, 0.01),
+    )
+    parameters = [each.requires_grad_(requires_grad=True) for each in weights(plain).values()]
+    adam = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0)
+    for _ in range(2):
+        loss = plain(tokens, labels=tokens).loss
+        loss += 0.01 * sum(each.abs().pow(power).sum() for each in parameters)
+        loss.backward()
+        adam.step()
+        adam.zero_grad()
+    for name, each in weights(ours).items():
+        torch.testing.assert_close(each, weights(plain)[name].detach(), rtol=1e-4, atol=2e-6)
+
+
+def test_only_trained_parameters_get_gradients():
+    model = tiny_model("llama")
+    parameters = dict(list(weights(model).items())[:2])
+    others = [each for name, each in model.named_parameters() if name not in parameters]
+    seen: list[bool] = []
+
+    def look(_done: int, _total: int) -> None:
+        seen.append(any(each.requires_grad or each.grad is not None for each in others))
+
+    train(
+        model,
+        Trainable(parameters),
+        TrainingWindows(windows(4)),
+        TrainingSettings(batch_size=2),
+        generator=torch.Generator(),
+        progress=look,
+    )
+    assert seen == [False, False]
