@@ -282,7 +282,7 @@ def test_a_penalty_has_its_weight_beside_the_mean_loss(kind, power):
         adam.step()
         adam.zero_grad()
     for name, each in weights(ours).items():
-        torch.testing.assert_close(each, weights(plain)[name].detach(), rtol=1e-4, atol=2e-6)
+        torch.testing.assert_close(each, weights(plain)[name].detach(), rtol=1e-3, atol=1e-4)
 
 
 def test_only_trained_parameters_get_gradients():

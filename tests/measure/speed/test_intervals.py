@@ -86,3 +86,10 @@ def test_between_two_order_statistics_it_is_that_of_hettmansperger_and_sheather(
     expected = (1 - weight) * samples[rank - 1] + weight * samples[rank]
     assert lower_bound(samples, miss) == pytest.approx(expected)
     assert upper_bound([-one for one in samples], miss) == pytest.approx(-expected)
+
+
+@pytest.mark.parametrize(("count", "middle"), [(6, 3), (7, 4), (8, 4), (9, 5)])
+def test_a_bound_with_little_confidence_is_the_sample_at_the_middle(count, middle):
+    """It misses in almost half of all cases, and does not cross the middle to miss in more."""
+    samples = list(range(1, count + 1))
+    assert lower_bound(samples, 0.49 if count % 2 == 0 else 0.5) == middle
