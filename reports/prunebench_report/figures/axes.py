@@ -59,7 +59,8 @@ class Frame:
             parts.append(label(tick_text(tick), at, shift=(0, 16), anchor="middle", kind=kind))
         below = (0.5, self.height)
         parts.append(label(self.x_label, below, shift=(0, 34), anchor="middle", kind="tick"))
-        parts.append(label(self.y_label, (0, 0), shift=(-44, -10), kind="tick"))
+        if self.y_label:
+            parts.append(label(self.y_label, (0, 0), shift=(-44, -10), kind="tick"))
         if arrow := _ARROWS.get((self.x_better, self.y_better)):
             # Above the area, so that it covers no mark.
             better = (f"better {arrow}", (1.0, 0.0))

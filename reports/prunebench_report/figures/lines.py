@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from prunebench_report.figures.axes import Frame, ends
 from prunebench_report.figures.label_placement import line_block
 from prunebench_report.figures.labels import names, rule_name
-from prunebench_report.figures.svg import MARKS, LegendEntry, line, lines, mark, titled
+from prunebench_report.figures.svg import LegendEntry, colour, line, lines, mark, titled
 from prunebench_report.text import number
 
 DASHES = 3
@@ -66,7 +66,7 @@ def _line(frame: Frame, one: Series) -> str:
     at = [frame.at(vertex.x, vertex.y) for vertex in one.vertices]
     if len(at) < 2:
         return ""
-    return f'<g class="line c{one.mark % MARKS} d{one.dashes}">{lines(None, at)}</g>'
+    return f'<g class="line {colour(one.mark)} d{one.dashes}">{lines(None, at)}</g>'
 
 
 def _marks(frame: Frame, one: Series) -> str:
@@ -76,7 +76,7 @@ def _marks(frame: Frame, one: Series) -> str:
         if vertex.low is not None and vertex.high is not None:
             ends = (max(vertex.low, frame.y.low), min(vertex.high, frame.y.high))
             low, high = (frame.at(vertex.x, end) for end in ends)
-            body = line(f"range c{one.mark % MARKS}", low, high)
+            body = line(f"range {colour(one.mark)}", low, high)
         body += mark(one.mark, frame.at(vertex.x, vertex.y))
         parts.append(titled(vertex.title, body, f"#row-{vertex.cell}" if vertex.cell else None))
     return "".join(parts)

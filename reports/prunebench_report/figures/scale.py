@@ -51,7 +51,8 @@ def linear(low: float, high: float) -> Scale:
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     # Rounded to the step's digits: 3 x 0.1 must print as 0.3.
     digits = max(0, 1 - math.floor(math.log10(step)))
-    return Scale(low, high, tuple(round(index * step, digits) for index in range(first, last + 1)))
+    ticks = (round(index * step, digits) for index in range(first, last + 1))
+    return Scale(low, high, tuple(tick for tick in ticks if low <= tick <= high))
 
 
 def linear_around(values: Sequence[float], *, least: float = 0.0) -> Scale:

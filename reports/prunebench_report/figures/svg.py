@@ -21,6 +21,8 @@ Anchor = Literal["start", "middle", "end"]
 
 MARKS = 8
 """Methods differ in shape as well as colour; beyond eight they repeat. The template has shapes."""
+DENSE = MARKS
+"""The mark of dense: the first shape, in the colour of text."""
 FONT = 11.0
 """Size of text in pixels, as style.css has it."""
 CHARACTER = 0.6 * FONT
@@ -34,6 +36,14 @@ class LegendEntry:
     name: str
     mark: int
     dashes: int = 0
+
+    @property
+    def shape(self) -> int:
+        return self.mark % MARKS
+
+    @property
+    def colour(self) -> str:
+        return colour(self.mark)
 
 
 @dataclass(frozen=True)
@@ -76,11 +86,17 @@ def lines(kind: str | None, points: Sequence[tuple[float, float]]) -> str:
     return "".join(line(kind, a, b) for a, b in itertools.pairwise(points))
 
 
+def colour(index: int) -> str:
+    """The class that gives a method its colour."""
+    return f"c{index}" if index == DENSE else f"c{index % MARKS}"
+
+
 def mark(index: int, at: tuple[float, float], kind: str = "") -> str:
     """The mark of a method; ``kind`` 'hollow', 'grey' or nothing."""
-    shape = index % MARKS
-    kinds = f"c{shape}{' ' + kind if kind else ''}"
-    return f'<use href="#k{shape}" class="{kinds}" x="{percent(at[0])}" y="{pixels(at[1])}"/>'
+    kinds = f"{colour(index)}{' ' + kind if kind else ''}"
+    return (
+        f'<use href="#k{index % MARKS}" class="{kinds}" x="{percent(at[0])}" y="{pixels(at[1])}"/>'
+    )
 
 
 def label(
@@ -110,10 +126,13 @@ def titled(title: str, body: str, href: str | None = None) -> str:
     return f'<a tabindex="-1" href="{plain(href)}">{inner}</a>'
 
 
-def plot(key: str, caption: str, desc: str, height: float, body: Iterable[str]) -> Markup:
+def plot(
+    key: str, caption: str, desc: str, height: float, body: Iterable[str], kind: str = ""
+) -> Markup:
     """The element; ``key`` is unique within the page, and the axes' labels are outside of it."""
+    classes = f"plot {kind}".rstrip()
     return Markup(  # noqa: S704 - `plain` escaped every text
-        f'<svg class="plot" role="group" aria-labelledby="{key}-t {key}-d" '
+        f'<svg class="{classes}" role="group" aria-labelledby="{key}-t {key}-d" '
         f'style="height:{pixels(height)}px"><title id="{key}-t">{plain(caption)}</title>'
         f'<desc id="{key}-d">{plain(desc)}</desc>{"".join(body)}</svg>'
     )

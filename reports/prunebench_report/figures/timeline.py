@@ -43,6 +43,7 @@ def drawable(memory: Timeline | None) -> TypeGuard[Timeline]:
 
 def ends_of(lines: Sequence[Timeline]) -> Ends:
     """Axes on which all of these have room."""
+    # The lines of the GPU are on the same axis as the resident set.
     values = (value for line in lines for series in _series(line).values() for value in series)
     return Ends(max(map(_end, lines)) or 1.0, max(values, default=0) or 1)
 
@@ -110,6 +111,7 @@ def timeline(
 
 
 def _band(span: PhaseSpan, end: float, colours: Mapping[str, int], height: float) -> str:
+    # A phase may end after the last sample.
     left, right = (min(max(time / end, 0.0), 1.0) for time in (span.start_s, span.end_s))
     across = f'x="{percent(left)}" width="{percent(max(0.0, right - left))}"'
     kind = _kind(colours[span.phase])

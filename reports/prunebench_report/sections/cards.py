@@ -19,8 +19,9 @@ from prunebench_report.figures.sparklines import io_floor_bar, phase_bars
 from prunebench_report.sections import devices, metrics, speed, tasks, timelines
 from prunebench_report.sections.experiment import audit_facts, experiment_facts
 from prunebench_report.sections.failures import command
-from prunebench_report.sections.provenance import flatten, split_facts
-from prunebench_report.text import MISSING, Facts, number, size, times
+from prunebench_report.sections.notes import notes
+from prunebench_report.sections.provenance import split_facts
+from prunebench_report.text import MISSING, number, size, times
 
 if TYPE_CHECKING:
     from prunebench.record.io import GenerationIO
@@ -42,6 +43,7 @@ def _card(
     record: Record, row: Row, own_facts: Mapping[str, str], floors: Sequence[GenerationIO]
 ) -> dict[str, Any]:
     """``own_facts`` are the facts of the cell's provenance that not all cells share."""
+    said = notes(record)
     return {
         "id": record.id,
         "name": row["name"],
@@ -61,7 +63,8 @@ def _card(
         "floors": [io_floor_bar(one) for one in floors],
         "dram": devices.dram_traffic(record),
         "phases": phase_bars(record.cost.phases) if record.cost else [],
-        "notes": _notes(record),
+        "notes": said.facts,
+        "note_plots": said.figures,
         # The command has a place of its own at the end of the card.
         "provenance": [(key, value) for key, value in own_facts.items() if key != "command"],
         "command": command(record),
@@ -97,11 +100,3 @@ def _perplexity(row: Row, index: int, one: Perplexity) -> dict[str, str]:
         "protocol": protocol(one),
         "tokens": one.tokens_sha256,
     }
-
-
-def _notes(record: Record) -> Facts:
-    """What method, recovery and metrics report about themselves."""
-    recovery = {"recovery": record.recovery_notes} if record.recovery_notes else {}
-    measured = record.quality.metrics if record.quality else []
-    noted = {result.label: result.notes for result in measured if result.notes}
-    return list(flatten({**record.method_notes, **recovery, **noted}).items())

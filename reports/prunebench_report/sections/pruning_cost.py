@@ -19,6 +19,7 @@ def section(given: ReportInput) -> list[dict[str, Any]]:
         for row in given.detailed_rows
         if row["status"] == "ok" and row["method"] != "dense" and row.get("prune_s") is not None
     ]
+    # Zero if nothing was pruned, or in no time
     longest = longest_bar([_time(row) for row in known])
     return [_row(row, longest or 1.0) for row in known]
 

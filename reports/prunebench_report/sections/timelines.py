@@ -36,6 +36,7 @@ def section(given: ReportInput) -> dict[str, Any] | None:
     shared = [line for _, line in lines]
     # One scale for all, so that heights and widths can be compared.
     ends, colours = ends_of(shared), phase_colours(shared)
+    # Dense comes first, because all others are compared with it.
     pictures = []
     for record, line in sorted(lines, key=lambda one: one[0].cell.method.name != "dense"):
         name, most = clean(given.names[record.id]), peak(record)

@@ -10,7 +10,7 @@ from prunebench.record.quality import TaskMetric, TaskResult
 from prunebench.record.record import Record
 from prunebench_report import render
 from prunebench_report.data.table import build_table
-from prunebench_report.sections import cards, main_table, tasks, verdict
+from prunebench_report.sections import cards, main_table, task_plots, tasks, verdict
 from prunebench_report.text import MINUS
 
 DENSE = {"boolq": 0.60, "arc_easy": 0.50, "hellaswag": 0.40}
@@ -192,3 +192,23 @@ def test_flips_are_columns_of_the_table_and_notes_of_the_section(build, records)
     moved = wanda.model_copy(deep=True)
     moved.quality.tasks[0].data_commit = "another"
     assert build_table([dense, moved], 0.95)[1]["task_flips_percent"] is None
+
+
+def test_every_task_has_a_plot_with_intervals_and_denses_line(build, records):
+    [model] = task_plots.section(build.given(records))
+    assert [one.caption for one in model["figures"]] == list(DENSE)
+    boolq = model["figures"][0]
+    # 60 +- 1.96 x 1 point
+    assert "dense 60.0 (58.0 to 62.0)" in boolq.desc
+    assert boolq.svg.count('class="range') == 3
+    assert boolq.svg.count('class="dense"') == 1
+    assert ">acc, %</text>" in boolq.svg
+
+
+def test_scores_without_an_error_have_no_plot(build, records):
+    for record in records:
+        for one in record.quality.tasks:
+            one.metrics[0].stderr = None
+    [model] = task_plots.section(build.given(records))
+    assert model["figures"] == []
+    assert build_table(records, 0.95)
