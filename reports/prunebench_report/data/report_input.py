@@ -62,6 +62,12 @@ class ReportInput:
         return unique_names(self.plan.cells, self.runs)
 
     @cached_property
+    def methods(self) -> list[str]:
+        """The methods that prune, in the order of the plan; the place of one decides its mark."""
+        names = dict.fromkeys(cell.method.name for cell in self.plan.cells)
+        return [name for name in names if name != "dense"]
+
+    @cached_property
     def table(self) -> list[Row]:
         return build_table(
             self.records, self.gate, self.plan.expect, self.names, self.plan.generation_gate

@@ -15,6 +15,8 @@ Edge = tuple[float, float]
 
 # Directions from a point, best first: beside it, above and below, then diagonally.
 _SIDES = ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (-1, -1), (1, 1), (-1, 1))
+_BESIDE = 2
+"""This many of the directions, the first ones, are right beside the point."""
 _DISTANCES = (9.0, 20.0, 34.0, 50.0)
 _DIAGONAL = 0.75
 # Free space that a label keeps around points and lines.
@@ -80,22 +82,28 @@ def place_labels(
     # Every test looks at both widths: see the module's docstring.
     within = (narrow, wide)
     blocked = [*taken, *map(point_block, points)]
-    result: list[Label | None] = []
-    for point, width in zip(points, widths, strict=True):
-        # The index keeps the order of `_around` among places that are equally good.
-        free = [
-            (distance + _CROSSING * _crossed(one.block, avoided, within), index, one)
-            for distance in _DISTANCES
-            for index, one in enumerate(_around(point, width, height, distance))
-            if one.block.top >= 0
-            and one.block.bottom <= bottom
-            and _inside(one.block, within)
-            and all(apart(one.block, other, within) for other in blocked)
-        ]
-        chosen = min(free, key=lambda option: option[:2])[2] if free else None
-        result.append(chosen)
-        if chosen:
-            blocked.append(chosen.block)
+    result: list[Label | None] = [None] * len(points)
+    # First those with room right beside their point: a label that has to go elsewhere must not
+    # push them all away, one after the other, as in a column of points.
+    for beside in (True, False):
+        for number, (point, width) in enumerate(zip(points, widths, strict=True)):
+            if result[number] is not None:
+                continue
+            # The index keeps the order of `_around` among places that are equally good.
+            free = [
+                (distance + _CROSSING * _crossed(one.block, avoided, within), index, one)
+                for distance in (_DISTANCES[:1] if beside else _DISTANCES)
+                for index, one in enumerate(_around(point, width, height, distance))
+                if not (beside and (index >= _BESIDE or _crossed(one.block, avoided, within)))
+                and one.block.top >= 0
+                and one.block.bottom <= bottom
+                and _inside(one.block, within)
+                and all(apart(one.block, other, within) for other in blocked)
+            ]
+            if free:
+                chosen = min(free, key=lambda option: option[:2])[2]
+                result[number] = chosen
+                blocked.append(chosen.block)
     return result
 
 

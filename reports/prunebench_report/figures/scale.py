@@ -18,6 +18,7 @@ _RANGES = 3.0
 _CUT = 3.0
 _SHOWN = 1.6
 _MOST_TICKS = 6
+_FEWEST_TICKS = 3
 _MOST_DECADES = 8
 
 
@@ -74,7 +75,11 @@ def log_around(values: Sequence[float]) -> Scale:
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     stride = max(1, -(-(last - first) // _MOST_DECADES))
     ticks = (step * 10.0**power for power in range(first, last + 1, stride) for step in steps)
-    return Scale(low, high, tuple(tick for tick in ticks if low <= tick <= high), log=True)
+    inside = tuple(tick for tick in ticks if low <= tick <= high)
+    # In a part of a decade, even steps have more ticks.
+    if len(inside) < _FEWEST_TICKS and high / low < 10:
+        inside = linear(low, high).ticks
+    return Scale(low, high, inside, log=True)
 
 
 def doubling(values: Iterable[float]) -> Scale:

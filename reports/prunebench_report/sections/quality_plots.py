@@ -97,23 +97,27 @@ class ModelFigures:
 
 
 def section(given: ReportInput) -> list[ModelFigures]:
-    return figures(given.results, given.gate, given.record_by_id)
+    return figures(given.results, given.gate, given.methods, given.record_by_id)
 
 
 def figures(
-    rows: Sequence[Row], gate: float, records: Mapping[str, Record] | None = None
+    rows: Sequence[Row],
+    gate: float,
+    methods: Sequence[str],
+    records: Mapping[str, Record],
 ) -> list[ModelFigures]:
-    """For each model the plots that have a pruned cell to draw."""
+    """For each model the plots that have a pruned cell to draw.
+
+    The same method has the same mark in every plot: its place in ``methods``.
+    """
     groups = by_model(rows)
-    # The same method has the same mark in every plot.
-    methods = list(dict.fromkeys(row["method"] for row in rows if row["method"] != "dense"))
     found = []
     for index, (model, members) in enumerate(groups.items()):
         done = [row for row in members if row["status"] == "ok"]
         panels = _panels(done)
         drawn, notes = [], []
         first = replace(panels[0], key=f"pruned{index}", caption="Quality against what is pruned")
-        if one := sparsity_figure(first, done, records or {}, methods, gate):
+        if one := sparsity_figure(first, done, records, methods, gate):
             drawn.append(one)
         for panel in panels:
             points = [point for row in done if (point := _point(row, panel))]

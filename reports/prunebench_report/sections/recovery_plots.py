@@ -35,5 +35,5 @@ def section(given: ReportInput) -> list[dict[str, Any]]:
             key = f"recovery{index}-{number}"
             figures.append(curve(key, caption, shown, "Step", "Loss, nats per token"))
         left_out = max(0, max(map(len, kinds.values())) - MOST_LINES)
-        found.append({"model": model, "figures": figures, "left_out": left_out})
+        found.append({"model": model, "figures": figures, "legend": (), "left_out": left_out})
     return found

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from prunebench_report.data.groups import models_with
@@ -69,7 +69,6 @@ _THROUGHPUT = _Measure("Throughput", "Tokens/s (log)", 1, lambda one: one.tokens
 
 def section(given: ReportInput) -> list[dict[str, Any]]:
     """For each model that was timed at several shapes, the plots; empty if none was."""
-    methods = list(dict.fromkeys(record.cell.method.name for record in given.records))
     found = []
     for index, (model, members) in enumerate(models_with(given.detailed, stored_latencies)):
         # One choice of cells for all plots of a model
@@ -78,11 +77,14 @@ def section(given: ReportInput) -> list[dict[str, Any]]:
             one
             for axis in (_BATCH, _PROMPT)
             for measure in (_TTFT, _BETWEEN, _THROUGHPUT)
-            if (one := _figure(axis, measure, shown, given.names, methods, index))
+            if (one := _figure(axis, measure, shown, given, index))
         ]
         if figures:
             left_out = len(members) - len(shown)
-            found.append({"model": model, "figures": figures, "left_out": left_out})
+            # All plots have the same lines: one legend is enough.
+            shared = {"legend": figures[0].legend, "left_out": left_out}
+            bare = [replace(one, legend=()) for one in figures]
+            found.append({"model": model, "figures": bare, **shared})
     return found
 
 
@@ -101,8 +103,7 @@ def _figure(
     axis: _Axis,
     measure: _Measure,
     members: Sequence[Record],
-    names: Mapping[str, str],
-    methods: Sequence[str],
+    given: ReportInput,
     index: int,
 ) -> Figure | None:
     """None if nothing was timed at two values of the axis with the rest alike."""
@@ -117,19 +118,19 @@ def _figure(
     series, seen = [], dict[str, int]()
     for record in members:
         timed = [one for one in stored_latencies(record) if axis.fixed(one) == fixed]
-        label, method = short_label(names[record.id]), record.cell.method.name
+        label, method = short_label(given.names[record.id]), record.cell.method.name
         points = sorted((axis.of(one), y) for one in timed if (y := measure.of(one)))
         vertices = tuple(
             Vertex(
                 x,
                 y,
-                f"{names[record.id]}: {axis.label} {x}, {measure.name} {number(y)}",
+                f"{given.names[record.id]}: {axis.label} {x}, {measure.name} {number(y)}",
                 cell=record.id,
             )
             for x, y in points
         )
         if vertices:
-            mark = DENSE if method == "dense" else methods.index(method)
+            mark = DENSE if method == "dense" else given.methods.index(method)
             dashes = seen.get(method, 0) % DASHES
             seen[method] = seen.get(method, 0) + 1
             series.append(Series(clean(label), mark, vertices, dashes))

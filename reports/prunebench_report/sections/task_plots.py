@@ -24,7 +24,6 @@ _NORMAL_95 = 1.96
 
 def section(given: ReportInput) -> list[dict[str, Any]]:
     """For each model with tasks, the plots of its tasks, dense first in each."""
-    methods = list(dict.fromkeys(record.cell.method.name for record in given.records))
     found = []
     for index, (model, members) in enumerate(models_with(given.detailed, tasks_by_key)):
         # More rows would be no plot that anybody can read; the table below has all of them.
@@ -32,16 +31,16 @@ def section(given: ReportInput) -> list[dict[str, Any]]:
         keys = list(dict.fromkeys(key for record in shown for key in tasks_by_key(record)))
         figures = []
         for number, key in enumerate(keys[:MOST_TASKS]):
-            one = _figure(f"task{index}-{number}", key, shown, given, methods)
+            one = _figure(f"task{index}-{number}", key, shown, given)
             if one is not None:
                 figures.append(one)
         left_out = len(members) - len(shown)
-        found.append({"model": model, "figures": figures, "left_out": left_out})
+        found.append({"model": model, "figures": figures, "legend": (), "left_out": left_out})
     return found
 
 
 def _figure(
-    name: str, key: TaskKey, members: Sequence[Record], given: ReportInput, methods: Sequence[str]
+    name: str, key: TaskKey, members: Sequence[Record], given: ReportInput
 ) -> Figure | None:
     """None if no score has a standard error."""
     rows, reference = [], None
@@ -55,7 +54,7 @@ def _figure(
             reference = factor * one.value
         # The ends of the interval that the table's z uses
         half = _NORMAL_95 * one.stderr
-        method = DENSE if dense else methods.index(record.cell.method.name)
+        method = DENSE if dense else given.methods.index(record.cell.method.name)
         ends = (factor * (one.value - half), factor * (one.value + half))
         label = short_label(given.names[record.id])
         rows.append(Interval(clean(label), factor * one.value, *ends, method, record.id))

@@ -57,6 +57,11 @@ def test_any_values_have_a_scale_with_ticks_inside(values, log):
     assert sum(scale.beyond(value) for value in values) <= len(values) // 3
 
 
+@given(st.floats(1e-6, 1e12), st.floats(1, 1e4))
+def test_a_logarithmic_axis_has_at_least_two_ticks(low, ratio):
+    assert len(log_around([low, low * ratio]).ticks) >= 2
+
+
 def test_noise_does_not_fill_the_axis():
     scale = linear_around([0.998, 1.002], least=0.1)
     assert scale.share(1.002) - scale.share(0.998) < 0.05

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from prunebench_report import render
+from prunebench_report.sections import quality_plots
 from prunebench_report.sections.speed_plots import section
 
 
@@ -35,8 +36,14 @@ def test_batch_sizes_make_a_line_for_each_cell_with_dense_first(build, tmp_path)
     ]
     between = model["figures"][1]
     assert between.caption.endswith("prompt 128, 32 new tokens")
-    assert between.legend[0].name == "dense"
-    assert len(between.legend) == 8
+    assert model["legend"][0].name == "dense"
+    assert len(model["legend"]) == 8
+    # The marks are those of the trade-offs.
+    [trade] = quality_plots.section(build.given(records))
+    marks = {entry.name: entry.mark for entry in trade.legend}
+    assert [entry.mark for entry in model["legend"] if entry.name == "wanda 0.5"] == [
+        marks["wanda"]
+    ]
     ticks = re.findall(r'text-anchor="middle">(\d+)</text>', between.svg)
     assert ticks == ["1", "4", "16"]
     assert ">better ↓</text>" in between.svg
@@ -54,5 +61,5 @@ def test_of_many_cells_some_of_every_method_are_drawn(build):
     many = [build.record(build.cell("wanda", sparsity=n / 20), 30.0, 1.0) for n in range(1, 13)]
     records = at_shapes(build, [*build.quickstart()[:1], *many], batch_size=(8,))
     [model] = section(build.given(records))
-    assert len(model["figures"][0].legend) == 8
+    assert len(model["legend"]) == 8
     assert model["left_out"] == 5
