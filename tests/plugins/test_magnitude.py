@@ -172,3 +172,12 @@ def test_only_the_global_scope_refuses_allocations_and_streaming() -> None:
     allocation, streaming = refused(layers=[1, 2])
     assert "leave weights out" in str(allocation)
     assert streaming is None
+
+
+def test_progress_of_the_global_scope_counts_linears() -> None:
+    model = tiny_model("llama")
+    seen: list[tuple[int, int]] = []
+    context = Context(None, 0, [0, 1, 2, 3], lambda done, total: seen.append((done, total)))
+    with torch.no_grad():
+        magnitude(scope="global").prune(model, context)
+    assert seen == [(done, 28) for done in range(1, 29)]
