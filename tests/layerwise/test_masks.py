@@ -120,3 +120,9 @@ def test_scores_without_an_order_are_refused_for_a_share(bad: float, group: str)
         lowest(score, 0.5, group=group)
     # N:M orders the other groups all the same.
     assert lowest(score, "2:4", group=group).shape == (2, 12)
+
+
+def test_a_negative_zero_is_as_low_as_a_zero_of_an_earlier_matrix() -> None:
+    weights = {"first": torch.tensor([[0.0, 1.0]]), "second": torch.tensor([[-0.0, 1.0]])}
+    found = {path: mask[0].tolist() for path, mask in lowest_overall(weights, torch.clone, 0.25)}
+    assert found == {"first": [True, False], "second": [False, False]}

@@ -109,6 +109,16 @@ def test_all_windows_of_256_rows_are_those_of_blockpruner(count: int) -> None:
     windows = len("\n\n".join(chosen)) // 32
     found = sample("joined-rows", TextSource(docs, letters), windows, 32, 42)
     assert found.tokens.tolist() == joined_rows(docs, windows, 32, 42)
+    assert found.documents == 256
+
+
+def test_no_more_rows_are_drawn_if_256_fill_the_windows_exactly() -> None:
+    docs = ["abcdefghij" * 3] * 300
+    assert len("\n\n".join(docs[:256])) == 182 * 45
+    found = sample("joined-rows", TextSource(docs, letters), 182, 45, 0)
+    assert found.documents == 256
+    more = sample("joined-rows", TextSource(docs, letters), 183, 45, 0)
+    assert more.documents == int(1.1 * 256 * 183 / 182) == 283
 
 
 @pytest.mark.parametrize("count", [400, 2000, 5200])

@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from prunebench.errors import PrunebenchError
 from prunebench.text.document_files import read_documents
 from prunebench.text.encoder import Encoder
-from prunebench.text.samplers import SAMPLERS, TextSource, consecutive, sample
+from prunebench.text.samplers import (
+    SAMPLERS,
+    TextSource,
+    consecutive,
+    consecutive_for_evaluation,
+    sample,
+)
 from small_tokenizers import TEXT
 
 
@@ -204,3 +210,66 @@ def test_a_sampler_that_does_not_fit_is_named(name: str, hint: str) -> None:
     with pytest.raises(PrunebenchError) as caught:
         sample(name, texts(["abc"]), 1, 2, 0)
     assert hint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "windows", "cut", "tail"),
+    [
+        ("abcdefghij", None, ["abcd", "efgh"], "ij"),
+        ("abcdefghi", None, ["abcd", "efgh"], None),  # one token predicts nothing
+        ("abcdefgh", None, ["abcd", "efgh"], None),
+        ("abcdefghij", 2, ["abcd", "efgh"], None),  # all windows are full
+        ("abcdefghij", 1, ["abcd"], None),
+        ("abcdefghij", 3, ["abcd", "efgh"], "ij"),
+        ("abc", None, [], "abc"),
+        ("abc", 1, [], "abc"),
+    ],
+)
+def test_a_tail_is_what_is_left_of_the_text(text, windows, cut, tail) -> None:
+    found = consecutive_for_evaluation(texts([text]), windows, 4, tail=True)
+    assert [read(window) for window in found.tokens] == cut
+    assert found.tokens.shape == (len(cut), 4)
+    assert (None if found.tail is None else read(found.tail)) == tail
+
+
+def test_neither_a_tail_nor_fewer_windows_unless_asked_for() -> None:
+    source = texts(["abcdefghij"])
+    assert consecutive_for_evaluation(source, None, 4).tail is None
+    with pytest.raises(PrunebenchError, match="3 windows of 4 tokens are wanted, it gives 2"):
+        consecutive_for_evaluation(source, 3, 4)
+    fewer = consecutive_for_evaluation(source, 3, 4, fewer=True)
+    assert [read(window) for window in fewer.tokens] == ["abcd", "efgh"]
+    assert fewer.tail is None
+    with pytest.raises(PrunebenchError, match="4 windows of 4 tokens are wanted, it gives 2"):
+        consecutive_for_evaluation(source, 4, 4, tail=True)
+    with pytest.raises(PrunebenchError, match="1 windows of 4 tokens are wanted, it gives 0"):
+        consecutive_for_evaluation(texts(["abc"]), None, 4, fewer=True)
+
+
+@pytest.mark.parametrize(
+    ("per_token", "windows", "lengths", "read_documents"),
+    [
+        # The first guess is five characters a token; behind the tenth document there is no joiner.
+        (2, 4, [99], 10),
+        (5, 4, [99, 115], 12),  # 20 / 19 of 100 characters, and a tenth more
+        (10, 8, [199, 463], 47),
+        (20, 4, [99, 549], 55),
+        (99 / 20, 4, [99], 10),  # exactly enough
+    ],
+)
+def test_as_much_text_is_tokenised_as_the_tokens_so_far_suggest(
+    per_token: float, windows: int, lengths: list[int], read_documents: int
+) -> None:
+    seen: list[int] = []
+
+    def prefix(text: str) -> list[int]:
+        seen.append(len(text))
+        return [7] * int(len(text) / per_token + 1e-9)
+
+    def whole(text: str) -> list[int]:
+        raise AssertionError("all of the text is tokenised")
+
+    docs = ["abcdefghi"] * 1000
+    found = consecutive(TextSource(docs, whole, "|", prefix), windows, 5)
+    assert found.tokens.tolist() == [[7] * 5] * windows
+    assert (seen, found.documents) == (lengths, read_documents)

@@ -151,8 +151,7 @@ def joined_rows(source: TextSource, windows: int, length: int, seed: int) -> Sam
         if len(ids) >= need or count == len(rows):
             return _cut(source, ids, used, windows, length)
         # A tenth more than the tokens per row so far suggest, so that the next sample suffices.
-        guess = int(1.1 * count * need / max(1, len(ids)))
-        count = min(len(rows), max(count + 1, guess))
+        count = min(len(rows), int(1.1 * count * need / max(1, len(ids))))
 
 
 def consecutive(
