@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -83,31 +83,46 @@ def load_table(folder: Path) -> pd.DataFrame:
 
 
 def main_table(
-    folders: Sequence[Path], form: Literal["markdown", "latex"], *, only: Sequence[str] = ()
+    folders: Sequence[Path],
+    form: Literal["markdown", "latex", "model-card"],
+    *,
+    only: Sequence[str] = (),
 ) -> str:
-    """The main table of a run, or of several together, for a paper."""
+    """The main table of a run, or of several together, for a paper or for a model card."""
+    from prunebench_report.output.model_card import model_card
     from prunebench_report.output.paper_tables import paper_table
 
-    return paper_table(_load(*folders, only=only), form)
+    given = _load(*folders, only=only)
+    return model_card(given) if form == "model-card" else paper_table(given, form)
 
 
-def summary(folder: Path) -> Summary:
-    """The verdict and a compact table of a run as text."""
+def summary(*folders: Path, only: Sequence[str] = ()) -> Summary:
+    """The verdict, a compact table and the warnings of a run, or of several together, as text."""
     from prunebench_report.output.terminal_summary import terminal_summary
 
-    return terminal_summary(_load(folder))
+    return terminal_summary(_load(*folders, only=only))
 
 
-def compare(a: Path, b: Path, html: Path | None = None) -> dict[str, Any]:
-    """What run ``b`` changed against run ``a``, cell by cell; also written to ``html`` if given."""
+def compare(
+    a: Path, b: Path, html: Path | None = None, limits: Mapping[str, float] | None = None
+) -> dict[str, Any]:
+    """What run ``b`` changed against run ``a``, cell by cell; also written to ``html`` if given.
+
+    With ``limits``, the shares that may be lost of 'quality', 'speed', 'memory' or 'disk',
+    'losses' has what was lost, see `prunebench_report.data.losses.Loss`.
+    """
     from prunebench.model.files import check_file_target
     from prunebench.store.atomic import write_atomically
     from prunebench_report.output.html import comparison_document
+    from prunebench_report.sections import limits as checked_limits
     from prunebench_report.sections.comparison import comparison
 
     if html is not None:
         check_file_target(html, option="--html")
-    found = comparison(_load(a), _load(b)) | {"a": str(a), "b": str(b)}
+    before, after = _load(a), _load(b)
+    found = comparison(before, after) | {"a": str(a), "b": str(b)}
+    if limits:
+        found["losses"] = checked_limits.section(before, after, limits)
     if html is not None:
         write_atomically(html, comparison_document(found))
     return found

@@ -16,10 +16,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column as TableColumn
 
-from prunebench.app.time_left import RunningCell, TimeLeft, in_words
+from prunebench.app.time_left import RunningCell, TimeLeft, in_words, shape_in_words
 from prunebench.cell.events import Event
 from prunebench.engine.session import Watcher
 from prunebench.experiment.cell import Cell
+from prunebench.record.audit import Audit
 from prunebench.record.record import Record
 
 REPORT_EVERY_S = 60.0
@@ -134,7 +135,7 @@ class ProgressLines:
 def _state(one: RunningCell, cells: int, now: float) -> str:
     share = "" if one.share is None else f" {one.share:.0%}"
     return (
-        f"[{one.number}/{cells}] {_name(one.cell)}: {one.phase}{share}, "
+        f"[{one.number}/{cells}] {_name(one.cell)}: {one.doing}{share}, "
         f"after {in_words(now - one.begun)}"
     )
 
@@ -159,8 +160,15 @@ class _Bars(ProgressLines):
         if (part := self._parts.get(cell.id)) is not None:
             # A total of 0 means that the phase does not count; None makes the bar pulse.
             self.progress.update(
-                part, state=event.phase, total=event.total or None, completed=event.done
+                part,
+                state=self._doing(cell, event),
+                total=event.total or None,
+                completed=event.done,
             )
+
+    def _doing(self, cell: Cell, event: Event) -> str:
+        running = self._running.get(cell.id)
+        return event.phase if running is None else running.doing
 
     def finished(self, record: Record) -> None:
         super().finished(record)
@@ -198,22 +206,46 @@ def outcome(record: Record) -> str:
         record.status,
         *([f"flagged ({len(record.flags)})"] if record.flags else []),
     ]
-    words += (
-        [f"perplexity {_short(result.perplexity)}" for result in record.quality.perplexity]
-        if record.quality
-        else []
-    )
+    words += _perplexities(record)
     if record.audit is not None:
-        words.append(f"sparsity {record.audit.sparsity:.1%}")
-        if record.audit.removed_layers:
-            words.append(f"{len(record.audit.removed_layers)} layers removed")
+        words += _removed(record.audit)
+    words += _speeds(record)
+    return ", ".join(words)
+
+
+def _perplexities(record: Record) -> list[str]:
+    every = record.quality.perplexity if record.quality else []
+    # Several need their texts; one is the only text of the suite.
+    return [
+        f"perplexity {_short(one.perplexity)}" + (f" ({one.corpus})" if len(every) > 1 else "")
+        for one in every
+    ]
+
+
+def _removed(audit: Audit) -> list[str]:
+    """Zeros and removed parameters: a method makes the one or the other, seldom both."""
+    fewer = audit.parameters < audit.parameters_dense
+    words = [] if fewer and audit.zeros <= audit.zeros_dense else [f"sparsity {audit.sparsity:.1%}"]
+    if audit.removed_layers:
+        words.append(f"{len(audit.removed_layers)} layers removed")
+    if fewer:
+        words.append(f"{audit.removed_share:.1%} of the parameters removed")
+    return words
+
+
+def _speeds(record: Record) -> list[str]:
+    words = []
     latencies = record.speed.latency if record.speed else []
     if any(latency.inter_token_s is None for latency in latencies):
         words.append("speed not measurable here")
     for latency in latencies:
         if latency.inter_token_s is None:
             continue
-        words.append(f"{latency.inter_token_s.median * 1e3:.1f} ms/token")
-        if latency.inter_token_speedup is not None:
-            words.append(f"{latency.inter_token_speedup.estimate:.2f}x dense")
-    return ", ".join(words)
+        ratio = latency.inter_token_speedup
+        beside = "" if ratio is None else f" = {ratio.estimate:.2f}x dense"
+        kernels = "" if latency.weights == "as stored" else f", {latency.weights}"
+        words.append(
+            f"{latency.inter_token_s.median * 1e3:.1f} ms/token{beside} "
+            f"({shape_in_words(latency)}{kernels})"
+        )
+    return words

@@ -65,6 +65,8 @@ class FinishedRun:
     """Sum of the seconds that this run's cells measured."""
     most_at_once: int
     """The largest number of cells that ran at the same time."""
+    warnings: tuple[str, ...] = ()
+    """What is probably a mistake in the suite."""
 
 
 def run_suite(
@@ -133,6 +135,7 @@ class _Run:
             not_measurable=tuple(cell.label for cell in cells if self._unmeasured(cell)),
             measured_s=self.measured_s,
             most_at_once=session.most_at_once,
+            warnings=start.warnings,
         )
 
     def _unmeasured(self, cell: Cell) -> bool:

@@ -8,7 +8,12 @@ from statistics import fmean
 
 from prunebench.cell.events import Event
 from prunebench.experiment.cell import Cell
+from prunebench.experiment.measures import LatencySpec
 from prunebench.record.record import Record
+from prunebench.record.speed import Latency
+
+TIMES_SHAPES = ("latency", "2:4 kernels")
+"""Phases that time one shape after the other."""
 
 
 @dataclass
@@ -36,6 +41,13 @@ class RunningCell:
     def share(self) -> float | None:
         """How much of the phase is done, 0 to 1; None if it does not count."""
         return self.done / self.total if self.total else None
+
+    @property
+    def doing(self) -> str:
+        """The phase; if it times shapes one after the other, also which one it times now."""
+        if self.phase not in TIMES_SHAPES or self.done >= len(self.cell.latency):
+            return self.phase
+        return f"{self.phase} ({shape_in_words(self.cell.latency[self.done])})"
 
 
 @dataclass
@@ -94,3 +106,8 @@ def in_words(seconds: float) -> str:
         return f"{round(seconds) if seconds < 10 else round(seconds / 10) * 10} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def shape_in_words(shape: LatencySpec | Latency) -> str:
+    """'prompt 128, batch 1'."""
+    return f"prompt {shape.prompt}, batch {shape.batch_size}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunebench.cli.options import suite_options
-from prunebench.cli.terminal import result_is_a_file, say
+from prunebench.cli.terminal import result_is_a_file, say, tell
 from prunebench.errors import printable
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 NOT_MEASURABLE = 3
 """Exit code: every cell has a result, but not every speed."""
+NOT_STRICT = 4
+"""Exit code of --strict: there are warnings, or published figures that were not reproduced."""
 
 
 @click.command("run")
@@ -45,19 +47,27 @@ NOT_MEASURABLE = 3
     metavar="ADDRESS",
     help="The cluster of --engine ray: HOST:PORT or auto; without it, a cluster is started here.",
 )
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="For CI: end with 4 if the report warns of something, or if a published figure that the "
+    "suite expects is not reproduced.",
+)
 def command(
     request: SuiteRequest,
     no_report: bool,
     engine: str,
     options: tuple[str, ...],
     ray_address: str | None,
+    strict: bool,
 ) -> None:
     """Run SUITE (a file, or a shipped suite such as quickstart) and write its report.
 
     Cells that have a result are not run again, so the same command continues an interrupted run.
 
     The exit code is 0 if all cells have a result, 1 if some failed, 2 for a wrong command or suite,
-    and 3 if something else used the machine, so that the speed of some cells was not measurable.
+    3 if something else used the machine, so that the speed of some cells was not measurable, and 4
+    with --strict if there are warnings. If several apply, it is the first of 1, 3 and 4.
     """
     from prunebench.app import run_suite
 
@@ -72,7 +82,7 @@ def command(
     except KeyboardInterrupt:
         say("stopped; the same command continues the run", err=True)
         sys.exit(130)  # 128 + SIGINT, as shells report it
-    _show_end(done, begun)
+    reason = _show_end(done, begun, strict=strict)
     if done.failed:
         say(
             f"{len(done.failed)} of {_cells(done.cells)} failed: {', '.join(done.failed)}", err=True
@@ -86,6 +96,9 @@ def command(
             err=True,
         )
         sys.exit(NOT_MEASURABLE)
+    if strict and reason is not None:
+        tell(reason, err=True)
+        sys.exit(NOT_STRICT)
 
 
 class _Terminal:
@@ -106,18 +119,28 @@ class _Terminal:
             name = f"{problem.plugin} of {problem.distribution} {problem.version}"
             say(f"plugin {name}: {problem.message}", err=True)
         for warning in start.warnings:
-            say(f"warning: {warning}", err=True)
+            tell(f"warning: {warning}", err=True)
         return show(start.to_run)
 
 
-def _show_end(done: FinishedRun, begun: float) -> None:
-    if done.report is not None:
-        from prunebench.cli.run_end import show_summary
+def _show_end(done: FinishedRun, begun: float, *, strict: bool) -> str | None:
+    """Print how the run ended; returns why it does not pass --strict, or None."""
+    reason = None
+    if done.report is not None or strict:
+        from prunebench.cli.run_end import show_summary, show_warnings, strict_reason
+        from prunebench_report import summary
 
-        show_summary(done.folder)
+        found = summary(done.folder)
+        if done.report is not None:
+            show_summary(found)
+        # Warnings of the suite were printed when the run began.
+        show_warnings(found.warnings, found.misses)
+        reason = strict_reason([*done.warnings, *found.warnings], found.misses)
+    if done.report is not None:
         say(f"report: {printable(str(done.report))}")
     if done.measured_s:
-        say(_spent(time.monotonic() - begun, done.measured_s, done.most_at_once))
+        tell(_spent(time.monotonic() - begun, done.measured_s, done.most_at_once))
+    return reason
 
 
 def _engine_options(engine: str, options: Sequence[str], ray_address: str | None) -> dict[str, str]:

@@ -1,29 +1,54 @@
-"""The end of a run in the terminal: a compact table and the verdict."""
+"""The end of a run in the terminal: a compact table, the verdict, and what warns of both."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from prunebench.cli.tables import Column, show
 from prunebench.cli.terminal import tell
 from prunebench.errors import printable
 
+if TYPE_CHECKING:
+    from prunebench_report.output.terminal_summary import Summary
 
-def show_summary(folder: Path) -> None:
-    """Print the summary of the run in ``folder``, as its report begins."""
-    from prunebench_report import summary
 
-    found = summary(folder)
+def show_summary(found: Summary) -> None:
+    """Print the summary of a run, as its report begins."""
     if found.rows:
         name, *figures = found.head
         columns = [Column(name, words=True, keep=True)]
         show([*columns, *(Column(one, right=True) for one in figures)], found.rows)
     if found.left:
         tell(f"and {found.left} more rows in the report")
-    # The mark needs a legend only if it is in the table; a label may contain "<" itself.
+    # A mark needs a legend only if it is in the table; a label may contain "<" itself.
     if any("<" in value for row in found.rows for value in row[1:]):
         tell("<: below the quality gate")
     if any(value.endswith(" ?") for row in found.rows for value in row[1:]):
         tell("?: the quality gate is inside the value's interval")
     for sentence in found.sentences:
         tell(printable(f"- {sentence}"))
+
+
+def show_warnings(warnings: Sequence[str], misses: Sequence[str]) -> None:
+    """Print what the report says before its numbers, and the published figures that it misses."""
+    for heading, lines in (
+        ("before comparing numbers:", warnings),
+        ("published figures that this run does not reproduce:", misses),
+    ):
+        if lines:
+            tell(heading, err=True)
+        for line in lines:
+            tell(printable(f"- {line}"), err=True)
+
+
+def strict_reason(warnings: Sequence[str], misses: Sequence[str]) -> str | None:
+    """Why a run or a report does not pass --strict; None if it does."""
+    counts = [
+        f"{len(lines)} {name if len(lines) == 1 else f'{name}s'}"
+        for lines, name in ((warnings, "warning"), (misses, "published figure"))
+        if lines
+    ]
+    if misses:
+        counts[-1] += " not reproduced"
+    return f"--strict: {' and '.join(counts)}" if counts else None

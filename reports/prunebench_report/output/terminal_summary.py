@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from prunebench_report.sections import main_table, verdict
+from prunebench_report.sections import main_table, published, verdict, warnings
 
 if TYPE_CHECKING:
     from prunebench_report.data.report_input import ReportInput
@@ -23,12 +23,19 @@ _MOST_ROWS = 30
 
 
 class Summary(NamedTuple):
-    """Sentences, and a table's head and rows; ``left`` counts the rows that are left out."""
+    """Sentences, and a table's head and rows; ``left`` counts the rows that are left out.
+
+    ``warnings`` are what to know before comparing numbers, ``misses`` the published figures that
+    the run does not reproduce. ``not_run`` says that cells are missing; None if none is.
+    """
 
     sentences: list[str]
     head: list[str]
     rows: list[list[str]]
     left: int
+    warnings: list[str]
+    misses: list[str]
+    not_run: str | None
 
 
 def terminal_summary(given: ReportInput) -> Summary:
@@ -52,7 +59,23 @@ def terminal_summary(given: ReportInput) -> Summary:
         head=["cell", *heads],
         rows=rows[:_MOST_ROWS],
         left=max(0, len(rows) - _MOST_ROWS),
+        warnings=warnings.before_comparing(given),
+        misses=_misses(given),
+        not_run=warnings.not_run(given),
     )
+
+
+def _misses(given: ReportInput) -> list[str]:
+    """Published figures from which a measured one is too far away, or beside which there is none.
+
+    Cells that failed or were not run are named elsewhere.
+    """
+    return [
+        f"{one['method']} on {one['model']}, {one['metric']}: published {one['published']}, "
+        f"measured {one['measured']}; {one['state']}"
+        for one in published.section(given)
+        if one["agrees"] is False or one["state"] == published.NOT_MEASURED
+    ]
 
 
 def _name(row: dict[str, Any]) -> str:

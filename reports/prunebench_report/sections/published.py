@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # A relative difference that cannot be seen in the digits shown.
 _SAME = 5e-5
+NOT_MEASURED = "not measured"
+"""The cells of a figure have results, but not this one."""
 # From here on a factor is easier to grasp than a percentage.
 _TIMES = 9.0
 
@@ -87,7 +89,7 @@ def _state(given: ReportInput, figure: Expectation, difference: float | None) ->
     records = [given.record_by_id.get(cell) for cell in figure.cells]
     # Without a value, say why: cells failed, were not run, or measured something else.
     states = {record.status if record else "not run" for record in records}
-    return "not measured" if "ok" in states else " and ".join(sorted(states))
+    return NOT_MEASURED if "ok" in states else " and ".join(sorted(states))
 
 
 def _in_words(difference: float | None) -> str:

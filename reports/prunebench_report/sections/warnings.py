@@ -27,6 +27,22 @@ _MOST_NAMES = 4
 
 
 def section(given: ReportInput) -> list[str]:
+    missing = not_run(given)
+    return [*([missing] if missing else []), *before_comparing(given)]
+
+
+def not_run(given: ReportInput) -> str | None:
+    """That cells of the plan have no record; None if all have one."""
+    total = len(given.plan.cells)
+    missing = total - len(given.records) - len(given.damaged)
+    # While the run goes on, missing cells are no fault.
+    if not missing or given.running:
+        return None
+    return f"Not run: {missing} of {total} cells. The verdict covers the others."
+
+
+def before_comparing(given: ReportInput) -> list[str]:
+    """Everything else."""
     done = [record for record in given.records if record.status == "ok"]
     return [
         *_incomplete(given, done),
@@ -44,11 +60,6 @@ def section(given: ReportInput) -> list[str]:
 
 def _incomplete(given: ReportInput, done: Sequence[Record]) -> list[str]:
     found = []
-    total = len(given.plan.cells)
-    # While the run goes on, missing cells are no fault.
-    missing = total - len(given.records) - len(given.damaged)
-    if missing and not given.running:
-        found.append(f"Not run: {missing} of {total} cells. The verdict covers the others.")
     if len(given.gates) > 1:
         found.append(
             "The runs have different quality gates; this report uses the one of the first run."
