@@ -12,13 +12,18 @@ from prunebench.errors import printable
 if TYPE_CHECKING:
     from prunebench_report.output.terminal_summary import Summary
 
+SIZES = ("Weights",)
+"""Heads of columns that are left out of a narrow terminal first."""
+
 
 def show_summary(found: Summary) -> None:
     """Print the summary of a run, as its report begins."""
     if found.rows:
         name, *figures = found.head
         columns = [Column(name, words=True, keep=True)]
-        show([*columns, *(Column(one, right=True) for one in figures)], found.rows)
+        columns += [Column(one, right=True) for one in figures]
+        # Speed and quality are what the sentences below are about.
+        show(columns, found.rows, leave_out=[one for one in figures if one.startswith(SIZES)])
     if found.left:
         tell(f"and {found.left} more rows in the report")
     # A mark needs a legend only if it is in the table; a label may contain "<" itself.

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from prunebench_report.data.columns import Row, numbered
+from prunebench_report.data.machines import machines
 from prunebench_report.output.paper_tables import as_markdown
-from prunebench_report.sections.provenance import machines
 from prunebench_report.text import MISSING, clean, fixed, number, percent, seconds, size, times
 
 if TYPE_CHECKING:

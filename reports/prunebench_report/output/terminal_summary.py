@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from prunebench_report.data.columns import Row
 from prunebench_report.sections import main_table, published, verdict, warnings
+from prunebench_report.text import MISSING, percent
 
 if TYPE_CHECKING:
     from prunebench_report.data.report_input import ReportInput
 
-# Few enough for a terminal; the column that the gate judges is shown as well.
-_SHOWN = {
-    "perplexity",
-    "tasks_mean",
-    "inter_token_speedup",
-    "sparse24_speedup",
-    "memory_bytes",
-    "sparsity",
-    "parameters",
-}
+# Few enough for a terminal; the column that the gate judges is shown as well, and what was removed.
+_SHOWN = {"perplexity", "tasks_mean", "inter_token_speedup", "sparse24_speedup", "memory_bytes"}
+REMOVED = "Removed"
 _MOST_ROWS = 30
 
 
@@ -50,13 +45,18 @@ def terminal_summary(given: ReportInput) -> Summary:
         if one["key"] in _SHOWN or one["judged"]
     ]
     heads = [f"{one['head']}, {one['unit']}" if one["unit"] else one["head"] for _, one in columns]
+    figures = {row["cell"]: row for row in given.rows}
     rows = [
-        [_name(row), *(_value(row["cells"][index]) for index, _ in columns)]
+        [
+            _name(row),
+            *(_value(row["cells"][index]) for index, _ in columns),
+            _removed(figures[row["id"]]),
+        ]
         for row in table["rows"]
     ]
     return Summary(
         sentences=[f"{one.question}: {one.text}" for one in verdict.section(given)],
-        head=["cell", *heads],
+        head=["cell", *heads, REMOVED],
         rows=rows[:_MOST_ROWS],
         left=max(0, len(rows) - _MOST_ROWS),
         warnings=warnings.before_comparing(given),
@@ -76,6 +76,18 @@ def _misses(given: ReportInput) -> list[str]:
         for one in published.section(given)
         if one["agrees"] is False or one["state"] == published.NOT_MEASURED
     ]
+
+
+def _removed(row: Row) -> str:
+    """Zeros, parameters, or both: a method that removes layers or channels makes no zeros."""
+    if row.get("removed_share") is None:
+        return MISSING
+    words = []
+    if row["removed_share"] > 0:
+        words.append(f"{percent(row['removed_share'])} params")
+    if row["zeros"] > row["zeros_dense"]:
+        words.append(f"{percent(row['sparsity'])} zeros")
+    return ", ".join(words) or "nothing"
 
 
 def _name(row: dict[str, Any]) -> str:

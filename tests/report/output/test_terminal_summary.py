@@ -16,6 +16,16 @@ def test_the_terminal_shows_what_the_report_shows_first(build):
     assert "sparse|gpt sparsity=0.5: failed" in rows
 
 
+def test_what_was_removed_is_zeros_or_parameters(build):
+    found = terminal_summary(build.given(build.quickstart()))
+    assert found.head[-1] == "Removed"
+    removed = {row[0]: row[-1] for row in found.rows}
+    assert removed["dense"] == "nothing"
+    assert removed["wanda sparsity=0.5"] == "50.0 % zeros"
+    assert removed["shortgpt ratio=0.25"].endswith(" % params")
+    assert not removed["shortgpt ratio=0.25"].startswith("0.0 ")
+
+
 def test_a_long_run_is_cut_off(build):
     records = [build.failed(build.cell("wanda", sparsity=n / 100)) for n in range(1, 41)]
     found = terminal_summary(build.given(records))

@@ -1,0 +1,31 @@
+"""Calls the command line in this process, as the console script does."""
+
+from __future__ import annotations
+
+import io
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from typing import NamedTuple
+from unittest import mock
+
+from prunebench.cli import main
+
+
+class Call(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def call(*words: object) -> Call:
+    out, errors = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", ["prunebench", *map(str, words)]),
+        redirect_stdout(out),
+        redirect_stderr(errors),
+    ):
+        try:
+            main()
+        except SystemExit as end:
+            return Call(int(end.code or 0), out.getvalue(), errors.getvalue())
+    raise AssertionError("a command ends by SystemExit")
