@@ -247,6 +247,53 @@ def test_the_page_never_scrolls_sideways(page, width):
     assert page.execute_script("return document.documentElement.scrollWidth") <= width
 
 
+def at_width(page, width):
+    metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    page.execute_async_script("setTimeout(arguments[0], 100)")
+
+
+@pytest.mark.parametrize("width", [1280, 768, 360])
+def test_the_table_ends_at_the_edge_of_a_column_and_says_what_is_beyond(page, width):
+    at_width(page, width)
+    edge, ends = page.execute_script(
+        "const box = document.querySelector('#cells').parentElement;"
+        "const rect = box.getBoundingClientRect();"
+        "const heads = [...box.querySelectorAll('thead tr:last-child > *')];"
+        "return [rect.left + box.clientLeft + box.clientWidth,"
+        " heads.map(head => head.getBoundingClientRect().right)]"
+    )
+    assert min(abs(end - edge) for end in ends) <= 1
+    beyond = sum(end > edge + 1 for end in ends)
+    hint = "return document.querySelector('#cells').parentElement.nextElementSibling.textContent"
+    assert page.execute_script(hint) == f"{beyond} more columns to the right"
+    more = "return document.querySelector('#cells').parentElement.dataset.more"
+    assert page.execute_script(more) == "right"
+    page.execute_script("document.querySelector('#cells').parentElement.scrollTo(9999, 0)")
+    page.execute_async_script("setTimeout(arguments[0], 100)")
+    assert page.execute_script(more) == "left"
+
+
+@pytest.mark.parametrize("width", [1280, 768, 360])
+def test_the_menu_of_columns_stays_within_the_page(page, width):
+    at_width(page, width)
+    page.execute_script("document.querySelector('.menu').open = true")
+    left, right = page.execute_script(
+        "const r = document.querySelector('.menu > div').getBoundingClientRect();"
+        "return [r.left, r.right]"
+    )
+    assert left >= 0
+    assert right <= width
+
+
+@pytest.mark.parametrize("width", [1280, 768, 360])
+def test_every_width_has_the_navigation(page, width):
+    at_width(page, width)
+    link = page.find_element("css selector", ".bar nav a")
+    assert link.is_displayed()
+    assert link.rect["height"] >= 24
+
+
 def test_hostile_logs_run_nothing(page):
     assert page.execute_script("return document.querySelectorAll('img').length") == 0
     assert page.execute_script("return document.scripts.length") == 2

@@ -19,28 +19,26 @@ def report_document(view: dict[str, Any]) -> str:
     """
     from markupsafe import Markup
 
-    script = _read("script.js")
-    # The content security policy allows exactly this script.
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     data = Markup(view["data"])  # noqa: S704 - escaped in output/embedded_data.py
-    return _render(
-        "report.html.j2",
-        {**view, "data": data},
-        script=Markup(script),  # noqa: S704 - ours
-        script_sha256=digest,
-    )
+    return _render("report.html.j2", {**view, "data": data}, _script("page.js", "table.js"))
 
 
 def comparison_document(view: dict[str, Any]) -> str:
-    """A comparison of two runs as one file, without a script."""
-    return _render("compare.html.j2", view)
+    """A comparison of two runs as one file."""
+    return _render("compare.html.j2", view, _script("page.js"))
+
+
+def _script(*names: str) -> str:
+    """These files as one function, which then shows what the page's address asks for."""
+    parts = "\n".join(_read(name) for name in names)
+    return f'"use strict";\n(() => {{\n{parts}\n  read();\n  restore();\n  reveal();\n}})();'
 
 
 def _read(name: str) -> str:
     return (_FOLDER / name).read_text(encoding="utf-8").strip()
 
 
-def _render(template: str, view: dict[str, Any], **more: Any) -> str:
+def _render(template: str, view: dict[str, Any], script: str) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -57,4 +55,11 @@ def _render(template: str, view: dict[str, Any], **more: Any) -> str:
         lstrip_blocks=True,
     )
     style = Markup(_read("style.css"))  # noqa: S704 - ours
-    return environment.get_template(template).render(view, style=style, **more)
+    # The content security policy allows exactly this script.
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template(template).render(
+        view,
+        style=style,
+        script=Markup(script),  # noqa: S704 - ours
+        script_sha256=digest,
+    )

@@ -59,6 +59,6 @@ def view(given: ReportInput, plugins: Sequence[type[ReportSection]] = ()) -> dic
         "pruning_cost": pruning_cost.section(given),
         "published": published.section(given),
         "plugin_sections": plugin_sections.section(given, plugins),
-        "provenance": list(shared_facts.items()),
+        "provenance": provenance.in_words(shared_facts),
         "data": embedded_data(given),
     }

@@ -18,9 +18,9 @@ from prunebench_report.figures.heatmap import heatmap
 from prunebench_report.figures.sparklines import io_floor_bar, phase_bars
 from prunebench_report.sections import devices, metrics, speed, tasks, timelines
 from prunebench_report.sections.experiment import audit_facts, experiment_facts
-from prunebench_report.sections.failures import command
+from prunebench_report.sections.failures import command, explained_failures
 from prunebench_report.sections.notes import notes
-from prunebench_report.sections.provenance import split_facts
+from prunebench_report.sections.provenance import in_words, split_facts
 from prunebench_report.text import MISSING, number, size, times
 
 if TYPE_CHECKING:
@@ -33,8 +33,13 @@ if TYPE_CHECKING:
 def section(given: ReportInput) -> list[dict[str, Any]]:
     """A card for each cell that is shown in detail."""
     _, own = split_facts(given.records)
+    explained = {one.id for one in explained_failures(given)}
     return [
-        _card(one, given.row_by_id[one.id], own[one.id], given.floors[one.id])
+        {
+            **_card(one, given.row_by_id[one.id], own[one.id], given.floors[one.id]),
+            # A failure has its own place, with the error, the hint, the log and the command.
+            "failed": one.id in explained,
+        }
         for one in given.detailed
     ]
 
@@ -66,7 +71,7 @@ def _card(
         "notes": said.facts,
         "note_plots": said.figures,
         # The command has a place of its own at the end of the card.
-        "provenance": [(key, value) for key, value in own_facts.items() if key != "command"],
+        "provenance": in_words({key: one for key, one in own_facts.items() if key != "command"}),
         "command": command(record),
     }
 
@@ -83,7 +88,7 @@ def _summary(row: Row) -> str:
         parts.append(f"{times(row['inter_token_speedup'])} per token")
     if row["disk_bytes"] is not None:
         parts.append(f"{size(row['disk_bytes'])} on disk")
-    return ", ".join(parts) or str(row["error_type"] or "")
+    return ", ".join(parts)
 
 
 def _perplexity(row: Row, index: int, one: Perplexity) -> dict[str, str]:

@@ -16,7 +16,7 @@ from prunebench_report.figures.bars import BARS, bars
 from prunebench_report.figures.lines import Series, Vertex, draw, legend
 from prunebench_report.figures.scale import linear, linear_around
 from prunebench_report.figures.svg import Figure, plot
-from prunebench_report.sections.provenance import flatten
+from prunebench_report.sections.provenance import flatten, in_words
 from prunebench_report.text import Facts, clean, number, shorten
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def notes(record: Record) -> Notes:
     every = {**record.method_notes, **recovery, **noted}
     figures: list[Figure] = []
     rest = _draw(every, "", record, figures)
-    return Notes(list(flatten(rest).items()), figures)
+    return Notes(in_words(flatten(rest)), figures)
 
 
 def loss_curves(value: Any, path: str = "") -> Iterator[tuple[str, list[tuple[float, float]]]]:

@@ -3,15 +3,41 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from prunebench_report.text import clean, shorten
+from prunebench_report.text import (
+    MISSING,
+    Facts,
+    clean,
+    finite,
+    number,
+    percent,
+    rate,
+    seconds,
+    shorten,
+    size,
+)
 
 if TYPE_CHECKING:
     from prunebench.record.record import Record
 
 _LONGEST_FACT = 600
+# How a name ends, and how its values read. Longer ends first: '_bytes_per_s' is not seconds.
+_UNITS: dict[str, Callable[[float | None], str]] = {
+    "_bytes_per_s": rate,
+    "_bytes": size,
+    "_percent": lambda value: percent(None if value is None else value / 100),
+    "_seconds": seconds,
+    "_s": seconds,
+    "_w": lambda value: MISSING if value is None else f"{number(value)} W",
+    "_mhz": lambda value: MISSING if value is None else f"{number(value)} MHz",
+    "_hz": lambda value: MISSING if value is None else f"{number(value)} Hz",
+}
+# A number with more than eight digits after the point.
+_LONG = re.compile(r"[-+]?\d+\.\d{9,}(e[-+]?\d+)?")
+_MOST_MAPPINGS = 16
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, str]:
@@ -21,6 +47,13 @@ def flatten(value: Any, prefix: str = "") -> dict[str, str]:
         for key, inner in value.items():
             flat |= flatten(inner, f"{prefix}.{key}" if prefix else clean(str(key)))
         return flat
+    if _is_short_table(value):
+        several = len(value) > 1
+        return {
+            key: text
+            for index, inner in enumerate(value)
+            for key, text in flatten(inner, f"{prefix}[{index}]" if several else prefix).items()
+        }
     if value is None or value in ({}, []):
         return {prefix: "not available"}
     # Lists of plain values read better without brackets and quotes.
@@ -29,6 +62,39 @@ def flatten(value: Any, prefix: str = "") -> dict[str, str]:
     else:
         text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
     return {prefix: shorten(clean(text), _LONGEST_FACT)}
+
+
+def _is_short_table(value: Any) -> bool:
+    """Whether ``value`` is a list of a few mappings, such as the GPUs of a machine."""
+    if not isinstance(value, list) or not 0 < len(value) <= _MOST_MAPPINGS:
+        return False
+    return all(isinstance(one, Mapping) and one for one in value)
+
+
+def in_words(facts: Mapping[str, str]) -> Facts:
+    """Facts for a reader: amounts in the unit that the end of their name says, without that end.
+
+    'memory_bytes' 25276502016 is 'memory' 25.3 GB.
+    """
+    return [_in_unit(name, text) for name, text in facts.items()]
+
+
+def _in_unit(name: str, text: str) -> tuple[str, str]:
+    for end, unit in _UNITS.items():
+        if name.endswith(end) and name != end:
+            try:
+                values = [finite(float(value.replace(",", ""))) for value in text.split(", ")]
+            except ValueError:
+                break
+            return name.removesuffix(end), ", ".join(map(unit, values))
+    return name, ", ".join(map(_readable, text.split(", "))) if _LONG.search(text) else text
+
+
+def _readable(value: str) -> str:
+    """A number with more digits than anyone reads in six; other text as it is."""
+    if not _LONG.fullmatch(value):
+        return value
+    return f"{float(value):.6g}"
 
 
 def split_facts(records: Sequence[Record]) -> tuple[dict[str, str], dict[str, dict[str, str]]]:

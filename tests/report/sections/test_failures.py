@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from prunebench_report import render
 from prunebench_report.data.load_runs import load_runs
 from prunebench_report.sections import failures, header, main_table
 
@@ -28,3 +29,19 @@ def test_a_damaged_record_is_a_row_and_a_failure(build, tmp_path):
     assert failures.section(given)["damaged"][0]["name"] == "wanda sparsity=0.5"
     statuses = [row["status"] for row in main_table.section(given)["rows"]]
     assert statuses.count("damaged") == 1
+
+
+def test_the_error_is_said_once(build, tmp_path):
+    """Not again at the end of the log, and not in the card, which links to the failure."""
+    message = "mat1 and mat2 shapes cannot be multiplied"
+    log = f"Traceback (most recent call last):\n  File x, line 3\nRuntimeError: {message}\n"
+    broken = build.failed(build.cell("sparsegpt"), message=message, log=log)
+    page = render(build.store(tmp_path / "run", [*build.quickstart(), broken]))
+    [failure] = failures.section(build.given([broken]))["failures"]
+    assert failure["log"].splitlines()[-1] == "  File x, line 3"
+    shown = page.partition('<script type="application/json"')[0]
+    assert shown.count(message) == 1
+    card = shown.partition(f'id="cell-{broken.id}"')[2].partition("</details>")[0]
+    assert f'href="#failure-{broken.id}"' in card
+    assert "IndexError" not in card
+    assert failure["command"] not in card

@@ -1,44 +1,5 @@
-"use strict";
-(() => {
-  const all = (selector, root = document) => [...root.querySelectorAll(selector)];
-  const byId = (id) => document.getElementById(id);
-  const root = document.documentElement;
   const data = JSON.parse(byId("data").textContent);
-  all("[data-js]").forEach((element) => { element.hidden = false; });
-
-  // The reader's choices, kept in the fragment of the URL so that they can be shared: #sort=perplexity.up&method=wanda&hide=prune_s&theme=dark&at=row-...
-  const state = new Map();
-  const read = () => {
-    const text = location.hash.slice(1);
-    if (!text.includes("=")) { if (text) state.set("at", decodeURIComponent(text)); return; }
-    state.clear();
-    new URLSearchParams(text).forEach((value, key) => state.set(key, value));
-  };
-  const write = () => {
-    const rest = new URLSearchParams([...state].filter(([, value]) => value));
-    const only = rest.size === 1 && rest.get("at");
-    const fragment = only || rest.toString();
-    if (fragment === location.hash.slice(1)) return;
-    try { history.replaceState(null, "", `#${fragment}`); } catch { location.hash = fragment; }
-  };
-  const set = (key, value) => { state.delete(key); if (value) state.set(key, value); write(); };
-
   const announcement = byId("announcement");  // read aloud by screen readers
-
-  // Theme: the system's until the reader chooses one.
-  const theme = byId("theme");
-  const themes = ["auto", "light", "dark"];
-  const paint = () => {
-    const name = themes.includes(state.get("theme")) ? state.get("theme") : "auto";
-    root.dataset.theme = name;
-    theme.querySelector("span").textContent = name;
-    return name;
-  };
-  theme.addEventListener("click", () => {
-    const next = themes[(themes.indexOf(root.dataset.theme) + 1) % 3];
-    set("theme", next === "auto" ? "" : next);
-    paint();
-  });
 
   // The table. Sort: numbers by data-v, names as text, missing values last, dense always on top.
   const table = byId("cells");
@@ -118,13 +79,14 @@
       head.style.setProperty("--n", left);
       first += span;
     });
+    fit(table.parentElement);
   };
   boxes.forEach((box) => box.addEventListener("change", () => {
     set("hide", boxes.filter((one) => !one.checked).map((one) => one.dataset.column).join(","));
     columns();
   }));
 
-  const restore = () => {
+  restore = () => {
     paint();
     selects.forEach((one) => { one.value = state.get(one.dataset.filter) || ""; if (one.selectedIndex < 0) one.selectedIndex = 0; });
     find.value = state.get("find") || "";
@@ -144,7 +106,7 @@
   });
 
   // A link to a row or a card opens what hides its target, marks it, and keeps the other choices.
-  const reveal = () => {
+  reveal = () => {
     all(".at").forEach((one) => one.classList.remove("at"));
     const target = state.get("at") && byId(state.get("at"));
     if (!target) return;
@@ -156,10 +118,6 @@
     if (target.matches("tr")) { target.hidden = false; target.classList.add("at"); }
     if (moved) target.scrollIntoView();
   };
-  addEventListener("hashchange", () => { const whole = location.hash.includes("="); read(); if (whole) restore(); reveal(); write(); });
-  read();
-  restore();
-  reveal();
 
   const cards = all("details.card");
   byId("open-all").addEventListener("click", () => {
@@ -196,4 +154,3 @@
     const lines = [data.columns, ...whole().map((cell) => Object.values(cell).map((field) => field ?? ""))];
     save(lines.map((line) => line.map((field) => quote(String(field))).join(",")).join("\n") + "\n", "text/csv", `${stem}.csv`);
   });
-})();
