@@ -59,7 +59,7 @@ def draw(frame: Frame, series: Sequence[Series], rules: Sequence[Rule] = ()) -> 
 
 
 def legend(series: Sequence[Series]) -> tuple[LegendEntry, ...]:
-    return tuple(LegendEntry(one.name, one.mark, one.dashes) for one in series)
+    return tuple(LegendEntry(one.name, one.mark, one.dashes, not one.marks) for one in series)
 
 
 def _line(frame: Frame, one: Series) -> str:

@@ -31,11 +31,12 @@ CHARACTER = 0.6 * FONT
 
 @dataclass(frozen=True)
 class LegendEntry:
-    """A line of a legend: the mark and the dashes of what it names."""
+    """A line of a legend: the mark and the dashes of what it names; ``bare`` lines have no marks."""
 
     name: str
     mark: int
     dashes: int = 0
+    bare: bool = False
 
     @property
     def shape(self) -> int:
