@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,10 @@ def sparsity_figure(
     xs = [vertex.x for one in series for vertex in one.vertices]
     if not xs or max(xs) - min(xs) < _SAME:
         return None
-    every, series = series, series[:MOST_LINES]
+    every, series = (
+        series,
+        [replace(one, vertices=_even(one.vertices)) for one in series[:MOST_LINES]],
+    )
     vertices = [vertex for one in series for vertex in one.vertices]
     ys = [vertex.y for vertex in vertices]
     bars = [end for v in vertices for end in (v.low, v.high) if end is not None and end > 0]
@@ -59,7 +63,7 @@ def sparsity_figure(
     desc = " ".join(map(_describe, series))
     body = draw(frame, series, rules)
     svg = plot(panel.key, panel.caption, desc, frame.height, body)
-    notes = _notes(frame, series, len(every))
+    notes = _notes(frame, series, every)
     return Figure(panel.key, panel.caption, desc, svg, notes, legend(series))
 
 
@@ -92,8 +96,8 @@ def _series(
         dashes = seen.get(method, 0)
         seen[method] = dashes + 1
         # By what is pruned, whatever the order of the suite
-        kept = _even(sorted(vertices, key=lambda one: (one.x, -one.y)))
-        series.append(Series(name, methods.index(method), tuple(kept), dashes % DASHES))
+        ordered = tuple(sorted(vertices, key=lambda one: (one.x, -one.y)))
+        series.append(Series(name, methods.index(method), ordered, dashes % DASHES))
     return series
 
 
@@ -117,18 +121,23 @@ def _vertex(row: Row, panel: Panel, x: float, y: float) -> Vertex:
     return Vertex(x, y, title, low, high, row["cell"])
 
 
-def _even(vertices: Sequence[Vertex]) -> list[Vertex]:
+def _even(vertices: tuple[Vertex, ...]) -> tuple[Vertex, ...]:
     """At most `MOST_POINTS` of them, the first and the last included."""
     last = len(vertices) - 1
     if last < MOST_POINTS:
-        return list(vertices)
-    return [vertices[round(step * last / (MOST_POINTS - 1))] for step in range(MOST_POINTS)]
+        return vertices
+    steps = (round(step * last / (MOST_POINTS - 1)) for step in range(MOST_POINTS))
+    return tuple(vertices[step] for step in steps)
 
 
-def _notes(frame: Frame, series: Sequence[Series], lines: int) -> tuple[str, ...]:
+def _notes(frame: Frame, series: Sequence[Series], every: Sequence[Series]) -> tuple[str, ...]:
+    """What of all lines the plot does not show."""
     notes = []
-    if lines > len(series):
-        notes.append(f"{len(series)} of {lines} lines are drawn.")
+    if len(every) > len(series):
+        notes.append(f"{len(series)} of {len(every)} lines are drawn.")
+    cells, drawn = (sum(len(one.vertices) for one in lines) for lines in (every, series))
+    if cells > drawn:
+        notes.append(f"{drawn} of {cells} cells are drawn.")
     far = [
         f"{one.name} ({number(v.y)})" for one in series for v in one.vertices if frame.y.beyond(v.y)
     ]

@@ -214,3 +214,11 @@ def test_a_cell_timed_beside_others_is_grey_hollow_and_on_no_frontier(build):
     front = speed.desc.partition("Not dominated")[2]
     assert "ratio=0.2" in front
     assert "ratio=0.1" not in front
+
+
+def test_of_many_cells_on_a_line_some_are_drawn_and_the_plot_says_so(build):
+    many = [build.record(build.cell("wanda", sparsity=n / 100), 25 + n, 1.0) for n in range(1, 65)]
+    one = plots(build.given([*build.quickstart()[:1], *many]))["Quality against what is pruned"]
+    assert one.notes == ("24 of 64 cells are drawn.",)
+    assert f'href="#row-{many[0].id}"' in one.svg
+    assert f'href="#row-{many[-1].id}"' in one.svg
