@@ -8,7 +8,9 @@ import torch
 
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.measures import LatencySpec
+from prunebench.measure.speed import latency
 from prunebench.measure.speed import rounds as module
+from prunebench.measure.speed.execution import ExecutionChoice
 from prunebench.measure.speed.latency import measure_latency
 from tiny import FAMILIES, tiny_model
 
@@ -154,3 +156,23 @@ def test_a_shape_beyond_learned_positions_is_refused():
         measure_latency(
             tiny_model("opt"), prompt(1, 120), spec(prompt=120, new_tokens=10, batch_size=1)
         )
+
+
+@pytest.mark.parametrize(("same_tokens", "rounds"), [(None, 1 + 3), (True, 3), (False, 3)])
+def test_a_comparison_of_forms_was_the_warm_up(same_tokens, rounds, monkeypatch):
+    class Decoder:
+        prompts = 0
+
+        def prompt(self, tokens):
+            self.prompts += 1
+            return tokens[:, :1]
+
+        def step(self, tokens):
+            return tokens
+
+    decoder = Decoder()
+    monkeypatch.setattr(
+        latency, "choose", lambda *_: ExecutionChoice("eager", [decoder], same_tokens)
+    )
+    measure_latency(tiny_model("llama"), prompt(), spec())
+    assert decoder.prompts == rounds
