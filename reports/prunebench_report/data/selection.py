@@ -7,11 +7,15 @@ every cell, but cards, tasks, the time breakdown and the pruning cost only those
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from prunebench_report.data.columns import Row
 from prunebench_report.data.gate import quality
 from prunebench_report.data.groups import by_model
 from prunebench_report.data.pareto import frontier, settled_speedup
+
+if TYPE_CHECKING:
+    from prunebench.record.record import Record
 
 SHOW_ALL = 60
 """Up to this many cells nothing is left out."""
@@ -42,6 +46,26 @@ def select_detailed(rows: Sequence[Row]) -> list[Row]:
     )
     keep = {row["cell"] for row in [*first.values(), *rest][:MOST_DETAILED]}
     return [row for row in rows if row["cell"] in keep]
+
+
+def some_of_every_method(records: Sequence[Record], most: int) -> list[Record]:
+    """At most ``most`` of them, in their order: dense, the first cell of every method, the second.
+
+    Further seeds of a cell come after all other cells.
+    """
+    methods: dict[str, int] = {}
+    labels: dict[str, int] = {}
+    ranked = []
+    for position, record in enumerate(records):
+        method, label = record.cell.method.name, record.cell.label
+        seed = labels.get(label, 0)
+        labels[label] = seed + 1
+        if not seed:
+            methods[method] = methods.get(method, 0) + 1
+        ranked.append((method != "dense", seed, methods[method], position))
+    return [
+        records[position] for *_, position in sorted(sorted(ranked)[:most], key=lambda one: one[3])
+    ]
 
 
 def _planes(rows: Sequence[Row]) -> tuple[_Plane, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from prunebench_report.figures.labels import names, rule_name
 from prunebench_report.figures.svg import LegendEntry, colour, line, lines, mark, titled
 from prunebench_report.text import number
 
+_BETWEEN = 24
+"""Steps of a line from point to point that the names of rules keep clear of."""
 DASHES = 3
 """Lines of one method differ in their dashes; beyond three they repeat."""
 
@@ -82,9 +85,21 @@ def _marks(frame: Frame, one: Series) -> str:
     return "".join(parts)
 
 
+def _along(frame: Frame, one: Series) -> list[tuple[float, float]]:
+    """Points on a line and on its bars, near enough to each other that no label fits between."""
+    ends = [(v.x, end) for v in one.vertices for end in (v.low, v.high) if end is not None]
+    found = [frame.at(v.x, v.y) for v in one.vertices] + [frame.at(*end) for end in ends]
+    for (x0, y0), (x1, y1) in itertools.pairwise(frame.at(v.x, v.y) for v in one.vertices):
+        found += [
+            (x0 + (x1 - x0) * step / _BETWEEN, y0 + (y1 - y0) * step / _BETWEEN)
+            for step in range(1, _BETWEEN)
+        ]
+    return found
+
+
 def _names(frame: Frame, series: Sequence[Series], rules: Sequence[Rule]) -> str:
     """The names of rules, and the values of points that the axis does not reach."""
-    points = [frame.at(v.x, v.y) for one in series for v in one.vertices]
+    points = [point for one in series for point in _along(frame, one)]
     taken = [line_block(*ends(frame, rule.value)) for rule in rules]
     drawn = []
     for rule in rules:

@@ -21,6 +21,9 @@ from prunebench_report.text import number
 
 At = tuple[float, float]
 
+_WHOLE_BARS = 50.0
+"""Error bars of a recovery that are drawn whole in any case, in per cent of dense."""
+
 
 def draw(
     panel: Panel,
@@ -76,15 +79,23 @@ def frame_of(panel: Panel, points: Sequence[Point]) -> Frame:
     if panel.log_y:
         y = log_around([v for p in points for v in (p.y, *(p.y_range or ())) if v > 0])
     else:
-        y = recovery_scale([p.y for p in points])
+        y = recovery_scale([p.y for p in points], [p.y_range for p in points if p.y_range])
     return Frame(x, y, panel.x_label, panel.y_label, panel.x_better, panel.y_better)
 
 
-def recovery_scale(values: Sequence[float]) -> Scale:
-    """Up to 100 % at least; down to 0 % only if a value is below half of dense quality."""
+def recovery_scale(values: Sequence[float], ranges: Sequence[tuple[float, float]]) -> Scale:
+    """Up to 100 % at least; down to 0 % only if a value is below half of dense quality.
+
+    ``ranges`` are the ends of error bars, which are drawn whole unless they are far longer than
+    the values are apart.
+    """
     top = max(100.0, largest_drawn([*values, 100.0]))
+    least = min(100.0, *values)
+    room = max(top - least, _WHOLE_BARS)
+    highs = [high for low, high in ranges if low <= top]
+    top = min(max([top, *highs]), top + room)
+    least = max(min([least, *(low for low, _ in ranges)]), least - room)
     # Just below the lowest value, with more room the further it is from 100 %.
-    least = min(values)
     low = min(0.0, least) if least < 50 else least - 0.15 * max(0.0, 100 - least) - 1
     return linear(low - 3, top + 0.08 * (top - low))
 

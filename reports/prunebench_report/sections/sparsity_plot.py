@@ -15,7 +15,7 @@ from prunebench_report.figures.lines import DASHES, Rule, Series, Vertex, draw, 
 from prunebench_report.figures.scale import linear, log_around
 from prunebench_report.figures.scatter import recovery_scale
 from prunebench_report.figures.svg import Figure, plot
-from prunebench_report.text import number, percent, short_label
+from prunebench_report.text import number, percent
 
 if TYPE_CHECKING:
     from prunebench.record.record import Record
@@ -52,8 +52,12 @@ def sparsity_figure(
     )
     vertices = [vertex for one in series for vertex in one.vertices]
     ys = [vertex.y for vertex in vertices]
-    bars = [end for v in vertices for end in (v.low, v.high) if end is not None and end > 0]
-    y = log_around([*ys, *bars]) if panel.log_y else recovery_scale(ys)
+    spreads = [(v.low, v.high) for v in vertices if v.low is not None and v.high is not None]
+    y = (
+        log_around([*ys, *(end for ends in spreads for end in ends if end > 0)])
+        if panel.log_y
+        else recovery_scale(ys, spreads)
+    )
     # Some room on both sides, but never outside 0 to 100 % by much.
     x = linear(max(0.0, min(xs) - 4), min(100.0, max(xs)) + 4)
     frame = Frame(x, y, _X_LABEL, panel.y_label, 0, panel.y_better)
@@ -71,7 +75,7 @@ def line_name(row: Row) -> str:
     """A cell's name without how much it prunes: 'wanda sparsity=0.5 + lora' is 'wanda + lora'."""
     # With several models, the name has the model; a plot has one of them.
     name = row["name"].replace(f" · {row['model']}", "")
-    return short_label(_AMOUNT.sub("", name))
+    return _AMOUNT.sub("", name)
 
 
 def _series(

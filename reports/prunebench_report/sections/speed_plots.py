@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from prunebench_report.data.groups import models_with
+from prunebench_report.data.selection import some_of_every_method
 from prunebench_report.data.speed import stored_latencies
 from prunebench_report.figures.axes import Better, Frame
 from prunebench_report.figures.lines import DASHES, Series, Vertex, draw, legend
@@ -72,7 +73,7 @@ def section(given: ReportInput) -> list[dict[str, Any]]:
     found = []
     for index, (model, members) in enumerate(models_with(given.detailed, stored_latencies)):
         # One choice of cells for all plots of a model
-        shown = _pick(members)
+        shown = some_of_every_method(members, MOST_LINES)
         figures = [
             one
             for axis in (_BATCH, _PROMPT)
@@ -86,17 +87,6 @@ def section(given: ReportInput) -> list[dict[str, Any]]:
             bare = [replace(one, legend=()) for one in figures]
             found.append({"model": model, "figures": bare, **shared})
     return found
-
-
-def _pick(members: Sequence[Record]) -> list[Record]:
-    """Dense, the first cell of every method, the second, and so on, in the order of the plan."""
-    seen: dict[str, int] = {}
-    ranked = []
-    for position, record in enumerate(members):
-        method = record.cell.method.name
-        seen[method] = seen.get(method, 0) + 1
-        ranked.append((method != "dense", seen[method], position))
-    return [members[position] for *_, position in sorted(ranked)[:MOST_LINES]]
 
 
 def _figure(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from prunebench_report.data.groups import models_with
+from prunebench_report.data.selection import some_of_every_method
 from prunebench_report.data.tasks import TaskKey, tasks_by_key
 from prunebench_report.figures.bars import Interval, intervals
 from prunebench_report.figures.svg import DENSE, Figure
@@ -27,7 +28,7 @@ def section(given: ReportInput) -> list[dict[str, Any]]:
     found = []
     for index, (model, members) in enumerate(models_with(given.detailed, tasks_by_key)):
         # More rows would be no plot that anybody can read; the table below has all of them.
-        shown = members[:MOST_CELLS]
+        shown = some_of_every_method(members, MOST_CELLS)
         keys = list(dict.fromkeys(key for record in shown for key in tasks_by_key(record)))
         figures = []
         for number, key in enumerate(keys[:MOST_TASKS]):

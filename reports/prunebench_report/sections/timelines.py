@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from prunebench_report.data.selection import some_of_every_method
 from prunebench_report.figures.timeline import (
     drawable,
     ends_of,
@@ -31,7 +31,7 @@ def section(given: ReportInput) -> dict[str, Any] | None:
     known = [(record, line) for record in given.detailed if (line := line_of(record)) is not None]
     if not known:
         return None
-    picked = _pick([record for record, _ in known])
+    picked = {one.id for one in some_of_every_method([record for record, _ in known], MOST)}
     lines = [(record, line) for record, line in known if record.id in picked]
     shared = [line for _, line in lines]
     # One scale for all, so that heights and widths can be compared.
@@ -71,14 +71,3 @@ def of_card(record: Record) -> dict[str, Any] | None:
 def line_of(record: Record) -> Timeline | None:
     line = record.samples.memory if record.samples else None
     return line if drawable(line) else None
-
-
-def _pick(records: Sequence[Record]) -> set[str]:
-    """The ids of at most `MOST` cells: dense, the first of every method, the second, ..."""
-    seen: dict[str, int] = {}
-    ranked = []
-    for position, record in enumerate(records):
-        method = record.cell.method.name
-        seen[method] = seen.get(method, 0) + 1
-        ranked.append((method != "dense", seen[method], position, record.id))
-    return {cell for *_, cell in sorted(ranked)[:MOST]}

@@ -147,7 +147,7 @@ def test_a_line_has_the_cells_that_differ_only_in_how_much_they_prune(build):
     one = plots(build.given(records))["Quality against what is pruned"]
     assert {entry.name for entry in one.legend} == {
         "wanda",
-        "wanda 2:4",
+        "wanda sparsity=2:4",
         "shortgpt",
         "random",
         "magnitude",
@@ -222,3 +222,16 @@ def test_of_many_cells_on_a_line_some_are_drawn_and_the_plot_says_so(build):
     assert one.notes == ("24 of 64 cells are drawn.",)
     assert f'href="#row-{many[0].id}"' in one.svg
     assert f'href="#row-{many[-1].id}"' in one.svg
+
+
+def test_error_bars_are_inside_the_plot(build):
+    dense, *_ = build.quickstart()
+    noisy = [
+        build.record(build.cell("random", seed=seed, sparsity=amount), value, 1.0)
+        for amount in (0.2, 0.4)
+        for seed, value in enumerate((18.0, 24.0))
+    ]
+    one = plots(build.given([dense, *noisy]))["Quality against what is pruned"]
+    bars = re.findall(r'class="range[^>]*y1="([^"]+)"[^>]*y2="([^"]+)"', one.svg)
+    assert len(bars) == 2
+    assert all(float(high) > 0 and float(low) < 260 for low, high in bars)

@@ -63,3 +63,18 @@ def test_of_many_cells_some_of_every_method_are_drawn(build):
     [model] = section(build.given(records))
     assert len(model["legend"]) == 8
     assert model["left_out"] == 5
+
+
+def test_other_cells_come_before_further_seeds(build):
+    cells = [
+        build.record(build.cell("wanda", seed=seed, sparsity=n / 10), 30.0, 1.0)
+        for n in range(1, 7)
+        for seed in (0, 1)
+    ]
+    records = at_shapes(build, [*build.quickstart()[:1], *cells], batch_size=(8,))
+    [model] = section(build.given(records))
+    names = [entry.name for entry in model["legend"]]
+    assert names[:7] == ["dense", "wanda 0.1 · seed 0", "wanda 0.1 · seed 1"] + [
+        f"wanda 0.{n} · seed 0" for n in range(2, 6)
+    ]
+    assert names[7] == "wanda 0.6 · seed 0"
