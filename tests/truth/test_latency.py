@@ -14,6 +14,7 @@ from switching_load import switching_load
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from prunebench.experiment.measures import LatencySpec
+from prunebench.isolation.huge_pages import ask_for_huge_pages
 from prunebench.measure.devices.disturbance import CpuWatch
 from prunebench.measure.speed.intervals import median_interval
 from prunebench.measure.speed.latency import measure_latency
@@ -26,6 +27,7 @@ pytestmark = [
     pytest.mark.skipif(CpuWatch().blind is not None, reason="the kernel does not tell waits here"),
 ]
 
+ask_for_huge_pages()  # as every process that times a model
 TRIES = 40
 
 

@@ -28,6 +28,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from prunebench.isolation.huge_pages import ask_for_huge_pages
 from prunebench.isolation.processes import (
     adopt_orphans,
     be_killed_first,
@@ -54,6 +55,7 @@ def serve() -> None:
     # `torch.cuda.is_available()` initialises CUDA unless this is set, and a child that is forked
     # afterwards cannot use CUDA any more.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+    ask_for_huge_pages()
     with _many_imports():
         import prunebench.cell.run  # noqa: F401
         from prunebench.model.from_pretrained import import_libraries

@@ -78,6 +78,9 @@ def command(
     MODEL is a registered name, a folder of safetensors or of a pruned model, a .gguf file or a Hub
     id. The ways to run it are timed against generate() of transformers in alternating rounds.
     """
+    from prunebench.isolation.huge_pages import ask_for_huge_pages
+
+    ask_for_huge_pages()
     from prunebench.app import profile_model
     from prunebench.experiment.measures import LatencySpec
     from prunebench.model.files import check_file_target, disk_errors
