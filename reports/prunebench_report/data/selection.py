@@ -60,6 +60,7 @@ def some_of_every_method(records: Sequence[Record], most: int) -> list[Record]:
         method, label = record.cell.method.name, record.cell.label
         seed = labels.get(label, 0)
         labels[label] = seed + 1
+        # A further seed does not count as another cell of its method.
         if not seed:
             methods[method] = methods.get(method, 0) + 1
         ranked.append((method != "dense", seed, methods[method], position))

@@ -18,6 +18,15 @@ _HEIGHT = 1.25 * FONT
 _ANCHORS: dict[int, Anchor] = {-1: "end", 0: "middle", 1: "start"}
 
 
+_RULE_PLACES: tuple[tuple[float, Anchor], ...] = (
+    (1.0, "end"),
+    (0.0, "start"),
+    (0.5, "middle"),
+    (0.75, "middle"),
+    (0.25, "middle"),
+)
+
+
 def text_width(text: str) -> float:
     return CHARACTER * len(text) + 2
 
@@ -29,23 +38,23 @@ def rule_name(
     points: Sequence[tuple[float, float]],
     taken: Sequence[Block] = (),
 ) -> tuple[str, Block]:
-    """The name of a horizontal line at the end and side where it covers no point and no block."""
+    """The name of a horizontal line where it covers no point and no block, or the fewest."""
     _, (_, y) = ends(frame, value)
     others = [*map(point_block, points), *taken]
-    # The order of the loops is that of preference: right before left, above before below.
-    options: list[tuple[bool, int, int, bool, bool, Block]] = []
-    for right in (True, False):
+    width = text_width(text)
+    # The order of the loops is that of preference: the right end, above the line.
+    options: list[tuple[bool, int, int, tuple[float, Anchor], bool, Block]] = []
+    for share, anchor in _RULE_PLACES:
         for above in (True, False):
-            edges = (-text_width(text), 0.0) if right else (0.0, text_width(text))
+            left = {"start": 0.0, "middle": -width / 2, "end": -width}[anchor]
             top = y - 3 - FONT if above else y + 3
-            block = Block((right, edges[0]), (right, edges[1]), top, top + FONT)
+            block = Block((share, left), (share, left + width), top, top + FONT)
             covered = sum(not apart(block, one, NARROW) for one in others)
             outside = top < 0 or top + FONT > frame.height
-            options.append((outside, covered, len(options), right, above, block))
-    *_, right, above, block = min(options, key=lambda option: option[:3])
-    shift = (-2.0 if right else 2.0, -4.0 if above else FONT + 1)
-    at = (1.0 if right else 0.0, y)
-    return label(text, at, shift=shift, anchor="end" if right else "start", kind="hint"), block
+            options.append((outside, covered, len(options), (share, anchor), above, block))
+    *_, (share, anchor), above, block = min(options, key=lambda option: option[:3])
+    shift = ({"start": 2.0, "middle": 0.0, "end": -2.0}[anchor], -4.0 if above else FONT + 1)
+    return label(text, (share, y), shift=shift, anchor=anchor, kind="hint"), block
 
 
 def names(

@@ -86,9 +86,8 @@ def _marks(frame: Frame, one: Series) -> str:
 
 
 def _along(frame: Frame, one: Series) -> list[tuple[float, float]]:
-    """Points on a line and on its bars, near enough to each other that no label fits between."""
-    ends = [(v.x, end) for v in one.vertices for end in (v.low, v.high) if end is not None]
-    found = [frame.at(v.x, v.y) for v in one.vertices] + [frame.at(*end) for end in ends]
+    """Points on a line, near enough to each other that no label fits between."""
+    found = [frame.at(v.x, v.y) for v in one.vertices]
     for (x0, y0), (x1, y1) in itertools.pairwise(frame.at(v.x, v.y) for v in one.vertices):
         found += [
             (x0 + (x1 - x0) * step / _BETWEEN, y0 + (y1 - y0) * step / _BETWEEN)
@@ -99,8 +98,15 @@ def _along(frame: Frame, one: Series) -> list[tuple[float, float]]:
 
 def _names(frame: Frame, series: Sequence[Series], rules: Sequence[Rule]) -> str:
     """The names of rules, and the values of points that the axis does not reach."""
+    # The names of rules avoid lines, bars, rules and each other.
     points = [point for one in series for point in _along(frame, one)]
     taken = [line_block(*ends(frame, rule.value)) for rule in rules]
+    taken += [
+        line_block(frame.at(v.x, v.low), frame.at(v.x, v.high))
+        for one in series
+        for v in one.vertices
+        if v.low is not None and v.high is not None
+    ]
     drawn = []
     for rule in rules:
         text, block = rule_name(frame, rule.value, rule.name, points, taken)

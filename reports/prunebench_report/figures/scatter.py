@@ -39,20 +39,20 @@ def draw(
     with a label besides dense and what is beyond an axis (all if None).
     """
     frame = frame_of(panel, points)
-    parts = [frame.draw()]
     hard: list[Block] = []
-    if panel.gated and frame.y.low < 100 * gate < frame.y.high:
-        at = [frame.at(p.x, p.y) for p in points]
-        dense = [line_block(*ends(frame, p.y)) for p in points if p.method == "dense"]
-        text, block = rule_name(frame, 100 * gate, f"gate {100 * gate:g} %", at, dense)
-        parts += [frame.rule(100 * gate, "gate"), text]
-        hard += [block, line_block(*ends(frame, 100 * gate))]
-    steps = _frontier(frame, panel, [p for p in points if p.cell in best])
-    # Under everything that belongs to a cell
-    parts.append(lines("frontier", steps))
+    bars = []
     for point in points:
         colour = f"range c{methods.index(point.method) % MARKS}" if point.method != "dense" else ""
-        parts.append(_bars(frame, point, "range grey" if point.contended else colour, hard))
+        bars.append(_bars(frame, point, "range grey" if point.contended else colour, hard))
+    steps = _frontier(frame, panel, [p for p in points if p.cell in best])
+    # The frontier is under everything that belongs to a cell.
+    parts = [frame.draw(), lines("frontier", steps), *bars]
+    if panel.gated and frame.y.low < 100 * gate < frame.y.high:
+        # The name of the gate chooses its place before those of cells do.
+        at = [frame.at(p.x, p.y) for p in points]
+        text, block = rule_name(frame, 100 * gate, f"gate {100 * gate:g} %", at, hard)
+        parts += [frame.rule(100 * gate, "gate"), text]
+        hard += [block, line_block(*ends(frame, 100 * gate))]
     # Marks after all bars, so that no bar covers a mark; dense last.
     for point in sorted(points, key=lambda p: p.method == "dense"):
         parts.append(_mark(frame, panel, point, methods, hollow=point.cell not in best))
@@ -93,6 +93,7 @@ def recovery_scale(values: Sequence[float], ranges: Sequence[tuple[float, float]
     least = min(100.0, *values)
     room = max(top - least, _WHOLE_BARS)
     highs = [high for low, high in ranges if low <= top]
+    # A bar of a thousand per cent would leave no room for the values themselves.
     top = min(max([top, *highs]), top + room)
     least = max(min([least, *(low for low, _ in ranges)]), least - room)
     # Just below the lowest value, with more room the further it is from 100 %.

@@ -139,6 +139,7 @@ def _notes(frame: Frame, series: Sequence[Series], every: Sequence[Series]) -> t
     notes = []
     if len(every) > len(series):
         notes.append(f"{len(series)} of {len(every)} lines are drawn.")
+    # Of those lines too, a long one has only some of its cells.
     cells, drawn = (sum(len(one.vertices) for one in lines) for lines in (every, series))
     if cells > drawn:
         notes.append(f"{drawn} of {cells} cells are drawn.")
