@@ -146,7 +146,7 @@ CALIBRATION = ["--calibration", f"corpus=text{BYTE}.txt"] + [
 def test_a_model_is_pruned_into_such_a_folder(home: Path, options: list[str]) -> None:
     out = f"out{BYTE}"
     for _ in range(2):  # the second time over the first
-        call("prune", f"model{BYTE}", *options, "--out", out, *CALIBRATION)
+        call("prune", f"model{BYTE}", *options, "--out", out, "--force", *CALIBRATION)
     names = {path.name for path in (home / out).iterdir()}
     assert {"config.json", "tokenizer.json"} <= names
     assert not [path for path in home.iterdir() if path.name.startswith(".tmp")]

@@ -38,6 +38,7 @@ def prune(out: str, method: str, options: dict[str, object], *, stream: bool, **
         options=options,
         calibration=CALIBRATION,
         out=out,
+        force=True,
         stream=stream,
         **settings,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ import torch
 from click.testing import CliRunner, Result
 
 import prunebench
+from prunebench.app.plan import SuiteRequest, plan_suite
 from prunebench.cli import prunebench as command
+from prunebench.errors import PrunebenchError
 from prunebench.model.anatomy import anatomy
 from prunebench.model.load import load
 from prunebench.record.kept_units import index_text
@@ -231,3 +234,40 @@ def test_numbers_and_devices_have_bounds(folder: Path, words: tuple[str, str]) -
         done.exception, SystemExit | prunebench.PrunebenchError
     )
     assert not (folder / "x").exists()
+
+
+def test_a_folder_with_a_model_is_replaced_only_by_force(folder: Path) -> None:
+    assert prune("./model", "magnitude", "sparsity=0.5", "--out", "pruned").exit_code == 0
+    weights = folder / "pruned" / "model.safetensors"
+    before = weights.read_bytes()
+    with pytest.raises(PrunebenchError, match=r"pruned holds a saved model already .*--force"):
+        CliRunner().invoke(
+            command,
+            ["prune", "./model", "magnitude", "sparsity=0.6", "--out", "pruned"],
+            catch_exceptions=False,
+        )
+    assert weights.read_bytes() == before
+    done = prune("./model", "magnitude", "sparsity=0.6", "--out", "pruned", "--force")
+    assert done.exit_code == 0
+    assert weights.read_bytes() != before
+    with pytest.raises(PrunebenchError, match="force=True"):
+        prunebench.prune("./model", "magnitude", out="pruned")
+    prunebench.prune("./model", "magnitude", out="pruned", force=True)
+
+
+def test_an_empty_folder_needs_no_force(folder: Path) -> None:
+    (folder / "a folder").mkdir()
+    assert prune("./model", "magnitude", "--out", "a folder").exit_code == 0
+
+
+def test_the_next_steps_are_commands_that_work(folder: Path) -> None:
+    done = prune("./model", "magnitude", "--out", "a 'new' folder")
+    load_it, profile_it, check_it = (
+        shlex.split(line)[2:] for line in done.stdout.split("next:\n")[1].splitlines()
+    )
+    assert load_it[:2] == ["python", "-c"]
+    exec(load_it[2], {})
+    assert profile_it == ["prunebench", "profile", "a 'new' folder"]
+    made = plan_suite(SuiteRequest(check_it[2], overrides=[check_it[4]], only=[check_it[6]]))
+    assert (len(made.cells), made.cells[0].method.name) == (1, "dense")
+    assert made.cells[0].model.kind == "folder"

@@ -48,6 +48,8 @@ class PruneJob:
     """Where one decoder layer at a time is pruned: a GPU that cannot hold the whole model."""
     out: Path | None = None
     """The folder for the pruned model; it is written whole or not at all."""
+    force: bool = False
+    """Replace the model that ``out`` holds."""
     format: Format = "prunebench"
     stream: bool = False
     """Never hold the model: read a layer from its safetensors files, prune it, write it to ``out``.
@@ -82,6 +84,7 @@ SETTINGS: Mapping[str, str] = {
         for name in ("seed", "dtype", "device", "layer_device", "out", "format", "shard_size")
     },
     "stream": "write `--stream` (in Python stream=True)",
+    "force": "write `--force` (in Python force=True)",
     "plugin": "write `--plugin {value}`",
     "calibration": "write `--calibration corpus={value}` (in Python calibration={{'corpus': ...}})",
     "model": "the model is the first word, before the method",
@@ -103,7 +106,7 @@ def prune_model(job: PruneJob, progress: Progress | None = None) -> Pruned:
     _check_for_settings(job, registry)
     # Pruning may take hours: it must not end at a folder that cannot be replaced.
     if job.out is not None:
-        _check_target(job.out, job.format)
+        _check_target(job.out, job.format, force=job.force)
     if job.stream:
         return _stream(job, registry, progress)
     if isinstance(job.model, str | Path):
@@ -259,14 +262,20 @@ def _calibration(setup: CellSetup) -> str | None:
     return None if spec is None else described(spec, setup.calibration_reason)
 
 
-def _check_target(out: Path, format: str) -> None:  # noqa: A002 - the option's name
+def _check_target(out: Path, format: str, *, force: bool) -> None:  # noqa: A002 - as the option
     """Refuse a folder that must not be replaced, before anything is computed."""
     from prunebench.model.files import check_writable
     from prunebench.model.save_target import save_target
 
     if format not in FORMATS:
         raise PrunebenchError(f"unknown format '{format}'", hint=did_you_mean(format, FORMATS))
-    check_writable(save_target(out))
+    target = save_target(out)
+    if not force and target.is_dir() and any(target.iterdir()):
+        raise PrunebenchError(
+            f"{out} holds a saved model already",
+            hint="add --force to replace it (in Python force=True), or choose another folder",
+        )
+    check_writable(target)
 
 
 def _checked_stream(job: PruneJob) -> Path:

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
+from prunebench.cli import completion
+
 LARGEST = 2**63 - 1
 """The largest whole number of an option; `prunebench.plugin.option_values` has the reason."""
 
@@ -98,7 +100,7 @@ def suite_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _SUITE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
-    click.argument("suite"),
+    click.argument("suite", shell_complete=completion.suites),
     plugin_option,
     click.option(
         "--out",

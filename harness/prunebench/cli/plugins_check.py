@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from prunebench.cli import completion
 from prunebench.cli.options import assignments, plugin_option
 from prunebench.cli.terminal import say, tell
 from prunebench.errors import printable
@@ -23,9 +24,20 @@ SIGNS = {"kept": "ok", "broken": "BROKEN", "not tried": "-", "hint": "hint"}
 
 @click.command("check", short_help="Try whether a plugin keeps the contract.")
 @plugin_option
-@click.argument("name")
-@click.argument("options", nargs=-1, metavar="[OPTION=VALUE]...")
-@click.option("--family", "families", multiple=True, help="Try only these families. Repeatable.")
+@click.argument("name", shell_complete=completion.plugins)
+@click.argument(
+    "options",
+    nargs=-1,
+    metavar="[OPTION=VALUE]...",
+    shell_complete=completion.options_of("name"),
+)
+@click.option(
+    "--family",
+    "families",
+    multiple=True,
+    shell_complete=completion.families,
+    help="Try only these families. Repeatable.",
+)
 def command(name: str, options: tuple[str, ...], families: tuple[str, ...]) -> None:
     """Try the promises of the method, allocation, recovery or metric NAME on small seeded models.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from prunebench.cli import completion
 from prunebench.cli.options import plugin_option
 from prunebench.cli.terminal import say, tell, width
 
@@ -37,7 +38,7 @@ FACTS = {
 
 @click.command("show", short_help="Describe one plugin with all its options.")
 @plugin_option
-@click.argument("name")
+@click.argument("name", shell_complete=completion.plugins)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(name: str, *, as_json: bool) -> None:
     """Describe what is registered as NAME: its paper, what it removes, its options."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from prunebench.cli import completion
 from prunebench.cli.options import TOKENS, Seconds
 from prunebench.cli.terminal import say, tell
 
@@ -20,7 +21,7 @@ NOT_MEASURABLE = "not measurable here"
 
 
 @click.command("profile", short_help="Show where a model's time and bytes go.")
-@click.argument("model")
+@click.argument("model", shell_complete=completion.models)
 @click.option(
     "--prompt",
     default=128,

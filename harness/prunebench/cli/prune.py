@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from prunebench.cli import completion
 from prunebench.cli.options import LARGEST, assignments, plugin_option
-from prunebench.cli.terminal import result_is_a_file, say
+from prunebench.cli.terminal import result_is_a_file, say, tell
 from prunebench.errors import printable
 
 if TYPE_CHECKING:
@@ -17,18 +19,25 @@ if TYPE_CHECKING:
 
 
 @click.command("prune", short_help="Prune one model and save it.")
-@click.argument("model")
-@click.argument("method")
+@click.argument("model", shell_complete=completion.models)
+@click.argument("method", shell_complete=completion.methods)
 @plugin_option
-@click.argument("options", nargs=-1, metavar="[OPTION=VALUE]...")
+@click.argument(
+    "options",
+    nargs=-1,
+    metavar="[OPTION=VALUE]...",
+    shell_complete=completion.options_of("method"),
+)
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path), help="Folder for the pruned model."
 )
+@click.option("--force", is_flag=True, help="Replace the model that --out holds.")
 @click.option(
     "--calibration",
     "calibration",
     multiple=True,
     metavar="KEY=VALUE",
+    shell_complete=completion.calibration,
     help="Calibration text: corpus, windows, length, split, sampler. Repeatable. Without a corpus: "
     "the method's published calibration, which `plugins show` names; if the hub cannot be reached, "
     "corpus=boolq-passages windows=32 length=512.",
@@ -83,6 +92,7 @@ def command(
     method: str,
     options: tuple[str, ...],
     out: Path,
+    force: bool,
     calibration: tuple[str, ...],
     seed: int,
     dtype: str,
@@ -113,11 +123,30 @@ def command(
         device=device,
         layer_device=layer_device,
         out=out,
+        force=force,
         format=format_,
         stream=stream,
         shard_size=shard_size,
     )
-    say(summary(prune_model(job, _Progress()), out))
+    for line in summary(prune_model(job, _Progress()), out).splitlines():
+        tell(line)
+    if format_ == "prunebench":
+        say(next_steps(out))
+
+
+def next_steps(out: Path) -> str:
+    """Commands for the model in ``out``: load it, profile it, measure its quality."""
+    shown = printable(str(out))
+    folder = shlex.quote(shown)
+    # A model of a suite is a folder only if it is written as a path.
+    path = shown if out.is_absolute() else f"./{shown}"
+    return (
+        "next:\n"
+        f"  load it     python -c {shlex.quote(f'import prunebench; prunebench.load_pruned({shown!r})')}\n"
+        f"  profile it  prunebench profile {folder}\n"
+        f"  check it    prunebench run quickstart --set {shlex.quote(f'models={path}')} "
+        f"--only dense --out {shlex.quote(f'runs/{Path(shown).name}')}"
+    )
 
 
 def summary(result: Pruned, out: Path) -> str:

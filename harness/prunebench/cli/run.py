@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from prunebench.cli import completion
 from prunebench.cli.options import suite_options
 from prunebench.cli.terminal import result_is_a_file, say, tell
 from prunebench.errors import printable
@@ -33,6 +34,7 @@ NOT_STRICT = 4
     "--engine",
     default="local",
     show_default=True,
+    shell_complete=completion.engines,
     help="Where cells run: local, ray, or a plugin's engine.",
 )
 @click.option(
