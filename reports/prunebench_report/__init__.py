@@ -115,7 +115,7 @@ def compare(
     from prunebench.store.atomic import write_atomically
     from prunebench_report.output.html import comparison_document
     from prunebench_report.sections import limits as checked_limits
-    from prunebench_report.sections.comparison import comparison
+    from prunebench_report.sections.comparison import before_and_after, comparison
 
     if html is not None:
         check_file_target(html, option="--html")
@@ -124,7 +124,8 @@ def compare(
     if limits:
         found["losses"] = checked_limits.section(before, after, limits)
     if html is not None:
-        write_atomically(html, comparison_document(found))
+        figures = before_and_after(before, after)
+        write_atomically(html, comparison_document(found | {"figures": figures}))
     return found
 
 

@@ -38,10 +38,22 @@ def shorten(text: str, limit: int) -> str:
 
 
 def short_label(label: str) -> str:
-    """A cell's label for a small space: option values without their names, recoveries by name."""
-    # 'wanda sparsity=0.5 + lora rank=8' becomes 'wanda 0.5 + lora'.
+    """A cell's name for a small space: option values without their names, recoveries by name.
+
+    What tells it from cells of the same label stays: the run, the calibration, the seed.
+    """
+    # 'wanda sparsity=0.5 + lora rank=8 · cpu' becomes 'wanda 0.5 + lora · cpu'.
+    label, dot, apart = label.partition(" · ")
     method, plus, recovery = re.sub(r"\b\w+=", "", label).partition(" + ")
-    return f"{method}{plus}{recovery.partition(' ')[0]}"
+    return f"{method}{plus}{recovery.partition(' ')[0]}{dot}{apart}"
+
+
+def shorten_middle(text: str, limit: int) -> str:
+    """At most ``limit`` characters: the beginning and the end, which tell names apart."""
+    if len(text) <= limit:
+        return text
+    end = limit // 3
+    return f"{text[: limit - end - 1]}…{text[-end:]}"
 
 
 def tail(text: str, *, lines: int = 20, limit: int = 4000) -> str:

@@ -15,6 +15,7 @@ from prunebench_report.text import clean, shorten
 if TYPE_CHECKING:
     from prunebench.experiment.cell import Cell
     from prunebench.record.record import Record
+    from prunebench.store.plan_file import Plan
     from prunebench.store.run_folder import DamagedRecord, RunStore
 
 _SUITE_LIMIT = 100_000  # characters; generated suites can have megabytes
@@ -36,8 +37,10 @@ def load_runs(
     records: dict[str, Record] = {}
     damaged: dict[str, DamagedRecord] = {}
     runs: dict[str, str] = {}
+    repeated = 0
     for store, plan, name in zip(stores, plans, names, strict=True):
         wanted = _selected(plan.cells, only)
+        repeated += sum(cell.id in cells for cell in wanted)
         for cell in wanted:
             cells.setdefault(cell.id, cell)
             runs.setdefault(cell.id, name)
@@ -58,7 +61,8 @@ def load_runs(
     return ReportInput(
         plan=replace(
             plans[0],
-            title=" + ".join(dict.fromkeys(plan.title or plan.suite for plan in plans)),
+            title=_title(plans, names),
+            suite=" + ".join(dict.fromkeys(plan.suite for plan in plans)),
             cells=tuple(cells.values()),
             expect=tuple(dict.fromkeys(figure for plan in plans for figure in plan.expect)),
         ),
@@ -70,9 +74,17 @@ def load_runs(
             for store, plan, name in zip(stores, plans, names, strict=True)
         ],
         runs=runs if several else {},
+        repeated=repeated,
         gates=tuple(dict.fromkeys(plan.gate for plan in plans)),
         running=running,
     )
+
+
+def _title(plans: Sequence[Plan], names: Sequence[str]) -> str:
+    """The title of the only run; several together have one of their own."""
+    if len(plans) == 1:
+        return plans[0].title or plans[0].suite
+    return f"{len(plans)} runs: {', '.join(names)}"
 
 
 def _selected(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from prunebench_report.text import clean
+from prunebench_report.text import clean, short_label
 
 if TYPE_CHECKING:
     from prunebench.experiment.cell import Cell
@@ -42,6 +42,11 @@ def unique_names(cells: Sequence[Cell], runs: Mapping[str, str] | None = None) -
                     for key, suffix in zip(members, found, strict=True)
                 }
     return result
+
+
+def short_name(row: Mapping[str, Any]) -> str:
+    """The name of a row for a small space beside others of the same model."""
+    return short_label(str(row["name"]).replace(f" · {row['model']}", "", 1))
 
 
 def calibration_names(specs: Sequence[CalibrationSpec | None]) -> list[str]:

@@ -43,6 +43,8 @@ class ReportInput:
     suites: Sequence[SuiteText] = ()
     runs: Mapping[str, str] = field(default_factory=dict)
     """The run of each cell id; empty if the report covers one run."""
+    repeated: int = 0
+    """Cells that another run of the report has as well: each is shown once."""
     gates: tuple[float, ...] = ()
     """The quality gates of the runs; `gate` is the one that counts."""
     running: bool = False
@@ -111,7 +113,7 @@ class ReportInput:
             {**row, "run": self.runs[row["cell"]]} if row["cell"] in self.runs else row
             for row in self.cells
         ]
-        return pool_seeds(named, self.plan.cells, self.gate, self.plan.generation_gate)
+        return pool_seeds(named, self.plan.cells, self.gate, self.plan.generation_gate, self.runs)
 
     @cached_property
     def results(self) -> list[Row]:

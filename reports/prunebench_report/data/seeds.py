@@ -49,19 +49,21 @@ def pool_seeds(
     cells: Sequence[Cell],
     gate: float,
     generation_gate: float | None = None,
+    runs: Mapping[str, str] | None = None,
 ) -> list[Row]:
     """``rows`` with one row for each group of seeds, at the place of the group's first cell.
 
     The row of several cells has the id of the first one with '-seeds' appended, their ids as
     `members`, the number of those with a result as `seeds_done` and, for each number KEY, its
     sample standard deviation as `KEY_sd`. ``gate`` is the share of dense quality to keep, e.g.
-    0.95.
+    0.95. ``runs`` has the run of each cell id if there are several.
     """
     by_id = {row["cell"]: row for row in rows}
     groups = [group for group in seed_groups(cells) if group[0] in by_id]
     # Named by one cell each, so that names do not contain seeds.
     firsts = {group[0] for group in groups}
-    named = unique_names([cell for cell in cells if cell.id in firsts])
+    together = {group[0]: _runs_of(group, runs) for group in groups} if runs else None
+    named = unique_names([cell for cell in cells if cell.id in firsts], together)
     found = {}
     for group in groups:
         members = [by_id[cell] for cell in group if cell in by_id]
@@ -71,6 +73,11 @@ def pool_seeds(
             else _pool(members, named[group[0]], gate, generation_gate)
         )
     return [found[row["cell"]] for row in rows if row["cell"] in found]
+
+
+def _runs_of(group: Sequence[str], runs: Mapping[str, str]) -> str:
+    """'a', or 'a + b' if the seeds are from two runs."""
+    return " + ".join(dict.fromkeys(runs[cell] for cell in group if cell in runs))
 
 
 def _pool(members: Sequence[Row], name: str, gate: float, generation_gate: float | None) -> Row:
@@ -98,6 +105,8 @@ def _pool_column(key: str, values: Sequence[Any]) -> Row:
     """One column of several cells: mean and deviation of numbers, otherwise what all agree on."""
     if key in {"cell", "name", "seed", "status"}:
         return {}
+    if key == "run":
+        return {key: " + ".join(dict.fromkeys(values))}
     if kind_of(key) not in {"integer", "real"}:
         same = all(value == values[0] for value in values)
         return {key: values[0] if same else None}

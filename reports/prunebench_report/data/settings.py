@@ -1,7 +1,8 @@
 """What two cells must have in common before one method may be said to beat another.
 
 Of two methods, the one that removes less nearly always keeps more quality. So methods are compared
-only at the same N:M pattern, the same zeros, the same removed parameters and the same recovery.
+only at the same N:M pattern, the same zeros, the same removed parameters and the same recovery, and
+beside the same dense cell: one on another device has other speed-ups.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def same_setting(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    if any(one.get(key) != other.get(key) for key in ("pattern", "recovery")):
+    if any(one.get(key) != other.get(key) for key in ("pattern", "recovery", "dense_cell")):
         return False
     return all(
         abs((one.get(key) or 0.0) - (other.get(key) or 0.0)) <= SAME + _ROUNDING

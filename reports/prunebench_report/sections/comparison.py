@@ -10,21 +10,26 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prunebench.measure.quality.task_scores import z_score
 from prunebench_report.data.columns import Row, numbered
-from prunebench_report.sections import metrics
+from prunebench_report.data.gate import quality_key
+from prunebench_report.figures.changes import Change, changes
+from prunebench_report.sections import header, metrics
 from prunebench_report.sections.main_table import COLUMNS, ShownColumn
 from prunebench_report.sections.tasks import SIGNIFICANT
 from prunebench_report.text import (
     MISSING,
+    TIMES,
     delta,
     fixed,
     number,
     percent,
     plus_minus,
     seconds,
+    short_label,
     size,
     times,
 )
@@ -32,6 +37,8 @@ from prunebench_report.text import (
 if TYPE_CHECKING:
     from prunebench.experiment.cell import Cell
     from prunebench_report.data.report_input import ReportInput
+    from prunebench_report.figures.axes import Better
+    from prunebench_report.figures.svg import Figure
 
 SAME = "no significant change"
 
@@ -49,6 +56,14 @@ _KEYS = (
 )
 # Columns without uncertainty: any difference is significant.
 _COUNTED = {"memory_bytes", "disk_bytes", "sparsity", "parameters"}
+
+# The perplexity is drawn if there is no recovery and no speed-up.
+_PLOTS: tuple[tuple[str, str, str, Better], ...] = (
+    ("quality", "Quality before and after", "Recovery of dense quality, %", 1),
+    ("inter_token_speedup", "Speed before and after", f"Speed-up per token, {TIMES} dense", 1),
+    ("perplexity", "Perplexity before and after", "Perplexity", -1),
+)
+_MOST_DRAWN = 30
 
 Compared = dict[str, Any]
 """`values` of A and B, a `note`, a `tone`, and whether it is `significant` (None: unknown)."""
@@ -70,9 +85,7 @@ def comparison(a: ReportInput, b: ReportInput) -> dict[str, Any]:
     """The comparison of two inputs, each of one run."""
     differs, keys_a, keys_b = pair_cells(a.plan.cells, b.plan.cells)
     pairs = [(cell, keys_b[key]) for key, cell in keys_a.items() if key in keys_b]
-    done = [
-        (a.row_by_id[x], b.row_by_id[y]) for x, y in pairs if x in a.row_by_id and y in b.row_by_id
-    ]
+    done = _finished(a, b)
     columns = [
         _BY_KEY[key] for key in _KEYS if any(row[key] is not None for pair in done for row in pair)
     ]
@@ -92,6 +105,7 @@ def comparison(a: ReportInput, b: ReportInput) -> dict[str, Any]:
         for x, y in done
     ]
     return {
+        "sides": {"A": side(a), "B": side(b)},
         "differs": differs,
         "heads": [column.head for column in columns] + scores + figures,
         "always": [_BY_KEY["perplexity"].head, _BY_KEY["inter_token_speedup"].head],
@@ -101,6 +115,50 @@ def comparison(a: ReportInput, b: ReportInput) -> dict[str, Any]:
         "without": [a.names[x] for x, y in pairs if x not in a.row_by_id or y not in b.row_by_id],
         "summary": _summary(rows),
     }
+
+
+def side(given: ReportInput) -> dict[str, Any]:
+    """What one of the two runs is: its suite, when and where it ran, and how its cells ended."""
+    found = header.section(given)
+    return {
+        key: found[key] for key in ("title", "suite", "when", "machines", "version", "models")
+    } | {"totals": found["totals"]}
+
+
+def _finished(a: ReportInput, b: ReportInput) -> list[tuple[Row, Row]]:
+    """The rows of the pairs that have a record in both runs."""
+    _, keys_a, keys_b = pair_cells(a.plan.cells, b.plan.cells)
+    pairs = [(cell, keys_b[key]) for key, cell in keys_a.items() if key in keys_b]
+    return [
+        (a.row_by_id[x], b.row_by_id[y]) for x, y in pairs if x in a.row_by_id and y in b.row_by_id
+    ]
+
+
+def before_and_after(a: ReportInput, b: ReportInput) -> list[Figure]:
+    """Plots of the quality and the speed of each cell in both runs."""
+    done, names = _finished(a, b), a.names
+    found: list[Figure] = []
+    for key, caption, label, better in _PLOTS:
+        rows = [
+            Change(short_label(names[x["cell"]]), x[column], y[column], f"#row-{x['cell']}")
+            for x, y in done
+            for column in [quality_key(x) if key == "quality" else key]
+            if x["method"] != "dense" and _positive(x.get(column)) and _positive(y.get(column))
+        ]
+        # Without dense cells nothing is relative.
+        if key == "perplexity" and found:
+            continue
+        if rows:
+            shown = rows[:_MOST_DRAWN]
+            figure = changes(key, caption, shown, label, better=better, log=key == "perplexity")
+            left = len(rows) - len(shown)
+            notes = (f"{left} more cells are in the table.",) if left else ()
+            found.append(replace(figure, notes=notes))
+    return found
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and value > 0
 
 
 def _summary(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -27,7 +27,8 @@ def section(given: ReportInput) -> dict[str, Any]:
         "suites": given.suites,
         "running": given.running,
         "version": tool_version(given.records),
-        "when": _when(given.records),
+        "when": when(given.records),
+        "runs": _runs(given),
         "machines": machines(given.records),
         "models": list(dict.fromkeys(cell.model.name for cell in plan.cells)),
         "protocols": _protocols(given.table),
@@ -36,13 +37,25 @@ def section(given: ReportInput) -> dict[str, Any]:
     }
 
 
+def _runs(given: ReportInput) -> list[dict[str, Any]]:
+    """Cells, time and machines of each run; empty if there is only one."""
+    found = []
+    for name in dict.fromkeys(given.runs.values()):
+        records = [record for record in given.records if given.runs[record.id] == name]
+        cells = sum(run == name for run in given.runs.values())
+        found.append(
+            {"name": name, "cells": cells, "when": when(records), "machines": machines(records)}
+        )
+    return found
+
+
 def _gate(given: ReportInput) -> str:
     written = given.plan.generation_gate
     also = "" if written is None else f", and {100 * written:g} % in generation"
     return f"{100 * given.gate:g} %{also}"
 
 
-def _when(records: Sequence[Record]) -> str | None:
+def when(records: Sequence[Record]) -> str | None:
     """From the first start to the last end, in UTC; None if no record has a time."""
     stamps = [stamp for record in records for stamp in (record.started, record.finished)]
     times = [time for stamp in stamps if (time := _utc(stamp))]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from prunebench_report.data.columns import Row
 from prunebench_report.data.gate import PERPLEXITY_RECOVERY, quality_key
 from prunebench_report.data.groups import by_model
+from prunebench_report.data.names import short_name
 from prunebench_report.data.pareto import frontier, settled_speedup
 from prunebench_report.data.seeds import seed_deviation
 from prunebench_report.data.speed import contended
@@ -17,7 +18,7 @@ from prunebench_report.figures.plot import Panel, Point
 from prunebench_report.figures.scatter import beyond, draw
 from prunebench_report.figures.svg import Figure, LegendEntry, plot
 from prunebench_report.sections.sparsity_plot import sparsity_figure
-from prunebench_report.text import TIMES, clean, number, short_label
+from prunebench_report.text import TIMES, clean, number
 
 if TYPE_CHECKING:
     from prunebench.record.record import Record
@@ -192,7 +193,7 @@ def _point(row: Row, panel: Panel) -> Point | None:
         cell=row["cell"],
         name=row["name"],
         method=row["method"],
-        short=short_label(row["label"]),
+        short=short_name(row),
         x=x * panel.x_factor,
         y=y,
         x_settled=(x if settled is None else settled) * panel.x_factor,

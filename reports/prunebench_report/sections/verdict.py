@@ -18,10 +18,11 @@ from prunebench_report.data.gate import (
     quality_key,
 )
 from prunebench_report.data.groups import by_model
+from prunebench_report.data.names import short_name
 from prunebench_report.data.pareto import Measured, settled_speedup, surely_dominates
 from prunebench_report.data.seeds import seed_count, seed_deviation
 from prunebench_report.data.settings import same_setting, setting
-from prunebench_report.text import TIMES, clean, fixed, number, percent, short_label, times
+from prunebench_report.text import TIMES, clean, fixed, number, percent, times
 
 if TYPE_CHECKING:
     from prunebench_report.data.report_input import ReportInput
@@ -233,7 +234,7 @@ def _who_beats_whom(where: str, beaten: Mapping[str, Row]) -> list[str | Span]:
     by_winner: dict[str, list[str]] = {}
     for method, winner in beaten.items():
         by_winner.setdefault(winner["cell"], []).append(method)
-    labels = {winner["cell"]: short_label(winner["label"]) for winner in beaten.values()}
+    labels = {winner["cell"]: short_name(winner) for winner in beaten.values()}
     parts: list[str | Span] = [f"{where[0].upper()}{where[1:]}, "]
     for index, (cell, losers) in enumerate(by_winner.items()):
         verb = "" if index else " is dominated" if len(losers) == 1 else " are dominated"

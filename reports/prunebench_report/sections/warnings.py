@@ -64,6 +64,12 @@ def _incomplete(given: ReportInput, done: Sequence[Record]) -> list[str]:
         found.append(
             "The runs have different quality gates; this report uses the one of the first run."
         )
+    if given.repeated:
+        cells = f"{given.repeated} cell{'s are' if given.repeated > 1 else ' is'}"
+        found.append(
+            f"{cells} in several runs; this report has the first result of each. `prunebench "
+            "compare A B` shows both beside each other."
+        )
     found += [
         f"The record {one.path.name} cannot be used: {clean(one.reason)}." for one in given.damaged
     ]
