@@ -20,7 +20,6 @@ from prunebench.app.time_left import RunningCell, TimeLeft, in_words, shape_in_w
 from prunebench.cell.events import Event
 from prunebench.engine.session import Watcher
 from prunebench.experiment.cell import Cell
-from prunebench.record.audit import Audit
 from prunebench.record.record import Record
 
 REPORT_EVERY_S = 60.0
@@ -208,7 +207,7 @@ def outcome(record: Record) -> str:
     ]
     words += _perplexities(record)
     if record.audit is not None:
-        words += _removed(record.audit)
+        words += _removed(record)
     words += _speeds(record)
     return ", ".join(words)
 
@@ -222,12 +221,15 @@ def _perplexities(record: Record) -> list[str]:
     ]
 
 
-def _removed(audit: Audit) -> list[str]:
+def _removed(record: Record) -> list[str]:
     """Zeros and removed parameters: a method makes the one or the other, seldom both."""
+    audit = record.audit
+    if audit is None or record.cell.method.name == "dense":
+        return []
     fewer = audit.parameters < audit.parameters_dense
     words = [] if fewer and audit.zeros <= audit.zeros_dense else [f"sparsity {audit.sparsity:.1%}"]
-    if audit.removed_layers:
-        words.append(f"{len(audit.removed_layers)} layers removed")
+    if layers := len(audit.removed_layers):
+        words.append(f"{layers} layer{'s' if layers > 1 else ''} removed")
     if fewer:
         words.append(f"{audit.removed_share:.1%} of the parameters removed")
     return words

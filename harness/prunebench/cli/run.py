@@ -14,6 +14,7 @@ import click
 from prunebench.cli import completion
 from prunebench.cli.options import suite_options
 from prunebench.cli.terminal import result_is_a_file, say, tell
+from prunebench.cli.watch import SERVICES, watch
 from prunebench.errors import printable
 
 if TYPE_CHECKING:
@@ -48,6 +49,15 @@ NOT_STRICT = 4
     "--ray-address",
     metavar="ADDRESS",
     help="The cluster of --engine ray: HOST:PORT or auto; without it, a cluster is started here.",
+)
+@click.option(
+    "--watch",
+    "services",
+    multiple=True,
+    type=click.Choice(SERVICES),
+    callback=watch,
+    expose_value=False,
+    help="Send every finished cell there; the service's own variables say where. Repeatable.",
 )
 @click.option(
     "--strict",
