@@ -20,11 +20,13 @@ _Device = tuple[str | None, str]
 
 def generation_floors(records: Sequence[Record]) -> Mapping[str, list[GenerationIO]]:
     """For each record id its I/O floors, one for each latency; empty if it has none."""
+    # Two passes: the best of a device is known only after its last cell.
     best: dict[_Device, GenerationIO] = {}
     cells: dict[_Device, int] = {}
     for record in records:
         for index, one in enumerate(_own(record)):
             key = _device(record)
+            # A cell measures once, whatever the number of its latencies.
             cells[key] = cells.get(key, 0) + (index == 0)
             known = best.get(key)
             if known is None or one.bandwidth_bytes_per_s > known.bandwidth_bytes_per_s:

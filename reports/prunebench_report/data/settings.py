@@ -22,6 +22,7 @@ def same_setting(rows: Sequence[Row]) -> list[list[Row]]:
     """The rows in groups of the same setting, each in the order of the table."""
     groups: list[list[Row]] = []
     for row in rows:
+        # Compared with the first of a group, so that small steps cannot join unlike cells.
         group = next((one for one in groups if _alike(one[0], row)), None)
         if group is None:
             groups.append([row])

@@ -58,6 +58,7 @@ def paired_nll(one: Perplexity, dense: Perplexity) -> tuple[float, float] | None
     if len(mine) != one.windows or not all(map(math.isfinite, (*mine, *theirs))):
         return None
     difference = dense.nll - one.nll
+    # What is left of each window's difference if every token had the mean difference [windows]
     residuals = [
         (other - own) - difference * count
         for own, other, count in zip(mine, theirs, one.window_tokens, strict=True)

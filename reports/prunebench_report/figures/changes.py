@@ -54,6 +54,7 @@ def changes(
     for index, row in enumerate(rows):
         y = _ROW * (index + 0.5)
         before, after = (x.share(row.before), y), (x.share(row.after), y)
+        # The line first, so that both marks cover its ends.
         body = line(f"range {colour(_MARK)}", before, after)
         body += mark(_MARK, before, "hollow") + mark(_MARK, after)
         shown = shorten_middle(row.name, _LONGEST_NAME)

@@ -1,7 +1,8 @@
 """Two runs, cell by cell: what B changed against A, and whether the change exceeds its uncertainty.
 
 Cells are paired by everything that decides their outcome, except what differs between the runs as a
-whole: a device, a version, a model. Perplexities and scores differ if |z| > 1.96, speed-ups if
+whole: a device, a version, a model. Perplexities of the same windows differ if the 95 % interval of
+their difference, paired by window, excludes zero; others and scores if |z| > 1.96, speed-ups if
 their 95 % intervals do not overlap.
 """
 
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from prunebench.measure.quality.task_scores import z_score
 from prunebench_report.data.columns import Row, numbered
 from prunebench_report.data.gate import quality_key
+from prunebench_report.data.quality import perplexities
+from prunebench_report.data.uncertainty import paired_nll, t_quantile
 from prunebench_report.figures.changes import Change, changes
 from prunebench_report.sections import header, metrics
 from prunebench_report.sections.main_table import COLUMNS, ShownColumn
@@ -36,6 +39,7 @@ from prunebench_report.text import (
 
 if TYPE_CHECKING:
     from prunebench.experiment.cell import Cell
+    from prunebench.record.record import Record
     from prunebench_report.data.report_input import ReportInput
     from prunebench_report.figures.axes import Better
     from prunebench_report.figures.svg import Figure
@@ -64,6 +68,8 @@ _PLOTS: tuple[tuple[str, str, str, Better], ...] = (
     ("perplexity", "Perplexity before and after", "Perplexity", -1),
 )
 _MOST_DRAWN = 30
+# The name under which a row of B says whether its perplexity differs from A's.
+_CHANGED = "perplexity_changed"
 
 Compared = dict[str, Any]
 """`values` of A and B, a `note`, a `tone`, and whether it is `significant` (None: unknown)."""
@@ -130,8 +136,25 @@ def _finished(a: ReportInput, b: ReportInput) -> list[tuple[Row, Row]]:
     _, keys_a, keys_b = pair_cells(a.plan.cells, b.plan.cells)
     pairs = [(cell, keys_b[key]) for key, cell in keys_a.items() if key in keys_b]
     return [
-        (a.row_by_id[x], b.row_by_id[y]) for x, y in pairs if x in a.row_by_id and y in b.row_by_id
+        (
+            a.row_by_id[x],
+            {**b.row_by_id[y], _CHANGED: _window_by_window(a.record_by_id[x], b.record_by_id[y])},
+        )
+        for x, y in pairs
+        if x in a.row_by_id and y in b.row_by_id
     ]
+
+
+def _window_by_window(a: Record, b: Record) -> bool | None:
+    """Whether the first perplexity surely changed; None if the windows are not known."""
+    pair = [*perplexities(a)[:1], *perplexities(b)[:1]]
+    if len(pair) < 2 or pair[0].tokens_sha256 != pair[1].tokens_sha256:
+        return None
+    found = paired_nll(pair[1], pair[0])
+    if found is None:
+        return None
+    difference, error = found
+    return abs(difference) > t_quantile(pair[0].windows - 1) * error
 
 
 def before_and_after(a: ReportInput, b: ReportInput) -> list[Figure]:
@@ -232,6 +255,8 @@ def _significant(x: Row, y: Row, key: str) -> bool | None:
     if key in _COUNTED:
         # Exact up to the rounding of shares
         return not math.isclose(x[key], y[key], rel_tol=1e-9)
+    if key == "perplexity" and y.get(_CHANGED) is not None:
+        return bool(y[_CHANGED])
     if key == "perplexity":
         # Perplexities are compared as mean log-likelihoods, whose standard errors are known.
         if x["nll_nats"] == y["nll_nats"]:

@@ -303,6 +303,7 @@ def _cell(row: Row, column: ShownColumn, scale: Scale, *, dense: bool) -> dict[s
     cell["text"] = _text(value, scale)
     if (deviation := seed_deviation(row, column.key)) is not None:
         cell["text"] += f" ± {_text(deviation, scale, digits=2)}"
+    # The error of a mean of scores is its own, so dense has one too.
     if column.key == "tasks_mean" and (error := row.get("tasks_mean_stderr")) is not None:
         cell["note"] = f"error ± {_text(error, scale)}"
     elif dense:

@@ -26,7 +26,7 @@ def test_a_run_against_itself_has_no_significant_change(build, tmp_path):
 def test_significant_changes_are_distinguished_from_noise(build, tmp_path):
     a = build.store(tmp_path / "a", build.quickstart()).folder
     changed = build.quickstart()
-    changed[3] = build.record(changed[3].cell, 53.0, 1.002)  # within the errors
+    changed[3] = build.record(changed[3].cell, 52.32, 1.002)  # within the errors
     changed[6] = build.record(changed[6].cell, 38.0, 1.3)  # beyond them
     b = build.store(tmp_path / "b", changed).folder
     found = compare(a, b)
@@ -140,3 +140,19 @@ def test_many_cells_are_drawn_in_part_and_the_plot_says_so(build, tmp_path):
     ]
     given = load_runs([build.store(tmp_path / "a", records)])
     assert before_and_after(given, given)[0].notes == ("10 more cells are in the table.",)
+
+
+def test_perplexities_are_compared_window_by_window(build, tmp_path):
+    """52.3 to 53.0 is within the error of each alone, but every window says the same."""
+
+    def runs(name, *, windows):
+        for label, value in (("a", 52.31), ("b", 53.0)):
+            record = build.record(build.cell("wanda", sparsity=0.5), value, 1.0)
+            if not windows:
+                record.quality.perplexity[0].window_nll = None
+            yield build.store(tmp_path / f"{name}-{label}", [record]).folder
+
+    paired = cell(compare(*runs("paired", windows=True)), "wanda sparsity=0.5", "Perplexity")
+    assert (paired["significant"], paired["tone"]) == (True, "worse")
+    apart = cell(compare(*runs("apart", windows=False)), "wanda sparsity=0.5", "Perplexity")
+    assert apart["significant"] is False
