@@ -206,7 +206,7 @@ def test_a_run_in_such_a_folder_is_a_run(home: Path) -> None:
     assert set(table.model) == {r"model\xe9"}
     records = [json.loads(path.read_text()) for path in (home / out / "cells").glob("*.json")]
     [failed] = [record for record in records if record["status"] == "failed"]
-    assert failed["error"]["message"].endswith(r"work\xe9")
+    assert r"work\xe9: plugin\xe9.py:16" in failed["error"]["message"]
     assert failed["cell"]["model"]["location"].startswith("file:///")
     [told] = [record for record in records if record["method_notes"]]
     assert next(iter(told["method_notes"])).endswith(r"work\xe9")

@@ -132,7 +132,7 @@ def test_a_failed_row_says_what_where_and_how_to_reproduce_it(done) -> None:
     assert (error.phase, error.type, error.message) == (
         "prune",
         "ValueError",
-        "this method cannot do it",
+        "this method cannot do it: faulty_plugin.py:9",
     )
     assert "cannot do it" in error.log_tail
     assert error.peak_rss_bytes > 0
@@ -145,7 +145,10 @@ def test_a_failed_row_says_what_where_and_how_to_reproduce_it(done) -> None:
         error.command, shell=True, capture_output=True, text=True, env={**os.environ, **rig.environment},
     )  # fmt: skip
     assert again.returncode == 1
-    assert json.loads(again.stdout)["error"]["message"] == "this method cannot do it"
+    assert (
+        json.loads(again.stdout)["error"]["message"]
+        == "this method cannot do it: faulty_plugin.py:9"
+    )
     assert "about to raise" in again.stderr
 
 
