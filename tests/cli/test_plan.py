@@ -14,6 +14,7 @@ from prunebench.app.plan import SuiteRequest, plan_suite
 from prunebench.cli.plan import command as plan_command
 from prunebench.cli.schema import command as schema_command
 from prunebench.errors import PrunebenchError
+from prunebench.measure.devices.provenance import machine
 from prunebench.record.record import Error, Record
 from prunebench.store.run_folder import RunStore
 
@@ -201,3 +202,24 @@ def test_importing_the_commands_imports_click_alone(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.usefixtures("here")
+def test_minutes_come_from_earlier_runs_on_this_machine():
+    assert "minutes" not in run("s.yaml")
+    assert json.loads(run("s.yaml", "--json"))["totals"]["left"]["seconds"] is None
+    planned = plan_suite(SuiteRequest("s.yaml"))
+    store = RunStore.create(planned.folder, planned.plan, planned.suite.text)
+    dense = planned.cells[0]
+    facts = {key: machine()[key] for key in ("cpu", "cpu_cores_usable", "gpus")}
+    cost = {"prune_s": 0, "calibration_tokens": 0, "calibration_sha256": None}
+    cost |= {"peak_rss_bytes": None, "total_s": 720, "phases": [{"phase": "load", "seconds": 720}]}
+    times = {"started": "2026-01-01T00:00:00Z", "finished": "2026-01-01T00:12:00Z"}
+    store.write(Record(id=dense.id, cell=dense, status="ok", provenance=facts, cost=cost, **times))
+    shown = run("s.yaml", "--out", "runs/new")
+    heads, first, *_ = shown.splitlines()
+    assert heads.split()[-1] == "minutes"
+    assert first.split()[-1] == "12"
+    assert "as earlier runs on this machine took" in shown
+    totals = json.loads(run("s.yaml", "--json"))["totals"]
+    assert totals["estimate"]["seconds"] == pytest.approx(720 + totals["left"]["seconds"])

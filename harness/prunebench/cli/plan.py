@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from prunebench.experiment.cell import Cell
     from prunebench.experiment.text import CalibrationSpec
     from prunebench.store.run_folder import RunStore
+    from prunebench.suite.estimate import Estimate
 
 SAME = ("model", "calibration", "seed")
 """Columns that need no room in a narrow terminal if all cells have the same value."""
@@ -31,7 +33,8 @@ SAME = ("model", "calibration", "seed")
 def command(request: SuiteRequest, *, as_json: bool) -> None:
     """Show the cells of SUITE (a file, or a shipped suite), those that are done, and their work.
 
-    The work is a lower bound; tasks are not part of it.
+    The work is a lower bound; tasks are not part of it. Minutes are those of cells in run folders
+    beside this one that ran on this machine, scaled by the work; "?" if nothing like it has run.
     """
     import json
 
@@ -59,48 +62,60 @@ def _show(described: dict[str, Any]) -> None:
 def describe(request: SuiteRequest) -> dict[str, Any]:
     """The plan as JSON data; its keys are stable."""
     from prunebench.app import plan_suite
+    from prunebench.app.past_times import past_times
     from prunebench.cell.unpinned import unpinned
     from prunebench.store.run_folder import RunStore
-    from prunebench.suite.estimate import estimate, total
+    from prunebench.suite.estimate import estimate
 
     planned = plan_suite(request)
     # Not `open`: the folder need not exist yet, and planning writes nothing.
     store = RunStore(planned.folder)
-    estimates = [estimate(cell, planned.registry) for cell in planned.cells]
-    cells = [
-        {
-            "id": cell.id,
-            "label": cell.label,
-            "model": cell.model.name,
-            "method": cell.method.name,
-            "options": cell.method.options,
-            "calibration": _calibration(cell),
-            "seed": cell.seed,
-            "status": status(store, cell),
-            "estimate": asdict(work),
-        }
-        for cell, work in zip(planned.cells, estimates, strict=True)
-    ]
-    counts = {
-        key: sum(cell["status"] == word for cell in cells)
-        for key, word in (("done", "done"), ("failed", "failed"), ("to_run", "to run"))
-    }
+    past = past_times(planned.folder, planned.registry)
+    works = [estimate(cell, planned.registry) for cell in planned.cells]
+    times = [past.seconds(cell, work.flop) for cell, work in zip(planned.cells, works, strict=True)]
+    states = [status(store, cell) for cell in planned.cells]
+    left = [index for index, state in enumerate(states) if state != "done"]
     corpora = planned.registry.registered("corpus")
     branches = [one for cell in planned.cells for one in unpinned(cell, corpora)]
-    rest = [work for cell, work in zip(cells, estimates, strict=True) if cell["status"] != "done"]
     return {
         "suite": planned.suite.name,
         "folder": str(planned.folder),
         "warnings": list(planned.suite.warnings),
-        "cells": cells,
+        "cells": [_cell(*facts) for facts in zip(planned.cells, states, works, times, strict=True)],
         "unpinned": [asdict(one) for one in dict.fromkeys(branches)],
         "totals": {
-            "cells": len(cells),
-            **counts,
-            "estimate": asdict(total(estimates)),
-            "left": asdict(total(rest)),
+            "cells": len(planned.cells),
+            **{key: states.count(key.replace("_", " ")) for key in ("done", "failed", "to_run")},
+            "estimate": _total(works, times),
+            "left": _total([works[one] for one in left], [times[one] for one in left]),
         },
     }
+
+
+def _cell(cell: Cell, state: str, work: Estimate, seconds: float | None) -> dict[str, Any]:
+    return {
+        "id": cell.id,
+        "label": cell.label,
+        "model": cell.model.name,
+        "method": cell.method.name,
+        "options": cell.method.options,
+        "calibration": _calibration(cell),
+        "seed": cell.seed,
+        "status": state,
+        "estimate": {**asdict(work), "seconds": seconds},
+    }
+
+
+def _total(works: Sequence[Estimate], times: Sequence[float | None]) -> dict[str, Any]:
+    from prunebench.suite.estimate import total
+
+    return {**asdict(total(works)), "seconds": _sum(times)}
+
+
+def _sum(seconds: Sequence[float | None]) -> float | None:
+    """None if one of them is not known."""
+    known = [one for one in seconds if one is not None]
+    return sum(known) if len(known) == len(seconds) else None
 
 
 def status(store: RunStore, cell: Cell) -> str:
@@ -124,6 +139,7 @@ def table(described: dict[str, Any]) -> tuple[list[Column], list[list[str | Text
     varying = [
         key for key in ("calibration", "seed") if len({cell[key] for cell in cells} - {None}) > 1
     ]
+    timed = any(cell["estimate"]["seconds"] is not None for cell in cells)
     columns = [
         Column("id", keep=True),
         Column("model", words=True),
@@ -132,6 +148,8 @@ def table(described: dict[str, Any]) -> tuple[list[Column], list[list[str | Text
         Column("status"),
         Column("tokens", right=True),
         Column("GFLOP", right=True),
+        # Without earlier runs on this machine nothing is known of the time.
+        *([Column("minutes", right=True)] if timed else []),
     ]
     styles = {"done": "green", "failed": "red", "to run": ""}
     rows: list[list[str | Text]] = [
@@ -143,6 +161,7 @@ def table(described: dict[str, Any]) -> tuple[list[Column], list[list[str | Text
             Text(cell["status"], style=styles[cell["status"]]),
             _count(cell["estimate"]["tokens"]),
             _count(cell["estimate"]["flop"], 1e9),
+            *([_minutes(cell["estimate"]["seconds"])] if timed else []),
         ]
         for cell in cells
     ]
@@ -162,7 +181,28 @@ def summary(described: dict[str, Any]) -> str:
         words.append(f", {totals['failed']} failed, to be tried again")
     if totals["left"]["flop"]:
         words.append(f"; at least {_count(totals['left']['flop'], 1e9)} GFLOP left")
+    words.append(_time_left(described))
     return f"{''.join(words)}; folder {printable(described['folder'])}"
+
+
+def _time_left(described: dict[str, Any]) -> str:
+    """'; about 12 min, as earlier runs here took'; empty if nothing like it has run here."""
+    from prunebench.app.time_left import in_words
+
+    left = [one["estimate"]["seconds"] for one in described["cells"] if one["status"] != "done"]
+    known = [one for one in left if one is not None]
+    if not known:
+        return ""
+    some = "" if len(known) == len(left) else f" for {len(known)} of {len(left)} cells"
+    return f"; about {in_words(sum(known))}{some}, as earlier runs on this machine took"
+
+
+def _minutes(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
+    if seconds < 6:
+        return "<0.1"
+    return f"{seconds / 60:.0f}" if seconds >= 600 else f"{seconds / 60:.1f}"
 
 
 def moving(described: dict[str, Any]) -> list[str]:
@@ -194,4 +234,7 @@ def _amount(spec: CalibrationSpec) -> str:
 
 
 def _count(number: int | None, unit: float = 1.0) -> str:
-    return "?" if number is None else f"{number / unit:,.0f}"
+    if number is None:
+        return "?"
+    amount = number / unit
+    return f"{amount:,.0f}" if amount >= 10 or amount.is_integer() else f"{amount:.2g}"
