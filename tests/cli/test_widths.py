@@ -85,4 +85,4 @@ def test_help_fits(monkeypatch, command, width):
     monkeypatch.setenv("COLUMNS", str(width))
     lines = call(*([command] if command else []), "--help").out.splitlines()
     assert lines
-    assert max(map(len, lines)) <= max(width, 78)
+    assert max(map(len, lines)) <= width
