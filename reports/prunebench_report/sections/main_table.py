@@ -360,4 +360,8 @@ def _against_dense(row: Row, column: ShownColumn) -> dict[str, Any]:
     text = delta(ratio)
     if text is None or text.startswith("=") or ratio is None:
         return {"note": text}
+    kept = interval_of(row, PERPLEXITY_RECOVERY) if column.key == "perplexity" else None
+    if kept and kept[0] <= 100 <= kept[1]:
+        # Window by window, the model may be as good as dense.
+        return {"note": f"{text}, within error"}
     return {"note": text, "tone": "better" if (ratio - 1) * column.better > 0 else "worse"}

@@ -107,3 +107,12 @@ def test_speed_below_the_gate_is_greyed_and_quality_says_so(table):
     below = cell(table, "shortgpt ratio=0.25", "recovery_percent")
     assert (below["note"], below["also"]) == ("15.0 to 15.8", "below the gate")
     assert not cell(table, "wanda sparsity=0.1", "inter_token_speedup")["greyed"]
+
+
+def test_a_perplexity_within_its_error_is_neither_better_nor_worse(build):
+    records = [build.quickstart()[0], build.record(build.cell("wanda", sparsity=0.1), 25.06, 1.0)]
+    found = cell(main_table.section(build.given(records)), "wanda sparsity=0.1", "perplexity")
+    assert (found["note"], found["tone"]) == ("= dense", None)
+    records[1] = build.record(build.cell("wanda", sparsity=0.1), 25.08, 1.0)
+    found = cell(main_table.section(build.given(records)), "wanda sparsity=0.1", "perplexity")
+    assert (found["note"], found["tone"]) == ("+0.1 %, within error", None)
