@@ -38,7 +38,7 @@ def test_it_shows_where_time_and_bytes_go(
         "I/O floor",
         "attention",
         "MLP",
-        "generate()",
+        "speed-up over generate()",
         "Deja Vu",
     ):
         assert words in done.output

@@ -96,13 +96,13 @@ def command(
         sys.exit(130)  # 128 + SIGINT, as shells report it
     reason = _show_end(done, begun, strict=strict)
     if done.failed:
-        say(
+        tell(
             f"{len(done.failed)} of {_cells(done.cells)} failed: {', '.join(done.failed)}", err=True
         )
         sys.exit(1)
     if done.not_measurable:
         names = ", ".join(done.not_measurable)
-        say(
+        tell(
             f"something else used this machine: the speed of {len(done.not_measurable)} of "
             f"{_cells(done.cells)} was not measurable ({names})",
             err=True,

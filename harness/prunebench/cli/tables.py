@@ -62,7 +62,13 @@ def fitted(
     texts = [[str(row[index]) for row in rows] for index in range(len(columns))]
     chosen = _chosen(columns, texts, room, leave_out)
     widths = _widths([columns[one] for one in chosen], [texts[one] for one in chosen], room)
-    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+    table = Table(
+        box=None,
+        pad_edge=False,
+        padding=(0, GAP, 0, 0),
+        header_style="bold",
+        show_header=any(column.head for column in columns),
+    )
     for one, size in zip(chosen, widths, strict=True):
         justify = "right" if columns[one].right else "left"
         # Only a single word that is longer than the terminal is folded.
