@@ -31,6 +31,8 @@ settings.register_profile(
     phases=[Phase.explicit, Phase.generate],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+# pytest-xdist sets it to 80; without it, output that is no terminal has no width.
+os.environ.pop("COLUMNS", None)
 
 
 @pytest.fixture(autouse=True)
