@@ -24,10 +24,12 @@ __all__ = [
     "compare",
     "export",
     "import_libraries",
+    "load",
     "load_table",
     "main_table",
     "render",
     "summary",
+    "write_page",
     "write_report",
 ]
 
@@ -47,15 +49,21 @@ def write_report(
     says that cells are still being run.
     """
     from prunebench.model.files import check_file_target
-    from prunebench.store.atomic import write_atomically
     from prunebench.store.run_folder import RunStore
 
-    # Opening checks every folder before the first record is read.
-    stores = [RunStore.open(one) for one in (folder, *more)]
-    path = out or stores[0].report_path
+    path = out or RunStore.open(folder).report_path
     check_file_target(path)
-    write_atomically(path, render(*stores, only=only, sections=sections, running=running))
+    write_page(load(folder, *more, only=only, running=running), path, sections)
     return path
+
+
+def write_page(
+    given: ReportInput, path: Path, sections: Sequence[type[ReportSection]] = ()
+) -> None:
+    """Write the report of what was loaded to ``path``."""
+    from prunebench.store.atomic import write_atomically
+
+    write_atomically(path, _page(given, sections))
 
 
 def render(
@@ -69,38 +77,49 @@ def render(
     The same stores give the same text.
     """
     from prunebench_report.data.load_runs import load_runs
+
+    return _page(load_runs(stores, only, running=running), sections)
+
+
+def _page(given: ReportInput, sections: Sequence[type[ReportSection]]) -> str:
     from prunebench_report.output.html import report_document
     from prunebench_report.output.view import view
 
-    return report_document(view(load_runs(stores, only, running=running), sections))
+    return report_document(view(given, sections))
+
+
+def load(*folders: Path, only: Sequence[str] = (), running: bool = False) -> ReportInput:
+    """Read the records of a run, or of several together, for a report, a table and a summary.
+
+    ``only`` and ``running`` are as in `write_report`.
+    """
+    from prunebench.store.run_folder import RunStore
+    from prunebench_report.data.load_runs import load_runs
+
+    # Opening checks every folder before the first record is read.
+    return load_runs([RunStore.open(folder) for folder in folders], only, running=running)
 
 
 def load_table(folder: Path) -> pd.DataFrame:
     """The table of a run: one row per cell that has a record, with the columns of `export`."""
     from prunebench_report.data.table import data_frame
 
-    return data_frame(_load(folder).table)
+    return data_frame(load(folder).table)
 
 
-def main_table(
-    folders: Sequence[Path],
-    form: Literal["markdown", "latex", "model-card"],
-    *,
-    only: Sequence[str] = (),
-) -> str:
-    """The main table of a run, or of several together, for a paper or for a model card."""
+def main_table(given: ReportInput, form: Literal["markdown", "latex", "model-card"]) -> str:
+    """The main table of what was loaded, for a paper or for a model card."""
     from prunebench_report.output.model_card import model_card
     from prunebench_report.output.paper_tables import paper_table
 
-    given = _load(*folders, only=only)
     return model_card(given) if form == "model-card" else paper_table(given, form)
 
 
-def summary(*folders: Path, only: Sequence[str] = ()) -> Summary:
-    """The verdict, a compact table and the warnings of a run, or of several together, as text."""
+def summary(given: ReportInput) -> Summary:
+    """The verdict, a compact table and the warnings of what was loaded, as text."""
     from prunebench_report.output.terminal_summary import terminal_summary
 
-    return terminal_summary(_load(*folders, only=only))
+    return terminal_summary(given)
 
 
 def compare(
@@ -119,7 +138,7 @@ def compare(
 
     if html is not None:
         check_file_target(html, option="--html")
-    before, after = _load(a), _load(b)
+    before, after = load(a), load(b)
     found = comparison(before, after) | {"a": str(a), "b": str(b)}
     if limits:
         found["losses"] = checked_limits.section(before, after, limits)
@@ -143,7 +162,7 @@ def export(
 
     # A mistake in the request should not wait until a large run has been read.
     exports.check_request(format, out)
-    return exports.export(_load(folder), format, out)
+    return exports.export(load(folder), format, out)
 
 
 def import_libraries() -> None:
@@ -153,10 +172,3 @@ def import_libraries() -> None:
         "prunebench_report.output.view",
     ):
         importlib.import_module(name)
-
-
-def _load(*folders: Path, only: Sequence[str] = ()) -> ReportInput:
-    from prunebench.store.run_folder import RunStore
-    from prunebench_report.data.load_runs import load_runs
-
-    return load_runs([RunStore.open(folder) for folder in folders], only)

@@ -33,6 +33,7 @@ def test_commands_suites_and_files():
         (["prune", "tiny-llama", "wanda", ""], "sparsity="),
         (["prune", "tiny-llama", "wanda", "rec"], "recovery="),
         (["prune", "tiny-llama", "wanda", "--calibration", "win"], "windows="),
+        (["prune", "tiny-llama", "wanda", "--calibration", "ro"], "rows="),
         (["prune", "tiny-llama", "wanda", "--calibration", "corpus=boo"], "corpus=boolq-passages"),
         (["plugins", "sh"], "show"),
         (["plugins", "show", "owl"], "owl"),

@@ -52,7 +52,7 @@ def test_an_output_that_cannot_be_written_is_one_line_before_any_work(
     for work in (
         "prunebench.cell.pipeline.build_pruned_model",
         "prunebench.app.profile.set_up",
-        "prunebench_report._load",
+        "prunebench_report.load",
         "prunebench_report.render",
         "prunebench.engine.session.Session.run",
     ):

@@ -7,6 +7,7 @@ import pytest
 import report_builder as build
 from cli_calls import call
 from prunebench.record.expectations import Expectation
+from prunebench.store.run_folder import RunStore
 from rig import Rig
 
 
@@ -39,7 +40,27 @@ def test_a_report_without_a_warning_is_strict(tmp_path):
     assert (done.code, done.err) == (0, "")
 
 
-@pytest.mark.parametrize("form", [[], ["--format", "markdown"], ["--format", "model-card"]])
+FORMS = pytest.mark.parametrize(
+    "form", [[], ["--format", "markdown"], ["--format", "model-card"]], ids=" ".join
+)
+
+
+@FORMS
+def test_page_table_and_warnings_read_the_records_once(tmp_path, monkeypatch, form):
+    folder = run_folder(tmp_path / "run", flags=["threads changed"])
+    read = []
+    records = RunStore.records
+
+    def counted(store, *arguments):
+        read.append(store.folder)
+        return records(store, *arguments)
+
+    monkeypatch.setattr(RunStore, "records", counted)
+    assert "before comparing numbers" in call("report", folder, *form).err
+    assert read == [folder]
+
+
+@FORMS
 def test_warnings_are_printed_and_set_the_exit_code_of_strict(tmp_path, form):
     folder = run_folder(tmp_path / "run", flags=["threads changed"])
     done = call("report", folder, *form)

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 Complete = Callable[["click.Context", "click.Parameter", str], "list[CompletionItem]"]
 
-CALIBRATION = ("corpus", "windows", "length", "split", "sampler")
-
 
 def suites(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
     from prunebench.suite.source import shipped
@@ -53,7 +51,9 @@ def calibration(_: click.Context, __: click.Parameter, begun: str) -> list[Compl
     """KEY=, and the corpora behind corpus=."""
     if begun.startswith("corpus="):
         return _matching([f"corpus={name}" for name in _names("corpus")], begun)
-    return _matching([f"{key}=" for key in CALIBRATION], begun)
+    from prunebench.suite.schema import CalibrationEntry
+
+    return _matching([f"{key}=" for key in CalibrationEntry.model_fields], begun)
 
 
 def options_of(parameter: str) -> Complete:

@@ -58,6 +58,26 @@ def _load_files(context: click.Context, _: click.Parameter, files: tuple[str, ..
         context.with_resource(with_files(files))
 
 
+def strict_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --strict."""
+    return click.option(
+        "--strict",
+        is_flag=True,
+        help="For CI: end with 4 if the report warns of something, or if a published figure that "
+        "the suite expects is not reproduced.",
+    )(function)
+
+
+def plugin_words(plugin: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add [OPTION=VALUE]... for the plugin that the argument ``plugin`` names."""
+    return click.argument(
+        "options",
+        nargs=-1,
+        metavar="[OPTION=VALUE]...",
+        shell_complete=completion.options_of(plugin),
+    )
+
+
 def assignments(words: tuple[str, ...]) -> dict[str, Any]:
     """OPTION=VALUE arguments by option; values are YAML. Raises PrunebenchError."""
     from prunebench.errors import PrunebenchError

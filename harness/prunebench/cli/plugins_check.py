@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunebench.cli import completion
-from prunebench.cli.options import assignments, plugin_option
+from prunebench.cli.options import assignments, plugin_option, plugin_words
 from prunebench.cli.terminal import say, tell
 from prunebench.errors import printable
 
@@ -25,12 +25,7 @@ SIGNS = {"kept": "ok", "broken": "BROKEN", "not tried": "-", "hint": "hint"}
 @click.command("check", short_help="Try whether a plugin keeps the contract.")
 @plugin_option
 @click.argument("name", shell_complete=completion.plugins)
-@click.argument(
-    "options",
-    nargs=-1,
-    metavar="[OPTION=VALUE]...",
-    shell_complete=completion.options_of("name"),
-)
+@plugin_words("name")
 @click.option(
     "--family",
     "families",
@@ -92,7 +87,7 @@ def _say_end(counts: Counter[str], entry: PluginEntry) -> None:
         say("next: mend the first one, and check again", err=True)
         return
     suite, file = "SUITE", ""
-    if entry.distribution.endswith(".py"):
+    if entry.is_file:
         path = Path(entry.origin)
         beside = path.with_name("compare.yaml")
         suite = _shown(beside) if beside.is_file() else suite

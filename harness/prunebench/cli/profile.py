@@ -84,13 +84,14 @@ def command(
     ask_for_huge_pages()
     from prunebench.app import profile_model
     from prunebench.experiment.measures import LatencySpec
-    from prunebench.model.files import check_file_target, disk_errors
+    from prunebench.model.files import check_file_target
     from prunebench.store.atomic import write_atomically
     from prunebench.user_path import user_path
 
     if as_json is not None:
         # Before minutes of measuring.
         as_json = user_path(as_json, what="--json", hint="name another file")
+        check_file_target(as_json, option="--json")
     shape = LatencySpec(
         prompt=prompt,
         new_tokens=new_tokens,
@@ -98,15 +99,12 @@ def command(
         min_rounds=5,
         min_time_s=min_time,
     )
-    if as_json is not None:
-        check_file_target(as_json, option="--json")
     found = profile_model(
         model, shape, dtype=dtype, device=device, compiled=compiled, progress=_tell
     )
     _show(found)
     if as_json is not None:
-        with disk_errors(as_json):
-            write_atomically(as_json, found.model_dump_json(indent=2) + "\n")
+        write_atomically(as_json, found.model_dump_json(indent=2) + "\n")
 
 
 # Phases go to stderr: stdout has only the tables.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunebench.cli import completion
-from prunebench.cli.options import LARGEST, assignments, plugin_option
+from prunebench.cli.options import LARGEST, assignments, plugin_option, plugin_words
 from prunebench.cli.terminal import result_is_a_file, say, tell
 from prunebench.errors import printable
 
@@ -22,12 +22,7 @@ if TYPE_CHECKING:
 @click.argument("model", shell_complete=completion.models)
 @click.argument("method", shell_complete=completion.methods)
 @plugin_option
-@click.argument(
-    "options",
-    nargs=-1,
-    metavar="[OPTION=VALUE]...",
-    shell_complete=completion.options_of("method"),
-)
+@plugin_words("method")
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path), help="Folder for the pruned model."
 )

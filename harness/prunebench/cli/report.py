@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
-from prunebench.cli.options import plugin_option
-from prunebench.cli.terminal import result_is_a_file, say, say_path, tell
+from prunebench.cli.options import plugin_option, strict_option
+from prunebench.cli.terminal import result_is_a_file, say, say_path
+
+if TYPE_CHECKING:
+    from prunebench_report.data.report_input import ReportInput
 
 
 @click.command("report")
@@ -35,12 +37,7 @@ from prunebench.cli.terminal import result_is_a_file, say, say_path, tell
     help="markdown and latex print the main table, for papers; model-card prints all figures with "
     "their conditions, for the README of a pruned model.",
 )
-@click.option(
-    "--strict",
-    is_flag=True,
-    help="For CI: end with 4 if the report warns of something, or if a published figure that the "
-    "suite expects is not reproduced.",
-)
+@strict_option
 @click.option("--open", "show", is_flag=True, help="Open the report in a browser.")
 def command(
     runs: tuple[Path, ...],
@@ -55,25 +52,38 @@ def command(
     Several run folders make one report, report.html in the working folder; a cell that is in more
     than one of them is shown once. The exit code is 4 with --strict if there are warnings.
     """
-    if form == "html":
-        path = _write_page(runs, out, only)
+    from prunebench.model.files import check_file_target
+    from prunebench_report import load
+
+    path = out
+    if form == "html" and out is None:
+        path = _page_of(runs)
+    if path is not None:
+        check_file_target(path)
+    given = load(*runs, only=only)
+    if form != "html":
+        _print_table(given, path, form)
+    elif path is not None:
+        _write_page(given, path)
         if show:
             webbrowser.open(path.resolve().as_uri())
-    else:
-        _print_table(runs, out, only, form)
-    _warn(runs, only, strict=strict)
+    _warn(given, strict=strict)
+
+
+def _page_of(runs: Sequence[Path]) -> Path:
+    """Where the report goes: one of several runs belongs to none of their folders."""
+    from prunebench.store.run_folder import RunStore
+
+    return Path("report.html") if len(runs) > 1 else RunStore.open(runs[0]).report_path
 
 
 def _print_table(
-    runs: Sequence[Path],
-    out: Path | None,
-    only: Sequence[str],
-    form: Literal["markdown", "latex", "model-card"],
+    given: ReportInput, out: Path | None, form: Literal["markdown", "latex", "model-card"]
 ) -> None:
     from prunebench.store.atomic import write_atomically
     from prunebench_report import main_table
 
-    text = main_table(runs, form, only=only)
+    text = main_table(given, form)
     if out is None:
         say(text, nl=False)
     else:
@@ -81,32 +91,22 @@ def _print_table(
         say_path(out, err=True)
 
 
-def _write_page(runs: Sequence[Path], out: Path | None, only: Sequence[str]) -> Path:
+def _write_page(given: ReportInput, path: Path) -> None:
     from prunebench.plugin.host import load_chosen_plugins
-    from prunebench_report import write_report
+    from prunebench_report import write_page
 
     result_is_a_file()
     # Plugins are loaded for their sections only; records are shown without the plugins they name.
-    sections = list(load_chosen_plugins().registered("section").values())
-    path = write_report(
-        *runs,
-        # A report of several runs belongs to none of their folders.
-        out=out or (Path("report.html") if len(runs) > 1 else None),
-        only=only,
-        sections=sections,
-    )
+    write_page(given, path, list(load_chosen_plugins().registered("section").values()))
     say_path(path)
-    return path
 
 
-def _warn(runs: Sequence[Path], only: Sequence[str], *, strict: bool) -> None:
-    from prunebench.cli.run import NOT_STRICT
-    from prunebench.cli.run_end import show_warnings, strict_reason
+def _warn(given: ReportInput, *, strict: bool) -> None:
+    from prunebench.cli.run_end import end_unless_clean, show_warnings, strict_reason
     from prunebench_report import summary
 
-    found = summary(*runs, only=only)
+    found = summary(given)
     warnings = [*([found.not_run] if found.not_run else []), *found.warnings]
     show_warnings(warnings, found.misses)
-    if strict and (reason := strict_reason(warnings, found.misses)):
-        tell(reason, err=True)
-        sys.exit(NOT_STRICT)
+    if strict:
+        end_unless_clean(strict_reason(warnings, found.misses))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prunebench.cli import completion
-from prunebench.cli.options import suite_options
+from prunebench.cli.options import strict_option, suite_options
 from prunebench.cli.terminal import result_is_a_file, say, tell
 from prunebench.cli.watch import SERVICES, watch
 from prunebench.errors import printable
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 NOT_MEASURABLE = 3
 """Exit code: every cell has a result, but not every speed."""
-NOT_STRICT = 4
-"""Exit code of --strict: there are warnings, or published figures that were not reproduced."""
 
 
 @click.command("run")
@@ -59,12 +57,7 @@ NOT_STRICT = 4
     expose_value=False,
     help="Send every finished cell there; the service's own variables say where. Repeatable.",
 )
-@click.option(
-    "--strict",
-    is_flag=True,
-    help="For CI: end with 4 if the report warns of something, or if a published figure that the "
-    "suite expects is not reproduced.",
-)
+@strict_option
 def command(
     request: SuiteRequest,
     no_report: bool,
@@ -108,9 +101,10 @@ def command(
             err=True,
         )
         sys.exit(NOT_MEASURABLE)
-    if strict and reason is not None:
-        tell(reason, err=True)
-        sys.exit(NOT_STRICT)
+    if strict:
+        from prunebench.cli.run_end import end_unless_clean
+
+        end_unless_clean(reason)
 
 
 class _Terminal:
@@ -140,9 +134,9 @@ def _show_end(done: FinishedRun, begun: float, *, strict: bool) -> str | None:
     reason = None
     if done.report is not None or strict:
         from prunebench.cli.run_end import show_summary, show_warnings, strict_reason
-        from prunebench_report import summary
+        from prunebench_report import load, summary
 
-        found = summary(done.folder)
+        found = summary(load(done.folder))
         if done.report is not None:
             show_summary(found)
         # Warnings of the suite were printed when the run began.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from prunebench.errors import printable
 if TYPE_CHECKING:
     from prunebench_report.output.terminal_summary import Summary
 
+NOT_STRICT = 4
+"""Exit code of --strict: there are warnings, or published figures that were not reproduced."""
 SIZES = ("Weights",)
 """Heads of columns that are left out of a narrow terminal first."""
 
@@ -57,3 +60,10 @@ def strict_reason(warnings: Sequence[str], misses: Sequence[str]) -> str | None:
     if misses:
         counts[-1] += " not reproduced"
     return f"--strict: {' and '.join(counts)}" if counts else None
+
+
+def end_unless_clean(reason: str | None) -> None:
+    """End a command that has --strict, if there is a ``reason`` why it does not pass."""
+    if reason is not None:
+        tell(reason, err=True)
+        sys.exit(NOT_STRICT)

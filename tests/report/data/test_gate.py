@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from prunebench_report import load_table, main_table, summary
+from prunebench_report import load, load_table, main_table, summary
 from prunebench_report.data.gate import gate_verdict, passes_gate, quality_key
 from prunebench_report.sections import main_table as table_section
 from prunebench_report.sections import verdict
@@ -99,7 +99,7 @@ def test_all_outputs_say_that_they_cannot_tell(build, tmp_path, gate):
     assert "at the gate, cannot tell" in {cell["also"] for cell in shown["cells"]}
     assert not any(cell["below"] or cell["greyed"] for cell in shown["cells"])
     folder = build.store(tmp_path / "run", build.quickstart(), gate=gate).folder
-    marked = next(row for row in summary(folder).rows if row[0] == name)
+    marked = next(row for row in summary(load(folder)).rows if row[0] == name)
     assert any(value.endswith(" ?") for value in marked)
 
 
@@ -117,6 +117,6 @@ def test_all_outputs_agree_on_who_passes(build, tmp_path, gate, passes):
     assert any(cell["greyed"] for cell in shown["cells"]) is not passes
     folder = build.store(tmp_path / "run", records, gate=gate).folder
     assert load_table(folder).set_index("name")["gate_passed"][name] == passes
-    marked = next(row for row in summary(folder).rows if row[0] == name)
+    marked = next(row for row in summary(load(folder)).rows if row[0] == name)
     assert any(value.endswith(" <") for value in marked) is not passes
-    assert name in main_table([folder], "latex")
+    assert name in main_table(load(folder), "latex")

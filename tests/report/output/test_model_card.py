@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from prunebench_report import main_table
+from prunebench_report import load, main_table
 
 
 def lines_of(build, tmp_path, records, **more):
     folder = build.store(tmp_path / "run", records).folder
-    return main_table([folder], "model-card", **more).splitlines()
+    return main_table(load(folder, **more), "model-card").splitlines()
 
 
 def test_figures_are_rows_and_models_are_columns(build, tmp_path):

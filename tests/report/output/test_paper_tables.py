@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from prunebench_report import main_table
+from prunebench_report import load, main_table
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def folder(build, tmp_path):
 
 
 def test_markdown_is_a_table(folder):
-    lines = main_table([folder], "markdown").splitlines()
+    lines = main_table(load(folder), "markdown").splitlines()
     assert len({line.replace(r"\|", "").count("|") for line in lines}) == 1
     assert lines[0].startswith("| cell | Perplexity | Recovery (%) |")
     assert len(lines) == 2 + 9
@@ -25,7 +25,7 @@ def test_markdown_is_a_table(folder):
 
 
 def test_latex_has_as_many_columns_as_it_says_and_escapes_every_letter(folder):
-    text = main_table([folder], "latex")
+    text = main_table(load(folder), "latex")
     columns = len(re.search(r"\{l(r+)\}", text)[1]) + 1
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert all(len(re.findall(r"(?<!\\)&", row)) == columns - 1 for row in rows)
@@ -34,4 +34,4 @@ def test_latex_has_as_many_columns_as_it_says_and_escapes_every_letter(folder):
 
 
 def test_a_part_of_a_run_is_a_smaller_table(folder):
-    assert len(main_table([folder], "markdown", only=["shortgpt"]).splitlines()) == 2 + 3
+    assert len(main_table(load(folder, only=["shortgpt"]), "markdown").splitlines()) == 2 + 3
