@@ -12,7 +12,14 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from prunebench import hookimpl
-from prunebench_plugins.watched_figures import PROJECT, figures, is_wanted, settings
+from prunebench_plugins.watched_figures import (
+    PROJECT,
+    failure,
+    figures,
+    is_wanted,
+    run_name,
+    settings,
+)
 
 if TYPE_CHECKING:
     from prunebench import Cell, Record
@@ -33,7 +40,7 @@ def prunebench_cell_finished(cell: Cell, record: Record) -> None:
     run = client.create_run(
         _experiment(client, os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)),
         start_time=_milliseconds(record.started),
-        run_name=f"{cell.model.name} {cell.label}" + (f" seed {cell.seed}" if cell.seed else ""),
+        run_name=run_name(cell),
         tags={"status": record.status, "method": cell.method.name, "cell": cell.id},
     )
     name = run.info.run_id
@@ -41,8 +48,8 @@ def prunebench_cell_finished(cell: Cell, record: Record) -> None:
         client.log_param(name, _key(key), str(value)[:LONGEST])
     for key, figure in figures(record).items():
         client.log_metric(name, _key(key), figure)
-    if record.error is not None:
-        client.set_tag(name, "error", f"{record.error.phase}: {record.error.message}")
+    if (error := failure(record)) is not None:
+        client.set_tag(name, "error", error)
     client.set_terminated(
         name,
         status="FINISHED" if record.status == "ok" else "FAILED",

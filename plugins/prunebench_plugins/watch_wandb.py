@@ -10,7 +10,14 @@ import os
 from typing import TYPE_CHECKING
 
 from prunebench import hookimpl
-from prunebench_plugins.watched_figures import PROJECT, figures, is_wanted, settings
+from prunebench_plugins.watched_figures import (
+    PROJECT,
+    failure,
+    figures,
+    is_wanted,
+    run_name,
+    settings,
+)
 
 if TYPE_CHECKING:
     from prunebench import Cell, Record
@@ -27,13 +34,13 @@ def prunebench_cell_finished(cell: Cell, record: Record) -> None:
     # `reinit`: the process of a run has many cells, and the user may have a run of their own.
     run = wandb.init(
         project=os.environ.get("WANDB_PROJECT", PROJECT),
-        name=f"{cell.model.name} {cell.label}" + (f" seed {cell.seed}" if cell.seed else ""),
+        name=run_name(cell),
         config=settings(cell),
         tags=[cell.method.name, record.status],
         reinit="create_new",
     )
     run.summary.update({**figures(record), "status": record.status})
-    if record.error is not None:
-        run.summary["error"] = f"{record.error.phase}: {record.error.message}"
+    if (error := failure(record)) is not None:
+        run.summary["error"] = error
     # The exit code is what wandb shows as finished or failed.
     run.finish(exit_code=0 if record.status == "ok" else 1)

@@ -21,6 +21,17 @@ def is_wanted(name: str) -> bool:
     return name in {one.strip() for one in os.environ.get(VARIABLE, "").split(",")}
 
 
+def run_name(cell: Cell) -> str:
+    """What the service calls the cell."""
+    return f"{cell.model.name} {cell.label}" + (f" seed {cell.seed}" if cell.seed else "")
+
+
+def failure(record: Record) -> str | None:
+    """In which phase a cell failed, and why; None if it did not."""
+    error = record.error
+    return None if error is None else f"{error.phase}: {error.message}"
+
+
 def figures(record: Record) -> dict[str, float]:
     """The figures of a record by a path-like name, for example `perplexity/wikitext2`.
 

@@ -7,7 +7,7 @@ device, is scaled by their work, first of the same method and then of any.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MOST_RECORDS = 300
 """Records that are read, the newest first: planning should answer at once."""
 MOST_SCALED = 10
-"""Work may be so many times more or less: beyond it other costs than the work decide."""
+"""The largest ratio of two cells' work for which time is scaled: beyond it, other costs decide."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,5 @@ def _past_cell(path: Path, here: tuple[Any, ...], registry: Registry) -> PastCel
 
 
 def _machine(facts: Mapping[str, Any]) -> tuple[Any, ...]:
-    gpus = facts.get("gpus") or []
-    return facts.get("cpu"), facts.get("cpu_cores_usable"), tuple(_names(gpus))
-
-
-def _names(gpus: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    yield from (str(gpu.get("name")) for gpu in gpus)
+    gpus = tuple(str(gpu.get("name")) for gpu in facts.get("gpus") or [])
+    return facts.get("cpu"), facts.get("cpu_cores_usable"), gpus

@@ -75,7 +75,7 @@ def named(name: str, registry: Registry) -> list[PluginEntry]:
     found = [entry for entry in known if entry.name == name]
     if found:
         # One of a file that was given with --plugin comes first.
-        return sorted(found, key=lambda entry: not entry.distribution.endswith(".py"))
+        return sorted(found, key=lambda entry: not entry.is_file)
     for problem in registry.problems:
         if name in {problem.plugin, problem.distribution.removeprefix("prunebench-")}:
             raise PrunebenchError(
@@ -83,7 +83,7 @@ def named(name: str, registry: Registry) -> list[PluginEntry]:
                 hint=problem.hint,
             )
     hint = did_you_mean(name, {entry.name for entry in known})
-    from_files = [entry.name for entry in known if entry.distribution.endswith(".py")]
+    from_files = [entry.name for entry in known if entry.is_file]
     if from_files and not hint.startswith("did you mean"):
         hint = f"the file given with --plugin registers {', '.join(from_files)}"
     raise PrunebenchError(

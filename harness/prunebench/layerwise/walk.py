@@ -108,9 +108,7 @@ class LayerWalk:
                 stats: dict[str, LinearStats] = {}
                 for group, found in zip(groups, gathered, strict=True):
                     shared = self._stats(run, group[0], found)
-                    for name in group:
-                        every = {**shared.gathered, **self._gradients_of(run, name)}
-                        stats[name] = replace(shared, name=name, gathered=every)
+                    stats |= {name: self._of_linear(run, name, shared) for name in group}
                 see(parts.linears(layer), stats)
             self.progress(index + 1, len(parts.layers))
 
@@ -200,19 +198,20 @@ class LayerWalk:
         """Prune the linears ``group``, which read the same input; ``found`` are its statistics."""
         shared = self._stats(run, group[0], found)
         stats = [
-            replace(
-                shared,
-                name=name,
-                gathered={**shared.gathered, **self._gradients_of(run, name)},
-                sparsity=None if shares is None else shares[f"{run.path}.{name}"],
+            self._of_linear(
+                run, name, shared, None if shares is None else shares[f"{run.path}.{name}"]
             )
             for name in group
         ]
         with naming_code(f"layer {run.index}, {', '.join(group)}"):
             pruner.prune_group([run.linear(name).weight for name in group], stats)
 
-    def _gradients_of(self, run: LayerRun, name: str) -> Mapping[str, torch.Tensor]:
-        return self.gradients.get(f"{run.path}.{name}", {})
+    def _of_linear(
+        self, run: LayerRun, name: str, shared: LinearStats, sparsity: float | str | None = None
+    ) -> LinearStats:
+        """What is known of one linear: what its input shares with others, and its gradients."""
+        gathered = {**shared.gathered, **self.gradients.get(f"{run.path}.{name}", {})}
+        return replace(shared, name=name, gathered=gathered, sparsity=sparsity)
 
     def _stats(self, run: LayerRun, name: str, found: Gathered) -> LinearStats:
         """Complete what was gathered of the input of ``name``; raise if that is not finite."""

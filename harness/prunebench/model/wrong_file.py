@@ -74,7 +74,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_regular(path: Path) -> None:
-    """Raise PrunebenchError if ``path`` is no file: reading a pipe would wait for ever.
+    """Raise PrunebenchError if ``path`` is no file, because reading a pipe might never end.
 
     Raises FileNotFoundError if there is nothing.
     """

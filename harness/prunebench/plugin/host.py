@@ -62,15 +62,15 @@ class _Plugin:
         """``error`` in one line, with its traceback as details."""
         details, hint = "", None
         if isinstance(error, str):
-            message = error
+            cause = error
         elif isinstance(error, PrunebenchError):
-            message, hint = str(error), error.hint
+            cause, hint = error.message, error.hint
         else:
-            message = traceback.format_exception_only(error)[-1].strip() + self._line_of(error)
+            cause = traceback.format_exception_only(error)[-1].strip() + self._line_of(error)
         if isinstance(error, BaseException):
             details = "".join(traceback.format_exception(error))
         return PluginProblem(
-            self.name, self.distribution, self.version, message, details, status, hint, self.is_file
+            self.name, self.distribution, self.version, cause, details, status, hint, self.is_file
         )
 
     def _line_of(self, error: BaseException) -> str:

@@ -39,6 +39,11 @@ class PluginEntry:
     origin: str
     """The path of the plugin's module."""
 
+    @property
+    def is_file(self) -> bool:
+        """Whether somebody named its file with --plugin; the file's name is the distribution."""
+        return self.distribution.endswith(".py")
+
 
 @dataclass(frozen=True)
 class PluginProblem:
@@ -48,19 +53,19 @@ class PluginProblem:
     """The name of its entry point."""
     distribution: str
     version: str
-    message: str
+    cause: str
     details: str = ""
     """The traceback, if there is one."""
     status: Literal["problem", "disabled"] = "problem"
     hint: str | None = None
-    """What mends it; ``message`` ends with it, in brackets."""
+    """What mends it."""
     file: bool = False
     """Whether the plugin is a file that somebody named with --plugin."""
 
     @property
-    def cause(self) -> str:
-        """``message`` without its hint."""
-        return self.message.removesuffix(f" ({self.hint})") if self.hint else self.message
+    def message(self) -> str:
+        """The cause, with the hint in brackets."""
+        return f"{self.cause} ({self.hint})" if self.hint else self.cause
 
 
 class Registry(dict[Kind, dict[str, PluginEntry]]):

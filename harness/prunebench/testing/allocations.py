@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prunebench.isolation.flags import Flags
-from prunebench.model.anatomy import anatomy
 from prunebench.plugin.api.allocation import allocate
 from prunebench.plugin.api.context import Context
 from prunebench.plugin.api.sparsity import share_of
 from prunebench.plugin.suite_keys import ALLOCATION
 from prunebench.testing import surroundings
-from prunebench.testing.models import tiny_calibration, tiny_model
+from prunebench.testing.contexts import tiny_context
+from prunebench.testing.models import tiny_model
 from prunebench.testing.promises import Promise, Trial, as_json, close, documented, promise, same
 
 if TYPE_CHECKING:
@@ -32,8 +31,6 @@ class AllocationTrial(Trial):
     options: Mapping[str, Any] = field(default_factory=dict)
     tolerance: float = 0.02
     """Allowed difference between the requested sparsity and the mean of the layers'."""
-    flags: Flags = field(default_factory=Flags)
-    """What it changed in this process, each time undone."""
 
     def ready(self) -> None:
         """Divide a sparsity once. Raises what the allocation raises."""
@@ -42,9 +39,6 @@ class AllocationTrial(Trial):
     def parsed(self) -> Any:
         return self.plugin.Options.model_validate(dict(self.options))
 
-    def context(self, model: Any, seed: int = 0) -> Context:
-        return Context(tiny_calibration(), seed, list(range(len(anatomy(model).layers))))
-
     def shares(self, sparsity: float = 0.5, seed: int = 0) -> dict[str, float]:
         """The share of each linear, by its path. Raises PrunebenchError if one is not valid."""
         return {path: share_of(each) for path, each in self.divided(sparsity, seed).items()}
@@ -52,7 +46,7 @@ class AllocationTrial(Trial):
     def divided(self, sparsity: float | str, seed: int = 0) -> dict[str, float | str]:
         """The sparsity of each linear, by its path. Raises PrunebenchError if one is not valid."""
         model = tiny_model(self.family)
-        return self.allocate(model, sparsity, self.context(model, seed))
+        return self.allocate(model, sparsity, tiny_context(model, seed))
 
     def allocate(self, model: Any, sparsity: float | str, context: Context) -> dict[str, Any]:
         """The sparsity of each linear of ``model``, by its path."""
@@ -64,7 +58,7 @@ class AllocationTrial(Trial):
     @cached_property
     def notes(self) -> dict[str, Any]:
         model = tiny_model(self.family)
-        context = self.context(model)
+        context = tiny_context(model)
         self.allocate(model, 0.5, context)
         return context.notes
 
@@ -103,10 +97,10 @@ def seed(trial: AllocationTrial) -> None:
 def looks_only(trial: AllocationTrial) -> None:
     model = tiny_model(trial.family)
     hooks, before = surroundings.hooks(model), surroundings.of_process()
-    trial.allocate(model, 0.5, trial.context(model))
+    trial.allocate(model, 0.5, tiny_context(model))
     changed = same(tiny_model(trial.family).state_dict(), model.state_dict())
     promise(changed is None, f"{changed} changed; an allocation must not change the model")
-    promise(not trial.flags.found, "; ".join(dict.fromkeys(trial.flags.found)))
+    trial.leaves_no_setting()
     promise(not surroundings.hooked(model, hooks), "hooks are left on the model")
     after = surroundings.of_process()
     for what, value in before.items():

@@ -228,7 +228,7 @@ def tidy(trial: MethodTrial) -> None:
     after = surroundings.of_process()
     for what, value in before.items():
         promise(bool(after[what] == value), f"{what} changed")
-    promise(not trial.flags.found, "; ".join(dict.fromkeys(trial.flags.found)))
+    trial.leaves_no_setting()
     changed = surroundings.changed(model, own)
     promise(changed is None, str(changed))
     left = surroundings.hooked(model, hooks)

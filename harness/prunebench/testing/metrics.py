@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prunebench.isolation.flags import Flags
 from prunebench.measure.quality.greedy import end_tokens
 from prunebench.model.surgery import remove_layers
 from prunebench.plugin.api.metric import LONGEST_METRIC_NOTES, MetricContext
@@ -39,8 +38,6 @@ class MetricTrial(Trial):
     plugin: type[Metric]
     family: str = "llama"
     options: Mapping[str, Any] = field(default_factory=dict)
-    flags: Flags = field(default_factory=Flags)
-    """What it changed in this process, each time undone."""
 
     def ready(self) -> None:
         """Measure a model once. Raises what the metric raises."""
@@ -138,7 +135,7 @@ def looks_only(trial: MetricTrial) -> None:
     before = surroundings.of_process()
     own = {name: surroundings.of_model(model) for name, model in models.items()}
     trial.measure(models["model"], models["dense model"])
-    promise(not trial.flags.found, "; ".join(dict.fromkeys(trial.flags.found)))
+    trial.leaves_no_setting()
     after = surroundings.of_process()
     for what, value in before.items():
         promise(bool(after[what] == value), f"{what} changed")

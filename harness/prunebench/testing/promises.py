@@ -13,6 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from prunebench.errors import PluginError, PrunebenchError
+from prunebench.isolation.flags import Flags
 from prunebench.suite.schema import CalibrationEntry
 
 
@@ -33,6 +34,15 @@ class Trial(ABC):
     @abstractmethod
     def ready(self) -> None:
         """Use the plugin once. Raises what its code raises."""
+
+    @cached_property
+    def flags(self) -> Flags:
+        """What the plugin changed in this process, each time undone."""
+        return Flags()
+
+    def leaves_no_setting(self) -> None:
+        """Raise BrokenPromiseError if the plugin changed something in this process."""
+        promise(not self.flags.found, "; ".join(dict.fromkeys(self.flags.found)))
 
     @cached_property
     def failure(self) -> Exception | None:

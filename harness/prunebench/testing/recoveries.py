@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prunebench.isolation.flags import Flags
 from prunebench.measure.audit import dense_facts
-from prunebench.model.anatomy import anatomy
 from prunebench.plugin.api.context import Context
 from prunebench.testing import surroundings
+from prunebench.testing.contexts import tiny_context
 from prunebench.testing.methods import finite, generates, saved
 from prunebench.testing.models import tiny_calibration
 from prunebench.testing.promises import Promise, Trial, as_json, documented, promise, same
@@ -30,8 +29,6 @@ class RecoveryTrial(Trial):
     plugin: type[Recovery]
     family: str = "llama"
     options: Mapping[str, Any] = field(default_factory=dict)
-    flags: Flags = field(default_factory=Flags)
-    """What it changed in this process, each time undone."""
 
     def ready(self) -> None:
         """Repair a model once. Raises what the recovery raises."""
@@ -42,7 +39,7 @@ class RecoveryTrial(Trial):
 
     def recover(self, model: Any, seed: int = 0) -> Context:
         """Repair ``model`` in place, and reset modes and gradients as the harness does."""
-        context = Context(tiny_calibration(), seed, list(range(len(anatomy(model).layers))))
+        context = tiny_context(model, seed)
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.manual_seed(seed)  # peft draws the LoRA matrices from the global generator
             plugin = self.plugin(self.parsed())
@@ -102,7 +99,7 @@ def tidy(trial: RecoveryTrial) -> None:
     for what, value in before.items():
         if "random" not in what:  # the harness seeds again after a recovery
             promise(bool(after[what] == value), f"{what} changed")
-    promise(not trial.flags.found, "; ".join(dict.fromkeys(trial.flags.found)))
+    trial.leaves_no_setting()
     promise(not surroundings.hooked(model, hooks), "hooks are left on the model")
     promise(torch.equal(context.windows, tiny_calibration()), "the training tokens changed")
 

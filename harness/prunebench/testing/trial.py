@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import ValidationError
 
-from prunebench.isolation.flags import Flags
 from prunebench.isolation.model_guard import first_not_finite
 from prunebench.layerwise.masks import lowest
 from prunebench.measure.audit import DenseFacts, audit, dense_facts
@@ -88,8 +87,6 @@ class MethodTrial(Trial):
     options: Mapping[str, Any] = field(default_factory=dict)
     tolerance: float = TOLERANCE
     """Allowed difference between requested and measured sparsity: small matrices round."""
-    flags: Flags = field(default_factory=Flags)
-    """What its prunings changed in this process, each time undone."""
 
     def ready(self) -> None:
         """Prune once. Raises what the method raises, and if a weight has another type or is NaN."""

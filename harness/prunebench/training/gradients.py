@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from prunebench.callbacks import ignore
+from prunebench.training.learning import learning
 from prunebench.training.loss import next_token_backward
 
 
@@ -26,27 +27,16 @@ def weight_gradients(
     The model is left as it was.
     """
     weights = {path: linear.weight for path, linear in linears.items()}
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     totals = {
         path: {name: torch.zeros_like(weight, dtype=torch.float32) for name in asked}
         for path, weight in weights.items()
     }
-    model.requires_grad_(requires_grad=False)
-    for weight in weights.values():
-        weight.requires_grad = True
-    try:
+    with learning(model, weights.values()):
         for done, window in enumerate(windows, start=1):
-            with torch.enable_grad():
-                next_token_backward(model, window[None].to(model.device), 1 / (len(window) - 1))
+            next_token_backward(model, window[None].to(model.device), 1 / (len(window) - 1))
             for path, weight in weights.items():
                 _add(totals[path], weight, len(windows))
             progress(done, len(windows))
-    finally:
-        model.requires_grad_(requires_grad=False)
-        for parameter in learning:
-            parameter.requires_grad = True
-        for weight in weights.values():
-            weight.grad = None
     for of_linear in totals.values():
         if "gradient_norm" in of_linear:
             of_linear["gradient_norm"].sqrt_()

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from prunebench.errors import PrunebenchError
+from prunebench.training.learning import learning
 from prunebench.training.log import TrainingLog
 from prunebench.training.loss import next_token_backward
 from prunebench.training.optimiser import NotFiniteError, Optimiser, Trainable
@@ -177,20 +178,12 @@ def _culprit(parameters: Mapping[str, torch.Tensor]) -> str:
 def _training_mode(model: Any, parameters: Mapping[str, torch.Tensor]) -> Iterator[None]:
     """Training mode, and gradients for ``parameters`` only; restore everything afterwards."""
     mode = model.training
-    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    for parameter, _ in before:
-        parameter.requires_grad = False
-    for parameter in parameters.values():
-        parameter.requires_grad = True
-    model.train()
-    try:
-        with torch.enable_grad():
+    with learning(model, parameters.values()):
+        model.train()
+        try:
             yield
-    finally:
-        model.train(mode)
-        for parameter, required in before:
-            parameter.grad = None
-            parameter.requires_grad = required
+        finally:
+            model.train(mode)
 
 
 @contextmanager

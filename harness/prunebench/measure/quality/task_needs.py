@@ -25,7 +25,7 @@ _WRITES = re.compile(r"^output_type[ \t]*:[ \t]*[\"']?generate_until", re.MULTIL
 
 
 def check_task(index: TaskIndex, name: str) -> None:
-    """Raise PrunebenchError if ``name`` stands for a task that cannot run here."""
+    """Raise PrunebenchError if ``name`` is, or contains, a task that cannot run here."""
     for task in index.leaves(name):
         files = _files(index, task)
         text = "".join(files.values())

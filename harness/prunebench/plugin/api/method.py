@@ -135,8 +135,10 @@ class LayerwiseMethod(Method):
 
         Gradients are the exception: they take a backward pass of the whole model.
         """
+        from prunebench.layerwise.statistics import GRADIENTS  # here, because it imports torch
+
         del options
-        gradients = [name for name in ("gradient", "gradient_norm") if name in cls.statistics]
+        gradients = [name for name in GRADIENTS if name in cls.statistics]
         return f"its statistic `{gradients[0]}` takes the whole model" if gradients else None
 
     @property
