@@ -15,13 +15,13 @@ from prunebench_report.data.columns import Row, numbered
 from prunebench_report.data.quality import perplexities
 from prunebench_report.data.tasks import suite_tasks, task_key, tasks_by_key
 from prunebench_report.data.uncertainty import (
+    LARGEST_EXPONENT,
     UNKNOWN,
     Interval,
     Z,
     mean_error,
-    paired_nll,
+    paired_difference,
     score_recovery_error,
-    t_quantile,
 )
 from prunebench_report.text import finite
 
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from prunebench.record.record import Record
 
 Verdict = Literal["within", "beyond", "cannot tell"]
-
-# exp of more than this overflows a float.
-_LARGEST_EXPONENT = 700.0
 
 
 class Loss(NamedTuple):
@@ -96,16 +93,16 @@ def _quality(a: Side, b: Side) -> Found:
 
 def _perplexity_loss(a: Perplexity, b: Perplexity) -> tuple[float, Interval]:
     more = b.nll - a.nll
-    value = math.expm1(min(more, _LARGEST_EXPONENT))
-    if (paired := paired_nll(b, a)) is not None:
-        margin = t_quantile(b.windows - 1) * paired[1]
+    value = math.expm1(min(more, LARGEST_EXPONENT))
+    if (paired := paired_difference(b, a)) is not None:
+        _, margin = paired
     elif more == 0:
         margin = 0.0
     elif a.nll_stderr is None or b.nll_stderr is None:
         return value, UNKNOWN
     else:
         margin = Z * math.hypot(a.nll_stderr, b.nll_stderr)
-    if abs(more) + margin > _LARGEST_EXPONENT:
+    if abs(more) + margin > LARGEST_EXPONENT:
         return value, UNKNOWN
     return value, Interval(math.expm1(more - margin), math.expm1(more + margin))
 

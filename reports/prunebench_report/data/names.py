@@ -46,7 +46,12 @@ def unique_names(cells: Sequence[Cell], runs: Mapping[str, str] | None = None) -
 
 def short_name(row: Mapping[str, Any]) -> str:
     """The name of a row for a small space beside others of the same model."""
-    return short_label(str(row["name"]).replace(f" · {row['model']}", "", 1))
+    return short_label(name_in_model(row))
+
+
+def name_in_model(row: Mapping[str, Any]) -> str:
+    """The name of a row beside others of the same model, which it need not name."""
+    return str(row["name"]).replace(f" · {row['model']}", "", 1)
 
 
 def calibration_names(specs: Sequence[CalibrationSpec | None]) -> list[str]:

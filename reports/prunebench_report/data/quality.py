@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from prunebench_report.data.columns import Row, numbered
 from prunebench_report.data.gate import PERPLEXITY_RECOVERY
 from prunebench_report.data.uncertainty import (
+    LARGEST_EXPONENT,
     UNKNOWN,
     Interval,
     Z,
@@ -19,9 +20,6 @@ from prunebench_report.text import finite
 if TYPE_CHECKING:
     from prunebench.record.quality import Perplexity
     from prunebench.record.record import Record
-
-# exp of more than this overflows a float.
-_LARGEST_EXPONENT = 700.0
 
 
 def perplexities(record: Record | None) -> list[Perplexity]:
@@ -78,6 +76,6 @@ def _interval(one: Perplexity) -> Interval:
     if one.nll_stderr is None or not math.isfinite(one.nll):
         return UNKNOWN
     margin = Z * one.nll_stderr
-    if one.nll + margin > _LARGEST_EXPONENT:
+    if one.nll + margin > LARGEST_EXPONENT:
         return UNKNOWN
     return Interval(math.exp(one.nll - margin), math.exp(one.nll + margin))

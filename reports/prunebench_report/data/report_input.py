@@ -72,7 +72,12 @@ class ReportInput:
     @cached_property
     def table(self) -> list[Row]:
         return build_table(
-            self.records, self.gate, self.plan.expect, self.names, self.plan.generation_gate
+            self.records,
+            self.gate,
+            self.plan.expect,
+            self.names,
+            self.plan.generation_gate,
+            self.floors,
         )
 
     @cached_property

@@ -48,13 +48,13 @@ def build_table(
     expect: Sequence[Expectation] = (),
     names: Mapping[str, str] | None = None,
     generation_gate: float | None = None,
+    floors: Mapping[str, list[GenerationIO]] | None = None,
 ) -> list[Row]:
     """One row for each record with every column; None for what is missing.
 
     ``gate`` is the share of dense quality that a cell must keep, e.g. 0.95, and ``generation_gate``
-    that of what it writes; ``expect`` are
-    published figures; ``names`` has the name of each cell id and defaults to the names among these
-    records. A cell is compared with the ok record of method 'dense' that has the same model, device
+    that of what it writes; ``expect`` are published figures; ``names`` has the name of each cell id
+    and defaults to the names among these records, as ``floors`` do to their I/O floors. A cell is compared with the ok record of method 'dense' that has the same model, device
     and protocols.
     """
     named = names or unique_names([record.cell for record in records])
@@ -64,7 +64,8 @@ def build_table(
             dense.setdefault(_comparable(record.cell), record)
     keys = figure_keys(records)
     columns = _column_names(records, expect)
-    bounds, floors = bound_columns(records), generation_floors(records)
+    bounds = bound_columns(records)
+    floors = generation_floors(records) if floors is None else floors
     rows = []
     for record in records:
         reference = dense.get(_comparable(record.cell))

@@ -17,8 +17,8 @@ Z = 1.96
 """Half the width of a 95 % interval, in standard errors, of a normal distribution."""
 # Two scores are the same if rounding alone tells them apart.
 _ROUNDING = 1e-6
-# exp of more than this overflows a float.
-_LARGEST_EXPONENT = 700.0
+LARGEST_EXPONENT = 700.0
+"""exp of more than this overflows a float."""
 
 
 class Interval(NamedTuple):
@@ -68,14 +68,19 @@ def paired_nll(one: Perplexity, dense: Perplexity) -> tuple[float, float] | None
     return difference, math.sqrt(squares * count / (count - 1)) / one.tokens_scored
 
 
+def paired_difference(one: Perplexity, dense: Perplexity) -> tuple[float, float] | None:
+    """(dense - pruned nats per token, half its 95 % interval), paired by window; None as above."""
+    found = paired_nll(one, dense)
+    return found and (found[0], t_quantile(one.windows - 1) * found[1])
+
+
 def perplexity_recovery_interval(one: Perplexity, dense: Perplexity) -> Interval:
     """The interval of dense perplexity / perplexity, a share."""
-    found = paired_nll(one, dense)
+    found = paired_difference(one, dense)
     if found is None:
         return UNKNOWN
-    difference, error = found
-    margin = t_quantile(one.windows - 1) * error
-    if abs(difference) + margin > _LARGEST_EXPONENT:
+    difference, margin = found
+    if abs(difference) + margin > LARGEST_EXPONENT:
         return UNKNOWN
     return Interval(math.exp(difference - margin), math.exp(difference + margin))
 

@@ -113,7 +113,7 @@ def largest_drawn(values: Sequence[float], *, log: bool = False) -> float:
 
 
 def longest_bar(lengths: Sequence[float]) -> float:
-    """What a full bar stands for: one that is several times all others is cut, not drawn whole."""
+    """The value of a full bar; a bar that is several times all others is longer, and is cut there."""
     ordered = sorted(lengths)
     if len(ordered) > 2 and ordered[-1] > _CUT * ordered[-2]:
         return _SHOWN * ordered[-2]

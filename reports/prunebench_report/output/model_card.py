@@ -62,7 +62,7 @@ def _sets(rows: Sequence[Row], protocol: str, lines_of: Any) -> list[Line]:
             index += 1
     found: list[Line] = []
     for name, where in places.items():
-        sets = [_set(row, where.get(position)) for position, row in enumerate(rows)]
+        sets = [_Set(row, where.get(position)) for position, row in enumerate(rows)]
         found += lines_of(name, sets)
     return found
 
@@ -75,10 +75,6 @@ class _Set:
 
     def __getitem__(self, key: str) -> Any:
         return None if self._index is None else self._row.get(numbered(key, self._index))
-
-
-def _set(row: Row, index: int | None) -> _Set:
-    return _Set(row, index)
 
 
 def _first(sets: Sequence[_Set], key: str) -> Any:

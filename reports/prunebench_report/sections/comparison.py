@@ -18,7 +18,7 @@ from prunebench.measure.quality.task_scores import z_score
 from prunebench_report.data.columns import Row, numbered
 from prunebench_report.data.gate import quality_key
 from prunebench_report.data.quality import perplexities
-from prunebench_report.data.uncertainty import paired_nll, t_quantile
+from prunebench_report.data.uncertainty import paired_difference
 from prunebench_report.figures.changes import Change, changes
 from prunebench_report.sections import header, metrics
 from prunebench_report.sections.main_table import COLUMNS, ShownColumn
@@ -86,12 +86,17 @@ class Pairing(NamedTuple):
     a: Mapping[str, str]
     b: Mapping[str, str]
 
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """The cells of A that have a partner in B, with their partners."""
+        return [(cell, self.b[key]) for key, cell in self.a.items() if key in self.b]
+
 
 def comparison(a: ReportInput, b: ReportInput) -> dict[str, Any]:
     """The comparison of two inputs, each of one run."""
-    differs, keys_a, keys_b = pair_cells(a.plan.cells, b.plan.cells)
-    pairs = [(cell, keys_b[key]) for key, cell in keys_a.items() if key in keys_b]
-    done = _finished(a, b)
+    pairing = pair_cells(a.plan.cells, b.plan.cells)
+    differs, keys_a, keys_b = pairing
+    done = _finished(a, b, pairing.pairs)
     columns = [
         _BY_KEY[key] for key in _KEYS if any(row[key] is not None for pair in done for row in pair)
     ]
@@ -118,7 +123,9 @@ def comparison(a: ReportInput, b: ReportInput) -> dict[str, Any]:
         "rows": rows,
         "only_a": [a.names[cell] for key, cell in keys_a.items() if key not in keys_b],
         "only_b": [b.names[cell] for key, cell in keys_b.items() if key not in keys_a],
-        "without": [a.names[x] for x, y in pairs if x not in a.row_by_id or y not in b.row_by_id],
+        "without": [
+            a.names[x] for x, y in pairing.pairs if x not in a.row_by_id or y not in b.row_by_id
+        ],
         "summary": _summary(rows),
     }
 
@@ -131,10 +138,10 @@ def side(given: ReportInput) -> dict[str, Any]:
     } | {"totals": found["totals"]}
 
 
-def _finished(a: ReportInput, b: ReportInput) -> list[tuple[Row, Row]]:
+def _finished(
+    a: ReportInput, b: ReportInput, pairs: Sequence[tuple[str, str]]
+) -> list[tuple[Row, Row]]:
     """The rows of the pairs that have a record in both runs."""
-    _, keys_a, keys_b = pair_cells(a.plan.cells, b.plan.cells)
-    pairs = [(cell, keys_b[key]) for key, cell in keys_a.items() if key in keys_b]
     return [
         (
             a.row_by_id[x],
@@ -150,16 +157,13 @@ def _window_by_window(a: Record, b: Record) -> bool | None:
     pair = [*perplexities(a)[:1], *perplexities(b)[:1]]
     if len(pair) < 2 or pair[0].tokens_sha256 != pair[1].tokens_sha256:
         return None
-    found = paired_nll(pair[1], pair[0])
-    if found is None:
-        return None
-    difference, error = found
-    return abs(difference) > t_quantile(pair[0].windows - 1) * error
+    found = paired_difference(pair[1], pair[0])
+    return found and abs(found[0]) > found[1]
 
 
 def before_and_after(a: ReportInput, b: ReportInput) -> list[Figure]:
     """Plots of the quality and the speed of each cell in both runs."""
-    done, names = _finished(a, b), a.names
+    done, names = _finished(a, b, pair_cells(a.plan.cells, b.plan.cells).pairs), a.names
     found: list[Figure] = []
     for key, caption, label, better in _PLOTS:
         rows = [

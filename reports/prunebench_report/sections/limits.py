@@ -22,16 +22,15 @@ def section(a: ReportInput, b: ReportInput, limits: Mapping[str, float]) -> list
 
     A cell that has a result in A and none in B is a loss beyond every limit.
     """
-    _, keys_a, keys_b = pair_cells(a.plan.cells, b.plan.cells)
     found: list[Loss] = []
-    for key, cell in keys_a.items():
-        if key not in keys_b or not _done(a, cell):
+    for cell, partner in pair_cells(a.plan.cells, b.plan.cells).pairs:
+        if not _done(a, cell):
             continue
         name = a.names[cell]
-        if not _done(b, keys_b[key]):
+        if not _done(b, partner):
             found.append(Loss(name, "result", None, NO_RESULT, 0.0))
             continue
-        found += losses(name, _side(a, cell), _side(b, keys_b[key]), limits)
+        found += losses(name, _side(a, cell), _side(b, partner), limits)
     return found
 
 

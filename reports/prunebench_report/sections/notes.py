@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prunebench_report.figures.axes import Frame
 from prunebench_report.figures.bars import BARS, bars
-from prunebench_report.figures.lines import Series, Vertex, draw, legend
+from prunebench_report.figures.lines import DASHES, Series, Vertex, draw, legend
 from prunebench_report.figures.scale import linear, linear_around
-from prunebench_report.figures.svg import Figure, plot
+from prunebench_report.figures.svg import MARKS, Figure, plot
 from prunebench_report.sections.provenance import flatten, in_words
 from prunebench_report.text import Facts, clean, number, shorten
 
@@ -137,8 +137,9 @@ def curve(
     series = []
     for index, (name, points) in enumerate(curves.items()):
         vertices = tuple(Vertex(x, y, "") for x, y in points)
-        # Beyond eight colours, dashes tell the lines apart.
-        series.append(Series(clean(name), index, vertices, index // 8 % 3, marks=False))
+        # When the colours repeat, dashes tell the lines apart.
+        dashes = index // MARKS % DASHES
+        series.append(Series(clean(name), index, vertices, dashes, marks=False))
     xs = [x for points in curves.values() for x, _ in points]
     ys = [y for points in curves.values() for _, y in points]
     x = linear(min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1)

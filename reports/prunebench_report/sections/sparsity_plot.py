@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from prunebench_report.data.columns import Row
+from prunebench_report.data.names import name_in_model
 from prunebench_report.data.seeds import seed_deviation
 from prunebench_report.figures.axes import Frame
 from prunebench_report.figures.lines import DASHES, Rule, Series, Vertex, draw, legend
@@ -73,9 +74,7 @@ def sparsity_figure(
 
 def line_name(row: Row) -> str:
     """A cell's name without how much it prunes: 'wanda sparsity=0.5 + lora' is 'wanda + lora'."""
-    # With several models, the name has the model; a plot has one of them.
-    name = row["name"].replace(f" · {row['model']}", "")
-    return _AMOUNT.sub("", name)
+    return _AMOUNT.sub("", name_in_model(row))
 
 
 def _series(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from prunebench_report.data.groups import models_with
 from prunebench_report.data.selection import some_of_every_method
 from prunebench_report.data.tasks import TaskKey, tasks_by_key
+from prunebench_report.data.uncertainty import Z
 from prunebench_report.figures.bars import Interval, intervals
 from prunebench_report.figures.svg import DENSE, Figure
 from prunebench_report.text import clean, short_label
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 MOST_CELLS = 20
 MOST_TASKS = 12
-_NORMAL_95 = 1.96
 
 
 def section(given: ReportInput) -> list[dict[str, Any]]:
@@ -54,7 +54,7 @@ def _figure(
         if dense:
             reference = factor * one.value
         # The ends of the interval that the table's z uses
-        half = _NORMAL_95 * one.stderr
+        half = Z * one.stderr
         method = DENSE if dense else given.methods.index(record.cell.method.name)
         ends = (factor * (one.value - half), factor * (one.value + half))
         label = short_label(given.names[record.id])

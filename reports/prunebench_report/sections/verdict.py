@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 FAST = 1.2
 """The speed-up that the first statement asks for."""
+Position = list[Measured]
+"""Quality, speed and size of a row; larger is better."""
 UNSURE = "unsure"
 """The figure of a statement if the gate is inside the intervals of the cells in question."""
 
@@ -203,7 +205,8 @@ def _no_gain(row: Row) -> bool:
 
 def _dominated(rows: Sequence[Row], suffix: str) -> Statement | None:
     """Methods that another method beats in quality, speed and size at the same setting."""
-    comparable = [row for row in rows if _position(row) is not None]
+    positions = {row["cell"]: one for row in rows if (one := _position(row)) is not None}
+    comparable = [row for row in rows if row["cell"] in positions]
     methods = list(dict.fromkeys(row["method"] for row in comparable))
     if len(methods) < 2:
         return None
@@ -213,7 +216,7 @@ def _dominated(rows: Sequence[Row], suffix: str) -> Statement | None:
         names = list(dict.fromkeys(row["method"] for row in members))
         if len(names) > 1:
             compared += len(names)
-            beaten.append((members, _beaten_methods(members, names)))
+            beaten.append((members, _beaten_methods(members, names, positions)))
     if not compared:
         text = "No two methods were run at the same setting: pattern, zeros, removed parameters."
         return _say("dominated", question, "n/a", text)
@@ -242,31 +245,29 @@ def _who_beats_whom(where: str, beaten: Mapping[str, Row]) -> list[str | Span]:
     return parts
 
 
-def _beaten_methods(rows: Sequence[Row], methods: Sequence[str]) -> dict[str, Row]:
+def _beaten_methods(
+    rows: Sequence[Row], methods: Sequence[str], positions: Mapping[str, Position]
+) -> dict[str, Row]:
     """For each method that is beaten in all its cells, the cell that beats the first of them."""
     beaten = {}
     for method in methods:
         others = [row for row in rows if row["method"] != method]
-        winners = [_winner(row, others) for row in rows if row["method"] == method]
+        winners = [_winner(row, others, positions) for row in rows if row["method"] == method]
         # One cell that nobody beats is enough to spare its method.
         if winners[0] is not None and all(winner is not None for winner in winners):
             beaten[method] = winners[0]
     return beaten
 
 
-def _winner(row: Row, others: Sequence[Row]) -> Row | None:
+def _winner(row: Row, others: Sequence[Row], positions: Mapping[str, Position]) -> Row | None:
     """Of the cells that dominate this one, the best in quality."""
-    mine = _position(row)
-    better = [
-        other
-        for other in others
-        if mine and (theirs := _position(other)) and surely_dominates(theirs, mine)
-    ]
+    mine = positions[row["cell"]]
+    better = [other for other in others if surely_dominates(positions[other["cell"]], mine)]
     return max(better, key=quality, default=None)
 
 
-def _position(row: Row) -> list[Measured] | None:
-    """Quality, speed and size, larger is better; None if one of them is not known."""
+def _position(row: Row) -> Position | None:
+    """None if one of the three is not known."""
     speed = settled_speedup(row)
     if quality(row) is None or speed is None or row["disk_bytes"] is None:
         return None
