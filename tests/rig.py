@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import subprocess
 import sys
-from contextlib import chdir, redirect_stderr, redirect_stdout
+from contextlib import chdir
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import CompletedProcess
 from unittest import mock
 
+from cli_calls import call
 from in_process import FILE
-from prunebench.cli import main
 from tiny import tiny_checkpoint
 
 SUITE = """\
@@ -86,29 +85,21 @@ class Rig:
 
     def invoke(self, *arguments: str | Path) -> CompletedProcess[str]:
         """Run the command line in this process, in the rig's folder and with its plugins."""
-        command = ["prunebench", *map(str, arguments)]
-        out, errors = io.StringIO(), io.StringIO()
         before = signal.getsignal(signal.SIGTERM)  # `run` sets a handler
         site = str(self.folder / "site")
         with (
             chdir(self.folder),
             mock.patch.dict(os.environ, self.environment),
-            mock.patch.object(sys, "argv", command),
             mock.patch.object(sys, "path", [site, *sys.path]),
-            redirect_stdout(out),
-            redirect_stderr(errors),
         ):
             try:
-                main()
-                code = 0
-            except SystemExit as end:
-                code = end.code or 0
+                done = call(*arguments)
             finally:
                 signal.signal(signal.SIGTERM, before)
                 for name, module in list(sys.modules.items()):  # another rig has others
                     if (getattr(module, "__file__", None) or "").startswith(site):
                         del sys.modules[name]
-        return CompletedProcess(command, code, out.getvalue(), errors.getvalue())
+        return CompletedProcess(["prunebench", *map(str, arguments)], *done)
 
     def run(self, *arguments: str | Path) -> CompletedProcess[str]:
         """`prunebench run` in this process, cells too: quick, but without isolation."""
