@@ -53,9 +53,9 @@ def build_table(
     """One row for each record with every column; None for what is missing.
 
     ``gate`` is the share of dense quality that a cell must keep, e.g. 0.95, and ``generation_gate``
-    that of what it writes; ``expect`` are published figures; ``names`` has the name of each cell id
-    and defaults to the names among these records, as ``floors`` do to their I/O floors. A cell is compared with the ok record of method 'dense' that has the same model, device
-    and protocols.
+    that of what it writes; ``expect`` are published figures; ``names`` has the name of each cell
+    id, ``floors`` its I/O floors, both by default those among these records. A cell is compared
+    with the ok record of method 'dense' that has the same model, device and protocols.
     """
     named = names or unique_names([record.cell for record in records])
     dense: dict[str, Record] = {}
