@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from shutil import copytree
 
 import pytest
 
@@ -27,8 +28,8 @@ def rig(tmp_path_factory):
     # A fixture of a module comes before the one of each test that does the same.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CpuWatch, "disturbed", lambda *_: None)
-        for out in ("runs/a", "runs/b"):
-            assert rig.run(suite, "--out", out).returncode == 0
+        assert rig.run(suite, "--out", "runs/a").returncode == 0
+    copytree(rig.folder / "runs/a", rig.folder / "runs/b")
     return rig
 
 

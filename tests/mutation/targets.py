@@ -62,6 +62,11 @@ TARGETS: dict[str, tuple[str, ...]] = {
         "tests/text/test_known_draws.py", "tests/text/test_samplers.py", "tests/text/test_windows.py",
     ),
     f"{H}/measure/quality/perplexity.py": ("tests/measure/quality/test_perplexity.py",),
+    f"{H}/measure/quality/split_model.py": (
+        "tests/measure/quality/test_perplexity.py", "tests/measure/quality/test_tree_scoring.py",
+    ),
+    f"{H}/measure/quality/token_trees.py": ("tests/measure/quality/test_token_trees.py",),
+    f"{H}/measure/quality/tree_scoring.py": ("tests/measure/quality/test_tree_scoring.py",),
     f"{H}/measure/quality/protocols.py": ("tests/measure/quality/test_protocols.py",),
     f"{H}/measure/speed/intervals.py": ("tests/measure/speed/test_intervals.py",),
     f"{H}/measure/speed/latency.py": ("tests/measure/speed/test_latency.py", "tests/measure/speed/test_rounds.py"),
@@ -96,8 +101,8 @@ SPEED_ONLY: dict[str, dict[str, str]] = {
         "_CHARACTERS_PER_TOKEN": "how much text is tokenised at first",
         "_SPARE": "how much more if that was too little",
     },
+    f"{H}/measure/quality/split_model.py": {"LOGITS_BYTES": "logits in memory"},
     f"{H}/measure/quality/perplexity.py": {
-        "LOGITS_BYTES": "logits in memory",
         "PROBE_TOKENS": "tokens of the pass that finds out whether a model can be split",
     },
 }

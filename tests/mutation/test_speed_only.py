@@ -189,7 +189,7 @@ CASES: dict[tuple[str, str], Case] = {
     (f"{H}/training/loss.py", "LOGITS_BYTES"): Case(gradients, [1, 7 * 4 * 320, 33 << 20], 1e-4),
     (f"{H}/text/samplers.py", "_CHARACTERS_PER_TOKEN"): Case(windows, [0, 1, 4, 6, 100]),
     (f"{H}/text/samplers.py", "_SPARE"): Case(windows, [1.01, 1.5, 3.0]),
-    (f"{H}/measure/quality/perplexity.py", "LOGITS_BYTES"): Case(
+    (f"{H}/measure/quality/split_model.py", "LOGITS_BYTES"): Case(
         negative_log_likelihood, [1, 7 * 4 * 320, 33 << 20], 1e-6
     ),
     (f"{H}/measure/quality/perplexity.py", "PROBE_TOKENS"): Case(

@@ -60,7 +60,17 @@ def test_a_new_plugin_keeps_the_contract(tmp_path: Path, kind: str) -> None:
     assert len([line for line in done.output.splitlines() if line.startswith("ok ")]) >= 8
 
 
-@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize(
+    "structure",
+    [
+        "unstructured",
+        *(
+            pytest.param(name, marks=[pytest.mark.thirdparty, pytest.mark.timeout(600)])
+            for name in STRUCTURES
+            if name != "unstructured"
+        ),
+    ],
+)
 def test_the_tests_of_a_new_method_pass(tmp_path: Path, structure: str) -> None:
     """pytest in the new package, on one family."""
     folder = write_package("my-idea", STRUCTURES[structure], tmp_path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -49,6 +51,11 @@ def draft_of(strength: float):
 
 def best(model, tokens: list[int]) -> int:
     """The most likely next token; the whole sequence again, without a cache."""
+    return next_token(model, tuple(tokens))
+
+
+@cache  # loops with other lengths of drafts write the same texts
+def next_token(model, tokens: tuple[int, ...]) -> int:
     with torch.no_grad():
         return int(model(torch.tensor([tokens]), use_cache=False).logits[0, -1].argmax())
 

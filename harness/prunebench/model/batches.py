@@ -17,4 +17,9 @@ the allocator can reuse their memory.
 
 def windows_per_batch(length: int, device: torch.device) -> int:
     """How many windows of ``length`` tokens make one batch on ``device``; at least one."""
-    return max(1, BATCH_TOKENS.get(device.type, 2048) // length)
+    return max(1, tokens_per_batch(device) // length)
+
+
+def tokens_per_batch(device: torch.device) -> int:
+    """How many tokens make one batch on ``device``."""
+    return BATCH_TOKENS.get(device.type, 2048)

@@ -97,6 +97,11 @@ class TaskResult(Part):
         None,
         description="1 or 0 for each question in order, if the headline metric is right or wrong",
     )
+    one_by_one: str | None = Field(
+        None,
+        description="why each text went through the model alone, although texts that begin alike "
+        "can share that; null if they shared it, and in records of older versions",
+    )
 
     @property
     def headline_metric(self) -> TaskMetric:

@@ -48,6 +48,8 @@ def facts(record: Record) -> Facts:
             factor = 100 if metric.value is not None and 0 <= metric.value <= 1 else 1
             texts.append(f"{metric.metric}{filtered} {_score(metric.value, metric.stderr, factor)}")
         name = f"{one.group} / {one.task}" if one.group else one.task
+        if one.one_by_one is not None:
+            texts.append(f"each choice ran alone: {one.one_by_one}")
         found.append((clean(name), clean(", ".join(texts))))
     return found
 

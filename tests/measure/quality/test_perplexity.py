@@ -9,6 +9,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, GraniteConfig, Granite
 from evaluation import SPEC, windows_of
 from prunebench.errors import PrunebenchError
 from prunebench.measure.quality import perplexity as module
+from prunebench.measure.quality import split_model
 from prunebench.measure.quality.perplexity import perplexity
 from tiny import FAMILIES, VOCABULARY, tiny_model
 
@@ -38,9 +39,8 @@ def independent(model, windows):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("batch_windows", [None, 1, 2])
 def test_it_is_transformers_own_loss(family, batch_windows, monkeypatch):
-    monkeypatch.setattr(
-        module, "LOGITS_BYTES", 7 * 4 * VOCABULARY
-    )  # slices that end inside a window
+    # Slices that end inside a window.
+    monkeypatch.setattr(split_model, "LOGITS_BYTES", 7 * 4 * VOCABULARY)
     model = tiny_model(family)
     found = perplexity(model, windows_of(tokens()), SPEC, batch_windows=batch_windows)
     losses = independent(model, tokens())
@@ -150,7 +150,7 @@ def test_the_model_is_left_as_it_was():
 
 @pytest.mark.parametrize(("rows", "parts"), [(7, [7] * 16 + [3]), (0, [1] * 115)])
 def test_the_head_runs_on_as_many_tokens_as_are_allowed_at_once(rows, parts, monkeypatch):
-    monkeypatch.setattr(module, "LOGITS_BYTES", rows * 4 * VOCABULARY + 3)
+    monkeypatch.setattr(split_model, "LOGITS_BYTES", rows * 4 * VOCABULARY + 3)
     model = tiny_model("llama")
     seen = []
     model.lm_head.register_forward_hook(lambda _, given, out: seen.append(given[0].shape[:-1]))

@@ -212,3 +212,11 @@ def test_scores_without_an_error_have_no_plot(build, records):
     [model] = task_plots.section(build.given(records))
     assert model["figures"] == []
     assert build_table(records, 0.95)
+
+
+def test_the_card_says_why_choices_ran_alone(build, records):
+    records[0].quality.tasks[0].one_by_one = "the model takes no mask"
+    told = [dict(card["tasks"]) for card in cards.section(build.given(records))]
+    texts = [text for card in told for text in card.values()]
+    assert [text for text in texts if "each choice ran alone: the model takes no mask" in text]
+    assert len([text for text in texts if "ran alone" in text]) == 1

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.measures import PerplexitySpec
+from prunebench.measure.quality.split_model import SplitModel, split_model
 from prunebench.model.batches import windows_per_batch
 from prunebench.model.finite import finite_hint
 from prunebench.model.placement import input_device
@@ -22,8 +23,6 @@ from prunebench.model.positions import check_positions
 from prunebench.record.quality import Perplexity
 from prunebench.text.windows import Windows
 
-LOGITS_BYTES = 32 << 20
-"""Float32 logits in memory at once: small enough for the cache, and for the allocator to reuse."""
 PROBE_TOKENS = 4
 """Tokens of the pass that finds out how the model can be split."""
 
@@ -124,57 +123,32 @@ class _Scorer:
     """Negative log-likelihoods, if possible without all logits of a batch in memory.
 
     The decoder runs over a whole batch and the head over slices of its output, if these two are the
-    whole model. A model that changes the logits after the head (soft capping, scaling) or the
-    states before it runs as a whole, window by window. A pass over a few tokens tells which.
+    whole model; otherwise the model runs window by window.
     """
 
     def __init__(self, model: Any, sample: Tensor) -> None:
         self._model = model
-        self._head = model.get_output_embeddings()
-        self._decoder = model.base_model
-        self._split = self._head is not None and self._decoder is not model and self._splits(sample)
-
-    def _splits(self, sample: Tensor) -> bool:
-        seen: dict[str, Any] = {}
-        hooks = [
-            self._decoder.register_forward_hook(lambda _, __, out: seen.update(states=out)),
-            self._head.register_forward_hook(
-                lambda _, given, out: seen.update(given=given[0], logits=out)
-            ),
-        ]
-        try:
-            logits = self._model(sample, use_cache=False).logits
-        finally:
-            for hook in hooks:
-                hook.remove()
-        states = getattr(seen.get("states"), "last_hidden_state", None)
-        return (
-            states is not None
-            and "given" in seen
-            and torch.equal(states, seen["given"])
-            and torch.equal(logits, seen["logits"])
-        )
+        self._split, _ = split_model(model, sample)
 
     def nll(self, batch: Tensor) -> Tensor:
         """int64 [windows, length] -> negative log-likelihood of each window, float64 [windows]."""
-        parts = self._split_nll(batch) if self._split else self._whole_nll(batch)
+        parts = self._whole_nll(batch) if self._split is None else _split_nll(self._split, batch)
         return torch.cat(list(parts)).view(batch.shape[0], -1).sum(1, dtype=torch.float64)
-
-    def _split_nll(self, batch: Tensor) -> Iterator[Tensor]:
-        decoded = self._decoder(batch, use_cache=False).last_hidden_state
-        # The state at position t predicts token t + 1: the last state has no target.
-        states = decoded[:, :-1].flatten(0, 1)  # [windows x (length - 1), hidden]
-        targets = batch[:, 1:].flatten()  # [windows x (length - 1)]
-        rows = max(1, LOGITS_BYTES // (4 * self._head.weight.shape[0]))
-        for start in range(0, len(targets), rows):
-            chunk = slice(start, start + rows)
-            yield _token_nll(self._head(states[chunk]), targets[chunk])
 
     def _whole_nll(self, batch: Tensor) -> Iterator[Tensor]:
         for window in batch:
             # [length - 1, vocabulary]
             logits = self._model(window[None], use_cache=False).logits[0, :-1]
             yield _token_nll(logits, window[1:].to(logits.device))
+
+
+def _split_nll(split: SplitModel, batch: Tensor) -> Iterator[Tensor]:
+    decoded = split.decoder(batch, use_cache=False).last_hidden_state
+    # The state at position t predicts token t + 1: the last state has no target.
+    states = decoded[:, :-1].flatten(0, 1)  # [windows x (length - 1), hidden]
+    targets = batch[:, 1:].flatten()  # [windows x (length - 1)]
+    for chunk in split.chunks(len(targets)):
+        yield _token_nll(split.head(states[chunk]), targets[chunk])
 
 
 def _token_nll(logits: Tensor, targets: Tensor) -> Tensor:

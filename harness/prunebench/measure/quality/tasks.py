@@ -141,6 +141,7 @@ def _evaluate(
     results = task_results(spec, found, commits)
     for result in results:
         result.answers, result.correct = answered.of(result.task, result.headline)
+        result.one_by_one = lm.one_by_one
     return results
 
 
@@ -205,9 +206,10 @@ def _configured(loaded: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
 
 def _language_model(model: Any, tokenizer: Any, batch_size: int) -> Any:
     """The model as lm-eval wants it."""
-    from lm_eval.models.huggingface import HFLM
+    # Here, because it loads lm-eval.
+    from prunebench.measure.quality.tree_scoring import TreeScoringLM
 
-    wrapped = HFLM(
+    wrapped = TreeScoringLM(
         pretrained=model,
         tokenizer=_with_padding(tokenizer),
         backend="causal",
