@@ -51,7 +51,7 @@ def rows_of(sequences: Sequence[Sequence[int]], hidden: int, most: int) -> list[
     ``hidden`` is the model's width, which decides how long a row pays (`_worth`). A sequence that
     is longer than ``most`` has a row of its own. The longest rows come first.
     """
-    order = sorted(range(len(sequences)), key=lambda index: sequences[index])
+    order = sorted(range(len(sequences)), key=lambda index: tuple(sequences[index]))
     rows: list[Row] = []
     shared = 0  # tokens that all sequences of the last row begin with
     for index, before in zip(order, [None, *order], strict=False):

@@ -134,7 +134,7 @@ class TreeScoringLM(HFLM):  # type: ignore[misc]
                 yield chunk, self._split.head(states[at[chunk, 0], at[chunk, 1]])
             return
         (row,) = batch  # the nodes to keep are the same in all rows of a call
-        nodes, back = at[:, 1].unique(return_inverse=True)
+        nodes, back = torch.unique(at[:, 1], return_inverse=True)
         logits = self.model(**self._inputs([row]), logits_to_keep=nodes.to(self.device)).logits[0]
         yield slice(0, len(at)), logits[back.to(logits.device)]
 
