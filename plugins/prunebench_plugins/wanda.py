@@ -71,7 +71,7 @@ class Wanda(LinearMethod):
             context.notes["largest_sparsity_difference"] = max(self.differences)
 
     def score(self, weight: torch.Tensor, stats: LinearStats) -> torch.Tensor:
-        return weight.abs().float() * stats.input_norm  # [out, in] * [in]
+        return weight.abs().float().mul_(stats.input_norm)  # [out, in] * [in]
 
     def mask(self, weight: torch.Tensor, stats: LinearStats) -> torch.Tensor:
         sparsity = self.sparsity_of(stats)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -126,3 +128,19 @@ def test_a_negative_zero_is_as_low_as_a_zero_of_an_earlier_matrix() -> None:
     weights = {"first": torch.tensor([[0.0, 1.0]]), "second": torch.tensor([[-0.0, 1.0]])}
     found = {path: mask[0].tolist() for path, mask in lowest_overall(weights, torch.clone, 0.25)}
     assert found == {"first": [True, False], "second": [False, False]}
+
+
+@pytest.mark.parametrize("zeros", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_four_scores_without_ties_are_chosen_as_by_a_sort(zeros: int, dtype: torch.dtype) -> None:
+    orders = torch.tensor(list(itertools.permutations(range(4))), dtype=dtype) - 1
+    mask = lowest(orders.view(4, -1), f"{4 - zeros}:4", group="row")
+    assert torch.equal(mask.view(-1, 4), orders + 1 < zeros)
+
+
+def test_equal_scores_and_nan_do_not_make_up_for_each_other() -> None:
+    # Compared with a threshold, the first group would lose none, and the second all four.
+    score = torch.tensor([[float("nan"), 1.0, 2.0, 3.0, 5.0, 5.0, 5.0, 5.0]])
+    mask = lowest(score, "2:4", group="row")
+    assert mask.view(2, 4).sum(dim=1).tolist() == [2, 2]
+    assert mask[0, 4:].tolist() == [True, True, False, False]

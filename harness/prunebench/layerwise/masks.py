@@ -68,9 +68,33 @@ def lowest_of_groups(score: torch.Tensor, *, zeros: int, of: int) -> torch.Tenso
             hint="choose an N:M whose M divides every linear's input, or a share such as 0.5",
         )
     groups = score.reshape(-1, of)  # [out * in / of, of]
+    if of == 4 and 0 < zeros < of and (mask := _lowest_of_four(groups, zeros)) is not None:
+        return mask.view(rows, columns)
     if of < _SMALL_GROUP:
         return (_ranks(groups) < zeros).t().reshape(rows, columns)
     return _lowest_few(groups, zeros).view(rows, columns)
+
+
+def _lowest_of_four(groups: torch.Tensor, zeros: int) -> torch.Tensor | None:
+    """True for the ``zeros`` lowest of each group, bool [groups, 4]; None if ranks must decide.
+
+    A network of minima and maxima finds the highest score to remove of every group. It reads the
+    scores where they are, which takes half the time of ranks. Ties and NaN are left to the ranks.
+    """
+    a, b, c, d = groups.unbind(1)
+    low, high = torch.minimum(a, b), torch.maximum(a, b)
+    other_low, other_high = torch.minimum(c, d), torch.maximum(c, d)
+    if zeros == 1:
+        threshold = torch.minimum(low, other_low)
+    else:
+        # The two in the middle: all four in order are least, these two, largest.
+        middle = torch.maximum(low, other_low), torch.minimum(high, other_high)
+        threshold = torch.minimum(*middle) if zeros == 2 else torch.maximum(*middle)
+    if not bool(torch.isfinite(threshold.sum())):
+        return None
+    mask = groups <= threshold[:, None]
+    # Without NaN each group loses at least ``zeros``, so the total tells whether one loses more.
+    return mask if int(mask.count_nonzero()) == zeros * len(groups) else None
 
 
 def _ranks(groups: torch.Tensor) -> torch.Tensor:
