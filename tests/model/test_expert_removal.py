@@ -102,11 +102,11 @@ def refused(model: Any, kept: Any, match: str) -> None:
 def test_what_cannot_be_removed_is_refused_and_the_model_stays() -> None:
     model = tiny_model("qwen3_moe")
     first, *others = paths = list(mixture_of(model).experts)
-    refused(model, dict.fromkeys(paths, [1]), "1 of 4 experts would be left.* at least 2")
+    refused(model, {key: [1] for key in paths}, "1 of 4 experts would be left.* at least 2")
     refused(model, {first: [0, 1]}, "for every module with experts")
-    refused(model, dict.fromkeys(paths, [2, 1]), "ascending order")
+    refused(model, {key: [2, 1] for key in paths}, "ascending order")
     refused(
-        model, {first: [0, 1], **dict.fromkeys(others, [0, 1, 2])}, "keep 2 experts and another 3"
+        model, {first: [0, 1], **{key: [0, 1, 2] for key in others}}, "keep 2 experts and another 3"
     )
     refused(tiny_model("llama"), {}, "no module with routed experts")
     refused(tiny_model("jetmoe"), {}, r"the experts in model\.layers\.0\.mlp\.input_linear")
@@ -115,14 +115,14 @@ def test_what_cannot_be_removed_is_refused_and_the_model_stays() -> None:
 def test_groups_of_a_router_lose_as_many_each() -> None:
     model = model_of("correction bias, groups")
     paths = list(mixture_of(model).experts)
-    refused(model, dict.fromkeys(paths, [0, 1, 2, 4, 5, 6, 7]), "would keep 3, 4 experts")
-    refused(model, dict.fromkeys(paths, [0, 4]), "from groups of 2")
+    refused(model, {key: [0, 1, 2, 4, 5, 6, 7] for key in paths}, "would keep 3, 4 experts")
+    refused(model, {key: [0, 4] for key in paths}, "from groups of 2")
 
 
 def test_a_router_that_reads_a_table_is_refused() -> None:
     model = tiny_model("deepseek_v4")
     paths = list(mixture_of(model).experts)
-    refused(model, dict.fromkeys(paths, [0, 1, 2]), r"tid2eid is a table of the experts")
+    refused(model, {key: [0, 1, 2] for key in paths}, r"tid2eid is a table of the experts")
 
 
 def test_a_wrong_row_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,6 +133,6 @@ def test_a_wrong_row_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(expert_removal, "_replace", careless)
     model = tiny_model("mixtral")
-    kept = dict.fromkeys(mixture_of(model).experts, [1, 2, 3])
+    kept = {key: [1, 2, 3] for key in mixture_of(model).experts}
     with pytest.raises(PrunebenchError, match="another one than with these experts masked"):
         keep_experts(model, kept)
