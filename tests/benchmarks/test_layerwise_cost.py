@@ -75,7 +75,7 @@ def floor(model, name: str, tokens: torch.Tensor) -> float:
     work = whole - last + whole - layers[-1]
     if name == "sparsegpt":
         for some in linears:
-            for group in parts.inputs:
+            for group in parts.inputs_of(parts.layers[0]):
                 size = some[group[0]].in_features
                 rows = sum(some[one].out_features for one in group)
                 work += count * size**2 + 2 * size**3 / 3 + rows * size**2

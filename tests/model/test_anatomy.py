@@ -24,7 +24,7 @@ def test_every_linear_in_the_layers_is_named_once(family):
         if isinstance(module, nn.Linear) and module is not head
     }
     names = list(parts.linears(parts.layers[0]))
-    assert names == [name for group in parts.inputs for name in group]
+    assert names == [name for group in parts.inputs_of(parts.layers[0]) for name in group]
     assert model.get_submodule(parts.layers_path) is parts.layers
     assert len(parts.layers) == 4
     cut = [each.linear for kind in KINDS for each in parts.cuts(kind)]
@@ -49,10 +49,11 @@ def test_linears_of_a_group_read_the_same_input_and_others_do_not(family):
     for name, linear in parts.linears(parts.layers[1]).items():
         linear.register_forward_pre_hook(note(name))
     model(IDS)
-    for group in parts.inputs:
+    groups = parts.inputs_of(parts.layers[1])
+    for group in groups:
         for name in group:
             assert torch.equal(seen[name], seen[group[0]])
-    firsts = [seen[group[0]] for group in parts.inputs]
+    firsts = [seen[group[0]] for group in groups]
     for index, first in enumerate(firsts):
         assert not any(
             first.shape == other.shape and torch.equal(first, other) for other in firsts[:index]
@@ -97,24 +98,41 @@ def test_a_post_norm_model_has_no_final_norm():
     assert anatomy(model).final_norm is None
 
 
-def test_the_error_for_an_unknown_family_lists_the_known_ones():
-    from transformers import GPT2Config, GPT2LMHeadModel
+def test_adapters_and_quantised_linears_are_named():
+    from peft import LoraConfig, LoraModel
 
-    model = GPT2LMHeadModel(
-        GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=20, bos_token_id=0, eos_token_id=1)
-    )
-    with pytest.raises(
-        PrunebenchError,
-        match=r"models of the family 'gpt2' cannot be pruned .* are llama, .*, gpt_neox, phi",
-    ):
+    model = tiny_model("llama")
+    LoraModel(model, LoraConfig(target_modules=["o_proj"]), adapter_name="default")
+    with pytest.raises(PrunebenchError, match=r"layer 0, self_attn\.o_proj: this is an adapter"):
+        anatomy(model)
+    model = tiny_model("llama")
+    packed = model.model.layers[2].mlp.up_proj
+    packed.weight = nn.Parameter(packed.weight.to(torch.uint8), requires_grad=False)
+    with pytest.raises(PrunebenchError, match=r"layer 2, mlp\.up_proj: this linear is quantised"):
         anatomy(model)
 
 
-def test_extra_and_missing_linears_are_named():
+def test_weights_that_two_layers_share_are_named():
+    model = tiny_model("llama")
+    model.model.layers[3].mlp = model.model.layers[1].mlp
+    with pytest.raises(PrunebenchError, match=r"layer 3, mlp.*: layer 1 has the same weights"):
+        anatomy(model)
+
+
+def test_a_linear_that_no_text_goes_through_is_not_pruned():
     model = tiny_model("llama")
     model.model.layers[2].mlp.extra = nn.Linear(2, 2)
-    model.model.layers[2].self_attn.q_proj = nn.Identity()
-    with pytest.raises(PrunebenchError) as caught:
-        anatomy(model)
-    assert "layer 2" in caught.value.message
-    assert "self_attn.q_proj is missing, mlp.extra is unknown" in caught.value.message
+    parts = anatomy(model)
+    assert [len(parts.linears(layer)) for layer in parts.layers] == [7, 7, 7, 7]
+
+
+def test_finding_the_parts_of_a_model_changes_nothing_of_it():
+    model = tiny_model("qwen3")
+    seen = []
+    model.model.layers[0].register_forward_hook(lambda *_: seen.append(1))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    parts = anatomy(model)
+    assert parts.linears(parts.layers[0])
+    assert not seen, "hooks of the user do not run"
+    assert len(model.model.layers[0]._forward_hooks) == 1
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

@@ -117,16 +117,24 @@ def _edit_config(folder: Path, **changes: object) -> None:
 
 
 def test_families_that_cannot_be_pruned_are_refused_when_they_are_resolved(base):
-    for model_type, hint in (
-        ("gpt2", "the families that can be pruned are llama, mistral,"),
-        ("llamma", "did you mean 'llama'? the families"),
+    for changes, message, hint in (
+        ({"model_type": "llamma"}, "no causal language model called 'llamma'", "mean 'llama'?"),
+        ({"model_type": "vit"}, "no causal language model called 'vit'", ""),
+        ({"model_type": "mamba"}, "a mamba model is a pure state-space model", "attention"),
+        ({"model_type": "diffusion_gemma"}, "makes its text by diffusion", "token by token"),
+        (
+            {"model_type": "bart", "is_encoder_decoder": True},
+            "a bart model is an encoder-decoder; only decoders can be pruned",
+            "",
+        ),
     ):
-        _edit_config(base / "tiny", model_type=model_type)
-        with pytest.raises(
-            PrunebenchError, match=f"tiny: models of the family '{model_type}' cannot be pruned"
-        ) as caught:
+        _edit_config(base / "tiny", **changes)
+        with pytest.raises(PrunebenchError, match=f"tiny: .*{message}") as caught:
             _resolve("tiny", base)
         assert hint in caught.value.hint
+    _edit_config(base / "tiny", is_encoder_decoder=False)
+    _edit_config(base / "tiny", model_type="mine", auto_map={"AutoModelForCausalLM": "mine.Mine"})
+    assert _resolve("tiny", base).name == "tiny"
     _edit_config(base / "tiny", model_type=None)
     with pytest.raises(PrunebenchError, match="does not name its family"):
         _resolve("tiny", base)
@@ -135,7 +143,7 @@ def test_families_that_cannot_be_pruned_are_refused_when_they_are_resolved(base)
 def test_a_gguf_of_another_family_is_refused_when_it_is_resolved(tiny_gguf, tmp_path):
     path = tmp_path / "odd.gguf"
     path.write_bytes(tiny_gguf.read_bytes().replace(b"llama", b"t5enc", 1))
-    with pytest.raises(PrunebenchError, match="models of the family 't5enc' cannot be pruned"):
+    with pytest.raises(PrunebenchError, match="cannot read GGUF files of the family 't5enc'"):
         _resolve(str(path), tmp_path)
 
 

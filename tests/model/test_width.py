@@ -79,7 +79,7 @@ def test_removed_residual_channels_are_removed_everywhere(family, tied):
     } == {32}
     dense = tiny_model(family, tie_word_embeddings=tied)
     assert torch.equal(parts.embeddings.weight, anatomy(dense).embeddings.weight[:, kept])
-    first = parts.inputs[0][0]
+    first = parts.inputs_of(parts.layers[0])[0][0]
     assert torch.equal(
         parts.layers[2].get_submodule(first).weight,
         anatomy(dense).layers[2].get_submodule(first).weight[:, kept],

@@ -60,7 +60,7 @@ def serve() -> None:
         import prunebench.cell.run  # noqa: F401
         from prunebench.model.from_pretrained import import_libraries
 
-        import_libraries()
+        import_libraries("llama", "mistral", "qwen2", "qwen3", "gemma", "opt", "gpt_neox", "phi")
 
     def reply(message: dict[str, Any]) -> None:
         replies.write(json.dumps(message) + "\n")

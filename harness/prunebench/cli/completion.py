@@ -43,8 +43,8 @@ def families(_: click.Context, __: click.Parameter, begun: str) -> list[Completi
     from prunebench.plugin.lazy_imports import heavy_imports_later
 
     with heavy_imports_later():  # the families' names need no torch
-        from prunebench.model.families import FAMILIES
-    return _matching(FAMILIES, begun)
+        from prunebench.model.supported import causal_types
+    return _matching(causal_types(), begun)
 
 
 def calibration(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:

@@ -120,13 +120,8 @@ def described(entry: PluginEntry) -> dict[str, Any]:
 
 
 def _method_facts(method: Any) -> dict[str, Any]:
-    from prunebench.plugin.lazy_imports import heavy_imports_later
-
-    with heavy_imports_later():  # the families' names need no torch
-        from prunebench.model.families import FAMILIES
     return {
         "structures": sorted(method.structure),
-        "families": list(FAMILIES),
         "allocation": _takes_allocation(method),
     }
 
@@ -169,8 +164,7 @@ def _properties(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "source", reference if isinstance(reference, str) else _reference(reference)
     if "structures" in facts:
         yield "removes", ", ".join(facts["structures"]) or "not stated"
-        families = ", ".join(facts["families"])
-        yield "families", f"{families}: all that are known; `plugins check` tries it on some"
+        yield "families", "`prunebench families` says what works; `plugins check` tries it on some"
         allocation = "can give each layer its own sparsity" if facts["allocation"] else "takes none"
         yield "allocation", allocation
     for key, label in FACTS.items():

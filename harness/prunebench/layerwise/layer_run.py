@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -12,6 +12,7 @@ import torch
 from prunebench.layerwise.capture import Call, run_layer
 from prunebench.layerwise.device_moves import moved
 from prunebench.layerwise.statistics import InputStatistic, Statistic, input_statistics
+from prunebench.model.matrices import Matrix
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,10 +33,12 @@ class LayerRun:
     """States [windows of the batch, length, hidden], and how the layer is called with them."""
     device: torch.device | None
     """Where the layer computes; None: where the states are."""
+    linears: Mapping[str, Any]
+    """The layer's prunable matrices by path."""
 
     def linear(self, name: str) -> Any:
-        """The linear at this path inside the layer."""
-        return self.layer.get_submodule(name)
+        """The matrix at this path inside the layer."""
+        return self.linears[name]
 
     def forward(self, states: torch.Tensor, call: Call) -> torch.Tensor:
         """The layer's output for one batch, on the device that computes."""
@@ -99,7 +102,7 @@ class _InputTaps:
 
     def __enter__(self) -> Self:
         self._handles = [
-            linear.register_forward_pre_hook(self._hook(found))
+            _module(linear).register_forward_pre_hook(self._hook(found))
             for linear, found in zip(self._linears, self.gathered, strict=True)
         ]
         return self
@@ -124,3 +127,8 @@ class _InputTaps:
                 raise _AllInputsSeen
 
         return hook
+
+
+def _module(linear: Any) -> Any:
+    """The module that reads the input of a linear, or of a `Matrix` such as a Conv1D's."""
+    return linear.module if isinstance(linear, Matrix) else linear

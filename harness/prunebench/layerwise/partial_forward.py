@@ -199,7 +199,7 @@ class PartialForward:
         """The head's inputs where there is a next token, [positions, hidden], and these tokens."""
         norm = self._parts.final_norm
         inputs = hidden[:, :-1] if norm is None else norm(hidden[:, :-1])
-        owner = self._model.get_submodule(self._parts.family.norm.rpartition(".")[0])
+        owner = self._model.get_submodule(self._parts.layers_path.rpartition(".")[0])
         project = getattr(owner, "project_out", None)  # OPT-350m
         inputs = inputs if project is None else project(inputs)
         return inputs.flatten(0, 1), self._batches[batch][:, 1:].flatten()

@@ -170,7 +170,8 @@ class LayerWalk:
         layer = parts.layers[index]
         batches = [] if captured is None else captured.batches(index)
         with lent_layer(layer, index, self.device, self.source, changes=changes):
-            yield LayerRun(index, f"{parts.layers_path}.{index}", layer, batches, self.device)
+            path = f"{parts.layers_path}.{index}"
+            yield LayerRun(index, path, layer, batches, self.device, parts.linears(layer))
 
     def _prune_groups(
         self,

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 import torch
 
 from prunebench.errors import PrunebenchError
-from prunebench.model.families import KINDS, Cut, Family, Groups, Kind, family_of
+from prunebench.model.families import FAMILIES, KINDS, Cut, Family, Kind
+from prunebench.model.layers import LayersPath, find_layers
+from prunebench.model.prunable import Groups, check_layers, input_groups, matrices
 
 
 class Block(NamedTuple):
@@ -30,22 +32,37 @@ class Anatomy:
 
     model: Any
     model_type: str
-    family: Family
+    where: LayersPath
+
+    @property
+    def family(self) -> Family:
+        """What is known of attentions and MLPs. Raises PrunebenchError if nothing is."""
+        if self.model_type not in FAMILIES:
+            raise PrunebenchError(
+                f"the attentions and MLPs of a {self.model_type} model are not known yet",
+                hint="prune its weights or remove whole layers",
+            )
+        return FAMILIES[self.model_type]
+
+    @property
+    def decoder_path(self) -> str:
+        """Path of `decoder` in the model: 'model'."""
+        return self.where.decoder
 
     @property
     def decoder(self) -> torch.nn.Module:
-        """The base model: ids in, hidden states after the final norm out."""
-        return self.model.get_submodule(self.family.decoder)  # type: ignore[no-any-return]
+        """The text decoder: ids in, hidden states after the final norm out."""
+        return self.model.get_submodule(self.where.decoder)  # type: ignore[no-any-return]
 
     @property
     def layers_path(self) -> str:
         """Path of `layers` in the model: 'model.layers'."""
-        return self.family.layers
+        return self.where.layers
 
     @property
     def layers(self) -> torch.nn.ModuleList:
         """The decoder layers that are left."""
-        return self.model.get_submodule(self.family.layers)  # type: ignore[no-any-return]
+        return self.model.get_submodule(self.where.layers)  # type: ignore[no-any-return]
 
     @property
     def embeddings(self) -> torch.nn.Embedding:
@@ -55,18 +72,13 @@ class Anatomy:
     @property
     def final_norm(self) -> torch.nn.Module | None:
         """The norm after the last layer; None if the model has none (post-norm OPT-350m)."""
-        parent, _, name = self.family.norm.rpartition(".")
-        return getattr(self.model.get_submodule(parent), name)  # type: ignore[no-any-return]
+        path = self.where.norm
+        return None if path is None else self.model.get_submodule(path)
 
     @property
     def head(self) -> torch.nn.Linear:
         """The output embedding, [vocabulary, hidden]; may share its weight with `embeddings`."""
         return self.model.get_output_embeddings()  # type: ignore[no-any-return]
-
-    @property
-    def inputs(self) -> Groups:
-        """Paths of a layer's linears, grouped by the input that they share, in forward order."""
-        return self.family.inputs
 
     @property
     def parallel(self) -> bool:
@@ -88,23 +100,21 @@ class Anatomy:
         return not getattr(layer.get_submodule(self.family.blocks[kind][-1]), "is_removed", False)
 
     def linears(self, layer: torch.nn.Module) -> dict[str, torch.nn.Linear]:
-        """A layer's prunable linears by relative path, in forward order; weights are [out, in]."""
-        return {
-            name: layer.get_submodule(name)  # type: ignore[misc]
-            for group in self.inputs_of(layer)
-            for name in group
-        }
+        """A layer's prunable matrices by relative path, in forward order; weights are [out, in].
+
+        Linears as they are. A Conv1D of GPT-2 and the parts of fused experts have the same
+        attributes: weight, bias, in_features, out_features.
+        """
+        found = matrices(layer)
+        return {name: found[name] for group in self.inputs_of(layer) for name in group}
 
     def inputs_of(self, layer: torch.nn.Module) -> Groups:
-        """`inputs` without the linears of removed sub-blocks."""
-        removed = {
-            cut.linear
-            for kind in KINDS
-            if not self.has(layer, kind)
-            for cut in self.family.cuts[kind]
-        }
-        kept = (tuple(name for name in group if name not in removed) for group in self.inputs)
-        return tuple(group for group in kept if group)
+        """The paths of `linears`, grouped by the input that they share, in forward order.
+
+        Two share an input if they get the same tensor when the layer runs. Linears that a text
+        does not use, such as those for images, are in no group.
+        """
+        return input_groups(self.model, self.where, self.layers, layer)
 
     def cuts(self, kind: Kind) -> tuple[Cut, ...]:
         """The linears that get smaller together when a KV group or an MLP channel is removed.
@@ -171,27 +181,10 @@ def width(linear: torch.nn.Module, dim: int) -> int:
 def anatomy(model: Any) -> Anatomy:
     """The anatomy of a transformers causal LM.
 
-    Raises PrunebenchError if the table has no such family, or if a layer has other linears than the
-    table lists.
+    Raises PrunebenchError, in one sentence that names the module, if it has no single list of
+    decoder layers, or if matrices in them are adapters, quantised or shared between layers.
     """
     model_type = str(getattr(model.config, "model_type", type(model).__name__))
-    found = Anatomy(model, model_type, family_of(model_type, type(model).__name__))
-    for index, layer in enumerate(found.layers):
-        _check(found, index, layer)
+    found = Anatomy(model, model_type, find_layers(model))
+    check_layers(found.layers)
     return found
-
-
-def _check(found: Anatomy, index: int, layer: torch.nn.Module) -> None:
-    # Adapters and quantised layers replace linears or add some. A method that overlooked one would
-    # prune less than it reports, so refuse such a model.
-    named = {name for group in found.inputs_of(layer) for name in group}
-    present = {
-        name for name, module in layer.named_modules() if isinstance(module, torch.nn.Linear)
-    }
-    faults = [f"{name} is missing" for name in sorted(named - present)]
-    faults += [f"{name} is unknown" for name in sorted(present - named)]
-    if faults:
-        raise PrunebenchError(
-            f"layer {index} does not match the family '{found.model_type}': {', '.join(faults)}",
-            hint="merge adapters and undo quantisation first; only plain linears can be pruned",
-        )

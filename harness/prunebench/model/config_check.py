@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from prunebench.errors import PrunebenchError
-from prunebench.model.families import FAMILIES, Family
 from prunebench.model.safetensors_header import EMBEDDINGS, StoredTensor, is_float
 from prunebench.model.weight_files import PRUNING_FILE
 
@@ -22,6 +21,28 @@ _SIZES = (
     "vocab_size",
     "max_position_embeddings",
 )
+
+
+class _Linears(NamedTuple):
+    """Linears of a family that has one width for all layers, and the config's name for it."""
+
+    width: str
+    into_mlp: str
+    out_of_attention: str
+
+
+_LLAMA = _Linears("intermediate_size", ".mlp.gate_proj.weight", ".self_attn.o_proj.weight")
+_LINEARS = {
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma"), _LLAMA),
+    "opt": _Linears("ffn_dim", ".fc1.weight", ".self_attn.out_proj.weight"),
+    "gpt_neox": _Linears(
+        "intermediate_size", ".mlp.dense_h_to_4h.weight", ".attention.dense.weight"
+    ),
+    "phi": _Linears("intermediate_size", ".mlp.fc1.weight", ".self_attn.dense.weight"),
+}
+"""Types whose widths are compared as well; of others only layers, vocabulary and hidden size."""
+_NO_PADDING = {"gpt_neox", "gpt2", "gpt_neo", "gptj", "codegen", "bloom", "falcon", "mpt"}
+"""Types whose embeddings have no padding id, so that any `pad_token_id` will do."""
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _QUANTISED = ("quantization_config", "compression_config")
 _ORIGINAL = "name the checkpoint that it was made from"
@@ -41,12 +62,11 @@ def check_config(
                 f"{file}: {key} is {value!r}, not a whole number above 0",
                 hint="correct it, or download the file again",
             )
-    family = FAMILIES.get(str(config.get("model_type")))
     # A pruned model may be narrower than its config says.
-    if family is not None and not (folder / PRUNING_FILE).exists():
-        _check_shapes(folder, config, tensors, family)
+    if not (folder / PRUNING_FILE).exists():
+        _check_shapes(folder, config, tensors)
     pad, size = config.get("pad_token_id"), config.get("vocab_size")
-    pads = family is None or family.pads
+    pads = config.get("model_type") not in _NO_PADDING
     # torch counts a negative id from the end.
     if pads and type(pad) is int and type(size) is int and not -size <= pad < size:
         raise PrunebenchError(
@@ -59,7 +79,6 @@ def _check_shapes(
     folder: Path,
     config: Mapping[str, Any],
     tensors: Mapping[str, StoredTensor],
-    family: Family,
 ) -> None:
     """Compare sizes in the config with the weights.
 
@@ -70,15 +89,15 @@ def _check_shapes(
         "num_hidden_layers": max(layers, default=-1) + 1,
         "vocab_size": _size(tensors, EMBEDDINGS, 0),
         "hidden_size": _size(tensors, EMBEDDINGS, 1),
-        family.mlp_width: _size(tensors, (f".{family.cuts['mlp'][0].linear}.weight",), 0),
     }
+    heads, width = config.get("num_attention_heads"), config.get("head_dim")
+    if (known := _LINEARS.get(str(config.get("model_type")))) is not None:
+        found[known.width] = _size(tensors, (known.into_mlp,), 0)
+        if type(heads) is int and type(width) is int:
+            config = {**config, "num_attention_heads x head_dim": heads * width}
+            found["num_attention_heads x head_dim"] = _size(tensors, (known.out_of_attention,), 1)
     if "word_embed_proj_dim" in config:  # OPT's embeddings may be narrower than its layers
         del found["hidden_size"]
-    heads, width = config.get("num_attention_heads"), config.get("head_dim")
-    if type(heads) is int and type(width) is int:
-        stored = _size(tensors, (f".{family.cuts['attention'][-1].linear}.weight",), 1)
-        config = {**config, "num_attention_heads x head_dim": heads * width}
-        found["num_attention_heads x head_dim"] = stored
     for key, stored in found.items():
         said = config.get(key)
         # Fewer layers than there are can be loaded; what is left over is flagged then.

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
-
-from prunebench.errors import PrunebenchError, did_you_mean
+from typing import Literal, NamedTuple
 
 Groups = tuple[tuple[str, ...], ...]
 Kind = Literal["attention", "mlp"]
@@ -164,20 +162,3 @@ FAMILIES: dict[str, Family] = {
     "gpt_neox": _NEOX,
     "phi": _PHI,
 }
-
-
-def family_of(model_type: Any, source: object) -> Family:
-    """The family that a config calls ``model_type``; ``source`` begins the error message.
-
-    Raises PrunebenchError if models of this family cannot be pruned, or if the config names none.
-    """
-    supported = f"the families that can be pruned are {', '.join(FAMILIES)}"
-    if not isinstance(model_type, str):
-        raise PrunebenchError(f"{source} does not name its family (model_type)", hint=supported)
-    if model_type in FAMILIES:
-        return FAMILIES[model_type]
-    near = did_you_mean(model_type, FAMILIES)
-    raise PrunebenchError(
-        f"{source}: models of the family '{model_type}' cannot be pruned",
-        hint=f"{near} {supported}" if near.startswith("did you mean") else supported,
-    )

@@ -14,7 +14,6 @@ from typing import Any
 from prunebench.errors import PrunebenchError
 from prunebench.model.cache import file_sha256
 from prunebench.model.config_check import check_config
-from prunebench.model.families import FAMILIES
 from prunebench.model.safetensors_header import StoredTensor, parameter_count
 from prunebench.model.weight_files import no_config, weight_files
 from prunebench.model.wrong_file import read_json
@@ -30,6 +29,10 @@ TOKENIZER_FILES = (
 _SENTENCEPIECE = ("tokenizer.model", "spiece.model")
 # Suffixes of the files that decide what is loaded; a README does not.
 _HASHED = {".json", ".safetensors", ".model", ".txt", ".jinja"}
+
+
+_TIED = {"gemma", "gemma2", "gemma3_text", "gpt2", "opt", "bloom", "cohere", "cohere2", "codegen"}
+"""Types whose head is the embeddings if the config does not say `tie_word_embeddings`."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,8 @@ class Checkpoint:
 
         May read the embeddings, so it is not for code that times how files are read.
         """
-        usual = FAMILIES.get(str(self.config.get("model_type")))
-        tied = self.config.get("tie_word_embeddings", usual is not None and usual.tied)
+        usual = self.config.get("model_type") in _TIED
+        tied = self.config.get("tie_word_embeddings", usual)
         return parameter_count(self.tensors, tied=tied is True)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ import torch
 from safetensors import SafetensorError
 
 from prunebench.errors import PrunebenchError
-from prunebench.model.families import FAMILIES
 from prunebench.model.folder import Checkpoint
 from prunebench.model.load_errors import config_error, load_error, tokenizer_error
 from prunebench.model.loading_folder import LoadingFolder
@@ -28,14 +28,20 @@ class LoadedWeights:
     """Names of stored tensors that it has no place for."""
 
 
-def import_libraries() -> None:
-    """Import what loading any model needs: seconds once, which must not count as loading."""
-    for name in (
-        "modeling_utils",
-        "generation",
-        *(f"models.{family}.modeling_{family}" for family in FAMILIES),
-    ):
+def import_libraries(*model_types: object) -> None:
+    """Import what loading any model needs: seconds once, which must not count as loading.
+
+    Also the code of these ``model_types``; transformers may not know one of them.
+    """
+    for name in ("modeling_utils", "generation"):
         importlib.import_module(f"transformers.{name}")
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    for model_type in model_types:
+        if model_type in CONFIG_MAPPING:
+            with suppress(KeyError):  # no causal language model: `_config` says so
+                AutoModelForCausalLM._model_mapping[CONFIG_MAPPING[model_type]]
 
 
 def load_model(

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.model import ModelRef
-from prunebench.model.families import family_of
 from prunebench.model.folder import read_checkpoint, read_config
 from prunebench.model.hub_access import Wanted, hub_errors, patient, require_hub
 from prunebench.model.hub_cache import MAIN, remember_commit
 from prunebench.model.hub_files import cached_file, hub_file
 from prunebench.model.quiet import quiet
+from prunebench.model.supported import check_family
 
 _OFFLINE = (
     "without a network use a local folder, a .gguf file, or the named model smollm2-135m-instruct"
@@ -85,7 +85,7 @@ def _download(ref: ModelRef, wanted: Wanted, endpoint: str) -> Path:
     fetch = partial(hub_file, replace(wanted, revision=info.sha), endpoint=endpoint)
     # First the config, alone: it may say that the rest is not worth a download.
     folder = fetch(_CONFIG).parent
-    family_of(read_config(folder).get("model_type"), wanted)
+    check_family(read_config(folder), wanted)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         list(pool.map(fetch, chosen))
     # Last: an unfinished download is not what the branch is.

@@ -61,8 +61,8 @@ def load(folder: Path, *, dtype: str, device: str, trust_remote_code: bool = Fal
     incomplete or damaged, the weights do not fit the config, or transformers does not know the
     architecture.
     """
-    import_libraries()
     checkpoint, source = _prepare(folder, trust_remote_code=trust_remote_code)
+    import_libraries(checkpoint.config.get("model_type"))
     torch.empty((), device=device)  # starts the device now, so that it does not count as loading
     with quiet():
         started = time.perf_counter()
@@ -97,8 +97,8 @@ def load_dispatched(
 
     Layers that fit on no other device stay in their files and are read for every forward pass.
     """
-    import_libraries()
     checkpoint, source = _prepare(folder, trust_remote_code=trust_remote_code)
+    import_libraries(checkpoint.config.get("model_type"))
     memory = max_memory(placement, device)
     with quiet():
         started = time.perf_counter()

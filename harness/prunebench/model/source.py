@@ -15,11 +15,11 @@ from prunebench.byte_path import SCHEME, path_text
 from prunebench.errors import PrunebenchError, did_you_mean, printable
 from prunebench.experiment.model import ModelRef, Placement
 from prunebench.model.cache import file_sha256
-from prunebench.model.families import family_of
 from prunebench.model.folder import fingerprint, read_checkpoint
 from prunebench.model.generated import GeneratedAsset
 from prunebench.model.gguf_header import read_gguf_header
 from prunebench.model.hub_cache import COMMIT, cached_config
+from prunebench.model.supported import check_family, check_gguf
 from prunebench.model.wheel import WheelAsset
 from prunebench.user_path import user_path
 
@@ -108,7 +108,7 @@ def _path(text: str, base: Path) -> Path | None:
 def _local(path: Path, *, trust_remote_code: bool) -> dict[str, Any]:
     if path.is_dir():
         checkpoint = read_checkpoint(path)
-        family_of(checkpoint.config.get("model_type"), path)
+        check_family(checkpoint.config, path)
         return {
             "name": printable(_folder_name(path)),
             "kind": "folder",
@@ -126,7 +126,7 @@ def _local(path: Path, *, trust_remote_code: bool) -> dict[str, Any]:
             hint="name the folder that holds the file",
         )
     header = read_gguf_header(path)
-    family_of(header.architecture, path)
+    check_gguf(header.architecture, path)
     return {
         "name": printable(path.stem),
         "kind": "gguf",
@@ -167,7 +167,7 @@ def _hub(
         )
     # Only what is cached can be known without a connection; for others `hub.snapshot` checks it.
     if (config := cached_config(repository, tag or revision)) is not None:
-        family_of(config.get("model_type"), f"model '{text}'")
+        check_family(config, f"model '{text}'")
     return ModelRef(
         name=name or (_with_commit(repository, tag) if tag else text),
         kind="hub",

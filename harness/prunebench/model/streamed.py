@@ -71,9 +71,7 @@ class StreamedModel:
     def frame(self) -> Iterator[None]:
         """Lend what the decoder has besides its layers: embeddings, positions, norms."""
         inside = {name for names in self._layers for name in names}
-        names = [
-            name for name in self._names(f"{self._parts.family.decoder}.") if name not in inside
-        ]
+        names = [name for name in self._names(f"{self._parts.decoder_path}.") if name not in inside]
         with self._lent(names):
             yield
 
