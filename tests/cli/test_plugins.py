@@ -50,7 +50,7 @@ def test_show_prints_paper_structures_and_options() -> None:
     for words in (
         "arXiv:1506.02626",
         "n:m, unstructured",
-        "llama",
+        "prunebench families",
         "min_density: float (>= 0, <= 1) = 0.01",
         "clean | reference",
     ):
