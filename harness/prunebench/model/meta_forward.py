@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunebench.errors import PrunebenchError
 
@@ -40,7 +39,7 @@ def shared_reads(model: Any, decoder: str, layers: Sequence[Mapping[str, Any]]) 
     names = {module: name for name, module in model.named_modules()}
     watched = [{path: names[module] for path, module in each.items()} for each in layers]
     try:
-        return _watch(on_meta(model), decoder, watched, _Pretended())  # type: ignore[no-untyped-call]
+        return _watch(on_meta(model), decoder, watched, _pretended())
     except Exception as error:
         device = next(model.parameters()).device
         if device.type == "meta":
@@ -84,23 +83,30 @@ def on_meta(model: Any) -> Any:
     return copied
 
 
-class _Pretended(TorchDispatchMode):  # type: ignore[no-untyped-call]
+def _pretended() -> Any:
     """Answers for numbers that tensors on the meta device do not have, so that a forward goes on.
 
     What the forward computes is of no interest, only which tensor goes where.
     """
+    # Here: plugins import this module before torch is loaded, and a base class would load it.
+    from torch.utils._python_dispatch import TorchDispatchMode
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:  # the signature is torch's
-        aten = torch.ops.aten
-        first = args[0] if args else None
-        if isinstance(first, torch.Tensor) and first.is_meta:
-            if func is aten._local_scalar_dense.default:
-                return first.dtype == torch.bool or 1
-            if func is aten.nonzero.default:  # as if there were one
-                return torch.zeros(1, first.dim(), dtype=torch.long, device="meta")
-        return func(*args, **(kwargs or {}))
+    aten = torch.ops.aten
+
+    class Pretended(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            del types
+            first = args[0] if args else None
+            if isinstance(first, torch.Tensor) and first.is_meta:
+                if func is aten._local_scalar_dense.default:
+                    return first.dtype == torch.bool or 1
+                if func is aten.nonzero.default:  # as if there were one
+                    return torch.zeros(1, first.dim(), dtype=torch.long, device="meta")
+            return func(*args, **(kwargs or {}))
+
+    return Pretended()  # type: ignore[no-untyped-call]
 
 
 def _watch(
