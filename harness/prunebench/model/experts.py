@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch.nn import functional
 
 from prunebench.model.matrices import Matrix
 
@@ -300,6 +299,6 @@ def _project(module: Any, name: str, expert: int, inputs: torch.Tensor) -> torch
     if getattr(module, "is_transposed", False):
         product = inputs @ weight
     else:
-        product = functional.linear(inputs, weight)
+        product = torch.nn.functional.linear(inputs, weight)
     bias: torch.Tensor | None = getattr(module, f"{name}_bias", None)
     return product if bias is None else product + bias[expert]
