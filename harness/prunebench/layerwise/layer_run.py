@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,13 +14,27 @@ import torch
 from prunebench.layerwise.capture import Call, run_layer
 from prunebench.layerwise.device_moves import moved
 from prunebench.layerwise.statistics import InputStatistic, Statistic, input_statistics
+from prunebench.model.experts import ExpertRows, find_experts, observed_experts, reads
 from prunebench.model.matrices import Matrix
 
 if TYPE_CHECKING:
     from torch import nn
 
-Gathered = dict[str, InputStatistic]
-"""The statistics of one input by name."""
+
+@dataclass
+class Gathered:
+    """What was gathered of one input."""
+
+    statistics: dict[str, InputStatistic]
+    """By name."""
+    tokens: int = 0
+    """Rows of the input: tokens of the calibration, or those that were routed to an expert."""
+
+    def add(self, inputs: torch.Tensor, windows: int) -> None:
+        """Add the inputs [tokens, in] of a batch of ``windows`` windows."""
+        self.tokens += len(inputs)
+        for statistic in self.statistics.values():
+            statistic.add(inputs, windows)
 
 
 @dataclass(frozen=True)
@@ -58,15 +74,16 @@ class LayerRun:
         A forward ends as soon as all inputs were seen, unless ``advance``: then it runs to the end,
         and its output replaces the batch's states.
         """
-        taps = _InputTaps([self.linear(name) for name in linears], statistics, to_the_end=advance)
+        tapped = [self.linear(name) for name in linears]
+        taps = _InputTaps(self.layer, tapped, statistics, to_the_end=advance)
         if advance or (taps.kinds and linears):
             with taps:
                 for states, call in self.batches:
                     taps.start_batch(windows=len(states))
-                    try:
+                    # Without `advance` the rest of the layer would be computed for nothing.
+                    with suppress(_AllInputsSeen):
                         output = self.forward(states, call)
-                    except _AllInputsSeen:  # the rest of the layer would be computed for nothing
-                        continue
+                    taps.end_batch()
                     if advance:
                         states.copy_(output)
         return taps.gathered
@@ -77,34 +94,62 @@ class _AllInputsSeen(Exception):  # noqa: N818 - no error: it ends a forward ear
 
 
 class _InputTaps:
-    """Hooks on linears that add their inputs to statistics, while used as a context manager."""
+    """Adds the inputs of linears to statistics while used as a context manager."""
 
     def __init__(
-        self, linears: Sequence[Any], statistics: Collection[Statistic], *, to_the_end: bool
+        self,
+        layer: nn.Module,
+        linears: Sequence[Any],
+        statistics: Collection[Statistic],
+        *,
+        to_the_end: bool,
     ) -> None:
         self.kinds = input_statistics(statistics)
-        self.gathered: list[Gathered] = [
-            {
-                name: kind(linear.in_features, linear.weight.device)
-                for name, kind in self.kinds.items()
-            }
+        self.gathered = [
+            Gathered(
+                {
+                    name: kind(linear.in_features, linear.weight.device)
+                    for name, kind in self.kinds.items()
+                }
+            )
             for linear in linears
         ]
+        self._layer = layer
         self._linears = linears
         self._to_the_end = to_the_end
-        self._handles: list[Any] = []
-        self._unseen: int  # of this batch: inputs that are still to come
+        self._stack = ExitStack()
+        self._unseen: set[int]  # of this batch: places in `gathered` that are still to come
+        self._running: set[int]  # of this batch: modules, by id, that have not run yet
         self._windows: int
 
     def start_batch(self, windows: int) -> None:
         """Call before each forward; ``windows`` go through the layer in it."""
-        self._unseen, self._windows = len(self._linears), windows
+        self._unseen, self._windows = set(range(len(self._linears))), windows
+        self._running = {id(_module(linear)) for linear in self._linears}
+
+    def end_batch(self) -> None:
+        """Call after each forward, also after one that ended early."""
+        for place in self._unseen:  # experts that no token of the batch was routed to
+            linear = self._linears[place]
+            self.gathered[place].add(linear.weight.new_empty(0, linear.in_features), self._windows)
 
     def __enter__(self) -> Self:
-        self._handles = [
-            _module(linear).register_forward_pre_hook(self._hook(found))
-            for linear, found in zip(self._linears, self.gathered, strict=True)
-        ]
+        seen_by: dict[int, dict[tuple[int, str], int]] = {}  # module -> expert and input -> place
+        for place, linear in enumerate(self._linears):
+            if is_fused_expert(linear):
+                inside = seen_by.setdefault(id(linear.module), {})
+                inside[linear.index, reads(linear)] = place
+            else:
+                hook = self._hook(place)
+                self._stack.callback(_module(linear).register_forward_pre_hook(hook).remove)
+        observers = {}
+        for experts in find_experts(self._layer).values():
+            if (places := seen_by.get(id(experts.module))) is not None:
+                observers[experts] = partial(self._add_rows, places)
+                ended = experts.module.register_forward_hook(self._experts_ended)
+                self._stack.callback(ended.remove)
+        if observers:
+            self._stack.enter_context(observed_experts(observers))
         return self
 
     def __exit__(
@@ -113,22 +158,42 @@ class _InputTaps:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for handle in self._handles:
-            handle.remove()
+        self._stack.close()
 
-    def _hook(self, found: Gathered) -> Callable[..., None]:
-        def hook(_: Any, args: tuple[torch.Tensor, ...]) -> None:
-            # OPT flattens windows and length before its MLP; others pass [windows, length, in].
-            inputs = args[0].reshape(-1, args[0].shape[-1])  # [tokens, in]
-            for statistic in found.values():
-                statistic.add(inputs, self._windows)
-            self._unseen -= 1
-            if self._unseen == 0 and not self._to_the_end:
-                raise _AllInputsSeen
+    def _hook(self, place: int) -> Callable[..., None]:
+        def hook(module: Any, args: tuple[torch.Tensor, ...]) -> None:
+            self._add(place, args[0])
+            self._ended(module)
 
         return hook
+
+    def _add_rows(self, places: Mapping[tuple[int, str], int], rows: ExpertRows) -> None:
+        for read, inputs in (("inputs", rows.inputs), ("intermediate", rows.intermediate)):
+            place = places.get((rows.expert, read))
+            if place is not None:
+                self._add(place, inputs)
+
+    def _experts_ended(self, module: Any, args: Any, output: Any) -> None:
+        del args, output
+        self._ended(module)
+
+    def _add(self, place: int, inputs: torch.Tensor) -> None:
+        # OPT flattens windows and length before its MLP; others pass [windows, length, in].
+        self.gathered[place].add(inputs.reshape(-1, inputs.shape[-1]), self._windows)
+        self._unseen.discard(place)
+
+    def _ended(self, module: Any) -> None:
+        """End the forward if all modules with tapped inputs have run."""
+        self._running.discard(id(module))
+        if not self._running and not self._to_the_end:
+            raise _AllInputsSeen
 
 
 def _module(linear: Any) -> Any:
     """The module that reads the input of a linear, or of a `Matrix` such as a Conv1D's."""
     return linear.module if isinstance(linear, Matrix) else linear
+
+
+def is_fused_expert(linear: Any) -> bool:
+    """Whether this is a part of a parameter that holds several experts."""
+    return isinstance(linear, Matrix) and linear.index is not None

@@ -36,6 +36,10 @@ class LinearStats:
     """The statistics that were asked for, by name."""
     sparsity: float | str | None = None
     """Share of this linear's weights to remove, or N:M, if an allocation decided it."""
+    tokens: int | None = None
+    """Rows of its input: tokens of the calibration, or those routed to its expert.
+
+    None if no statistic of the input was asked for."""
 
     def __getitem__(self, statistic: str) -> torch.Tensor:
         """A statistic by its name. Raises PluginError if ``statistics`` do not ask for it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 
@@ -38,11 +38,24 @@ class InputStatistic(ABC):
 
     @abstractmethod
     def add(self, inputs: torch.Tensor, windows: int) -> None:
-        """Add a batch: inputs [tokens, in] of any floating type, taken from ``windows`` windows."""
+        """Add a batch: inputs [tokens, in] of any floating type, taken from ``windows`` windows.
+
+        There may be no tokens: those that an expert of a mixture was given of the batch.
+        """
 
     @abstractmethod
     def result(self) -> torch.Tensor:
         """The statistic. Nothing can be added afterwards."""
+
+    @classmethod
+    def of_equal_features(cls, features: int, device: torch.device) -> Self:
+        """The statistic of inputs whose features are all alike: each is 1 in one token, else 0.
+
+        With it, methods that weigh a weight by its input fall back to its magnitude.
+        """
+        made = cls(features, device)
+        made.add(torch.eye(features, device=device), 1)
+        return made
 
     def finite(self) -> bool:
         """Whether all inputs so far were finite; override it if the harness should check that."""
@@ -128,6 +141,8 @@ class InputMean(InputStatistic):
         self.tokens = 0
 
     def add(self, inputs: torch.Tensor, windows: int) -> None:  # noqa: ARG002
+        if not len(inputs):
+            return
         self.tokens += len(inputs)
         self.mean += (inputs.float().mean(dim=0) - self.mean) * (len(inputs) / self.tokens)
 
@@ -148,6 +163,8 @@ class InputVariance(InputMean):
         self.squares = torch.zeros(features, device=device)  # sum of (x - mean)^2
 
     def add(self, inputs: torch.Tensor, windows: int) -> None:
+        if not len(inputs):
+            return
         x, before, tokens = inputs.float(), self.mean.clone(), self.tokens
         super().add(inputs, windows)
         batch = x.mean(dim=0)
@@ -159,7 +176,7 @@ class InputVariance(InputMean):
         return super().finite() and bool(torch.isfinite(self.squares).all())
 
     def result(self) -> torch.Tensor:
-        return self.squares / self.tokens
+        return self.squares / max(1, self.tokens)
 
 
 class InputMax(InputStatistic):
@@ -172,6 +189,8 @@ class InputMax(InputStatistic):
         self.largest = torch.zeros(features, device=device)
 
     def add(self, inputs: torch.Tensor, windows: int) -> None:  # noqa: ARG002
+        if not len(inputs):
+            return
         # `amax` and `maximum` pass NaN on.
         self.largest = torch.maximum(self.largest, inputs.float().abs().amax(dim=0))
 

@@ -27,6 +27,7 @@ from prunebench.callbacks import ignore
 from prunebench.errors import PrunebenchError
 from prunebench.layerwise.capture import Captured, batches_of, capture, hidden_states
 from prunebench.layerwise.device_moves import LayerSource, lent_frame, lent_layer, moved
+from prunebench.layerwise.expert_tokens import ExpertTokens, expert_of, in_turns
 from prunebench.layerwise.layer_run import Gathered, LayerRun
 from prunebench.layerwise.pruner import LinearStats, naming_code
 from prunebench.model.anatomy import Anatomy, anatomy
@@ -59,6 +60,8 @@ class LayerWalk:
     """Lends the layers of a model that is not in memory."""
     gradients: Mapping[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
     """Statistics of the weights [out, in], by the linear's path and their name."""
+    expert_tokens: ExpertTokens = field(default_factory=ExpertTokens)
+    """Counts the tokens that experts got; those with too few count as if all features were alike."""
 
     def prune(
         self,
@@ -182,7 +185,22 @@ class LayerWalk:
     ) -> None:
         """Prune the linears of a layer that read these inputs, measured in one run of the layer."""
         statistics = pruner.statistics if run.batches else ()
-        gathered = run.gather([group[0] for group in groups], statistics)
+        *turns, last = in_turns(run, groups, statistics)
+        # What comes last is measured first: it may read what the experts write.
+        of_last = run.gather([group[0] for group in last], statistics)
+        for turn in turns:
+            gathered = run.gather([group[0] for group in turn], statistics)
+            self._prune_gathered(pruner, run, turn, gathered, shares)
+        self._prune_gathered(pruner, run, last, of_last, shares)
+
+    def _prune_gathered(
+        self,
+        pruner: GroupPruner,
+        run: LayerRun,
+        groups: Sequence[Sequence[str]],
+        gathered: list[Gathered],
+        shares: Mapping[str, float | str] | None,
+    ) -> None:
         for group in groups:
             # The call holds the only reference to what it is given: a Hessian, [in, in], is free
             # again before the next one is completed.
@@ -216,7 +234,7 @@ class LayerWalk:
 
     def _stats(self, run: LayerRun, name: str, found: Gathered) -> LinearStats:
         """Complete what was gathered of the input of ``name``; raise if that is not finite."""
-        for statistic in found.values():
+        for statistic in found.statistics.values():
             if not statistic.finite():
                 # Here, because it loads torch: plugins import this module before that.
                 from prunebench.model.finite import finite_hint
@@ -226,9 +244,22 @@ class LayerWalk:
                     " windows",
                     hint=finite_hint(run.layer),
                 )
+        few = (
+            bool(found.statistics)
+            and expert_of(name) is not None
+            and self.expert_tokens.too_few(f"{run.path}.{name}", found.tokens)
+        )
         # `result` works in place: completing a Hessian takes no second matrix.
-        results = {kind: statistic.result() for kind, statistic in found.items()}
-        return LinearStats(run.index, name, self.generator, results)
+        completed = found.statistics
+        if few:
+            linear = run.linear(name)
+            completed = {
+                kind: type(each).of_equal_features(linear.in_features, linear.weight.device)
+                for kind, each in completed.items()
+            }
+        results = {kind: statistic.result() for kind, statistic in completed.items()}
+        tokens = found.tokens if found.statistics else None
+        return LinearStats(run.index, name, self.generator, results, tokens=tokens)
 
 
 def _among(

@@ -26,6 +26,7 @@ from prunebench.training.windows import TrainingWindows
 
 if TYPE_CHECKING:
     from prunebench.layerwise.device_moves import LayerSource
+    from prunebench.layerwise.expert_tokens import ExpertTokens
     from prunebench.layerwise.pruner import GroupPruner
     from prunebench.layerwise.statistics import Statistic
     from prunebench.model.adapter import Adapter
@@ -124,6 +125,7 @@ class Context:
         walk = self._walk(self.windows if pruner.statistics else None)
         gradients = self._gradients(model, pruner.statistics, only)
         replace(walk, gradients=gradients).prune(model, pruner, self.shares, only)
+        self._note_experts(walk.expert_tokens)
 
     def observe_linears(
         self, model: Any, statistics: Collection[Statistic], see: LinearsObserver
@@ -284,6 +286,19 @@ class Context:
             if only is None or path in only
         }
         return weight_gradients(model, linears, self.windows, asked, self.progress)
+
+    def _note_experts(self, found: ExpertTokens) -> None:
+        """Say on the record how many tokens experts got, and which got too few."""
+        self.notes |= (notes := found.notes())
+        if "experts_by_magnitude" in notes:
+            few = notes["experts_by_magnitude"]
+            self.log.warning(
+                "%d of %d experts got fewer than %d calibration tokens: they are pruned by the"
+                " magnitude of their weights",
+                few["experts"],
+                few["of"],
+                few["fewer_tokens_than"],
+            )
 
     def _walk(self, tokens: torch.Tensor | None) -> LayerWalk:
         return LayerWalk(tokens, self.generator, self.progress, self.device, self.layer_source)
