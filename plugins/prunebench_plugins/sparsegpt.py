@@ -109,8 +109,16 @@ class SparseGPT(LayerwiseMethod):
         if self.damped:
             context.notes["damping_raised"] = self.damped
 
-    def prune_group(self, weights: Sequence[torch.Tensor], stats: Sequence[LinearStats]) -> None:
-        """All rows that read this input share one Hessian, one factor and one sweep."""
+    def prune_group(
+        self,
+        weights: Sequence[torch.Tensor],
+        stats: Sequence[LinearStats],
+        gone: torch.Tensor | None = None,
+    ) -> None:
+        """All rows that read this input share one Hessian, one factor and one sweep.
+
+        ``gone``: the weights to remove if another method has chosen them, bool [in, all rows].
+        """
         first = stats[0]
         linears = [
             Rows(len(weight), self.sparsity_of(each))
@@ -143,6 +151,7 @@ class SparseGPT(LayerwiseMethod):
                     linears,
                     block_size=self.options.block_size,
                     threshold=self.options.mode == "reference",
+                    gone=gone,
                 )
             except PrunebenchError as error:  # `lowest` takes no costs that are not finite
                 raise overflowed from error
@@ -209,15 +218,17 @@ def sweep(
     *,
     block_size: int = 128,
     threshold: bool = False,
+    gone: torch.Tensor | None = None,
 ) -> float:
     """Prune ``columns`` [in, rows] in place, from the first to the last; return 1/2 tr(dW H dW^T).
 
     ``factor``: from `inverse_factor`. ``linears``: who owns the rows, in their order; if one has
     an N:M pattern all have, with the same M. ``threshold``: the released code's choice, instead of
-    the exact count with ties by index.
+    the exact count with ties by index. ``gone``: what to remove, bool [in, rows], if that is
+    decided already.
     """
     choose = _cheapest(linears, threshold)
-    pattern = pattern_of(linears[0].sparsity)
+    pattern = pattern_of(linears[0].sparsity) if gone is None else None
     if pattern:
         # Groups are chosen one by one, so blocks change only rounding; they must not cut a group.
         block_size = max(1, block_size // pattern.of) * pattern.of
@@ -225,6 +236,8 @@ def sweep(
     for start in range(0, len(columns), block_size):
         end = min(start + block_size, len(columns))
         block = columns[start:end]
+        if gone is not None:
+            choose = _decided(gone[start:end])
         errors = _prune_block(
             block, factor[start:end, start:end], choose, pattern.of if pattern else None
         )
@@ -270,6 +283,10 @@ def _prune_block(
         block[end:].addmm_(factor[start:end, end:].t(), errors[start:end], alpha=-1)
     block.masked_fill_(gone, 0)
     return errors
+
+
+def _decided(gone: torch.Tensor) -> Choose:
+    return lambda _columns, _diagonal: gone
 
 
 def _cost(columns: torch.Tensor, diagonal: torch.Tensor) -> torch.Tensor:

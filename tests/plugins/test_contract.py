@@ -18,6 +18,7 @@ TRIED = {
     "magnitude": {"sparsity": 0.3},
     "wanda": {"sparsity": 0.5},
     "sparsegpt": {"sparsity": 0.5, "block_size": 16},
+    "ria": {"sparsity": 0.5},
     "imp": {"sparsity": 0.5, "rounds": 2, **SHORT},
     "llm-pruner": {"ratio": 0.5, "protect_first": 1, "protect_last": 0},
     "blockpruner": {"count": 2},
@@ -60,6 +61,10 @@ class TestWanda(_Ours):
 
 class TestSparseGPT(_OnOPT):
     method, options = METHODS["sparsegpt"], TRIED["sparsegpt"]
+
+
+class TestRIA(_OnOPT):
+    method, options = METHODS["ria"], TRIED["ria"]
 
 
 class TestIMP(_OnOPT):

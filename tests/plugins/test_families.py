@@ -26,6 +26,7 @@ METHODS: dict[str, tuple[str, dict[str, object]]] = {
     "imp": ("imp", {"sparsity": 0.5, "rounds": 2, **TRAINING}),
     "wanda": ("wanda", {"sparsity": 0.5}),
     "sparsegpt": ("sparsegpt", {"sparsity": "2:4"}),
+    "ria": ("ria", {"sparsity": 0.5}),
     "llm-pruner": ("llm-pruner", {"ratio": 0.5, "protect_first": 1, "protect_last": 1}),
     "llm-pruner, channels": ("llm-pruner", {"ratio": 0.25, "granularity": "channel"}),
     "blockpruner": ("blockpruner", {"count": 2}),

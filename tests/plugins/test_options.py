@@ -41,6 +41,17 @@ FIRST: dict[tuple[str, str], dict[str, Any]] = {
         "true_sequential": False,
         "mode": "clean",
     },
+    ("method", "ria"): {
+        "sparsity": 0.5,
+        "a": 0.5,
+        "per_outneuron": False,
+        "reconstruction": False,
+        "reallocation": False,
+        "importance_score": "sum",
+        "lsa": False,
+        "fast": False,
+        "mode": "clean",
+    },
     ("method", "imp"): {
         **TRAINING,
         "learning_rate": 1e-5,
@@ -115,6 +126,7 @@ LATER: dict[tuple[str, str], dict[str, Any]] = {
     ("method", "magnitude"): CHOICE,
     ("method", "wanda"): {**CHOICE, "use_variant": False},
     ("method", "sparsegpt"): CHOICE,
+    ("method", "ria"): CHOICE,
     ("method", "imp"): {**VALIDATION, "quality": None, "rewind_step": 0},
     # The released code: 12 layers; attentions and MLPs together unless their ranges are given.
     ("method", "llm-pruner"): {
@@ -134,6 +146,7 @@ C4 = {"corpus": "c4", "sampler": "c4-gptq", "windows": 128, "length": 2048}
 CALIBRATION: dict[str, dict[str, Any]] = {
     "wanda": C4,
     "sparsegpt": C4,
+    "ria": C4,
     "owl": C4,
     "shortgpt": {"corpus": "pg19", "sampler": "consecutive", "windows": 512, "length": 256},
     "blockpruner": {"corpus": "alpaca", "sampler": "joined-rows", "rows": 256, "length": 2048},
@@ -146,6 +159,7 @@ NATURE: dict[str, set[str]] = {
     "magnitude": set(),
     "wanda": {"calibration"},
     "sparsegpt": {"calibration"},
+    "ria": {"calibration"},
     "imp": {"calibration", "seed", "training"},
     "llm-pruner": {"calibration"},
     "blockpruner": {"calibration"},
