@@ -6,6 +6,8 @@ from prunebench.app.prune import Pruned as Pruned
 from prunebench.app.results import load_run as load_run
 from prunebench.errors import PrunebenchError as PrunebenchError
 from prunebench.experiment.cell import Cell as Cell
+from prunebench.layerwise.layer_training import LayerTrainer as LayerTrainer
+from prunebench.layerwise.layer_training import LayerTraining as LayerTraining
 from prunebench.layerwise.masks import kth_lowest as kth_lowest
 from prunebench.layerwise.masks import lowest as lowest
 from prunebench.layerwise.masks import lowest_overall as lowest_overall

@@ -16,6 +16,7 @@ from prunebench import (
     Anatomy,
     Context,
     InputStatistic,
+    LayerTraining,
     LinearStats,
     kth_lowest,
     lowest,
@@ -34,6 +35,7 @@ OF_THE_HARNESS = {
         "adapter", "calibration", "dense_indices", "draw", "layer_source", "shares",
         "trained_tokens", "used_shares",
     },
+    LayerTraining: {"run", "targets"},
     LinearStats: {"gathered"},
 }  # fmt: skip
 """Fields that the harness sets or reads; a method has no use for them."""
@@ -86,6 +88,39 @@ found = {}
 wanted = {"input_norm", "input_variance", "gradient_norm"}
 context.observe_linears(model, wanted, lambda linears, stats: found.update(stats))
 assert found["mlp.down_proj"].input_norm.shape == (80,)  # of the last layer that was seen
+""",
+    ),
+    (
+        "Training layer by layer",
+        LayerTraining,
+        (
+            "`context.train_layers(model, trainer)` gives a trainer one decoder layer after the other."
+            " This one learns a factor for each linear:"
+        ),
+        "import torch\n"
+        + SETUP
+        + """
+
+class Shrink:
+    statistics = frozenset()  # or those that `layer.stats` shall have
+
+    def train_layer(self, layer):  # gradients are on
+        scale = {name: torch.full((), 0.9, requires_grad=True) for name in layer.linears}
+        optimiser = torch.optim.AdamW(scale.values(), lr=0.01)
+        for batch in range(layer.batches):
+            weights = {name: lin.weight * scale[name] for name, lin in layer.linears.items()}
+            error = layer.forward(batch, weights) - layer.target(batch)
+            optimiser.zero_grad()
+            error.square().mean().backward()
+            optimiser.step()
+        return {name: lin.weight * scale[name].detach() for name, lin in layer.linears.items()}
+
+    def see_trained(self, layer, target, output):
+        \"\"\"Each batch with the new weights; both are [windows of the batch, length, hidden].\"\"\"
+
+
+with torch.no_grad():  # as in `prune`
+    context.train_layers(model, Shrink())
 """,
     ),
     (

@@ -19,6 +19,7 @@ TRIED = {
     "wanda": {"sparsity": 0.5},
     "sparsegpt": {"sparsity": 0.5, "block_size": 16},
     "ria": {"sparsity": 0.5},
+    "besa": {"sparsity": 0.5},
     "imp": {"sparsity": 0.5, "rounds": 2, **SHORT},
     "llm-pruner": {"ratio": 0.5, "protect_first": 1, "protect_last": 0},
     "blockpruner": {"count": 2},
@@ -67,6 +68,10 @@ class TestRIA(_OnOPT):
     method, options = METHODS["ria"], TRIED["ria"]
 
 
+class TestBESA(_OnOPT):
+    method, options = METHODS["besa"], TRIED["besa"]
+
+
 class TestIMP(_OnOPT):
     method, options = METHODS["imp"], TRIED["imp"]
 
@@ -97,6 +102,10 @@ class TestOWL(AllocationContract):
         ("llama", "gpt_neox"),
         {"threshold": 3.0},
     )
+
+
+class TestBESAAllocation(AllocationContract):
+    allocation, families = REGISTRY["allocation"]["besa"].value, ("llama",)
 
 
 class TestLoRA(RecoveryContract):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -35,13 +35,23 @@ class Captured(NamedTuple):
         return list(zip(self.states, self.calls[layer], strict=True))
 
 
-def batches_of(model: Any, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Split the tokens, int64 [windows, length], into batches on the model's device."""
-    return torch.split(tokens.to(model.device), windows_per_batch(tokens.shape[1], model.device))
+def batches_of(
+    model: Any, tokens: torch.Tensor, windows: int | None = None
+) -> tuple[torch.Tensor, ...]:
+    """Split the tokens, int64 [windows, length], into batches on the model's device.
+
+    ``windows`` in each; None: as many as the device computes efficiently.
+    """
+    size = windows_per_batch(tokens.shape[1], model.device) if windows is None else windows
+    return torch.split(tokens.to(model.device), size)
 
 
-def capture(model: Any, parts: Anatomy, tokens: torch.Tensor) -> Captured:
+def capture(
+    model: Any, parts: Anatomy, tokens: torch.Tensor, windows: int | None = None
+) -> Captured:
     """Record layer 0's inputs and how the model calls each layer, for tokens [windows, length].
+
+    ``windows``: see `batches_of`.
 
     The model prepares masks and positions and calls every layer, but each layer hands its input on
     unchanged. So this takes almost no time, and works for families with different masks per layer.
@@ -63,7 +73,7 @@ def capture(model: Any, parts: Anatomy, tokens: torch.Tensor) -> Captured:
     try:
         for index, layer in enumerate(parts.layers):
             layer.forward = recording(index)
-        for batch in batches_of(model, tokens):
+        for batch in batches_of(model, tokens, windows):
             parts.decoder(batch, use_cache=False)
     finally:
         for layer, forward in zip(parts.layers, overridden, strict=True):
@@ -73,9 +83,21 @@ def capture(model: Any, parts: Anatomy, tokens: torch.Tensor) -> Captured:
     return found
 
 
-def run_layer(layer: nn.Module, hidden: torch.Tensor, call: Call) -> torch.Tensor:
-    """The layer's output for hidden states [windows, length, hidden]."""
-    return hidden_states(layer(hidden, *call.args, **call.kwargs))
+def run_layer(
+    layer: nn.Module,
+    hidden: torch.Tensor,
+    call: Call,
+    weights: Mapping[str, torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """The layer's output for hidden states [windows, length, hidden].
+
+    ``weights``: parameters to compute with instead of the layer's own, by their path in it.
+    """
+    if not weights:
+        return hidden_states(layer(hidden, *call.args, **call.kwargs))
+    return hidden_states(
+        torch.func.functional_call(layer, dict(weights), (hidden, *call.args), call.kwargs)
+    )
 
 
 def hidden_states(output: Any) -> torch.Tensor:

@@ -56,10 +56,21 @@ class LayerRun:
         """The matrix at this path inside the layer."""
         return self.linears[name]
 
-    def forward(self, states: torch.Tensor, call: Call) -> torch.Tensor:
-        """The layer's output for one batch, on the device that computes."""
+    @property
+    def states(self) -> list[torch.Tensor]:
+        """The layer's input for every batch."""
+        return [states for states, _ in self.batches]
+
+    def forward(
+        self, states: torch.Tensor, call: Call, weights: Mapping[str, torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """The layer's output for one batch, on the device that computes.
+
+        ``weights``, each [out, in], replace those of linears, by their path in the layer.
+        """
         there = Call(moved(call.args, self.device), moved(call.kwargs, self.device))
-        return run_layer(self.layer, moved(states, self.device), there)
+        parameters = {f"{name}.weight": weight for name, weight in (weights or {}).items()}
+        return run_layer(self.layer, moved(states, self.device), there, parameters)
 
     def advance(self) -> None:
         """Replace the states of every batch by the layer's output."""
@@ -67,25 +78,29 @@ class LayerRun:
             states.copy_(self.forward(states, call))
 
     def gather(
-        self, linears: Sequence[str], statistics: Collection[Statistic], *, advance: bool = False
+        self,
+        linears: Sequence[str],
+        statistics: Collection[Statistic],
+        into: Sequence[torch.Tensor] | None = None,
     ) -> list[Gathered]:
         """Gather the statistics of the inputs of these linears over all batches, in their order.
 
-        A forward ends as soon as all inputs were seen, unless ``advance``: then it runs to the end,
-        and its output replaces the batch's states.
+        A forward ends as soon as all inputs were seen, unless there is a tensor for each batch to
+        write its output ``into``; these may be the states themselves.
         """
         tapped = [self.linear(name) for name in linears]
-        taps = _InputTaps(self.layer, tapped, statistics, to_the_end=advance)
-        if advance or (taps.kinds and linears):
+        to_the_end = into is not None
+        taps = _InputTaps(self.layer, tapped, statistics, to_the_end=to_the_end)
+        if to_the_end or (taps.kinds and linears):
             with taps:
-                for states, call in self.batches:
+                for batch, (states, call) in enumerate(self.batches):
                     taps.start_batch(windows=len(states))
-                    # Without `advance` the rest of the layer would be computed for nothing.
+                    # Without ``into`` the rest of the layer would be computed for nothing.
                     with suppress(_AllInputsSeen):
                         output = self.forward(states, call)
                     taps.end_batch()
-                    if advance:
-                        states.copy_(output)
+                    if into is not None:
+                        into[batch].copy_(output)
         return taps.gathered
 
 

@@ -29,12 +29,15 @@ from prunebench.layerwise.capture import Captured, batches_of, capture, hidden_s
 from prunebench.layerwise.device_moves import LayerSource, lent_frame, lent_layer, moved
 from prunebench.layerwise.expert_tokens import ExpertTokens, expert_of, in_turns
 from prunebench.layerwise.layer_run import Gathered, LayerRun
+from prunebench.layerwise.layer_training import LayerTraining
 from prunebench.layerwise.pruner import LinearStats, naming_code
 from prunebench.model.anatomy import Anatomy, anatomy
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from prunebench.layerwise.capture import Call
+    from prunebench.layerwise.layer_training import LayerTrainer
     from prunebench.layerwise.pruner import GroupPruner
     from prunebench.layerwise.statistics import Statistic
 
@@ -107,13 +110,93 @@ class LayerWalk:
         for index, layer in enumerate(parts.layers):
             groups = parts.inputs_of(layer)
             with self._running(parts, index, captured, changes=False) as run:
-                gathered = run.gather([group[0] for group in groups], statistics, advance=True)
-                stats: dict[str, LinearStats] = {}
-                for group, found in zip(groups, gathered, strict=True):
-                    shared = self._stats(run, group[0], found)
-                    stats |= {name: self._of_linear(run, name, shared) for name in group}
-                see(parts.linears(layer), stats)
+                gathered = run.gather([group[0] for group in groups], statistics, into=run.states)
+                see(parts.linears(layer), self._all_stats(run, groups, gathered))
             self.progress(index + 1, len(parts.layers))
+
+    def train(
+        self,
+        model: Any,
+        trainer: LayerTrainer,
+        only: Collection[str] | None = None,
+        *,
+        windows: int = 1,
+        dense_inputs: bool = False,
+        changes: bool = True,
+    ) -> None:
+        """Let ``trainer`` learn new weights of one layer after the other.
+
+        A layer is trained to give its dense outputs: those for the inputs that the changed layers
+        before it give, or with ``dense_inputs`` those of the dense model. ``only``: as for `prune`.
+        ``windows`` are in a batch. Without ``changes`` the model stays as it is, and the new
+        weights only decide what the next layer reads. Two sets of states are in memory, and the
+        weights of one layer. Raises PrunebenchError if an input is not finite.
+        """
+        parts = anatomy(model)
+        captured = self._capture(model, parts, windows)
+        spare = [
+            states.clone() if dense_inputs else torch.empty_like(states)
+            for states in captured.states
+        ]
+        groups_of = [
+            _among(only, parts.inputs_of(layer), f"{parts.layers_path}.{index}.")
+            for index, layer in enumerate(parts.layers)
+        ]
+        last = max((index for index, groups in enumerate(groups_of) if groups), default=0)
+        # Layers that are not trained are visited too if a streamed model is written.
+        for index, groups in enumerate(groups_of if changes else groups_of[: last + 1]):
+            with self._running(parts, index, captured, changes=changes) as run:
+                if index <= last:
+                    dense = replace(run, batches=_with_states(run, spare)) if dense_inputs else run
+                    self._train_layer(trainer, run, dense, groups, spare, changes=changes)
+            self.progress(index + 1, len(parts.layers))
+
+    def _train_layer(
+        self,
+        trainer: LayerTrainer,
+        run: LayerRun,
+        dense: LayerRun,
+        groups: Sequence[Sequence[str]],
+        targets: Sequence[torch.Tensor],
+        *,
+        changes: bool,
+    ) -> None:
+        """Train the linears ``groups`` of a layer, and replace its states by the new outputs.
+
+        ``dense``: the layer with the states whose outputs are to be reached; they are written
+        into ``targets``.
+        """
+        names = [group[0] for group in groups]
+        if dense is run and groups:  # one forward gives the statistics and the outputs
+            gathered = run.gather(names, trainer.statistics, into=targets)
+        else:
+            gathered = run.gather(names, trainer.statistics)
+            if dense is not run:
+                dense.advance()
+        weights: Mapping[str, torch.Tensor] = {}
+        layer = self._training(run, groups, gathered, targets)
+        if groups:
+            with torch.enable_grad(), naming_code(f"layer {run.index}"):
+                weights = trainer.train_layer(layer)
+        if changes:
+            for name, weight in weights.items():
+                run.linear(name).weight.data.copy_(weight)
+            weights = {}
+        for batch, (states, call) in enumerate(run.batches):
+            output = run.forward(states, call, weights)
+            if groups:
+                trainer.see_trained(layer, layer.target(batch), output)
+            states.copy_(output)
+
+    def _training(
+        self,
+        run: LayerRun,
+        groups: Sequence[Sequence[str]],
+        gathered: Sequence[Gathered],
+        targets: Sequence[torch.Tensor],
+    ) -> LayerTraining:
+        stats = self._all_stats(run, groups, gathered)
+        return LayerTraining(run, {name: run.linear(name) for name in stats}, stats, targets)
 
     def observe_layers(self, model: Any, see: LayersObserver) -> None:
         """Call ``see(layer, before, after)`` for every layer and batch of the unchanged model.
@@ -161,9 +244,9 @@ class LayerWalk:
         assert self.tokens is not None, "this walk needs calibration tokens"
         return self.tokens
 
-    def _capture(self, model: Any, parts: Anatomy) -> Captured:
+    def _capture(self, model: Any, parts: Anatomy, windows: int | None = None) -> Captured:
         with lent_frame(self.source):
-            return capture(model, parts, self._windows)
+            return capture(model, parts, self._windows, windows)
 
     @contextmanager
     def _running(
@@ -225,6 +308,16 @@ class LayerWalk:
         with naming_code(f"layer {run.index}, {', '.join(group)}"):
             pruner.prune_group([run.linear(name).weight for name in group], stats)
 
+    def _all_stats(
+        self, run: LayerRun, groups: Sequence[Sequence[str]], gathered: Sequence[Gathered]
+    ) -> dict[str, LinearStats]:
+        """What is known of each linear of ``groups``, by its name in the layer."""
+        stats: dict[str, LinearStats] = {}
+        for group, found in zip(groups, gathered, strict=True):
+            shared = self._stats(run, group[0], found)
+            stats |= {name: self._of_linear(run, name, shared) for name in group}
+        return stats
+
     def _of_linear(
         self, run: LayerRun, name: str, shared: LinearStats, sparsity: float | str | None = None
     ) -> LinearStats:
@@ -270,3 +363,8 @@ def _among(
         return list(groups)
     chosen = [[name for name in group if f"{prefix}{name}" in only] for group in groups]
     return [group for group in chosen if group]
+
+
+def _with_states(run: LayerRun, states: Sequence[torch.Tensor]) -> list[tuple[torch.Tensor, Call]]:
+    """The batches of ``run`` with other states."""
+    return [(own, call) for own, (_, call) in zip(states, run.batches, strict=True)]

@@ -27,6 +27,7 @@ from prunebench.training.windows import TrainingWindows
 if TYPE_CHECKING:
     from prunebench.layerwise.device_moves import LayerSource
     from prunebench.layerwise.expert_tokens import ExpertTokens
+    from prunebench.layerwise.layer_training import LayerTrainer
     from prunebench.layerwise.pruner import GroupPruner
     from prunebench.layerwise.statistics import Statistic
     from prunebench.model.adapter import Adapter
@@ -125,6 +126,32 @@ class Context:
         walk = self._walk(self.windows if pruner.statistics else None)
         gradients = self._gradients(model, pruner.statistics, only)
         replace(walk, gradients=gradients).prune(model, pruner, self.shares, only)
+        self._note_experts(walk.expert_tokens)
+
+    def train_layers(
+        self,
+        model: Any,
+        trainer: LayerTrainer,
+        *,
+        windows: int = 1,
+        dense_inputs: bool = False,
+        changes: bool = True,
+    ) -> None:
+        """Learn new weights layer by layer: each layer is to give its dense outputs.
+
+        ``trainer`` has the methods of `prunebench.LayerTrainer`. If it has `LayerwiseOptions`, they
+        choose the linears. A layer reads what the changed layers before it give, and each batch
+        has that many ``windows``. Its target is its dense output for the same input, or with
+        ``dense_inputs`` that of the dense model. Without ``changes`` the model stays as it is: the
+        new weights only decide what the next layer reads. It works with streaming: two sets of
+        hidden states and one layer are in memory.
+        """
+        only = self.chosen_linears(model, getattr(trainer, "options", None))
+        walk = self._walk(self.windows)
+        gradients = self._gradients(model, trainer.statistics, only)
+        replace(walk, gradients=gradients).train(
+            model, trainer, only, windows=windows, dense_inputs=dense_inputs, changes=changes
+        )
         self._note_experts(walk.expert_tokens)
 
     def observe_linears(
