@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from prunebench import LayerwiseOptions, PrunebenchError, anatomy
-from prunebench.layerwise.capture import hidden_states
+from prunebench.layerwise.capture import Call, hidden_states
+from prunebench.layerwise.layer_run import LayerRun
+from prunebench.model.matrices import Matrix
 from prunebench.testing import tiny_context
 from tiny import tiny_model
 
@@ -130,3 +132,43 @@ def test_a_mistake_of_the_trainer_names_the_layer() -> None:
     with pytest.raises(ValueError, match="mine") as caught:
         tiny_context(model := tiny_model("llama")).train_layers(model, Wrong())
     assert caught.value.__notes__ == ["layer 0"]
+
+
+def test_a_matrix_that_is_part_of_a_parameter_is_replaced_with_its_gradient() -> None:
+    """As in the Conv1D of GPT-2, stored as [in, out], and in the experts of a mixture."""
+
+    class Fused(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.both = torch.nn.Parameter(torch.randn(2, 3, 4))
+            self.turned = torch.nn.Parameter(torch.randn(4, 4))
+
+    class Layer(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Fused()
+
+        def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+            first, second = self.inner.both
+            return hidden @ self.inner.turned @ (first + 2 * second).t()
+
+    layer, states = Layer().requires_grad_(requires_grad=False), torch.randn(1, 5, 4)
+    linears = {
+        "0.up": Matrix(layer.inner, "both", index=0),
+        "1.up": Matrix(layer.inner, "both", index=1),
+        "c": Matrix(layer.inner, "turned", turned=True),
+    }
+    call = Call((), {})
+    run = LayerRun(0, "layers.0", layer, [(states, call)], None, linears)
+    before = copy.deepcopy(layer.state_dict())
+    new = {
+        "0.up": torch.randn(3, 4, requires_grad=True),
+        "c": torch.randn(4, 4, requires_grad=True),
+    }
+    output = run.forward(states, call, new)
+    expected = states @ new["c"].t() @ (new["0.up"] + 2 * layer.inner.both[1]).t()
+    torch.testing.assert_close(output, expected)
+    found = torch.autograd.grad(output.square().sum(), list(new.values()))
+    wanted = torch.autograd.grad(expected.square().sum(), list(new.values()))
+    torch.testing.assert_close(found, wanted)
+    assert all(torch.equal(layer.state_dict()[name], one) for name, one in before.items())

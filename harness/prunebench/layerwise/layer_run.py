@@ -69,8 +69,23 @@ class LayerRun:
         ``weights``, each [out, in], replace those of linears, by their path in the layer.
         """
         there = Call(moved(call.args, self.device), moved(call.kwargs, self.device))
-        parameters = {f"{name}.weight": weight for name, weight in (weights or {}).items()}
+        parameters = self._parameters(weights) if weights else None
         return run_layer(self.layer, moved(states, self.device), there, parameters)
+
+    def _parameters(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The layer's parameters with these matrices in them, by their path in the layer."""
+        found: dict[str, torch.Tensor] = {}
+        paths = {id(module): path for path, module in self.layer.named_modules()}
+        for name, weight in weights.items():
+            linear = self.linear(name)
+            if not isinstance(linear, Matrix):
+                found[f"{name}.weight"] = weight
+                continue
+            path = f"{paths[id(linear.module)]}.{linear.parameter}"
+            # Several matrices may be in one parameter, such as those of the experts.
+            whole = found.setdefault(path, linear.owner.detach().clone())
+            linear.view(whole).copy_(weight)
+        return found
 
     def advance(self) -> None:
         """Replace the states of every batch by the layer's output."""
