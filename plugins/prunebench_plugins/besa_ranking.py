@@ -97,7 +97,7 @@ class LearnedMask(torch.autograd.Function):
     """A weight without what its sparsities remove; the gradient goes to the coefficients."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         beta: torch.Tensor,
         counts: torch.Tensor,
@@ -110,7 +110,7 @@ class LearnedMask(torch.autograd.Function):
         return ranked.masked(kept(ranked, counts))
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         """From the gradient of the masked weight, [out, in], to that of beta, [units, D]."""
         of: Ranked = ctx.ranked
         sums = sums_by_rank(grad.t() if of.columns else grad, of, ctx.thresholds)

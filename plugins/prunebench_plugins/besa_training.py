@@ -106,8 +106,9 @@ class LayerSparsity:
         """The masked weights, each [out, in], by linear; gradients flow to ``beta``."""
         betas = ranking.split(beta, self.learned)
         units = ranking.split(sparsities, self.learned)
+        masked: Any = ranking.LearnedMask.apply
         return {
-            name: ranking.LearnedMask.apply(
+            name: masked(
                 betas[name],
                 self.counts(units[name], one.ranks.shape[1]),
                 one,
@@ -331,7 +332,7 @@ def make_optimiser(options: Any, theta: torch.Tensor) -> torch.optim.Optimizer:
         return torch.optim.AdamW(
             [theta], lr=learning_rate(options), weight_decay=options.weight_decay
         )
-    return prodigy()(
+    found: torch.optim.Optimizer = prodigy()(
         [theta],
         lr=learning_rate(options),
         weight_decay=options.weight_decay,
@@ -340,6 +341,7 @@ def make_optimiser(options: Any, theta: torch.Tensor) -> torch.optim.Optimizer:
         safeguard_warmup=options.safeguard_warmup,
         d_coef=options.d_coef,
     )
+    return found
 
 
 def prodigy() -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -71,8 +71,9 @@ class LayerTraining:
 class LayerTrainer(Protocol):
     """What `LayerWalk.train` needs of a method."""
 
-    statistics: ClassVar[frozenset[Statistic]] | frozenset[Statistic]
-    """What to gather of each linear's input."""
+    @property
+    def statistics(self) -> frozenset[Statistic]:
+        """What to gather of each linear's input."""
 
     def train_layer(self, layer: LayerTraining) -> Mapping[str, torch.Tensor]:
         """Return new weights, each [out, in], of some of ``layer.linears``, by the same paths.
