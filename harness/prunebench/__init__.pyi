@@ -53,6 +53,7 @@ from prunebench.plugin.api.sparsity import Pattern as Pattern
 from prunebench.plugin.api.sparsity import Sparsity as Sparsity
 from prunebench.plugin.api.sparsity import is_share as is_share
 from prunebench.plugin.api.sparsity import pattern_of as pattern_of
+from prunebench.plugin.other_methods import registered_method as registered_method
 from prunebench.record.kept_units import KeptUnits as KeptUnits
 from prunebench.record.kept_units import index_text as index_text
 from prunebench.record.kept_units import indices_of as indices_of

@@ -27,6 +27,7 @@ PUBLISHED = {
     ("method", "sparsegpt"): ("papers/sparsegpt", {"corpus": "c4", "windows": 128, "length": 2048}),
     ("method", "wanda"): ("papers/sparsegpt", {"corpus": "c4", "windows": 128, "length": 2048}),
     ("method", "ria"): ("papers/ria", {"corpus": "c4", "windows": 128, "length": 2048}),
+    ("method", "dsnot"): ("papers/dsnot", {"corpus": "c4", "windows": 128, "length": 2048}),
     ("allocation", "owl"): (None, {"corpus": "c4", "windows": 128, "length": 2048}),
     # arXiv:2305.11627, section 4.1: 10 samples of 64 tokens (released code).
     ("method", "llm-pruner"): (

@@ -19,6 +19,8 @@ TARGETS: dict[str, tuple[str, ...]] = {
     f"{P}/sparsegpt.py": ("tests/plugins/test_sparsegpt.py", OPTIONS),
     f"{P}/ria.py": ("tests/plugins/test_ria.py", OPTIONS),
     f"{P}/ria_permutation.py": ("tests/plugins/test_ria.py",),
+    f"{P}/dsnot.py": ("tests/plugins/test_dsnot.py", OPTIONS),
+    f"{P}/dsnot_refine.py": ("tests/plugins/test_dsnot.py",),
     f"{P}/shortgpt.py": ("tests/plugins/test_shortgpt.py", OPTIONS),
     f"{P}/blockpruner.py": (*BLOCKS, OPTIONS),
     f"{P}/blockpruner_search.py": BLOCKS,

@@ -20,6 +20,7 @@ TRIED = {
     "sparsegpt": {"sparsity": 0.5, "block_size": 16},
     "ria": {"sparsity": 0.5},
     "besa": {"sparsity": 0.5},
+    "dsnot": {"sparsity": 0.5, "skip_layer": "no_skip"},
     "imp": {"sparsity": 0.5, "rounds": 2, **SHORT},
     "llm-pruner": {"ratio": 0.5, "protect_first": 1, "protect_last": 0},
     "blockpruner": {"count": 2},
@@ -70,6 +71,10 @@ class TestRIA(_OnOPT):
 
 class TestBESA(_OnOPT):
     method, options = METHODS["besa"], TRIED["besa"]
+
+
+class TestDSnoT(_Ours):
+    method, options = METHODS["dsnot"], TRIED["dsnot"]
 
 
 class TestIMP(_OnOPT):

@@ -28,6 +28,7 @@ METHODS: dict[str, tuple[str, dict[str, object]]] = {
     "sparsegpt": ("sparsegpt", {"sparsity": "2:4"}),
     "ria": ("ria", {"sparsity": 0.5}),
     "besa": ("besa", {"sparsity": 0.5}),
+    "dsnot": ("dsnot", {"sparsity": 0.5}),
     "llm-pruner": ("llm-pruner", {"ratio": 0.5, "protect_first": 1, "protect_last": 1}),
     "llm-pruner, channels": ("llm-pruner", {"ratio": 0.25, "granularity": "channel"}),
     "blockpruner": ("blockpruner", {"count": 2}),

@@ -52,6 +52,17 @@ FIRST: dict[tuple[str, str], dict[str, Any]] = {
         "fast": False,
         "mode": "clean",
     },
+    ("method", "dsnot"): {
+        "sparsity": 0.5,
+        "initial_method": "wanda",
+        "max_cycle_time": 50,
+        "update_threshold": 0.1,
+        "pow_of_var_regrowing": 1.0,
+        "without_same_sign": True,
+        "skip_layer": "mlp",
+        "skip_sub_layer": None,
+        "mode": "clean",
+    },
     ("method", "imp"): {
         **TRAINING,
         "learning_rate": 1e-5,
@@ -127,6 +138,7 @@ LATER: dict[tuple[str, str], dict[str, Any]] = {
     ("method", "wanda"): {**CHOICE, "use_variant": False},
     ("method", "sparsegpt"): CHOICE,
     ("method", "ria"): CHOICE,
+    ("method", "dsnot"): CHOICE,
     ("method", "imp"): {**VALIDATION, "quality": None, "rewind_step": 0},
     # The released code: 12 layers; attentions and MLPs together unless their ranges are given.
     ("method", "llm-pruner"): {
@@ -147,6 +159,7 @@ CALIBRATION: dict[str, dict[str, Any]] = {
     "wanda": C4,
     "sparsegpt": C4,
     "ria": C4,
+    "dsnot": C4,
     "owl": C4,
     "shortgpt": {"corpus": "pg19", "sampler": "consecutive", "windows": 512, "length": 256},
     "blockpruner": {"corpus": "alpaca", "sampler": "joined-rows", "rows": 256, "length": 2048},
@@ -160,6 +173,7 @@ NATURE: dict[str, set[str]] = {
     "wanda": {"calibration"},
     "sparsegpt": {"calibration"},
     "ria": {"calibration"},
+    "dsnot": {"calibration"},
     "imp": {"calibration", "seed", "training"},
     "llm-pruner": {"calibration"},
     "blockpruner": {"calibration"},
