@@ -272,7 +272,7 @@ def _learn(
     learner: SparsityLearner, model: Any, context: Context, *, dense: bool, changes: bool
 ) -> None:
     """Train all layers, and count the tokens. Raises PrunebenchError before any work if it can."""
-    from prunebench_plugins.besa_training import prodigy
+    from prunebench_plugins.besa_optimiser import prodigy
 
     options = learner.options
     if options.optimizer == "prodigy":

@@ -17,7 +17,8 @@ from prunebench.plugin.api.allocation import allocate
 from prunebench.testing import tiny_calibration, tiny_checkpoint, tiny_context, tiny_model
 from prunebench_plugins import besa_ranking as ranking
 from prunebench_plugins.besa import BESA, BESAAllocation
-from prunebench_plugins.besa_training import LayerSparsity, clip, cosine_factor
+from prunebench_plugins.besa_optimiser import clip, cosine_factor
+from prunebench_plugins.besa_units import LayerSparsity
 from prunebench_plugins.sparsegpt import SparseGPT, inverse_factor
 from prunebench_plugins.wanda import Wanda
 
