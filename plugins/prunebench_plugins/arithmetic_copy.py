@@ -122,23 +122,39 @@ class ArithmeticAndCopy(Metric):
         asked: Sequence[Question],
         moved: Any,
     ) -> Iterator[bool]:
-        """Whether each answer is right. Prompts of equal length go together: no padding."""
+        """Whether each answer is right.
+
+        A pass over the prompt with its answer tells what the model writes until it leaves the
+        answer, which decides most questions. The others are decoded token by token.
+        """
+        for start in range(0, len(asked), self.options.batch_size):
+            batch = asked[start : start + self.options.batch_size]
+            prompts = [tokenizer(one.prompt, add_special_tokens=True)["input_ids"] for one in batch]
+            answers = [
+                tokenizer(one.answer, add_special_tokens=False)["input_ids"] for one in batch
+            ]
+            chosen = context.greedy_choices(model, prompts, answers)
+            for one, prompt, answer, best in zip(batch, prompts, answers, chosen, strict=True):
+                wanted = one.answer.strip()
+                tokens = _written(best, answer)[: self.options.new_tokens]
+                text = tokenizer.decode(tokens, skip_special_tokens=True)
+                ends = len(tokens) == self.options.new_tokens or tokens[-1] in context.end_tokens
+                right = first_line(text) == wanted if ends else _decided(text, wanted)
+                if right is None:
+                    text = self._decoded(model, tokenizer, context, prompt)
+                    right = first_line(text) == wanted
+                yield right
+            moved(start + len(batch))
+
+    def _decoded(
+        self, model: Any, tokenizer: Any, context: MetricContext, prompt: Sequence[int]
+    ) -> str:
+        """What the model writes behind one prompt, decoded token by token."""
         device = model.get_input_embeddings().weight.device
-        encoded = [tokenizer(one.prompt, add_special_tokens=True)["input_ids"] for one in asked]
-        by_length: dict[int, list[int]] = {}
-        for index, ids in enumerate(encoded):
-            by_length.setdefault(len(ids), []).append(index)
-        done = 0
-        for indices in by_length.values():
-            for start in range(0, len(indices), self.options.batch_size):
-                batch = indices[start : start + self.options.batch_size]
-                prompts = torch.tensor([encoded[index] for index in batch], device=device)
-                written = context.greedy_continuations(model, prompts, self.options.new_tokens)
-                for index, tokens in zip(batch, written, strict=True):
-                    text = tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
-                    yield first_line(text) == asked[index].answer.strip()
-                done += len(batch)
-                moved(done)
+        (tokens,) = context.greedy_continuations(
+            model, torch.tensor([prompt], device=device), self.options.new_tokens
+        )
+        return str(tokenizer.decode(tokens.tolist(), skip_special_tokens=True))
 
 
 def _with_examples(questions: Iterator[Question], examples: int) -> Question:
@@ -148,6 +164,24 @@ def _with_examples(questions: Iterator[Question], examples: int) -> Question:
     )
     last = next(questions)
     return Question(solved + last.prompt, last.answer)
+
+
+def _written(best: Sequence[int], answer: Sequence[int]) -> list[int]:
+    """The tokens that greedy decoding writes, up to the first that is not the answer's."""
+    same = next(
+        (at for at, token in enumerate(answer) if best[at] != token),
+        len(answer),
+    )
+    return [*answer[:same], best[same]]
+
+
+def _decided(text: str, wanted: str) -> bool | None:
+    """Whether an answer that begins with ``text`` is ``wanted``; None if that is still open."""
+    begun = text.lstrip()
+    if len((begun + ".").splitlines()) > 1:  # the line has ended
+        return first_line(text) == wanted
+    # The bytes of a character may come in several tokens.
+    return None if wanted.startswith(begun.rstrip("\ufffd").rstrip()) else False
 
 
 def first_line(text: str) -> str:

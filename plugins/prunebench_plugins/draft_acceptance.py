@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 import prunebench
 from prunebench import (
     Field,
@@ -92,9 +90,8 @@ class DraftAcceptance(Metric):
         for start in range(0, len(prompts), self.options.batch_size):
             batch = prompts[start : start + self.options.batch_size]
             written = context.greedy_continuations(context.dense(), batch, length)
-            for prompt, continuation in zip(batch, written, strict=True):
-                rows.append(agreement(model, prompt, continuation))
-                context.progress(len(rows), len(prompts))
+            rows += agreement(model, context, batch.tolist(), [one.tolist() for one in written])
+            context.progress(len(rows), len(prompts))
         tokens = [same for row in rows for same in row[: self.options.new_tokens]]
         return {self.name: sum(tokens) / len(tokens)} | {
             accepted_name(k): _mean_accepted(rows, k, self.options.new_tokens)
@@ -102,22 +99,24 @@ class DraftAcceptance(Metric):
         }
 
 
-def agreement(model: Any, prompt: torch.Tensor, continuation: torch.Tensor) -> list[bool]:
-    """Whether ``model`` ranks each token of a continuation first, after the tokens before it.
-
-    ``prompt`` is int64 [prompt], ``continuation`` int64 [tokens].
-    """
+def agreement(
+    model: Any,
+    context: MetricContext,
+    prompts: Sequence[Sequence[int]],
+    continuations: Sequence[Sequence[int]],
+) -> list[list[bool]]:
+    """Whether ``model`` ranks each token of a continuation first, after the tokens before it."""
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    if int(continuation.max()) >= vocabulary:
+    if max(map(max, continuations)) >= vocabulary:
         raise PrunebenchError(
             f"the dense model writes tokens that the pruned one, with {vocabulary}, does not have",
             hint="leave out this metric: a draft must have the vocabulary of its parent",
         )
-    tokens = torch.cat([prompt, continuation])
-    logits = model(tokens[None], use_cache=False).logits[0]  # [prompt + tokens, vocabulary]
-    first = len(prompt) - 1  # the position that predicts the first new token
-    found: list[bool] = (logits[first:-1].argmax(-1) == continuation).tolist()
-    return found
+    chosen = context.greedy_choices(model, prompts, continuations)
+    return [
+        [one == token for one, token in zip(row, continuation, strict=False)]
+        for row, continuation in zip(chosen, continuations, strict=True)
+    ]
 
 
 def accepted_by_step(same: Sequence[bool], k: int, new_tokens: int) -> list[int]:

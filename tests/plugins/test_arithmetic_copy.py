@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from prunebench.plugin.api.metric import MetricContext
-from prunebench_plugins.arithmetic_copy import WORDS, ArithmeticAndCopy, first_line
+from prunebench_plugins.arithmetic_copy import (
+    WORDS,
+    ArithmeticAndCopy,
+    _decided,
+    _with_examples,
+    first_line,
+)
 from small_tokenizers import gpt2_like
 from tiny import tiny_model
 
@@ -22,7 +28,8 @@ class Pupil(torch.nn.Module):
         self.tokenizer, self.reply = tokenizer, reply
         self.embedding = torch.nn.Embedding(len(tokenizer), 2)
         self.config = SimpleNamespace(eos_token_id=None, max_position_embeddings=4096)
-        self.batches = []
+        self.batches = []  # questions of each pass
+        self.decoded = []  # prompts that were answered token by token
 
     def get_input_embeddings(self):
         return self.embedding
@@ -37,11 +44,21 @@ def measured(reply, seen=None, **options):
     if seen is not None:
         context.progress = lambda done, total: seen.append((done, total))
 
-    def continued(_model, prompts, new_tokens):
-        model.batches.append(tuple(prompts.shape))
-        texts = [reply(tokenizer.decode(one.tolist())) for one in prompts]
-        return [torch.tensor(tokenizer(text)["input_ids"][:new_tokens]) for text in texts]
+    def written(prompt):
+        return tokenizer(reply(tokenizer.decode(prompt)))["input_ids"]
 
+    def chosen(_model, prompts, continuations):
+        model.batches.append(len(prompts))
+        for prompt, continuation in zip(prompts, continuations, strict=True):
+            # After a text that it would not write, the pupil writes anything.
+            own = [*written(prompt), *[0] * (len(continuation) + 1)]
+            yield own[: len(continuation) + 1]
+
+    def continued(_model, prompts, new_tokens):
+        model.decoded += [tokenizer.decode(one.tolist()) for one in prompts]
+        return [torch.tensor(written(one.tolist())[:new_tokens]) for one in prompts]
+
+    context.greedy_choices = lambda *given: list(chosen(*given))
     context.greedy_continuations = continued
     return metric.measure(model, tokenizer, context), model
 
@@ -74,7 +91,7 @@ def test_nearly_right_is_wrong():
 def test_the_questions_are_drawn_from_the_seed_of_the_options_alone():
     def asked(**options):
         prompts = []
-        measured(lambda prompt: prompts.append(prompt) or "", **options)
+        measured(lambda prompt: prompts.append(prompt) or "no", **options)
         return prompts
 
     assert asked() == asked()
@@ -86,7 +103,7 @@ def test_the_questions_are_drawn_from_the_seed_of_the_options_alone():
 @pytest.mark.parametrize("examples", [0, 3])
 def test_every_question_stands_behind_solved_examples(examples):
     prompts = []
-    measured(lambda prompt: prompts.append(prompt) or "", examples=examples)
+    measured(lambda prompt: prompts.append(prompt) or "no", examples=examples)
     assert {prompt.count("Answer:") + prompt.count("Copy:") for prompt in prompts} == {examples + 1}
     for prompt in prompts:
         for a, b, answer in re.findall(r"(\d+) \+ (\d+)\nAnswer: (\d+)", prompt):
@@ -96,7 +113,7 @@ def test_every_question_stands_behind_solved_examples(examples):
 def test_questions_are_drawn_as_described():
     """One question is drawn between the examples and the one that is asked."""
     prompts = []
-    measured(lambda prompt: prompts.append(prompt) or "", examples=1)
+    measured(lambda prompt: prompts.append(prompt) or "no", examples=1)
     draw = random.Random("arithmetic 0")
     sums = [(draw.randint(0, 20), draw.randint(0, 20)) for _ in range(36)]
     expected = [
@@ -116,14 +133,51 @@ def test_questions_are_drawn_as_described():
 def test_progress_counts_questions_of_both_kinds():
     seen = []
     _, model = measured(right, seen=seen)
-    done = itertools.accumulate(rows for rows, _ in model.batches)
+    done = itertools.accumulate(model.batches)
     assert seen == [(each, 24) for each in done]
 
 
-def test_prompts_of_one_length_go_together_without_padding():
-    _, model = measured(right, batch_size=4)
-    assert max(rows for rows, _ in model.batches) <= 4
-    assert sum(rows for rows, _ in model.batches) == 24
+def test_questions_are_answered_in_batches_and_right_answers_need_no_decoding():
+    _, model = measured(right, batch_size=5)
+    assert model.batches == [5, 5, 2] * 2
+    assert model.decoded == []
+
+
+def test_an_answer_in_other_tokens_is_decoded_and_right():
+    """'1' and '2' for ' 12', or a space more: another beginning of the same text."""
+    figures, model = measured(lambda prompt: "  " + right(prompt), new_tokens=200)
+    assert figures["arithmetic-and-copy"] == 1
+    assert len(model.decoded) == 24
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("", None),
+        (" 1", None),
+        (" 12", None),
+        ("12 ", None),
+        ("12\n", True),
+        ("\n\n12\nmore", True),
+        ("1\n", False),
+        (" 13", False),
+        ("12 a", False),
+        ("1\ufffd", None),
+        ("3\ufffd", False),
+    ],
+)
+def test_a_text_decides_once_it_has_left_the_answer_or_its_line(text, right):
+    assert _decided(text, "12") is right
+
+
+def test_an_answer_that_the_end_or_the_limit_cuts_is_judged_as_it_is():
+    tokenizer = gpt2_like()
+    whole = [len(tokenizer(f" {n}")["input_ids"]) for n in range(41)]
+    figures, _ = measured(right, new_tokens=max(whole), largest=20)
+    assert figures["arithmetic"] == 1  # complete, although nothing follows
+    figures, model = measured(lambda prompt: right(prompt)[:-1], new_tokens=1, largest=10**6)
+    assert figures["arithmetic"] == 0
+    assert model.decoded == []
 
 
 def test_a_real_model_is_scored():
@@ -141,3 +195,35 @@ def test_a_real_model_is_scored():
 )
 def test_the_answer_is_the_first_line_with_something_in_it(text, line):
     assert first_line(text) == line
+
+
+def test_the_figures_are_those_of_decoding_every_answer(monkeypatch):
+    """With a model that learned its questions by heart, in part."""
+    tokenizer = gpt2_like()
+    options = ArithmeticAndCopy.Options(questions=8, examples=1, new_tokens=16, words=2)
+    metric = ArithmeticAndCopy(options)
+    model = tiny_model("llama", vocab_size=len(tokenizer), max_position_embeddings=1024)
+    learn(model, tokenizer, metric)
+    context = MetricContext(tokens=None, seed=0, load_dense=lambda: None)
+    figures = metric.measure(model.eval(), tokenizer, context)
+    assert 0 < figures["arithmetic-and-copy"] < 1
+    monkeypatch.setattr("prunebench_plugins.arithmetic_copy._decided", lambda *_: None)
+    assert metric.measure(model, tokenizer, context) == figures
+
+
+def learn(model, tokenizer, metric) -> None:
+    """Train ``model`` for a moment on the first questions of each kind."""
+    texts = []
+    for kind, questions in {"arithmetic": metric._sums, "copy": metric._copies}.items():
+        draw = random.Random(f"{kind} 0")
+        for _ in range(5):
+            one = _with_examples(questions(draw), 1)
+            texts.append(tokenizer(one.prompt + one.answer + "\n")["input_ids"])
+    model.requires_grad_(True)
+    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(40):
+        for ids in texts:
+            batch = torch.tensor([ids])
+            model(batch, labels=batch).loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()

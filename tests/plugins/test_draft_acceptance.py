@@ -123,11 +123,11 @@ def test_batches_and_windows_shorter_than_the_prompt_change_nothing() -> None:
 
 def test_agreement_is_the_rank_of_each_token_after_those_before_it() -> None:
     model = tiny_model("llama")
-    prompt = TOKENS[0]
-    right = best(model, prompt.tolist())
-    after = best(model, [*prompt.tolist(), 5])
-    assert agreement(model, prompt, torch.tensor([right])) == [True]
-    assert agreement(model, prompt, torch.tensor([5, after, 5])) == [right == 5, True, False]
+    context = MetricContext(None, seed=0, load_dense=lambda: None)
+    prompt = TOKENS[0].tolist()
+    right, after = best(model, prompt), best(model, [*prompt, 5])
+    found = agreement(model, context, [prompt, prompt], [[right], [5, after, 5]])
+    assert found == [[True], [right == 5, True, False]]
 
 
 @settings(max_examples=200)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from prunebench.errors import PrunebenchError
-from prunebench.measure.quality.greedy import end_tokens, greedy_continuations
+from prunebench.measure.quality import greedy
+from prunebench.measure.quality.greedy import end_tokens, greedy_choices, greedy_continuations
 from prunebench.model.anatomy import Block
 from prunebench.model.surgery import remove_blocks, remove_layers
 from prunebench.testing import FAMILIES
@@ -67,6 +68,41 @@ def test_a_batch_that_has_ended_is_not_run_on(monkeypatch) -> None:
 def test_more_tokens_than_learned_positions_are_refused() -> None:
     with pytest.raises(PrunebenchError, match="takes 129 tokens, but the model has positions"):
         greedy_continuations(tiny_model("opt"), PROMPTS, 120)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_choices_are_what_is_written_as_long_as_a_text_is_followed(family: str) -> None:
+    model = tiny_model(family)
+    written = [plain(model, one, 6) for one in PROMPTS]
+    # Prompts and texts of several lengths, of which two leave what the model writes.
+    prompts = [PROMPTS[0].tolist(), [*PROMPTS[1].tolist(), written[1][0]], PROMPTS[2].tolist()]
+    texts = [written[0][:5], [*written[1][1:3], 7, 8], []]
+    found = greedy_choices(model, prompts, texts)
+    assert found[0] == written[0]
+    assert found[1] == [
+        plain(model, torch.tensor(prompts[1] + texts[1][:count]), 1)[0] for count in range(5)
+    ]
+    assert found[2] == written[2][:1]
+
+
+@pytest.mark.parametrize("tokens", [1, 30, 1000])
+def test_choices_do_not_depend_on_the_batch(tokens: int, monkeypatch) -> None:
+    model = tiny_model("llama")
+    prompts, texts = PROMPTS.tolist(), [[5, 6], [7], [8, 9, 10]]
+    expected = [greedy_choices(model, [a], [b])[0] for a, b in zip(prompts, texts, strict=True)]
+    monkeypatch.setattr(greedy, "tokens_per_batch", lambda _: tokens)
+    seen = []
+    model.model.register_forward_hook(lambda _, __, out: seen.append(len(out[0])))
+    assert greedy_choices(model, prompts, texts) == expected
+    assert seen[1:] == {1: [1, 1, 1], 30: [2, 1], 1000: [3]}[tokens]
+    monkeypatch.setattr(greedy, "split_model", lambda *_: (None, None))
+    assert greedy_choices(model, prompts, texts) == expected
+    assert greedy_choices(model, [], []) == []
+
+
+def test_choices_beyond_the_positions_are_refused() -> None:
+    with pytest.raises(PrunebenchError, match="takes 129 tokens, but the model has positions"):
+        greedy_choices(tiny_model("opt"), PROMPTS[:1].tolist(), [[5] * 120])
 
 
 def test_end_tokens_are_those_of_tokenizer_and_checkpoint() -> None:

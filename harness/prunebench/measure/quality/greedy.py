@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from prunebench.measure.quality.split_model import SplitModel, split_model
 from prunebench.measure.speed.execution import Eager
+from prunebench.model.batches import tokens_per_batch
+from prunebench.model.placement import input_device
 from prunebench.model.positions import check_positions
+
+PROBE_TOKENS = 4
+"""Tokens of the pass that finds out how the model can be split."""
 
 
 def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
@@ -49,6 +55,65 @@ def greedy_continuations(
         ended |= torch.isin(found[-1], ends)
     tokens = torch.cat(found, dim=1)  # [batch, tokens]
     return [_until_end(row, torch.isin(row, ends)) for row in tokens]
+
+
+@torch.no_grad()
+def greedy_choices(
+    model: Any, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
+) -> list[list[int]]:
+    """The tokens that greedy decoding writes behind each prompt, as long as it follows a text.
+
+    ``prompts`` and ``continuations`` are token ids, none of the prompts empty. Gives for each pair
+    as many tokens as the continuation has, and one more: the most likely token after the prompt and
+    the first 0, 1, 2, ... tokens of the continuation. All come from one pass over both, without
+    decoding step by step. Raises PrunebenchError if the model has no positions for so many tokens.
+    """
+    texts = [[*prompt, *rest] for prompt, rest in zip(prompts, continuations, strict=True)]
+    if not texts:
+        return []
+    check_positions(model, max(map(len, texts)), "a prompt with its continuation")
+    device = input_device(model)
+    split, _ = split_model(model, torch.tensor([texts[0][:PROBE_TOKENS]], device=device))
+    found: list[list[int]] = [[] for _ in texts]
+    longest_first = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
+    for batch in _batches(longest_first, [len(text) for text in texts], tokens_per_batch(device)):
+        # Padding comes last, where no token of a causal model sees it.
+        ids = torch.zeros(len(batch), len(texts[batch[0]]), dtype=torch.long)
+        for row, index in enumerate(batch):
+            ids[row, : len(texts[index])] = torch.tensor(texts[index])
+        last = [len(texts[index]) for index in batch]
+        first = [len(prompts[index]) - 1 for index in batch]  # predicts the first token
+        best = _most_likely(model, split, ids.to(device), first, last)
+        for index, row_best in zip(batch, best, strict=True):
+            found[index] = row_best
+    return found
+
+
+def _batches(order: Sequence[int], lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Consecutive texts of ``order``, longest first, of about so many tokens with padding."""
+    at = 0
+    while at < len(order):
+        count = max(1, tokens // lengths[order[at]])
+        yield list(order[at : at + count])
+        at += count
+
+
+def _most_likely(
+    model: Any, split: SplitModel | None, ids: Tensor, first: Sequence[int], last: Sequence[int]
+) -> list[list[int]]:
+    """The most likely next tokens at the positions first..last - 1 of each row of ``ids``."""
+    found = []
+    if split is None:
+        logits = model(ids, use_cache=False).logits  # [rows, length, vocabulary]
+        for row, start, end in zip(logits, first, last, strict=True):
+            found.append(row[start:end].argmax(-1).tolist())
+        return found
+    decoded = split.decoder(ids, use_cache=False).last_hidden_state  # [rows, length, hidden]
+    for row, start, end in zip(decoded, first, last, strict=True):
+        states = row[start:end]  # [positions, hidden]
+        best = [split.head(states[chunk]).argmax(-1) for chunk in split.chunks(len(states))]
+        found.append(torch.cat(best).tolist())
+    return found
 
 
 def _until_end(row: Tensor, is_end: Tensor) -> Tensor:
