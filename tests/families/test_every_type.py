@@ -6,6 +6,8 @@ from collections import Counter
 
 import pytest
 
+import families.depth
+import families.weights  # noqa: F401 - registers its checks
 from families.levels import LEVELS, WORKS
 from families.tiny_configs import TYPES, tiny_model
 

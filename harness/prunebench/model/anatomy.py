@@ -97,6 +97,8 @@ class Anatomy:
 
     def has(self, layer: torch.nn.Module, kind: Kind) -> bool:
         """Whether the layer still has its attention or its MLP."""
+        if self.model_type not in FAMILIES:
+            return False
         return not getattr(layer.get_submodule(self.family.blocks[kind][-1]), "is_removed", False)
 
     def linears(self, layer: torch.nn.Module) -> dict[str, torch.nn.Linear]:

@@ -32,13 +32,15 @@ def find_layers(model: Any) -> LayersPath:
     found = list(_lists(model, inside, set(getattr(model, "_no_split_modules", None) or ())))
     depth = _depth(model)
     if len(found) != 1:
-        found = [path for path in found if len(model.get_submodule(path)) == depth] or [
+        by_length = [
             path for path in _lists(model, inside, None) if len(model.get_submodule(path)) == depth
         ]
+        both = [path for path in found if path in by_length]
+        found = both or by_length or found
     name = type(model).__name__
     if not found:
         raise PrunebenchError(
-            f"{name} has no list of {depth} decoder layers, so its layers cannot be told apart",
+            f"{name} has no list of {depth or 'its'} decoder layers, so nobody can tell them apart",
             hint="name a model whose layers are in one torch.nn.ModuleList",
         )
     if len(found) > 1:
@@ -63,7 +65,13 @@ def _decoder(model: Any) -> str:
 def _depth(model: Any) -> int | None:
     """How many decoder layers the config says there are."""
     config = model.config.get_text_config(decoder=True)
-    for name in ("num_hidden_layers", "num_layers", "n_layer", "decoder_layers"):
+    for name in (
+        "num_decoder_layers",
+        "num_hidden_layers",
+        "num_layers",
+        "n_layer",
+        "decoder_layers",
+    ):
         if isinstance(depth := getattr(config, name, None), int):
             return depth
     return None

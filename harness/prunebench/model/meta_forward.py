@@ -45,7 +45,7 @@ def shared_reads(model: Any, decoder: str, layers: Sequence[Mapping[str, Any]]) 
         if device.type == "meta":
             raise PrunebenchError(
                 f"{type(model).__name__} does not run without its weights "
-                f"({type(error).__name__}: {_first_line(error)})",
+                f"({type(error).__name__}: {first_line(error)})",
                 hint="load the model as a whole",
             ) from error
     try:
@@ -53,9 +53,18 @@ def shared_reads(model: Any, decoder: str, layers: Sequence[Mapping[str, Any]]) 
     except Exception as error:
         raise PrunebenchError(
             f"{type(model).__name__} does not run on {_TOKENS} tokens "
-            f"({type(error).__name__}: {_first_line(error)})",
+            f"({type(error).__name__}: {first_line(error)})",
             hint="only models that run on plain token ids can be pruned",
         ) from error
+
+
+def run_on_meta(model: Any, decoder: str) -> None:
+    """Run a model that is on the meta device, with a KV cache. Raises what its code raises."""
+    ids = torch.zeros(1, _TOKENS, dtype=torch.long, device="meta")
+    if hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("eager")
+    with torch.no_grad(), torch.device("meta"), _pretended():
+        model.get_submodule(decoder)(ids, use_cache=True)
 
 
 def on_meta(model: Any) -> Any:
@@ -139,5 +148,5 @@ def _watch(
     return [tuple(each.items()) for each in found]
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0]

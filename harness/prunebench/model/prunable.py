@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -13,8 +14,10 @@ from prunebench.model.matrices import Matrix
 from prunebench.model.meta_forward import Reads, shared_reads
 
 Groups = tuple[tuple[str, ...], ...]
+_NORM = re.compile(r"norm(gated)?$", re.IGNORECASE)
 _ROUTER = {"gate", "router", "gating", "wg"}
 _STATE_SPACE = {"x_proj", "dt_proj"}
+"""Linears that make the parameters of a state space from its input."""
 _MERGE = "merge adapters and undo quantisation first; only plain linears can be pruned"
 _known: dict[tuple[Any, ...], Reads] = {}
 """What the modules of a layer read, by all that it depends on; see `_signature`."""
@@ -131,10 +134,10 @@ def _experts_paths(layer: torch.nn.Module) -> list[str]:
 
 def _is_excluded(layer: torch.nn.Module, path: str, module: Any, experts: list[str]) -> bool:
     steps = path.split(".")
-    if "router" in steps:
+    parents = [layer.get_submodule(".".join(steps[:depth])) for depth in range(1, len(steps))]
+    if "router" in path or any(_NORM.search(type(each).__name__) for each in parents):
         return True
-    parent = layer.get_submodule(".".join(steps[:-1]))
-    if steps[-1] in _STATE_SPACE and hasattr(parent, "A_log"):
+    if steps[-1] in _STATE_SPACE and any(hasattr(parents[-1], name) for name in ("A_log", "A")):
         return True
     for held in experts:
         beside = held.rpartition(".")[0]

@@ -13,6 +13,7 @@ import torch
 
 from prunebench.errors import PrunebenchError
 from prunebench.model.anatomy import Anatomy, Block, anatomy
+from prunebench.model.depth import keep_layers
 
 
 def remove_layers(model: Any, indices: Iterable[int]) -> None:
@@ -20,7 +21,8 @@ def remove_layers(model: Any, indices: Iterable[int]) -> None:
 
     This also corrects what counts layers: the depth and per-layer lists in the config, and the
     ``layer_idx`` by which an attention finds its part of the KV cache. Raises PrunebenchError, with
-    the model unchanged, if an index is unknown or given twice, or if no layer would remain.
+    the model unchanged, if an index is unknown or given twice, if no layer would remain, if a layer
+    reads the cache of another one, or if no config can describe what remains.
     """
     parts = anatomy(model)
     depth = len(parts.layers)
@@ -41,16 +43,7 @@ def remove_layers(model: Any, indices: Iterable[int]) -> None:
             f"all {depth} layers would be removed", hint="leave at least one layer"
         )
     kept = [index for index in range(depth) if index not in set(removed)]
-    rest = torch.nn.ModuleList([parts.layers[index] for index in kept])
-    rest.training = parts.layers.training
-    replace(model, parts.layers_path, rest)
-    for index, layer in enumerate(parts.layers):
-        modules: Iterable[Any] = layer.modules()
-        for module in modules:
-            if hasattr(module, "layer_idx"):
-                module.layer_idx = index
-    for config in configs(model):
-        _shorten(config, kept, depth)
+    keep_layers(parts, kept)
 
 
 def remove_blocks(model: Any, blocks: Iterable[Block]) -> None:
@@ -140,21 +133,3 @@ def configs(model: torch.nn.Module) -> list[Any]:
             for each in (config, config.get_text_config(decoder=True)):
                 found[id(each)] = each
     return list(found.values())
-
-
-def _shorten(config: Any, kept: list[int], depth: int) -> None:
-    if getattr(config, "num_hidden_layers", None) != depth:
-        return
-    # Lists like `layer_types` have one entry per layer; keep those of the remaining layers.
-    per_layer = {
-        name: [value[index] for index in kept]
-        for name, value in vars(config).items()
-        if "layer" in name and isinstance(value, list | tuple) and len(value) == depth
-    }
-    config.num_hidden_layers = len(kept)
-    for name, value in per_layer.items():
-        setattr(config, name, value)
-    # Qwen: the first `max_window_layers` layers attend without a window; count those that remain.
-    full = getattr(config, "max_window_layers", None)
-    if isinstance(full, int):
-        config.max_window_layers = sum(index < full for index in kept)

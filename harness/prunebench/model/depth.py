@@ -1,0 +1,224 @@
+"""Remove decoder layers: what counts layers is counted again, and the config is checked by building.
+
+A config tells per layer what it is in several ways: lists with an entry for each layer, lists of
+layer numbers, the number of first layers of a kind, periods. Whatever it says, a model that is
+built from the shortened config must have the layers that remain, kind by kind. Otherwise it would
+be another model after loading, so nothing is removed.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from prunebench.errors import PrunebenchError
+from prunebench.model.anatomy import Anatomy
+from prunebench.model.layers import find_layers
+from prunebench.model.meta_forward import first_line, run_on_meta
+
+_INDEX = re.compile(r"^((layer|block)_?)?(idx|index|id|number)$")
+"""Attributes by which a module knows its layer."""
+_NUMBERS = re.compile(r"(indices|idxs|only_layers|cross_attention_layers|^moe_layers)$")
+"""Fields of configs that list the numbers of some layers."""
+_FIRST = ("max_window_layers", "first_k_dense_replace", "num_dense_layers", "moe_layer_start_index")
+"""Fields of configs that say how many of the first layers are of another kind."""
+_UNTOLD = {"training", "_is_hf_initialized", "gradient_checkpointing"}
+"""Attributes of modules that do not say what a layer is."""
+
+
+def keep_layers(parts: Anatomy, kept: Sequence[int]) -> None:
+    """Keep only these layers, in place; all other weights stay as they are.
+
+    Raises PrunebenchError, with the model unchanged, if a layer reads the cache of another one, or
+    if no config can describe the layers that remain.
+    """
+    layers = parts.layers
+    _check_caches(layers)
+    depth = len(layers)
+    found = _configs(parts)
+    before = [copy.deepcopy(vars(config)) for config in found]
+    try:
+        was = _differences(parts, range(depth))
+    except Exception:  # a width that the config cannot hold: then it cannot be compared
+        was = None
+    for config in found:
+        _shorten(config, kept, depth)
+    try:
+        _check_built(parts, kept, was)
+    except PrunebenchError:
+        for config, fields in zip(found, before, strict=True):
+            vars(config).clear()
+            vars(config).update(fields)
+        raise
+    rest = torch.nn.ModuleList([layers[index] for index in kept])
+    rest.training = layers.training
+    owner, _, name = parts.layers_path.rpartition(".")
+    _renumber(layers, rest)
+    setattr(parts.model.get_submodule(owner), name, rest)
+
+
+def _check_caches(layers: torch.nn.ModuleList) -> None:
+    for index, layer in enumerate(layers):
+        for path, module in layer.named_modules():
+            if getattr(module, "kv_shared_layer_index", None) is not None or getattr(
+                module, "is_kv_shared_layer", False
+            ):
+                raise PrunebenchError(
+                    f"layer {index}, {path}: it reads the keys and values of another layer,"
+                    " so no layer can be removed",
+                    hint="prune weights instead",
+                )
+
+
+def _configs(parts: Anatomy) -> list[Any]:
+    """The text configs that the model and its layers read, each once; usually there is one."""
+    found: dict[int, Any] = {}
+    owner = parts.model.get_submodule(parts.layers_path.rpartition(".")[0])
+    # Not all modules of the decoder: some hold a vision tower, which has layers of its own.
+    for module in (parts.model, parts.decoder, owner, *parts.layers.modules()):
+        config = getattr(module, "config", None)
+        if config is not None and hasattr(config, "get_text_config"):
+            text = config.get_text_config(decoder=True)
+            found[id(text)] = text
+    return list(found.values())
+
+
+def _shorten(config: Any, kept: Sequence[int], depth: int) -> None:
+    """Change everything in a config that counts its layers."""
+    names = ("num_decoder_layers", "num_hidden_layers", "num_layers", "n_layer", "decoder_layers")
+    counted = [name for name in names if getattr(config, name, None) == depth]
+    if not counted:
+        return
+    new = {index: position for position, index in enumerate(kept)}
+    changes: dict[str, Any] = {}
+    for name, value in vars(config).items():
+        if hasattr(value, "per_layer_overrides"):
+            overrides = {new[at]: one for at, one in value.per_layer_overrides.items() if at in new}
+            changes[name] = dataclasses.replace(value, per_layer_overrides=overrides)
+        if not isinstance(value, list | tuple):
+            continue
+        if _NUMBERS.search(name):
+            changes[name] = type(value)(new[index] for index in value if index in new)
+        elif name == "attention_types":  # GPT-Neo: [[[kinds], how often]]
+            kinds = [kind for each, times in value for _ in range(times) for kind in each]
+            changes[name] = [[[kinds[index]], 1] for index in kept]
+        elif len(value) == depth:
+            changes[name] = type(value)(value[index] for index in kept)
+    for name in _FIRST:
+        if isinstance(first := getattr(config, name, None), int):
+            changes[name] = sum(index < first for index in kept)
+    if isinstance(end := getattr(config, "moe_layer_end_index", None), int) and end >= 0:
+        changes["moe_layer_end_index"] = sum(index <= end for index in kept) - 1
+    for name, value in changes.items():
+        setattr(config, name, value)
+    # Last: some configs check that their lists are as long as this says.
+    for name in counted:
+        if name in vars(config) or name == "num_hidden_layers":
+            setattr(config, name, len(kept))
+
+
+def _check_built(parts: Anatomy, kept: Sequence[int], was: list[set[str]] | None) -> None:
+    """Raise PrunebenchError unless the shortened config describes the layers that remain."""
+    if was is None:
+        return
+    name = type(parts.model).__name__
+    hint = "remove other layers, or prune the weights"
+    try:
+        now = _differences(parts, kept)
+        assert now is not None, "it has another number of layers"
+    except Exception as error:
+        raise PrunebenchError(
+            f"the config of {name} cannot describe the {len(kept)} layers that would remain"
+            f" ({first_line(error)})",
+            hint=hint,
+        ) from error
+    *now, rest = now
+    if others := sorted(rest - was[-1]):
+        raise PrunebenchError(
+            f"{others[0]} for {len(kept)} layers, so no layer of {name} can be removed alone",
+            hint=hint,
+        )
+    for index, differences in zip(kept, now, strict=True):
+        if others := sorted(differences - was[index]):
+            raise PrunebenchError(
+                f"layer {index} of {name} would be another one after loading: {others[0]}",
+                hint=hint,
+            )
+
+
+def _differences(parts: Anatomy, kept: Sequence[int]) -> list[set[str]] | None:
+    """How these layers, and last the rest, differ from a model that the config describes.
+
+    None if it has another number of layers. Raises what building or running such a model raises.
+    """
+    with torch.device("meta"):
+        built = type(parts.model)(copy.deepcopy(parts.model.config))
+    run_on_meta(built, find_layers(built).decoder)
+    fresh = built.get_submodule(find_layers(built).layers)
+    if len(fresh) != len(kept):
+        return None
+    differences = [
+        set(_told(parts.layers[index])) ^ set(_told(layer))
+        for index, layer in zip(kept, fresh, strict=True)
+    ]
+    rest = _shapes(built, parts.layers_path) - _shapes(parts.model, parts.layers_path)
+    return [*differences, rest]
+
+
+def _shapes(model: Any, layers: str) -> set[str]:
+    """What the parameters outside the layers are; some have a part for every layer (Gemma 4)."""
+    return {
+        f"{name} has the shape {list(tensor.shape)}"
+        for name, tensor in model.named_parameters()
+        if not name.startswith(f"{layers}.")
+    }
+
+
+def _told(layer: torch.nn.Module) -> Iterator[str]:
+    """Everything that says what a layer is, apart from its weights."""
+    for path, module in layer.named_modules():
+        yield f"{path or 'the layer'} is a {type(module).__name__}"
+        for name, tensor in module.named_parameters(recurse=False):
+            yield f"{path}.{name} has the shape {list(tensor.shape)}"
+        for name, value in vars(module).items():
+            plain = value is None or isinstance(value, bool | int | float | str)
+            if plain and name not in _UNTOLD and not _INDEX.match(name):
+                yield f"{path}.{name} is {value!r}"
+
+
+def _renumber(before: torch.nn.ModuleList, after: torch.nn.ModuleList) -> None:
+    """Give modules the number of their new place: an attention finds its KV cache by it."""
+    found: dict[tuple[str, str], dict[int, int]] = {}
+    for index, layer in enumerate(before):
+        for path, module in layer.named_modules():
+            for name, value in vars(module).items():
+                if _INDEX.match(name) and type(value) is int:
+                    found.setdefault((path, name), {})[index] = value
+    for (path, name), numbers in found.items():
+        step, start = _line(numbers)
+        for index, layer in enumerate(after):
+            module = _submodule(layer, path)
+            if type(getattr(module, name, None)) is int:
+                setattr(module, name, step * index + start)
+
+
+def _line(numbers: dict[int, int]) -> tuple[int, int]:
+    """(step, start) of numbers that grow evenly with the layer: LongCat's layers count for two."""
+    (first, low), *others = numbers.items()
+    if not others:
+        return 1, 0
+    last, high = others[-1]
+    step = (high - low) // (last - first)
+    return step, low - step * first
+
+
+def _submodule(layer: torch.nn.Module, path: str) -> torch.nn.Module | None:
+    try:
+        return layer.get_submodule(path)
+    except AttributeError:
+        return None
