@@ -6,7 +6,6 @@ least (arXiv:2403.17887, equation 6).
 
 from __future__ import annotations
 
-from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
@@ -14,6 +13,7 @@ from pydantic import model_validator
 
 import prunebench
 from prunebench import Field, Method, PrunebenchError, Reference, hookimpl
+from prunebench_plugins.layer_spans import cosine, observe_spans
 
 if TYPE_CHECKING:
     from prunebench import Context
@@ -108,28 +108,12 @@ class ShortGPT(Method):
         # between nearly parallel states need more: arccos turns an error of 1e-7 into one of 1e-4.
         dtype = torch.float64 if angular else torch.float32
         totals = torch.zeros(layers, dtype=torch.float64)
-        batches: Counter[int] = Counter()  # by layer: how many have passed it
-        inputs: dict[int, deque[torch.Tensor]] = {}  # by batch: inputs of the last `span` layers
 
-        def see(layer: int, before: torch.Tensor, after: torch.Tensor) -> None:
-            if last:
-                before, after = before[:, -1], after[:, -1]  # [windows, hidden]
-            if span > 1:
-                batch = batches[layer]
-                batches[layer] += 1
-                kept = inputs.setdefault(batch, deque(maxlen=span))
-                kept.append(before.clone())  # the walk overwrites states in place
-                if len(kept) < span:
-                    return
-                before = kept[0]
-                if layer == layers - 1:
-                    del inputs[batch]
-            cosine = _cosine(before.to(dtype), after.to(dtype))
-            totals[layer - span + 1] += (
-                (cosine.arccos() / torch.pi if angular else 1 - cosine).sum().item()
-            )
+        def see(first: int, before: torch.Tensor, after: torch.Tensor) -> None:
+            found = cosine(before.to(dtype), after.to(dtype))
+            totals[first] += (found.arccos() / torch.pi if angular else 1 - found).sum().item()
 
-        context.observe_layers(model, see)
+        observe_spans(model, context, span, see, last_token=last)
         bad = (~torch.isfinite(totals)).nonzero().flatten().tolist()
         if bad:
             raise PrunebenchError(
@@ -138,18 +122,6 @@ class ShortGPT(Method):
                 hint="use float32 or bfloat16, or look for a damaged checkpoint",
             )
         return totals / (len(context.windows) if last else context.windows.numel())
-
-
-def _cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Cosine between the rows of two tensors [..., hidden].
-
-    It takes a third of the time of `torch.nn.functional.cosine_similarity` on a CPU.
-    """
-    norms = torch.linalg.vector_norm(a, dim=-1) * torch.linalg.vector_norm(b, dim=-1)
-    cosine: torch.Tensor = torch.einsum("...d,...d->...", a, b) / norms.clamp_min(
-        torch.finfo(norms.dtype).tiny
-    )
-    return cosine.clamp(-1, 1)
 
 
 @hookimpl

@@ -159,3 +159,30 @@ def test_a_kept_adapter_is_named_if_the_folder_becomes_the_model_of_a_suite(rig,
     assert record.status == "ok", record.error
     [flag] = record.flags
     assert flag.endswith("keeps an adapter in adapter/, which was not loaded")
+
+
+@pytest.mark.parametrize("replacement", ["layer", "swiglu"])
+def test_removed_layers_are_replaced_measured_and_kept(rig, replacement, tmp_path):
+    """The dense model's layers come from its checkpoint; the network is loaded with the rest."""
+    options = f"replacement: {replacement}, batch_size: 1, gradient_accumulation_step: 2, lr: 0.01"
+    data = "data: {corpus: text.txt, windows: 8, length: 24}"
+    method = f"apply: {{units: {{layers: [2]}}, recovery: {{streamline: {{{options}, {data}}}}}}}"
+    record, _ = run(cell_of(rig, method), keep=tmp_path / "kept")
+    assert record.status == "ok", record.error
+    assert record.recovery_notes["replaced_layers"] == [1, 2]
+    assert record.audit.kept_layers == [0, 1, 3]
+    assert record.audit.removed_blocks == (
+        [] if replacement == "layer" else ["1.attention", "1.mlp"]
+    )
+    assert record.cost.recover_tokens == 7 * 24
+    assert not record.flags
+    model = load_pruned(tmp_path / "kept")
+    assert sum(each.numel() for each in set(model.parameters())) == record.audit.parameters
+    plain = json.loads((tmp_path / "kept" / "pruning.json").read_text())["plain"]
+    assert plain == (replacement == "layer")
+
+
+def test_a_recovery_that_replaces_layers_says_what_is_wrong(rig):
+    gap, _ = run(cell_of(rig, "apply: {units: {layers: [0, 2]}, recovery: streamline}"))
+    assert (gap.status, gap.error.phase) == ("failed", "recover")
+    assert "layer 1 is left between the removed layers 0, 2" in gap.error.message

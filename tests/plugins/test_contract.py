@@ -25,6 +25,7 @@ TRIED = {
     "llm-pruner": {"ratio": 0.5, "protect_first": 1, "protect_last": 0},
     "blockpruner": {"count": 2},
     "shortgpt": {"count": 1},
+    "llm-streamline": {"ratio": 0.25},
     "apply": {"units": {"layers": [2], "attention": [0], "mlp_channels": {"1": "0-9"}}},
 }
 
@@ -93,6 +94,10 @@ class TestShortGPT(_Ours):
     method, options = METHODS["shortgpt"], TRIED["shortgpt"]
 
 
+class TestLLMStreamline(_Ours):
+    method, options = METHODS["llm-streamline"], TRIED["llm-streamline"]
+
+
 class TestApply(_Ours):
     method, options = METHODS["apply"], TRIED["apply"]
 
@@ -119,3 +124,11 @@ class TestLoRA(RecoveryContract):
 
 class TestFineTune(RecoveryContract):
     recovery, families, options = REGISTRY["recovery"]["finetune"].value, ("opt",), SHORT
+
+
+class TestStreamline(RecoveryContract):
+    recovery, families, options = (
+        REGISTRY["recovery"]["streamline"].value,
+        ("llama",),
+        {"batch_size": 2, "gradient_accumulation_step": 1, "replacement": "swiglu"},
+    )

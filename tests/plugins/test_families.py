@@ -11,6 +11,7 @@ import torch
 from prunebench import Context, PrunebenchError, anatomy, load_pruned
 from prunebench.model.checkpoint import save
 from prunebench.plugin.host import load_plugins
+from prunebench.testing import tiny_context
 from tiny import FAMILIES, tiny_model
 
 README = Path(__file__).resolve().parents[2] / "plugins" / "README.md"
@@ -33,9 +34,11 @@ METHODS: dict[str, tuple[str, dict[str, object]]] = {
     "llm-pruner, channels": ("llm-pruner", {"ratio": 0.25, "granularity": "channel"}),
     "blockpruner": ("blockpruner", {"count": 2}),
     "shortgpt": ("shortgpt", {"count": 1}),
+    "llm-streamline": ("llm-streamline", {"layer_intervals": 1}),
     "apply": ("apply", {"units": {"attention": [1], "mlp_channels": {"2": "0-9"}}}),
 }
-RECOVERIES = {"+ lora": "lora", "+ finetune": "finetune"}
+REPLACING = {"batch_size": 2, "gradient_accumulation_step": 1}
+RECOVERIES = {"+ lora": "lora", "+ finetune": "finetune", "+ streamline": "streamline"}
 IDS = torch.randint(2, 300, (2, 16), generator=torch.Generator().manual_seed(5))
 
 
@@ -47,10 +50,15 @@ def prune(model, name: str, options: dict[str, object]) -> None:
 
 
 def recover(model, name: str) -> None:
-    prune(model, "magnitude", {"sparsity": 0.5})
     kind = load_plugins()["recovery"][name].value
+    context = tiny_context(model)
+    if kind.replaces_layers:
+        context.remove_layers(model, [2])
+    else:
+        prune(model, "magnitude", {"sparsity": 0.5})
+    options = REPLACING if kind.replaces_layers else TRAINING
     with torch.enable_grad():
-        kind(kind.Options.model_validate(TRAINING)).recover(model, Context(IDS, 0, list(range(4))))
+        kind(kind.Options.model_validate(options)).recover(model, context)
 
 
 def outcome(family: str, row: str, folder: Path) -> str:

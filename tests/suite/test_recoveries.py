@@ -353,3 +353,12 @@ def test_a_recovery_of_another_plugin_is_found(host):
     registry = host("Recovery", "rank")
     assert [(entry.kind, entry.name) for entry in registry.entries()] == [("recovery", "mine")]
     assert not registry.problems
+
+
+def test_what_replaces_layers_is_refused_behind_a_method_that_removes_none(cells, registry):
+    kind = type("Swap", (LoRA,), {"name": "swap", "replaces_layers": True})
+    registry["recovery"]["swap"] = PluginEntry("recovery", "swap", kind, "dist", "1.0", "")
+    with pytest.raises(PrunebenchError, match="'swap' replaces removed layers, and 'magnitude'"):
+        cells("[lora, swap]")
+    [cell] = cells("swap", SUITE.replace("magnitude: {sparsity: 0.5,", "shortgpt: {layers: 2,"))
+    assert cell.recovery.name == "swap"

@@ -8,6 +8,7 @@ import torch
 from prunebench import Penalty, PrunebenchError, anatomy
 from prunebench.training.log import TrainingLog
 from prunebench.training.loop import _batches, _seeded, train
+from prunebench.training.objective import NextToken
 from prunebench.training.optimiser import Trainable
 from prunebench.training.settings import TrainingSettings
 from prunebench.training.windows import TrainingWindows
@@ -32,7 +33,7 @@ def run(
         {"learning_rate": 1e-3, "batch_size": 4, "schedule": "constant", **kwargs}
     )
     return train(
-        model,
+        NextToken(model),
         Trainable(weights(model) if parameters is None else parameters, masks, penalty),
         TrainingWindows(windows() if tokens is None else tokens, counted),
         plan,
@@ -163,7 +164,7 @@ def test_progress_counts_steps():
     model = tiny_model("llama")
     plan = TrainingSettings(batch_size=4, epochs=2, max_steps=3)
     train(
-        model,
+        NextToken(model),
         Trainable(weights(model)),
         TrainingWindows(windows(6)),
         plan,
@@ -295,7 +296,7 @@ def test_only_trained_parameters_get_gradients():
         seen.append(any(each.requires_grad or each.grad is not None for each in others))
 
     train(
-        model,
+        NextToken(model),
         Trainable(parameters),
         TrainingWindows(windows(4)),
         TrainingSettings(batch_size=2),

@@ -12,6 +12,7 @@ from prunebench import PrunebenchError
 from prunebench.training.log import CURVE_POINTS, TrainingLog
 from prunebench.training.loop import train
 from prunebench.training.loss import mean_loss
+from prunebench.training.objective import NextToken
 from prunebench.training.optimiser import Trainable
 from prunebench.training.settings import TrainingSettings
 from prunebench.training.validation import BestWeights
@@ -29,7 +30,7 @@ def fit(model, tokens: torch.Tensor, spy=None, **options) -> TrainingLog:
         name: each for name, each in model.named_parameters() if ".mlp." in name or ".fc" in name
     }
     return train(
-        model,
+        NextToken(model),
         Trainable(parameters),
         TrainingWindows(tokens),
         TrainingSettings.model_validate(given),
@@ -126,7 +127,7 @@ def test_curves_on_the_record_are_bounded():
 def test_of_equal_losses_the_first_weights_are_kept():
     model = tiny_model("llama")
     weight = model.lm_head.weight
-    best = BestWeights(model, {"w": weight}, TrainingWindows(drawn(2)), 2)
+    best = BestWeights(NextToken(model), {"w": weight}, TrainingWindows(drawn(2)), 2)
     kept = weight.detach().clone()
     best.validate(3)
     best.validate(5)

@@ -12,6 +12,7 @@ from prunebench.cell.setup import CellSetup, vocabulary_size
 from prunebench.isolation.model_guard import ModelGuard
 from prunebench.isolation.process_guard import guarded
 from prunebench.model.dense_indices import DenseIndices
+from prunebench.model.dense_source import CheckpointSource
 from prunebench.plugin.api.context import Context
 from prunebench.plugin.plugin_code import plugin_code
 from prunebench.text.windows import calibration_windows
@@ -76,6 +77,7 @@ def recover(
         progress=phases.progress,
         log=logging.getLogger(f"prunebench.{cell.recovery.name}"),
         counted=windows.counted,
+        dense_source=CheckpointSource(setup.folder, cell.model.dtype),
     )
     context.dense_indices = left  # if the recovery cuts too, it goes on counting
     guard = ModelGuard(model, "the recovery")

@@ -19,6 +19,7 @@ from prunebench.layerwise.capture import Call, batches_of, capture, run_layer
 from prunebench.layerwise.device_moves import moved, on_device
 from prunebench.model.anatomy import anatomy
 from prunebench.model.families import KINDS, Kind
+from prunebench.model.replacement import is_replaced
 from prunebench.model.surgery import check_bypass, without
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class PartialForward:
         left = sum(
             parts.has(parts.layers[layer], kind) for kind in KINDS if kind not in without_kinds
         )
-        if not left:
+        if not left and not is_replaced(parts.layers[layer]):
             return hidden
         self._block_tokens += left * hidden.shape[0] * hidden.shape[1]
         call = self._calls[layer][batch]

@@ -20,6 +20,7 @@ from prunebench.errors import PrunebenchError
 from prunebench.model.anatomy import Anatomy, anatomy, width
 from prunebench.model.checkpoint import save_into
 from prunebench.model.pruning_json import is_plain
+from prunebench.model.replacement import is_replaced
 
 _LOAD_PRUNED = "load the model with prunebench.load_pruned"
 _CONFIG_MODULE = "configuration_decilm"
@@ -114,6 +115,13 @@ def _check(parts: Anatomy) -> None:
             "all layers of this model have the same shape, so it needs no DeciLM format",
             hint="leave out --format: vLLM reads the folder as a plain Llama",
         )
+    for index, layer in enumerate(parts.layers):
+        if is_replaced(layer):
+            raise PrunebenchError(
+                f"a trained network is in the place of layer {index}, which the DeciLM format"
+                " cannot describe",
+                hint=f"train a decoder layer (`replacement: layer`), or {_LOAD_PRUNED}",
+            )
     if not parts.has(parts.layers[0], "attention"):
         # vLLM's layers pass hidden states and residual separately, and only an attention sets the
         # residual for the first time.

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prunebench.model.anatomy import Block
+from prunebench.model.families import KINDS
 
 
 @dataclass
@@ -24,6 +25,29 @@ class DenseIndices:
     the block was removed."""
     hidden: list[int] | None = None
     """Channels of the residual stream; None if all are left."""
+
+    def __post_init__(self) -> None:
+        self.depth = len(self.layers)
+        """Decoder layers of the dense model: nothing was cut when this object was made."""
+        self.replaced: set[int] = set()
+        """Those in whose place, and maybe that of others, there is something trained."""
+
+    @property
+    def removed_layers(self) -> list[int]:
+        left = set(self.layers)
+        return [layer for layer in range(self.depth) if layer not in left]
+
+    def replace_layers(self, layers: range, *, blocks: bool) -> None:
+        """Count what takes the place of these dense layers as the first of them.
+
+        ``blocks``: whether it has an attention and an MLP.
+        """
+        self.remove_layers([now for now, dense in enumerate(self.layers) if dense in layers[1:]])
+        if layers[0] not in self.layers:
+            self.layers[:] = sorted([*self.layers, layers[0]])
+        if not blocks:
+            self.groups |= {Block(layers[0], kind): [] for kind in KINDS}
+        self.replaced.add(layers[0])
 
     def remove_layers(self, layers: Collection[int]) -> None:
         # In place: whoever made this object may hold the same list.

@@ -40,14 +40,14 @@ def keep_layers(parts: Anatomy, kept: Sequence[int]) -> None:
     layers = parts.layers
     _check_caches(layers)
     depth = len(layers)
-    found = _configs(parts)
+    found = text_configs(parts)
     before = [copy.deepcopy(vars(config)) for config in found]
     try:
         was = _differences(parts, range(depth))
     except Exception:  # a width that the config cannot hold: then it cannot be compared
         was = None
     for config in found:
-        _shorten(config, kept, depth)
+        shorten(config, kept, depth)
     try:
         _check_built(parts, kept, was)
     except PrunebenchError:
@@ -58,7 +58,7 @@ def keep_layers(parts: Anatomy, kept: Sequence[int]) -> None:
     rest = torch.nn.ModuleList([layers[index] for index in kept])
     rest.training = layers.training
     owner, _, name = parts.layers_path.rpartition(".")
-    _renumber(layers, rest)
+    renumber_layers(layers, rest)
     setattr(parts.model.get_submodule(owner), name, rest)
 
 
@@ -75,7 +75,7 @@ def _check_caches(layers: torch.nn.ModuleList) -> None:
                 )
 
 
-def _configs(parts: Anatomy) -> list[Any]:
+def text_configs(parts: Anatomy) -> list[Any]:
     """The text configs that the model and its layers read, each once; usually there is one."""
     found: dict[int, Any] = {}
     owner = parts.model.get_submodule(parts.layers_path.rpartition(".")[0])
@@ -88,7 +88,7 @@ def _configs(parts: Anatomy) -> list[Any]:
     return list(found.values())
 
 
-def _shorten(config: Any, kept: Sequence[int], depth: int) -> None:
+def shorten(config: Any, kept: Sequence[int], depth: int) -> None:
     """Change everything in a config that counts its layers."""
     names = ("num_decoder_layers", "num_hidden_layers", "num_layers", "n_layer", "decoder_layers")
     counted = [name for name in names if getattr(config, name, None) == depth]
@@ -191,7 +191,7 @@ def _told(layer: torch.nn.Module) -> Iterator[str]:
                 yield f"{path}.{name} is {value!r}"
 
 
-def _renumber(before: torch.nn.ModuleList, after: torch.nn.ModuleList) -> None:
+def renumber_layers(before: torch.nn.ModuleList, after: torch.nn.ModuleList) -> None:
     """Give modules the number of their new place: an attention finds its KV cache by it."""
     found: dict[tuple[str, str], dict[int, int]] = {}
     for index, layer in enumerate(before):

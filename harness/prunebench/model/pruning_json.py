@@ -6,7 +6,8 @@ The file holds what the config cannot:
     format    1
     plain     true if config.json alone describes the model, so that any loader can read the folder
     shape     hidden: channels of the residual stream
-              layers: one {kv_groups, mlp_channels} per decoder layer; 0 means removed
+              layers: one {kv_groups, mlp_channels} per decoder layer; 0 means removed;
+                  replacement: {network, width} if a network is in the layer's place
     kept      which layers, KV groups and channels of the model before pruning these are
     made_by   method, options and kept layers; for people, never read back
 
@@ -27,6 +28,7 @@ from pydantic import Field, ValidationError
 
 from prunebench.errors import PrunebenchError
 from prunebench.model.anatomy import Block, anatomy
+from prunebench.model.replacement import Replacement, ReplacementLayer, replace_layer
 from prunebench.model.surgery import remove_blocks
 from prunebench.model.weight_files import PRUNING_FILE
 from prunebench.model.width import hidden_size, keep_groups, keep_hidden
@@ -45,6 +47,9 @@ class LayerShape(Part):
 
     kv_groups: int = Field(ge=0)
     mlp_channels: int = Field(ge=0)
+    replacement: Replacement | None = Field(
+        None, description="the network in this layer's place; null if it is a decoder layer"
+    )
 
 
 class Shape(Part):
@@ -74,7 +79,9 @@ def shape_of(model: Any) -> Shape:
     parts = anatomy(model)
     layers = [
         LayerShape(
-            kv_groups=parts.groups(layer, "attention"), mlp_channels=parts.groups(layer, "mlp")
+            kv_groups=parts.groups(layer, "attention"),
+            mlp_channels=parts.groups(layer, "mlp"),
+            replacement=layer.replacement if isinstance(layer, ReplacementLayer) else None,
         )
         for layer in parts.layers
     ]
@@ -96,6 +103,9 @@ def apply_shape(model: Any, shape: Shape) -> None:
     keep_hidden(model, range(shape.hidden))
     widths: dict[Block, int] = {}
     for index, layer in enumerate(shape.layers):
+        if layer.replacement is not None:
+            replace_layer(parts, index, layer.replacement)
+            continue
         widths[Block(index, "attention")] = layer.kv_groups
         widths[Block(index, "mlp")] = layer.mlp_channels
     remove_blocks(model, [block for block, width in widths.items() if width == 0])

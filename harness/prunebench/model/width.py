@@ -10,6 +10,7 @@ import torch
 from prunebench.errors import PrunebenchError
 from prunebench.model.anatomy import Anatomy, Block, anatomy, width
 from prunebench.model.families import KINDS, Kind
+from prunebench.model.replacement import is_replaced
 from prunebench.model.surgery import configs
 
 
@@ -61,6 +62,7 @@ def keep_hidden(model: Any, kept: Sequence[int]) -> None:
     if len(kept) == hidden:
         return
     _check_embeddings(parts)
+    _check_replaced(parts)
     indices = torch.tensor(kept)
     head: Any = parts.head
     tied = head.weight is parts.embeddings.weight
@@ -97,6 +99,16 @@ def _check_embeddings(parts: Anatomy) -> None:
             "its embeddings depend on their number",
             hint="prune KV groups and MLP channels instead",
         )
+
+
+def _check_replaced(parts: Anatomy) -> None:
+    for index, layer in enumerate(parts.layers):
+        if is_replaced(layer):
+            raise PrunebenchError(
+                f"residual channels cannot be removed: a trained network is in the place of layer"
+                f" {index}",
+                hint="remove them first, and let the recovery `streamline` train the network then",
+            )
 
 
 def _narrow_norms(parts: Anatomy, indices: torch.Tensor) -> None:

@@ -165,4 +165,14 @@ def _recoveries(named: NamedPlugin, lookup: Lookup, texts: Texts) -> list[Recove
             "the dense model is the baseline of every cell, and takes no recovery",
             "for a trained control, write magnitude: {sparsity: 0, recovery: ...}",
         )
+    removes = named.entry.value.structure
+    for repair in found:
+        kind = None if repair is None else lookup.registry["recovery"][repair.name].value
+        if kind is not None and kind.replaces_layers and removes and "layers" not in removes:
+            lookup.problems.add(
+                path,
+                f"'{kind.name}' replaces removed layers, and '{named.name}' removes none",
+                "use it behind a method that removes layers, such as llm-streamline",
+            )
+            break
     return found

@@ -1,4 +1,7 @@
-"""What every recovery promises, tried on a model whose smaller half of the weights is zero."""
+"""What every recovery promises, tried on a model whose smaller half of the weights is zero.
+
+If it replaces layers, on one that lacks two layers.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from prunebench.plugin.api.context import Context
 from prunebench.testing import surroundings
 from prunebench.testing.contexts import tiny_context
 from prunebench.testing.methods import finite, generates, saved
-from prunebench.testing.models import tiny_calibration
+from prunebench.testing.models import tiny_calibration, tiny_model
 from prunebench.testing.promises import Promise, Trial, as_json, documented, promise, same
 from prunebench.testing.trial import Pruned, sparse_model
 
@@ -37,9 +40,15 @@ class RecoveryTrial(Trial):
     def parsed(self) -> Any:
         return self.plugin.Options.model_validate(dict(self.options))
 
+    def model(self) -> Any:
+        """What `recover` begins with."""
+        return tiny_model(self.family) if self.plugin.replaces_layers else sparse_model(self.family)
+
     def recover(self, model: Any, seed: int = 0) -> Context:
         """Repair ``model`` in place, and reset modes and gradients as the harness does."""
         context = tiny_context(model, seed)
+        if self.plugin.replaces_layers:
+            context.remove_layers(model, [1, 2])
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.manual_seed(seed)  # peft draws the LoRA matrices from the global generator
             plugin = self.plugin(self.parsed())
@@ -52,7 +61,7 @@ class RecoveryTrial(Trial):
     @cached_property
     def pruned(self) -> Pruned:
         """The repaired model. Shared by all promises: do not change it."""
-        model = sparse_model(self.family)
+        model = self.model()
         facts = dense_facts(model)
         return Pruned(model, self.recover(model), facts)
 
@@ -62,11 +71,13 @@ class RecoveryTrial(Trial):
 
 
 def same_model(trial: RecoveryTrial) -> None:
-    before, after = sparse_model(trial.family), trial.pruned.model
+    before, after = trial.model(), trial.pruned.model
     promise(
         type(before) is type(after),
         f"a {type(before).__name__} became a {type(after).__name__}",
     )
+    if trial.plugin.replaces_layers:
+        return  # what it puts in their place may have any shape
     shapes = [
         {name: value.shape for name, value in one.state_dict().items()} for one in (before, after)
     ]
@@ -78,21 +89,21 @@ def same_model(trial: RecoveryTrial) -> None:
 
 def zeros(trial: RecoveryTrial) -> None:
     # Seeded, so this is the model that was repaired.
-    before = Context(None, 0, []).linears(sparse_model(trial.family))
+    before = Context(None, 0, []).linears(trial.model())
     for path, linear in trial.pruned.context.linears(trial.pruned.model).items():
         back = int((linear.weight[before[path].weight == 0] != 0).sum())
         promise(back == 0, f"{back} weights of {path} that were pruned are no longer zero")
 
 
 def seed(trial: RecoveryTrial) -> None:
-    again = sparse_model(trial.family)
+    again = trial.model()
     trial.recover(again)
     changed = same(trial.pruned.state, again.state_dict())
     promise(changed is None, f"two runs with one seed differ in {changed}")
 
 
 def tidy(trial: RecoveryTrial) -> None:
-    model = sparse_model(trial.family)
+    model = trial.model()
     hooks, before = surroundings.hooks(model), surroundings.of_process()
     context = trial.recover(model)
     after = surroundings.of_process()
@@ -106,7 +117,7 @@ def tidy(trial: RecoveryTrial) -> None:
 
 def offline(trial: RecoveryTrial) -> None:
     with surroundings.no_network():
-        trial.recover(sparse_model(trial.family))
+        trial.recover(trial.model())
 
 
 RECOVERY_PROMISES = (

@@ -14,7 +14,7 @@ class TrainingLog:
     """What one training did."""
 
     losses: list[float]
-    """Mean cross-entropy of each step's batch, nats per token, before the step."""
+    """Mean loss of each step's batch before the step: of the next token in nats."""
     tokens: int
     """Tokens that went through the model, each as often as it was seen."""
     parameters: int
@@ -24,7 +24,7 @@ class TrainingLog:
     """Updates that were skipped because a float16 gradient overflowed; then the batch is repeated
     with half the loss scale."""
     validation: list[tuple[int, float]] = field(default_factory=list)
-    """(steps done, mean cross-entropy of the held-out windows, nats per token)."""
+    """(steps done, mean loss of the held-out windows)."""
     best_step: int | None = None
     """The step whose weights were kept; None without validation: the last one."""
 

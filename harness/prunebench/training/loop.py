@@ -1,4 +1,4 @@
-"""The training loop of recoveries and iterative methods: next-token cross-entropy with AdamW."""
+"""The training loop of recoveries and iterative methods, with AdamW."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from prunebench.errors import PrunebenchError
 from prunebench.training.learning import learning
 from prunebench.training.log import TrainingLog
-from prunebench.training.loss import next_token_backward
+from prunebench.training.objective import Objective
 from prunebench.training.optimiser import NotFiniteError, Optimiser, Trainable
 from prunebench.training.scaling import LossScale
 from prunebench.training.settings import TrainingSettings
@@ -23,7 +22,7 @@ from prunebench.training.windows import TrainingWindows
 
 
 def train(
-    model: Any,
+    objective: Objective,
     trainable: Trainable,
     windows: TrainingWindows,
     settings: TrainingSettings,
@@ -32,14 +31,14 @@ def train(
     progress: Callable[[int, int], None],
     part: range | None = None,
 ) -> TrainingLog:
-    """Train parameters of ``model`` in place.
+    """Train parameters in place, so that the ``objective`` gets smaller.
 
     Half-precision parameters are updated in float32 and rounded after each step, because small
     steps would be lost in them. Models in float16 have their loss scaled (`LossScale`). Afterwards
     the training mode and `requires_grad` are as before, and there are no gradients. ``generator``
     decides the order of the windows and the dropout; ``progress(done, total)`` counts optimiser
     steps. With `settings.val_windows` or `val_share` the last windows are held out, and the best
-    weights are kept.
+    weights are kept unless `settings.keeps_best` says no.
 
     ``part``: the steps of the schedule to take, for example range(10) for the first ten; None: all.
     If it ends before the schedule does, there is no validation.
@@ -56,15 +55,15 @@ def train(
     part = range(steps) if part is None else part
     # Half a schedule has no end to judge.
     validated = held if part.stop == steps else 0
-    best = _best_weights(model, trainable, settings, windows, validated)
-    device = model.get_input_embeddings().weight.device
+    best = _best_weights(objective, trainable, settings, windows, validated)
     losses: list[float] = []
     with (
-        _training_mode(model, trainable.parameters),
-        _seeded(generator, device),
+        _training_mode(objective.module, trainable.parameters),
+        _seeded(generator, objective.device),
         Optimiser(trainable, settings) as optimiser,
     ):
-        stepper = _Stepper(model, optimiser, settings, LossScale(model), steps)
+        scale = LossScale(objective.module)
+        stepper = _Stepper(objective, optimiser, settings, scale, steps)
         batches = _batches(fit, settings, len(part), generator)
         for step, batch in enumerate(batches, start=part.start):
             losses.append(stepper.take(step, batch))
@@ -85,7 +84,7 @@ def train(
 
 
 def _best_weights(
-    model: Any,
+    objective: Objective,
     trainable: Trainable,
     settings: TrainingSettings,
     windows: TrainingWindows,
@@ -95,14 +94,23 @@ def _best_weights(
     if not last:
         return None
     held = windows.pick(slice(len(windows) - last, None))
-    return BestWeights(model, trainable.parameters, held, settings.micro_batch_size)
+    best = BestWeights(
+        objective,
+        trainable.parameters,
+        held,
+        settings.micro_batch_size,
+        keeps=settings.keeps_best(),
+    )
+    if settings.validates_first():
+        best.validate(0)
+    return best
 
 
 @dataclass
 class _Stepper:
     """Takes one optimiser step after the other."""
 
-    model: Any
+    objective: Objective
     optimiser: Optimiser
     settings: TrainingSettings
     scale: LossScale
@@ -139,15 +147,12 @@ class _Stepper:
 
     def _backward(self, batch: TrainingWindows) -> float:
         """Add up the gradients of the scaled mean loss of the batch; returns the mean loss."""
-        device = self.model.get_input_embeddings().weight.device
-        targets = batch.targets
+        targets = self.objective.targets(batch)
         total = 0.0
         # Micro-batches add up to the mean over all tokens, so their size changes no result.
         for part in batch.split(self.settings.micro_batch_size):
-            here = part.to(device)
-            total += next_token_backward(
-                self.model, here.tokens, self.scale.factor / targets, here.counted
-            )
+            here = part.to(self.objective.device)
+            total += self.objective.backward(here, self.scale.factor / targets)
             self.tokens += part.size
         return total / targets
 
@@ -162,6 +167,8 @@ def _batches(
         for chosen in torch.split(order, settings.batch_size):
             if given == steps:
                 return
+            if not settings.trains_on(len(chosen)):
+                continue
             given += 1
             yield windows.pick(chosen)
 
@@ -175,7 +182,9 @@ def _culprit(parameters: Mapping[str, torch.Tensor]) -> str:
 
 
 @contextmanager
-def _training_mode(model: Any, parameters: Mapping[str, torch.Tensor]) -> Iterator[None]:
+def _training_mode(
+    model: torch.nn.Module, parameters: Mapping[str, torch.Tensor]
+) -> Iterator[None]:
     """Training mode, and gradients for ``parameters`` only; restore everything afterwards."""
     mode = model.training
     with learning(model, parameters.values()):

@@ -71,6 +71,7 @@ class Optimiser:
         self.adam = torch.optim.AdamW(
             list(self.weights.values()),
             lr=settings.learning_rate,
+            betas=settings.betas(),
             weight_decay=settings.weight_decay,
             fused=fused,
         )

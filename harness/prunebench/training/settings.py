@@ -56,6 +56,25 @@ class TrainingSettings(Frozen):
             raise ValueError("`eval_steps` needs `val_windows` or `val_share`")
         return self
 
+    # What follows has no option in general; trainings with their own recipe override it.
+
+    def betas(self) -> tuple[float, float]:
+        """How much of its two moments AdamW keeps from one step to the next."""
+        return 0.9, 0.999
+
+    def trains_on(self, windows: int) -> bool:
+        """Whether there is a step for a batch of this many windows; an epoch's last is smaller."""
+        del windows
+        return True
+
+    def validates_first(self) -> bool:
+        """Whether the untrained weights are validated, too, so that they may be the best ones."""
+        return False
+
+    def keeps_best(self) -> bool:
+        """Whether a training with a validation ends with its best weights, not the last ones."""
+        return True
+
     def held_out(self, windows: int) -> int:
         """How many of ``windows`` are for validation; the others are trained on.
 

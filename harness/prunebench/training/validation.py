@@ -4,48 +4,51 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
-from prunebench.training.loss import mean_loss
+from prunebench.training.objective import Objective
 from prunebench.training.windows import TrainingWindows
 
 
 class BestWeights:
     """Keeps the weights that had the lowest loss on the held-out ``windows``.
 
-    The copy is in host memory and in the parameters' own type.
+    The copy is in host memory and in the parameters' own type. Without ``keeps`` there is none.
     """
 
     def __init__(
         self,
-        model: Any,
+        objective: Objective,
         parameters: Mapping[str, torch.Tensor],
         windows: TrainingWindows,
         batch_size: int,
+        *,
+        keeps: bool = True,
     ) -> None:
         self.losses: list[tuple[int, float]] = []
-        """(optimiser steps done, mean loss in nats) of each validation."""
+        """(optimiser steps done, mean loss) of each validation."""
         self.step: int | None = None
-        """The step whose weights are kept; None before the first validation."""
-        self._model = model
+        """The step whose weights are kept; None if there are none."""
+        self._objective = objective
         self._parameters = parameters
         self._windows = windows
         self._batch_size = batch_size
+        self._keeps = keeps
         self._kept: dict[str, torch.Tensor] = {}
         self._lowest = math.inf
 
     def validate(self, step: int) -> None:
         """Measure the loss after ``step`` steps, and keep the weights if it is the lowest."""
-        mode = self._model.training
-        self._model.eval()  # without dropout
+        module = self._objective.module
+        mode = module.training
+        module.eval()  # without dropout
         try:
-            loss = mean_loss(self._model, self._windows, self._batch_size)
+            loss = self._objective.mean(self._windows, self._batch_size)
         finally:
-            self._model.train(mode)
+            module.train(mode)
         self.losses.append((step, loss))
-        if loss < self._lowest:
+        if self._keeps and loss < self._lowest:
             self._lowest, self.step = loss, step
             self._kept = {
                 name: parameter.detach().to("cpu", copy=True)

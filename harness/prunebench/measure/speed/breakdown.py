@@ -26,6 +26,7 @@ from prunebench.measure.synchronise import synchroniser
 from prunebench.model.anatomy import Anatomy, anatomy
 from prunebench.model.families import KINDS
 from prunebench.model.positions import check_positions
+from prunebench.model.replacement import ReplacementLayer
 from prunebench.record.speed import Breakdown, PartShare
 
 PARTS = ("attention", "mlp", "norms", "head", "rest")
@@ -199,6 +200,8 @@ def _modules(parts: Anatomy) -> Iterator[tuple[str, nn.Module]]:
             for path in parts.family.blocks[kind]
         ]
         yield from blocks
+        if isinstance(layer, ReplacementLayer):
+            yield "mlp", layer.network
         # A norm inside attention or MLP (q_norm, k_norm) is already counted there.
         inside = {id(each) for _, block in blocks for each in block.modules()}
         for module in layer.modules():

@@ -4,8 +4,8 @@ It runs a dozen kernels per layer and computes what the modules compute, on thei
 root-mean-square norms, rotary positions, grouped-query attention over a KV cache of fixed size, a
 gated MLP. Linears that read the same input become one product: their weights are put side by side
 once, and the parameters of the modules become views of that, so memory holds them once. Layers may
-differ in width, and blocks may be removed. A model with anything else in it is refused, never
-approximated.
+differ in width, blocks may be removed, and a layer may be replaced by a network, which runs as it
+is. A model with anything else in it is refused, never approximated.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from transformers import DynamicCache
 
 from prunebench.model.anatomy import anatomy
 from prunebench.model.removed import RemovedAttention, RemovedMLP
+from prunebench.model.replacement import ReplacementLayer
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 _ROPES = ("default", "linear", "llama3", "yarn")
@@ -109,7 +110,7 @@ class Lean:
         """int64 [batch, prompt] -> the first new token, [batch, 1], by the model's own pass."""
         cache = DynamicCache(config=self._model.config)
         logits = self._model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
-        for (attention, _), filled in zip(self._layers, cache.layers, strict=True):
+        for (attention, *_), filled in zip(self._layers, cache.layers, strict=True):
             if attention is not None:  # [batch, key heads, prompt, head]
                 attention.keys[:, :, : tokens.shape[1]] = filled.keys
                 attention.values[:, :, : tokens.shape[1]] = filled.values
@@ -133,7 +134,9 @@ class Lean:
         else:
             cosine, sine = self._cosines[:, self._at, None], self._sines[:, self._at, None]
             mask = None
-        for attention, mlp in self._layers:
+        for attention, mlp, network in self._layers:
+            if network is not None:
+                hidden = network(hidden)
             if attention is not None:
                 hidden = hidden + self._attend(attention, hidden, cosine, sine, mask)
             if mlp is not None:
@@ -184,10 +187,15 @@ class Lean:
         )
         return part.out(mixed.transpose(1, 2).reshape(self._batch, 1, -1))
 
-    def _layer(self, number: int, layer: Any, length: int) -> tuple[_Attention | None, _MLP | None]:
+    def _layer(
+        self, number: int, layer: Any, length: int
+    ) -> tuple[_Attention | None, _MLP | None, nn.Module | None]:
+        """Attention and MLP, or the network that is in the layer's place."""
         name = f"layer {number}"
         if _hooked(layer) or layer.training:
             raise UnavailableError(f"{name} has hooks or is in training mode")
+        if isinstance(layer, ReplacementLayer):
+            return None, None, layer.network
         attention = None
         if not isinstance(layer.self_attn, RemovedAttention):
             attention = self._attention(name, layer.self_attn, layer.input_layernorm, length)
@@ -201,7 +209,7 @@ class Lean:
                 width=gate.out_features,
                 activation=layer.mlp.act_fn,
             )
-        return attention, mlp
+        return attention, mlp, None
 
     def _attention(self, name: str, module: Any, norm: Any, length: int) -> _Attention:
         window = getattr(module, "sliding_window", getattr(module.config, "sliding_window", None))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +18,14 @@ from prunebench.layerwise.statistics import GRADIENTS, input_statistics
 from prunebench.layerwise.walk import LayersObserver, LayerWalk, LinearsObserver
 from prunebench.model.anatomy import Block, anatomy
 from prunebench.model.dense_indices import DenseIndices
+from prunebench.model.replacement import Network, Replacement, is_replaced, replace_layer
+from prunebench.model.restore import restore_layers, restored_layers, share_configs
 from prunebench.model.surgery import remove_blocks, remove_layers
 from prunebench.model.width import keep_groups, keep_hidden
 from prunebench.plugin.api.options import LayerwiseOptions
 from prunebench.training.gradients import weight_gradients
 from prunebench.training.loop import train
+from prunebench.training.objective import NextToken
 from prunebench.training.optimiser import Trainable
 from prunebench.training.windows import TrainingWindows
 
@@ -31,7 +36,9 @@ if TYPE_CHECKING:
     from prunebench.layerwise.pruner import GroupPruner
     from prunebench.layerwise.statistics import Statistic
     from prunebench.model.adapter import Adapter
+    from prunebench.model.dense_source import DenseSource
     from prunebench.training.log import TrainingLog
+    from prunebench.training.objective import Objective
     from prunebench.training.optimiser import Penalty
     from prunebench.training.settings import TrainingSettings
 
@@ -78,6 +85,9 @@ class Context:
     """Which calibration tokens the loss of a training counts, bool [windows, length]; None: all.
 
     Of instruction data only the answers count, and tokens after them are padding."""
+
+    dense_source: DenseSource | None = None
+    """Where removed layers can be read again; None if the model came without a checkpoint."""
 
     def __post_init__(self) -> None:
         self.dense_indices = DenseIndices(self.kept_layers)
@@ -243,16 +253,18 @@ class Context:
         masks: Mapping[str, torch.Tensor] | None = None,
         penalty: Penalty | None = None,
         part: range | None = None,
+        objective: Objective | None = None,
     ) -> TrainingLog:
         """Train these parameters (by path) to predict the next token of the windows, with AdamW.
 
         ``masks`` by the same paths, True for weights to hold at zero; ``penalty`` is added to the
-        loss. ``part``: the optimiser steps of the schedule to take; None: all. Raises
-        PrunebenchError if the loss or a gradient is not finite.
+        loss. ``part``: the optimiser steps of the schedule to take; None: all. ``objective``:
+        another loss than that of the next token. Raises PrunebenchError if the loss or a gradient
+        is not finite.
         """
         self._needs_whole("context.train")
         log = train(
-            model,
+            NextToken(model) if objective is None else objective,
             Trainable(parameters, masks or {}, penalty),
             TrainingWindows(self.windows, self.counted),
             settings,
@@ -279,8 +291,75 @@ class Context:
         parts = anatomy(model)
         # A layer without both sub-blocks only hands its input on: remove it too.
         left = {block.layer for block in parts.blocks}
+        left |= {index for index, layer in enumerate(parts.layers) if is_replaced(layer)}
         if empty := set(range(len(parts.layers))) - left:
             self.remove_layers(model, empty)
+
+    @property
+    def removed_layers(self) -> list[int]:
+        """Indices, in the dense model, of the decoder layers that were removed."""
+        return self.dense_indices.removed_layers
+
+    @contextmanager
+    def restored_layers(self, model: Any) -> Iterator[None]:
+        """Give the model all decoder layers of the dense model while the block runs.
+
+        Those that were removed or replaced are read from the checkpoint again; the others are the
+        model's own. Raises PrunebenchError if the checkpoint cannot be read layer by layer.
+        """
+        replaced = self.dense_indices.replaced
+        named = dict(zip(self.kept_layers, anatomy(model).layers, strict=True))
+        kept = {index: layer for index, layer in named.items() if index not in replaced}
+        with (
+            self._dense(model, [*self.removed_layers, *replaced]) as dense,
+            restored_layers(model, kept, dense),
+        ):
+            yield
+
+    def replace_layers(
+        self, model: Any, layers: range, network: Network | None = None, width: int = 0
+    ) -> torch.nn.Module:
+        """Put one layer in the place of these consecutive layers; some may be removed already.
+
+        ``layers`` and the result count in the dense model: the new layer is the first of them. It
+        is a decoder layer with the weights of the first, or with ``network`` a network without a
+        residual path and with random weights: "mlp" (W2 relu(W1 x)) or "swiglu", with ``width``
+        channels inside. Returns the new layer, which is part of the model.
+        """
+        self._needs_whole("context.replace_layers")
+        first = layers[0]
+        if first not in self.kept_layers:
+            self._put_back(model, first)
+        rest = [now for now, dense in enumerate(self.kept_layers) if dense in layers[1:]]
+        if rest:
+            remove_layers(model, rest)
+        self.dense_indices.replace_layers(layers, blocks=network is None)
+        parts, index = anatomy(model), self.kept_layers.index(first)
+        if network is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.seed)
+                replace_layer(parts, index, Replacement(network=network, width=width))
+        return parts.layers[index]
+
+    def _put_back(self, model: Any, layer: int) -> None:
+        """Put a removed layer (its index in the dense model) back, with its dense weights."""
+        named = dict(zip(self.kept_layers, anatomy(model).layers, strict=True))
+        with self._dense(model, [layer]) as dense:
+            found = copy.deepcopy(anatomy(dense).layers[layer])
+            restore_layers(model, {**named, layer: found}, dense)
+            remove_layers(model, [each for each in self.removed_layers if each != layer])
+        self.kept_layers[:] = sorted([*self.kept_layers, layer])
+        share_configs(model, found)
+
+    def _dense(self, model: Any, layers: Collection[int]) -> AbstractContextManager[Any]:
+        """The dense model, with the weights of these layers."""
+        if self.dense_source is None:
+            raise PrunebenchError(
+                "the removed layers cannot be read again, because the model came without its"
+                " checkpoint",
+                hint="give the model's name or folder instead of a model in memory",
+            )
+        return self.dense_source.lent(layers, str(model.device))
 
     def keep_groups(self, model: Any, kept: Mapping[Block, Sequence[int]]) -> None:
         """Keep only these KV groups (with their query heads) or MLP channels, in smaller matrices.

@@ -29,6 +29,9 @@ class Recovery(ABC):
 
     name: ClassVar[str]
     reference: ClassVar[Reference | None] = None
+    replaces_layers: ClassVar[bool] = False
+    """Whether it puts something in the place of removed decoder layers, so that it makes no sense
+    behind a method that removes none."""
 
     class Options(options.Options):
         """The recovery's options; replace it with your own subclass of `prunebench.Options`."""
