@@ -360,5 +360,5 @@ def test_what_replaces_layers_is_refused_behind_a_method_that_removes_none(cells
     registry["recovery"]["swap"] = PluginEntry("recovery", "swap", kind, "dist", "1.0", "")
     with pytest.raises(PrunebenchError, match="'swap' replaces removed layers, and 'magnitude'"):
         cells("[lora, swap]")
-    [cell] = cells("swap", SUITE.replace("magnitude: {sparsity: 0.5,", "shortgpt: {layers: 2,"))
+    [cell] = cells("swap", SUITE.replace("magnitude: {sparsity: 0.5,", "shortgpt: {layers: [2],"))
     assert cell.recovery.name == "swap"
