@@ -59,12 +59,14 @@ def share_configs(model: Any, layer: torch.nn.Module) -> None:
 
 def _depth_fields(config: Any, depth: int) -> list[str]:
     """The fields of a config that say something of each layer, or how many there are."""
-    if depth < 2:
-        return []
-    shorter = copy.deepcopy(config)
-    shorten(shorter, range(1), depth)
     full = vars(config)
-    return [name for name, value in vars(shorter).items() if name in full and value != full[name]]
+    found: set[str] = set()
+    # A number of first layers may stay the same if the first or the last layer is left.
+    for left in (0, depth - 1):
+        shorter = copy.deepcopy(config)
+        shorten(shorter, [left], depth)
+        found |= {name for name, value in vars(shorter).items() if value != full.get(name)}
+    return sorted(found)
 
 
 def _put(parts: Anatomy, layers: torch.nn.ModuleList) -> None:
