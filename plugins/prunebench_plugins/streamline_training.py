@@ -171,7 +171,8 @@ class WindowStates:
             # Padding is what comes after the last token that counts.
             used = windows.counted.flip(1).cummax(1).values.flip(1)
             error = error * used
-        return error.sum()
+        total: torch.Tensor = error.sum()
+        return total
 
     def _states(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Any]:
         """The states in front of the window and behind it, and how its first layer is called.

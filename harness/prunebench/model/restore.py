@@ -54,7 +54,7 @@ def share_configs(model: Any, layer: torch.nn.Module) -> None:
     for module in layer.modules():
         config = getattr(module, "config", None)
         if type(config) in by_type:
-            module.config = by_type[type(config)]  # type: ignore[assignment]
+            module.config = by_type[type(config)]
 
 
 def _depth_fields(config: Any, depth: int) -> list[str]:
