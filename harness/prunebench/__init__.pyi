@@ -18,6 +18,7 @@ from prunebench.model.adapter import Adapter as Adapter
 from prunebench.model.anatomy import Anatomy as Anatomy
 from prunebench.model.anatomy import Block as Block
 from prunebench.model.anatomy import anatomy as anatomy
+from prunebench.model.experts import ExpertRows as ExpertRows
 from prunebench.model.generated import GeneratedAsset as GeneratedAsset
 from prunebench.model.load import load_pruned as load_pruned
 from prunebench.model.source import ModelAsset as ModelAsset

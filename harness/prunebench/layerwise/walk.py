@@ -17,8 +17,9 @@ single layer and a single batch are there at a time.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,6 +33,9 @@ from prunebench.layerwise.layer_run import Gathered, LayerRun
 from prunebench.layerwise.layer_training import LayerTraining
 from prunebench.layerwise.pruner import LinearStats, naming_code
 from prunebench.model.anatomy import Anatomy, anatomy
+from prunebench.model.experts import ExpertRows, find_experts, observed_experts
+from prunebench.model.mixture import mixture_of
+from prunebench.model.routers import RouterProducts
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
 # Names in quotes: plugins import these modules before torch is loaded.
 Progress = Callable[[int, int], None]
 LinearsObserver = Callable[[Mapping[str, "nn.Linear"], Mapping[str, LinearStats]], None]
+ExpertsObserver = Callable[[str, "ExpertRows"], None]
 LayersObserver = Callable[[int, "torch.Tensor", "torch.Tensor"], None]
 
 
@@ -197,6 +202,26 @@ class LayerWalk:
     ) -> LayerTraining:
         stats = self._all_stats(run, groups, gathered)
         return LayerTraining(run, {name: run.linear(name) for name in stats}, stats, targets)
+
+    def observe_experts(self, model: Any, see: ExpertsObserver, *, logits: bool = False) -> None:
+        """Call ``see(path, rows)`` for each expert and batch of the unchanged model.
+
+        path: of the module with experts in the model. ``logits``: the rows have the router's too.
+        """
+        parts = anatomy(model)
+        captured = self._capture(model, parts)
+        weights = mixture_of(model).routers(model).values() if logits else ()
+        for index, layer in enumerate(parts.layers):
+            with self._running(parts, index, captured, changes=False) as run:
+                seen: dict[str, torch.Tensor] = {}  # by module with experts: the latest logits
+                keep = [(weight, partial(_kept, seen, path)) for path, weight in weights]
+                observers = {
+                    each: partial(_with_logits, see, seen, f"{run.path}.{path}")
+                    for path, each in find_experts(layer).items()
+                }
+                with observed_experts(observers), RouterProducts(keep) if keep else nullcontext():
+                    run.advance()
+            self.progress(index + 1, len(parts.layers))
 
     def observe_layers(self, model: Any, see: LayersObserver) -> None:
         """Call ``see(layer, before, after)`` for every layer and batch of the unchanged model.
@@ -353,6 +378,17 @@ class LayerWalk:
         results = {kind: statistic.result() for kind, statistic in completed.items()}
         tokens = found.tokens if found.statistics else None
         return LinearStats(run.index, name, self.generator, results, tokens=tokens)
+
+
+def _kept(seen: dict[str, torch.Tensor], path: str, logits: torch.Tensor) -> torch.Tensor:
+    seen[path] = logits.reshape(-1, logits.shape[-1])  # [tokens, experts and more]
+    return logits
+
+
+def _with_logits(
+    see: ExpertsObserver, seen: Mapping[str, torch.Tensor], path: str, rows: ExpertRows
+) -> None:
+    see(path, rows._replace(logits=seen[path][rows.tokens]) if path in seen else rows)
 
 
 def _among(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 
 from prunebench.errors import PrunebenchError
+from prunebench.model.experts import Experts, find_experts
 from prunebench.model.families import FAMILIES, KINDS, Cut, Family, Kind
 from prunebench.model.layers import LayersPath, find_layers
+from prunebench.model.mixture import Mixture, mixture_of
 from prunebench.model.prunable import Groups, check_layers, input_groups, matrices
 
 
@@ -117,6 +120,28 @@ class Anatomy:
         does not use, such as those for images, are in no group.
         """
         return input_groups(self.model, self.where, self.layers, layer)
+
+    def experts(self, layer: torch.nn.Module) -> dict[str, Experts]:
+        """The modules of a layer that hold routed experts, by relative path; none if it has none.
+
+        Each knows its `count`, and gives its weights expert by expert with `matrices()`.
+        """
+        return find_experts(layer)
+
+    def mixture(self) -> Mixture:
+        """The routed experts of all layers, and what their routers ask for.
+
+        Raises PrunebenchError if the model has none, or if experts of it cannot be removed.
+        """
+        return mixture_of(self.model)
+
+    def by_layer(self, of_experts: Mapping[str, Sequence[int]]) -> dict[int, Sequence[int]]:
+        """What is known by the path of a module with experts, by the index of its layer."""
+        prefix = f"{self.layers_path}."
+        return {
+            int(path.removeprefix(prefix).partition(".")[0]): each
+            for path, each in of_experts.items()
+        }
 
     def cuts(self, kind: Kind) -> tuple[Cut, ...]:
         """The linears that get smaller together when a KV group or an MLP channel is removed.

@@ -25,6 +25,8 @@ class DenseIndices:
     the block was removed."""
     hidden: list[int] | None = None
     """Channels of the residual stream; None if all are left."""
+    experts: dict[int, list[int]] = field(default_factory=dict)
+    """Routed experts of the layers that lost some, by layer in the dense model."""
 
     def __post_init__(self) -> None:
         self.depth = len(self.layers)
@@ -54,6 +56,7 @@ class DenseIndices:
         self.layers[:] = [dense for now, dense in enumerate(self.layers) if now not in layers]
         left = set(self.layers)
         self.groups = {block: kept for block, kept in self.groups.items() if block.layer in left}
+        self.experts = {layer: kept for layer, kept in self.experts.items() if layer in left}
 
     def remove_blocks(self, blocks: Iterable[Block]) -> None:
         for block in blocks:
@@ -66,6 +69,11 @@ class DenseIndices:
 
     def keep_hidden(self, kept: Sequence[int]) -> None:
         self.hidden = _chosen(self.hidden, kept)
+
+    def keep_experts(self, kept: Mapping[int, Sequence[int]]) -> None:
+        for layer, indices in kept.items():
+            dense = self.layers[layer]
+            self.experts[dense] = _chosen(self.experts.get(dense), indices)
 
     def _dense(self, block: Block) -> Block:
         return Block(self.layers[block.layer], block.kind)

@@ -47,6 +47,12 @@ class ExpertRows(NamedTuple):
     out]."""
     gates: torch.Tensor
     """What the model multiplies the outputs by, [tokens]; ones if it multiplies the inputs."""
+    tokens: torch.Tensor
+    """Which of all tokens of the forward these are, int64 [tokens]."""
+    chosen: torch.Tensor
+    """All experts of each of these tokens, int64 [tokens, top k]."""
+    logits: torch.Tensor | None = None
+    """The router's logits for these tokens, [tokens, experts and more], if they were asked for."""
 
 
 Observer = Callable[[ExpertRows], None]
@@ -243,7 +249,10 @@ def _run(
             if getattr(module, "has_post_expert_norm", False):
                 outputs = module.post_expert_norm(outputs)
             if see is not _ignore:
-                see(_routed(ExpertRows(expert, inputs, intermediate, outputs, gate[:, 0])))
+                rows = ExpertRows(
+                    expert, inputs, intermediate, outputs, gate[:, 0], token, chosen[token]
+                )
+                see(_routed(rows))
         elif hasattr(module, "identity_expert"):
             outputs = inputs
         else:  # transformers marks tokens that another device computes by an index too high
@@ -260,8 +269,7 @@ def _routed(rows: ExpertRows) -> ExpertRows:
     kept = rows.gates != 0
     if bool(kept.all()):
         return rows
-    inputs, intermediate, outputs, gates = (each[kept] for each in rows[1:])
-    return ExpertRows(rows.expert, inputs, intermediate, outputs, gates)
+    return ExpertRows(rows.expert, *(each[kept] for each in rows[1:] if each is not None))
 
 
 def _run_sorted(module: Any, see: Observer, hidden: torch.Tensor) -> torch.Tensor:
@@ -273,13 +281,18 @@ def _run_sorted(module: Any, see: Observer, hidden: torch.Tensor) -> torch.Tenso
     gate, up = torch.bmm(inputs, module.gate_up_proj).chunk(2, dim=-1)
     intermediate = up * module.act_fn(gate)
     outputs = torch.bmm(intermediate, module.down_proj)
-    for expert in range(len(inputs)):
-        routed = inputs[expert].any(dim=1)  # [tokens]
-        if see is not _ignore and bool(routed.any()):
-            read, between, wrote = (
-                each[expert][routed] for each in (inputs, intermediate, outputs)
-            )
-            see(ExpertRows(expert, read, between, wrote, read.new_ones(len(read))))
+    if see is not _ignore:
+        routed = inputs.any(dim=2)  # [experts, tokens]
+        most = int(routed.sum(dim=0).max())
+        chosen = routed.t().int().topk(most, dim=1).indices  # [tokens, top k]
+        for expert in range(len(inputs)):
+            [token] = torch.where(routed[expert])
+            if len(token):
+                read, between, wrote = (
+                    each[expert, token] for each in (inputs, intermediate, outputs)
+                )
+                gates = read.new_ones(len(token))
+                see(ExpertRows(expert, read, between, wrote, gates, token, chosen[token]))
     return outputs.view(-1, module.hidden_size)
 
 

@@ -15,11 +15,12 @@ from prunebench.callbacks import ignore
 from prunebench.errors import PrunebenchError
 from prunebench.layerwise.partial_forward import PartialForward
 from prunebench.layerwise.statistics import GRADIENTS, input_statistics
-from prunebench.layerwise.walk import LayersObserver, LayerWalk, LinearsObserver
+from prunebench.layerwise.walk import ExpertsObserver, LayersObserver, LayerWalk, LinearsObserver
 from prunebench.model.anatomy import Block, anatomy
 from prunebench.model.dense_indices import DenseIndices
 from prunebench.model.replacement import Network, Replacement, is_replaced, replace_layer
 from prunebench.model.restore import restore_layers, restored_layers, share_configs
+from prunebench.model.expert_removal import keep_experts
 from prunebench.model.surgery import remove_blocks, remove_layers
 from prunebench.model.width import keep_groups, keep_hidden
 from prunebench.plugin.api.options import LayerwiseOptions
@@ -186,6 +187,16 @@ class Context:
         """
         self._needs_whole("context.observe_layers")
         self._walk(self.windows).observe_layers(model, see)
+
+    def observe_experts(self, model: Any, see: ExpertsObserver, *, logits: bool = False) -> None:
+        """Run the dense decoder over the calibration windows; call ``see(path, rows)``.
+
+        It is called for each module with routed experts, expert and batch. path: of the module in
+        the model; rows: a `prunebench.ExpertRows`, of the tokens that the expert got. ``logits``:
+        the rows have the router's logits too.
+        """
+        self._needs_whole("context.observe_experts")
+        self._walk(self.windows).observe_experts(model, see, logits=logits)
 
     def partial_forward(self, model: Any) -> PartialForward:
         """Run the model over the calibration windows in pieces, to compare variants of it."""
@@ -370,6 +381,17 @@ class Context:
         self._needs_whole("context.keep_groups")
         keep_groups(model, kept)
         self.dense_indices.keep_groups(kept)
+
+    def keep_experts(self, model: Any, kept: Mapping[str, Sequence[int]]) -> None:
+        """Keep only these routed experts of each module, with their part of the routers.
+
+        ``kept``: current indices in ascending order, by the path of every module with experts; the
+        same number in each. Raises PrunebenchError if too few are left for a token, or if the
+        experts of this model cannot be removed.
+        """
+        self._needs_whole("context.keep_experts")
+        keep_experts(model, kept)
+        self.dense_indices.keep_experts(anatomy(model).by_layer(kept))
 
     def keep_hidden(self, model: Any, kept: Sequence[int]) -> None:
         """Keep only these channels of the residual stream (current indices), in the whole model."""

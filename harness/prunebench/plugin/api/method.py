@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from prunebench.layerwise.statistics import Statistic
     from prunebench.plugin.api.context import Context
 
-Structure = Literal["none", "unstructured", "n:m", "layers", "blocks", "width"]
+Structure = Literal["none", "unstructured", "n:m", "layers", "blocks", "width", "experts"]
 
 
 @dataclass(frozen=True)
