@@ -261,5 +261,13 @@ def test_every_statistic_is_an_attribute_with_a_docstring() -> None:
 
 
 def test_what_the_page_shows_is_public() -> None:
-    for name in ("Anatomy", "Block", "Context", "InputStatistic", "LinearStats", "anatomy"):
+    for name in (
+        "Anatomy",
+        "Block",
+        "Context",
+        "ExpertRows",
+        "InputStatistic",
+        "LinearStats",
+        "anatomy",
+    ):
         assert name in prunebench.__all__

@@ -17,7 +17,17 @@ from prunebench.suite.load import load_suite
 from prunebench.suite.plan import plan
 from prunebench.suite.source import read, shipped
 
-PAPERS = {"besa", "blockpruner", "dsnot", "llm-pruner", "ria", "shortgpt", "sparsegpt", "wanda"}
+PAPERS = {
+    "besa",
+    "blockpruner",
+    "dsnot",
+    "llm-pruner",
+    "reap",
+    "ria",
+    "shortgpt",
+    "sparsegpt",
+    "wanda",
+}
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from prunebench.model.anatomy import Block, anatomy
 from prunebench.model.checkpoint import memory_bytes, parameter_count, safetensors_bytes
 from prunebench.model.dense_indices import DenseIndices
 from prunebench.model.pruning_json import Shape, shape_of
-from prunebench.record.audit import Audit, LinearAudit, PatternAudit, WidthAudit
+from prunebench.record.audit import Audit, ExpertsAudit, LinearAudit, PatternAudit, WidthAudit
 from prunebench.record.kept_units import KeptUnits, index_text
 
 
@@ -31,6 +31,8 @@ class DenseFacts:
     shape: Shape
     weights: Mapping[tuple[int, str], int]
     """Size of each linear, by layer and name."""
+    experts: tuple[int, ...]
+    """Routed experts of each decoder layer."""
 
     @property
     def layers(self) -> int:
@@ -77,6 +79,7 @@ def dense_facts(model: Any, counts: Sequence[LayerCount] | None = None) -> Dense
         zeros_by_layer=tuple(sum(count.zeros.values()) for count in counts),
         shape=shape_of(model),
         weights=weights,
+        experts=tuple(count.experts for count in counts),
     )
 
 
@@ -106,10 +109,12 @@ def audit(
     zeros = sum(entry.zeros for entry in linears)
     parameters, shape = parameter_count(model), shape_of(model)
     gone, widths = _narrowed(shape, dense.shape, kept_layers)
+    experts = _experts(dense, kept_layers, counts)
     form = _form(
         removed=dense.layers - len(kept_layers),
         blocks=len(gone),
         narrower=bool(widths) or shape.hidden < dense.shape.hidden,
+        fewer_experts=experts is not None and experts.per_layer < experts.per_layer_dense,
         # More than before in the layers that remain: a quantised model has zeros of its own.
         more_zeros=zeros > sum(dense.zeros_by_layer[layer] for layer in kept_layers),
         legal=[entry.pattern for entry in checked if entry.groups and not entry.violations],
@@ -130,9 +135,10 @@ def audit(
         removed_layers=[layer for layer in range(dense.layers) if layer not in set(kept_layers)],
         removed_blocks=gone,
         widths=widths,
-        kept=_kept_units(left, shape, dense.shape),
+        kept=_kept_units(left, shape, dense, counts),
         hidden=shape.hidden,
         hidden_dense=dense.shape.hidden,
+        experts=experts,
         patterns=checked,
         form=form.name,
         speedup_expected=form.faster,
@@ -197,15 +203,48 @@ def _narrowed(
     return gone, widths
 
 
-def _kept_units(left: DenseIndices, shape: Shape, dense: Shape) -> KeptUnits:
+def _experts(
+    dense: DenseFacts, kept_layers: Sequence[int], counts: Sequence[LayerCount]
+) -> ExpertsAudit | None:
+    having = [
+        (layer, count) for layer, count in zip(kept_layers, counts, strict=True) if count.experts
+    ]
+    if not having:
+        return None
+    weights, zeros = (
+        sum(each) for each in zip(*(count.of_experts for _, count in having), strict=True)
+    )
+    others = (
+        sum(rows * columns for count in counts for rows, columns in count.shapes.values()) - weights
+    )
+    zeros_of_others = sum(sum(count.zeros.values()) for count in counts) - zeros
+    return ExpertsAudit(
+        per_layer=min(count.experts for _, count in having),
+        per_layer_dense=min(dense.experts[layer] for layer, _ in having),
+        prunable=weights,
+        zeros=zeros,
+        sparsity=zeros / weights if weights else 0.0,
+        sparsity_without=zeros_of_others / others if others else 0.0,
+    )
+
+
+def _kept_units(
+    left: DenseIndices, shape: Shape, facts: DenseFacts, counts: Sequence[LayerCount]
+) -> KeptUnits:
     """Which units stayed; not known where a block is not as wide as the cuts in ``left`` make it.
 
     Then the method made it narrower itself, without the tools of its context.
     """
+    dense = facts.shape
     kept = KeptUnits(
         layers=index_text(left.layers, len(dense.layers)),
         hidden=_checked(left.hidden, shape.hidden, dense.hidden),
     )
+    for layer, count in zip(left.layers, counts, strict=True):
+        if count.experts != facts.experts[layer]:
+            kept.experts[layer] = _checked(
+                left.experts.get(layer), count.experts, facts.experts[layer]
+            )
     for block, groups, groups_dense in _widths(shape, dense, left.layers):
         known = left.groups.get(block)
         if groups != groups_dense or (known is not None and len(known) != groups):
@@ -231,7 +270,13 @@ def _widths(
 
 
 def _form(
-    *, removed: int, blocks: int, narrower: bool, more_zeros: bool, legal: list[str]
+    *,
+    removed: int,
+    blocks: int,
+    narrower: bool,
+    fewer_experts: bool,
+    more_zeros: bool,
+    legal: list[str],
 ) -> _Form:
     parts, notes = [], []
     if removed:
@@ -243,6 +288,12 @@ def _form(
     if narrower:
         parts.append("sliced")
         notes.append("matrices smaller: less work for every token")
+    if fewer_experts:
+        parts.append("experts removed")
+        notes.append(
+            "experts removed: less memory; a token still goes to as many, so that only batches, and"
+            " models that did not fit into memory, are expected to be faster"
+        )
     if more_zeros:
         parts.append("dense with zeros")
         notes.append(

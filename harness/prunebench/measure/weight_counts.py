@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from prunebench.errors import PrunebenchError
 
+_EXPERT = re.compile(r"(\bexperts\.)\d+(?=\.)")
+
 
 @dataclass(frozen=True)
 class LayerCount:
-    """Counts of the linears of one layer, by name."""
+    """Counts of the linears of one layer, by name.
+
+    The same linear of all routed experts counts as one: 'mlp.experts.*.up_proj', with their rows.
+    """
 
     shapes: Mapping[str, tuple[int, int]]
     zeros: Mapping[str, int]
@@ -22,30 +30,44 @@ class LayerCount:
     """Number of groups by pattern (keep, of)."""
     violations: Mapping[tuple[int, int], int]
     """Number of groups with more than ``keep`` non-zeros, by pattern."""
+    experts: int = 0
+    """Routed experts."""
+
+    @property
+    def of_experts(self) -> tuple[int, int]:
+        """(weights, zeros) of the routed experts."""
+        names = [name for name in self.shapes if "experts.*." in name]
+        weights = sum(self.shapes[name][0] * self.shapes[name][1] for name in names)
+        return weights, sum(self.zeros[name] for name in names)
 
 
 @torch.no_grad()
 def count_layer(
-    linears: Mapping[str, nn.Linear], layer: int, patterns: Sequence[tuple[int, int]] = ()
+    linears: Mapping[str, Any], layer: int, patterns: Sequence[tuple[int, int]] = ()
 ) -> LayerCount:
     """Count the ``linears`` of a layer, whose index in the dense model is ``layer``.
 
     ``patterns`` are as for `audit`. Raises PrunebenchError if a weight is not finite.
     """
-    shapes, zeros = {}, {}
+    shapes: dict[str, tuple[int, int]] = {}
+    zeros: Counter[str] = Counter()
+    experts: set[str] = set()
     groups, violations = dict.fromkeys(patterns, 0), dict.fromkeys(patterns, 0)
     for name, linear in linears.items():
         _check_finite(linear.weight, name, layer)
         # [out, in], True for a non-zero weight. Counting in bools is many times faster than floats.
         kept = linear.weight.bool()
         rows, columns = kept.shape
-        shapes[name] = rows, columns
-        zeros[name] = kept.numel() - int(torch.count_nonzero(kept))
+        if found := _EXPERT.search(name):
+            experts.add(name[: found.end()])
+        joined = _EXPERT.sub(r"\1*", name)
+        shapes[joined] = shapes.get(joined, (0, 0))[0] + rows, columns
+        zeros[joined] += kept.numel() - int(torch.count_nonzero(kept))
         for pattern in patterns:
             checked = nm_violations(kept, *pattern)
             groups[pattern] += checked[0]
             violations[pattern] += checked[1]
-    return LayerCount(shapes, zeros, groups, violations)
+    return LayerCount(shapes, zeros, groups, violations, len(experts))
 
 
 def nm_violations(kept: Tensor, keep: int, of: int) -> tuple[int, int]:

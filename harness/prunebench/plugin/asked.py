@@ -119,6 +119,9 @@ def _measures(audit: Audit) -> Iterator[tuple[str, tuple[float, float]]]:
     yield "parameters", (audit.removed_share, _unit(audit))
     yield "layers", (gone / layers, 1 / layers)
     yield "sub-blocks", ((2 * gone + len(audit.removed_blocks)) / (2 * layers), 0.5 / layers)
+    if audit.experts is not None:
+        experts = audit.experts.per_layer_dense
+        yield "experts", (1 - audit.experts.per_layer / experts, 1 / experts)
     if audit.hidden is not None and audit.hidden_dense:
         yield "residual channels", (1 - audit.hidden / audit.hidden_dense, 1 / audit.hidden_dense)
     now: Counter[str] = Counter()

@@ -30,6 +30,20 @@ class WidthAudit(Part):
     groups_dense: int
 
 
+class ExpertsAudit(Part):
+    """The routed experts of a mixture, and the zeros in their weights and in the others."""
+
+    per_layer: int = Field(description="experts of each layer that has some; the fewest of all")
+    per_layer_dense: int
+    prunable: int = Field(description="weights of routed experts among all `prunable`")
+    zeros: int = Field(description="zeros among them")
+    sparsity: float = Field(description="zeros / prunable")
+    sparsity_without: float = Field(
+        description="the same of the linears that belong to no routed expert: attentions, shared"
+        " experts, dense layers"
+    )
+
+
 class PatternAudit(Part):
     """How many aligned groups along the input dimension break an N:M pattern.
 
@@ -71,6 +85,7 @@ class Audit(Part):
     )
     hidden: int | None = Field(None, description="channels of the residual stream")
     hidden_dense: int | None = None
+    experts: ExpertsAudit | None = Field(None, description="null if there are no routed experts")
     patterns: list[PatternAudit]
     form: str = Field(
         description="how the weights run: 'dense', 'dense with zeros', 'layers removed', ..."

@@ -41,6 +41,11 @@ class KeptUnits(Part):
         default_factory=dict, description="MLP channels, as in `attention`"
     )
     hidden: str | None = Field(description="channels of the residual stream; null if nobody knows")
+    experts: dict[int, str | None] = Field(
+        default_factory=dict,
+        description="routed experts by the decoder layer, for layers that lost some, as in"
+        " `attention`",
+    )
 
 
 def index_text(indices: Sequence[int], total: int | None = None) -> str:

@@ -111,6 +111,10 @@ def _only_declared(pruned: Pruned, declared: set[str]) -> None:
             bool(found.widths) or found.hidden != found.hidden_dense,
             {"width"},
         ),
+        "routed experts were removed": (
+            found.experts is not None and found.experts.per_layer < found.experts.per_layer_dense,
+            {"experts"},
+        ),
     }
     for words, (true, any_of) in happened.items():
         promise(

@@ -260,6 +260,8 @@ SIZE = (
         "real",
         {
             "sparsity": "zeros / prunable weights, counted",
+            "sparsity_of_experts": "the same of the routed experts alone",
+            "sparsity_without_experts": "the same of all other linears in the layers",
             "removed_share": "1 - parameters / parameters of dense",
         },
     ),
@@ -269,6 +271,7 @@ SIZE = (
             "zeros": "zeros among the prunable weights",
             "zeros_dense": "zeros that the dense model already had",
             "parameters": "parameters that remain",
+            "experts": "routed experts that remain in a layer",
             "layers": "decoder layers that remain",
             "layers_removed": "decoder layers removed",
             "memory_bytes": "weights and buffers in memory",
@@ -289,7 +292,7 @@ SIZE = (
         {
             "form": "form in which the weights ran, e.g. dense with zeros",
             "granularity": "what was pruned, by counting: "
-            "unstructured, n:m, width, blocks, layers, none",
+            "unstructured, n:m, width, experts, blocks, layers, none",
             "pattern": "the N:M pattern that no group breaks, e.g. 2:4",
         },
     ),

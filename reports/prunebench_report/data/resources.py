@@ -22,10 +22,13 @@ def size_columns(record: Record, dense: Record | None) -> Row:
         return {}
     return {
         "sparsity": audit.sparsity,
+        "sparsity_of_experts": audit.experts.sparsity if audit.experts else None,
+        "sparsity_without_experts": audit.experts.sparsity_without if audit.experts else None,
         "removed_share": audit.removed_share,
         "zeros": audit.zeros,
         "zeros_dense": audit.zeros_dense,
         "parameters": audit.parameters,
+        "experts": audit.experts.per_layer if audit.experts else None,
         "layers": len(audit.kept_layers),
         "layers_removed": len(audit.removed_layers),
         "memory_bytes": audit.memory_bytes,
@@ -41,11 +44,13 @@ def size_columns(record: Record, dense: Record | None) -> Row:
 
 
 def granularity(audit: Audit) -> str:
-    """What was pruned, by counting: 'layers', 'blocks', 'width', 'n:m', 'unstructured', 'none'."""
+    """What was pruned, by counting: 'layers', 'blocks', 'width', 'experts', 'n:m', ... or 'none'."""
+    experts = audit.experts
     parts = [
         ("layers", bool(audit.removed_layers)),
         ("blocks", bool(audit.removed_blocks)),
         ("width", bool(audit.widths) or audit.hidden != audit.hidden_dense),
+        ("experts", experts is not None and experts.per_layer < experts.per_layer_dense),
         # Some dense models have zeros of their own; only more of them are pruning.
         ("n:m" if pattern(audit) else "unstructured", audit.zeros > audit.zeros_dense),
     ]

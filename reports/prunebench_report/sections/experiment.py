@@ -20,7 +20,7 @@ from prunebench_report.text import (
 if TYPE_CHECKING:
     from prunebench.experiment.cell import Cell
     from prunebench.experiment.text import CalibrationSpec
-    from prunebench.record.audit import Audit
+    from prunebench.record.audit import Audit, ExpertsAudit
     from prunebench.record.record import Record
 
 LONGEST_OPTION = 120
@@ -129,6 +129,8 @@ def audit_facts(record: Record, audit: Audit) -> Facts:
         ("On disk", size(audit.disk_bytes)),
         ("Layers", f"{len(audit.kept_layers)} of {audit.layers_dense}"),
     ]
+    if audit.experts:
+        facts += _experts(audit.experts)
     if audit.removed_layers:
         facts.append(("Removed layers", ", ".join(map(str, audit.removed_layers))))
     if audit.removed_blocks:
@@ -138,6 +140,17 @@ def audit_facts(record: Record, audit: Audit) -> Facts:
         broken = f"violated by {count(one.violations)} of {count(one.groups)} groups"
         facts.append((f"Pattern {one.pattern}", broken))
     return facts
+
+
+def _experts(experts: ExpertsAudit) -> Facts:
+    return [
+        ("Routed experts in a layer", f"{experts.per_layer} of {experts.per_layer_dense}"),
+        (
+            "Zeros of routed experts",
+            f"{percent(experts.sparsity, 2)} of {count(experts.prunable)} weights",
+        ),
+        ("Zeros without routed experts", percent(experts.sparsity_without, 2)),
+    ]
 
 
 def _widths(audit: Audit) -> Facts:
