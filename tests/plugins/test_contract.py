@@ -26,6 +26,7 @@ TRIED = {
     "blockpruner": {"count": 2},
     "shortgpt": {"count": 1},
     "llm-streamline": {"ratio": 0.25},
+    "reap": {"ratio": 0.5},
     "apply": {"units": {"layers": [2], "attention": [0], "mlp_channels": {"1": "0-9"}}},
 }
 

@@ -18,9 +18,9 @@ from prunebench.layerwise.statistics import GRADIENTS, input_statistics
 from prunebench.layerwise.walk import ExpertsObserver, LayersObserver, LayerWalk, LinearsObserver
 from prunebench.model.anatomy import Block, anatomy
 from prunebench.model.dense_indices import DenseIndices
+from prunebench.model.expert_removal import keep_experts
 from prunebench.model.replacement import Network, Replacement, is_replaced, replace_layer
 from prunebench.model.restore import restore_layers, restored_layers, share_configs
-from prunebench.model.expert_removal import keep_experts
 from prunebench.model.surgery import remove_blocks, remove_layers
 from prunebench.model.width import keep_groups, keep_hidden
 from prunebench.plugin.api.options import LayerwiseOptions
