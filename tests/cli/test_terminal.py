@@ -96,6 +96,7 @@ OTHERS = [  # which end in the same code
     ["schema"],
     ["plugins"],
     ["doctor", "--offline"],
+    ["families"],
     ["profile", "./model", "--prompt", "4", "--new-tokens", "2", "--min-time", "0"],
 ]
 

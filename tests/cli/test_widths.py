@@ -41,6 +41,7 @@ CASES = {
     "profile": ["profile", "./model", "--prompt", "4", "--new-tokens", "2", "--min-time", "0"],
     "report": ["report", "runs/a"],
     "compare": ["compare", "runs/a", "runs/b", "--fail-on", "quality:1%,speed:0"],
+    "families": ["families", "./model"],
     "doctor": ["doctor", "--offline"],
     "plugins": ["plugins"],
     "plugins show": ["plugins", "show", "sparsegpt"],

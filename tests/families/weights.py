@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from families.levels import WORKS, level
-from families.tiny_configs import VOCABULARY, tiny_model
+from families.tiny_configs import LAYERS, VOCABULARY, tiny_model
 from prunebench import Context, PrunebenchError, anatomy, load_pruned
 from prunebench.model.checkpoint import save
 from prunebench.model.supported import check_family
@@ -51,6 +51,15 @@ def check_saved(model: Any, found: torch.Tensor) -> None:
         save(model, None, Path(folder) / "saved", made_by={})
         again = load_pruned(Path(folder) / "saved")
     assert torch.equal(logits(again), found), "the model is another one after loading"
+
+
+@level("layers")
+def layers(model_type: str) -> str:
+    try:
+        assert len(anatomy(planned(model_type)).layers) == LAYERS
+    except PrunebenchError as error:
+        return refused(error)
+    return WORKS
 
 
 @level("weights")

@@ -22,6 +22,7 @@ COMMANDS = {
     "report": "Render the report of a run again, or of several as one.",
     "compare": "Compare two runs, cell by cell.",
     "export": "Print or write the records of a run as one table.",
+    "families": "Show what works on a model, and why the rest does not.",
     "doctor": "Show what this machine can measure, and what it cannot and why.",
     "plugins": "List the plugins and what they offer.",
     "schema": "Print the JSON Schema of suite files, for editors.",

@@ -128,7 +128,7 @@ def _check_quantisation(
         ),
         None,
     )
-    key = next((key for key in _QUANTISED if config.get(key)), None)
+    key = _quantised(config)
     plain = "only plain weights can be pruned and measured"
     if key is None and packed:
         raise PrunebenchError(f"{packed}: {plain}", hint=_ORIGINAL)
@@ -142,6 +142,19 @@ def _check_quantisation(
         f"{folder / 'config.json'} asks to quantise while loading ({_method(config[key])}): {plain}",
         hint=f"remove `{key}` from it: the stored weights are plain",
     )
+
+
+def check_plain(config: Mapping[str, Any], source: object) -> None:
+    """Raise PrunebenchError if a config says that its weights are quantised."""
+    if (key := _quantised(config)) is not None:
+        raise PrunebenchError(
+            f"{source} is quantised ({_method(config[key])}): only plain weights can be pruned",
+            hint=_ORIGINAL,
+        )
+
+
+def _quantised(config: Mapping[str, Any]) -> str | None:
+    return next((key for key in _QUANTISED if config.get(key)), None)
 
 
 def _method(settings: Any) -> str:
