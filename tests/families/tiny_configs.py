@@ -104,6 +104,9 @@ _SIZES: dict[str, Any] = {
     "sliding_window": 32,
     "rotary_dim": 8,
     "lru_width": HIDDEN,
+    "adapter_in_dim": HIDDEN,
+    "adapter_input_size": HIDDEN,
+    "adapter_out_dim": HIDDEN,
     "attention_window_size": 32,
     "first_k_dense_replace": 1,
     "index_n_heads": 2,
@@ -168,6 +171,10 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
     "blt": {"encoder_hash_byte_group_vocab": 50},
     "cohere_compass_text": {"rope_parameters": _ROPES},
     "ctrl": {"dff": 96},
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
+        "ffn_config": {"ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2},
+    },
     "deepseek_v2": {"num_experts_per_tok": 2},
     "deepseek_v4": {"o_lora_rank": 8, "o_groups": 2, "hc_mult": 2},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
@@ -246,7 +253,7 @@ def _built(kind: type[PretrainedConfig], corrections: dict[str, Any]) -> Pretrai
     inner = {name[5:]: value for name, value in fields.items() if name.startswith("text.")}
     fields = {name: value for name, value in fields.items() if not name.startswith("text.")}
     for name, value in vars(default).items():
-        if isinstance(value, PretrainedConfig):
+        if isinstance(value, PretrainedConfig) and name not in corrections:
             fields[name] = _built(type(value), inner if "text" in name else {})
     return kind(**fields)
 

@@ -60,6 +60,8 @@ def keep_layers(parts: Anatomy, kept: Sequence[int]) -> None:
     owner, _, name = parts.layers_path.rpartition(".")
     renumber_layers(layers, rest)
     setattr(parts.model.get_submodule(owner), name, rest)
+    for config, fields in zip(found, before, strict=True):
+        _copy_changes(parts, config, fields)
 
 
 def _check_caches(layers: torch.nn.ModuleList) -> None:
@@ -120,6 +122,14 @@ def shorten(config: Any, kept: Sequence[int], depth: int) -> None:
     for name in counted:
         if name in vars(config) or name == "num_hidden_layers":
             setattr(config, name, len(kept))
+
+
+def _copy_changes(parts: Anatomy, config: Any, before: dict[str, Any]) -> None:
+    """Change what modules around the layers remember of the config, such as a list of layers."""
+    for module in (parts.decoder, parts.model.get_submodule(parts.layers_path.rpartition(".")[0])):
+        for name, value in vars(module).items():
+            if name in before and value == before[name] and value != getattr(config, name):
+                setattr(module, name, getattr(config, name))
 
 
 def _check_built(parts: Anatomy, kept: Sequence[int], was: list[set[str]] | None) -> None:

@@ -114,19 +114,34 @@ class _Narrowed:
 
 def _config(checkpoint: Checkpoint, source: LoadingFolder, common: dict[str, Any]) -> Any:
     """The config as an object of transformers. Raises PrunebenchError if it is no causal LM's."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(source.path, **common)
     except Exception as error:
         raise config_error(checkpoint, source.path, error) from error
     own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
-    if type(config) not in AutoModelForCausalLM._model_mapping and not own_code:
+    if not own_code and _causal_class(config) is None:
         raise PrunebenchError(
             f"{checkpoint.folder}: a {config.model_type} model is no causal language model",
             hint="name a causal language model",
         )
     return config
+
+
+def _causal_class(config: Any) -> Any:
+    """The causal language model of a config; None if transformers has none."""
+    import transformers
+
+    mapping = transformers.AutoModelForCausalLM._model_mapping
+    if type(config) in mapping:
+        return mapping[type(config)]
+    # The text decoder of a larger model, saved alone, is in no mapping: its config names the class.
+    for name in getattr(config, "architectures", None) or ():
+        found = getattr(transformers, name, None)
+        if name.endswith("ForCausalLM") and getattr(found, "config_class", None) is type(config):
+            return found
+    return None
 
 
 def _loader(folder: Path, config: Any) -> tuple[Any, dict[str, Any]]:
@@ -137,10 +152,14 @@ def _loader(folder: Path, config: Any) -> tuple[Any, dict[str, Any]]:
     """
     from transformers import AutoModelForCausalLM
 
+    plain = _causal_class(config)
+    if plain is None or type(config) in AutoModelForCausalLM._model_mapping:
+        loader = AutoModelForCausalLM
+    else:
+        loader = plain
     pruning = read_pruning_file(folder)
     if pruning is None or pruning.plain:
-        return AutoModelForCausalLM, {}
-    plain = AutoModelForCausalLM._model_mapping[type(config)]
+        return loader, {}
 
     def build(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         plain.__init__(self, config, *args, **kwargs)

@@ -17,7 +17,7 @@ from prunebench.errors import PrunebenchError, did_you_mean
 
 _STATE_SPACE = frozenset({"mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm"})
 _DIFFUSION = re.compile(r"diffusion|llada|dream|sdar", re.IGNORECASE)
-_PAIR = re.compile(r'"([\w.-]+)", "\w+"')
+_PAIR = re.compile(r'"([\w.-]+)", "(\w+)"')
 _KEY = re.compile(r'^    "([\w.-]+)": {', re.MULTILINE)
 
 
@@ -25,7 +25,18 @@ _KEY = re.compile(r'^    "([\w.-]+)": {', re.MULTILINE)
 def causal_types() -> tuple[str, ...]:
     """Every `model_type` that the installed transformers has a causal language model for."""
     text = _section("models/auto/modeling_auto.py", "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = ", "\n)")
-    return tuple(sorted(set(_PAIR.findall(text))))
+    return tuple(sorted({name for name, _ in _PAIR.findall(text)}))
+
+
+@cache
+def _causal_classes() -> frozenset[str]:
+    text = _section("models/auto/modeling_auto.py", "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = ", "\n)")
+    return frozenset(name for _, name in _PAIR.findall(text))
+
+
+def _architectures(config: Mapping[str, Any]) -> list[str]:
+    names = config.get("architectures")
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
 @cache
@@ -69,7 +80,9 @@ def check_family(config: Mapping[str, Any], source: object) -> None:
     own_code = config.get("auto_map")
     if isinstance(own_code, Mapping) and "AutoModelForCausalLM" in own_code:
         return
-    if model_type not in causal_types():
+    # The text decoder of a larger model, saved alone, has a type of its own.
+    named = set(_architectures(config)) & _causal_classes()
+    if model_type not in causal_types() and not named:
         near = did_you_mean(model_type, causal_types())
         raise PrunebenchError(
             f"{source}: transformers has no causal language model called '{model_type}'",
