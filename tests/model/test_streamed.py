@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import families.tiny_configs
 from prunebench.errors import PrunebenchError
 from prunebench.model.anatomy import anatomy
 from prunebench.model.checkpoint import save_by_pieces
@@ -134,6 +135,39 @@ def test_another_shape_or_type_is_refused(change: str, tmp_path: Path) -> None:
             weight = linear.weight[:8] if change == "shape" else linear.weight.double()
             linear.weight = torch.nn.Parameter(weight, requires_grad=False)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("model_type", ["qwen3_moe", "mixtral", "gpt2", "gpt_oss"])
+def test_experts_that_lie_one_by_one_on_disk_are_lent_and_written(
+    model_type: str, tmp_path: Path
+) -> None:
+    """In memory they are one parameter of a layer."""
+    whole = families.tiny_configs.tiny_model(model_type)
+    whole.save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    whole = load(tmp_path / "model", dtype="float32", device="cpu").model
+    model = bare(tmp_path / "model")
+    source = open_tensors(read_checkpoint(tmp_path / "model"))
+    with source, save_by_pieces(model, None, tmp_path / "ours", shard_bytes=1 << 30) as (_, target):
+        streamed = StreamedModel(model, source, target)
+        for index, layer in enumerate(anatomy(model).layers):
+            dense = anatomy(whole).layers[index].state_dict()
+            with streamed.layer(index, changes=True):
+                assert layer.state_dict().keys() == dense.keys()
+                assert all(torch.equal(layer.state_dict()[name], dense[name]) for name in dense)
+                for linear in anatomy(model).linears(layer).values():
+                    linear.weight[:, ::2] = 0
+            with streamed.layer(index, changes=False):
+                for linear in anatomy(model).linears(layer).values():
+                    assert bool((linear.weight[:, ::2] == 0).all())
+        streamed.copy_rest()
+    for layer in anatomy(whole).layers:
+        for linear in anatomy(whole).linears(layer).values():
+            with torch.no_grad():
+                linear.weight[:, ::2] = 0
+    whole.save_pretrained(tmp_path / "theirs")
+    ours, theirs = (tmp_path / name / "model.safetensors" for name in ("ours", "theirs"))
+    assert ours.read_bytes() == theirs.read_bytes()
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox"])

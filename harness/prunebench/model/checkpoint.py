@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from prunebench.byte_path import utf8_path
-from prunebench.errors import PrunebenchError
 from prunebench.model.adapter import FOLDER, attached
 from prunebench.model.files import atomic_replace, disk_errors, move_over, scratch_folder
 from prunebench.model.pruning_json import (
@@ -106,8 +105,7 @@ def save_by_pieces(
 ) -> Iterator[tuple[Path, TensorFiles]]:
     """As `save_into`, for a model on the meta device whose tensors the block writes one by one.
 
-    The block gets the folder and its weight files, which are addressed by the tensors' names in the
-    model. A file holds at most ``shard_bytes`` unless one tensor is larger, as transformers does
+    The block gets the folder and its weight files. A file holds at most ``shard_bytes`` unless one tensor is larger, as transformers does
     it.
     """
     target = save_target(folder)
@@ -131,11 +129,10 @@ def save_by_pieces(
 def _new_shards(model: Any, folder: Path, shard_bytes: int) -> dict[str, StoredTensor]:
     """Create weight files of the right size without contents, and an index if there are several.
 
-    Returns the tensors' locations by their names in the model.
+    Returns the tensors' locations by their names on disk.
     """
     from huggingface_hub import split_torch_state_dict_into_shards
 
-    names = saved_names(model)  # name in the model -> name on disk
     written = dict(_saved(model))  # in the order in which transformers fills shards
     stem, suffix = SINGLE.rsplit(".", 1)
     split = split_torch_state_dict_into_shards(
@@ -150,7 +147,7 @@ def _new_shards(model: Any, folder: Path, shard_bytes: int) -> dict[str, StoredT
         (folder / INDEX).write_text(
             json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8"
         )
-    return {name: entries[written_as] for name, written_as in names.items()}
+    return entries
 
 
 def _readable(folder: Path) -> None:
@@ -159,25 +156,8 @@ def _readable(folder: Path) -> None:
         path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-def saved_names(model: Any) -> dict[str, str]:
-    """Name in the model -> name in the weight file, of each tensor that is written.
-
-    Raises PrunebenchError if a tensor is not written as it is, but joined with others or split.
-    """
-    found = {}
-    for name, tensor in _kept(model).items():
-        written = _as_written(model, {name: tensor})
-        if [part.shape for part in written.values()] != [tensor.shape]:
-            raise PrunebenchError(
-                f"{name} has another form on disk than in memory",
-                hint="a model of this family must be loaded as a whole",
-            )
-        found[name] = next(iter(written))
-    return found
-
-
 def _saved(model: Any) -> Mapping[str, torch.Tensor]:
-    return _as_written(model, _kept(model))
+    return as_written(model, _kept(model))
 
 
 def _kept(model: Any) -> dict[str, torch.Tensor]:
@@ -195,7 +175,7 @@ def _kept(model: Any) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().to("meta") for name, tensor in state.items() if name in names}
 
 
-def _as_written(model: Any, state: dict[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+def as_written(model: Any, state: dict[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
     """The names and shapes on disk; some families differ from those in memory (GPT-NeoX's head)."""
     from transformers.core_model_loading import revert_weight_conversion
 

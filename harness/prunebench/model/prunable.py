@@ -135,7 +135,9 @@ def _experts_paths(layer: torch.nn.Module) -> list[str]:
 def _is_excluded(layer: torch.nn.Module, path: str, module: Any, experts: list[str]) -> bool:
     steps = path.split(".")
     parents = [layer.get_submodule(".".join(steps[:depth])) for depth in range(1, len(steps))]
-    if "router" in path or any(_NORM.search(type(each).__name__) for each in parents):
+    if "router" in path or any(
+        _NORM.search(type(each).__name__) and each._parameters for each in parents
+    ):
         return True
     if steps[-1] in _STATE_SPACE and any(hasattr(parents[-1], name) for name in ("A_log", "A")):
         return True

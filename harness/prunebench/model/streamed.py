@@ -17,9 +17,11 @@ import torch
 from prunebench.callbacks import ignore
 from prunebench.errors import PrunebenchError
 from prunebench.model.anatomy import anatomy
+from prunebench.model.checkpoint import as_written
 from prunebench.model.files import disk_errors
 from prunebench.model.folder import Checkpoint
 from prunebench.model.safetensors_io import TensorFiles
+from prunebench.model.stored_forms import StoredForms
 
 Watch = Callable[[int, torch.nn.Module], None]
 
@@ -36,8 +38,8 @@ class _Slot(NamedTuple):
 class StreamedModel:
     """Lends the parts of ``model``, which is on the meta device, with their weights.
 
-    ``source`` holds the tensors by their names in the checkpoint. ``target``, if given, receives
-    the tensors of changed layers by their names in the model. Lent parts are on ``device``.
+    ``source`` and ``target`` hold tensors by their names on disk; the second, if given, receives
+    those of changed layers. Lent parts are on ``device``.
     ``read(index, layer)`` is called when a layer is lent for the first time, ``changed(index,
     layer)`` before a layer is written.
     """
@@ -55,9 +57,10 @@ class StreamedModel:
         self.model = model
         self._source, self._target = source, target
         self._device = torch.device(device)
-        self._read_watch, self._changed_watch = read, changed
+        self._read_watch, self._change_watch = read, changed
         self._parts = anatomy(model)
-        self._stored = _stored_names(model, source)
+        self._stored = StoredForms(model, source)
+        self._written = None if target is None else StoredForms(model, target)
         self._state: dict[str, torch.Tensor] = model.state_dict(keep_vars=True)
         self._layers = [
             self._names(f"{self._parts.layers_path}.{index}.")
@@ -90,27 +93,37 @@ class StreamedModel:
                 self._read_watch(index, layer)
             yield
             if changes and self._target is not None:
-                self._changed_watch(index, layer)
-                for name in names:
-                    self._write(name)
+                self._change_watch(index, layer)
+                self._write({name: self._changed(name) for name in names})
                 self.written.add(index)
 
     def stored_pieces(self) -> Iterator[tuple[str, torch.Tensor]]:
         """All weights, in the model's type: some elements at a time, with their stored name."""
+        seen: set[str] = set()
         for name, tensor in self._state.items():
-            if name in self._stored:
-                for _, piece in self._source.pieces(self._stored[name]):
-                    yield self._stored[name], piece.to(tensor.dtype)
+            for stored in self._stored.stored_names(name):
+                if stored not in seen:
+                    seen.add(stored)
+                    for _, piece in self._source.pieces(stored):
+                        yield stored, piece.to(tensor.dtype)
 
     def copy_rest(self) -> None:
         """Copy all tensors outside the layers to ``target``, some elements at a time."""
-        assert self._target is not None
+        assert self._target is not None and self._written is not None
         inside = {name for names in self._layers for name in names}
-        for name in [name for name in self._target.entries if name not in inside]:
-            dtype = self._state[name].dtype
-            for start, piece in self._source.pieces(self._stored[name]):
-                with disk_errors(self._target.entries[name].path):
-                    self._target.write(name, piece.to(dtype), start)
+        done = {stored for name in inside for stored in self._written.stored_names(name)}
+        for name, tensor in self._state.items():
+            goals = set(self._written.stored_names(name)) - done
+            if name in inside or not goals:
+                continue
+            done |= goals
+            if name not in self._stored.plain or name not in self._written.plain:
+                self._write(self._read([name], self._stored))
+                continue
+            goal = self._written.plain[name]
+            for start, piece in self._source.pieces(self._stored.plain[name]):
+                with disk_errors(self._target.entries[goal].path):
+                    self._target.write(goal, piece.to(tensor.dtype), start)
 
     def _names(self, prefix: str) -> list[str]:
         return [name for name in self._state if name.startswith(prefix)]
@@ -119,10 +132,12 @@ class StreamedModel:
     def _lent(self, names: Sequence[str], *, written: bool = False) -> Iterator[None]:
         slots: list[_Slot] = []
         try:
-            for name in names:
+            # Read a written layer from ``target``, so that later steps see its changes.
+            forms = self._written if written and self._written else self._stored
+            for name, tensor in self._read(names, forms).items():
                 slot = self._slot(name)
                 slots.append(slot)
-                slot.table[slot.name] = self._read(name, written=written)
+                slot.table[slot.name] = tensor
             yield
         finally:
             # Also after an error: whatever the caller put there, the layer is empty again.
@@ -136,32 +151,35 @@ class StreamedModel:
         table = module._parameters if leaf in module._parameters else module._buffers
         return _Slot(table, leaf, self._state[name])
 
-    def _read(self, name: str, *, written: bool) -> torch.Tensor:
-        empty = self._state[name]
-        # Read a written layer from ``target``, so that later steps see its changes.
-        stored = (
-            self._target.read(name)
-            if written and self._target
-            else self._source.read(self._stored[name])
-        )
-        tensor = stored.to(device=self._device, dtype=empty.dtype)
-        return (
-            torch.nn.Parameter(tensor, requires_grad=False)
-            if isinstance(empty, torch.nn.Parameter)
-            else tensor
-        )
+    def _read(self, names: Sequence[str], forms: StoredForms) -> dict[str, torch.Tensor]:
+        """These tensors as the model has them: on its device, in its type."""
+        found = {}
+        for name, stored in forms.read(names).items():
+            empty = self._state[name]
+            tensor = stored.to(device=self._device, dtype=empty.dtype)
+            is_parameter = isinstance(empty, torch.nn.Parameter)
+            found[name] = (
+                torch.nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor
+            )
+        return found
 
-    def _write(self, name: str) -> None:
+    def _changed(self, name: str) -> torch.Tensor:
+        """A lent tensor. Raises PrunebenchError if it has another shape or type than before."""
         slot = self._slot(name)
-        tensor = slot.table.get(slot.name)
+        tensor: torch.Tensor | None = slot.table.get(slot.name)
         if tensor is None or (tensor.shape, tensor.dtype) != (slot.empty.shape, slot.empty.dtype):
             raise PrunebenchError(
                 f"{name} has another shape or type than before; pruning layer by layer keeps both",
                 hint="prune the model without --stream",
             )
+        return tensor
+
+    def _write(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Write tensors of the model to ``target``, in the form of the files."""
         assert self._target is not None
-        with disk_errors(self._target.entries[name].path):
-            self._target.write(name, tensor)
+        for name, tensor in as_written(self.model, tensors).items():
+            with disk_errors(self._target.entries[name].path):
+                self._target.write(name, tensor)
 
 
 def _release_memory() -> None:
@@ -177,38 +195,3 @@ def _release_memory() -> None:
 def open_tensors(checkpoint: Checkpoint) -> TensorFiles:
     """The tensors of a checkpoint's weight files, by their names in the files."""
     return TensorFiles(checkpoint.tensors)
-
-
-def _stored_names(model: Any, source: TensorFiles) -> dict[str, str]:
-    """Name in the model -> name in the weight files, of each tensor.
-
-    Tied tensors may be stored under any of their names. Raises PrunebenchError if transformers
-    computes a tensor from several stored ones.
-    """
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
-
-    state: dict[str, torch.Tensor] = model.state_dict(keep_vars=True)
-    steps = get_model_conversion_mapping(model)
-    renamings = [step for step in steps if isinstance(step, WeightRenaming)]
-    converters = [step for step in steps if isinstance(step, WeightConverter)]
-    prefix = model.base_model_prefix
-    found: dict[str, str] = {}
-    for stored in source.entries:
-        name, converter = rename_source_key(stored, renamings, converters, prefix, state)
-        # A rule may rename what already has the model's own name; that one wins.
-        if name not in state and stored in state:
-            name, converter = rename_source_key(stored, [], [], prefix, state)
-        if name in state and (
-            converter is not None or source.entries[stored].shape != tuple(state[name].shape)
-        ):
-            raise PrunebenchError(
-                f"{stored} has another form on disk than in memory",
-                hint="a model of this family must be loaded as a whole",
-            )
-        found[name] = stored
-    shared: dict[int, str] = {}  # identity of a tied tensor -> stored name
-    for name, tensor in state.items():
-        if name in found:
-            shared.setdefault(id(tensor), found[name])
-    return {name: found.get(name) or shared[id(tensor)] for name, tensor in state.items()}
