@@ -17,7 +17,6 @@ from prunebench import (
     Method,
     OnlyIf,
     Reference,
-    anatomy,
     hookimpl,
     is_share,
     lowest,
@@ -139,7 +138,6 @@ class DSnoT(LayerwiseMethod):
         # What the initial method needs depends on the options.
         wanted = {*self.initial.statistics, *type(self).statistics}
         self.statistics = frozenset(wanted)  # type: ignore[misc]
-        self.skipped: set[str] = set()
         self.errors: list[tuple[float, float]] = []
         self.exchanged = self.refined = 0
 
@@ -163,13 +161,6 @@ class DSnoT(LayerwiseMethod):
         The first is the share of the refined linears' weights that came back. The second is the
         mean absolute error of an output, before and after the exchanges.
         """
-        parts = anatomy(model)
-        skipped = {"mlp": "mlp", "self_attn": "attention"}.get(self.options.skip_layer)
-        # Families name their sub-blocks differently, so go by the anatomy.
-        self.skipped = {
-            cut.linear
-            for cut in (parts.cuts(skipped) if skipped else ())  # type: ignore[arg-type]
-        }
         super().prune(model, context)
         if self.errors:
             before, after = torch.tensor(self.errors).mean(dim=0).tolist()
@@ -191,7 +182,10 @@ class DSnoT(LayerwiseMethod):
                 self._refine(weight, before, each)
 
     def _skips(self, name: str) -> bool:
-        return name in self.skipped or name.rpartition(".")[2] == self.options.skip_sub_layer
+        # 'self_attn.q_proj', 'attention.dense': every family calls its attention something like it.
+        block = "self_attn" if "att" in name else "mlp"
+        last = name.rpartition(".")[2]
+        return block == self.options.skip_layer or bool(last == self.options.skip_sub_layer)
 
     def _refine(self, weight: torch.Tensor, dense: torch.Tensor, stats: LinearStats) -> None:
         """Exchange weights of ``weight`` [out, in], pruned in place from ``dense``."""

@@ -125,7 +125,7 @@ def test_the_power_of_the_variance_decides_what_comes_back() -> None:
     weight = torch.tensor([[3.0, 2.0, -9.0, 9.0]])
     moments = torch.tensor([[1.0, 1.0, 1.0, 1.0], [9.0, 1.0, 1.0, 1.0]])
     found = {"input_norm": torch.ones(4), "sequence_moments": moments}
-    stats = LinearStats(0, "q_proj", torch.Generator(), found)
+    stats = LinearStats(0, "self_attn.q_proj", torch.Generator(), found)
     for power, returned in ((1.0, 1), (0.0, 0)):
         pruned = weight.clone()
         build(sparsity=0.5, max_cycle_time=1, pow_of_var_regrowing=power).prune_group(

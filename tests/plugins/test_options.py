@@ -63,6 +63,15 @@ FIRST: dict[tuple[str, str], dict[str, Any]] = {
         "skip_sub_layer": None,
         "mode": "clean",
     },
+    ("method", "flap"): {
+        "ratio": None,
+        "target_parameters": None,
+        "metrics": "WIFV",
+        "structure": "AL-AM",
+        "remove_heads": 8,
+        "bias": True,
+        "mode": "clean",
+    },
     ("method", "imp"): {
         **TRAINING,
         "learning_rate": 1e-5,
@@ -164,6 +173,12 @@ CALIBRATION: dict[str, dict[str, Any]] = {
     "shortgpt": {"corpus": "pg19", "sampler": "consecutive", "windows": 512, "length": 256},
     "blockpruner": {"corpus": "alpaca", "sampler": "joined-rows", "rows": 256, "length": 2048},
     "llm-pruner": {"corpus": "bookcorpus", "sampler": "distinct", "windows": 10, "length": 64},
+    "flap": {
+        "corpus": "wikitext2",
+        "sampler": "space-joined-random",
+        "windows": 1024,
+        "length": 128,
+    },
 }
 # What methods and allocations need or do at their defaults.
 NATURE: dict[str, set[str]] = {
@@ -174,6 +189,7 @@ NATURE: dict[str, set[str]] = {
     "sparsegpt": {"calibration"},
     "ria": {"calibration"},
     "dsnot": {"calibration"},
+    "flap": {"calibration"},
     "imp": {"calibration", "seed", "training"},
     "llm-pruner": {"calibration"},
     "blockpruner": {"calibration"},

@@ -307,7 +307,7 @@ def outliers_of(scores: torch.Tensor, **options) -> list[float]:
     """The outliers that OWL notes of two layers: one has these scores, and one has no outliers."""
 
     class Known(Context):
-        def observe_linears(self, model, statistics, see) -> None:
+        def observe_linears(self, model, statistics, see, *, only=None) -> None:
             for weight in (scores, torch.ones_like(scores)):
                 linear = torch.nn.Linear(*reversed(weight.shape), bias=False)
                 linear.weight.data.copy_(weight)

@@ -23,6 +23,7 @@ PAPERS = {
     "dsnot",
     "llm-pruner",
     "reap",
+    "flap",
     "ria",
     "shortgpt",
     "sparsegpt",

@@ -104,19 +104,27 @@ class LayerWalk:
             self.progress(index + 1, len(parts.layers))
 
     def observe_linears(
-        self, model: Any, statistics: Collection[Statistic], see: LinearsObserver
+        self,
+        model: Any,
+        statistics: Collection[Statistic],
+        see: LinearsObserver,
+        only: Collection[str] | None = None,
     ) -> None:
         """Call ``see(linears, stats)``, both by name, for each layer of the unchanged model.
 
-        Each layer runs once. Raises PrunebenchError if an input is not finite.
+        Each layer runs once. ``only``: names in a layer; None: all linears. Raises PrunebenchError if an input is not finite.
         """
         parts = anatomy(model)
         captured = self._capture(model, parts)
         for index, layer in enumerate(parts.layers):
-            groups = parts.inputs_of(layer)
+            groups = _among(only, parts.inputs_of(layer), "")
+            names = {name for group in groups for name in group}
             with self._running(parts, index, captured, changes=False) as run:
                 gathered = run.gather([group[0] for group in groups], statistics, into=run.states)
-                see(parts.linears(layer), self._all_stats(run, groups, gathered))
+                linears = {
+                    name: linear for name, linear in parts.linears(layer).items() if name in names
+                }
+                see(linears, self._all_stats(run, groups, gathered))
             self.progress(index + 1, len(parts.layers))
 
     def train(

@@ -17,6 +17,7 @@ from prunebench.model.files import atomic_replace, disk_errors, move_over, scrat
 from prunebench.model.pruning_json import (
     VARIANT,
     PruningFile,
+    added_biases,
     is_plain,
     shape_of,
     write_pruning_file,
@@ -70,7 +71,11 @@ def save(
         with save_into(model, tokenizer, folder):
             return
     pruning = PruningFile(
-        plain=is_plain(model), shape=shape_of(model), kept=kept, made_by=dict(made_by)
+        plain=is_plain(model),
+        shape=shape_of(model),
+        biases=added_biases(model),
+        kept=kept,
+        made_by=dict(made_by),
     )
     with save_into(model, tokenizer, folder, variant=None if pruning.plain else VARIANT) as aside:
         write_pruning_file(aside, pruning)

@@ -19,7 +19,7 @@ from typing import Any
 from prunebench.errors import PrunebenchError
 from prunebench.model.anatomy import Anatomy, anatomy, width
 from prunebench.model.checkpoint import save_into
-from prunebench.model.pruning_json import is_plain
+from prunebench.model.pruning_json import added_biases, is_plain
 from prunebench.model.replacement import is_replaced
 
 _LOAD_PRUNED = "load the model with prunebench.load_pruned"
@@ -109,6 +109,11 @@ def _check(parts: Anatomy) -> None:
         raise PrunebenchError(
             f"a {parts.model_type} model cannot be written in the DeciLM format, which is Llama's",
             hint=f"save it in prunebench's own format, and {_LOAD_PRUNED}",
+        )
+    if biases := added_biases(parts.model):
+        raise PrunebenchError(
+            f"{biases[0]} got a bias by pruning, which the DeciLM format cannot describe",
+            hint=f"prune without `bias`, or {_LOAD_PRUNED}",
         )
     if is_plain(parts.model):
         raise PrunebenchError(

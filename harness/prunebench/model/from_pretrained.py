@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from prunebench.errors import PrunebenchError
+from prunebench.model.biases import make_biases
 from prunebench.model.folder import Checkpoint
 from prunebench.model.load_errors import config_error, load_error, tokenizer_error
 from prunebench.model.loading_folder import LoadingFolder
@@ -164,6 +165,7 @@ def _loader(folder: Path, config: Any) -> tuple[Any, dict[str, Any]]:
     def build(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         plain.__init__(self, config, *args, **kwargs)
         apply_shape(self, pruning.shape)
+        make_biases(self, pruning.biases)
 
     named = {"__init__": build, "__module__": plain.__module__, "__qualname__": plain.__qualname__}
     return type(plain.__name__, (_Narrowed, plain), named), {"variant": VARIANT}

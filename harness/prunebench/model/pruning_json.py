@@ -8,6 +8,7 @@ The file holds what the config cannot:
     shape     hidden: channels of the residual stream
               layers: one {kv_groups, mlp_channels} per decoder layer; 0 means removed;
                   replacement: {network, width} if a network is in the layer's place
+    biases    linears that have a bias although the config says that they have none
     kept      which layers, KV groups and channels of the model before pruning these are
     made_by   method, options and kept layers; for people, never read back
 
@@ -65,6 +66,9 @@ class PruningFile(Part):
         description="whether config.json alone describes the model, so that from_pretrained works"
     )
     shape: Shape
+    biases: list[str] = Field(
+        default_factory=list, description="paths of the linears that got a bias by pruning"
+    )
     kept: KeptUnits | None = Field(
         None,
         description="which units of the model before pruning stayed; null in older files",
@@ -114,10 +118,8 @@ def apply_shape(model: Any, shape: Shape) -> None:
 
 def is_plain(model: Any) -> bool:
     """Whether a model built from the config alone has tensors of the same names and shapes."""
-    config = copy.deepcopy(model.config)
     try:
-        with torch.device("meta"):
-            built = type(model)(config)
+        built = _built(model)
     except Exception:  # some families refuse a number of heads that does not divide the width
         return False
     tensors = {name: tensor.shape for name, tensor in model.state_dict().items()}
@@ -130,6 +132,26 @@ def is_plain(model: Any) -> bool:
         for a, b in zip(ours.layers, theirs.layers, strict=True)
         if ours.has(a, "attention")
     )
+
+
+def added_biases(model: Any) -> list[str]:
+    """Paths of the modules that have a bias, and have none in a model built from the config."""
+    try:
+        built = _built(model)
+    except Exception:  # as in `is_plain`
+        return []
+    names = {name for name, _ in built.named_parameters(remove_duplicate=False)}
+    ours = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    found = [name.removesuffix(".bias") for name in ours if name.endswith(".bias")]
+    # Modules that are not there at all are those of a network in a layer's place.
+    return [path for path in found if f"{path}.bias" not in names and f"{path}.weight" in names]
+
+
+def _built(model: Any) -> Any:
+    """A model of the same config, on the meta device."""
+    config = copy.deepcopy(model.config)
+    with torch.device("meta"):
+        return type(model)(config)
 
 
 def write_pruning_file(folder: Path, pruning: PruningFile) -> None:

@@ -117,6 +117,8 @@ def _measures(audit: Audit) -> Iterator[tuple[str, tuple[float, float]]]:
     gone = len(audit.removed_layers)
     yield "zeros", (audit.sparsity, 0.0)
     yield "parameters", (audit.removed_share, _unit(audit))
+    dense = max(1, audit.prunable_dense)
+    yield "weights of the layers", (1 - audit.prunable / dense, _unit(audit))
     yield "layers", (gone / layers, 1 / layers)
     yield "sub-blocks", ((2 * gone + len(audit.removed_blocks)) / (2 * layers), 0.5 / layers)
     if audit.experts is not None:

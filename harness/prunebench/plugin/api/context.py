@@ -17,6 +17,7 @@ from prunebench.layerwise.partial_forward import PartialForward
 from prunebench.layerwise.statistics import GRADIENTS, input_statistics
 from prunebench.layerwise.walk import ExpertsObserver, LayersObserver, LayerWalk, LinearsObserver
 from prunebench.model.anatomy import Block, anatomy
+from prunebench.model.biases import add_biases
 from prunebench.model.dense_indices import DenseIndices
 from prunebench.model.expert_removal import keep_experts
 from prunebench.model.replacement import Network, Replacement, is_replaced, replace_layer
@@ -166,17 +167,22 @@ class Context:
         self._note_experts(walk.expert_tokens)
 
     def observe_linears(
-        self, model: Any, statistics: Collection[Statistic], see: LinearsObserver
+        self,
+        model: Any,
+        statistics: Collection[Statistic],
+        see: LinearsObserver,
+        *,
+        only: Collection[str] | None = None,
     ) -> None:
         """Run the dense decoder over the calibration windows; call ``see(linears, stats)``.
 
         It is called for each layer. Both arguments are by the linear's name in the layer: the
         linears, and their `LinearStats`, which know the layer's index. It must not change the
-        model.
+        model. ``only``: the names of the linears to gather statistics for; None: all.
         """
         gradients = self._gradients(model, statistics)
         walk = replace(self._walk(self.windows), gradients=gradients)
-        walk.observe_linears(model, statistics, see)
+        walk.observe_linears(model, statistics, see, only)
 
     def observe_layers(self, model: Any, see: LayersObserver) -> None:
         """Run the dense decoder over the calibration windows; call ``see(layer, before, after)``.
@@ -392,6 +398,14 @@ class Context:
         self._needs_whole("context.keep_experts")
         keep_experts(model, kept)
         self.dense_indices.keep_experts(anatomy(model).by_layer(kept))
+
+    def add_biases(self, model: Any, biases: Mapping[str, torch.Tensor]) -> None:
+        """Add to the biases of these linears, by their paths in `linears`; each is [out].
+
+        A linear without a bias gets one, which is saved and loaded with the model.
+        """
+        self._needs_whole("context.add_biases")
+        add_biases(model, biases)
 
     def keep_hidden(self, model: Any, kept: Sequence[int]) -> None:
         """Keep only these channels of the residual stream (current indices), in the whole model."""
