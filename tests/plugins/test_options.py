@@ -99,6 +99,13 @@ FIRST: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("method", "blockpruner"): {"blocks": "mix", "count": None, "ratio": None, "mode": "clean"},
     ("method", "shortgpt"): {"ratio": None, "count": None, "metric": "cosine", "tokens": None},
+    # The defaults of the released args.py, here and in the recovery.
+    ("method", "llm-streamline"): {
+        "layer_intervals": 8,
+        "ratio": None,
+        "keep_first": True,
+        "mode": "clean",
+    },
     ("method", "apply"): {"units": PydanticUndefined},
     ("allocation", "uniform"): {},
     ("allocation", "owl"): {"threshold": 5.0, "spread": 0.08},
@@ -115,7 +122,24 @@ FIRST: dict[tuple[str, str], dict[str, Any]] = {
         "targets": None,
     },
     ("recovery", "finetune"): {**TRAINING, "learning_rate": 1e-5, "scope": "linears"},
+    ("recovery", "streamline"): {
+        "replacement": "layer",
+        "intermediate_size": None,
+        "absorb": True,
+        "loss": "mse",
+        "lr": 2e-4,
+        "min_lr": 5e-5,
+        "wd": 1e-3,
+        "epoches": 1,
+        "batch_size": 8,
+        "gradient_accumulation_step": 16,
+        "max_norm": 5.0,
+        "val_share": 0.03,
+        "eval_steps": None,
+        "mode": "clean",
+    },
     ("metric", "kl-divergence"): {"chunk": 64},
+    ("metric", "stability"): {},
     ("metric", "arithmetic-and-copy"): {
         "questions": 48,
         "examples": 6,
@@ -172,6 +196,7 @@ CALIBRATION: dict[str, dict[str, Any]] = {
     "owl": C4,
     "shortgpt": {"corpus": "pg19", "sampler": "consecutive", "windows": 512, "length": 256},
     "blockpruner": {"corpus": "alpaca", "sampler": "joined-rows", "rows": 256, "length": 2048},
+    "llm-streamline": {"corpus": "c4", "sampler": "joined-rows", "windows": 50, "length": 2048},
     "llm-pruner": {"corpus": "bookcorpus", "sampler": "distinct", "windows": 10, "length": 64},
     "flap": {
         "corpus": "wikitext2",
@@ -194,12 +219,14 @@ NATURE: dict[str, set[str]] = {
     "llm-pruner": {"calibration"},
     "blockpruner": {"calibration"},
     "shortgpt": {"calibration"},
+    "llm-streamline": {"calibration"},
     "apply": set(),
     "uniform": set(),
     "owl": {"calibration"},
 }
 # Unit, whether higher is better, and the same of a metric's other figures.
 FIGURES: dict[str, dict[str, tuple[str, bool]]] = {
+    "stability": {"": ("share", True)},
     "kl-divergence": {"": ("nats", False), "top1-agreement": ("share", True)},
     "arithmetic-and-copy": {
         "": ("share", True),
@@ -218,7 +245,7 @@ FIGURES: dict[str, dict[str, tuple[str, bool]]] = {
     },
 }
 GENERATIVE = {"arithmetic-and-copy", "generation-health"}
-WITHOUT_TEXT = {"arithmetic-and-copy"}
+WITHOUT_TEXT = {"arithmetic-and-copy", "stability"}
 
 
 def options(kind: str, name: str, *, later: bool) -> dict[str, Any]:

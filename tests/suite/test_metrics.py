@@ -165,3 +165,12 @@ def test_the_json_schema_has_metrics_with_options_and_text(registry):
     assert several["items"] == one == {"$ref": "#/$defs/metric"}
     assert none == {"type": "null"}
     assert schema["$defs"]["TextEntry"]["properties"]["corpus"]["examples"] == ["boolq-passages"]
+
+
+def test_a_metric_of_tasks_needs_some(cells, registry):
+    kind = type("Answers", (Counts,), {"name": "answers", "needs_tasks": True})
+    registry["metric"]["answers"] = PluginEntry("metric", "answers", kind, "dist", "1.0", "")
+    with pytest.raises(PrunebenchError, match="'answers' looks at the answers to tasks"):
+        cells("[answers]")
+    text = SUITE.replace("METRICS", "METRICS\n  tasks: arc_easy")
+    assert cells("[answers]", text)[0].metrics[0].name == "answers"

@@ -19,6 +19,7 @@ from prunebench.isolation.flags import Flags
 from prunebench.isolation.model_guard import ModelGuard
 from prunebench.isolation.process_guard import guarded
 from prunebench.measure.quality.greedy import end_tokens
+from prunebench.measure.quality.tasks import evaluate_tasks
 from prunebench.model.placement import input_device
 from prunebench.model.positions import check_positions
 from prunebench.plugin.api.metric import LONGEST_METRIC_NOTES, Figure, Metric, MetricContext
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from prunebench.cell.pipeline import PrunedCell
     from prunebench.cell.setup import CellSetup
     from prunebench.experiment.plugins import MetricRef
+    from prunebench.measure.quality.choice_scores import ChoiceScores
+    from prunebench.record.quality import TaskResult
 
 # Characters of a reason; an exception's text may be pages long.
 LONGEST_REASON = 500
@@ -93,10 +96,11 @@ def measure_metric(
     pruned: PrunedCell,
     dense: DenseModel,
     progress: Callable[[int, int], None],
+    tasks: Sequence[TaskResult] = (),
 ) -> MetricResult:
     """Measure one metric; a fault becomes the reason why its figures are not available.
 
-    Raises PrunebenchError only if the metric changed a model.
+    ``tasks`` are the results of the cell's tasks. Raises PrunebenchError only if the metric changed a model.
     """
     model, who = pruned.loaded.model, f"the metric '{ref.label}'"
     log = logging.getLogger(f"prunebench.{ref.name}")
@@ -122,6 +126,8 @@ def measure_metric(
                 progress=progress,
                 log=log,
                 end_tokens=end_tokens(model, pruned.loaded.tokenizer),
+                tasks=tasks,
+                score_choices=_score_choices(setup, pruned, progress) if tasks else None,
             )
             with plugin_code(metric):
                 given = metric.measure(model, pruned.loaded.tokenizer, context)
@@ -140,6 +146,24 @@ def measure_metric(
     result = _result(ref, text, figures, seconds, notes)
     result.generative = kind is not None and kind.generative
     return result
+
+
+def _score_choices(
+    setup: CellSetup, pruned: PrunedCell, progress: Callable[[int, int], None]
+) -> Callable[[Any], dict[str, list[ChoiceScores]]]:
+    def score(model: Any) -> dict[str, list[ChoiceScores]]:
+        found: dict[str, list[ChoiceScores]] = {}
+        evaluate_tasks(
+            model,
+            pruned.loaded.tokenizer,
+            setup.cell.tasks,
+            data=setup.task_data,
+            progress=progress,
+            choices=found,
+        )
+        return found
+
+    return score
 
 
 def is_complete(results: Sequence[Any]) -> bool:

@@ -48,7 +48,7 @@ def measure_quality(setup: CellSetup, pruned: PrunedCell, kept: PartialResults) 
     """
     found: dict[str, list[Any]] = {"perplexity": []}
     with closing(DenseModel(setup, pruned)) as dense:
-        for phase, measures in _measures(setup, pruned, dense):
+        for phase, measures in _measures(setup, pruned, dense, found):
             with setup.phases.phase(phase):
                 if phase == "perplexity":
                     _finish_model(setup, pruned.loaded.model, kept)
@@ -57,9 +57,12 @@ def measure_quality(setup: CellSetup, pruned: PrunedCell, kept: PartialResults) 
 
 
 def _measures(
-    setup: CellSetup, pruned: PrunedCell, dense: DenseModel
+    setup: CellSetup, pruned: PrunedCell, dense: DenseModel, found: dict[str, list[Any]]
 ) -> list[tuple[str, list[Measure]]]:
-    """What to measure in each phase, in order; a phase is also the name of a field of `Quality`."""
+    """What to measure in each phase, in order; a phase is also the name of a field of `Quality`.
+
+    ``found`` has the results of the phases before.
+    """
     cell, loaded = setup.cell, pruned.loaded
 
     def text_perplexity(spec: PerplexitySpec) -> Callable[[Progress], list[Perplexity]]:
@@ -71,7 +74,9 @@ def _measures(
         )
 
     def metric(ref: MetricRef) -> Callable[[Progress], list[MetricResult]]:
-        return lambda progress: [measure_metric(ref, setup, pruned, dense, progress)]
+        return lambda progress: [
+            measure_metric(ref, setup, pruned, dense, progress, found.get("tasks", []))
+        ]
 
     measures = [
         (

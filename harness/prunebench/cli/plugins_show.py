@@ -32,6 +32,7 @@ FACTS = {
     "uses_seed": "seed",
     "trains": "trains",
     "needs_text": "text",
+    "needs_tasks": "tasks",
 }
 """Attributes of plugins that are shown, with their label."""
 

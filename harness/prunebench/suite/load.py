@@ -132,7 +132,7 @@ def _resolved(file: SuiteFile, text: str, lookup: Lookup, texts: Texts) -> Suite
         calibration=texts.calibration,
         perplexity=texts.perplexity,
         tasks=task_specs(quality.tasks, lookup.registry, lookup.problems),
-        metrics=metric_refs(quality.metrics, lookup, texts),
+        metrics=metric_refs(quality.metrics, lookup, texts, has_tasks=bool(quality.tasks)),
         latency=tuple(_latency(profile.latency)),
         gate=quality.gate.tasks,
         generation_gate=quality.gate.generation,

@@ -16,11 +16,20 @@ if TYPE_CHECKING:
     from prunebench.suite.yaml import KeyPath
 
 
-def metric_refs(entries: Sequence[Any], lookup: Lookup, texts: Texts) -> tuple[MetricRef, ...]:
+def metric_refs(
+    entries: Sequence[Any], lookup: Lookup, texts: Texts, *, has_tasks: bool
+) -> tuple[MetricRef, ...]:
     """Every metric that the entries name; equal ones are one."""
     found: dict[str, MetricRef] = {}
     for index, entry in enumerate(entries):
-        for ref in _expand(entry, ("quality", "metrics", index), lookup, texts):
+        path = ("quality", "metrics", index)
+        for ref in _expand(entry, path, lookup, texts):
+            if not has_tasks and lookup.registry["metric"][ref.name].value.needs_tasks:
+                lookup.problems.add(
+                    path,
+                    f"'{ref.name}' looks at the answers to tasks, and the suite has none",
+                    "add for example tasks: [arc_easy, hellaswag] to quality",
+                )
             found.setdefault(json.dumps(ref.identity(), sort_keys=True), ref)
     return tuple(found.values())
 

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from prunebench.measure.quality.choice_scores import ChoiceScores
 from prunebench.measure.quality.greedy import end_tokens
 from prunebench.model.surgery import remove_layers
 from prunebench.plugin.api.metric import LONGEST_METRIC_NOTES, MetricContext
+from prunebench.record.quality import TaskMetric, TaskResult
 from prunebench.testing import surroundings
 from prunebench.testing.models import tiny_calibration, tiny_model, tiny_tokenizer
 from prunebench.testing.promises import (
@@ -65,6 +67,8 @@ class MetricTrial(Trial):
             seed=0,
             load_dense=lambda: other.to(device),
             end_tokens=end_tokens(model, tiny_tokenizer()),
+            tasks=[_task(model.to(device))] if self.plugin.needs_tasks else [],
+            score_choices=_choices if self.plugin.needs_tasks else None,
         )
         # As in a cell: seeded before each metric, so that a metric may draw from the generator.
         with torch.random.fork_rng(), torch.no_grad():
@@ -93,6 +97,42 @@ class MetricTrial(Trial):
     def notes(self) -> dict[str, Any]:
         """The notes about the sparse model."""
         return self.of_sparse[1]
+
+
+@torch.no_grad()
+def _choices(model: Any) -> dict[str, list[ChoiceScores]]:
+    """The scores of a task with a question of three choices for each window."""
+    found = []
+    for window in tiny_calibration().to(model.device):  # [length]
+        nll = []
+        for choice in window[8:20].view(3, 4):
+            ids = torch.cat([window[:8], choice])[None]
+            likely = model(ids, use_cache=False).logits[0, 7:-1].float().log_softmax(-1)
+            nll.append(-float(likely.gather(1, choice[:, None]).mean()))
+        found.append(ChoiceScores(tuple(nll), nll[0] == min(nll)))
+    return {"choices": found}
+
+
+def _task(model: Any) -> TaskResult:
+    """What the record holds of that task."""
+    correct = "".join(str(int(one.correct)) for one in _choices(model)["choices"])
+    score = TaskMetric(
+        metric="acc", filter="none", value=correct.count("1") / len(correct), stderr=None
+    )
+    return TaskResult(
+        task="choices",
+        asked=True,
+        data="made up",
+        num_fewshot=0,
+        version=None,
+        samples=len(correct),
+        samples_total=len(correct),
+        metrics=[score],
+        headline="acc",
+        seeds={},
+        harness="none",
+        correct=correct,
+    )
 
 
 def finite(trial: MetricTrial) -> None:

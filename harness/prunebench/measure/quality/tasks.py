@@ -24,6 +24,7 @@ import torch
 from prunebench.byte_path import temporary_parent
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.measures import TaskSpec
+from prunebench.measure.quality.choice_scores import ChoiceScores, choice_scores
 from prunebench.measure.quality.task_answers import AnswerLog
 from prunebench.measure.quality.task_data import HUB, TaskData
 from prunebench.measure.quality.task_hub import commit_of, hub_datasets
@@ -43,11 +44,13 @@ def evaluate_tasks(
     *,
     data: Mapping[str, TaskData] | None = None,
     progress: Progress | None = None,
+    choices: dict[str, list[ChoiceScores]] | None = None,
 ) -> list[TaskResult]:
     """The scores of ``model`` on the tasks of ``specs``, in that order; groups before their parts.
 
     ``data`` are the registered sources of rows. ``progress(done, total)`` counts thousandths of a
-    task. Nothing is cached, and random states, environment and tokenizer are restored at the end.
+    task. ``choices`` takes, by task, what the model makes of multiple-choice questions. Nothing is
+    cached, and random states, environment and tokenizer are restored at the end.
 
     Raises PrunebenchError if lm-eval does not know a task, if rows are missing, or if a likelihood
     is not a number.
@@ -63,9 +66,11 @@ def evaluate_tasks(
         manager = _manager(index, specs)
         for number, spec in enumerate(specs):
             moved = None if progress is None else _part(progress, number, len(specs))
-            results += _evaluate(
-                model, tokenizer, spec, _Sources(index, manager, data or {}, Path(scratch)), moved
-            )
+            sources = _Sources(index, manager, data or {}, Path(scratch))
+            found, scored = _evaluate(model, tokenizer, spec, sources, moved)
+            results += found
+            if choices is not None:
+                choices |= scored()
             if progress is not None:
                 progress(1000 * (number + 1), 1000 * len(specs))
     return results
@@ -126,7 +131,8 @@ class _Sources:
 
 def _evaluate(
     model: Any, tokenizer: Any, spec: TaskSpec, sources: _Sources, progress: Progress | None
-) -> list[TaskResult]:
+) -> tuple[list[TaskResult], Callable[[], dict[str, list[ChoiceScores]]]]:
+    """The results, and what gives the scores of the choices, which takes time to count tokens."""
     import lm_eval
 
     _seed()
@@ -142,7 +148,15 @@ def _evaluate(
     for result in results:
         result.answers, result.correct = answered.of(result.task, result.headline)
         result.one_by_one = lm.one_by_one
-    return results
+
+    def scored() -> dict[str, list[ChoiceScores]]:
+        found = {
+            result.task: choice_scores(lm, loaded["tasks"].get(result.task), result.correct)
+            for result in results
+        }
+        return {name: scores for name, scores in found.items() if scores is not None}
+
+    return results, scored
 
 
 def _away_from_namesakes(spec: TaskSpec, sources: _Sources) -> AbstractContextManager[None]:

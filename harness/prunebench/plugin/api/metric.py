@@ -20,6 +20,9 @@ from prunebench.plugin.api.method import Reference
 if TYPE_CHECKING:
     import torch
 
+    from prunebench.measure.quality.choice_scores import ChoiceScores
+    from prunebench.record.quality import TaskResult
+
 
 LONGEST_METRIC_NOTES = 50_000
 """Characters of JSON. Longer notes are dropped: a cell can have many metrics, a run many cells."""
@@ -52,6 +55,10 @@ class MetricContext:
     `LONGEST_METRIC_NOTES`. A report section finds them in `Record.quality.metrics`."""
     end_tokens: Collection[int] = ()
     """Ids of the tokens that end a text."""
+    tasks: Sequence[TaskResult] = ()
+    """What the model scored in the suite's tasks; `TaskResult.correct` has every question."""
+    score_choices: Callable[[Any], Mapping[str, Sequence[ChoiceScores]]] | None = None
+    """What `choice_scores` calls; None if the suite has no tasks."""
 
     @property
     def windows(self) -> torch.Tensor:
@@ -74,6 +81,19 @@ class MetricContext:
         then not available.
         """
         return self.load_dense()
+
+    def choice_scores(self, model: Any) -> Mapping[str, Sequence[ChoiceScores]]:
+        """What a model makes of every question of the suite's multiple-choice tasks, by task.
+
+        The questions are in the order of `TaskResult.correct`. It takes as long as the tasks do.
+        Raises PrunebenchError if the suite has no tasks.
+        """
+        if self.score_choices is None:
+            raise PrunebenchError(
+                "the metric asks for multiple-choice tasks and the suite has no tasks",
+                hint="add for example tasks: [arc_easy, hellaswag] to quality",
+            )
+        return self.score_choices(model)
 
     def greedy_continuations(
         self, model: Any, prompts: torch.Tensor, new_tokens: int
@@ -125,6 +145,9 @@ class Metric(ABC):
     needs_text: ClassVar[bool] = False
     """Whether it uses `context.windows`. Their text is the metric's own `data:` in the suite, or
     that of the suite's first perplexity."""
+    needs_tasks: ClassVar[bool] = False
+    """Whether it uses `context.tasks` or `context.choice_scores`; a suite without tasks is then
+    refused."""
     reference: ClassVar[Reference | None] = None
 
     class Options(options.Options):
