@@ -1,6 +1,6 @@
 """BlockPruner: remove attentions and MLPs one by one, each time the one that is missed least.
 
-arXiv:2406.10594, algorithm 1. The search is in `blockpruner_search`.
+arXiv:2406.10594, algorithm 1. The search is in `removal_search`.
 """
 
 from __future__ import annotations
@@ -8,12 +8,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-import torch
 from pydantic import model_validator
 
 import prunebench
 from prunebench import Block, Field, Method, PrunebenchError, Reference, anatomy, hookimpl
-from prunebench_plugins.blockpruner_search import Search
+from prunebench_plugins.removal_search import Result, Search, Unit
 
 if TYPE_CHECKING:
     from prunebench import Anatomy, Context
@@ -71,29 +70,32 @@ class BlockPruner(Method):
         parts = anatomy(model)
         units = [block for block in parts.blocks if block.kind in KINDS[self.options.blocks]]
         budget = _Budget(parts, units, self.options)
-        # A bound may exceed the loss by rounding: at most by half a unit in the last place.
-        slack = max(1e-5, torch.finfo(parts.head.weight.dtype).eps / 2)
         planned = sum(range(len(units) - budget.steps() + 1, len(units) + 1))
         search = Search(
-            model, context, units, slack, lambda done: context.progress(done, max(done, planned))
+            model,
+            context,
+            [Unit((unit.kind,), unit.layer) for unit in units],
+            lambda done: context.progress(done, max(done, planned)),
         )
-        forward = search.forward
-        step = search.step if self.options.mode == "clean" else search.step_as_released
         gone: list[Block] = []
-        losses: list[float] = []
+        perplexities: list[float] = []
         while not budget.reached(gone):
-            best = step()
-            gone.append(best.unit)
-            losses.append(best.loss / forward.targets)
+            best = self._step(search)
+            gone.append(Block(best.unit.layer, best.unit.kinds[0]))
+            perplexities.append(search.perplexity(best))
         context.notes |= {
             "removed_in_order": [f"{context.kept_layers[unit.layer]}.{unit.kind}" for unit in gone],
-            # e^710 overflows a float
-            "perplexity_after_each": [math.exp(min(loss, 700)) for loss in losses],
-            "naive_evaluations": search.variants,
-            "decoder_evaluations": round(forward.decoder_passes, 3),
-            "head_evaluations": round(forward.head_passes, 3),
+            "perplexity_after_each": perplexities,
+            **search.cost(),
         }
         context.remove_blocks(model, gone)
+
+    def _step(self, search: Search) -> Result:
+        """Remove the unit whose absence gives the lowest loss."""
+        if self.options.mode == "clean":
+            return search.step()
+        # `min` takes the first of equal losses, as the released loop does.
+        return search.remove(min(search.every_as_released(), key=lambda result: result.loss))
 
 
 class _Budget:

@@ -47,13 +47,15 @@ def taylor_vector(
     second: torch.Tensor | None,
     taylor: Taylor,
     dim: int,
+    power: int = 1,
 ) -> torch.Tensor:
     """Importance of each row (``dim`` 0) or column (1) of ``weight``, float32 [rows or columns].
 
     ``first``: the gradient g of the mean loss. ``second``: the mean over windows of the squared
     gradient, which is the diagonal F of the empirical Fisher matrix. Both have the weight's shape,
     and are None if ``taylor`` does not use them. In the paper's terms ``vectorize`` is Vector,
-    ``param_first`` is Element^1 and ``param_mix`` is Element^2.
+    ``param_first`` is Element^1 and ``param_mix`` is Element^2. ``power``: of each weight's
+    importance, before they are added up.
     """
     found = weight.new_zeros(weight.shape[dim], dtype=torch.float32)
     for part in _parts(weight):
@@ -63,8 +65,10 @@ def taylor_vector(
             None if second is None else second[part],
             taylor,
         )
+        if power != 1:
+            salience.pow_(power)
         if weight.dim() == 1 or dim == 0:
-            found[part] = salience if weight.dim() == 1 else salience.sum(1)
+            found[part] = salience if weight.dim() == 1 else salience.flatten(1).sum(1)
         else:
             found += salience.sum(0)
     return found.abs_()
@@ -85,7 +89,7 @@ def _salience(
 def norm_vector(weight: torch.Tensor, power: int, dim: int) -> torch.Tensor:
     """Sum of abs(w)^power over each row (``dim`` 0) or column (1), float32 [rows or columns]."""
     powers = weight.detach().float().abs().pow_(power)
-    return powers if powers.dim() == 1 else powers.sum(1 - dim)
+    return powers if powers.dim() == 1 else powers.transpose(0, dim).flatten(1).sum(1)
 
 
 def norm_vectors(members: Sequence[Member], power: int) -> list[torch.Tensor]:
@@ -103,8 +107,14 @@ def taylor_vectors(
     tokens: torch.Tensor,
     taylor: Taylor,
     seen: Callable[[int], None],
+    *,
+    power: int = 1,
+    batch_size: int | None = None,
 ) -> list[torch.Tensor]:
     """`taylor_vector` of each member for the mean next-token loss, tokens int64 [windows, length].
+
+    ``batch_size``: the gradient is the sum of those of the mean losses of so many windows each, so
+    windows in a smaller last batch count more; None: of the mean over all windows. For first order.
 
     Only members get gradients, so backpropagation ends at the lowest of them, and each gradient is
     used and freed as soon as it exists. Second-order terms need the squared gradient of every
@@ -122,14 +132,18 @@ def taylor_vectors(
             hint="make the calibration windows longer",
         )
     device = model.get_input_embeddings().weight.device
-    batches = torch.split(
-        tokens, max(1, BATCH_TOKENS.get(device.type, BATCH_TOKENS_ELSEWHERE) // length)
-    )
+    together = max(1, BATCH_TOKENS.get(device.type, BATCH_TOKENS_ELSEWHERE) // length)
+    passes = [
+        (part, len(batch) * (length - 1))
+        for batch in torch.split(tokens, batch_size or windows)
+        for part in torch.split(batch, together)
+    ]
     half = any(parameter.dtype == torch.float16 for parameter in model.parameters())
-    scale = HALF_SCALE * len(batches) if half else 1.0
+    scale = HALF_SCALE * len(passes) if half else 1.0
     while True:
-        sweep = _Sweep(members, taylor, windows, len(batches), scale)
-        _run(model, sweep, batches, device, seen)
+        sweep = _Sweep(members, taylor, windows, len(passes), scale)
+        sweep.power = power
+        _run(model, sweep, passes, device, seen)
         if scale == 1 or all(bool(vector.isfinite().all()) for vector in sweep.vectors):
             return _finite(members, sweep.vectors, "its gradient is")
         scale = max(1.0, scale / 16)
@@ -138,19 +152,21 @@ def taylor_vectors(
 def _run(
     model: Any,
     sweep: _Sweep,
-    batches: Sequence[torch.Tensor],
+    passes: Sequence[tuple[torch.Tensor, int]],
     device: torch.device,
     seen: Callable[[int], None],
 ) -> None:
-    """Run all passes forward and backward, so that ``sweep`` has its vectors."""
+    """Run all passes forward and backward, so that ``sweep`` has its vectors.
+
+    ``passes``: windows, and the number of predicted tokens that the mean loss is over.
+    """
     from prunebench import next_token_backward  # imports torch, which planning does without
 
     done = 0
     with _gradients_for(model, sweep):
-        for batch in batches:
+        for batch, targets in passes:
             sweep.together = len(batch)
-            # Batches add up to the gradient of the mean over all windows.
-            targets = sweep.windows * (batch.shape[1] - 1)
+            # Passes add up to the gradient of the mean loss.
             loss = next_token_backward(model, batch.to(device), sweep.scale / targets)
             if not math.isfinite(loss):
                 raise PrunebenchError(
@@ -226,6 +242,8 @@ class _Sweep:
         self.windows = windows
         self.scale = scale
         """The gradients are those of this factor times the mean loss."""
+        self.power = 1
+        """Of the importance of each weight: see `taylor_vector`."""
         self.together: int
         """Windows in the current pass."""
         self.vectors: list[torch.Tensor] = [torch.empty(0)] * len(members)
@@ -302,7 +320,7 @@ class _Sweep:
             for index in sums.members:
                 dim = self.members[index].dim
                 self.vectors[index] = taylor_vector(
-                    weight, sums.first, sums.second, self.taylor, dim
+                    weight, sums.first, sums.second, self.taylor, dim, self.power
                 )
             sums.first = sums.second = None
 

@@ -26,7 +26,14 @@ TARGETS: dict[str, tuple[str, ...]] = {
     f"{P}/flap_scores.py": ("tests/plugins/test_flap.py",),
     f"{P}/shortgpt.py": ("tests/plugins/test_shortgpt.py", OPTIONS),
     f"{P}/blockpruner.py": (*BLOCKS, OPTIONS),
-    f"{P}/blockpruner_search.py": BLOCKS,
+    f"{P}/removal_search.py": (*BLOCKS, "tests/plugins/test_sleb.py"),
+    f"{P}/depth_options.py": ("tests/plugins/test_sleb.py", OPTIONS),
+    f"{P}/depth_scores.py": ("tests/plugins/test_shortened_llama.py",),
+    f"{P}/shortened_llama.py": ("tests/plugins/test_shortened_llama.py", OPTIONS),
+    f"{P}/sleb.py": ("tests/plugins/test_sleb.py", OPTIONS),
+    f"{P}/laco.py": ("tests/plugins/test_laco.py", OPTIONS),
+    f"{P}/laco_merges.py": ("tests/plugins/test_laco.py",),
+    f"{P}/layer_similarity.py": ("tests/plugins/test_layer_similarity.py", OPTIONS),
     f"{P}/llm_pruner.py": (PRUNER[1], OPTIONS),
     f"{P}/llm_pruner_groups.py": (PRUNER[1],),
     f"{P}/llm_pruner_scores.py": PRUNER,
@@ -82,7 +89,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
 
 SPEED_ONLY: dict[str, dict[str, str]] = {
     f"{P}/sparsegpt.py": {"STRIDE": "columns between two matrix products"},
-    f"{P}/blockpruner_search.py": {
+    f"{P}/removal_search.py": {
         "PENDING": "variants whose exact loss is put off",
         "FIRST_GUESS": "the unit that a search looks at first",
     },

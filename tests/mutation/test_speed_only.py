@@ -161,8 +161,8 @@ def negative_log_likelihood() -> Result:
 P, H = "plugins/prunebench_plugins", "harness/prunebench"
 CASES: dict[tuple[str, str], Case] = {
     (f"{P}/sparsegpt.py", "STRIDE"): Case(swept, [1, 31, 33, 1000], 1e-10),
-    (f"{P}/blockpruner_search.py", "PENDING"): Case(removed_blocks, [0, 1, 3, 5, 100], 1e-6),
-    (f"{P}/blockpruner_search.py", "FIRST_GUESS"): Case(removed_blocks, [0.0, 0.4, 1.0], 1e-6),
+    (f"{P}/removal_search.py", "PENDING"): Case(removed_blocks, [0, 1, 3, 5, 100], 1e-6),
+    (f"{P}/removal_search.py", "FIRST_GUESS"): Case(removed_blocks, [0.0, 0.4, 1.0], 1e-6),
     (f"{P}/llm_pruner_scores.py", "BATCH_TOKENS"): Case(
         scores, [{"cpu": 1}, {"cpu": 48}, {"cpu": 513}], 1e-4
     ),

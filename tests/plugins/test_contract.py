@@ -28,6 +28,10 @@ TRIED = {
     "shortgpt": {"count": 1},
     "llm-streamline": {"ratio": 0.25},
     "reap": {"ratio": 0.5},
+    "shortened-llama": {"count": 1, "criterion": "taylor", "plus_heuristic": False},
+    "sleb": {"count": 1},
+    "laco": {"C": 2, "target": 0.25},
+    "layer-similarity": {"count": 1},
     "apply": {"units": {"layers": [2], "attention": [0], "mlp_channels": {"1": "0-9"}}},
 }
 
@@ -102,6 +106,22 @@ class TestShortGPT(_Ours):
 
 class TestLLMStreamline(_Ours):
     method, options = METHODS["llm-streamline"], TRIED["llm-streamline"]
+
+
+class TestShortenedLLaMA(_Ours):
+    method, options = METHODS["shortened-llama"], TRIED["shortened-llama"]
+
+
+class TestSLEB(_OnOPT):
+    method, options = METHODS["sleb"], TRIED["sleb"]
+
+
+class TestLaCo(_OnOPT):
+    method, options = METHODS["laco"], TRIED["laco"]
+
+
+class TestLayerSimilarity(_Ours):
+    method, options = METHODS["layer-similarity"], TRIED["layer-similarity"]
 
 
 class TestApply(_Ours):

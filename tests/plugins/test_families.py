@@ -36,6 +36,10 @@ METHODS: dict[str, tuple[str, dict[str, object]]] = {
     "blockpruner": ("blockpruner", {"count": 2}),
     "shortgpt": ("shortgpt", {"count": 1}),
     "llm-streamline": ("llm-streamline", {"layer_intervals": 1}),
+    "shortened-llama": ("shortened-llama", {"count": 1, "plus_heuristic": False}),
+    "sleb": ("sleb", {"count": 1}),
+    "laco": ("laco", {"C": 2, "target": 0.25}),
+    "layer-similarity": ("layer-similarity", {"count": 1}),
     "apply": ("apply", {"units": {"attention": [1], "mlp_channels": {"2": "0-9"}}}),
 }
 REPLACING = {"batch_size": 2, "gradient_accumulation_step": 1}

@@ -128,6 +128,17 @@ class PartialForward:
             output = run_layer(module, moved(hidden, self._device), there)
             return moved(output, hidden.device)  # type: ignore[no-any-return]
 
+    def head_inputs(self, hidden: torch.Tensor) -> torch.Tensor:
+        """What the vocabulary head reads, from the last layer's output: after the final norm.
+
+        It is `hidden_states[-1]` of transformers, [windows of the batch, length, hidden].
+        """
+        norm = self._parts.final_norm
+        inputs = hidden if norm is None else norm(hidden)
+        owner = self._model.get_submodule(self._parts.layers_path.rpartition(".")[0])
+        project = getattr(owner, "project_out", None)  # OPT-350m
+        return inputs if project is None else project(inputs)  # type: ignore[no-any-return]
+
     def nll(self, batch: int, hidden: torch.Tensor, *, model_dtype: bool = False) -> float:
         """Sum over a batch of -ln p(next token), from the last layer's output.
 
@@ -198,11 +209,7 @@ class PartialForward:
 
     def _predicting(self, batch: int, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The head's inputs where there is a next token, [positions, hidden], and these tokens."""
-        norm = self._parts.final_norm
-        inputs = hidden[:, :-1] if norm is None else norm(hidden[:, :-1])
-        owner = self._model.get_submodule(self._parts.layers_path.rpartition(".")[0])
-        project = getattr(owner, "project_out", None)  # OPT-350m
-        inputs = inputs if project is None else project(inputs)
+        inputs = self.head_inputs(hidden[:, :-1])
         return inputs.flatten(0, 1), self._batches[batch][:, 1:].flatten()
 
     def _logits(self, rows: torch.Tensor) -> torch.Tensor:

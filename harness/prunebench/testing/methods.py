@@ -159,9 +159,9 @@ def untouched(trial: MethodTrial) -> None:
     now, before = dict(pruned.model.named_parameters()), dict(dense.named_parameters())
     path = anatomy(dense).layers_path
     if trial.plugin.structure <= _ZEROING | {"none"}:
-        mine = {f"{name}.weight" for name in pruned.context.linears(pruned.model)}
+        scored = {f"{name}.weight" for name in pruned.context.linears(pruned.model)}
         now, before = (
-            {name: value for name, value in both.items() if name not in mine}
+            {name: value for name, value in both.items() if name not in scored}
             for both in (now, before)
         )
     elif "width" in trial.plugin.structure:
@@ -177,6 +177,10 @@ def untouched(trial: MethodTrial) -> None:
             f"{path}.{new}.": f"{path}.{old}." for new, old in enumerate(pruned.context.kept_layers)
         }
         now = {_former_name(name, renamed): value for name, value in now.items()}
+        mine: set[str] = set()
+        if trial.plugin.updates_kept_weights:
+            mine = {f"{name}.weight" for name in Context(None, 0, []).linears(dense)}
+        now = {name: value for name, value in now.items() if name not in mine}
         before = {name: before[name] for name in now if name in before}
     changed = same(now, before)
     promise(changed is None, f"{changed} changed, which is not what the method prunes")

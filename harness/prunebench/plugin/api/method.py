@@ -50,6 +50,8 @@ class Method(ABC):
     "length": 2048}``. `prunebench prune` uses it if nobody names a text."""
     trains: ClassVar[bool] = False
     """Whether `prune` trains weights, so that even a sparsity of 0 changes the model."""
+    updates_kept_weights: ClassVar[bool] = False
+    """Whether `prune` removes layers, blocks or width, and also changes linears that stay."""
 
     class Options(shared.Options):
         """Options of this method; override with your own subclass of `prunebench.Options`."""

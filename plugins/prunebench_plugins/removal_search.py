@@ -1,6 +1,7 @@
-"""BlockPruner's greedy search, with less work than the plain loop and the same choices.
+"""Greedy removal by loss, with less work than the plain loop and the same choices.
 
-A step compares all variants of the model that lack one more unit, by their loss on the calibration
+The units are attentions and MLPs (BlockPruner), or whole layers (SLEB, Shortened LLaMA). A step
+compares all variants of the model that lack one more unit, by their loss on the calibration
 windows. The plain loop runs each of them in full. `Search.step` saves work in four ways, all exact:
 
 - Variants agree up to the unit in which they differ, so each starts from the states before its
@@ -16,12 +17,12 @@ windows. The plain loop runs each of them in full. `Search.step` saves work in f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from prunebench import Block, PrunebenchError
+from prunebench import PrunebenchError, anatomy
 
 if TYPE_CHECKING:
     from prunebench import Context
@@ -35,21 +36,38 @@ PENDING = 4
 # the same result.
 FIRST_GUESS = 0.67
 """Where the first step begins to look, as a share of all units from the bottom."""
+LARGEST_LOGARITHM = 700.0
+"""e^710 overflows a float."""
+
+WHOLE: tuple[Any, ...] = ("attention", "mlp")
+"""The kinds of a unit that is a whole layer."""
+
+
+class Unit(NamedTuple):
+    """What a step can remove: a part of one layer or all of it.
+
+    Units sort as ties are broken: attentions before MLPs, then lower layers first.
+    """
+
+    kinds: tuple[Any, ...]
+    """("attention",), ("mlp",) or `WHOLE`."""
+    layer: int
+
+    def __str__(self) -> str:
+        return f"layer {self.layer}" + ("" if self.kinds == WHOLE else f"'s {self.kinds[0]}")
 
 
 class Result(NamedTuple):
-    """The loss without a unit. The lowest is removed; ties: attentions, then lower layers."""
+    """The loss without a unit. The lowest is removed; of equal ones the unit that sorts first."""
 
     loss: float
-    kind: str
-    layer: int
-    unit: Block
+    unit: Unit
 
 
 class _Variant(NamedTuple):
     """The model without one more unit."""
 
-    unit: Block
+    unit: Unit
     ends: list[torch.Tensor]
     """The last layer's output, by batch."""
     known: list[float]
@@ -63,17 +81,12 @@ class _Variant(NamedTuple):
 class Search:
     """Which units are left and which are removed; `step` removes one more. The model is unchanged.
 
-    ``slack``: the share by which rounding may raise a bound above the loss. ``looked_at`` is called
-    with the number of variants compared so far.
+    ``units``: parts of layers, or whole layers only. ``looked_at`` is called with the number of
+    variants compared so far.
     """
 
     def __init__(
-        self,
-        model: Any,
-        context: Context,
-        units: list[Block],
-        slack: float,
-        looked_at: Callable[[int], None],
+        self, model: Any, context: Context, units: Sequence[Unit], looked_at: Callable[[int], None]
     ) -> None:
         self.forward = context.partial_forward(model)
         self.left = list(units)
@@ -81,7 +94,12 @@ class Search:
         self.variants = 0
         """How many were compared so far."""
         self._looked_at = looked_at
-        self._factor = 1 + slack
+        # A bound may exceed the loss by rounding: at most by half a unit in the last place.
+        self.slack = max(1e-5, torch.finfo(anatomy(model).head.weight.dtype).eps / 2)
+        """The share by which rounding may raise a bound above the loss."""
+        # States in the middle of a layer are needed if an MLP can go alone, unless both parts of a
+        # layer read the layer's input.
+        self._halves = not self.forward.parallel and any(unit.kinds != WHOLE for unit in units)
         # About each unit's loss when it was last looked at. Before that any guess will do: two
         # thirds up the model is a good one.
         self._expected = {unit: abs(i / len(units) - FIRST_GUESS) for i, unit in enumerate(units)}
@@ -113,41 +131,78 @@ class Search:
                             best = self._settle(pending, bounds, best)
                     self._count()
                 if index + 1 < end:
-                    states = [self._next(index, batch, state) for batch, state in enumerate(states)]
+                    states = self._advance(index, states)
         assert best is not None, "a step needs a unit"
         while pending:
             best = self._settle(pending, bounds, best)
-        return self._commit(best)
+        return self.remove(best)
 
-    def step_as_released(self) -> Result:
-        """The same, with every variant in full."""
-        best = None
+    def every(self, *, model_dtype: bool = False) -> list[Result]:
+        """The exact loss without each unit that is left, from the bottom up; removes none.
+
+        Each variant starts from the states before its unit. ``model_dtype``: see
+        `PartialForward.nll`.
+        """
         states = self.forward.start()
-        for unit in sorted(self.left, key=lambda unit: (unit.kind, unit.layer)):
-            nlls = [
-                self.forward.nll(batch, self._end(unit, batch, state, whole=True), model_dtype=True)
-                for batch, state in enumerate(states)
-            ]
-            found = _result(math.fsum(nlls), unit)
-            best = found if best is None or found.loss < best.loss else best
-            self._count()
-        assert best is not None, "a step needs a unit"
-        return self._commit(best)
+        found: list[Result] = []
+        index = 0
+        for unit in sorted(self.left, key=self._reads):
+            while index < self._reads(unit):
+                states = self._advance(index, states)
+                index += 1
+            found.append(self._exact(unit, states, model_dtype=model_dtype))
+        return found
 
-    def _count(self) -> None:
-        self.variants += 1
-        self._looked_at(self.variants)
+    def every_as_released(self) -> list[Result]:
+        """The same, with every variant run from the first layer, and losses in the model's dtype.
 
-    def _commit(self, best: Result) -> Result:
+        In the order in which ties are broken.
+        """
+        states = self.forward.start()
+        return [
+            self._exact(unit, states, whole=True, model_dtype=True) for unit in sorted(self.left)
+        ]
+
+    def remove(self, best: Result) -> Result:
+        """Remove this unit for good. Raises PrunebenchError if the loss without it is infinite."""
         if math.isinf(best.loss):
             raise PrunebenchError(
                 "the loss is infinite whichever unit is removed", hint="use float32 or bfloat16"
             )
         self.left.remove(best.unit)
-        self._gone[best.layer].add(best.kind)
+        self._gone[best.unit.layer].update(best.unit.kinds)
         return best
 
-    def _measure(self, unit: Block, states: list[torch.Tensor]) -> tuple[Result, Bounds]:
+    def perplexity(self, result: Result) -> float:
+        """Of the calibration text without the unit; at most e^700."""
+        return math.exp(min(result.loss / self.forward.targets, LARGEST_LOGARITHM))
+
+    def cost(self) -> dict[str, float]:
+        """What was evaluated, for the record, in units of one evaluation of the whole model."""
+        return {
+            "naive_evaluations": self.variants,
+            "decoder_evaluations": round(self.forward.decoder_passes, 3),
+            "head_evaluations": round(self.forward.head_passes, 3),
+        }
+
+    def _count(self) -> None:
+        self.variants += 1
+        self._looked_at(self.variants)
+
+    def _exact(
+        self, unit: Unit, states: list[torch.Tensor], *, whole: bool = False, model_dtype: bool
+    ) -> Result:
+        """The loss without this unit; for ``whole`` see `_end`."""
+        nlls = [
+            self.forward.nll(
+                batch, self._end(unit, batch, state, whole=whole), model_dtype=model_dtype
+            )
+            for batch, state in enumerate(states)
+        ]
+        self._count()
+        return _result(math.fsum(nlls), unit)
+
+    def _measure(self, unit: Unit, states: list[torch.Tensor]) -> tuple[Result, Bounds]:
         """The loss without this unit, and bounds taken there; ``states`` are those it reads."""
         bounds, nlls = [], []
         for batch, state in enumerate(states):
@@ -158,18 +213,19 @@ class Search:
         return _result(self._expected[unit], unit), bounds
 
     def _bounded(
-        self, unit: Block, states: list[torch.Tensor], bounds: Bounds, limit: float
+        self, unit: Unit, states: list[torch.Tensor], bounds: Bounds, limit: float
     ) -> list[_Variant]:
         """The variant without this unit, or nothing if its loss exceeds the limit."""
+        limit *= 1 + self.slack
         ends, known = [], []
         for batch, (state, bound) in enumerate(zip(states, bounds, strict=True)):
             ends.append(self._end(unit, batch, state))
             known.append(self.forward.nll(batch, ends[-1]) if bound is None else bound(ends[-1]))
-            if math.fsum(known) > limit * self._factor:
+            if math.fsum(known) > limit:
                 break
         self._expected[unit] = math.fsum(known) * len(states) / len(known)
         variant = _Variant(unit, ends, known)
-        return [] if variant.bound > limit * self._factor else [variant]
+        return [] if variant.bound > limit else [variant]
 
     def _settle(self, pending: list[_Variant], bounds: Bounds, best: Result) -> Result:
         """Compute the loss of the variant with the lowest bound; drop those that cannot win."""
@@ -177,32 +233,28 @@ class Search:
         for batch, (end, bound) in enumerate(zip(variant.ends, bounds, strict=True)):
             if bound is not None:
                 variant.known[batch] = self.forward.nll(batch, end)
-            if variant.bound > best.loss * self._factor:
+            if variant.bound > best.loss * (1 + self.slack):
                 break
         else:
             best = min(best, _result(variant.bound, variant.unit))
         # `not ... >`, so that a NaN is kept: `_result` then names its unit.
-        pending[:] = [other for other in pending if not other.bound > best.loss * self._factor]
+        limit = best.loss * (1 + self.slack)
+        pending[:] = [other for other in pending if not other.bound > limit]
         return best
 
-    def _reads(self, unit: Block) -> int:
-        """Index of the states that the unit reads.
+    def _reads(self, unit: Unit) -> int:
+        """Index of the states that the unit reads: see `_halves`."""
+        return 2 * unit.layer + (unit.kinds == ("mlp",)) if self._halves else unit.layer
 
-        There is one before each unit; or one before each layer, if both units of a layer read it.
-        """
-        return unit.layer if self.forward.parallel else 2 * unit.layer + (unit.kind == "mlp")
-
-    def _next(self, index: int, batch: int, state: torch.Tensor) -> torch.Tensor:
+    def _advance(self, index: int, states: list[torch.Tensor]) -> list[torch.Tensor]:
         """The states that follow those with this index."""
-        if self.forward.parallel:
-            return self.forward.run(index, batch, state, self._gone[index])
-        layer, second = divmod(index, 2)
-        return self.forward.run(
-            layer, batch, state, self._gone[layer] | {"attention" if second else "mlp"}
-        )
+        layer, second = divmod(index, 2) if self._halves else (index, 0)
+        done = {"attention" if second else "mlp"} if self._halves else set()
+        gone = self._gone[layer] | done
+        return [self._run(layer, batch, state, gone) for batch, state in enumerate(states)]
 
     def _end(
-        self, unit: Block, batch: int, state: torch.Tensor, *, whole: bool = False
+        self, unit: Unit, batch: int, state: torch.Tensor, *, whole: bool = False
     ) -> torch.Tensor:
         """The last layer's output without this unit.
 
@@ -210,23 +262,22 @@ class Search:
         """
         first = 0 if whole else unit.layer
         for layer in range(first, self.forward.layers):
-            gone = self._gone[layer] | ({unit.kind} if layer == unit.layer else set())
-            if (
-                layer == unit.layer
-                and unit.kind == "mlp"
-                and not whole
-                and not self.forward.parallel
-            ):
+            gone = self._gone[layer] | (set(unit.kinds) if layer == unit.layer else set())
+            if layer == unit.layer and unit.kinds == ("mlp",) and self._halves and not whole:
                 gone = gone | {"attention"}  # its output is in the state already
-            state = self.forward.run(layer, batch, state, gone)
+            state = self._run(layer, batch, state, gone)
         return state
 
+    def _run(self, layer: int, batch: int, state: torch.Tensor, gone: set[Any]) -> torch.Tensor:
+        # A whole layer can be left out of every model, also of those whose parts cannot go alone.
+        return state if gone >= set(WHOLE) else self.forward.run(layer, batch, state, gone)
 
-def _result(loss: float, unit: Block) -> Result:
+
+def _result(loss: float, unit: Unit) -> Result:
     """Raises PrunebenchError if the loss is NaN."""
     if math.isnan(loss):
         raise PrunebenchError(
-            f"the loss without layer {unit.layer}'s {unit.kind} is NaN",
+            f"the loss without {unit} is NaN",
             hint="use float32, or look for a damaged checkpoint",
         )
-    return Result(loss, unit.kind, unit.layer, unit)
+    return Result(loss, unit)
