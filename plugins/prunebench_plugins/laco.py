@@ -80,7 +80,7 @@ class LaCo(Method):
             self._check(found)
         else:
             found = bisected(lambda threshold: merger.walk(threshold, space), wanted)
-        left = {layer.index for layer in found.layers}
+        left = {layer.origin for layer in found.layers}
         removed = [layer for layer in range(depth) if layer not in left]
         context.notes |= {
             "threshold": found.threshold,

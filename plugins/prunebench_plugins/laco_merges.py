@@ -31,9 +31,9 @@ ALWAYS = -2.0
 
 
 class Layer(NamedTuple):
-    """One layer of the merged model: norms and biases of the layer ``index``, and its weights."""
+    """One layer of the merged model: norms and biases of the layer ``origin``, and its weights."""
 
-    index: int
+    origin: int
     weights: Weights
     merged: bool = False
 
@@ -120,7 +120,7 @@ class Merger:
         """Write the weights of merged layers into the model."""
         for layer in layers:
             if layer.merged:
-                for name, linear in self._linears(layer.index).items():
+                for name, linear in self._linears(layer.origin).items():
                     linear.weight.copy_(layer.weights[name])
 
     def _linears(self, index: int) -> dict[str, torch.nn.Linear]:
@@ -137,7 +137,7 @@ class Merger:
         for layer in found:
             if _shapes(layer) != _shapes(found[0]):
                 raise PrunebenchError(
-                    f"layers 0 and {layer.index} cannot be merged: their linears differ in shape",
+                    f"layers 0 and {layer.origin} cannot be merged: their linears differ in shape",
                     hint="merge layers before anything else is pruned",
                 )
         return found
@@ -152,13 +152,13 @@ class Merger:
         if not others:
             return base
         if self._how == "code":
-            return Layer(base.index, others[-1].weights, merged=True)
+            return Layer(base.origin, others[-1].weights, merged=True)
         weights = {}
         for name, weight in base.weights.items():
             total = weight.float()  # a copy only if the weight is not float32
             total = total + sum(other.weights[name].float() - total for other in others)
             weights[name] = total.to(weight.dtype)
-        return Layer(base.index, weights, merged=True)
+        return Layer(base.origin, weights, merged=True)
 
     def _cosine(self, merges: Merges, layers: Sequence[Layer], lay: int) -> float:
         """Mean over the windows of the cosine with the dense model's last states; NaN if undefined.
@@ -172,7 +172,7 @@ class Merger:
                 end = state
                 for layer in layers[lay:]:
                     with self._lent(layer):
-                        end = self.forward.run(layer.index, batch, end)
+                        end = self.forward.run(layer.origin, batch, end)
                 cosines += _cosines(self.forward.head_inputs(end), self._ends[batch])
             self._known[merges] = math.fsum(cosines) / len(cosines)
             self.trials += 1
@@ -182,14 +182,14 @@ class Merger:
     @contextmanager
     def _lent(self, layer: Layer) -> Iterator[None]:
         """Give the model's layer the weights of the merged one for the block."""
-        linears = self._linears(layer.index) if layer.merged else {}
+        linears = self._linears(layer.origin) if layer.merged else {}
         try:
             for name, linear in linears.items():
                 linear.weight.data = layer.weights[name]
             yield
         finally:
             for name, linear in linears.items():
-                linear.weight.data = self.dense[layer.index].weights[name]
+                linear.weight.data = self.dense[layer.origin].weights[name]
 
     def _dense_ends(self) -> list[torch.Tensor]:
         """What the dense head reads, by batch. Raises PrunebenchError if a cosine is undefined."""

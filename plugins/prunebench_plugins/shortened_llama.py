@@ -135,7 +135,7 @@ class ShortenedLLaMA(Method):
         if not released:
             return [search.perplexity(result) for result in found]
         means = torch.tensor([result.loss / search.forward.targets for result in found])
-        return means.to(anatomy(model).head.weight.dtype).double().exp().tolist()  # type: ignore[no-any-return]
+        return means.to(anatomy(model).head.weight.dtype).double().exp().tolist()
 
     def _sums(self, model: Any, context: Context) -> list[float]:
         """The score of each layer's weights."""

@@ -137,7 +137,7 @@ class PartialForward:
         inputs = hidden if norm is None else norm(hidden)
         owner = self._model.get_submodule(self._parts.layers_path.rpartition(".")[0])
         project = getattr(owner, "project_out", None)  # OPT-350m
-        return inputs if project is None else project(inputs)  # type: ignore[no-any-return]
+        return inputs if project is None else project(inputs)
 
     def nll(self, batch: int, hidden: torch.Tensor, *, model_dtype: bool = False) -> float:
         """Sum over a batch of -ln p(next token), from the last layer's output.
