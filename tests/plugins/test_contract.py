@@ -25,6 +25,7 @@ TRIED = {
     "llm-pruner": {"ratio": 0.5, "protect_first": 1, "protect_last": 0},
     "flap": {"ratio": 0.5},
     "blockpruner": {"count": 2},
+    "slicegpt": {"ratio": 0.25, "round_interval": 4},
     "shortgpt": {"count": 1},
     "llm-streamline": {"ratio": 0.25},
     "reap": {"ratio": 0.5},
@@ -98,6 +99,10 @@ class TestFLAP(_Ours):
 
 class TestBlockPruner(_OnOPT):
     method, options = METHODS["blockpruner"], TRIED["blockpruner"]
+
+
+class TestSliceGPT(_Ours):
+    method, options = METHODS["slicegpt"], TRIED["slicegpt"]
 
 
 class TestShortGPT(_Ours):

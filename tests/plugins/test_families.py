@@ -33,6 +33,7 @@ METHODS: dict[str, tuple[str, dict[str, object]]] = {
     "llm-pruner": ("llm-pruner", {"ratio": 0.5, "protect_first": 1, "protect_last": 1}),
     "llm-pruner, channels": ("llm-pruner", {"ratio": 0.25, "granularity": "channel"}),
     "flap": ("flap", {"ratio": 0.4}),
+    "slicegpt": ("slicegpt", {"ratio": 0.25, "round_interval": 4}),
     "blockpruner": ("blockpruner", {"count": 2}),
     "shortgpt": ("shortgpt", {"count": 1}),
     "llm-streamline": ("llm-streamline", {"layer_intervals": 1}),

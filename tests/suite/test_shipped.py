@@ -26,6 +26,7 @@ PAPERS = {
     "flap",
     "ria",
     "shortgpt",
+    "slicegpt",
     "sparsegpt",
     "wanda",
 }

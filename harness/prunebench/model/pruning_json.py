@@ -8,6 +8,7 @@ The file holds what the config cannot:
     shape     hidden: channels of the residual stream
               layers: one {kv_groups, mlp_channels} per decoder layer; 0 means removed;
                   replacement: {network, width} if a network is in the layer's place
+              rotated: how wide the residual stream is at each place, if its basis changes
     biases    linears that have a bias although the config says that they have none
     kept      which layers, KV groups and channels of the model before pruning these are
     made_by   method, options and kept layers; for people, never read back
@@ -28,8 +29,9 @@ import torch
 from pydantic import Field, ValidationError
 
 from prunebench.errors import PrunebenchError
-from prunebench.model.anatomy import Block, anatomy
+from prunebench.model.anatomy import Anatomy, Block, anatomy
 from prunebench.model.replacement import Replacement, ReplacementLayer, replace_layer
+from prunebench.model.rotated import epsilon_of, is_rotated, narrow_rotated, sizes_of
 from prunebench.model.surgery import remove_blocks
 from prunebench.model.weight_files import PRUNING_FILE
 from prunebench.model.width import hidden_size, keep_groups, keep_hidden
@@ -41,6 +43,15 @@ VARIANT = "pruned"
 
 Plain loaders then fail with missing weights instead of initialising them at random.
 """
+
+
+class RotatedShape(Part):
+    """Channels of a residual stream that has another basis behind every sub-block."""
+
+    layers: list[tuple[int, int, int]] = Field(
+        description="before the attention, between the sub-blocks, and behind the MLP"
+    )
+    epsilon: float = Field(ge=0, description="what the norms add to the mean square")
 
 
 class LayerShape(Part):
@@ -56,6 +67,9 @@ class LayerShape(Part):
 class Shape(Part):
     hidden: int = Field(gt=0, description="channels of the residual stream")
     layers: list[LayerShape]
+    rotated: RotatedShape | None = Field(
+        None, description="the residual stream, if each sub-block has a matrix that rotates it"
+    )
 
 
 class PruningFile(Part):
@@ -89,7 +103,14 @@ def shape_of(model: Any) -> Shape:
         )
         for layer in parts.layers
     ]
-    return Shape(hidden=hidden_size(parts), layers=layers)
+    return Shape(hidden=hidden_size(parts), layers=layers, rotated=_rotated_shape(parts))
+
+
+def _rotated_shape(parts: Anatomy) -> RotatedShape | None:
+    sizes = [sizes_of(layer) for layer in parts.layers if is_rotated(layer)]
+    if not sizes:
+        return None
+    return RotatedShape(layers=sizes, epsilon=epsilon_of(parts.final_norm))
 
 
 def apply_shape(model: Any, shape: Shape) -> None:
@@ -104,7 +125,10 @@ def apply_shape(model: Any, shape: Shape) -> None:
             f"{PRUNING_FILE} describes {len(shape.layers)} layers, config.json {len(parts.layers)}",
             hint="take both files from the same folder",
         )
-    keep_hidden(model, range(shape.hidden))
+    if shape.rotated is None:
+        keep_hidden(model, range(shape.hidden))
+    else:
+        narrow_rotated(model, shape.rotated.layers, shape.rotated.epsilon)
     widths: dict[Block, int] = {}
     for index, layer in enumerate(shape.layers):
         if layer.replacement is not None:

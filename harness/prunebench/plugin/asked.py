@@ -49,8 +49,11 @@ def _is_amount(value: Any) -> bool:
 
 
 def nothing_removed(audit: Audit) -> bool:
-    """Whether the model has as many weights and zeros as before."""
-    return audit.zeros <= audit.zeros_dense and audit.parameters >= audit.parameters_dense
+    """Whether the model has as many weights, zeros and residual channels as before."""
+    narrower = audit.hidden is not None and audit.hidden < (audit.hidden_dense or 0)
+    # Matrices that rotate the residual may have more weights than the channels that went.
+    fewer = audit.parameters < audit.parameters_dense or narrower
+    return audit.zeros <= audit.zeros_dense and not fewer
 
 
 def _sparsity(options: Any, value: float | str, audit: Audit, tolerance: float) -> str | None:

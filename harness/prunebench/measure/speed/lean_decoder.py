@@ -23,6 +23,7 @@ from transformers import DynamicCache
 from prunebench.model.anatomy import anatomy
 from prunebench.model.removed import RemovedAttention, RemovedMLP
 from prunebench.model.replacement import ReplacementLayer
+from prunebench.model.rotated import is_rotated
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 _ROPES = ("default", "linear", "llama3", "yarn")
@@ -196,6 +197,8 @@ class Lean:
             raise UnavailableError(f"{name} has hooks or is in training mode")
         if isinstance(layer, ReplacementLayer):
             return None, None, layer.network
+        if is_rotated(layer):
+            raise UnavailableError(f"{name} rotates its residual stream")
         attention = None
         if not isinstance(layer.self_attn, RemovedAttention):
             attention = self._attention(name, layer.self_attn, layer.input_layernorm, length)

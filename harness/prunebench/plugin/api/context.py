@@ -14,6 +14,7 @@ import torch
 from prunebench.callbacks import ignore
 from prunebench.errors import PrunebenchError
 from prunebench.layerwise.partial_forward import PartialForward
+from prunebench.layerwise.residual_basis import ChooseBasis, ResidualBasis
 from prunebench.layerwise.statistics import GRADIENTS, input_statistics
 from prunebench.layerwise.walk import ExpertsObserver, LayersObserver, LayerWalk, LinearsObserver
 from prunebench.model.anatomy import Block, anatomy
@@ -203,6 +204,30 @@ class Context:
         """
         self._needs_whole("context.observe_experts")
         self._walk(self.windows).observe_experts(model, see, logits=logits)
+
+    def rotate_residual(
+        self,
+        model: Any,
+        choose: ChooseBasis,
+        *,
+        centre_embeddings: bool = False,
+        epsilon: float | None = None,
+    ) -> None:
+        """Give the residual stream another, narrower basis at every place, in smaller matrices.
+
+        ``choose(place, gram)`` returns the basis, float64 [hidden, kept] with orthonormal columns.
+        The Gram matrix, float64 [hidden, hidden], is the sum of x x^T over the calibration tokens,
+        behind the places before it. Place 0 is the embeddings, 2 * layer + 1 the attention's
+        output and 2 * layer + 2 the MLP's. Norms are folded into the linears that read them, a
+        tied head gets a weight of its own, and each sub-block gets a matrix that rotates its
+        residual. With bases of all columns the logits stay the same. ``centre_embeddings``
+        subtracts the mean of each embedding first, and ``epsilon`` replaces that of the norms: both
+        change the logits. Raises PrunebenchError, with the model unchanged, if the norms of this
+        model cannot be folded.
+        """
+        self._needs_whole("context.rotate_residual")
+        basis = ResidualBasis(model, self.windows, self.device, self.progress)
+        basis.change(choose, centre_embeddings=centre_embeddings, epsilon=epsilon)
 
     def partial_forward(self, model: Any) -> PartialForward:
         """Run the model over the calibration windows in pieces, to compare variants of it."""
