@@ -90,7 +90,7 @@ def keep_hidden(model: Any, kept: Sequence[int]) -> None:
 
 def _check_embeddings(parts: Anatomy) -> None:
     projected = parts.model_type == "opt" and any(
-        getattr(parts.decoder.get_submodule("decoder"), name, None) is not None
+        getattr(parts.decoder, name, None) is not None
         for name in ("project_in", "project_out")
     )
     if parts.model_type == "gemma" or projected:
