@@ -22,6 +22,7 @@ PAPERS = {
     "blockpruner",
     "dsnot",
     "llm-pruner",
+    "llm-streamline",
     "reap",
     "flap",
     "ria",
