@@ -90,8 +90,7 @@ def keep_hidden(model: Any, kept: Sequence[int]) -> None:
 
 def _check_embeddings(parts: Anatomy) -> None:
     projected = parts.model_type == "opt" and any(
-        getattr(parts.decoder, name, None) is not None
-        for name in ("project_in", "project_out")
+        getattr(parts.decoder, name, None) is not None for name in ("project_in", "project_out")
     )
     if parts.model_type == "gemma" or projected:
         raise PrunebenchError(
