@@ -139,7 +139,8 @@ def principal(gram: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def _rotation(size: int, generator: torch.Generator) -> torch.Tensor:
     """A random orthogonal matrix, float64 [size, size]."""
     drawn = torch.rand(size, size, generator=generator, dtype=torch.float64)
-    return torch.linalg.qr(drawn).Q
+    basis: torch.Tensor = torch.linalg.qr(drawn).Q
+    return basis
 
 
 def _is_tied(model: Any) -> bool:

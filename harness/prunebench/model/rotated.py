@@ -67,7 +67,8 @@ def rotate(layer: Any, sizes: tuple[int, int, int], epsilon: float | None = None
     for name in PARTS[::2]:
         own = epsilon_of(getattr(layer, name)) if epsilon is None else epsilon
         setattr(layer, name, UnweightedNorm(width, own))
-    layer.__class__ = _rotated_class(type(layer))
+    kind: Any = type(layer)
+    layer.__class__ = _rotated_class(kind)
 
 
 def epsilon_of(norm: Any) -> float:
@@ -93,7 +94,8 @@ def gain_of(norm: Any) -> torch.Tensor | None:
     for gain in (weight, 1 + weight):
         difference = (norm(tried) - plain * gain).abs().max()
         if float(difference) <= _TOLERANCE.get(weight.dtype, _HALF) * float(plain.abs().max()):
-            return gain.detach().double()
+            found: torch.Tensor = gain.detach().double()
+            return found
     return None
 
 
@@ -139,15 +141,16 @@ def _resize(module: Any, *, rows: int | None = None, columns: int | None = None)
 
 
 @cache
-def _rotated_class(kind: type[Any]) -> type[Any]:
+def _rotated_class(kind: Any) -> Any:
     """A subclass of a layer's class with rotations; it has the same name, by which it is found."""
 
     def forward(self: Any, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         attended = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **kwargs)
         between = hidden_states @ self.attention_rotation + _first(attended)
-        return between @ self.mlp_rotation + _first(
+        output: torch.Tensor = between @ self.mlp_rotation + _first(
             self.mlp(self.post_attention_layernorm(between))
         )
+        return output
 
     named = {"forward": forward, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
     return type(kind.__name__, (kind,), named)
@@ -155,7 +158,8 @@ def _rotated_class(kind: type[Any]) -> type[Any]:
 
 def _first(output: Any) -> torch.Tensor:
     """The states in what a module returns."""
-    return output[0] if isinstance(output, tuple) else output
+    states: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return states
 
 
 def check_parts(index: int, layer: Any) -> None:
