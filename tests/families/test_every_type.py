@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import families.depth
+import families.experts
 import families.stream
 import families.weights  # noqa: F401 - registers its checks
 import prunebench.app

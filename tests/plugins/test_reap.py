@@ -87,6 +87,15 @@ def test_the_gates_of_the_released_code_are_the_softmax_of_the_logits(norm_topk_
     assert own[path] != pytest.approx(reference[path], rel=1e-2)
 
 
+def test_scores_are_the_same_if_layers_compute_one_at_a_time() -> None:
+    whole = prune(moe(), ratio=0, gates="reference").notes["scores"]
+    context = Context(TOKENS, 0, [0, 1, 2, 3], device=torch.device("cpu"))
+    with torch.no_grad():
+        Reap(Reap.Options(ratio=0, gates="reference")).prune(moe(), context)
+    for path, scores in context.notes["scores"].items():
+        assert scores == pytest.approx(whole[path], rel=1e-5)
+
+
 def test_the_lowest_are_removed_and_ties_by_index() -> None:
     model = moe()
     scores = by_hand(model, "reap")

@@ -217,19 +217,32 @@ class LayerWalk:
         path: of the module with experts in the model. ``logits``: the rows have the router's too.
         """
         parts = anatomy(model)
-        captured = self._capture(model, parts)
         weights = mixture_of(model).routers(model).values() if logits else ()
-        for index, layer in enumerate(parts.layers):
-            with self._running(parts, index, captured, changes=False) as run:
-                seen: dict[str, torch.Tensor] = {}  # by module with experts: the latest logits
-                keep = [(weight, partial(_kept, seen, path)) for path, weight in weights]
-                observers = {
-                    each: partial(_with_logits, see, seen, f"{run.path}.{path}")
-                    for path, each in find_experts(layer).items()
+        seen: dict[str, torch.Tensor] = {}  # by module with experts: the latest logits
+        keep = [(weight, partial(_kept, seen, path)) for path, weight in weights]
+        observers = [
+            {
+                each: partial(_with_logits, see, seen, f"{parts.layers_path}.{index}.{path}")
+                for path, each in find_experts(layer).items()
+            }
+            for index, layer in enumerate(parts.layers)
+        ]
+        with RouterProducts(keep) if keep else nullcontext():
+            if self.device is None:
+                everywhere = {
+                    each: observer for some in observers for each, observer in some.items()
                 }
-                with observed_experts(observers), RouterProducts(keep) if keep else nullcontext():
+                with observed_experts(everywhere):
+                    self._forwards(model)
+                return
+            captured = self._capture(model, parts)
+            for index, some in enumerate(observers):
+                with (
+                    self._running(parts, index, captured, changes=False) as run,
+                    observed_experts(some),
+                ):
                     run.advance()
-            self.progress(index + 1, len(parts.layers))
+                self.progress(index + 1, len(parts.layers))
 
     def observe_layers(self, model: Any, see: LayersObserver) -> None:
         """Call ``see(layer, before, after)`` for every layer and batch of the unchanged model.
@@ -264,13 +277,17 @@ class LayerWalk:
 
             handles.append(layer.register_forward_hook(hook, with_kwargs=True))
         try:
-            batches = batches_of(model, self._windows)
-            for done, batch in enumerate(batches, start=1):
-                parts.decoder(batch, use_cache=False)
-                self.progress(done, len(batches))
+            self._forwards(model)
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _forwards(self, model: Any) -> None:
+        """Run the decoder over all batches where the model is."""
+        batches = batches_of(model, self._windows)
+        for done, batch in enumerate(batches, start=1):
+            anatomy(model).decoder(batch, use_cache=False)
+            self.progress(done, len(batches))
 
     @property
     def _windows(self) -> torch.Tensor:

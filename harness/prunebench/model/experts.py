@@ -142,6 +142,16 @@ def find_experts(layer: torch.nn.Module) -> dict[str, Experts]:
     return found
 
 
+def routed_experts(model: Any) -> Iterator[tuple[int, list[torch.nn.Parameter]]]:
+    """(number of experts, their parameters) of every layer that has some, fused or one by one."""
+    for each in find_experts(model).values():
+        owned = each.module.parameters(recurse=False)
+        yield each.count, [parameter for parameter in owned if len(parameter) >= each.count]
+    for path, module in model.named_modules():
+        if path.rpartition(".")[2] == "experts" and isinstance(module, torch.nn.ModuleList):
+            yield len(module), list(module.parameters())
+
+
 def unknown_experts(layer: torch.nn.Module) -> list[str]:
     """Paths of the modules in ``layer`` with 3-D parameters that `find_experts` does not know."""
     known = find_experts(layer)

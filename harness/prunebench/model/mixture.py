@@ -93,13 +93,12 @@ def mixture_of(model: Any) -> Mixture:
     experts = _all_experts(model)
     count = next(iter(experts.values())).count
     config = model.config.get_text_config()
-    groups = _number(config, ("n_group",))
     fields, smaller = with_experts(model, experts, count, count - 1)
     return Mixture(
         experts,
         count,
-        top_k=_number(config, _TOP_K),
-        groups=groups,
+        top_k=top_k_of(model),
+        groups=_number(config, ("n_group",)),
         chosen_groups=_number(config, ("topk_group",)),
         rows=_rows(model, smaller, count),
         fields=fields,
@@ -128,6 +127,11 @@ def _all_experts(model: Any) -> dict[str, Experts]:
             hint=OTHER_METHOD,
         )
     return experts
+
+
+def top_k_of(model: Any) -> int:
+    """The routed experts that a token goes to."""
+    return _number(model.config.get_text_config(), _TOP_K)
 
 
 def _number(config: Any, names: Sequence[str]) -> int:

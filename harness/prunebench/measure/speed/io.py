@@ -11,7 +11,9 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
+from prunebench.model.experts import routed_experts
 from prunebench.model.load import TransferTimes
+from prunebench.model.mixture import top_k_of
 from prunebench.record.io import GenerationIO, LoadIO
 from prunebench.record.speed import Latency
 
@@ -45,10 +47,12 @@ def weight_bytes(model: nn.Module, batch_size: int = 1) -> int:
     """Bytes of weights, as stored, that one generation step reads; a shared tensor counts once.
 
     A step reads one row of an embedding for each sequence, but all of a table that is also the
-    head. Of a mixture of experts this counts every expert, which is more than one token needs.
+    head. Of the routed experts of a mixture it reads those that a token of the batch goes to: see
+    `experts_read`.
     """
     rows: dict[nn.Parameter, int] = {}
     whole: dict[nn.Parameter, int] = {}
+    shares = experts_read(model, batch_size)
     # Each parameter once, at the module that uses it: that decides how much of it is read.
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
@@ -58,10 +62,23 @@ def weight_bytes(model: nn.Module, batch_size: int = 1) -> int:
                     size, batch_size * parameter.shape[1] * parameter.element_size()
                 )
             else:
-                whole[parameter] = size
+                whole[parameter] = round(size * shares.get(parameter, 1.0))
     return sum(whole.values()) + sum(
         size for parameter, size in rows.items() if parameter not in whole
     )
+
+
+def experts_read(model: Any, batch_size: int = 1) -> dict[nn.Parameter, float]:
+    """The share of each routed expert's parameters that one generation step reads.
+
+    One token reads top k of n experts. A batch reads n * (1 - (1 - k / n)^batch) of them on
+    average, if its tokens choose independently of each other and no expert is chosen more often.
+    """
+    found: dict[nn.Parameter, float] = {}
+    for count, parameters in routed_experts(model):
+        missed = 1 - min(top_k_of(model), count) / count  # by one token
+        found |= dict.fromkeys(parameters, 1 - missed**batch_size)
+    return found
 
 
 @torch.inference_mode()

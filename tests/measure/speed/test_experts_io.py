@@ -1,0 +1,49 @@
+"""Of a mixture, the I/O floor counts the experts that a token reads."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from families.tiny_configs import tiny_model
+from prunebench.measure.speed.io import weight_bytes
+from prunebench.model.experts import find_experts
+
+
+def test_a_token_reads_its_experts_and_all_that_is_shared() -> None:
+    model = tiny_model("qwen2_moe", num_experts=8)
+    expert = 4 * 3 * 64 * 32  # bytes of gate, up and down
+    dense = sum(parameter.nbytes for parameter in model.parameters())
+    dense -= model.get_input_embeddings().weight.nbytes - 4 * 64  # one row
+    layers = len(find_experts(model))
+    count = find_experts(model).popitem()[1].count
+    assert weight_bytes(model) == dense - layers * (count - 2) * expert
+
+
+def test_a_batch_reads_more_of_them_but_never_more_than_all() -> None:
+    model = tiny_model("mixtral")  # 2 of 4
+    expert = 4 * 3 * 64 * 96
+    one, two, many = (weight_bytes(model, batch) for batch in (1, 2, 1000))
+    assert two - one == 4 * (3 - 2) * expert + 4 * 64  # 4 * (1 - (1/2)^2) = 3; one row more
+    assert many - one == 4 * (4 - 2) * expert + 4 * 64 * (160 - 1)
+
+
+def test_experts_that_are_modules_of_their_own_count_too() -> None:
+    model = tiny_model("mixtral", num_hidden_layers=1)
+    fused = weight_bytes(model)
+    block = model.model.layers[0].mlp
+    parameters = [tensor.clone() for tensor in block.experts.parameters()]
+    del block.experts
+    block.experts = torch.nn.ModuleList(torch.nn.Module() for _ in range(4))
+    for tensor in parameters:
+        for expert, part in zip(block.experts, tensor, strict=True):
+            expert.register_parameter(
+                f"w{len(list(expert.parameters()))}", torch.nn.Parameter(part)
+            )
+    assert weight_bytes(model) == fused
+
+
+@pytest.mark.parametrize("family", ["gpt_oss", "llama4_text", "longcat_flash"])
+def test_a_token_reads_less_than_all(family: str) -> None:
+    model = tiny_model(family)
+    assert weight_bytes(model) < weight_bytes(model, 10_000)
