@@ -68,6 +68,16 @@ def test_figures_of_the_model_need_no_corpus(metric, tolerance, figure):
     assert (found.metric, found.corpus, found.tolerance) == (metric, None, tolerance)
 
 
+def test_a_figure_can_be_the_layers_that_are_removed(load, registry, tmp_path):
+    text = "model: small, method: wanda, options: {sparsity: 0.5}, metric: removed_layers"
+    suite = SUITE.replace("FIGURE", f"{text}, layers: [11, 8, 24]").replace("7.26", "3")
+    planned = plan(load(suite), registry)
+    [found] = planned.expect
+    assert (found.layers, found.value, found.tolerance) == ((11, 8, 24), 3, 0)
+    store = RunStore.create(tmp_path / "run", planned, suite)
+    assert store.read_plan().expect == planned.expect
+
+
 def test_the_model_may_be_named_by_its_location(load, registry):
     text = SUITE.replace("FIGURE", WANDA.replace("small", '"models==1:smollm2-135m-instruct.gguf"'))
     assert plan(load(text), registry).expect[0].model == "small"
@@ -123,6 +133,18 @@ BAD = {
     "several perplexities": (
         "model: small, method: dense",
         "s.yaml:12: expect[0].metric: several perplexities fit (name `corpus`, `protocol` or `length`)",
+    ),
+    "layers of another metric": (
+        f"{WANDA}, layers: [3, 4]",
+        "s.yaml:12: expect[0].layers: 'perplexity' has no layers (write `metric: removed_layers`)",
+    ),
+    "number of layers": (
+        "model: small, method: dense, metric: removed_layers, layers: [3, 4, 3]",
+        "s.yaml:12: expect[0].layers: the value is 7.26, and 2 layers are named (name the layers",
+    ),
+    "no layers": (
+        "model: small, method: dense, metric: removed_layers",
+        "s.yaml:12: expect[0].layers: the value is 7.26, and 0 layers are named (name the layers",
     ),
     "key": (
         f"{WANDA}, valeu: 3",

@@ -19,6 +19,9 @@ from prunebench.suite.source import read, shipped
 
 PAPERS = {
     "besa",
+    "laco",
+    "shortened-llama",
+    "sleb",
     "blockpruner",
     "dsnot",
     "llm-pruner",

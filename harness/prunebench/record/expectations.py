@@ -14,10 +14,18 @@ from prunebench.schema import Frozen
 PERPLEXITY = "perplexity"
 TASKS_MEAN = "tasks-mean"
 MODEL_METRICS = ("parameters", "removed_share", "speedup")
+REMOVED_LAYERS = "removed_layers"
+"""How many of the `layers` of a figure were removed."""
 
 # The default tolerance: the largest relative difference at which a measured figure still agrees
 # with the published one.
-TOLERANCES = {PERPLEXITY: 0.02, "parameters": 0.001, "removed_share": 0.001, "speedup": 0.1}
+TOLERANCES = {
+    PERPLEXITY: 0.02,
+    "parameters": 0.001,
+    "removed_share": 0.001,
+    "speedup": 0.1,
+    REMOVED_LAYERS: 0.0,
+}
 TASK_TOLERANCE = 0.02
 
 
@@ -32,7 +40,8 @@ class Expectation(Frozen):
     model: str
     method: str = Field(description="its label: the name with options and recovery")
     metric: str = Field(
-        description="'perplexity', 'parameters', 'removed_share', 'speedup', 'tasks-mean' or a task"
+        description="'perplexity', 'parameters', 'removed_share', 'speedup', 'removed_layers',"
+        " 'tasks-mean' or a task"
     )
     corpus: str | None = Field(None, description="of a perplexity")
     protocol: str | None = Field(
@@ -43,6 +52,9 @@ class Expectation(Frozen):
     )
     tasks: tuple[str, ...] = Field(
         (), description="the tasks that the mean is over; empty for all tasks of the cell"
+    )
+    layers: tuple[int, ...] = Field(
+        (), description="the decoder layers that the publication removes, for 'removed_layers'"
     )
     value: float = Field(
         description="as published: scores of tasks in per cent, shares as fractions"

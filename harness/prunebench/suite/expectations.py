@@ -10,6 +10,7 @@ from prunebench.errors import did_you_mean
 from prunebench.record.expectations import (
     MODEL_METRICS,
     PERPLEXITY,
+    REMOVED_LAYERS,
     TASKS_MEAN,
     Expectation,
     default_tolerance,
@@ -187,7 +188,7 @@ class _Matcher:
 
     def measure(self) -> dict[str, Any]:
         """The fields of the figure that say which number it is."""
-        entry, known = self.entry, [PERPLEXITY, *MODEL_METRICS]
+        entry, known = self.entry, [PERPLEXITY, *MODEL_METRICS, REMOVED_LAYERS]
         tasks = self.targets.tasks
         if tasks:
             known += [TASKS_MEAN, *tasks]
@@ -198,7 +199,22 @@ class _Matcher:
             if task not in tasks:
                 message = f"no cell measures '{task}'"
                 raise _NoMatchError("tasks", message, did_you_mean(task, tasks))
+        if entry.metric == REMOVED_LAYERS:
+            return self.removed_layers()
+        if entry.layers:
+            message = f"'{entry.metric}' has no layers"
+            raise _NoMatchError("layers", message, f"write `metric: {REMOVED_LAYERS}`")
         return self.perplexity() if entry.metric == PERPLEXITY else {}
+
+    def removed_layers(self) -> dict[str, Any]:
+        layers = tuple(dict.fromkeys(self.entry.layers or ()))
+        if not layers or len(layers) != self.entry.value:
+            raise _NoMatchError(
+                "layers",
+                f"the value is {self.entry.value:g}, and {len(layers)} layers are named",
+                "name the layers that the publication removes; the value is their number",
+            )
+        return {"layers": layers}
 
     def perplexity(self) -> dict[str, Any]:
         entry, specs = self.entry, self.targets.perplexity

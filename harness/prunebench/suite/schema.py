@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, WithJsonSchema
+from pydantic import Field, NonNegativeInt, WithJsonSchema
 
 from prunebench.measure.quality.protocols import DEFAULT, PROTOCOLS, ProtocolName
 from prunebench.suite.field_types import (
@@ -279,7 +279,8 @@ class ExpectEntry(Section):
     recovery: str | None = Field(None, description="the name of its recovery; default: none")
     metric: str = Field(
         "perplexity",
-        description="perplexity, parameters, removed_share, speedup, a task's name, or tasks-mean",
+        description="perplexity, parameters, removed_share, speedup, removed_layers, a task's name,"
+        " or tasks-mean",
     )
     corpus: str | None = Field(
         None, description="of a perplexity; needed if the suite measures several"
@@ -292,6 +293,11 @@ class ExpectEntry(Section):
     )
     tasks: Many[str] | None = Field(
         None, description="the tasks of a mean; default: all tasks of the suite"
+    )
+    layers: Many[NonNegativeInt] | None = Field(
+        None,
+        description="for removed_layers: the decoder layers that the publication removes, whose"
+        " number is the value",
     )
     value: float = Field(
         description="as published: scores of tasks in per cent, shares as fractions"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from prunebench.record.expectations import MODEL_METRICS, PERPLEXITY, TASKS_MEAN
+from prunebench.record.expectations import MODEL_METRICS, PERPLEXITY, REMOVED_LAYERS, TASKS_MEAN
 from prunebench_report.data.columns import Row, numbered
 from prunebench_report.data.quality import perplexities
 from prunebench_report.data.tasks import suite_tasks
@@ -44,6 +44,9 @@ def measured(record: Record, figure: Expectation) -> float | None:
         timed = record.speed.latency[0] if record.speed and record.speed.latency else None
         ratio = timed.inter_token_speedup if timed else None
         return ratio.estimate if ratio else None
+    if figure.metric == REMOVED_LAYERS:
+        gone = record.audit.removed_layers if record.audit else None
+        return None if gone is None else float(len(set(figure.layers) & set(gone)))
     if figure.metric in MODEL_METRICS:
         value = getattr(record.audit, figure.metric, None)
         return None if value is None else float(value)
@@ -95,5 +98,6 @@ def metric_in_words(figure: Expectation) -> str:
         "parameters": "parameters",
         "removed_share": "share of parameters removed",
         "speedup": "speed-up per token",
+        REMOVED_LAYERS: f"removed layers among {', '.join(map(str, figure.layers))}",
     }
     return words.get(figure.metric, f"{figure.metric}, %")

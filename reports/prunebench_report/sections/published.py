@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
+from prunebench.record.expectations import REMOVED_LAYERS
 from prunebench_report.data.published import (
     agrees,
     measured,
@@ -109,6 +110,8 @@ def _with_unit(figure: Expectation, value: float | None) -> str:
         return MISSING
     if figure.metric == "parameters":
         return f"{value:,.0f}"
+    if figure.metric == REMOVED_LAYERS:
+        return f"{value:g} of {len(figure.layers)}"
     if figure.metric == "removed_share":
         return percent(value, 2)
     return number(value, 4) + (TIMES if figure.metric == "speedup" else "")
@@ -145,4 +148,12 @@ def _against_dense(
 
 def _same_quantity(figure: Expectation) -> tuple[Any, ...]:
     """What a figure and the figure of its dense model have in common."""
-    return figure.model, figure.metric, figure.corpus, figure.protocol, figure.length, figure.tasks
+    return (
+        figure.model,
+        figure.metric,
+        figure.corpus,
+        figure.protocol,
+        figure.length,
+        figure.tasks,
+        figure.layers,
+    )

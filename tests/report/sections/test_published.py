@@ -131,6 +131,21 @@ def test_counts_and_shares_and_ratios(build, rows):
     assert found[2]["measured"] == "1.200\N{MULTIPLICATION SIGN}"
 
 
+def test_removed_layers_are_those_that_both_removed(build, rows):
+    record = build.record(build.cell("shortgpt", ratio=0.1), 40.0, 1.2)
+    gone = record.audit.removed_layers
+    assert len(gone) == 3 and not {97, 98} & set(gone)
+    figures = [
+        expect(3, [record.cell], metric="removed_layers", layers=tuple(gone)),
+        expect(4, [record.cell], metric="removed_layers", layers=(*gone[:2], 97, 98)),
+    ]
+    first, second = rows(figures, [record])
+    assert (first["measured"], first["agrees"]) == ("3 of 3", True)
+    assert (second["published"], second["measured"]) == ("4 of 4", "2 of 4")
+    assert (second["agrees"], second["difference"]) == (False, f"{MINUS}50.0 %, lower")
+    assert second["metric"] == f"removed layers among {gone[0]}, {gone[1]}, 97, 98"
+
+
 def test_the_page_has_the_section_with_everything_escaped_and_none_without_figures(build, tmp_path):
     [record] = seeds(build, [50.0])
     expected = (expect(50.5, [record.cell]),)
