@@ -33,7 +33,8 @@ class LoRA(Recovery):
     The defaults are those of LLM-Pruner. Linears with less than 1 % zeros are trained by plain
     LoRA, sparse ones under their mask, which takes one more matrix product of full size in both
     passes. With `merge: false` all are trained by plain LoRA, and the updates stay a PEFT adapter
-    beside the pruned weights: it is measured with them, and saved in a folder of its own.
+    beside the pruned weights: it is measured with them, and saved in a folder of its own. Routed
+    experts that are fused in one parameter stay as they are.
     """
 
     name = "lora"
@@ -73,7 +74,10 @@ class LoRA(Recovery):
     def recover(self, model: Any, context: Context) -> None:
         from peft import LoraModel
 
-        paths = self._paths(context.linears(model))
+        linears = context.linears(model)
+        paths = self._paths(
+            {path: each for path, each in linears.items() if isinstance(each, torch.nn.Linear)}
+        )
         zeros = context.zeros(model) if self.options.merge else {}
         masks = {path: zeros[f"{path}.weight"] for path in paths if f"{path}.weight" in zeros}
         # The initial values of A must not depend on what the method drew before.
@@ -109,6 +113,11 @@ class LoRA(Recovery):
 
     def _paths(self, linears: Mapping[str, torch.nn.Linear]) -> list[str]:
         """The module paths of the linears to train."""
+        if not linears:
+            raise PrunebenchError(
+                "lora: the layers have no plain linears, and PEFT's updates need some",
+                hint="use the recovery finetune",
+            )
         wanted = self.options.targets
         if wanted is None:
             return list(linears)

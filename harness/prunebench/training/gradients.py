@@ -26,16 +26,21 @@ def weight_gradients(
     GBLM-Pruner's gradient norm, arXiv:2311.04902). Each window takes a pass forward and backward.
     The model is left as it was.
     """
-    weights = {path: linear.weight for path, linear in linears.items()}
+    # Of a `Matrix` only the parameter that it is a part of has a gradient.
+    owners = {path: getattr(linear, "owner", linear.weight) for path, linear in linears.items()}
     totals = {
-        path: {name: torch.zeros_like(weight, dtype=torch.float32) for name in asked}
-        for path, weight in weights.items()
+        path: {name: torch.zeros_like(linear.weight, dtype=torch.float32) for name in asked}
+        for path, linear in linears.items()
     }
-    with learning(model, weights.values()):
+    with learning(model, owners.values()):
         for done, window in enumerate(windows, start=1):
             next_token_backward(model, window[None].to(model.device), 1 / (len(window) - 1))
-            for path, weight in weights.items():
-                _add(totals[path], weight, len(windows))
+            for path, owner in owners.items():
+                if owner.grad is not None:
+                    gradient = getattr(linears[path], "view", _as_it_is)(owner.grad)
+                    _add(totals[path], gradient, len(windows))
+            for owner in owners.values():
+                owner.grad = None
             progress(done, len(windows))
     for of_linear in totals.values():
         if "gradient_norm" in of_linear:
@@ -43,13 +48,14 @@ def weight_gradients(
     return totals
 
 
-def _add(totals: dict[str, torch.Tensor], weight: torch.Tensor, windows: int) -> None:
-    """Add the weight's gradient to its ``totals`` and clear it."""
-    if weight.grad is None:
-        return
-    found = weight.grad.float()
+def _as_it_is(gradient: torch.Tensor) -> torch.Tensor:
+    return gradient
+
+
+def _add(totals: dict[str, torch.Tensor], gradient: torch.Tensor, windows: int) -> None:
+    """Add the gradient of a weight to its ``totals``."""
+    found = gradient.float()
     if "gradient" in totals:
         totals["gradient"].add_(found, alpha=1 / windows)
     if "gradient_norm" in totals:
         totals["gradient_norm"].addcmul_(found, found)
-    weight.grad = None

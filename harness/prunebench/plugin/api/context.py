@@ -30,6 +30,7 @@ from prunebench.training.gradients import weight_gradients
 from prunebench.training.loop import train
 from prunebench.training.objective import NextToken
 from prunebench.training.optimiser import Trainable
+from prunebench.training.whole_parameters import whole_parameters
 from prunebench.training.windows import TrainingWindows
 
 if TYPE_CHECKING:
@@ -305,9 +306,10 @@ class Context:
         is not finite.
         """
         self._needs_whole("context.train")
+        whole, held = whole_parameters(model, self.linears(model), parameters, masks or {})
         log = train(
             NextToken(model) if objective is None else objective,
-            Trainable(parameters, masks or {}, penalty),
+            Trainable(whole, held, penalty),
             TrainingWindows(self.windows, self.counted),
             settings,
             generator=self.generator,
