@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,21 +15,25 @@ Tensors = dict[str, torch.Tensor]
 
 def whole_parameters(
     model: Any,
-    linears: Mapping[str, Any],
+    linears_of: Callable[[Any], Mapping[str, Any]],
     parameters: Mapping[str, torch.Tensor],
     masks: Mapping[str, torch.Tensor],
 ) -> tuple[Tensors, Tensors]:
     """Both by the paths of the model's own parameters.
 
-    ``linears`` are the model's by path, ``parameters`` and ``masks`` may be named after them:
-    'PATH.weight'. Raises PluginError if some but not all parts of a parameter are to be trained.
+    ``parameters`` and ``masks`` may also be named after the linears that ``linears_of`` gives by
+    path: 'PATH.weight'. Raises PluginError if some but not all parts of a parameter are to be
+    trained.
     """
-    parts = {
-        f"{path}.weight": linear for path, linear in linears.items() if isinstance(linear, Matrix)
-    }
-    if not parts:
+    own = dict(model.named_parameters())
+    if own.keys() >= parameters.keys() | masks.keys():
         return dict(parameters), dict(masks)
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    parts = {
+        f"{path}.weight": linear
+        for path, linear in linears_of(model).items()
+        if isinstance(linear, Matrix)
+    }
+    names = {id(parameter): name for name, parameter in own.items()}
     owners = {part: names[id(matrix.owner)] for part, matrix in parts.items()}
     found = {name: each for name, each in parameters.items() if name not in parts}
     for part in (name for name in parameters if name in parts):

@@ -306,7 +306,7 @@ class Context:
         is not finite.
         """
         self._needs_whole("context.train")
-        whole, held = whole_parameters(model, self.linears(model), parameters, masks or {})
+        whole, held = whole_parameters(model, self.linears, parameters, masks or {})
         log = train(
             NextToken(model) if objective is None else objective,
             Trainable(whole, held, penalty),
