@@ -22,6 +22,7 @@ from prunebench.model.experts import ExpertRows as ExpertRows
 from prunebench.model.generated import GeneratedAsset as GeneratedAsset
 from prunebench.model.load import load_pruned as load_pruned
 from prunebench.model.source import ModelAsset as ModelAsset
+from prunebench.model.tensor_cache import TensorCache as TensorCache
 from prunebench.model.wheel import WheelAsset as WheelAsset
 from prunebench.plugin import hookimpl as hookimpl
 from prunebench.plugin.api.allocation import Allocation as Allocation

@@ -54,6 +54,7 @@ CASES = [
     ("magnitude", {"sparsity": 0.6}, {}),
     ("random", HALF, {"seed": 3}),
 ]
+ALLOCATED = {**HALF, "allocation": {"alphapruning": {}}}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -66,6 +67,15 @@ def test_the_folder_is_the_one_of_pruning_in_memory(family: str, folder: Path) -
         assert streamed.audit == whole.audit
         assert streamed.notes == whole.notes
         assert streamed.model is None
+
+
+def test_an_allocation_that_reads_weights_only_streams_too(folder: Path) -> None:
+    tiny_checkpoint(folder / "model", "llama")
+    whole = prune("whole", "magnitude", ALLOCATED, stream=False)
+    streamed = prune("streamed", "magnitude", ALLOCATED, stream=True)
+    assert files(folder / "streamed") == files(folder / "whole")
+    assert len(set(streamed.notes["allocation"]["layer_shares"])) == 4
+    assert streamed.notes == whole.notes
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -179,6 +189,10 @@ def test_the_command_tells_what_it_does(folder: Path) -> None:
         ),
         (["./model", "magnitude", "scope=global"], "compares the weights of all layers"),
         (["./model", "dense"], "it looks at the model as a whole"),
+        (
+            ["./model", "magnitude", "allocation=ecoflap"],
+            "the allocation 'ecoflap' cannot look at the model layer by layer: its scores take",
+        ),
         (
             ["./model", "wanda", "recovery={lora: {rank: 2}}"],
             "the recovery 'lora' trains the whole model",

@@ -18,6 +18,7 @@ from prunebench import (
     InputStatistic,
     LayerTraining,
     LinearStats,
+    TensorCache,
     kth_lowest,
     lowest,
     lowest_overall,
@@ -237,7 +238,10 @@ def page() -> str:
                 code(OWN_STATISTIC),
             ]
     functions = (lowest, lowest_overall, kth_lowest, next_token_backward)
-    parts += ["### Functions", "\n".join(map(of_function, functions))]
+    kept = inspect.getdoc(TensorCache) or ""
+    shown = [*map(of_function, functions), item("prunebench.TensorCache(name)", kept)]
+    shown += [item(f"TensorCache.{name}", text) for name, text in members(TensorCache)]
+    parts += ["### Functions", "\n".join(shown)]
     return "\n\n".join(parts)
 
 

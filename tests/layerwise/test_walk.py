@@ -446,6 +446,22 @@ def test_observed_inputs_that_are_not_finite_are_named() -> None:
         walk(model).observe_linears(model, {"input_norm"}, lambda *_: None)
 
 
+def test_observing_without_statistics_needs_no_windows_and_runs_no_layer() -> None:
+    model = tiny_model("llama")
+    for layer in model.model.layers:
+        layer.forward = None  # cannot run
+    seen = []
+    context = Context(None, 0, [0, 1, 2, 3])
+    context.observe_linears(
+        model, (), lambda linears, stats: seen.append((list(linears), [*stats.values()]))
+    )
+    assert [names for names, _ in seen] == [list(anatomy(model).linears(model.model.layers[0]))] * 4
+    assert [stats[0].layer for _, stats in seen] == [0, 1, 2, 3]
+    assert seen[2][1][-1].name == "mlp.down_proj"
+    with pytest.raises(PrunebenchError, match="the cell has none"):
+        context.observe_linears(model, {"input_norm"}, lambda *_: None)
+
+
 def test_progress_of_observing_counts_layers_or_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that runs as a whole has no progress by layers."""
     monkeypatch.setitem(batches.BATCH_TOKENS, "cpu", 16)

@@ -42,6 +42,12 @@ TARGETS: dict[str, tuple[str, ...]] = {
     f"{P}/apply_units.py": APPLY,
     # Allocations, recoveries and metrics
     f"{P}/owl.py": ("tests/plugins/test_owl.py", OPTIONS),
+    f"{P}/alphapruning.py": ("tests/plugins/test_alphapruning.py", OPTIONS),
+    f"{P}/alphapruning_fit.py": ("tests/plugins/test_alphapruning.py",),
+    f"{P}/divided_sparsity.py": ("tests/plugins/test_alphapruning.py",),
+    f"{P}/ecoflap.py": ("tests/plugins/test_ecoflap.py", OPTIONS),
+    f"{P}/ecoflap_budget.py": ("tests/plugins/test_ecoflap.py",),
+    f"{P}/ecoflap_scores.py": ("tests/plugins/test_ecoflap.py",),
     f"{P}/lora.py": ("tests/plugins/test_lora.py", OPTIONS),
     f"{P}/finetune.py": ("tests/plugins/test_finetune.py", OPTIONS),
     f"{P}/kl_divergence.py": ("tests/plugins/test_kl_divergence.py", OPTIONS),

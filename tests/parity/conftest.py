@@ -1,4 +1,4 @@
-"""The agreement table, printed at the end whatever else is."""
+"""The agreement tables, printed at the end whatever else is."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ HEADER = (
     "official",
 )
 ROWS = pytest.StashKey[list[tuple[str, ...]]]()
+FIGURES = pytest.StashKey[list[tuple[str, ...]]]()
+FIGURES_HEADER = ("what", "ours", "official", "difference", "allowed")
 
 
 @pytest.fixture
@@ -27,17 +29,39 @@ def agreement(request: pytest.FixtureRequest) -> Callable[[tuple[str, ...]], Non
     return rows.append
 
 
+@pytest.fixture
+def compare(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Adds a figure to the second table, then asserts that it agrees."""
+    rows: list[tuple[str, ...]] = request.config.stash.setdefault(FIGURES, [])
+
+    def add(what: str, ours: object, official: object, *, differs: float, allowed: float) -> None:
+        """``differs``: by how much, in the unit of ``allowed``."""
+        rows.append((what, str(ours), str(official), f"{differs:.2e}", f"{allowed:.0e}"))
+        assert differs <= allowed, what
+
+    return add
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    rows = config.stash.get(ROWS, [])
+    title = "agreement with the official implementations"
+    masks = f"{title} (share of mask bits that differ)"
+    print_table(terminalreporter, masks, HEADER, config.stash.get(ROWS, []))
+    print_table(terminalreporter, title, FIGURES_HEADER, config.stash.get(FIGURES, []))
+
+
+def print_table(
+    terminalreporter: pytest.TerminalReporter,
+    title: str,
+    header: tuple[str, ...],
+    rows: list[tuple[str, ...]],
+) -> None:
     if not rows:
         return
-    lines = [HEADER, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
-    terminalreporter.section(
-        "agreement with the official implementations (share of mask bits that differ)"
-    )
+    lines = [header, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    terminalreporter.section(title)
     for line in lines:
         terminalreporter.line(
             "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()

@@ -145,6 +145,22 @@ class TestOWL(AllocationContract):
     )
 
 
+class TestAlphaPruning(AllocationContract):
+    allocation, families = REGISTRY["allocation"]["alphapruning"].value, ("llama", "gpt_neox")
+
+
+class TestECoFLaP(AllocationContract):
+    allocation, families = REGISTRY["allocation"]["ecoflap"].value, ("opt",)
+
+
+class TestECoFLaPFirstOrder(AllocationContract):
+    allocation, families, options = (
+        REGISTRY["allocation"]["ecoflap"].value,
+        ("llama",),
+        {"use_mezo": False, "approach_for_sparsity": "layer"},
+    )
+
+
 class TestBESAAllocation(AllocationContract):
     allocation, families = REGISTRY["allocation"]["besa"].value, ("llama",)
 

@@ -143,6 +143,28 @@ FIRST: dict[tuple[str, str], dict[str, Any]] = {
     ("method", "apply"): {"units": PydanticUndefined},
     ("allocation", "uniform"): {},
     ("allocation", "owl"): {"threshold": 5.0, "spread": 0.08},
+    # The released code's command line: main.py and net_esd_estimator.
+    ("allocation", "alphapruning"): {
+        "metric": "alpha_peak",
+        "mapping_type": "block_wise",
+        "epsilon": 0.3,
+        "bins": 100,
+        "xmin_pos": 2.0,
+        "filter_zeros": False,
+        "mode": "clean",
+    },
+    # The released script for LLaMA, ecoflap_zero.sh: 0.6 with a limit of 0.7, 32 windows.
+    ("allocation", "ecoflap"): {
+        "use_mezo": True,
+        "score_method": "GradOnly",
+        "aggregate_method": "sum",
+        "approach_for_sparsity": "block",
+        "max_sparsity_per_layer": None,
+        "num_samples": None,
+        "num_noise": 1,
+        "noise_eps": 1e-3,
+        "mode": "clean",
+    },
     # LLM-Pruner's recipe (arXiv:2305.11627, section 4.1 and the released script).
     ("recovery", "lora"): {
         **TRAINING,
@@ -228,6 +250,7 @@ CALIBRATION: dict[str, dict[str, Any]] = {
     "ria": C4,
     "dsnot": C4,
     "owl": C4,
+    "ecoflap": C4,
     "shortgpt": {"corpus": "pg19", "sampler": "consecutive", "windows": 512, "length": 256},
     "blockpruner": {"corpus": "alpaca", "sampler": "joined-rows", "rows": 256, "length": 2048},
     "llm-streamline": {"corpus": "c4", "sampler": "joined-rows", "windows": 50, "length": 2048},
@@ -269,6 +292,8 @@ NATURE: dict[str, set[str]] = {
     "apply": set(),
     "uniform": set(),
     "owl": {"calibration"},
+    "alphapruning": set(),
+    "ecoflap": {"calibration", "seed"},
 }
 # Unit, whether higher is better, and the same of a metric's other figures.
 FIGURES: dict[str, dict[str, tuple[str, bool]]] = {

@@ -141,3 +141,29 @@ def test_a_published_figure_names_the_allocation() -> None:
         ],
     }
     assert [figure.method for figure in planned(data).expect] == ["wanda", "wanda allocation=owl"]
+
+
+OURS = [name for name, each in REGISTRY["allocation"].items() if each.distribution == "prunebench"]
+REPAIRS = ["lora", "finetune"]
+
+
+@pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt", "ria", "random"])
+def test_every_allocation_and_every_recovery_go_with_every_weight_method(method: str) -> None:
+    assert {"uniform", "owl", "alphapruning", "ecoflap"} <= set(OURS)
+    found = cells({method: {"sparsity": 0.5, "allocation": OURS, "recovery": [None, *REPAIRS]}})
+    pairs = {(cell.allocation.name, cell.recovery and cell.recovery.name) for cell in found}
+    assert pairs == {(one, other) for one in OURS for other in (None, *REPAIRS)}
+    assert len({cell.id for cell in found}) == len(found) == len(pairs)
+
+
+@pytest.mark.parametrize("allocation", OURS)
+@pytest.mark.parametrize("method", ["shortgpt", "blockpruner", "llm-pruner", "imp", "dense"])
+def test_no_allocation_goes_with_a_method_that_decides_itself(method: str, allocation: str) -> None:
+    with pytest.raises(PrunebenchError, match=f"'{method}.*' takes no allocation: it "):
+        cells({method: {"allocation": allocation}})
+
+
+@pytest.mark.parametrize("allocation", ["alphapruning", "ecoflap"])
+def test_n_m_goes_with_the_new_allocations(allocation: str) -> None:
+    [cell] = cells({"wanda": {"sparsity": "2:8", "allocation": allocation}})
+    assert cell.label == f"wanda sparsity=2:8 allocation={allocation}"

@@ -18,22 +18,28 @@ from prunebench.suite.plan import plan
 from prunebench.suite.source import read, shipped
 
 PAPERS = {
+    "alphapruning",
     "besa",
     "laco",
     "shortened-llama",
     "sleb",
     "blockpruner",
     "dsnot",
+    "ecoflap",
+    "flap",
     "llm-pruner",
     "llm-streamline",
+    "owl",
     "reap",
-    "flap",
     "ria",
     "shortgpt",
     "slicegpt",
     "sparsegpt",
     "wanda",
 }
+
+WITHOUT_FIGURES = {"alphapruning", "ecoflap"}
+"""Their repositories have no table of language models: the figures are those of other methods."""
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +73,12 @@ def test_every_paper_has_a_suite_with_its_figures(registry):
         planned = plan(suite, registry)
         assert suite.name == f"papers-{name}"
         assert any(figure.method == "dense" for figure in planned.expect)
-        own = [figure for figure in planned.expect if figure.method.split()[0] == name]
-        assert own
+        own = [
+            figure
+            for figure in planned.expect
+            if name == figure.method.split()[0] or f"allocation={name}" in figure.method.split()
+        ]
+        assert own or name in WITHOUT_FIGURES
         assert all(len(figure.cells) == 1 for figure in planned.expect)
         assert len(planned.expect) == len(read(f"papers/{name}").data["expect"])
         assert re.search(r"arXiv:\d{4}\.\d{5}", suite.text)

@@ -38,6 +38,7 @@ from prunebench.record.audit import Audit
 
 if TYPE_CHECKING:
     from prunebench.experiment.cell import Cell
+    from prunebench.plugin.api.allocation import Allocation
     from prunebench.plugin.api.method import Method
 
 SHARD_BYTES = 2_000_000_000
@@ -52,8 +53,8 @@ def build_streamed(setup: CellSetup, out: Path, shard_bytes: int = SHARD_BYTES) 
     """
     cell, phases = setup.cell, setup.phases
     method: Method = setup.plugin(cell.method, "method")
-    check_streamable(cell, method)
     allocation = allocation_of(setup)
+    check_streamable(cell, method, allocation)
     setup.fetch()
     with phases.phase("load"):
         loaded = load_bare(setup.folder, dtype=cell.model.dtype, device=setup.device)
@@ -144,8 +145,13 @@ class _LayerCounter:
         return dense, audit(self._model, dense, left, self._patterns, counts)
 
 
-def check_streamable(cell: Cell, method: Method) -> None:
+def check_streamable(cell: Cell, method: Method, allocation: Allocation | None) -> None:
     """Raise PrunebenchError, with the reason, if the cell cannot be pruned from its files."""
+    if allocation is not None and (reason := allocation.refuses_streaming(allocation.options)):
+        raise PrunebenchError(
+            f"the allocation '{allocation.name}' cannot look at the model layer by layer: {reason}",
+            hint="leave out --stream, or choose an allocation such as owl",
+        )
     if reason := method.refuses_streaming(method.options):
         raise PrunebenchError(
             f"'{cell.method.name}' cannot prune layer by layer from the files: {reason}",

@@ -19,7 +19,6 @@ from prunebench.layerwise.capture import Call, batches_of, capture, run_layer
 from prunebench.layerwise.device_moves import moved, on_device
 from prunebench.model.anatomy import anatomy
 from prunebench.model.families import KINDS, Kind
-from prunebench.model.replacement import is_replaced
 from prunebench.model.surgery import check_bypass, without
 
 if TYPE_CHECKING:
@@ -116,16 +115,16 @@ class PartialForward:
         parts = self._parts
         if without_kinds:
             check_bypass(parts)
-        left = sum(
-            parts.has(parts.layers[layer], kind) for kind in KINDS if kind not in without_kinds
-        )
-        if not left and not is_replaced(parts.layers[layer]):
+        there = [kind for kind in KINDS if parts.has(parts.layers[layer], kind)]
+        # A layer that was replaced, or of a family without known sub-blocks, runs whole.
+        left = sum(kind not in without_kinds for kind in there) if there else len(KINDS)
+        if not left:
             return hidden
         self._block_tokens += left * hidden.shape[0] * hidden.shape[1]
         call = self._calls[layer][batch]
         with without(parts, layer, tuple(without_kinds)) as module, on_device(module, self._device):
-            there = Call(moved(call.args, self._device), moved(call.kwargs, self._device))
-            output = run_layer(module, moved(hidden, self._device), there)
+            here = Call(moved(call.args, self._device), moved(call.kwargs, self._device))
+            output = run_layer(module, moved(hidden, self._device), here)
             return moved(output, hidden.device)  # type: ignore[no-any-return]
 
     def head_inputs(self, hidden: torch.Tensor) -> torch.Tensor:

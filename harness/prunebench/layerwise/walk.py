@@ -112,10 +112,11 @@ class LayerWalk:
     ) -> None:
         """Call ``see(linears, stats)``, both by name, for each layer of the unchanged model.
 
-        Each layer runs once. ``only``: names in a layer; None: all linears. Raises PrunebenchError if an input is not finite.
+        Each layer runs once; without tokens none runs. ``only``: names in a layer; None: all
+        linears. Raises PrunebenchError if an input is not finite.
         """
         parts = anatomy(model)
-        captured = self._capture(model, parts)
+        captured = self._capture(model, parts) if self.tokens is not None else None
         for index, layer in enumerate(parts.layers):
             groups = _among(only, parts.inputs_of(layer), "")
             names = {name for group in groups for name in group}

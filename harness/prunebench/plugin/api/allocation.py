@@ -56,6 +56,15 @@ class Allocation(ABC):
         del options
         return cls.uses_seed
 
+    @classmethod
+    def refuses_streaming(cls, options: Any) -> str | None:
+        """Why these (parsed) options cannot look at a model layer by layer from its files, or None.
+
+        An allocation that can must look at no weight outside `context.observe_linears`.
+        """
+        del options
+        return None
+
     @abstractmethod
     def shares(
         self, model: Any, sparsity: float, context: Context

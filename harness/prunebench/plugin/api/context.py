@@ -180,10 +180,11 @@ class Context:
 
         It is called for each layer. Both arguments are by the linear's name in the layer: the
         linears, and their `LinearStats`, which know the layer's index. It must not change the
-        model. ``only``: the names of the linears to gather statistics for; None: all.
+        model. ``only``: the names of the linears to gather statistics for; None: all. Without
+        ``statistics`` it needs no calibration windows, and no layer runs.
         """
         gradients = self._gradients(model, statistics)
-        walk = replace(self._walk(self.windows), gradients=gradients)
+        walk = replace(self._walk(self.windows if statistics else None), gradients=gradients)
         walk.observe_linears(model, statistics, see, only)
 
     def observe_layers(self, model: Any, see: LayersObserver) -> None:
@@ -230,10 +231,14 @@ class Context:
         basis = ResidualBasis(model, self.windows, self.device, self.progress)
         basis.change(choose, centre_embeddings=centre_embeddings, epsilon=epsilon)
 
-    def partial_forward(self, model: Any) -> PartialForward:
-        """Run the model over the calibration windows in pieces, to compare variants of it."""
+    def partial_forward(self, model: Any, windows: torch.Tensor | None = None) -> PartialForward:
+        """Run the model over windows in pieces, to compare variants of it.
+
+        ``windows``: int64 [windows, length], by default those of the calibration.
+        """
         self._needs_whole("context.partial_forward")
-        return PartialForward(model, self.windows, self.device)
+        windows = self.windows if windows is None else windows
+        return PartialForward(model, windows, self.device)
 
     def remove_layers(self, model: Any, layers: Iterable[int]) -> None:
         """Remove these decoder layers (current indices) from the model."""

@@ -1,0 +1,63 @@
+"""Tensors computed from weights are found again, by the weights' values, within a bound."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from prunebench import TensorCache
+from prunebench.model import tensor_cache
+
+WEIGHT = torch.arange(12.0).reshape(3, 4)
+VALUE = torch.tensor([1.5, 2.5])
+
+
+@pytest.fixture(autouse=True)
+def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setattr(tensor_cache, "cache_dir", lambda: tmp_path)
+    return tmp_path / "sums"
+
+
+def test_a_tensor_is_found_by_value_shape_and_dtype_of_its_weight() -> None:
+    TensorCache("sums").store(WEIGHT, VALUE)
+    again = TensorCache("sums")
+    assert torch.equal(again.load(WEIGHT.t().contiguous().t()), VALUE)
+    for other in (WEIGHT + 1, WEIGHT.reshape(4, 3), WEIGHT.double(), WEIGHT.bfloat16()):
+        assert again.load(other) is None
+    assert TensorCache("products").load(WEIGHT) is None
+
+
+def test_what_was_not_used_for_longest_goes_first(folder: Path) -> None:
+    weights = [WEIGHT + number for number in range(6)]
+    large = torch.zeros(1000)  # 4 kB and a header
+    cache = TensorCache("sums", limit_bytes=1 << 20)
+    for weight in weights:
+        cache.store(weight, large)
+    for age, path in enumerate(sorted(folder.glob("*.npy"))):
+        os.utime(path, (1_000_000 + age, 1_000_000 + age))
+    cache.load(weights[0])  # now the one that was used last
+    bounded = TensorCache("sums", limit_bytes=20_000)
+    bounded.store(WEIGHT - 1, large)
+    left = sum(path.stat().st_size for path in folder.glob("*.npy"))
+    assert 0 < left <= 10_000
+    assert bounded.load(weights[0]) is not None
+    assert bounded.load(WEIGHT - 1) is not None
+    assert not list(folder.glob(".tmp*"))
+
+
+def test_a_damaged_file_and_a_folder_that_cannot_be_written_are_no_error(folder: Path) -> None:
+    cache = TensorCache("sums")
+    cache.store(WEIGHT, VALUE)
+    [path] = folder.glob("*.npy")
+    path.write_bytes(path.read_bytes()[:-3])
+    assert cache.load(WEIGHT) is None
+    path.write_bytes(b"")
+    assert cache.load(WEIGHT) is None
+    path.unlink()
+    folder.rmdir()
+    folder.write_text("no folder")
+    cache.store(WEIGHT, VALUE)
+    assert cache.load(WEIGHT) is None
