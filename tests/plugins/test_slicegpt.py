@@ -9,9 +9,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from prunebench import PrunebenchError, anatomy, load_pruned
-from prunebench.measure.speed.lean_decoder import Lean, UnavailableError
+from prunebench import PrunebenchError, load_pruned
+from prunebench.measure.speed.lean_decoder import Lean
 from prunebench.model.checkpoint import save
+from prunebench.model.decilm import save_decilm
 from prunebench.testing import tiny_calibration, tiny_context, tiny_model
 from prunebench_plugins.slicegpt import SliceGPT, principal
 
@@ -168,13 +169,6 @@ def test_layers_that_compute_something_else_are_refused() -> None:
     assert all(map(torch.equal, model.parameters(), tiny_model("llama").parameters()))
 
 
-def test_a_removed_sub_block_and_a_second_slicing_are_refused() -> None:
-    model = tiny_model("llama")
-    sliced(model, ratio=0.25)
-    with pytest.raises(PrunebenchError, match="cannot be rotated"):
-        sliced(model, ratio=0.25)
-
-
 def test_bad_options_and_states_that_are_not_finite() -> None:
     with pytest.raises(ValidationError, match="less than 1"):
         SliceGPT.Options(ratio=1.0)
@@ -206,12 +200,28 @@ def test_defaults_are_the_released_ones() -> None:
     assert SliceGPT.uses_seed_for(SliceGPT.Options(final_orientation="random"))
 
 
-def test_the_lean_decoder_does_not_take_it_for_a_plain_model() -> None:
+@pytest.mark.parametrize("fixed", [False, True])
+def test_the_lean_decoder_gives_the_tokens_of_the_models_own_pass(fixed: bool) -> None:
+    model = tiny_model("llama", num_key_value_heads=2, vocab_size=320)
+    sliced(model, ratio=0.25)
+    lean = Lean(model, 2, 24, fixed=fixed)
+    prompt = IDS[:, :8]
+    expected = model.generate(prompt, max_new_tokens=10, do_sample=False, eos_token_id=None)
+    token = lean.prompt(prompt)
+    found = [token]
+    for _ in range(9):
+        token = lean.step(token)
+        found.append(token)
+    assert torch.equal(torch.cat(found, dim=1), expected[:, 8:])
+
+
+def test_other_formats_and_a_second_slicing_say_no(tmp_path: Path) -> None:
     model = tiny_model("llama")
     sliced(model, ratio=0.25)
-    with pytest.raises(UnavailableError, match="rotates its residual stream"):
-        Lean(model, 1, 8)
-    assert len(anatomy(model).linears(anatomy(model).layers[0])) == 7
+    with pytest.raises(PrunebenchError, match="residual stream of this model is rotated"):
+        save_decilm(model, None, tmp_path / "deci")
+    with pytest.raises(PrunebenchError, match="cannot be rotated"):
+        sliced(model, ratio=0.25)
 
 
 def test_a_cell_shows_the_channels_that_went_and_the_parameters_that_came(run_cell) -> None:
@@ -220,4 +230,4 @@ def test_a_cell_shows_the_channels_that_went_and_the_parameters_that_came(run_ce
     assert (record.audit.hidden, record.audit.hidden_dense) == (36, 48)
     assert record.audit.missed is None
     assert record.audit.removed_share < 0  # a tiny tied model grows
-    assert not [flag for flag in record.flags if "missed" in str(flag)]
+    assert not record.flags

@@ -91,7 +91,8 @@ class ResidualBasis:
             with on_device(layer, self._device):
                 basis = self._layer(index, layer, states, calls, choose, basis)
             self._progress(index + 1, len(parts.layers))
-        replace(self._model, str(parts.where.norm), UnweightedNorm(len(gain), own))
+        norm = UnweightedNorm(len(gain), own).train(final.training)
+        replace(self._model, str(parts.where.norm), norm)
         _fold(parts.head, gain)
         _columns(parts.head, basis)
 

@@ -21,6 +21,7 @@ from prunebench.model.anatomy import Anatomy, anatomy, width
 from prunebench.model.checkpoint import save_into
 from prunebench.model.pruning_json import added_biases, is_plain
 from prunebench.model.replacement import is_replaced
+from prunebench.model.rotated import is_rotated
 
 _LOAD_PRUNED = "load the model with prunebench.load_pruned"
 _CONFIG_MODULE = "configuration_decilm"
@@ -119,6 +120,11 @@ def _check(parts: Anatomy) -> None:
         raise PrunebenchError(
             "all layers of this model have the same shape, so it needs no DeciLM format",
             hint="leave out --format: vLLM reads the folder as a plain Llama",
+        )
+    if any(map(is_rotated, parts.layers)):
+        raise PrunebenchError(
+            "the residual stream of this model is rotated, which the DeciLM format cannot describe",
+            hint=_LOAD_PRUNED,
         )
     for index, layer in enumerate(parts.layers):
         if is_replaced(layer):

@@ -66,7 +66,7 @@ def rotate(layer: Any, sizes: tuple[int, int, int], epsilon: float | None = None
         layer.register_parameter(name, torch.nn.Parameter(matrix, requires_grad=False))
     for name in PARTS[::2]:
         own = epsilon_of(getattr(layer, name)) if epsilon is None else epsilon
-        setattr(layer, name, UnweightedNorm(width, own))
+        setattr(layer, name, UnweightedNorm(width, own).train(layer.training))
     kind: Any = type(layer)
     layer.__class__ = _rotated_class(kind)
 
@@ -122,7 +122,8 @@ def narrow_rotated(model: Any, layers: Sequence[tuple[int, int, int]], epsilon: 
     _resize(parts.embeddings, columns=layers[0][0])
     _resize(parts.head, columns=layers[-1][-1])
     norm: Any = parts.final_norm
-    replace(model, str(parts.where.norm), UnweightedNorm(len(norm.weight), epsilon))
+    plain = UnweightedNorm(len(norm.weight), epsilon).train(norm.training)
+    replace(model, str(parts.where.norm), plain)
 
 
 def _resize(module: Any, *, rows: int | None = None, columns: int | None = None) -> None:

@@ -23,7 +23,7 @@ from transformers import DynamicCache
 from prunebench.model.anatomy import anatomy
 from prunebench.model.removed import RemovedAttention, RemovedMLP
 from prunebench.model.replacement import ReplacementLayer
-from prunebench.model.rotated import is_rotated
+from prunebench.model.rotated import ROTATIONS, UnweightedNorm
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 _ROPES = ("default", "linear", "llama3", "yarn")
@@ -40,21 +40,26 @@ class UnavailableError(Exception):
 class _Norm:
     """A root-mean-square norm over the last dimension."""
 
-    weight: Tensor
+    weight: Tensor | None
     epsilon: float
     floor: Tensor  # sqrt(size x epsilon)
+    size: int
+    gain: float = 1.0
+    """Factor of all outputs: the mean of a rotated stream counts the channels that went, too."""
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """[..., size] -> [..., size]; float32, weighted in the model's dtype, like the modules."""
         if inputs.is_cuda:
-            return functional.rms_norm(inputs, self.weight.shape, self.weight, self.epsilon)
+            normed = functional.rms_norm(inputs, (self.size,), self.weight, self.epsilon)
+            return normed if self.gain == 1 else normed * self.gain
         # On a CPU that call is a dozen kernels. These are four, because
         # 1 / sqrt(mean(x^2) + epsilon) = sqrt(size) / sqrt(|x|^2 + size x epsilon)
         #                               = sqrt(size) / hypot(|x|, floor).
         exact = inputs.float()
         length = torch.linalg.vector_norm(exact, dim=-1, keepdim=True)
-        scale: Tensor = self.weight.shape[0] ** 0.5 / torch.hypot(length, self.floor)
-        return (exact * scale).to(inputs.dtype) * self.weight
+        scale: Tensor = self.gain * self.size**0.5 / torch.hypot(length, self.floor)
+        normed = (exact * scale).to(inputs.dtype)
+        return normed if self.weight is None else normed * self.weight
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ class _Attention:
     key_norm: _Norm | None
     keys: Tensor  # [batch, key heads, length, head]
     values: Tensor
+    rotation: Tensor | None  # of the residual, [channels before, channels after]
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,7 @@ class _MLP:
     out: Product  # width -> hidden
     width: int
     activation: Callable[[Tensor], Tensor]
+    rotation: Tensor | None  # as in the attention
 
 
 class Lean:
@@ -101,7 +108,7 @@ class Lean:
             self._layer(number, layer, length) for number, layer in enumerate(parts.layers)
         ]
         self._embedding = _plain(parts.embeddings, nn.Embedding, "the embedding").weight
-        self._norm = _norm(parts.final_norm, "the final norm")
+        self._norm = _norm(parts.final_norm, "the final norm", parts.head.in_features)
         self._head = self._product([parts.head], "the head")
         self._at = 0
         self._place = torch.zeros(1, dtype=torch.long, device=model.device)  # `_at` on the device
@@ -139,10 +146,12 @@ class Lean:
             if network is not None:
                 hidden = network(hidden)
             if attention is not None:
-                hidden = hidden + self._attend(attention, hidden, cosine, sine, mask)
+                hidden = _carried(hidden, attention.rotation) + self._attend(
+                    attention, hidden, cosine, sine, mask
+                )
             if mlp is not None:
                 both = mlp.into(mlp.norm(hidden))  # [batch, 1, 2 x width]
-                hidden = hidden + mlp.out(
+                hidden = _carried(hidden, mlp.rotation) + mlp.out(
                     mlp.activation(both[..., : mlp.width]) * both[..., mlp.width :]
                 )
         logits = self._head(self._norm(hidden))  # [batch, 1, vocabulary]
@@ -197,24 +206,27 @@ class Lean:
             raise UnavailableError(f"{name} has hooks or is in training mode")
         if isinstance(layer, ReplacementLayer):
             return None, None, layer.network
-        if is_rotated(layer):
-            raise UnavailableError(f"{name} rotates its residual stream")
+        rotations = [getattr(layer, rotation, None) for rotation in ROTATIONS]
         attention = None
         if not isinstance(layer.self_attn, RemovedAttention):
-            attention = self._attention(name, layer.self_attn, layer.input_layernorm, length)
+            attention = self._attention(name, layer, length, rotations[0])
         mlp = None
         if not isinstance(layer.mlp, RemovedMLP):
             gate, up, down = layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj
             mlp = _MLP(
-                norm=_norm(layer.post_attention_layernorm, f"{name}: its second norm"),
+                norm=_norm(
+                    layer.post_attention_layernorm, f"{name}: its second norm", gate.in_features
+                ),
                 into=self._product([gate, up], f"{name}: its MLP"),
                 out=self._product([down], f"{name}: its MLP"),
                 width=gate.out_features,
                 activation=layer.mlp.act_fn,
+                rotation=rotations[1],
             )
         return attention, mlp, None
 
-    def _attention(self, name: str, module: Any, norm: Any, length: int) -> _Attention:
+    def _attention(self, name: str, layer: Any, length: int, rotation: Tensor | None) -> _Attention:
+        module = layer.self_attn
         window = getattr(module, "sliding_window", getattr(module.config, "sliding_window", None))
         if window is not None and window < length:
             raise UnavailableError(f"{name} attends to a window of {window} tokens only")
@@ -226,7 +238,7 @@ class Lean:
         weight = module.k_proj.weight
         has_norms = hasattr(module, "q_norm")
         return _Attention(
-            norm=_norm(norm, f"{name}: its first norm"),
+            norm=_norm(layer.input_layernorm, f"{name}: its first norm", module.q_proj.in_features),
             into=self._product(
                 [module.q_proj, module.k_proj, module.v_proj], f"{name}: its attention"
             ),
@@ -234,10 +246,11 @@ class Lean:
             query_heads=module.q_proj.out_features // head,
             key_heads=key_heads,
             scaling=module.scaling,
-            query_norm=_norm(module.q_norm, f"{name}: q_norm") if has_norms else None,
-            key_norm=_norm(module.k_norm, f"{name}: k_norm") if has_norms else None,
+            query_norm=_norm(module.q_norm, f"{name}: q_norm", head) if has_norms else None,
+            key_norm=_norm(module.k_norm, f"{name}: k_norm", head) if has_norms else None,
             keys=torch.zeros(shape, dtype=weight.dtype, device=weight.device),
             values=torch.zeros(shape, dtype=weight.dtype, device=weight.device),
+            rotation=rotation,
         )
 
     def _product(self, linears: Sequence[Any], what: str) -> Product:
@@ -294,14 +307,25 @@ def _plain(module: Any, kind: type[nn.Module], what: str) -> Any:
     return module
 
 
-def _norm(module: Any, what: str) -> _Norm:
+def _carried(hidden: Tensor, rotation: Tensor | None) -> Tensor:
+    """The residual behind a sub-block, [batch, 1, channels]."""
+    return hidden if rotation is None else hidden @ rotation
+
+
+def _norm(module: Any, what: str, size: int) -> _Norm:
+    """The norm of ``size`` channels; raises UnavailableError for one of another kind."""
+    if isinstance(module, UnweightedNorm) and not _hooked(module):
+        # |x|^2 / width + epsilon is size / width times the mean square and its own epsilon.
+        floor = torch.tensor((module.width * module.epsilon) ** 0.5)
+        share = module.width / size
+        return _Norm(None, module.epsilon * share, floor, size, share**0.5)
     if not type(module).__name__.endswith("RMSNorm") or _hooked(module):
         raise UnavailableError(
             f"{what} is a {type(module).__name__}{' with hooks' if _hooked(module) else ''}"
         )
     weight, epsilon = module.weight.data, float(module.variance_epsilon)
     floor = torch.tensor((weight.shape[0] * epsilon) ** 0.5, device=weight.device)
-    return _Norm(weight, epsilon, floor)
+    return _Norm(weight, epsilon, floor, size)
 
 
 def _hooked(module: nn.Module) -> bool:
