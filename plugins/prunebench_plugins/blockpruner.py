@@ -151,7 +151,6 @@ class _Budget:
 
         Their matrices, the norms before them, and everything that an empty layer still has.
         """
-        family = self._parts.family
         count = 0
         for index, layer in enumerate(self._parts.layers):
             kinds = {unit.kind for unit in gone if unit.layer == index}
@@ -163,8 +162,8 @@ class _Budget:
             paths = [
                 path
                 for kind in kinds
-                for path in (*family.blocks[kind], family.norms[kind])
-                if path is not None
+                if (block := self._parts.sub_block(layer, kind)) is not None
+                for path in (*block.modules, *block.norms)
             ]
             modules = (
                 [layer.get_submodule(path) for path in paths] if left else [layer] if kinds else []

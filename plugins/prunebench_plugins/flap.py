@@ -158,7 +158,11 @@ class FLAP(Method):
         if self.options.metrics == "WIFN":
             wanted.add("input_norm")
         found: dict[Block, tuple[torch.Tensor, torch.Tensor]] = {}
-        readers = {parts.head_reader: "attention", parts.channel_reader: "mlp"}
+        readers = {
+            (pool.block.layer, _reader(parts, pool.block)): pool.block
+            for pool in pools
+            if pool.block is not None
+        }
 
         def see(linears: Mapping[str, Any], stats: Mapping[str, LinearStats]) -> None:
             for name, each in stats.items():
@@ -167,11 +171,11 @@ class FLAP(Method):
                 metric = channel_metric(
                     linears[name].weight, self.options.metrics, fluctuation, norm
                 )
-                kind: Any = readers[name]
-                metric = metric.square() if kind == "attention" else metric
-                found[Block(each.layer, kind)] = metric, mean
+                block = readers[each.layer, name]
+                metric = metric.square() if block.kind == "attention" else metric
+                found[block] = metric, mean
 
-        context.observe_linears(model, wanted, see, only=readers)
+        context.observe_linears(model, wanted, see, only={name for _, name in readers})
         both = [found[pool.block] for pool in pools if pool.block is not None]
         return [metric for metric, _ in both], [mean for _, mean in both]
 
@@ -184,12 +188,18 @@ class FLAP(Method):
             if pool.block is None or not bool(some.any()):
                 continue
             layer = parts.layers[pool.block.layer]
-            name = parts.head_reader if pool.block.kind == "attention" else parts.channel_reader
+            name = _reader(parts, pool.block)
             weight = parts.linears(layer)[name].weight  # [out, in]
             channels = some.repeat_interleave(len(mean) // pool.present).to(mean.device)
             path = f"{parts.layers_path}.{pool.block.layer}.{name}"
             found[path] = weight.float() @ (mean * channels)
         return found
+
+
+def _reader(parts: Anatomy, block: Block) -> str:
+    """The linear that reads the block's channels."""
+    layer = parts.layers[block.layer]
+    return parts.head_reader(layer) if block.kind == "attention" else parts.channel_reader(layer)
 
 
 def _kept(pools: Sequence[Pool], gone: Gone) -> dict[Block, list[int]]:

@@ -385,11 +385,10 @@ class LLMPruner(Method):
             vectors = iter(norm_vectors(every, 1 if self.options.importance == "l1" else 2))
         return [
             group_scores(
-                [next(vectors) for _ in each],
+                [part for member in each for part in member.split(next(vectors))],
                 pool.present,
                 pool.channels,
                 reduction=self.options.reduce(),
-                fused=pool.fused,
                 misaligned=released,
             )
             for pool, each in zip(pools, coupled, strict=True)

@@ -36,8 +36,6 @@ class Pool:
     """Rows of the first weight that one group has: those of a head, or 1."""
     cost: int
     """Parameters of one group."""
-    fused: int = 1
-    """How many of query, key and value are in the first weight, head by head."""
 
     @property
     def key(self) -> str:
@@ -76,7 +74,7 @@ def pool_of(parts: Anatomy, block: Block | None, initial: dict[str, int]) -> Poo
     cost = 0
     # A group owns rows of the projections into the block, with their biases, and columns of the one
     # out of it, whose bias is everybody's.
-    for cut in parts.cuts(block.kind):
+    for cut in parts.cuts(layer, block.kind):
         linear: Any = layer.get_submodule(cut.linear)
         cost += linear.weight.numel() // present
         if cut.dim == 0 and linear.bias is not None:
@@ -84,7 +82,7 @@ def pool_of(parts: Anatomy, block: Block | None, initial: dict[str, int]) -> Poo
     first = initial.setdefault(str(block), present)
     if block.kind == "mlp":
         return Pool(block, first, present, 1, cost)
-    return Pool(block, first, present, parts.head_dim(layer), cost, parts.family.fused)
+    return Pool(block, first, present, parts.head_dim(layer), cost)
 
 
 def members(parts: Anatomy, block: Block | None) -> Iterator[Member]:
@@ -94,15 +92,25 @@ def members(parts: Anatomy, block: Block | None) -> Iterator[Member]:
     """
     if block is not None:
         layer = parts.layers[block.layer]
-        for cut in parts.cuts(block.kind):
+        for cut in parts.cuts(layer, block.kind):
             linear: Any = layer.get_submodule(cut.linear)
-            yield Member(f"layer {block.layer}, {cut.linear}", linear.weight, cut.dim)
+            yield Member(
+                f"layer {block.layer}, {cut.linear}",
+                linear.weight,
+                1 - cut.dim if _is_transposed(linear) else cut.dim,
+                tuple(parts.stacked(layer, block.kind, cut)),
+            )
         return
     seen: set[int] = set()
     for name, module, dim in _residual_modules(parts):
         if id(module.weight) not in seen:  # tied embeddings count once
             seen.add(id(module.weight))
             yield Member(name, module.weight, dim)
+
+
+def _is_transposed(linear: Any) -> bool:
+    """Whether a weight is stored as [in, out]: transformers' Conv1D."""
+    return not isinstance(linear, torch.nn.Linear)
 
 
 def _residual_modules(parts: Anatomy) -> Iterator[tuple[str, Any, int]]:
@@ -118,7 +126,7 @@ def _residual_modules(parts: Anatomy) -> Iterator[tuple[str, Any, int]]:
                 yield f"layer {index}, {name}", child, 0
         for block in blocks:
             if block.layer == index:
-                *into, out = parts.cuts(block.kind)
+                *into, out = parts.cuts(layer, block.kind)
                 for cut in into:
                     yield f"layer {index}, {cut.linear}", layer.get_submodule(cut.linear), 1
                 yield f"layer {index}, {out.linear}", layer.get_submodule(out.linear), 0

@@ -39,6 +39,13 @@ class Member(NamedTuple):
     name: str
     weight: torch.nn.Parameter
     dim: int
+    stacked: tuple[torch.Tensor, ...] = ()
+    """Rows of each of several weights that are stacked in this one: queries, keys and values, or
+    gate and up. Empty for the residual channels."""
+
+    def split(self, vector: torch.Tensor) -> list[torch.Tensor]:
+        """The vector of each of these weights, group by group."""
+        return [vector[rows.to(vector.device)] for rows in self.stacked] or [vector]
 
 
 def taylor_vector(
@@ -184,21 +191,22 @@ def group_scores(
     channels: int,
     *,
     reduction: Reduction,
-    fused: int = 1,
     misaligned: bool = False,
 ) -> torch.Tensor:
     """One score per group from the vectors of its members, float64 [groups]; low ones go first.
 
     ``channels``: those of one head, or 1 for an MLP. A vector [groups * r * channels], for r query
     heads per KV head, is summed over r; then the members are reduced channel by channel, and the
-    channels of each head are summed. ``fused``: number of members that the first vector holds,
-    head by head. ``misaligned`` adds up query heads as the released code does: it adds channel c
-    to KV channel c modulo (groups * channels), although KV head j serves the query heads j * r to
+    channels of each head are summed. A head of another size (latent attention) counts the same
+    for each channel. ``misaligned`` adds up query heads as the released code does: it adds channel
+    c to KV channel c modulo (groups * channels), although KV head j serves the query heads j * r to
     j * r + r - 1. Both agree if r is 1.
     """
     parts = [vector.double().cpu() for vector in vectors]
-    if fused > 1:  # [groups * fused * channels] -> query, key and value of each group
-        parts[:1] = [part.reshape(-1) for part in parts[0].view(groups, fused, channels).unbind(1)]
+    for index, part in enumerate(parts):
+        if len(part) % (groups * channels):
+            total = part.view(groups, -1).sum(1, keepdim=True)
+            parts[index] = (total / channels).expand(groups, channels).reshape(-1)
     folded = [
         part.view(-1, groups * channels).sum(0)
         if misaligned
@@ -286,7 +294,14 @@ class _Sweep:
 
     def _watch(self, linear: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
         take: Any = partial(self._take_windows, linear.weight, inputs[0].detach())
+        if not isinstance(linear, torch.nn.Linear):  # a Conv1D: its weight is [in, out]
+            take = partial(self._take_transposed, linear.weight, inputs[0].detach())
         output.register_hook(take)  # type: ignore[no-untyped-call]
+
+    def _take_transposed(
+        self, weight: torch.nn.Parameter, inputs: torch.Tensor, gradient: torch.Tensor
+    ) -> None:
+        self._take_windows(weight, gradient, inputs)
 
     def _take_windows(
         self, weight: torch.nn.Parameter, inputs: torch.Tensor, gradient: torch.Tensor

@@ -71,7 +71,7 @@ assert context.kept_layers == [0, 2, 3]  # by their indices in the dense model
         + SETUP
         + """
 parts = anatomy(model)
-channels = parts.groups(parts.layers[0], "mlp")  # 80; parts.channel_reader is "mlp.down_proj"
+channels = parts.groups(parts.layers[0], "mlp")  # 80
 context.keep_groups(model, {Block(0, "mlp"): range(channels // 2)})
 """,
     ),

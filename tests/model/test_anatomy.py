@@ -6,7 +6,7 @@ from torch import nn
 
 from prunebench.errors import PrunebenchError
 from prunebench.model.anatomy import Block, anatomy
-from prunebench.model.families import KINDS
+from prunebench.model.coupling.sub_block import KINDS
 from tiny import FAMILIES, tiny_model
 
 IDS = torch.arange(12)[None] * 5 % 300
@@ -27,7 +27,7 @@ def test_every_linear_in_the_layers_is_named_once(family):
     assert names == [name for group in parts.inputs_of(parts.layers[0]) for name in group]
     assert model.get_submodule(parts.layers_path) is parts.layers
     assert len(parts.layers) == 4
-    cut = [each.linear for kind in KINDS for each in parts.cuts(kind)]
+    cut = [each.linear for kind in KINDS for each in parts.cuts(parts.layers[0], kind)]
     assert sorted(cut) == sorted(names), "every linear belongs to the attention or to the MLP"
     assert parts.blocks == [Block(index, kind) for index in range(4) for kind in KINDS]
 
@@ -88,7 +88,7 @@ def test_shapes_that_do_not_divide_into_heads_are_named():
     model = tiny_model("llama")
     model.model.layers[0].self_attn.k_proj = nn.Linear(48, 25)
     with pytest.raises(
-        PrunebenchError, match=r"25 rows of self_attn\.k_proj do not divide into heads of 12"
+        PrunebenchError, match=r"25 rows of self_attn\.k_proj do not divide into 2 KV groups"
     ):
         anatomy(model).groups(model.model.layers[0], "attention")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from prunebench.errors import PrunebenchError
 from prunebench.model.anatomy import Block, anatomy
-from prunebench.model.families import KINDS
+from prunebench.model.coupling.sub_block import KINDS
 from prunebench.model.surgery import remove_blocks, without
 from tiny import FAMILIES, tiny_model
 
@@ -33,7 +33,9 @@ def generate(model, *, use_cache: bool) -> torch.Tensor:
 def silence(model, block: Block) -> None:
     """The same without surgery: write zeros to the residual."""
     parts = anatomy(model)
-    out = parts.layers[block.layer].get_submodule(parts.cuts(block.kind)[-1].linear)
+    out = parts.layers[block.layer].get_submodule(
+        parts.cuts(parts.layers[block.layer], block.kind)[-1].linear
+    )
     out.weight.zero_()
     if out.bias is not None:
         out.bias.zero_()

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunebench.errors import PrunebenchError
-from prunebench.model.anatomy import Block, anatomy, width
-from prunebench.model.families import KINDS
+from prunebench.model.anatomy import Block, anatomy
+from prunebench.model.coupling.slices import width
+from prunebench.model.coupling.sub_block import KINDS
 from prunebench.model.width import keep_groups, keep_hidden
 from tiny import FAMILIES, tiny_model
 
@@ -22,7 +23,7 @@ def silence_groups(model, block: Block, removed) -> None:
     """Groups whose columns in the last linear are zero add nothing to the residual."""
     parts = anatomy(model)
     layer = parts.layers[block.layer]
-    cut = parts.cuts(block.kind)[-1]
+    cut = parts.cuts(layer, block.kind)[-1]
     linear = layer.get_submodule(cut.linear)
     size = width(linear, cut.dim) // parts.groups(layer, block.kind)
     for group in removed:
@@ -53,7 +54,7 @@ def test_query_heads_are_removed_with_their_key_value_head(family):
     layer, dense = parts.layers[1], copy.deepcopy(parts.layers[1])
     present = parts.groups(layer, "attention")
     keep_groups(model, {Block(1, "attention"): [present - 1]})
-    for cut in parts.cuts("attention"):
+    for cut in parts.cuts(layer, "attention"):
         before, after = (
             dense.get_submodule(cut.linear).weight,
             layer.get_submodule(cut.linear).weight,
@@ -95,7 +96,7 @@ def test_a_channel_that_is_zero_everywhere_changes_nothing_but_the_norm():
     parts.embeddings.weight[:, dead] = 0
     for layer in parts.layers:
         for kind in KINDS:
-            layer.get_submodule(parts.cuts(kind)[-1].linear).weight[dead] = 0
+            layer.get_submodule(parts.cuts(layer, kind)[-1].linear).weight[dead] = 0
     kept = [channel for channel in range(48) if channel != dead]
     narrow = copy.deepcopy(model)
     keep_hidden(narrow, kept)

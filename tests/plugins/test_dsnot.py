@@ -177,7 +177,7 @@ def test_what_is_skipped_has_the_initial_mask(
     parts = anatomy(model)
     for name, linear in parts.linears(parts.layers[0]).items():
         theirs = first.get_submodule(f"{parts.layers_path}.0.{name}").weight
-        kind = "attention" if name in {cut.linear for cut in parts.cuts("attention")} else "mlp"
+        kind = "attention" if name in parts.linears(parts.layers[0], "attention") else "mlp"
         assert linear.weight.equal(theirs) == (refined is not None and kind != refined), name
 
 

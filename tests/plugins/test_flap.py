@@ -208,7 +208,10 @@ def test_it_removes_whole_groups_and_their_mean_becomes_a_bias(family: str) -> N
     )
     changed = 0
     for index, (layer, whole) in enumerate(zip(parts.layers, before.layers, strict=True)):
-        for kind, name in (("attention", parts.head_reader), ("mlp", parts.channel_reader)):
+        for kind, name in (
+            ("attention", parts.head_reader(layer)),
+            ("mlp", parts.channel_reader(layer)),
+        ):
             groups = before.groups(whole, kind)  # type: ignore[arg-type]
             kept = context.dense_indices.groups.get(Block(index, kind), range(groups))  # type: ignore[arg-type]
             linear, old = layer.get_submodule(name), whole.get_submodule(name)

@@ -55,7 +55,7 @@ def mask(model, block: Block, kept: list[int]) -> None:
     """Zero the columns with which the removed groups write to the residual stream."""
     parts = anatomy(model)
     layer = parts.layers[block.layer]
-    out = layer.get_submodule(parts.cuts(block.kind)[-1].linear)
+    out = layer.get_submodule(parts.cuts(layer, block.kind)[-1].linear)
     groups = parts.groups(layer, block.kind)
     gone = torch.ones(groups, dtype=torch.bool)
     gone[kept] = False
@@ -92,7 +92,7 @@ def test_half_of_each_unprotected_block_is_removed_and_the_rest_is_bit_identical
             heads = before.groups(whole, "attention")
             assert ours.groups(layer, "attention") == heads // 2
             assert ours.groups(layer, "mlp") == 40
-            name = before.cuts("attention")[-1].linear
+            name = before.cuts(whole, "attention")[-1].linear
             per_group = whole.get_submodule(name).in_features // heads
             assert (
                 layer.get_submodule(name).in_features == per_group * heads // 2
@@ -242,7 +242,7 @@ def test_a_kv_group_whose_query_heads_do_nothing_goes_first(
     parts = anatomy(model)
     for layer in parts.layers:
         query, out = (
-            layer.get_submodule(parts.cuts("attention")[place].linear) for place in (0, -1)
+            layer.get_submodule(parts.cuts(layer, "attention")[place].linear) for place in (0, -1)
         )
         size = 2 * parts.head_dim(layer)
         for linear, rows in ((query, query.weight), (out, out.weight.t())):

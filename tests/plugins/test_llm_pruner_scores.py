@@ -13,6 +13,7 @@ from prunebench import Block, anatomy
 from prunebench_plugins import llm_pruner_scores
 from prunebench_plugins.llm_pruner_groups import members
 from prunebench_plugins.llm_pruner_scores import (
+    Member,
     group_scores,
     norm_vector,
     norm_vectors,
@@ -169,7 +170,12 @@ def test_folding_agrees_without_grouped_queries(
     fused = torch.stack([vector.view(groups, channels) for vector in vectors[:3]], dim=1).reshape(
         -1
     )
-    together = group_scores([fused, vectors[3]], groups, channels, reduction=reduction, fused=3)
+    rows = torch.arange(len(fused)).view(groups, 3, channels)
+    weight = torch.nn.Parameter(torch.empty(0))
+    parts = Member("", weight, 0, tuple(rows[:, each].reshape(-1) for each in range(3)))
+    together = group_scores(
+        [*parts.split(fused), vectors[3]], groups, channels, reduction=reduction
+    )
     torch.testing.assert_close(together, clean)
 
 

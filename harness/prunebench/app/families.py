@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -132,16 +132,33 @@ def _depth(parts: Anatomy) -> str:
 
 
 def _blocks(parts: Anatomy) -> str:
-    blocks = parts.blocks
-    if not blocks:
-        _ = parts.family
-    return f"{len(blocks)} attentions and MLPs can be removed"
+    found = [(parts.sub_block(parts.layers[layer], kind), kind) for layer, kind in parts.blocks]
+    refused = [block.no_removal for block, _ in found if block is not None and block.no_removal]
+    if len(refused) == len(found):
+        raise _unknown(parts, refused)
+    return f"{len(found) - len(refused)} attentions and MLPs can be removed{_but(refused)}"
 
 
 def _width(parts: Anatomy) -> str:
-    if not parts.blocks:
-        _ = parts.family
-    return "KV groups and MLP channels can be removed"
+    found = [parts.sub_block(parts.layers[layer], kind) for layer, kind in parts.blocks]
+    refused = [block.no_cut for block in found if block is not None and block.no_cut]
+    if len(refused) == len(found):
+        raise _unknown(parts, refused)
+    count = len(found) - len(refused)
+    return f"KV groups or channels of {count} attentions and MLPs can be removed{_but(refused)}"
+
+
+def _but(refused: Sequence[str]) -> str:
+    return f", but not all: {refused[0]}" if refused else ""
+
+
+def _unknown(parts: Anatomy, refused: Sequence[str]) -> PrunebenchError:
+    """Why nothing can be removed."""
+    if refused:
+        return PrunebenchError(refused[0])
+    _ = parts.coupling  # raises if no small model of this class runs
+    name = type(parts.layers[0]).__name__
+    return PrunebenchError(f"nobody can tell the attention and the MLP of a {name} apart")
 
 
 def _experts(parts: Anatomy) -> str:

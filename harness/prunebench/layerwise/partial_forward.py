@@ -17,8 +17,8 @@ import torch
 from prunebench.errors import PrunebenchError
 from prunebench.layerwise.capture import Call, batches_of, capture, run_layer
 from prunebench.layerwise.device_moves import moved, on_device
-from prunebench.model.anatomy import anatomy
-from prunebench.model.families import KINDS, Kind
+from prunebench.model.anatomy import Block, anatomy
+from prunebench.model.coupling.sub_block import KINDS, Kind
 from prunebench.model.surgery import check_bypass, without
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class PartialForward:
         """
         parts = self._parts
         if without_kinds:
-            check_bypass(parts)
+            check_bypass(parts, [Block(layer, kind) for kind in without_kinds])
         there = [kind for kind in KINDS if parts.has(parts.layers[layer], kind)]
         # A layer that was replaced, or of a family without known sub-blocks, runs whole.
         left = sum(kind not in without_kinds for kind in there) if there else len(KINDS)

@@ -9,11 +9,23 @@ from typing import Any, NamedTuple
 import torch
 
 from prunebench.errors import PrunebenchError
+from prunebench.model.coupling.find import layer_coupling, model_coupling
+from prunebench.model.coupling.slices import stacked
+from prunebench.model.coupling.sub_block import (
+    KINDS,
+    Coupling,
+    Cut,
+    Kind,
+    LayerCoupling,
+    SubBlock,
+)
+from prunebench.model.coupling.trace import is_at
+from prunebench.model.coupling.whole import groups_of
 from prunebench.model.experts import Experts, find_experts
-from prunebench.model.families import FAMILIES, KINDS, Cut, Family, Kind
 from prunebench.model.layers import LayersPath, find_layers
 from prunebench.model.mixture import Mixture, mixture_of
 from prunebench.model.prunable import Groups, check_layers, input_groups, matrices
+from prunebench.model.removed import is_removed
 
 
 class Block(NamedTuple):
@@ -36,16 +48,6 @@ class Anatomy:
     model: Any
     model_type: str
     where: LayersPath
-
-    @property
-    def family(self) -> Family:
-        """What is known of attentions and MLPs. Raises PrunebenchError if nothing is."""
-        if self.model_type not in FAMILIES:
-            raise PrunebenchError(
-                f"the attentions and MLPs of a {self.model_type} model are not known yet",
-                hint="prune its weights or remove whole layers",
-            )
-        return FAMILIES[self.model_type]
 
     @property
     def decoder_path(self) -> str:
@@ -86,7 +88,47 @@ class Anatomy:
     @property
     def parallel(self) -> bool:
         """Whether attention and MLP both read the layer's input, instead of one after the other."""
-        return bool(getattr(self.model.config, "use_parallel_residual", self.family.parallel))
+        return any(self.coupled(layer).parallel for layer in self.layers)
+
+    @property
+    def coupling(self) -> Coupling:
+        """What belongs together in this model, and what its config can hold.
+
+        Raises PrunebenchError if no small model of this class runs, so that nothing can be proved.
+        """
+        return model_coupling(self.model)
+
+    def coupled(self, layer: torch.nn.Module) -> LayerCoupling:
+        """What belongs together in one layer. Raises PrunebenchError as `coupling` does."""
+        return layer_coupling(self.model, layer)
+
+    def sub_block(self, layer: torch.nn.Module, kind: Kind) -> SubBlock | None:
+        """The layer's attention or MLP, also if it was removed; None if nobody found one."""
+        try:
+            return self.coupled(layer).blocks.get(kind)
+        except PrunebenchError:
+            return None
+
+    def cuttable(self, layer: torch.nn.Module, kind: Kind) -> SubBlock:
+        """The sub-block, whose groups can be removed one by one.
+
+        Raises PrunebenchError that names the module if nothing proves what belongs together.
+        """
+        found = self.coupled(layer).blocks.get(kind)
+        if found is None or found.no_cut is not None:
+            what = "attention" if kind == "attention" else "MLP"
+            raise PrunebenchError(
+                found.no_cut
+                if found is not None and found.no_cut
+                else f"{type(layer).__name__} has no {what} that can be told from the rest",
+                hint="remove whole layers, or prune weights only",
+            )
+        return found
+
+    def can_cut(self, layer: torch.nn.Module, kind: Kind) -> bool:
+        """Whether KV groups or channels can be removed from this attention or MLP."""
+        block = self.sub_block(layer, kind)
+        return block is not None and block.no_cut is None and self.has(layer, kind)
 
     @property
     def blocks(self) -> list[Block]:
@@ -100,18 +142,25 @@ class Anatomy:
 
     def has(self, layer: torch.nn.Module, kind: Kind) -> bool:
         """Whether the layer still has its attention or its MLP."""
-        if self.model_type not in FAMILIES:
-            return False
-        return not getattr(layer.get_submodule(self.family.blocks[kind][-1]), "is_removed", False)
+        block = self.sub_block(layer, kind)
+        return block is not None and not is_removed(layer.get_submodule(block.modules[-1]))
 
-    def linears(self, layer: torch.nn.Module) -> dict[str, torch.nn.Linear]:
+    def linears(
+        self, layer: torch.nn.Module, kind: Kind | None = None
+    ) -> dict[str, torch.nn.Linear]:
         """A layer's prunable matrices by relative path, in forward order; weights are [out, in].
 
         Linears as they are. A Conv1D of GPT-2 and the parts of fused experts have the same
-        attributes: weight, bias, in_features, out_features.
+        attributes: weight, bias, in_features, out_features. ``kind``: only those of the layer's
+        attention or MLP.
         """
         found = matrices(layer)
-        return {name: found[name] for group in self.inputs_of(layer) for name in group}
+        names = [name for group in self.inputs_of(layer) for name in group]
+        if kind is not None:
+            block = self.sub_block(layer, kind)
+            inside = () if block is None else block.modules
+            names = [name for name in names if any(is_at(name, path) for path in inside)]
+        return {name: found[name] for name in names}
 
     def inputs_of(self, layer: torch.nn.Module) -> Groups:
         """The paths of `linears`, grouped by the input that they share, in forward order.
@@ -143,66 +192,64 @@ class Anatomy:
             for path, each in of_experts.items()
         }
 
-    def cuts(self, kind: Kind) -> tuple[Cut, ...]:
+    def cuts(self, layer: torch.nn.Module, kind: Kind) -> tuple[Cut, ...]:
         """The linears that get smaller together when a KV group or an MLP channel is removed.
 
-        The last one writes to the residual stream.
+        The last one writes to the residual stream. Raises PrunebenchError that names the module if
+        nothing proves what belongs together.
         """
-        return self.family.cuts[kind]
+        return self.cuttable(layer, kind).cuts
 
-    @property
-    def channel_reader(self) -> str:
-        """Path in a layer of the linear that reads the MLP's channels: its inputs are the channels.
+    def stacked(self, layer: torch.nn.Module, kind: Kind, cut: Cut) -> list[torch.Tensor]:
+        """The rows or columns of a cut by the matrices that are stacked in its linear.
+
+        Queries, keys and values, or gate and up; one matrix if nothing is stacked. Each has the
+        indices of its rows group by group, int64 [groups * rows of a group].
+        """
+        return stacked(layer, self.cuttable(layer, kind), cut, self.groups(layer, kind))
+
+    def channel_reader(self, layer: torch.nn.Module) -> str:
+        """Path in the layer of the linear that reads the MLP's channels: its inputs are these.
 
         'mlp.down_proj' in a Llama. The index of a channel is the one that `keep_groups` takes.
+        Raises PrunebenchError as `cuts` does.
         """
-        return self.cuts("mlp")[-1].linear
+        return self.cuts(layer, "mlp")[-1].linear
 
-    @property
-    def head_reader(self) -> str:
-        """Path in a layer of the linear that reads the attention's heads, such as o_proj.
+    def head_reader(self, layer: torch.nn.Module) -> str:
+        """Path in the layer of the linear that reads the attention's heads, such as o_proj.
 
         Its inputs are the heads' channels, head by head: `head_dim` of each. The heads of one KV
-        group follow each other, and `groups` is the number of KV groups.
+        group follow each other, and `groups` is the number of KV groups. Raises PrunebenchError as
+        `cuts` does.
         """
-        return self.cuts("attention")[-1].linear
+        return self.cuts(layer, "attention")[-1].linear
 
     def head_dim(self, layer: torch.nn.Module) -> int:
-        """Channels of one attention head."""
-        return int(
-            getattr(layer.get_submodule(self.family.blocks["attention"][0]), self.family.head_dim)
-        )
+        """Channels of one attention head, as `head_reader` reads them.
+
+        Raises PrunebenchError as `cuts` does.
+        """
+        heads = self.cuttable(layer, "attention").heads
+        assert heads is not None
+        return heads.dim
 
     def groups(self, layer: torch.nn.Module, kind: Kind) -> int:
         """KV groups of a layer's attention, or channels of its MLP; 0 if it was removed.
 
-        A KV group is one key-value head with the query heads that read it. Raises PrunebenchError
-        if the shapes do not divide into heads.
+        A KV group is one key-value head with the query heads that read it. 1 if the sub-block can
+        only be removed as a whole. Raises PrunebenchError if the shapes do not divide into heads.
         """
         if not self.has(layer, kind):
             return 0
-        if kind == "mlp":
-            return width(layer.get_submodule(self.family.cuts["mlp"][-1].linear), 1)
-        # Count heads on the weights: the config has one number, but pruned layers may differ.
-        rows = width(layer.get_submodule(self.family.keys), 0)
-        size = self.family.fused * self.head_dim(layer)
-        count = rows // size
-        widths = [
-            width(layer.get_submodule(cut.linear), cut.dim) for cut in self.family.cuts["attention"]
-        ]
-        if rows % size or any(each % count for each in widths):
+        if not self.can_cut(layer, kind):
+            return 1
+        try:
+            return groups_of(layer, self.cuttable(layer, kind))
+        except ValueError as error:
             raise PrunebenchError(
-                f"{rows} rows of {self.family.keys} do not divide into heads "
-                f"of {self.head_dim(layer)} channels",
-                hint="the checkpoint's shapes do not fit its config",
-            )
-        return count
-
-
-def width(linear: torch.nn.Module, dim: int) -> int:
-    """Rows (0) or columns (1) of a linear's weight [out, in]."""
-    weight: Any = linear.weight
-    return int(weight.shape[dim])
+                str(error), hint="the checkpoint's shapes do not fit its config"
+            ) from error
 
 
 def anatomy(model: Any) -> Anatomy:

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from prunebench.errors import PrunebenchError
-from prunebench.model.anatomy import Anatomy, anatomy, width
+from prunebench.model.anatomy import Anatomy, anatomy
 from prunebench.model.checkpoint import save_into
+from prunebench.model.coupling.slices import width
 from prunebench.model.pruning_json import added_biases, is_plain
 from prunebench.model.replacement import is_replaced
 from prunebench.model.rotated import is_rotated

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prunebench.model.anatomy import Block
-from prunebench.model.families import KINDS
+from prunebench.model.coupling.sub_block import KINDS
 
 
 @dataclass

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from prunebench.errors import PrunebenchError
 from prunebench.model.biases import make_biases
+from prunebench.model.coupling.find import attach, coupling_of
 from prunebench.model.folder import Checkpoint
 from prunebench.model.load_errors import config_error, load_error, tokenizer_error
 from prunebench.model.loading_folder import LoadingFolder
@@ -162,8 +163,12 @@ def _loader(folder: Path, config: Any) -> tuple[Any, dict[str, Any]]:
     if pruning is None or pruning.plain:
         return loader, {}
 
+    # Proved here, because `build` runs while transformers makes all tensors without memory.
+    coupling = coupling_of(plain, config)
+
     def build(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         plain.__init__(self, config, *args, **kwargs)
+        attach(self, coupling)
         apply_shape(self, pruning.shape)
         make_biases(self, pruning.biases)
 

@@ -51,6 +51,11 @@ def find_layers(model: Any) -> LayersPath:
     return LayersPath(_around(model, inside, found[0]), found[0], _norm(model, found[0]))
 
 
+def decoder_layers(model: Any) -> torch.nn.ModuleList:
+    """The list of decoder layers. Raises PrunebenchError as `find_layers` does."""
+    return model.get_submodule(find_layers(model).layers)  # type: ignore[no-any-return]
+
+
 def _decoder(model: Any) -> str:
     """Path of what transformers calls the decoder; '' if that is the model or has no layers."""
     try:

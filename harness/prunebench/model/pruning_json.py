@@ -136,7 +136,8 @@ def apply_shape(model: Any, shape: Shape) -> None:
             continue
         widths[Block(index, "attention")] = layer.kv_groups
         widths[Block(index, "mlp")] = layer.mlp_channels
-    remove_blocks(model, [block for block, width in widths.items() if width == 0])
+    present = parts.blocks  # some layers never had an attention or an MLP
+    remove_blocks(model, [block for block in present if widths[block] == 0])
     keep_groups(model, {block: range(width) for block, width in widths.items() if width})
 
 
@@ -150,12 +151,25 @@ def is_plain(model: Any) -> bool:
     if tensors != {name: tensor.shape for name, tensor in built.state_dict().items()}:
         return False
     # Equal matrices may still be cut into heads of another size.
-    ours, theirs = anatomy(model), anatomy(built)
-    return not ours.blocks or all(
-        ours.head_dim(a) == theirs.head_dim(b)
-        for a, b in zip(ours.layers, theirs.layers, strict=True)
-        if ours.has(a, "attention")
+    parts = anatomy(model)
+    paths = [
+        f"{parts.layers_path}.{index}.{block.modules[-1]}"
+        for index, layer in enumerate(parts.layers)
+        if parts.has(layer, "attention")
+        and (block := parts.sub_block(layer, "attention")) is not None
+    ]
+    return all(
+        _numbers(model.get_submodule(path)) == _numbers(built.get_submodule(path)) for path in paths
     )
+
+
+def _numbers(attention: torch.nn.Module) -> dict[str, Any]:
+    """The numbers by which an attention cuts its matrices into heads."""
+    return {
+        name: value
+        for name, value in vars(attention).items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and "hidden" not in name
+    }
 
 
 def added_biases(model: Any) -> list[str]:

@@ -13,7 +13,8 @@ from pydantic import Field
 from torch import nn
 
 from prunebench.model.anatomy import Anatomy
-from prunebench.model.families import KINDS
+from prunebench.model.coupling.find import inherit
+from prunebench.model.coupling.sub_block import KINDS
 from prunebench.model.removed import RemovedAttention
 from prunebench.model.surgery import without
 from prunebench.schema import Part
@@ -37,6 +38,7 @@ class ReplacementLayer(nn.Module):
 
     def __init__(self, layer: nn.Module, replacement: Replacement, hidden: int) -> None:
         super().__init__()
+        inherit(self, layer)
         self.replacement = replacement
         for name, child in layer.named_children():
             if next(child.parameters(), None) is None:  # a removed sub-block or norm

@@ -13,6 +13,7 @@ import torch
 
 from prunebench.errors import PrunebenchError
 from prunebench.model.anatomy import Anatomy, Block, anatomy
+from prunebench.model.coupling.removal import replacements
 from prunebench.model.depth import keep_layers
 
 
@@ -50,8 +51,8 @@ def remove_blocks(model: Any, blocks: Iterable[Block]) -> None:
     """Remove attentions and MLPs with the norms before them, in place; the residual path stays.
 
     A layer that loses both stays as an empty layer; `remove_layers` removes it. Raises
-    PrunebenchError, with the model unchanged, if a block is unknown or given twice, and for models
-    that normalise after the addition (OPT-350m).
+    PrunebenchError, with the model unchanged, if a block is unknown or given twice, or if no proof
+    says that it can be removed: so in models that normalise after the addition (OPT-350m).
     """
     parts = anatomy(model)
     removed = list(blocks)
@@ -65,7 +66,7 @@ def remove_blocks(model: Any, blocks: Iterable[Block]) -> None:
         )
     if len(set(removed)) < len(removed):
         raise PrunebenchError("a block to remove is named twice", hint="name each block once")
-    check_bypass(parts)
+    check_bypass(parts, removed)
     for block in removed:
         layer = parts.layers[block.layer]
         for path, module in _replacements(parts, layer, block):
@@ -89,33 +90,24 @@ def without(parts: Anatomy, index: int, kinds: Sequence[str]) -> Iterator[torch.
             replace(layer, path, module)
 
 
-def check_bypass(parts: Anatomy) -> None:
-    """Raise PrunebenchError if sub-blocks of this model cannot be removed one by one."""
-    if getattr(parts.model.config, "do_layer_norm_before", True) is False:
-        raise PrunebenchError(
-            "this model normalises after adding to the residual, "
-            "so an attention or an MLP cannot be removed alone",
-            hint="remove whole layers (shortgpt), or take a model with norms before its blocks",
-        )
+def check_bypass(parts: Anatomy, blocks: Iterable[Block] | None = None) -> None:
+    """Raise PrunebenchError if these sub-blocks (None: all that are left) cannot be removed."""
+    for layer, kind in parts.blocks if blocks is None else blocks:
+        block = parts.sub_block(parts.layers[layer], kind)
+        if block is not None and block.no_removal is not None:
+            raise PrunebenchError(
+                f"layer {layer}: {block.no_removal}",
+                hint="remove whole layers (shortgpt), or take a model with norms before its blocks",
+            )
 
 
 def _replacements(
     parts: Anatomy, layer: torch.nn.Module, block: Block
 ) -> list[tuple[str, torch.nn.Module]]:
-    """(path, new module) pairs that remove one sub-block and its norm."""
-    from prunebench.model.removed import RemovedAttention, RemovedMLP
-
-    # Only the last module adds to the residual (OPT's MLP is two linears of the layer). The others,
-    # and the norm, become identities, so that the layer's own code still runs.
-    *inner, last = parts.family.blocks[block.kind]
-    if block.kind == "attention":
-        index = getattr(layer.get_submodule(last), "layer_idx", block.layer)
-        found: list[tuple[str, torch.nn.Module]] = [(last, RemovedAttention(index))]
-    else:
-        found = [(last, RemovedMLP())]
-    norm = parts.family.norms[block.kind]
-    found += [(path, torch.nn.Identity()) for path in (*inner, norm) if path is not None]
-    return [(path, module.train(layer.training)) for path, module in found]
+    """(path, new module) pairs that remove one sub-block and its norms."""
+    found = parts.sub_block(layer, block.kind)
+    assert found is not None
+    return replacements(layer, found, block.layer)
 
 
 def replace(model: torch.nn.Module, path: str, module: torch.nn.Module) -> None:

@@ -90,8 +90,8 @@ def test_time_counts_for_the_part_that_spends_it(family, clock):
     model = tiny_model(family)
     parts = anatomy(model)
     first = parts.layers[0]
-    clock.spends(2.0, first.get_submodule(parts.family.blocks["mlp"][-1]))
-    clock.spends(1.0, first.get_submodule(parts.family.blocks["attention"][-1]))
+    clock.spends(2.0, first.get_submodule(parts.sub_block(first, "mlp").modules[-1]))
+    clock.spends(1.0, first.get_submodule(parts.sub_block(first, "attention").modules[-1]))
     clock.spends(0.5, parts.head)
     clock.spends(0.25, parts.embeddings)
     found = breakdown(model, prompt(), 4)

@@ -24,7 +24,7 @@ from prunebench.measure.speed.io import kv_cache_bytes
 from prunebench.measure.speed.rounds import one_round
 from prunebench.measure.synchronise import synchroniser
 from prunebench.model.anatomy import Anatomy, anatomy
-from prunebench.model.families import KINDS
+from prunebench.model.coupling.sub_block import KINDS
 from prunebench.model.positions import check_positions
 from prunebench.model.replacement import ReplacementLayer
 from prunebench.record.speed import Breakdown, PartShare
@@ -197,7 +197,8 @@ def _modules(parts: Anatomy) -> Iterator[tuple[str, nn.Module]]:
         blocks = [
             (kind, layer.get_submodule(path))
             for kind in KINDS
-            for path in parts.family.blocks[kind]
+            if (block := parts.sub_block(layer, kind)) is not None
+            for path in block.modules
         ]
         yield from blocks
         if isinstance(layer, ReplacementLayer):
