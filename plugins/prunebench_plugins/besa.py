@@ -277,6 +277,7 @@ def _learn(
     options = learner.options
     if options.optimizer == "prodigy":
         prodigy()
+    learner.check(context.chosen_linears(model, options))
     context.train_layers(
         model, learner, windows=options.prune_batch_size, dense_inputs=dense, changes=changes
     )

@@ -63,24 +63,26 @@ class SparsityLearner:
         self.statistics = STATISTICS[options.metric]
         self.results: dict[int, LayerResult] = {}
         self.steps = 0
+        self._norms: torch.Tensor | None = None
         self._blocksize, self._columns = blocksize, columns
 
     def train_layer(self, layer: LayerTraining) -> dict[str, torch.Tensor]:
+        self._norms = _norms_of_all(layer) if self.options.norm_all else None
+        if not self.sparsity:  # coefficients of zero would remove a half
+            nothing = {name: torch.zeros(1).double() for name in layer.linears}
+            self.results[layer.index] = LayerResult(0.0, {}, nothing, [])
+            return {}
         state = LayerSparsity(self._ranked(layer), self.options, self.sparsity)
-        losses = list(self._epochs(layer, state)) if self.sparsity and state.learned else []
+        losses = list(self._epochs(layer, state)) if state.learned else []
         with torch.no_grad():
             sparsities = state.sparsities(state.coefficients()).double().cpu()
-            # Nothing is asked for: a coefficient of zero would still remove a half.
-            trim = self.options.mode == "clean" and self.options.trim
-            counts = state.final_counts(trim=trim)
-            if not self.sparsity:
-                counts = {name: torch.zeros_like(one) for name, one in counts.items()}
+            counts = state.final_counts(trim=self.options.mode == "clean" and self.options.trim)
             weights = {
                 name: one.masked(ranking.kept(one, counts[name]))
                 for name, one in state.linears.items()
             }
         self.results[layer.index] = LayerResult(
-            float(state.mean(sparsities.float().to(state.theta.device))) if self.sparsity else 0.0,
+            float(state.mean(sparsities.float().to(state.theta.device))),
             dict(ranking.split(sparsities, state.learned)),
             {
                 name: counts[name].double().cpu() / one.ranks.shape[1]
@@ -91,46 +93,55 @@ class SparsityLearner:
         return weights
 
     def see_trained(self, layer: LayerTraining, target: torch.Tensor, output: torch.Tensor) -> None:
-        norms = self._norms(layer) if self.options.norm_all else _channel_norms(target)
+        norms = _channel_norms(target) if self._norms is None else self._norms
         self.results[layer.index].losses.append(float(_reconstruction(target, output, norms)))
 
     def _ranked(self, layer: LayerTraining) -> dict[str, ranking.Ranked]:
         """The weights of the layer's linears in order, with their number of units."""
-        texts = self.options.fix_layers or ()
-        for text in texts:
-            if not any(_names(text, name) for name in layer.linears):
-                raise PrunebenchError(
-                    f"fix_layers: no linear of layer {layer.index} has '{text}' in its name",
-                    hint=f"names in this layer: {', '.join(layer.linears)}, or all",
-                )
         found = {}
         for name, score in scores_of(self.options.metric, layer).items():
-            fixed = any(_names(text, name) for text in texts)
-            lines = score.shape[1 if self._columns else 0]
-            size = lines if self._blocksize == -1 else self._blocksize
-            if lines % size:
-                raise PrunebenchError(
-                    f"blocksize {size} does not divide the {lines}"
-                    f" {'columns' if self._columns else 'rows'} of {layer.path}.{name}",
-                    hint="1 learns each line apart, -1 all of a linear together",
-                )
-            units = 0 if fixed else lines // size
+            units = 0 if self._is_fixed(f"{layer.path}.{name}") else self._units(score)
             weight = layer.linears[name].weight
             found[name] = ranking.ranked(score, weight, units, columns=self._columns)
         return found
+
+    def check(self, linears: Mapping[str, Any]) -> None:
+        """Raise PrunebenchError if options do not fit these linears, which are by their path."""
+        for text in self.options.fix_layers or ():
+            if not any(_names(text, path) for path in linears):
+                names = dict.fromkeys(path.partition(".layers.")[2] for path in linears)
+                raise PrunebenchError(
+                    f"fix_layers: no linear that is pruned has '{text}' in its name",
+                    hint=f"the first ones are {', '.join(list(names)[:7])}; or write all",
+                )
+        for path, linear in linears.items():
+            lines = linear.weight.shape[1 if self._columns else 0]
+            if not self._is_fixed(path) and lines % max(1, self._blocksize):
+                raise PrunebenchError(
+                    f"blocksize {self._blocksize} does not divide the {lines}"
+                    f" {'columns' if self._columns else 'rows'} of {path}",
+                    hint="1 learns each line apart, -1 all of a linear together",
+                )
+
+    def _is_fixed(self, path: str) -> bool:
+        return any(_names(text, path) for text in self.options.fix_layers or ())
+
+    def _units(self, weight: torch.Tensor) -> int:
+        """Number of units of a weight [out, in]."""
+        lines = weight.shape[1 if self._columns else 0]
+        return 1 if self._blocksize == -1 else lines // self._blocksize
 
     def _epochs(self, layer: LayerTraining, state: LayerSparsity) -> Iterator[float]:
         """Train; give the mean reconstruction loss of each epoch."""
         options = self.options
         optimiser = make_optimiser(options, state.theta)
         fixed = {name: weight.detach() for name, weight in state.fixed_weights().items()}
-        norms = self._norms(layer) if options.norm_all else None
         for epoch in range(options.epochs):
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(options) * cosine_factor(options, epoch)
             losses = []
             for batch in range(layer.batches):
-                losses.append(self._step(layer, batch, state, fixed, norms))
+                losses.append(self._step(layer, batch, state, fixed))
                 clip(state.theta, options)
                 optimiser.step()
                 self.steps += 1
@@ -142,14 +153,14 @@ class SparsityLearner:
         batch: int,
         state: LayerSparsity,
         fixed: Mapping[str, torch.Tensor],
-        norms: torch.Tensor | None,
     ) -> float:
         """Set the gradient of the coefficients; return the reconstruction loss of the batch."""
         target = layer.target(batch)  # [windows, length, hidden]
         beta = state.coefficients()
         sparsities = state.sparsities(beta)
         output = layer.forward(batch, {**fixed, **state.weights(beta, sparsities)})
-        loss = _reconstruction(target, output, _channel_norms(target) if norms is None else norms)
+        norms = _channel_norms(target) if self._norms is None else self._norms
+        loss = _reconstruction(target, output, norms)
         off = (state.mean(sparsities) - state.sparsity) / state.sparsity
         total = self.options.l2_alpha * loss + self.options.sparsity_beta * off**2
         # A channel's squared norm is about its number of tokens, so gradients of the outputs are
@@ -165,17 +176,17 @@ class SparsityLearner:
             )
         return found
 
-    def _norms(self, layer: LayerTraining) -> torch.Tensor:
-        """L2 norm of every channel of all targets together, float32 [hidden]."""
-        squares = sum(
-            layer.target(batch).float().square().sum((0, 1)) for batch in range(layer.batches)
-        )
-        assert isinstance(squares, torch.Tensor)
-        return _without_zeros(squares.sqrt())
-
 
 def _names(text: str, name: str) -> bool:
     return text == "all" or text in name
+
+
+def _norms_of_all(layer: LayerTraining) -> torch.Tensor:
+    """L2 norm of every channel of all targets together, float32 [hidden]."""
+    squares = torch.stack(
+        [layer.target(batch).float().square().sum((0, 1)) for batch in range(layer.batches)]
+    )
+    return _without_zeros(squares.sum(0).sqrt())
 
 
 def _channel_norms(target: torch.Tensor) -> torch.Tensor:
