@@ -50,6 +50,8 @@ TARGETS: dict[str, tuple[str, ...]] = {
     f"{P}/ecoflap_scores.py": ("tests/plugins/test_ecoflap.py",),
     f"{P}/lora.py": ("tests/plugins/test_lora.py", OPTIONS),
     f"{P}/finetune.py": ("tests/plugins/test_finetune.py", OPTIONS),
+    f"{P}/distill.py": ("tests/plugins/test_distill.py", OPTIONS),
+    f"{P}/distill_objective.py": ("tests/plugins/test_distill.py",),
     f"{P}/kl_divergence.py": ("tests/plugins/test_kl_divergence.py", OPTIONS),
     f"{P}/arithmetic_copy.py": ("tests/plugins/test_arithmetic_copy.py", OPTIONS),
     f"{P}/generation_health.py": ("tests/plugins/test_generation_health.py", OPTIONS),
@@ -116,6 +118,7 @@ SPEED_ONLY: dict[str, dict[str, str]] = {
         "SUBSET": "tokens that a bound computes exactly: it is closer or cheaper, and never above",
         "SUBSETS_THAT_PAY": "whether there is a bound at all",
     },
+    f"{P}/distill_objective.py": {"LOGITS_BYTES": "logits in memory"},
     f"{H}/training/loss.py": {"LOGITS_BYTES": "logits in memory"},
     f"{H}/text/samplers.py": {
         "_CHARACTERS_PER_TOKEN": "how much text is tokenised at first",

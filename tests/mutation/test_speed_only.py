@@ -23,6 +23,9 @@ from prunebench.model import batches
 from prunebench.plugin.host import load_plugins
 from prunebench.text.samplers import TextSource, sample
 from prunebench.training.loss import next_token_backward
+from prunebench.training.windows import TrainingWindows
+from prunebench_plugins.distill import Distill
+from prunebench_plugins.distill_objective import Distillation
 from prunebench_plugins.llm_pruner_groups import local_counts, members, pool_of, ratio_for
 from prunebench_plugins.llm_pruner_scores import taylor_vectors
 from prunebench_plugins.sparsegpt import Rows, inverse_factor, sweep
@@ -153,6 +156,13 @@ def windows() -> Result:
     return found
 
 
+def distilled() -> Result:
+    model = tiny_model("llama").requires_grad_(True)
+    options = Distill.Options(next_token_weight=0.5)
+    Distillation(model, tiny_model("mistral"), options).backward(TrainingWindows(ids()), 1.0)
+    return [parameter.grad for parameter in model.parameters()]
+
+
 def negative_log_likelihood() -> Result:
     found = perplexity(tiny_model("llama"), windows_of(ids()), SPEC)
     return [torch.tensor([found.nll, found.nll_stderr])]
@@ -185,6 +195,9 @@ CASES: dict[tuple[str, str], Case] = {
     (f"{H}/layerwise/partial_forward.py", "SUBSET"): Case(removed_blocks, [0, 1, 8, 9, 40], 1e-6),
     (f"{H}/layerwise/partial_forward.py", "SUBSETS_THAT_PAY"): Case(
         removed_blocks, [1, 5, 1000], 1e-6, {"SUBSET": 8}
+    ),
+    (f"{P}/distill_objective.py", "LOGITS_BYTES"): Case(
+        distilled, [1, 7 * 4 * 320, 33 << 20], 1e-4
     ),
     (f"{H}/training/loss.py", "LOGITS_BYTES"): Case(gradients, [1, 7 * 4 * 320, 33 << 20], 1e-4),
     (f"{H}/text/samplers.py", "_CHARACTERS_PER_TOKEN"): Case(windows, [0, 1, 4, 6, 100]),

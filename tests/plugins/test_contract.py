@@ -173,6 +173,10 @@ class TestFineTune(RecoveryContract):
     recovery, families, options = REGISTRY["recovery"]["finetune"].value, ("opt",), SHORT
 
 
+class TestDistill(RecoveryContract):
+    recovery, families, options = REGISTRY["recovery"]["distill"].value, ("llama",), SHORT
+
+
 class TestStreamline(RecoveryContract):
     recovery, families, options = (
         REGISTRY["recovery"]["streamline"].value,

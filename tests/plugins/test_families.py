@@ -44,7 +44,7 @@ METHODS: dict[str, tuple[str, dict[str, object]]] = {
     "apply": ("apply", {"units": {"attention": [1], "mlp_channels": {"2": "0-9"}}}),
 }
 REPLACING = {"batch_size": 2, "gradient_accumulation_step": 1}
-RECOVERIES = {"+ lora": "lora", "+ finetune": "finetune", "+ streamline": "streamline"}
+RECOVERIES = {f"+ {name}": name for name in ("lora", "finetune", "distill", "streamline")}
 IDS = torch.randint(2, 300, (2, 16), generator=torch.Generator().manual_seed(5))
 
 

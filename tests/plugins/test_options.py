@@ -178,6 +178,18 @@ FIRST: dict[tuple[str, str], dict[str, Any]] = {
         "targets": None,
     },
     ("recovery", "finetune"): {**TRAINING, "learning_rate": 1e-5, "scope": "linears"},
+    # Minitron's recipe (arXiv:2407.14679; the guide of its code): 1e-4 to 1e-5 along a cosine.
+    ("recovery", "distill"): {
+        **TRAINING,
+        "schedule": "cosine",
+        "learning_rate": 1e-4,
+        "min_learning_rate": 1e-5,
+        "temperature": 1.0,
+        "next_token_weight": 0.0,
+        "states_weight": 0.0,
+        "gradient_checkpointing": False,
+        "bfloat16": False,
+    },
     ("recovery", "streamline"): {
         "replacement": "layer",
         "intermediate_size": None,
@@ -238,6 +250,7 @@ LATER: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("recovery", "lora"): {**VALIDATION, "merge": True},
     ("recovery", "finetune"): {**VALIDATION},
+    ("recovery", "distill"): {**VALIDATION},
 }
 """Options that came after the first run folders, with the default that keeps old behaviour."""
 KINDS = ("method", "allocation", "recovery", "metric")

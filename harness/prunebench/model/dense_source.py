@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from prunebench.model.folder import read_checkpoint
-from prunebench.model.load import load_bare
+from prunebench.model.load import load, load_bare
 from prunebench.model.streamed import StreamedModel, open_tensors
 
 
@@ -18,6 +18,9 @@ class DenseSource(Protocol):
 
     def lent(self, layers: Collection[int], device: str) -> AbstractContextManager[Any]:
         """The dense model; only these decoder layers need weights, on ``device``."""
+
+    def whole(self, device: str) -> AbstractContextManager[Any]:
+        """The dense model with all its weights, on ``device``."""
 
 
 @dataclass(frozen=True)
@@ -40,3 +43,9 @@ class CheckpointSource:
             for index in layers:
                 lent.enter_context(streamed.layer(index, changes=False))
             yield model
+
+    @contextmanager
+    def whole(self, device: str) -> Iterator[Any]:
+        """As `DenseSource` says: memory holds the dense model beside the pruned one."""
+        model = load(self.folder, dtype=self.dtype, device=device).model
+        yield model.eval().requires_grad_(requires_grad=False)

@@ -107,9 +107,13 @@ class TrainingSettings(Frozen):
         """Whether to validate after ``done`` of ``steps`` steps, if windows are held out."""
         return done % self.eval_steps == 0 or done == steps
 
+    def warmup(self, steps: int) -> int:
+        """In how many of ``steps`` steps the learning rate rises."""
+        return min(self.warmup_steps, math.ceil(WARMUP_SHARE * steps))
+
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of ``step``, counted from 0, of ``steps``; positive at every step."""
-        warmup = min(self.warmup_steps, math.ceil(WARMUP_SHARE * steps))
+        warmup = self.warmup(steps)
         if step < warmup:
             return self.learning_rate * (step + 1) / warmup
         done = (step - warmup) / (steps - warmup)  # in [0, 1)

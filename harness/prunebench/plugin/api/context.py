@@ -400,15 +400,26 @@ class Context:
         self.kept_layers[:] = sorted([*self.kept_layers, layer])
         share_configs(model, found)
 
+    def dense(self, model: Any) -> AbstractContextManager[Any]:
+        """The dense model, on the device of ``model``, while the block runs. Do not change it.
+
+        It is loaded from the checkpoint again and is in memory beside ``model``. Raises
+        PrunebenchError if the model came without its checkpoint.
+        """
+        return self._source().whole(str(model.device))
+
     def _dense(self, model: Any, layers: Collection[int]) -> AbstractContextManager[Any]:
         """The dense model, with the weights of these layers."""
+        return self._source().lent(layers, str(model.device))
+
+    def _source(self) -> DenseSource:
         if self.dense_source is None:
             raise PrunebenchError(
-                "the removed layers cannot be read again, because the model came without its"
+                "the dense weights cannot be read again, because the model came without its"
                 " checkpoint",
                 hint="give the model's name or folder instead of a model in memory",
             )
-        return self.dense_source.lent(layers, str(model.device))
+        return self.dense_source
 
     def keep_groups(self, model: Any, kept: Mapping[Block, Sequence[int]]) -> None:
         """Keep only these KV groups (with their query heads) or MLP channels, in smaller matrices.
