@@ -129,6 +129,14 @@ class TestLayerSimilarity(_Ours):
     method, options = METHODS["layer-similarity"], TRIED["layer-similarity"]
 
 
+class TestReap(MethodContract):
+    method, options, families = METHODS["reap"], TRIED["reap"], ("qwen3_moe", "mixtral")
+
+
+class TestWandaOnExperts(MethodContract):
+    method, options, families = METHODS["wanda"], TRIED["wanda"], ("qwen3_moe",)
+
+
 class TestApply(_Ours):
     method, options = METHODS["apply"], TRIED["apply"]
 

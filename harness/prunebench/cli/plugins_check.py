@@ -104,12 +104,13 @@ def _shown(path: Path) -> str:
 
 def _check_families(families: tuple[str, ...]) -> None:
     from prunebench.errors import PrunebenchError, did_you_mean
-    from prunebench.testing.models import FAMILIES
+    from prunebench.testing.models import FAMILIES, MIXTURES
 
+    known = (*FAMILIES, *MIXTURES)
     for family in families:
-        if family not in FAMILIES:
+        if family not in known:
             raise PrunebenchError(
-                f"no family is called '{family}'", hint=did_you_mean(family, FAMILIES)
+                f"no family is called '{family}'", hint=did_you_mean(family, known)
             )
 
 

@@ -4,6 +4,7 @@ from prunebench.testing.contract import MethodContract as MethodContract
 from prunebench.testing.contract import MetricContract as MetricContract
 from prunebench.testing.contract import RecoveryContract as RecoveryContract
 from prunebench.testing.models import FAMILIES as FAMILIES
+from prunebench.testing.models import MIXTURES as MIXTURES
 from prunebench.testing.models import tiny_calibration as tiny_calibration
 from prunebench.testing.models import tiny_checkpoint as tiny_checkpoint
 from prunebench.testing.models import tiny_model as tiny_model

@@ -37,7 +37,7 @@ class _Contract:
     options: ClassVar[Mapping[str, Any]] = {}
     """The options to try; the others have the plugin's defaults."""
     families: ClassVar[Sequence[str]] = DEFAULT_FAMILIES
-    """Some of `prunebench.testing.FAMILIES`."""
+    """Some of `prunebench.testing.FAMILIES` and `prunebench.testing.MIXTURES`."""
     promises: ClassVar[Sequence[Promise]] = ()
 
     @classmethod

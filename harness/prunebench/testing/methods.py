@@ -159,7 +159,7 @@ def untouched(trial: MethodTrial) -> None:
     now, before = dict(pruned.model.named_parameters()), dict(dense.named_parameters())
     path = anatomy(dense).layers_path
     if trial.plugin.structure <= _ZEROING | {"none"}:
-        scored = {f"{name}.weight" for name in pruned.context.linears(pruned.model)}
+        scored = _holding_weights(pruned.model)
         now, before = (
             {name: value for name, value in both.items() if name not in scored}
             for both in (now, before)
@@ -179,11 +179,20 @@ def untouched(trial: MethodTrial) -> None:
         now = {_former_name(name, renamed): value for name, value in now.items()}
         mine: set[str] = set()
         if trial.plugin.updates_kept_weights:
-            mine = {f"{name}.weight" for name in Context(None, 0, []).linears(dense)}
+            mine = _holding_weights(dense)
+        if "experts" in trial.plugin.structure:
+            mine |= anatomy(dense).mixture().rows.keys()
         now = {name: value for name, value in now.items() if name not in mine}
         before = {name: before[name] for name in now if name in before}
     changed = same(now, before)
     promise(changed is None, f"{changed} changed, which is not what the method prunes")
+
+
+def _holding_weights(model: Any) -> set[str]:
+    """Names of the parameters that hold prunable weights; those of experts hold several matrices."""
+    linears = Context(None, 0, []).linears(model).values()
+    owners = {id(getattr(linear, "owner", linear.weight)) for linear in linears}
+    return {name for name, parameter in model.named_parameters() if id(parameter) in owners}
 
 
 def _former_name(name: str, renamed: dict[str, str]) -> str:

@@ -14,6 +14,8 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "opt", "gpt_neox", "phi")
+MIXTURES = ("qwen3_moe", "mixtral")
+"""Mixtures of experts: a token goes to two of four in each layer. `tiny_model` makes them too."""
 VOCABULARY = 320
 LAYERS = 4
 
@@ -39,11 +41,19 @@ _CONFIGS: dict[str, dict[str, Any]] = {
     "gpt_neox": _COMMON
     | {"intermediate_size": 80, "tie_word_embeddings": False},  # parallel residual
     "phi": _GATED,  # parallel residual, one norm for both
+    "qwen3_moe": _GATED
+    | {
+        "head_dim": 16,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 24,
+    },
+    "mixtral": _GATED | {"num_local_experts": 4, "num_experts_per_tok": 2},
 }
 
 
 def tiny_model(family: str, seed: int = 0, **config_overrides: Any) -> Any:
-    """A causal LM of one of ``FAMILIES`` in evaluation mode, with random weights.
+    """A causal LM of one of ``FAMILIES`` or ``MIXTURES`` in evaluation mode, with random weights.
 
     ``config_overrides`` are fields of the family's transformers config.
     """
