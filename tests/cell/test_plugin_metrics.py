@@ -24,6 +24,8 @@ from prunebench.record.record import Record
 from prunebench.suite.load import load_suite
 from prunebench.suite.plan import plan
 from rig import Rig
+from task_folder import task_folder
+from tiny import tiny_checkpoint
 
 PLUGIN = """
 import os
@@ -338,3 +340,17 @@ def test_the_memory_of_a_metric_does_not_count_as_the_cells_peak(rig, monkeypatc
     memory = run(rig, "[draw]").memory
     assert "metrics" in {one.phase for one in memory.phases}
     assert memory.peak_rss_bytes == 100
+
+
+def test_a_metric_sees_the_answers_to_the_tasks_of_both_models(rig) -> None:
+    task_folder(rig.folder / "questions")
+    tiny_checkpoint(rig.folder / "long", "llama", max_position_embeddings=512)
+    questions = f"{{task: arc_easy, data: {rig.folder / 'questions'}, limit: 6}}"
+    changes = f"models={rig.folder / 'long'}", f"quality.tasks={questions}"
+    record = run(rig, "[stability]", None, *changes)
+    values = figures(record)
+    assert values["stability"] == values["stability-arc_easy"]
+    assert 0 <= values["stability"] <= 1
+    [result] = record.quality.tasks
+    assert len(result.correct) == 6
+    assert not record.flags
