@@ -59,7 +59,7 @@ def test_the_defaults_are_those_of_the_released_code() -> None:
     assert {"windows": 50, "length": 2048}.items() <= registered().published_calibration.items()
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     depth=st.integers(2, 6),
     count=st.integers(1, 4),
