@@ -10,29 +10,34 @@ from prunebench import InputStatistic
 
 
 class SequenceMoments(InputStatistic):
-    """Sum and variance of every input feature within a window, means over windows; [2, in].
+    """Sum and variance of every input feature within a window, means over windows; float32 [2, in].
 
-    The variance is that around a window's own mean, as in the released code.
+    The variance is that around a window's own mean, as in the released code. Running means, window
+    by window in the same order of operations: then near-ties fall the same way.
     """
 
     name = "sequence_moments"
 
     def __init__(self, features: int, device: torch.device) -> None:
         super().__init__(features, device)
-        self.totals = torch.zeros(2, features, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(features, device=device)
+        self.variance = torch.zeros(features, device=device)
         self.windows = 0
 
     def add(self, inputs: torch.Tensor, windows: int) -> None:
-        x = inputs.float().view(windows, -1, self.features)  # [windows, length, in]
-        self.windows += windows
-        self.totals[0] += x.sum(dim=1).double().sum(dim=0)
-        self.totals[1] += x.var(dim=1, unbiased=False).double().sum(dim=0)
+        for window in inputs.float().view(windows, -1, self.features):  # [length, in]
+            before, self.windows = self.windows, self.windows + 1
+            self.sums *= before / self.windows
+            self.sums += window.sum(dim=0) / self.windows
+            tokens, length = before * len(window), len(window)
+            variance = window.var(dim=0, unbiased=False)
+            self.variance = (self.variance * tokens + variance * length) / (tokens + length)
 
     def finite(self) -> bool:
-        return bool(torch.isfinite(self.totals).all())
+        return bool(torch.isfinite(self.variance).all())
 
     def result(self) -> torch.Tensor:
-        return (self.totals / self.windows).float()
+        return torch.stack([self.sums, self.variance])
 
 
 @dataclass(frozen=True)

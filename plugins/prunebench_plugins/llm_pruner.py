@@ -32,8 +32,10 @@ from prunebench_plugins.llm_pruner_groups import (
     ratio_for,
 )
 from prunebench_plugins.llm_pruner_scores import (
+    Member,
     Reduction,
     Taylor,
+    Wanted,
     group_scores,
     norm_vectors,
     taylor_vectors,
@@ -49,7 +51,7 @@ BLOCKS = OnlyIf(granularity="block")
 LayerRange = tuple[int | None, int | None] | None
 
 
-def _several(steps: Any) -> bool:
+def several(steps: Any) -> bool:
     return isinstance(steps, int) and steps > 1
 
 
@@ -138,7 +140,7 @@ class LLMPruner(Method):
         fresh_windows: Annotated[
             bool | None,
             AddedLater(),
-            OnlyIf(granularity=WIDTHS, importance="taylor", iterative_steps=_several),
+            OnlyIf(granularity=WIDTHS, importance="taylor", iterative_steps=several),
         ] = Field(
             None,
             description="draw other calibration windows for each of several steps; null: true, as"
@@ -167,8 +169,8 @@ class LLMPruner(Method):
             # Written out, so that the ids of cells with several steps differ from those of the time
             # when all steps had the same windows.
             if isinstance(data, dict) and data.get("fresh_windows") is None:
-                several = _several(data.get("iterative_steps", 1))
-                if several and data.get("importance", "taylor") == "taylor":
+                more = several(data.get("iterative_steps", 1))
+                if more and data.get("importance", "taylor") == "taylor":
                     return {**data, "fresh_windows": True}
             return data
 
@@ -332,7 +334,7 @@ class LLMPruner(Method):
 
     def _check_text(self, context: Context) -> None:
         """Draw the windows of the last step: too little text is refused before the first one."""
-        if not self.options.fresh_windows:
+        if not (self.options.fresh_windows and several(self.options.iterative_steps)):
             return
         if context.draw is None:
             context.notes["windows"] = (
@@ -369,30 +371,53 @@ class LLMPruner(Method):
                 .sum(1)
                 for pool in pools
             ]
-        # All members are scored in one sweep over the text, then divided among the pools again.
         parts = anatomy(model)
         coupled = [list(members(parts, pool.block)) for pool in pools]
-        every = [member for each in coupled for member in each]
-        if self.options.importance == "taylor":
-            windows = self._windows(context, step)
-            total = self.options.iterative_steps * len(windows)
-
-            def seen(done: int) -> None:
-                context.progress(step * len(windows) + done, total)
-
-            vectors = iter(taylor_vectors(model, every, windows, self.options.taylor, seen))
-        else:
-            vectors = iter(norm_vectors(every, 1 if self.options.importance == "l1" else 2))
+        vectors = self.vectors(model, coupled, context, step)
         return [
             group_scores(
-                [part for member in each for part in member.split(next(vectors))],
+                [
+                    part
+                    for member, vector in zip(each, found, strict=True)
+                    for part in member.split(vector)
+                ],
                 pool.present,
                 pool.channels,
                 reduction=self.options.reduce(),
                 misaligned=released,
             )
-            for pool, each in zip(pools, coupled, strict=True)
+            for pool, each, found in zip(pools, coupled, vectors, strict=True)
         ]
+
+    def vectors(
+        self, model: Any, coupled: Sequence[Sequence[Member]], context: Context, step: int
+    ) -> list[list[torch.Tensor]]:
+        """The importance of each row or column of the ``coupled`` weights, as these are nested."""
+        if self.options.importance != "taylor":
+            power = 1 if self.options.importance == "l1" else 2
+            return [norm_vectors(each, power) for each in coupled]
+        return self.taylor_vectors(model, coupled, context, step, self.options.taylor)
+
+    def taylor_vectors(
+        self,
+        model: Any,
+        coupled: Sequence[Sequence[Member]],
+        context: Context,
+        step: int,
+        taylor: Wanted,
+        decay: float | None = None,
+    ) -> list[list[torch.Tensor]]:
+        """`vectors` of this kind: see `llm_pruner_scores.taylor_vectors`."""
+        windows = self._windows(context, step)
+        total = self.options.iterative_steps * len(windows)
+
+        def seen(done: int) -> None:
+            context.progress(step * len(windows) + done, total)
+
+        # All members are scored in one sweep over the text, then divided again.
+        every = [member for each in coupled for member in each]
+        found = iter(taylor_vectors(model, every, windows, taylor, seen, decay=decay))
+        return [[next(found) for _ in each] for each in coupled]
 
 
 @hookimpl

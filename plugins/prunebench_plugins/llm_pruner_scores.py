@@ -18,6 +18,8 @@ import torch
 from prunebench import PrunebenchError
 
 Taylor = Literal["vectorize", "param_first", "param_second", "param_mix"]
+Wanted = Taylor | Literal["both"]
+"""``both``: `vectorize` and `param_first` together, from one gradient."""
 Reduction = Literal["sum", "mean", "max", "prod"]
 
 BATCH_TOKENS = {"cpu": 512}
@@ -52,7 +54,7 @@ def taylor_vector(
     weight: torch.Tensor,
     first: torch.Tensor | None,
     second: torch.Tensor | None,
-    taylor: Taylor,
+    taylor: Wanted,
     dim: int,
     power: int = 1,
 ) -> torch.Tensor:
@@ -62,9 +64,10 @@ def taylor_vector(
     gradient, which is the diagonal F of the empirical Fisher matrix. Both have the weight's shape,
     and are None if ``taylor`` does not use them. In the paper's terms ``vectorize`` is Vector,
     ``param_first`` is Element^1 and ``param_mix`` is Element^2. ``power``: of each weight's
-    importance, before they are added up.
+    importance, before they are added up. For ``both`` it is [2, rows or columns].
     """
     found = weight.new_zeros(weight.shape[dim], dtype=torch.float32)
+    fine = torch.zeros_like(found)  # only ``both`` fills it
     for part in _parts(weight):
         salience = _salience(
             weight.detach()[part].float(),
@@ -74,15 +77,23 @@ def taylor_vector(
         )
         if power != 1:
             salience.pow_(power)
-        if weight.dim() == 1 or dim == 0:
-            found[part] = salience if weight.dim() == 1 else salience.flatten(1).sum(1)
-        else:
-            found += salience.sum(0)
-    return found.abs_()
+        _add_sums(found, salience, part, dim)
+        if taylor == "both":
+            _add_sums(fine, salience.abs_(), part, dim)
+    found.abs_()
+    return torch.stack([found, fine]) if taylor == "both" else found
+
+
+def _add_sums(found: torch.Tensor, salience: torch.Tensor, part: slice, dim: int) -> None:
+    """Add the sums over these rows of a weight, [rows of the part, ...], to ``found``."""
+    if salience.dim() == 1 or dim == 0:
+        found[part] = salience if salience.dim() == 1 else salience.flatten(1).sum(1)
+    else:
+        found += salience.sum(0)
 
 
 def _salience(
-    weight: torch.Tensor, first: torch.Tensor | None, second: torch.Tensor | None, taylor: Taylor
+    weight: torch.Tensor, first: torch.Tensor | None, second: torch.Tensor | None, taylor: Wanted
 ) -> torch.Tensor:
     """What each weight adds to its row's or column's importance, of the weight's shape."""
     if first is None or taylor == "param_second":
@@ -90,7 +101,7 @@ def _salience(
     salience = weight * first
     if taylor == "param_mix":  # w g - w F w / 2
         salience.addcmul_(weight.square(), _given(second), value=-0.5)
-    return salience if taylor == "vectorize" else salience.abs_()
+    return salience if taylor in {"vectorize", "both"} else salience.abs_()
 
 
 def norm_vector(weight: torch.Tensor, power: int, dim: int) -> torch.Tensor:
@@ -112,16 +123,19 @@ def taylor_vectors(
     model: Any,
     members: Sequence[Member],
     tokens: torch.Tensor,
-    taylor: Taylor,
+    taylor: Wanted,
     seen: Callable[[int], None],
     *,
     power: int = 1,
     batch_size: int | None = None,
+    decay: float | None = None,
 ) -> list[torch.Tensor]:
     """`taylor_vector` of each member for the mean next-token loss, tokens int64 [windows, length].
 
     ``batch_size``: the gradient is the sum of those of the mean losses of so many windows each, so
     windows in a smaller last batch count more; None: of the mean over all windows. For first order.
+    ``decay``: a rho for the mean of the squared gradients, in which the first window then counts
+    rho times and every other one rho * (1 - rho) times. For second order.
 
     Only members get gradients, so backpropagation ends at the lowest of them, and each gradient is
     used and freed as soon as it exists. Second-order terms need the squared gradient of every
@@ -149,7 +163,7 @@ def taylor_vectors(
     scale = HALF_SCALE * len(passes) if half else 1.0
     while True:
         sweep = _Sweep(members, taylor, windows, len(passes), scale)
-        sweep.power = power
+        sweep.power, sweep.decay = power, decay
         _run(model, sweep, passes, device, seen)
         if scale == 1 or all(bool(vector.isfinite().all()) for vector in sweep.vectors):
             return _finite(members, sweep.vectors, "its gradient is")
@@ -182,6 +196,7 @@ def _run(
                     hint="load the model in float32",
                 )
             done += len(batch)
+            sweep.done = done
             seen(done)
 
 
@@ -243,7 +258,7 @@ class _Sweep:
     """
 
     def __init__(
-        self, members: Sequence[Member], taylor: Taylor, windows: int, passes: int, scale: float
+        self, members: Sequence[Member], taylor: Wanted, windows: int, passes: int, scale: float
     ) -> None:
         self.members = members
         self.taylor = taylor
@@ -254,6 +269,9 @@ class _Sweep:
         """Of the importance of each weight: see `taylor_vector`."""
         self.together: int
         """Windows in the current pass."""
+        self.done = 0
+        """Windows in the passes before it."""
+        self.decay: float | None = None
         self.vectors: list[torch.Tensor] = [torch.empty(0)] * len(members)
         self._sums: dict[int, _Sums] = {}
         for index, member in enumerate(members):
@@ -324,10 +342,16 @@ class _Sweep:
                 one = y[window, :, part].t() @ x[window]  # [rows of the part, in]
                 # The loss was divided by the number of windows n, so `one` is g / n of this window,
                 # and n * one^2 = g^2 / n adds up to the mean of squares.
-                sums.second[part].addcmul_(one, one, value=self.windows)
+                sums.second[part].addcmul_(one, one, value=self.windows * self._counts(window))
                 if sums.first is not None:
                     sums.first[part].add_(one)
         self._finish(weight, sums)
+
+    def _counts(self, window: int) -> float:
+        """How often a window of the current pass counts in the mean of squared gradients."""
+        if self.decay is None:
+            return 1.0
+        return self.decay if self.done + window == 0 else self.decay * (1 - self.decay)
 
     def _finish(self, weight: torch.nn.Parameter, sums: _Sums) -> None:
         sums.passes_left -= 1

@@ -29,6 +29,7 @@ PUBLISHED = {
     ("method", "ria"): ("papers/ria", {"corpus": "c4", "windows": 128, "length": 2048}),
     ("method", "dsnot"): ("papers/dsnot", {"corpus": "c4", "windows": 128, "length": 2048}),
     ("method", "flap"): ("papers/flap", {"corpus": "wikitext2", "windows": 1024, "length": 128}),
+    ("method", "hywia"): ("papers/hywia", {"corpus": "bookcorpus", "windows": 10, "length": 64}),
     ("allocation", "owl"): (None, {"corpus": "c4", "windows": 128, "length": 2048}),
     # arXiv:2305.11627, section 4.1: 10 samples of 64 tokens (released code).
     ("method", "llm-pruner"): (

@@ -24,6 +24,8 @@ TARGETS: dict[str, tuple[str, ...]] = {
     f"{P}/flap.py": ("tests/plugins/test_flap.py", OPTIONS),
     f"{P}/flap_choice.py": ("tests/plugins/test_flap.py",),
     f"{P}/flap_scores.py": ("tests/plugins/test_flap.py",),
+    f"{P}/hywia.py": ("tests/plugins/test_hywia.py", OPTIONS),
+    f"{P}/hywia_fusion.py": ("tests/plugins/test_hywia.py",),
     f"{P}/shortgpt.py": ("tests/plugins/test_shortgpt.py", OPTIONS),
     f"{P}/blockpruner.py": (*BLOCKS, OPTIONS),
     f"{P}/removal_search.py": (*BLOCKS, "tests/plugins/test_sleb.py"),

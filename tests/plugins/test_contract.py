@@ -23,6 +23,7 @@ TRIED = {
     "dsnot": {"sparsity": 0.5, "skip_layer": "no_skip"},
     "imp": {"sparsity": 0.5, "rounds": 2, **SHORT},
     "llm-pruner": {"ratio": 0.5, "protect_first": 1, "protect_last": 0},
+    "hywia": {"ratio": 0.5, "protect_first": 1, "protect_last": 0},
     "flap": {"ratio": 0.5},
     "blockpruner": {"count": 2},
     "slicegpt": {"ratio": 0.25, "round_interval": 4},
@@ -91,6 +92,10 @@ class TestIMP(_OnOPT):
 
 class TestLLMPruner(_Ours):
     method, options = METHODS["llm-pruner"], TRIED["llm-pruner"]
+
+
+class TestHyWIA(_OnOPT):
+    method, options = METHODS["hywia"], TRIED["hywia"]
 
 
 class TestFLAP(_Ours):

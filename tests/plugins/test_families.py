@@ -32,6 +32,7 @@ METHODS: dict[str, tuple[str, dict[str, object]]] = {
     "dsnot": ("dsnot", {"sparsity": 0.5}),
     "llm-pruner": ("llm-pruner", {"ratio": 0.5, "protect_first": 1, "protect_last": 1}),
     "llm-pruner, channels": ("llm-pruner", {"ratio": 0.25, "granularity": "channel"}),
+    "hywia": ("hywia", {"ratio": 0.5, "protect_first": 1, "protect_last": 1}),
     "flap": ("flap", {"ratio": 0.4}),
     "slicegpt": ("slicegpt", {"ratio": 0.25, "round_interval": 4}),
     "blockpruner": ("blockpruner", {"count": 2}),

@@ -31,6 +31,7 @@ PAPERS = {
     "llm-streamline",
     "owl",
     "reap",
+    "hywia",
     "ria",
     "shortgpt",
     "slicegpt",
