@@ -39,6 +39,7 @@ def saliences(
 
 def _members(model: Any) -> list[list[Member]]:
     """The matrices and norms of each layer; biases do not count, as in Shortened LLaMA's code."""
+    # Dimension 0: the scores are sums over the rows of a matrix.
     return [
         [
             Member(f"layer {index}, {name}", parameter, 0)

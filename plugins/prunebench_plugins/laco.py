@@ -71,6 +71,7 @@ class LaCo(Method):
         wanted = None if self.options.target is None else int(depth * self.options.target + 0.5)
         if space.layers == 1 or wanted == 0:
             return  # a merge of one layer is nothing, and no threshold is needed for none
+        # One search tries each layer at most once; how many searches a target takes nobody knows.
         once = space.highest - space.layers - space.lowest + 1
         merger = Merger(
             model, context, self.options.merge, lambda done: context.progress(done, max(done, once))
@@ -80,6 +81,7 @@ class LaCo(Method):
             self._check(found)
         else:
             found = bisected(lambda threshold: merger.walk(threshold, space), wanted)
+        # A merged layer takes the place of its lowest one; those above it are gone.
         left = {layer.origin for layer in found.layers}
         removed = [layer for layer in range(depth) if layer not in left]
         context.notes |= {

@@ -105,6 +105,7 @@ class Merger:
         merges: Merges = ()
         lay = space.highest - space.layers
         while lay >= space.lowest:
+            # Near the top fewer layers than asked for are left above this one.
             number = min(space.layers - 1, len(layers) - lay - 1)
             merged = self._merged(layers[lay : lay + number + 1])
             candidate = [*layers[:lay], merged, *layers[lay + number + 1 :]]
@@ -113,6 +114,7 @@ class Merger:
             trials.append(Trial(lay, number, len(layers), cosine, accepted))
             if accepted:
                 layers, merges = candidate, (*merges, (lay, number))
+            # Always down: so all layers below `lay` are as in the dense model.
             lay -= space.interval if accepted else 1
         return Walk(threshold, trials, layers)
 
@@ -155,6 +157,7 @@ class Merger:
             return Layer(base.origin, others[-1].weights, merged=True)
         weights = {}
         for name, weight in base.weights.items():
+            # In float32: in half precision each of the differences would round.
             total = weight.float()  # a copy only if the weight is not float32
             total = total + sum(other.weights[name].float() - total for other in others)
             weights[name] = total.to(weight.dtype)
@@ -169,7 +172,7 @@ class Merger:
         if merges not in self._known:
             cosines: list[float] = []
             for batch, state in enumerate(self._prefix.at(lay)):
-                end = state
+                end = state  # [windows of the batch, length, hidden]
                 for layer in layers[lay:]:
                     with self._lent(layer):
                         end = self.forward.run(layer.origin, batch, end)
@@ -185,7 +188,7 @@ class Merger:
         linears = self._linears(layer.origin) if layer.merged else {}
         try:
             for name, linear in linears.items():
-                linear.weight.data = layer.weights[name]
+                linear.weight.data = layer.weights[name]  # the storage, not a copy
             yield
         finally:
             for name, linear in linears.items():
@@ -223,6 +226,7 @@ class _Prefix:
         if layer in self._kept:
             return self._kept[layer]
         if layer not in self._near:
+            # Run again from the nearest layer below whose states were kept.
             first = max(index for index in self._kept if index < layer)
             states = self._kept[first]
             self._near = {}
@@ -249,6 +253,7 @@ def bisected(walk: Callable[[float], Walk], wanted: int) -> Walk:
             f"{wanted} layers cannot be merged away: {best.removed} are if every merge is accepted",
             hint="lower `target` or `interval`, raise `C`, or widen `range`",
         )
+    # The threshold is in [low, high): at 1 nothing is accepted, because no cosine is above.
     low, high = -1.0, 1.0
     while low < high and best.removed != wanted:
         middle = (low + high) / 2
@@ -269,6 +274,6 @@ def _shapes(layer: Layer) -> dict[str, tuple[int, ...]]:
 
 def _cosines(ends: torch.Tensor, dense: torch.Tensor) -> list[float]:
     """The cosine of each window's states [windows, length, hidden]; NaN if one has no length."""
-    a, b = ends.flatten(1).double(), dense.flatten(1).double()
+    a, b = ends.flatten(1).double(), dense.flatten(1).double()  # [windows, length * hidden]
     norms = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
     return ((a * b).sum(1) / norms).clamp(-1, 1).tolist()  # type: ignore[no-any-return]

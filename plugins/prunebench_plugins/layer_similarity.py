@@ -88,7 +88,7 @@ class LayerSimilarity(Method):
         Raises PrunebenchError if a cosine is undefined.
         """
         total = context.windows.numel()
-        step = -(-total // self.options.tokens)
+        step = -(-total // self.options.tokens)  # rounded up, so that there are not more
         outputs: list[list[torch.Tensor]] = [[] for _ in context.kept_layers]
         seen: Counter[int] = Counter()  # tokens by layer
         influence = [0.0] * len(outputs)
@@ -103,7 +103,7 @@ class LayerSimilarity(Method):
             outputs[layer].append(after[chosen].to("cpu", torch.float32, copy=True))
 
         context.observe_layers(model, see)
-        found = torch.stack([torch.cat(parts) for parts in outputs])
+        found = torch.stack([torch.cat(parts) for parts in outputs])  # [layers, tokens, hidden]
         for layer, one in enumerate(found):
             norms = torch.linalg.vector_norm(one, dim=-1)
             if not bool((norms.isfinite() & (norms > 0)).all()):
@@ -143,6 +143,7 @@ def segments(similarity: torch.Tensor, number: int) -> list[range]:
         }
         begins.append([found[last][1] if last in found else 0 for last in range(depth)])
         least = [found[last][0] if last in found else 0.0 for last in range(depth)]
+    # Where each group begins, from the last one down.
     result, end = [], depth
     for begin in reversed(begins):
         first = begin[end - 1]

@@ -146,6 +146,7 @@ class Search:
         states = self.forward.start()
         found: list[Result] = []
         index = 0
+        # The same states serve all units that read them, and move on to the next ones.
         for unit in sorted(self.left, key=self._reads):
             while index < self._reads(unit):
                 states = self._advance(index, states)

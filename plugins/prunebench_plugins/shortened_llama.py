@@ -134,6 +134,7 @@ class ShortenedLLaMA(Method):
         context.notes |= search.cost()
         if not released:
             return [search.perplexity(result) for result in found]
+        # The released code averages in the logits' dtype, so that in half precision many are equal.
         means = torch.tensor([result.loss / search.forward.targets for result in found])
         return means.to(anatomy(model).head.weight.dtype).double().exp().tolist()
 
@@ -161,10 +162,11 @@ class ShortenedLLaMA(Method):
         """
         of_rows, of_weights = self.options.weight_reduction, self.options.block_reduction
         if "prod" in (of_rows, of_weights) and self.options.mode == "reference":
+            # In float32, as there: many factors become 0 or infinite.
             numbers = [getattr(torch, of_rows)(vector.cpu()) for vector in vectors]
             return float(getattr(torch, of_weights)(torch.stack(numbers)))
         logarithms = "prod" in (of_rows, of_weights)
-        rows = [vector.to("cpu", torch.float64) for vector in vectors]
+        rows = [vector.to("cpu", torch.float64) for vector in vectors]  # [rows] of each weight
         if logarithms:
             rows = [vector.log() for vector in rows]
         reduced = [_reduce(vector, of_rows, logarithms=logarithms) for vector in rows]

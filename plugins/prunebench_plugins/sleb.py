@@ -51,6 +51,7 @@ class SLEB(Method):
         depth = len(context.kept_layers)
         count = self.options.layers(depth)
         units = self._candidates(depth, count)
+        # Each step compares the candidates that are left.
         planned = sum(range(len(units) - count + 1, len(units) + 1))
         search = Search(model, context, units, lambda done: context.progress(done, planned))
         removed = [self._step(search, context) for _ in range(count)]
