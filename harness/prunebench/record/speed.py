@@ -101,10 +101,17 @@ class FormTime(Part):
     note: str | None = None
 
 
+OF_MIXTURES = ("router", "experts")
+"""The parts that only mixtures have. Their shared experts and dense layers are in 'mlp'."""
+
+
 class PartShare(Part):
     """One part of the model in both phases, timed eagerly."""
 
-    part: str = Field(description="'attention', 'mlp', 'norms', 'head', 'rest'")
+    part: str = Field(
+        description="'attention', 'mlp', 'norms', 'head', 'rest'; of mixtures also 'router' and"
+        " 'experts'; then shared experts are in 'mlp'"
+    )
     prompt_s: float = Field(description="of one prompt phase")
     token_s: float = Field(description="of one generated token")
     token_bytes: int = Field(

@@ -228,6 +228,8 @@ _PARTS = {
     "norms": "the norms",
     "head": "the head",
     "rest": "the rest",
+    "router": "the routers of a mixture",
+    "experts": "the routed experts of a mixture",
 }
 
 BREAKDOWN = (

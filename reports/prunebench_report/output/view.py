@@ -54,7 +54,7 @@ def view(given: ReportInput, plugins: Sequence[type[ReportSection]] = ()) -> dic
         "metrics": metrics.section(given),
         "calibration": calibration.section(given),
         "time_breakdown": time_breakdown.section(given),
-        "model_parts": list(time_breakdown.NAMES.values()),
+        "model_parts": time_breakdown.shown(given),
         "timelines": timelines.section(given),
         "pruning_cost": pruning_cost.section(given),
         "published": published.section(given),

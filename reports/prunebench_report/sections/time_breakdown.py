@@ -21,8 +21,18 @@ if TYPE_CHECKING:
     from prunebench_report.data.report_input import ReportInput
 
 WIDTH = 400
-NAMES = {"attention": "Attention", "mlp": "MLP", "norms": "Norms", "head": "Head", "rest": "Rest"}
+NAMES = {
+    "attention": "Attention",
+    "mlp": "MLP",
+    "norms": "Norms",
+    "head": "Head",
+    "rest": "Rest",
+    "router": "Router",
+    "experts": "Experts",
+}
 PARTS = tuple(NAMES)
+ALWAYS = PARTS[:5]
+"""The parts that every model has; the others are those of mixtures of experts."""
 _BARS = {"prompt": "prompt_s", "token": "token_s", "bytes": "token_bytes"}
 VERDICTS = {True: "holds here", False: "does not hold here", None: "cannot be seen here"}
 
@@ -47,6 +57,13 @@ def section(given: ReportInput) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def shown(given: ReportInput) -> list[str]:
+    """The names of the parts in the order of their colours; without those that no model has."""
+    splits = [split for record in given.detailed if (split := _breakdown(record))]
+    there = {part.part for split in splits for part in split.parts}
+    return [name for part, name in NAMES.items() if part in ALWAYS or part in there]
 
 
 def _breakdown(record: Record) -> Breakdown | None:
@@ -105,7 +122,7 @@ def _total(split: Breakdown, key: str) -> float:
 def _claims(record: Record, split: Breakdown, io: Sequence[GenerationIO]) -> list[dict[str, str]]:
     """The claims checked on this record; none if it is not dense or lacks a figure they need."""
     latency = record.speed.latency[:1] if record.speed else []
-    complete = latency and io and {part.part for part in split.parts} >= set(PARTS)
+    complete = latency and io and {part.part for part in split.parts} >= set(ALWAYS)
     if record.cell.method.name != "dense" or not complete:
         return []
     # The claims are ratios of these times.

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from families.tiny_configs import tiny_model
+from prunebench.measure.speed.breakdown import PARTS, _modules, breakdown
 from prunebench.measure.speed.io import weight_bytes
+from prunebench.model.anatomy import anatomy
 from prunebench.model.experts import find_experts
 
 
@@ -47,3 +49,32 @@ def test_experts_that_are_modules_of_their_own_count_too() -> None:
 def test_a_token_reads_less_than_all(family: str) -> None:
     model = tiny_model(family)
     assert weight_bytes(model) < weight_bytes(model, 10_000)
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "qwen2_moe", "gpt_oss"])
+def test_the_breakdown_shows_router_and_experts_apart(family: str) -> None:
+    model = tiny_model(family)
+    parts = anatomy(model)
+    mixture = parts.layers[1].mlp
+    router = mixture.router if family == "gpt_oss" else mixture.gate
+    inside = {id(each) for name, each in _modules(parts) if name == "router"}
+    assert id(router) in inside
+    found = breakdown(model, torch.randint(3, 150, (1, 6)), 3, rounds=1)
+    assert {part.part for part in found.parts} == {*PARTS, "router", "experts"}
+    held = {part.part: part.token_bytes for part in found.parts}
+    whole = sum(
+        tensor.nbytes
+        for each in find_experts(model).values()
+        for tensor in each.module.parameters()
+    )
+    [count] = {each.count for each in find_experts(model).values()}
+    assert held["experts"] == whole * 2 / count
+    assert (held["mlp"] > 0) == (family == "qwen2_moe")  # shared experts
+    assert held["router"] > 0
+
+
+def test_pieces_of_a_mixture_are_not_inside_each_other() -> None:
+    parts = anatomy(tiny_model("qwen2_moe"))
+    modules = [module for _, module in _modules(parts)]
+    inner = [id(each) for module in modules for each in list(module.modules())[1:]]
+    assert not {id(module) for module in modules} & set(inner)

@@ -20,17 +20,19 @@ from prunebench.measure.devices import disturbance
 from prunebench.measure.devices.disturbance import DisturbedError, Watch, undisturbed
 from prunebench.measure.devices.watch import watch_of
 from prunebench.measure.speed.execution import Eager
-from prunebench.measure.speed.io import kv_cache_bytes
+from prunebench.measure.speed.io import experts_read, kv_cache_bytes
 from prunebench.measure.speed.rounds import one_round
 from prunebench.measure.synchronise import synchroniser
 from prunebench.model.anatomy import Anatomy, anatomy
 from prunebench.model.coupling.sub_block import KINDS
+from prunebench.model.experts import find_experts
 from prunebench.model.positions import check_positions
 from prunebench.model.replacement import ReplacementLayer
-from prunebench.record.speed import Breakdown, PartShare
+from prunebench.record.speed import OF_MIXTURES, Breakdown, PartShare
 
 PARTS = ("attention", "mlp", "norms", "head", "rest")
 """'rest': embedding, residual additions, positions, mask, sampling, and the cost of the hooks."""
+_ROUTERS = ("gate", "router")
 
 
 HOOK_S = 20e-6
@@ -108,11 +110,11 @@ def _result(
         parts=[
             PartShare(
                 part=part,
-                prompt_s=median(one[part] for one in prompts),
-                token_s=median(one[part] for one in steps),
+                prompt_s=median(one.get(part, 0.0) for one in prompts),
+                token_s=median(one.get(part, 0.0) for one in steps),
                 token_bytes=held[part],
             )
-            for part in PARTS
+            for part in held
         ],
     )
 
@@ -161,7 +163,7 @@ class _Marks:
             torch.cuda.synchronize()  # events can only be read once the GPU has passed them
         taken = dict.fromkeys(PARTS, 0.0)
         for part, before, after in self._spans:
-            taken[part] += self._seconds(before, after)
+            taken[part] = taken.get(part, 0.0) + self._seconds(before, after)
         taken["rest"] = max(0.0, self._seconds(start, end) - sum(taken.values()))
         return taken, result
 
@@ -200,7 +202,8 @@ def _modules(parts: Anatomy) -> Iterator[tuple[str, nn.Module]]:
             if (block := parts.sub_block(layer, kind)) is not None
             for path in block.modules
         ]
-        yield from blocks
+        for kind, outer in blocks:
+            yield from _inside(kind, outer)
         if isinstance(layer, ReplacementLayer):
             yield "mlp", layer.network
         # A norm inside attention or MLP (q_norm, k_norm) is already counted there.
@@ -211,6 +214,28 @@ def _modules(parts: Anatomy) -> Iterator[tuple[str, nn.Module]]:
     if parts.final_norm is not None:
         yield "norms", parts.final_norm
     yield "head", parts.head
+
+
+def _inside(kind: str, block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """(part, module) of a sub-block: itself, or if there are routed experts in it, its pieces."""
+    experts = [each.module for each in find_experts(block).values()]
+    if not experts:
+        yield kind, block
+        return
+    around = {
+        id(module)
+        for module in block.modules()
+        if any(inner is each for each in experts for inner in module.modules())
+    }
+    waiting = [("", block)]
+    while waiting:
+        name, module = waiting.pop()
+        if any(module is each for each in experts):
+            yield "experts", module
+        elif id(module) in around:
+            waiting += module.named_children()
+        else:
+            yield "router" if name in _ROUTERS else kind, module
 
 
 def _is_norm(module: nn.Module) -> bool:
@@ -224,11 +249,15 @@ def _weight_bytes(parts: Anatomy, batch: int) -> dict[str, int]:
     """
     held = dict.fromkeys(PARTS, 0)
     seen: set[int] = set()
+    shares = experts_read(parts.model, batch)
+    if shares:
+        held |= dict.fromkeys(OF_MIXTURES, 0)
     for part, module in _modules(parts):
         for parameter in module.parameters():
             if id(parameter) not in seen:
                 seen.add(id(parameter))
-                held[part] += parameter.numel() * parameter.element_size()
+                size = parameter.numel() * parameter.element_size()
+                held[part] += round(size * shares.get(parameter, 1.0))
     for module in parts.model.modules():
         for parameter in module.parameters(recurse=False):
             if id(parameter) not in seen:

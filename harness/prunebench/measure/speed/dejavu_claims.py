@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from prunebench.record.io import GenerationIO
-from prunebench.record.speed import Breakdown, Latency
+from prunebench.record.speed import OF_MIXTURES, Breakdown, Latency
 
 BOUND = 0.5
 """At this share of the measured bandwidth or more, a token spends most of its time on reading."""
@@ -75,6 +75,7 @@ def _both_blocks_matter(split: Breakdown | None) -> Finding:
     if split is None:
         return Finding(claim, None, NOT_MEASURED)
     share = {part.part: part.token_s / split.token_s for part in split.parts}
+    share["mlp"] += sum(share.get(part, 0.0) for part in OF_MIXTURES)
     return Finding(
         claim,
         min(share["attention"], share["mlp"]) >= 0.15,
@@ -86,7 +87,7 @@ def _mlp_is_two_thirds(split: Breakdown | None) -> Finding:
     claim = "the MLP is about two thirds of the bytes that both load"
     if split is None:
         return Finding(claim, None, NOT_MEASURED)
-    mlp = split.of("mlp").token_bytes
+    mlp = sum(part.token_bytes for part in split.parts if part.part in {"mlp", *OF_MIXTURES})
     blocks = split.of("attention").token_bytes + mlp
     if not blocks:
         return Finding(claim, None, "no block is left")
