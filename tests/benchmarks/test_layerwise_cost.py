@@ -26,6 +26,8 @@ METHODS = [
     ("magnitude", {"sparsity": 0.5}, 0.5),
     ("wanda", {"sparsity": 0.5}, 2.1),
     ("wanda", {"sparsity": "2:4"}, 2.1),
+    ("ria", {"sparsity": 0.5}, 2.1),
+    ("dsnot", {"sparsity": 0.5}, 2.2),
     ("sparsegpt", {"sparsity": 0.5}, 3.0),
     ("sparsegpt", {"sparsity": "2:4"}, 3.0),
     ("shortgpt", {"count": 0}, 1.05),  # removes nothing, so that the next pass has all layers

@@ -1,0 +1,89 @@
+"""HyWIA beside LLM-Pruner, and FLAP's importance in decoder passes, each in one run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from statistics import median
+from typing import Any
+
+import pytest
+import torch
+
+from prunebench import Context, anatomy
+from prunebench.plugin.host import load_plugins
+from smollm2 import reference_tokens, smollm2
+
+pytestmark = pytest.mark.bench
+
+ROUNDS = 5
+
+
+class Whole(Context):
+    """Leaves the model as it is, so that all rounds prune the same one."""
+
+    def keep_groups(self, model, kept) -> None:
+        del model, kept
+
+    def add_biases(self, model, biases) -> None:
+        del model, biases
+
+
+def pruning(
+    model: Any, name: str, options: Mapping[str, object], tokens: torch.Tensor
+) -> Callable[[], None]:
+    cls = load_plugins()["method"][name].value
+    method = cls(cls.Options.model_validate(options))
+
+    def prune() -> None:
+        with torch.no_grad():
+            method.prune(model, Whole(tokens, 0, list(range(len(anatomy(model).layers)))))
+
+    return prune
+
+
+def seconds(step: Callable[[], None]) -> float:
+    begun = time.perf_counter()
+    step()
+    return time.perf_counter() - begun
+
+
+@pytest.mark.parametrize("fusion", ["mean", "random-gate", "attention"])
+def test_hywia_costs_at_most_llm_pruner_and_a_twentieth(fusion: str) -> None:
+    """10 windows of 64 tokens, as published; the better half of the paired ratios decides."""
+    tokens = reference_tokens("calib")[:10, :64]
+    model = smollm2().model
+    plain = pruning(model, "llm-pruner", {"ratio": 0.5}, tokens)
+    ours = pruning(model, "hywia", {"ratio": 0.5, "fusion": fusion}, tokens)
+    plain()
+    pairs = [(seconds(plain), seconds(ours)) for _ in range(ROUNDS)]
+    # What else the machine does only ever adds time, so the best of each is compared too.
+    ratios = [mine / theirs for theirs, mine in pairs]
+    best = min(mine for _, mine in pairs) / min(theirs for theirs, _ in pairs)
+    print(
+        f"\nhywia {fusion} / llm-pruner: median {median(ratios):.3f}, best over best {best:.3f},"
+        f" rounds {', '.join(f'{ratio:.3f}' for ratio in ratios)} (at most 1.05)"
+    )
+    assert min(median(ratios), best) <= 1.05
+
+
+def test_flap_s_importance_costs_at_most_a_decoder_pass_and_a_tenth() -> None:
+    tokens = reference_tokens("calib")[:8]
+    model = smollm2().model
+    decoder = anatomy(model).decoder
+
+    def dense() -> None:
+        with torch.no_grad():
+            for window in tokens:
+                decoder(window[None], use_cache=False)
+
+    ours = pruning(model, "flap", {"ratio": 0.2}, tokens)
+    dense()
+    pairs = [(seconds(dense), seconds(ours)) for _ in range(ROUNDS)]
+    ratios = [mine / theirs for theirs, mine in pairs]
+    best = min(mine for _, mine in pairs) / min(theirs for theirs, _ in pairs)
+    print(
+        f"\nflap / decoder pass: median {median(ratios):.3f}, best over best {best:.3f},"
+        f" rounds {', '.join(f'{ratio:.3f}' for ratio in ratios)} (at most 1.1)"
+    )
+    assert min(median(ratios), best) <= 1.1
