@@ -16,6 +16,7 @@ import pytest
 import families.depth
 import families.experts
 import families.stream
+import families.training
 import families.weights  # noqa: F401 - registers its checks
 import prunebench.app
 from families.levels import LEVELS, WORKS
