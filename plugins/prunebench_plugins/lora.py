@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from prunebench import Context
 
 
+_EXPERTS = {"gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
+
+
 class LoRA(Recovery):
     """Train low-rank updates of the pruned model's linears and merge them; zeros stay zero.
 
@@ -74,10 +77,7 @@ class LoRA(Recovery):
     def recover(self, model: Any, context: Context) -> None:
         from peft import LoraModel
 
-        linears = context.linears(model)
-        paths = self._paths(
-            {path: each for path, each in linears.items() if isinstance(each, torch.nn.Linear)}
-        )
+        paths = self._paths(self._targets(model, context.linears(model)))
         zeros = context.zeros(model) if self.options.merge else {}
         masks = {path: zeros[f"{path}.weight"] for path in paths if f"{path}.weight" in zeros}
         # The initial values of A must not depend on what the method drew before.
@@ -111,6 +111,23 @@ class LoRA(Recovery):
         }
         return Adapter(updates, self.options.alpha, self.options.dropout)
 
+    def _targets(self, model: Any, linears: Mapping[str, Any]) -> dict[str, Any]:
+        """The linears that PEFT can adapt; experts are parts of a parameter and no modules."""
+        modules = dict(model.named_modules())
+        found = {path: each for path, each in linears.items() if path in modules}
+        if len(found) < len(linears):
+            # PEFT takes these names for those of the fused experts, whatever the path before them,
+            # and would train the experts without their masks.
+            names = {path.rpartition(".")[2] for path in linears.keys() - found.keys()} | _EXPERTS
+            found = {path: each for path, each in found.items() if path.split(".")[-1] not in names}
+        turned = [path for path in found if _is_turned(modules[path])]
+        if turned and not self.options.merge:
+            raise PrunebenchError(
+                f"lora: an update can only be kept beside a plain linear, not beside {turned[0]}",
+                hint="leave out `merge: false`",
+            )
+        return found
+
     def _paths(self, linears: Mapping[str, torch.nn.Linear]) -> list[str]:
         """The module paths of the linears to train."""
         if not linears:
@@ -137,11 +154,18 @@ class LoRA(Recovery):
             lora_alpha=self.options.alpha,
             lora_dropout=self.options.dropout,
             target_modules=paths,
+            fan_in_fan_out=all(_is_turned(model.get_submodule(path)) for path in paths),
         )
         if masks:
             held = {model.get_submodule(path): mask for path, mask in masks.items()}
-            config._register_custom_module({torch.nn.Linear: _layer_class(held)})
+            kinds = {type(module) for module in held}
+            config._register_custom_module(dict.fromkeys(kinds, _layer_class(held)))
         return config
+
+
+def _is_turned(module: torch.nn.Module) -> bool:
+    """Whether it stores its weight as [in, out]: the Conv1D of GPT-2."""
+    return not isinstance(module, torch.nn.Linear)
 
 
 def _layer_class(held: Mapping[torch.nn.Module, torch.Tensor]) -> Any:
@@ -175,12 +199,16 @@ def _layer_class(held: Mapping[torch.nn.Module, torch.Tensor]) -> Any:
 
     class MaskedLinear(lora.Linear):  # type: ignore[misc]
         def __init__(self, base_layer: torch.nn.Linear, adapter_name: str, **kwargs: Any) -> None:
-            super().__init__(base_layer, adapter_name, **kwargs)
+            super().__init__(
+                base_layer, adapter_name, **{**kwargs, "fan_in_fan_out": _is_turned(base_layer)}
+            )
             self.held = held.get(base_layer)
 
-        def get_delta_weight(self, adapter: str) -> torch.Tensor:  # [out, in]
+        def get_delta_weight(self, adapter: str) -> torch.Tensor:  # as the weight is stored
             delta: torch.Tensor = super().get_delta_weight(adapter)
-            return delta if self.held is None else delta.masked_fill(self.held, 0)
+            if self.held is None:
+                return delta
+            return delta.masked_fill(self.held.t() if self.fan_in_fan_out else self.held, 0)
 
         def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
             if self.held is None:

@@ -272,6 +272,8 @@ def _small(default: PretrainedConfig) -> dict[str, Any]:
         elif _PER_LAYER.search(name) and isinstance(value, list | tuple) and value:
             kinds = list(dict.fromkeys(value))
             found[name] = [kinds[index % len(kinds)] for index in range(LAYERS)]
+    if getattr(default, "is_decoder", None) is False:
+        found["is_decoder"] = True
     if isinstance(getattr(default, "qk_rope_head_dim", None), int):
         # Multi-head latent attention: every head has its key, and `head_dim` is the rotated part.
         found |= {name: HEADS for name in ("num_key_value_heads",) if name in found}

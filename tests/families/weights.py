@@ -84,7 +84,7 @@ def weights(model_type: str) -> str:
     assert linears, "nothing is prunable"
     for path in linears:
         inside = path.removeprefix(f"{parts.layers_path}.")
-        assert not re.search(r"router|norm\b|A_log|dt_proj|x_proj|\bgate$", inside), path
+        assert not re.search(r"router|\bnorm\b|A_log|dt_proj|x_proj|\bgate$", inside), path
     found = logits(model)
     assert bool(torch.isfinite(found).all()), "not finite"
     check_saved(model, found)

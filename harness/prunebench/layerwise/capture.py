@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from prunebench.errors import PrunebenchError
 from prunebench.model.batches import windows_per_batch
 
 if TYPE_CHECKING:
@@ -55,16 +56,25 @@ def capture(
 
     The model prepares masks and positions and calls every layer, but each layer hands its input on
     unchanged. So this takes almost no time, and works for families with different masks per layer.
+    Raises PrunebenchError if layers get more from each other than hidden states.
     """
     found = Captured([], [[] for _ in parts.layers])
+    flow = parts.flow
+    if flow.fault is not None:
+        raise PrunebenchError(
+            f"the layers of {type(model).__name__} cannot be run one by one: {flow.fault}",
+            hint="take a method that needs no calibration, such as magnitude",
+        )
 
-    def recording(index: int) -> Callable[..., torch.Tensor]:
-        def forward(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def recording(index: int) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            hidden, *others = args or (kwargs.pop("hidden_states"),)
             if index == 0:
                 # A copy: the walk overwrites the states in place, layer by layer.
                 found.states.append(hidden.clone())
-            found.calls[index].append(Call(args, kwargs))
-            return hidden
+            found.calls[index].append(Call(tuple(others), kwargs))
+            length = flow.lengths[index]
+            return (hidden, *[None] * (length - 1)) if length else hidden
 
         return forward
 
@@ -105,5 +115,5 @@ def hidden_states(output: Any) -> torch.Tensor:
 
     Layers of transformers 5 return the tensor itself, other code a tuple that begins with it.
     """
-    hidden: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    hidden: torch.Tensor = output[0] if isinstance(output, tuple | list) else output
     return hidden

@@ -23,8 +23,9 @@ from prunebench.model.coupling.trace import is_at
 from prunebench.model.coupling.whole import groups_of
 from prunebench.model.experts import Experts, find_experts
 from prunebench.model.layers import LayersPath, find_layers
+from prunebench.model.meta_forward import LayerFlow
 from prunebench.model.mixture import Mixture, mixture_of
-from prunebench.model.prunable import Groups, check_layers, input_groups, matrices
+from prunebench.model.prunable import Groups, check_layers, flow_of, input_groups, matrices
 from prunebench.model.removed import is_removed
 
 
@@ -169,6 +170,11 @@ class Anatomy:
         does not use, such as those for images, are in no group.
         """
         return input_groups(self.model, self.where, self.layers, layer)
+
+    @property
+    def flow(self) -> LayerFlow:
+        """How hidden states go from layer to layer, and why layers cannot run one by one."""
+        return flow_of(self.model, self.where, self.layers)
 
     def experts(self, layer: torch.nn.Module) -> dict[str, Experts]:
         """The modules of a layer that hold routed experts, by relative path; none if it has none.

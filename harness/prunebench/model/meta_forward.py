@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -18,6 +18,7 @@ from prunebench.errors import PrunebenchError
 
 Reads = tuple[tuple[str, int], ...]
 """(path in the layer, number of the tensor that it reads) in the order of the first calls."""
+T = TypeVar("T")
 _TOKENS = 8
 _HOOKS = (
     "_forward_hooks",
@@ -30,6 +31,15 @@ _OVERRIDES = ("forward", "_old_forward", "_hf_hook")
 """What accelerate sets on a module to move it between devices."""
 
 
+class LayerFlow(NamedTuple):
+    """How hidden states go through the layers of a model."""
+
+    lengths: tuple[int, ...]
+    """Length of the tuple that each layer returns; 0: the tensor itself."""
+    fault: str | None
+    """Why layers cannot be run one by one; None if each reads what the one before it made."""
+
+
 def shared_reads(model: Any, decoder: str, layers: Sequence[Mapping[str, Any]]) -> list[Reads]:
     """For each layer, what its modules read; ``layers`` has the modules to watch, by path.
 
@@ -38,18 +48,48 @@ def shared_reads(model: Any, decoder: str, layers: Sequence[Mapping[str, Any]]) 
     """
     names = {module: name for name, module in model.named_modules()}
     watched = [{path: names[module] for path, module in each.items()} for each in layers]
+    found = forward_once(model, decoder, lambda seen: _watch_reads(seen, watched))
+    return [tuple(each.items()) for each in found]
+
+
+def layer_flow(model: Any, decoder: str, layers: str) -> LayerFlow:
+    """How hidden states go from layer to layer; ``layers`` is the path of their list.
+
+    Raises PrunebenchError if the model cannot run, with the reason.
+    """
+    calls = forward_once(model, decoder, lambda seen: _watch_calls(seen.get_submodule(layers)))
+    fault = None
+    outputs: set[int] = set()  # tensors that layers have made so far, by their identity
+    for index, call in enumerate(calls):
+        if call is None:
+            fault = fault or f"layer {index} does not run"
+        elif index and calls[index - 1] is not None:
+            before = calls[index - 1]
+            if before is not None and call.tensors[:1] != before.outputs[:1]:
+                fault = fault or f"layer {index} reads something else than layer {index - 1} made"
+            if outputs & set(call.tensors[1:]):
+                fault = fault or f"layer {index} reads more than the hidden states of others"
+        outputs |= set(call.outputs) if call is not None else set()
+    return LayerFlow(tuple(0 if call is None else call.length for call in calls), fault)
+
+
+def forward_once(model: Any, decoder: str, watch: Callable[[Any], tuple[list[Any], T]]) -> T:
+    """What ``watch`` saw of one forward: on the meta device if that works, else in the model.
+
+    ``watch`` puts hooks on the modules of the model that it gets, and returns their handles and
+    what they fill. Raises PrunebenchError if the model cannot run, with the reason.
+    """
     try:
-        return _watch(on_meta(model), decoder, watched, _pretended())
+        return _forward(on_meta(model), decoder, watch, _pretended())
     except Exception as error:
-        device = next(model.parameters()).device
-        if device.type == "meta":
+        if next(model.parameters()).device.type == "meta":
             raise PrunebenchError(
                 f"{type(model).__name__} does not run without its weights "
                 f"({type(error).__name__}: {first_line(error)})",
                 hint="load the model as a whole",
             ) from error
     try:
-        return _watch(model, decoder, watched, torch.no_grad())
+        return _forward(model, decoder, watch, torch.no_grad())
     except Exception as error:
         raise PrunebenchError(
             f"{type(model).__name__} does not run on {_TOKENS} tokens "
@@ -118,9 +158,22 @@ def _pretended() -> Any:
     return Pretended()  # type: ignore[no-untyped-call]
 
 
-def _watch(
-    model: Any, decoder: str, watched: Sequence[Mapping[str, str]], mode: Any
-) -> list[Reads]:
+def _forward(model: Any, decoder: str, watch: Callable[[Any], tuple[list[Any], T]], mode: Any) -> T:
+    handles, found = watch(model)
+    device = next(model.parameters()).device
+    ids = torch.zeros(1, _TOKENS, dtype=torch.long, device=device)
+    try:
+        with torch.no_grad(), torch.device(device), mode:
+            model.get_submodule(decoder)(ids, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _watch_reads(
+    model: Any, watched: Sequence[Mapping[str, str]]
+) -> tuple[list[Any], list[dict[str, int]]]:
     """`shared_reads`: ``watched`` has paths in the model by paths in the layer."""
     found: list[dict[str, int]] = [{} for _ in watched]
     tensors: dict[int, tuple[int, torch.Tensor]] = {}  # kept alive: an id must not be used again
@@ -137,15 +190,39 @@ def _watch(
 
             module = model.get_submodule(name)
             handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
-    device = next(model.parameters()).device
-    ids = torch.zeros(1, _TOKENS, dtype=torch.long, device=device)
-    try:
-        with torch.no_grad(), torch.device(device), mode:
-            model.get_submodule(decoder)(ids, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [tuple(each.items()) for each in found]
+    return handles, found
+
+
+class _Call(NamedTuple):
+    """What one layer was called with and returned, in a forward."""
+
+    tensors: list[int]
+    """Identities of its arguments, the hidden states first."""
+    outputs: list[int]
+    length: int
+    alive: Any
+    """Everything behind the identities: an id must not be used again."""
+
+
+def _watch_calls(layers: Any) -> tuple[list[Any], list[_Call | None]]:
+    found: list[_Call | None] = [None] * len(layers)
+    handles = []
+    for index, layer in enumerate(layers):
+
+        def hook(_: Any, args: Any, kwargs: Any, output: Any, index: int = index) -> None:
+            made = output if isinstance(output, tuple | list) else (output,)
+            hidden = kwargs.get("hidden_states") if not args else args[0]
+            others = [*args[1:], *(each for each in kwargs.values() if each is not hidden)]
+            tensors = [hidden, *(each for each in others if isinstance(each, torch.Tensor))]
+            found[index] = _Call(
+                list(map(id, tensors)),
+                [id(each) for each in made if isinstance(each, torch.Tensor)],
+                0 if made is not output else len(made),
+                (args, kwargs, output),
+            )
+
+        handles.append(layer.register_forward_hook(hook, with_kwargs=True))
+    return handles, found
 
 
 def first_line(error: Exception) -> str:

@@ -11,7 +11,7 @@ from prunebench.errors import PrunebenchError
 from prunebench.model.experts import find_experts, unknown_experts
 from prunebench.model.layers import LayersPath
 from prunebench.model.matrices import Matrix
-from prunebench.model.meta_forward import Reads, shared_reads
+from prunebench.model.meta_forward import LayerFlow, Reads, layer_flow, shared_reads
 
 Groups = tuple[tuple[str, ...], ...]
 _NORM = re.compile(r"norm(gated)?$", re.IGNORECASE)
@@ -21,6 +21,8 @@ _STATE_SPACE = {"x_proj", "dt_proj"}
 _MERGE = "merge adapters and undo quantisation first; only plain linears can be pruned"
 _known: dict[tuple[Any, ...], Reads] = {}
 """What the modules of a layer read, by all that it depends on; see `_signature`."""
+_flows: dict[tuple[Any, ...], LayerFlow] = {}
+"""How hidden states go through layers, by all that it depends on."""
 
 
 def matrices(layer: torch.nn.Module) -> dict[str, Any]:
@@ -59,6 +61,14 @@ def input_groups(
         else:
             groups.setdefault(tensor, []).append(path)
     return tuple(tuple(group) for group in groups.values())
+
+
+def flow_of(model: Any, where: LayersPath, layers: torch.nn.ModuleList) -> LayerFlow:
+    """How hidden states go from layer to layer. Raises PrunebenchError if the model cannot run."""
+    key = tuple(_signature(model, layer) for layer in layers)
+    if key not in _flows:
+        _flows[key] = layer_flow(model, where.decoder, where.layers)
+    return _flows[key]
 
 
 def check_layers(layers: torch.nn.ModuleList) -> None:
@@ -136,7 +146,8 @@ def _is_excluded(layer: torch.nn.Module, path: str, module: Any, experts: list[s
     steps = path.split(".")
     parents = [layer.get_submodule(".".join(steps[:depth])) for depth in range(1, len(steps))]
     if "router" in path or any(
-        _NORM.search(type(each).__name__) and each._parameters for each in parents
+        _NORM.search(kind) and "attention" not in kind.lower()
+        for kind in (type(each).__name__ for each in parents)
     ):
         return True
     if steps[-1] in _STATE_SPACE and any(hasattr(parents[-1], name) for name in ("A_log", "A")):

@@ -16,6 +16,27 @@ from typing import Any
 from prunebench.errors import PrunebenchError, did_you_mean
 
 _STATE_SPACE = frozenset({"mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm"})
+_TWO_SIDED = frozenset(
+    [
+        "bert",
+        "bert-generation",
+        "big_bird",
+        "camembert",
+        "data2vec-text",
+        "electra",
+        "ernie",
+        "megatron-bert",
+        "rembert",
+        "roberta",
+        "roberta-prelayernorm",
+        "roc_bert",
+        "roformer",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "xmod",
+    ]
+)
+"""Types that are decoders only if their config says so."""
 _DIFFUSION = re.compile(r"diffusion|llada|dream|sdar", re.IGNORECASE)
 _PAIR = re.compile(r'"([\w.-]+)", "(\w+)"')
 _KEY = re.compile(r'^    "([\w.-]+)": {', re.MULTILINE)
@@ -76,6 +97,11 @@ def check_family(config: Mapping[str, Any], source: object) -> None:
             f"{source}: {article} {model_type} model is an encoder-decoder;"
             " only decoders can be pruned",
             hint=hint,
+        )
+    if model_type in _TWO_SIDED and not config.get("is_decoder"):
+        raise PrunebenchError(
+            f"{source}: this {model_type} model is an encoder: its tokens see those behind them",
+            hint="name a decoder; if this is one, its config says `is_decoder: true`",
         )
     own_code = config.get("auto_map")
     if isinstance(own_code, Mapping) and "AutoModelForCausalLM" in own_code:

@@ -26,13 +26,14 @@ def whole_parameters(
     trained.
     """
     own = dict(model.named_parameters())
-    if own.keys() >= parameters.keys() | masks.keys():
-        return dict(parameters), dict(masks)
+    # A Conv1D's weight has the name of its parameter, but not its shape.
     parts = {
         f"{path}.weight": linear
         for path, linear in linears_of(model).items()
         if isinstance(linear, Matrix)
     }
+    if not parts:
+        return dict(parameters), dict(masks)
     names = {id(parameter): name for name, parameter in own.items()}
     owners = {part: names[id(matrix.owner)] for part, matrix in parts.items()}
     found = {name: each for name, each in parameters.items() if name not in parts}
