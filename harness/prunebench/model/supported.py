@@ -55,9 +55,15 @@ def _causal_classes() -> frozenset[str]:
     return frozenset(name for _, name in _PAIR.findall(text))
 
 
-def _architectures(config: Mapping[str, Any]) -> list[str]:
+def _is_part(config: Mapping[str, Any], model_type: str) -> bool:
+    """Whether this is the text decoder of a larger model, saved alone: 'emu3_text_model'."""
     names = config.get("architectures")
-    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    return any(
+        name in _causal_classes()
+        and model_type.endswith(("text_model", "_text"))
+        and model_type.startswith(name.removesuffix("ForCausalLM").lower())
+        for name in (names if isinstance(names, list) else ())
+    )
 
 
 @cache
@@ -106,9 +112,7 @@ def check_family(config: Mapping[str, Any], source: object) -> None:
     own_code = config.get("auto_map")
     if isinstance(own_code, Mapping) and "AutoModelForCausalLM" in own_code:
         return
-    # The text decoder of a larger model, saved alone, has a type of its own.
-    named = set(_architectures(config)) & _causal_classes()
-    if model_type not in causal_types() and not named:
+    if model_type not in causal_types() and not _is_part(config, model_type):
         near = did_you_mean(model_type, causal_types())
         raise PrunebenchError(
             f"{source}: transformers has no causal language model called '{model_type}'",
