@@ -16,6 +16,7 @@ from prunebench import PrunebenchError, anatomy
 from prunebench.plugin.api.allocation import allocate
 from prunebench.testing import tiny_calibration, tiny_checkpoint, tiny_context, tiny_model
 from prunebench_plugins import besa_ranking as ranking
+from prunebench_plugins import besa_training
 from prunebench_plugins.besa import BESA, BESAAllocation
 from prunebench_plugins.besa_optimiser import clip, cosine_factor
 from prunebench_plugins.besa_units import LayerSparsity
@@ -194,6 +195,44 @@ def test_training_lowers_the_loss_at_the_same_sparsity() -> None:
     assert after["reconstruction_loss"][0] < 0.99 * before["reconstruction_loss"][0]
     assert len(after["training_loss"]) == 1
     assert "training_loss" not in before
+
+
+@pytest.mark.parametrize("norm_all", [False, True])
+@torch.no_grad()
+def test_the_loss_is_the_papers(norm_all: bool) -> None:
+    """sum(((Y - Y') / c)^2) / hidden in float64, with the outputs of whole forwards."""
+    dense = tiny_model("llama")
+    model, notes = pruned(epochs=0, layers=[0, 1], norm_all=norm_all)
+    windows = tiny_calibration()
+    reached = model(windows, output_hidden_states=True).hidden_states[1].double()
+    wanted = dense(windows, output_hidden_states=True).hidden_states[1].double()
+    scale = wanted.norm(dim=1, keepdim=True)  # of each channel in a window, [windows, 1, hidden]
+    if norm_all:
+        scale = wanted.flatten(0, 1).norm(dim=0)
+    losses = ((wanted - reached) / scale).square().sum((1, 2)) / 48
+    assert notes["reconstruction_loss"] == [pytest.approx(float(losses.mean()), rel=1e-4)]
+
+
+@pytest.mark.parametrize(("l2_alpha", "sparsity_beta"), [(0.0, 5.0), (0.0, 2.0), (3.0, 0.0)])
+def test_the_gradient_has_both_terms(l2_alpha, sparsity_beta, monkeypatch) -> None:
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(
+        besa_training, "clip", lambda theta, _options: seen.append(theta.grad.clone())
+    )
+    options = {"layers": [0, 1], "mode": "reference", "sparsity": 0.6, "blocksize": -1}
+    pruned(**options, l2_alpha=l2_alpha, sparsity_beta=sparsity_beta)
+    if not l2_alpha:  # what draws the mean sparsity A from 0.5 to S
+        theta = torch.zeros(7, 101, requires_grad=True)
+        sizes = torch.tensor(
+            [w.numel() for n, w in linears(tiny_model("llama")).items() if n[0] == "0"]
+        )
+        mean = theta.sigmoid().softmax(1) @ ranking.candidates(0.01) @ (sizes / sizes.sum())
+        (sparsity_beta * ((mean - 0.6) / 0.6) ** 2).backward()
+        torch.testing.assert_close(seen[0], theta.grad, rtol=1e-4, atol=1e-9)
+        return
+    pruned(**options, l2_alpha=1.0, sparsity_beta=0.0)
+    torch.testing.assert_close(seen[0], 3 * seen[4])  # four windows later, the first step again
+    assert bool((seen[0] != 0).any())
 
 
 def test_a_target_far_from_a_half_is_reached_though_the_released_code_misses_it() -> None:
