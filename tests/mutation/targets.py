@@ -6,6 +6,7 @@ P, H = "plugins/prunebench_plugins", "harness/prunebench"
 OPTIONS = "tests/plugins/test_options.py"
 LINEAR = ("tests/plugins/test_linear_methods.py", OPTIONS)
 PRUNER = ("tests/plugins/test_llm_pruner_scores.py", "tests/plugins/test_llm_pruner.py")
+BESA = ("tests/plugins/test_besa.py",)
 BLOCKS = ("tests/plugins/test_blockpruner.py",)
 APPLY = ("tests/plugins/test_apply.py",)
 WALK = ("tests/layerwise/test_walk.py",)
@@ -44,6 +45,17 @@ TARGETS: dict[str, tuple[str, ...]] = {
     f"{P}/llm_pruner.py": (PRUNER[1], OPTIONS),
     f"{P}/llm_pruner_groups.py": (PRUNER[1],),
     f"{P}/llm_pruner_scores.py": PRUNER,
+    f"{P}/besa.py": (*BESA, OPTIONS),
+    f"{P}/besa_optimiser.py": BESA,
+    f"{P}/besa_ranking.py": BESA,
+    f"{P}/besa_scores.py": BESA,
+    f"{P}/besa_training.py": BESA,
+    f"{P}/besa_units.py": BESA,
+    f"{P}/slicegpt.py": ("tests/plugins/test_slicegpt.py", OPTIONS),
+    f"{P}/reap.py": ("tests/plugins/test_reap.py", OPTIONS),
+    f"{P}/minitron.py": ("tests/plugins/test_minitron.py", OPTIONS),
+    f"{P}/minitron_importance.py": ("tests/plugins/test_minitron.py",),
+    f"{P}/minitron_widths.py": ("tests/plugins/test_minitron.py",),
     f"{P}/imp.py": ("tests/plugins/test_imp.py", OPTIONS),
     f"{P}/apply.py": APPLY,
     f"{P}/apply_units.py": APPLY,

@@ -25,6 +25,7 @@ TRIED = {
     "llm-pruner": {"ratio": 0.5, "protect_first": 1, "protect_last": 0},
     "hywia": {"ratio": 0.5, "protect_first": 1, "protect_last": 0},
     "flap": {"ratio": 0.5},
+    "minitron": {"ratio": 0.3, "multiple_of": 1},
     "blockpruner": {"count": 2},
     "slicegpt": {"ratio": 0.25, "round_interval": 4},
     "shortgpt": {"count": 1},
@@ -84,6 +85,10 @@ class TestBESA(_OnOPT):
 
 class TestDSnoT(_Ours):
     method, options = METHODS["dsnot"], TRIED["dsnot"]
+
+
+class TestMinitron(_Ours):
+    method, options = METHODS["minitron"], TRIED["minitron"]
 
 
 class TestIMP(_OnOPT):
