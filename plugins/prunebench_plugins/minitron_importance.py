@@ -109,7 +109,9 @@ def _norms(parts: Anatomy) -> list[str]:
 
 
 def _batches(tokens: torch.Tensor) -> Iterator[torch.Tensor]:
-    yield from tokens.split(max(1, BATCH_TOKENS // tokens.shape[1]))
+    size = max(1, BATCH_TOKENS // tokens.shape[1])
+    for start in range(0, len(tokens), size):
+        yield tokens[start : start + size]
 
 
 def _output(squares: _Squares, windows: Callable[[], int]) -> Any:

@@ -25,7 +25,7 @@ class Widths(NamedTuple):
     def of(cls, parts: Anatomy) -> Self:
         """Those of a model. Raises PrunebenchError if its layers differ."""
         found = {
-            kind: [parts.groups(layer, kind) for layer in parts.layers]  # type: ignore[arg-type]
+            kind: [parts.groups(layer, kind) for layer in parts.layers]
             for kind in ("attention", "mlp")
         }
         for kind, each in found.items():
