@@ -18,7 +18,7 @@ from prunebench_plugins.flap_scores import (
     channel_metric,
     group_scores,
 )
-from prunebench_plugins.llm_pruner_groups import Pool, pool_of
+from prunebench_plugins.llm_pruner_groups import Pool, cuttable, pool_of
 
 if TYPE_CHECKING:
     from prunebench import Anatomy, Context, LinearStats
@@ -106,7 +106,7 @@ class FLAP(Method):
         what was added to the bias of each linear.
         """
         parts = anatomy(model)
-        pools = [pool_of(parts, block, {}) for block in parts.blocks]
+        pools = [pool_of(parts, block, {}) for block in cuttable(parts, parts.blocks)]
         total = sum(parameter.numel() for parameter in model.parameters())
         ratio = self._ratio(pools, total)
         metrics, means = self._observe(parts, pools, model, context)

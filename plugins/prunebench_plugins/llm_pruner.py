@@ -23,6 +23,7 @@ from prunebench import (
 from prunebench_plugins.llm_pruner_groups import (
     Counts,
     Pool,
+    cuttable,
     emptied,
     global_counts,
     local_counts,
@@ -272,11 +273,10 @@ class LLMPruner(Method):
         if self.options.granularity == "channel":
             return [pool_of(parts, None, initial)]
         depth = len(parts.layers)
-        found = [
-            pool_of(parts, block, initial)
-            for block in parts.blocks
-            if block.layer in self.options.layers(depth, block.kind)
+        chosen = [
+            block for block in parts.blocks if block.layer in self.options.layers(depth, block.kind)
         ]
+        found = [pool_of(parts, block, initial) for block in cuttable(parts, chosen)]
         if not found:
             raise PrunebenchError(
                 f"all {depth} layers are protected",

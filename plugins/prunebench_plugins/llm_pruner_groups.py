@@ -85,6 +85,17 @@ def pool_of(parts: Anatomy, block: Block | None, initial: dict[str, int]) -> Poo
     return Pool(block, first, present, parts.head_dim(layer), cost)
 
 
+def cuttable(parts: Anatomy, blocks: Sequence[Block]) -> list[Block]:
+    """Those of ``blocks`` whose groups can be removed one by one: not a mixture of experts.
+
+    Raises PrunebenchError that names a module if none can.
+    """
+    found = [block for block in blocks if parts.can_cut(parts.layers[block.layer], block.kind)]
+    if blocks and not found:
+        parts.cuts(parts.layers[blocks[0].layer], blocks[0].kind)
+    return found
+
+
 def members(parts: Anatomy, block: Block | None) -> Iterator[Member]:
     """The weights that lose rows or columns with a group, in a fixed order.
 
@@ -105,12 +116,13 @@ def members(parts: Anatomy, block: Block | None) -> Iterator[Member]:
     for name, module, dim in _residual_modules(parts):
         if id(module.weight) not in seen:  # tied embeddings count once
             seen.add(id(module.weight))
-            yield Member(name, module.weight, dim)
+            yield Member(name, module.weight, 1 - dim if _is_transposed(module) else dim)
 
 
-def _is_transposed(linear: Any) -> bool:
+def _is_transposed(module: Any) -> bool:
     """Whether a weight is stored as [in, out]: transformers' Conv1D."""
-    return not isinstance(linear, torch.nn.Linear)
+    known = isinstance(module, torch.nn.Linear | torch.nn.Embedding)
+    return module.weight.dim() == 2 and not known
 
 
 def _residual_modules(parts: Anatomy) -> Iterator[tuple[str, Any, int]]:

@@ -12,8 +12,8 @@ from prunebench.model.anatomy import Anatomy, Block, anatomy
 from prunebench.model.coupling.residual import narrow_model
 from prunebench.model.coupling.slices import narrow
 from prunebench.model.coupling.sub_block import Kind
+from prunebench.model.depth import text_configs
 from prunebench.model.replacement import is_replaced
-from prunebench.model.surgery import configs
 
 
 def keep_groups(model: Any, kept: Mapping[Block, Sequence[int]]) -> None:
@@ -85,7 +85,7 @@ def sync_config(model: Any) -> None:
     """
     parts = anatomy(model)
     coupling = parts.coupling
-    for config in configs(model):
+    for config in text_configs(parts):
         changes: dict[str, Any] = {}
         channels = _shared(parts, "mlp")
         if coupling.channels_field and channels:

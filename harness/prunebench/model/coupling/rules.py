@@ -16,6 +16,7 @@ import torch
 
 from prunebench.model.coupling.slices import is_linear, parameter_owner, width
 from prunebench.model.coupling.sub_block import Answer, Cut, Heads, SubBlock
+from prunebench.model.coupling.tp_plan import plan_cuts
 from prunebench.model.coupling.trace import (
     Address,
     LayerTrace,
@@ -120,8 +121,10 @@ def _completed(block: SubBlock, trace: LayerTrace, all_blocks: Sequence[SubBlock
             f"a layer with {block.modules[-1]} normalises after adding to the residual, "
             "so an attention or an MLP cannot be removed alone"
         )
+    mixture = f"{block.modules[-1]} holds experts, whose channels cannot be removed"
     return replace(
         block,
+        no_cut=mixture if experts else None,
         norms=norms,
         readers=tuple(dict.fromkeys(reading)),
         writer=linears[-1].path if linears and not experts else None,
@@ -174,16 +177,23 @@ def cut_guesses(
         return
     if block.kind == "mlp":
         yield from _mlp_guesses(block, layer)
+        if (planned := plan_cuts(block, layer, config)) is not None:
+            groups = width(layer.get_submodule(planned[-1].linear), 1)
+            yield replace(block, cuts=planned, source="plan"), groups
         return
     heads = heads_of(block, layer, config)
     if heads is None:
         return
-    for cuts, groups in _attention_cuts(block, layer, trace, heads):
+    guesses = [(*each, "rule") for each in _attention_cuts(block, layer, trace, heads)]
+    if (planned := plan_cuts(block, layer, config)) is not None:
+        guesses += [(planned, groups, "plan") for groups in {heads.keys, heads.query}]
+    for cuts, groups, source in guesses:
         base = replace(
             block,
             cuts=cuts,
             vectors=_vectors(block, layer, {heads.query, groups}),
             heads=heads._replace(keys=groups),
+            source=source,
         )
         for attributes, own_config in _head_numbers(block, layer, heads):
             yield replace(base, attributes=attributes, own_config=own_config), groups
