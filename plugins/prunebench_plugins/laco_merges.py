@@ -31,11 +31,11 @@ ALWAYS = -2.0
 
 
 class Layer(NamedTuple):
-    """One layer of the merged model: norms and biases of the layer ``origin``, and its weights."""
+    """One layer of the merged model: the layer ``origin`` of the dense one with these weights."""
 
     origin: int
-    weights: Weights
-    merged: bool = False
+    weights: Weights | None = None
+    """None: its own. Norms and biases are always its own."""
 
 
 class Trial(NamedTuple):
@@ -88,7 +88,7 @@ class Merger:
         self._parts = anatomy(model)
         self._how = how
         self._looked_at = looked_at
-        self.dense = self._dense()
+        self._check_shapes()
         self.forward = context.partial_forward(model)
         self._prefix = _Prefix(self.forward)
         self._ends = self._dense_ends()
@@ -101,7 +101,8 @@ class Merger:
 
         Algorithm 1 of the paper, with the steps of the released notebooks.
         """
-        layers, trials = list(self.dense), list[Trial]()
+        layers = [Layer(index) for index in range(self.forward.layers)]
+        trials: list[Trial] = []
         merges: Merges = ()
         lay = space.highest - space.layers
         while lay >= space.lowest:
@@ -121,28 +122,29 @@ class Merger:
     def commit(self, layers: Sequence[Layer]) -> None:
         """Write the weights of merged layers into the model."""
         for layer in layers:
-            if layer.merged:
-                for name, linear in self._linears(layer.origin).items():
-                    linear.weight.copy_(layer.weights[name])
+            for name, weight in (layer.weights or {}).items():
+                self._linears(layer.origin)[name].weight.copy_(weight)
 
     def _linears(self, index: int) -> dict[str, torch.nn.Linear]:
         return self._parts.linears(self._parts.layers[index])
 
-    def _dense(self) -> list[Layer]:
-        """The layers as they are. Raises PrunebenchError if some cannot become one."""
-        found = [
-            Layer(
-                index, {name: linear.weight.data for name, linear in self._linears(index).items()}
-            )
+    def _check_shapes(self) -> None:
+        """Raise PrunebenchError if some layers cannot become one."""
+        shapes = [
+            {name: linear.weight.shape for name, linear in self._linears(index).items()}
             for index in range(len(self._parts.layers))
         ]
-        for layer in found:
-            if _shapes(layer) != _shapes(found[0]):
+        for index, its in enumerate(shapes):
+            if its != shapes[0]:
                 raise PrunebenchError(
-                    f"layers 0 and {layer.origin} cannot be merged: their linears differ in shape",
+                    f"layers 0 and {index} cannot be merged: their linears differ in shape",
                     hint="merge layers before anything else is pruned",
                 )
-        return found
+
+    def _weights(self, layer: Layer) -> Weights:
+        if layer.weights is not None:
+            return layer.weights
+        return {name: linear.weight.data for name, linear in self._linears(layer.origin).items()}
 
     def _merged(self, layers: Sequence[Layer]) -> Layer:
         """These neighbours as one layer.
@@ -154,14 +156,15 @@ class Merger:
         if not others:
             return base
         if self._how == "code":
-            return Layer(base.origin, others[-1].weights, merged=True)
+            return Layer(base.origin, self._weights(others[-1]))
+        rest = [self._weights(other) for other in others]
         weights = {}
-        for name, weight in base.weights.items():
+        for name, weight in self._weights(base).items():
             # In float32: in half precision each of the differences would round.
             total = weight.float()  # a copy only if the weight is not float32
-            total = total + sum(other.weights[name].float() - total for other in others)
+            total = total + sum(other[name].float() - total for other in rest)
             weights[name] = total.to(weight.dtype)
-        return Layer(base.origin, weights, merged=True)
+        return Layer(base.origin, weights)
 
     def _cosine(self, merges: Merges, layers: Sequence[Layer], lay: int) -> float:
         """Mean over the windows of the cosine with the dense model's last states; NaN if undefined.
@@ -185,14 +188,16 @@ class Merger:
     @contextmanager
     def _lent(self, layer: Layer) -> Iterator[None]:
         """Give the model's layer the weights of the merged one for the block."""
-        linears = self._linears(layer.origin) if layer.merged else {}
+        linears = self._linears(layer.origin)
+        lent = layer.weights or {}
+        own = {name: linears[name].weight.data for name in lent}
         try:
-            for name, linear in linears.items():
-                linear.weight.data = layer.weights[name]  # the storage, not a copy
+            for name, weight in lent.items():
+                linears[name].weight.data = weight  # the storage, not a copy
             yield
         finally:
-            for name, linear in linears.items():
-                linear.weight.data = self.dense[layer.origin].weights[name]
+            for name, weight in own.items():
+                linears[name].weight.data = weight
 
     def _dense_ends(self) -> list[torch.Tensor]:
         """What the dense head reads, by batch. Raises PrunebenchError if a cosine is undefined."""
@@ -266,10 +271,6 @@ def bisected(walk: Callable[[float], Walk], wanted: int) -> Walk:
         else:
             high = max((cosine for cosine, _ in cosines if cosine <= middle), default=middle)
     return best
-
-
-def _shapes(layer: Layer) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(weight.shape) for name, weight in layer.weights.items()}
 
 
 def _cosines(ends: torch.Tensor, dense: torch.Tensor) -> list[float]:

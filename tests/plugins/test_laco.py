@@ -158,6 +158,14 @@ def test_the_paper_adds_up_differences_from_the_first_layer() -> None:
     torch.testing.assert_close(found, one + (two - one) + (three - one))
 
 
+def test_the_interval_is_what_a_kept_merge_goes_down_by() -> None:
+    notes = prune(tiny("llama", 8), C=2, threshold=ALWAYS, interval=2).notes
+    assert notes["merges"] == [[5, 1], [3, 1], [1, 1]]
+    notes = prune(tiny("llama", 8), C=2, threshold=notes["trials"][1]["cosine"], interval=2).notes
+    tried = [(one["lay"], one["accepted"]) for one in notes["trials"][:3]]
+    assert tried == [(5, True), (3, False), (2, tried[2][1])]
+
+
 def test_a_trial_runs_only_what_is_above_it() -> None:
     notes = prune(tiny("llama", 12), C=3, threshold=0.9).notes
     trials = notes["trials"]
