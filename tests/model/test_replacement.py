@@ -20,9 +20,11 @@ from prunebench.model.pruning_json import read_pruning_file
 from prunebench.model.replacement import ReplacementLayer
 from prunebench.model.surgery import configs
 from prunebench.model.width import keep_hidden
-from tiny import FAMILIES, tiny_checkpoint, tiny_model
+from tiny import tiny_checkpoint, tiny_model
 
 IDS = torch.arange(1, 30)[None]
+SOME = ("llama", "qwen2", "opt", "gpt_neox")
+"""A config with a kind per layer (Qwen2), biases, parallel blocks; tests/plugins has all families."""
 GREEDY = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
 
 
@@ -38,8 +40,9 @@ def cut(family: str, removed: list[int], folder: Path) -> tuple[Any, Context]:
     return model, context
 
 
-@pytest.mark.parametrize(("family", "removed"), [(each, [1, 2]) for each in FAMILIES])
-def test_removed_layers_are_read_again_and_leave_no_trace(family, removed, tmp_path):
+@pytest.mark.parametrize("family", SOME)
+def test_removed_layers_are_read_again_and_leave_no_trace(family, tmp_path):
+    removed = [1, 2]
     model, context = cut(family, removed, tmp_path)
     logits, config = model(IDS).logits, copy.deepcopy(model.config.to_dict())
     assert context.removed_layers == removed
@@ -62,8 +65,10 @@ def test_only_the_removed_layers_are_read(tmp_path):
     assert [id(layer) for layer in anatomy(model).layers] == own
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("removed", [[0, 1], [2, 3]])
+@pytest.mark.parametrize(
+    ("family", "removed"),
+    [*((each, [2, 3]) for each in SOME), ("qwen2", [0, 1])],
+)
 def test_a_layer_in_the_place_of_removed_ones_is_the_first_of_them(family, removed, tmp_path):
     model, context = cut(family, removed, tmp_path)
     context.replace_layers(model, range(removed[0], removed[1] + 1))
@@ -82,8 +87,9 @@ def test_a_layer_in_the_place_of_removed_ones_is_the_first_of_them(family, remov
         assert torch.equal(model(IDS).logits, tiny_model(family)(IDS).logits)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("network", ["mlp", "swiglu"])
+@pytest.mark.parametrize(
+    ("family", "network"), [*((each, "mlp") for each in SOME), ("llama", "swiglu")]
+)
 def test_a_network_generates_with_a_cache_and_is_loaded_again(family, network, tmp_path):
     model, context = cut(family, [1], tmp_path / "dense")
     layer = context.replace_layers(model, range(2), network, 20)  # layer 0 holds the cache's length

@@ -396,7 +396,8 @@ class Context:
         with self._dense(model, [layer]) as dense:
             found = copy.deepcopy(anatomy(dense).layers[layer])
             restore_layers(model, {**named, layer: found}, dense)
-            remove_layers(model, [each for each in self.removed_layers if each != layer])
+            if others := [each for each in self.removed_layers if each != layer]:
+                remove_layers(model, others)
         self.kept_layers[:] = sorted([*self.kept_layers, layer])
         share_configs(model, found)
 
