@@ -34,7 +34,7 @@ class Apply(Method):
     """
 
     name = "apply"
-    structure: ClassVar = frozenset({"layers", "blocks", "width"})
+    structure: ClassVar = frozenset({"layers", "blocks", "width", "experts"})
 
     class Options(prunebench.Options):
         units: Annotated[Units, BeforeValidator(read_units, json_schema_input_type=str | Units)] = (
@@ -61,6 +61,7 @@ class Apply(Method):
             for block, indices in _narrower(units)
             if block.layer not in gone and block not in removed
         }
+        experts = _experts(parts, units)
         hidden = parts.embeddings.weight.shape[1]
         channels = _kept(units.hidden, hidden, "the residual stream")
         # First what a family may refuse, so that a refusal leaves the model as it was.
@@ -75,6 +76,13 @@ class Apply(Method):
         )
         if gone:
             context.remove_layers(model, [now[layer] for layer in gone if layer in now])
+        if experts:
+            kept_experts = {
+                f"{parts.layers_path}.{now}.{path}": kept
+                for now, dense in enumerate(context.kept_layers)
+                for path, kept in experts.get(dense, {}).items()
+            }
+            context.keep_experts(model, kept_experts)
 
 
 def _check_layers(parts: Anatomy, units: Units) -> None:
@@ -83,6 +91,7 @@ def _check_layers(parts: Anatomy, units: Units) -> None:
     named = [*indices_of(units.layers)[0]]
     named += [block.layer for block in _removed(units)]
     named += [block.layer for block, _ in _narrower(units)]
+    named += units.experts
     totals = {indices_of(text)[1] for text in (units.layers, units.attention, units.mlp)} - {None}
     if totals - {depth} or any(layer >= depth for layer in named):
         other = next(iter(totals - {depth}), None)
@@ -113,6 +122,26 @@ def _narrower(units: Units) -> Iterator[tuple[Block, str]]:
         yield Block(layer, "attention"), indices
     for layer, indices in units.mlp_channels.items():
         yield Block(layer, "mlp"), indices
+
+
+def _experts(parts: Anatomy, units: Units) -> dict[int, dict[str, list[int]]]:
+    """The experts to keep, by layer and the path of their module in it; none if all stay."""
+    if not units.experts:
+        return {}
+    found = {}
+    for index, layer in enumerate(parts.layers):
+        there = parts.experts(layer)
+        if index in units.experts and not there:
+            raise PrunebenchError(
+                f"layer {index} has no routed experts",
+                hint="the units belong to another model",
+            )
+        text = units.experts.get(index, "none")
+        found[index] = {
+            path: _kept(text, each.count, f"the experts of layer {index}")
+            for path, each in there.items()
+        }
+    return found
 
 
 def _kept(text: str, present: int, where: str) -> list[int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BeforeValidator, ValidationError, ValidationInfo
+from pydantic import BeforeValidator, ValidationError, ValidationInfo, model_serializer
 
 import prunebench
 from prunebench import Field, KeptUnits, index_text, indices_of, option_file
@@ -49,6 +49,17 @@ class Units(prunebench.Options):
         default_factory=dict, description="MLP channels, by layer"
     )
     hidden: Indices = Field("none", description="channels of the residual stream")
+    experts: dict[Index, Indices] = Field(
+        default_factory=dict, description="routed experts, by layer; as many in each"
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_new_fields(self, serialize: Any) -> Any:
+        """Leave out `experts` if there are none: cells that older versions ran keep their ids."""
+        written = serialize(self)
+        if not self.experts:
+            written.pop("experts", None)
+        return written
 
 
 def read_units(value: Any, info: ValidationInfo) -> Any:
@@ -101,6 +112,11 @@ def _removed(data: Any) -> Units:
                 narrower.setdefault(kind, {})[layer] = _others(text)
             else:
                 removed.setdefault(kind, []).append(layer)
+    experts = {}
+    for layer, text in kept.experts.items():
+        if text is None:
+            raise ValueError(f"which experts of layer {layer} stayed is not known")
+        experts[layer] = _others(text)
     total = indices_of(kept.layers)[1]
     return Units(
         layers=layers,
@@ -109,6 +125,7 @@ def _removed(data: Any) -> Units:
         kv_groups=narrower.get("attention", {}),
         mlp_channels=narrower.get("mlp", {}),
         hidden=_others(kept.hidden),
+        experts=experts,
     )
 
 

@@ -16,7 +16,9 @@ from prunebench import (
     LinearMethod,
     Method,
     OnlyIf,
+    PrunebenchError,
     Reference,
+    anatomy,
     hookimpl,
     is_share,
     lowest,
@@ -161,6 +163,13 @@ class DSnoT(LayerwiseMethod):
         The first is the share of the refined linears' weights that came back. The second is the
         mean absolute error of an output, before and after the exchanges.
         """
+        parts = anatomy(model)
+        if any(parts.experts(layer) for layer in parts.layers):
+            raise PrunebenchError(
+                "dsnot: its statistics are those of whole windows, and an expert of a mixture reads"
+                " some tokens of each",
+                hint="prune by wanda or sparsegpt, or name another model",
+            )
         super().prune(model, context)
         if self.errors:
             before, after = torch.tensor(self.errors).mean(dim=0).tolist()

@@ -200,3 +200,51 @@ def test_defaults_and_bad_options() -> None:
     damaged.model.layers[1].mlp.experts.down_proj[0] = torch.nan
     with pytest.raises(PrunebenchError, match=r"layers\.[12]\.mlp\.experts: the output of an"):
         prune(damaged)
+
+
+def test_apply_removes_the_same_experts_from_another_copy() -> None:
+    from prunebench.measure.audit import audit, dense_facts
+    from prunebench.plugin.host import load_plugins
+
+    model, other = moe(), moe()
+    dense = dense_facts(model)
+    context = prune(model, ratio=0.5)
+    audited = audit(model, dense, context.dense_indices)
+    assert audited.experts is not None
+    assert (audited.experts.per_layer, audited.experts.per_layer_dense) == (3, 6)
+    assert audited.kept is not None
+    kept = audited.kept.model_dump(mode="json")
+    kind = load_plugins()["method"]["apply"].value
+    options = kind.Options.model_validate({"units": {}})
+    assert "experts" not in options.model_dump()["units"]  # ids of older cells
+    from prunebench_plugins.apply_units import units_of
+
+    units = units_of({"shape": {}, "kept": kept}).model_dump()
+    with torch.no_grad():
+        kind(kind.Options.model_validate({"units": units})).prune(
+            other, Context(None, 0, [0, 1, 2, 3])
+        )
+    assert torch.equal(other(TOKENS).logits, model(TOKENS).logits)
+    with pytest.raises(PrunebenchError, match="layer 0 has no routed experts"):
+        kind(kind.Options.model_validate({"units": {"experts": {"0": [1]}}})).prune(
+            tiny_model("llama"), Context(None, 0, [0, 1, 2, 3])
+        )
+
+
+def test_the_audit_tells_sparsity_with_and_without_experts() -> None:
+    from prunebench.measure.audit import audit, dense_facts
+
+    model = moe()
+    dense = dense_facts(model)
+    context = Context(None, 0, [0, 1, 2, 3])
+    for path, linear in context.linears(model).items():
+        if ".experts." in path:
+            linear.weight[: len(linear.weight) // 2] = 0
+    found = audit(model, dense, context.dense_indices)
+    assert found.experts is not None
+    assert (found.experts.sparsity, found.experts.sparsity_without) == (0.5, 0)
+    assert 0 < found.sparsity < 0.5
+    assert found.experts.zeros == found.zeros
+    assert {each.name for each in found.linears if "experts" in each.name} == {
+        "mlp.experts.*.gate_proj", "mlp.experts.*.up_proj", "mlp.experts.*.down_proj",
+    }  # fmt: skip
