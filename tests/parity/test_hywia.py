@@ -12,7 +12,7 @@ from prunebench import Context
 from prunebench.plugin.host import load_plugins
 from smollm2 import reference_file, reference_tokens, smollm2
 
-pytestmark = pytest.mark.parity
+pytestmark = [pytest.mark.parity, pytest.mark.timeout(900)]
 
 
 class Watching(Context):
