@@ -16,7 +16,7 @@ from prunebench.model.checkpoint import save
 from prunebench.model.decilm import save_decilm
 from prunebench.plugin.host import load_plugins
 from prunebench.testing import tiny_context
-from prunebench_plugins.flap_choice import Amount, chosen, released
+from prunebench_plugins.flap_choice import RELEASED_WEIGHT, Amount, chosen, released
 from prunebench_plugins.flap_scores import (
     Fluctuation,
     ReleasedFluctuation,
@@ -70,6 +70,20 @@ def test_the_released_variance_takes_squares_around_the_new_mean() -> None:
             wanted = wanted * (number - 1) / number + squares
     assert torch.allclose(mean, running)
     assert torch.allclose(found, wanted, rtol=1e-4)
+
+
+def test_the_metric_of_attentions_is_squared(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(
+        "prunebench_plugins.flap.channel_metric",
+        lambda weight, *_: torch.full(weight.shape[1:], 3.0),
+    )
+    monkeypatch.setattr(
+        "prunebench_plugins.flap.group_scores",
+        lambda metric, groups, **_: seen.append(metric) or torch.arange(groups).double(),
+    )
+    prune(tiny_model("llama"), ratio=0.1)
+    assert [set(metric.tolist()) for metric in seen] == [{9.0}, {3.0}] * 4
 
 
 def test_metrics_of_a_channel() -> None:
@@ -167,6 +181,7 @@ def test_the_release_counts_a_head_as_170_channels(seed: int, ratio: float) -> N
         ((float(s), 170 if index % 2 == 0 else 1) for index, one in enumerate(scores) for s in one),
         reverse=True,
     )
+    assert int(512 / 3) == RELEASED_WEIGHT
     total, kept, best = sum(weight for _, weight in every), 0, None
     for score, weight in every:
         kept += weight
