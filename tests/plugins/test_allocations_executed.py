@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
+
+from prunebench import Context
+from prunebench.plugin.api.allocation import allocate
+from prunebench.plugin.host import load_plugins
+from prunebench.testing import tiny_calibration
+from tiny import tiny_model
 
 SHORT = {"max_steps": 1, "batch_size": 2, "micro_batch_size": 2}
 
@@ -12,25 +19,45 @@ SHORT = {"max_steps": 1, "batch_size": 2, "micro_batch_size": 2}
     [
         ("wanda", {"alphapruning": {"metric": "alpha_mid"}}, {"lora": SHORT}),
         ("magnitude", {"ecoflap": {}}, {"finetune": SHORT}),
-        ("sparsegpt", {"ecoflap": {"use_mezo": False, "approach_for_sparsity": "layer"}}, None),
-        ("ria", {"alphapruning": {"mapping_type": "layer_wise"}}, None),
     ],
 )
 def test_a_composition_prunes_to_the_sparsity_and_records_what_it_divided(
     run_cell, method: str, allocation, recovery
 ) -> None:
-    options = {"sparsity": 0.5, "allocation": allocation}
-    record = run_cell(method, options if recovery is None else options | {"recovery": recovery})
+    options = {"sparsity": 0.5, "allocation": allocation, "recovery": recovery}
+    record = run_cell(method, options)
     assert record.status == "ok", record.error
     notes = record.method_notes["allocation"]
     [name] = allocation
     assert notes["name"] == name
     assert notes["mean_share"] == pytest.approx(0.5, abs=1e-3)
-    shares = notes.get("layer_shares") or list(notes["shares"].values())
-    assert len(set(shares)) > 1
+    assert len(set(notes["layer_shares"])) == 4
     assert record.audit.sparsity == pytest.approx(0.5, abs=0.02)
     assert record.method_notes["alphas" if name == "alphapruning" else "scores"]
     assert record.cost.calibration_sha256
+
+
+@pytest.mark.parametrize("method", ["random", "magnitude", "wanda", "sparsegpt", "ria"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("alphapruning", {"mapping_type": "layer_wise"}),
+        ("ecoflap", {"use_mezo": False, "approach_for_sparsity": "layer"}),
+    ],
+)
+def test_every_linear_loses_its_own_share(method: str, name: str, options) -> None:
+    model = tiny_model("llama")
+    context = Context(tiny_calibration(), 0, [0, 1, 2, 3])
+    kinds = load_plugins().registered("method"), load_plugins().registered("allocation")
+    pruner, allocation = kinds[0][method], kinds[1][name]
+    with torch.no_grad():
+        divided = allocate(allocation(allocation.Options(**options)), model, 0.5, context)
+        context.shares = divided
+        pruner(pruner.Options(sparsity=0.5)).prune(model, context)
+    assert len(set(divided.values())) > 20
+    for path, linear in context.linears(model).items():
+        zeros = float((linear.weight == 0).float().mean())
+        assert zeros == pytest.approx(divided[path], abs=1 / 48 + 1e-6), path
 
 
 def test_an_allocation_that_cannot_divide_is_a_row_that_says_why(run_cell) -> None:

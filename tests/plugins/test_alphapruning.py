@@ -130,6 +130,7 @@ def test_scaling_the_weights_changes_no_middle_exponent() -> None:
 SIZED = st.lists(st.tuples(st.floats(0, 20), st.integers(1, 10**6)), min_size=1, max_size=30)
 
 
+@settings(max_examples=50)
 @given(SIZED, st.floats(0, 0.95), st.floats(0, 1))
 def test_the_mean_over_the_weights_is_exact_and_a_higher_exponent_loses_more(
     sized: list[tuple[float, int]], sparsity: float, epsilon: float
