@@ -1,7 +1,8 @@
 """BESA against the passes that it cannot do without: two of each layer, and a step per window.
 
 The yardstick runs each layer over the calibration windows to gather and to go on, and forward and
-backward, with gradients of the linears' weights, once for every window. Rounds alternate.
+backward, with gradients of the linears' weights, once for every window. Rounds alternate, and CPU
+time counts, which other processes disturb less than the time on the clock.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from smollm2 import reference_tokens, smollm2
 
 pytestmark = pytest.mark.bench
 
-LAYERS = 2
+LAYERS = 1
 ROUNDS = 3
 
 
@@ -45,15 +46,15 @@ class Passes:
 @torch.no_grad()
 def seconds(model, tokens, *, besa: bool) -> float:
     context = Context(tokens, 0, list(range(30)))
-    begun = time.perf_counter()
+    begun = time.process_time()
     if besa:
         BESA(Passes.options).prune(model, context)
     else:
         context.train_layers(model, Passes(), changes=False)
-    return time.perf_counter() - begun
+    return time.process_time() - begun
 
 
-@pytest.mark.parametrize(("windows", "length", "limit"), [(4, 2048, 1.3), (16, 512, 1.6)])
+@pytest.mark.parametrize(("windows", "length", "limit"), [(3, 2048, 1.3), (12, 512, 1.6)])
 def test_besa_beside_its_forward_and_backward_passes(windows, length, limit, cost) -> None:
     tokens = reference_tokens("calib").reshape(-1, length)[:windows]
     model = smollm2().model

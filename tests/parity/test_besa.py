@@ -27,10 +27,10 @@ RECIPES = [
         "layer_S0.5_e1",
         {"blocksize": -1, "prune_dense": True, "d_coef": 50.0},
         1e-4,
-        0.01,
-        (1e-3, 0.01),
-        0.01,
-        0.01,
+        1e-3,
+        (1e-4, 1e-3),
+        2e-3,
+        1e-3,
     ),
 ]
 
