@@ -163,6 +163,10 @@ def _loader(folder: Path, config: Any) -> tuple[Any, dict[str, Any]]:
     if pruning is None or pruning.plain:
         return loader, {}
 
+    if plain is None:  # the folder's own code, which the caller trusts
+        from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+        plain = get_class_from_dynamic_module(config.auto_map["AutoModelForCausalLM"], folder)
     # Proved here, because `build` runs while transformers makes all tensors without memory.
     coupling = coupling_of(plain, config)
 

@@ -29,8 +29,12 @@ from prunebench.model.coupling.trace import (
 _ATTENTION = re.compile(r"Attention|Attn|SelfAtt|MLA$")
 _MIXER = re.compile(r"Mixer|DeltaNet|ShortConv|Mamba|Recurrent|Lightning|LinearAtt|TimeMix|Delta")
 _NORM = re.compile(r"norm", re.IGNORECASE)
-_HEADS = re.compile(r"^(num_(attention_)?heads|n_heads?|num_query_heads|nh)$")
-_KEY_HEADS = re.compile(r"^(num_(key_value|kv)_heads|n_kv_heads?|n_head_kv|num_key_heads)$")
+# The longer names are those of ChatGLM.
+_HEADS = re.compile(r"^(num_(attention_)?heads(_per_partition)?|n_heads?|num_query_heads|nh)$")
+_KEY_HEADS = re.compile(
+    r"^(num_(key_value|kv)_heads|n_kv_heads?|n_head_kv|num_key_heads"
+    r"|num_multi_query_groups_per_partition|multi_query_group_num)$"
+)
 _HEAD_DIMS = tuple(
     re.compile(f"^{name}$")
     for name in (
