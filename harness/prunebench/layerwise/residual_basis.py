@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prunebench.errors import PrunebenchError
-from prunebench.layerwise.capture import Call, capture
+from prunebench.layerwise.capture import Call, capture, run_layer
 from prunebench.layerwise.device_moves import moved, on_device
 from prunebench.model.anatomy import anatomy
 from prunebench.model.rotated import (
@@ -161,25 +161,19 @@ class ResidualBasis:
     def _prove(self, states: torch.Tensor, call: Call) -> None:
         """Raise PrunebenchError unless the first layer computes the same after it is rotated."""
         layer: Any = self._parts.layers[0]
-        hidden = states[:1]
-        kwargs = {
-            name: value[:1] if isinstance(value, torch.Tensor) and len(value) > 1 else value
-            for name, value in call.kwargs.items()
-        }
-        expected = layer(hidden, *call.args, **kwargs)
-        expected = expected[0] if isinstance(expected, tuple) else expected
+        expected = run_layer(layer, states, call)
         twin = copy.deepcopy(layer)
         gains = [gain_of(getattr(twin, name)) for name in PARTS[::2]]
-        rotate(twin, (hidden.shape[-1],) * 3)
+        rotate(twin, (states.shape[-1],) * 3)
         for block, gain in zip(PARTS[1::2], gains, strict=True):
             groups = [group for group in self._groups[0] if group[0].startswith(f"{block}.")]
             for name in groups[0]:
                 assert gain is not None
                 _fold(twin.get_submodule(name), gain)
-        found = twin(hidden, **kwargs)
+        found = twin(states, **call.kwargs)
         scale = float(expected.float().abs().max())
         difference = float((found.float() - expected.float()).abs().max())
-        allowed = 1e-3 if hidden.dtype in {torch.float32, torch.float64} else 0.05
+        allowed = 1e-3 if states.dtype in {torch.float32, torch.float64} else 0.05
         if not difference <= allowed * scale or call.args:
             raise PrunebenchError(
                 f"the residual stream cannot be rotated, because a {type(layer).__name__} computes"
