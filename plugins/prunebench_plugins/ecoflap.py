@@ -28,6 +28,8 @@ ZEROTH_SAMPLES, FIRST_SAMPLES = 32, 128
 """Windows for the scores in the released scripts for LLaMA."""
 ABOVE = 0.1
 """The limit of a layer's sparsity is this much above the mean in the paper's experiments."""
+LARGEST_SHARE = 0.99
+"""Unless somebody asks for it, no layer loses everything."""
 
 
 class ECoFLaP(Allocation):
@@ -82,7 +84,10 @@ class ECoFLaP(Allocation):
             "block", description="one share for a decoder layer, or one for each linear"
         )
         max_sparsity_per_layer: float | None = Field(
-            None, gt=0, le=1, description="limit of a share; by default the sparsity + 0.1"
+            None,
+            gt=0,
+            le=1,
+            description="limit of a share; by default the sparsity + 0.1, and 0.99 at most",
         )
         num_samples: int | None = Field(
             None,
@@ -114,9 +119,9 @@ class ECoFLaP(Allocation):
     ) -> Sequence[float] | Mapping[str, float]:
         """Notes: ``scores`` of each linear, and ``score_windows``, how many windows they took."""
         most = self.options.max_sparsity_per_layer
-        return self._divided(
-            model, sparsity, min(1.0, sparsity + ABOVE) if most is None else most, context
-        )
+        if most is None:
+            most = max(sparsity, min(LARGEST_SHARE, sparsity + ABOVE))
+        return self._divided(model, sparsity, most, context)
 
     def keep(self, model: Any, pattern: Pattern, context: Context) -> dict[str, int]:
         """Notes: as `shares`."""

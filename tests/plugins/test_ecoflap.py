@@ -253,6 +253,18 @@ def test_groups_are_layers_or_linears_and_their_scores_sums_or_means() -> None:
     assert means[best] == min(means.values())
 
 
+@pytest.mark.parametrize(("sparsity", "most"), [(0.5, 0.6), (0.95, 0.99), (0.995, 0.995)])
+def test_no_share_is_far_above_the_sparsity(sparsity: float, most: float) -> None:
+    model = tiny_model("llama")
+    with torch.no_grad():  # the upper layers hardly matter
+        for layer in model.model.layers[1:]:
+            layer.mlp.down_proj.weight.mul_(1e-3)
+            layer.self_attn.o_proj.weight.mul_(1e-3)
+        kind = KIND(KIND.Options(use_mezo=False, score_method="GradMagSquare"))
+        found = kind.shares(model, sparsity, context_of(model))
+    assert max(found) == pytest.approx(most, abs=2e-3)
+
+
 def test_windows_are_the_first_ones_and_too_few_are_an_error() -> None:
     model = tiny_model("llama")
     one = scores_of(model, use_mezo=False, num_samples=1)
