@@ -76,8 +76,15 @@ def test_the_statistics_of_an_expert_are_those_of_its_rows(family: str) -> None:
     assert checked
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("method", [Wanda, SparseGPT, Magnitude, Random])
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [
+        *((family, Wanda) for family in FAMILIES),
+        ("gpt_oss", SparseGPT),
+        ("nemotron_h", Magnitude),
+        ("qwen3_moe", Random),
+    ],
+)
 def test_methods_prune_every_expert(family: str, method: Any) -> None:
     model = tiny_model(family)
     prune(method(method.Options(sparsity="2:4")), model)

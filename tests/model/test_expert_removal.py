@@ -76,7 +76,7 @@ def test_masked_and_sliced_models_agree_and_the_folder_reloads(kind: str, tmp_pa
 
 
 @given(seed=st.integers(0, 1000), count=st.integers(2, 6))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 def test_any_choice_of_experts_gives_the_masked_model(seed: int, count: int) -> None:
     model = tiny_model("qwen3_moe", seed, num_local_experts=6, num_hidden_layers=2)
     mixture = mixture_of(model)

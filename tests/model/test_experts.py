@@ -64,6 +64,7 @@ def test_the_model_computes_as_its_own_code_does_to_the_last_bit(family: str) ->
     model = eager(tiny_model(family))
     seen: list[int] = []
     experts = find_experts(model).values()
+    # bfloat16 shows in which type a family adds up the outputs of a token's experts.
     for dtype in (torch.float32, torch.bfloat16):
         wanted = model.to(dtype)(TOKENS).logits
         with observed_experts({each: lambda rows: seen.append(rows.expert) for each in experts}):

@@ -37,8 +37,7 @@ def matrices(model: Any) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss"])
-@pytest.mark.parametrize("scope", ["linears", "all"])
+@pytest.mark.parametrize(("family", "scope"), [("qwen3_moe", "linears"), ("gpt_oss", "all")])
 def test_finetune_trains_experts_and_holds_their_zeros(family: str, scope: str) -> None:
     model = tiny_model(family)
     apply("method", "magnitude", model, context(), sparsity=0.5)
