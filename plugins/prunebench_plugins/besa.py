@@ -124,7 +124,8 @@ class BESA(Method):
     code misses it, and with `sigmoid_smooth` it cannot reach sparsities beyond 0.38 to 0.62,
     because it begins at one half. `mode=clean` begins at `sparsity`, and trims: one number is added
     to all learned sparsities of a layer so that the budget is exact. At one half both begin alike.
-    `mode=reference` follows the released code, and counts in float32 as that does. The record has
+    `mode=reference` follows the released code, and counts in float32 as that does; for columns with
+    a `blocksize` the gradient then goes to other ranks and columns, as released. The record has
     the sparsity that was learned beside the one asked for.
 
     The optimiser is AdamW, or Prodigy as in the released recipes, if it is installed. The released

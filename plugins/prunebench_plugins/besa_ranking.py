@@ -59,6 +59,9 @@ class Ranked:
     units: int
     """Number of groups of consecutive lines that share a sparsity; 0 if it is fixed."""
     columns: bool
+    mixed: bool = False
+    """Whether the gradient goes to other units and ranks, as in the released code for columns: it
+    reads the probabilities, [units, n], as if they were [n, units]."""
 
     @property
     def lines_per_unit(self) -> int:
@@ -73,10 +76,17 @@ class Ranked:
         return lines.t() if self.columns else lines
 
 
-def ranked(score: torch.Tensor, weight: torch.Tensor, units: int, *, columns: bool) -> Ranked:
+def ranked(
+    score: torch.Tensor,
+    weight: torch.Tensor,
+    units: int,
+    *,
+    columns: bool,
+    mixed: bool = False,
+) -> Ranked:
     """Rank a linear's weights by their score; of equal ones the lower index is lower.
 
-    score, weight: [out, in].
+    score, weight: [out, in]. ``mixed``: see `Ranked`.
     """
     lines = score.t() if columns else score
     order = lines.sort(dim=1, stable=True).indices  # [lines, n]
@@ -84,7 +94,8 @@ def ranked(score: torch.Tensor, weight: torch.Tensor, units: int, *, columns: bo
     small = torch.int16 if order.shape[1] <= torch.iinfo(torch.int16).max else torch.int32
     place = torch.arange(order.shape[1], device=order.device, dtype=small)
     ranks = torch.empty_like(order, dtype=small).scatter_(1, order, place.expand_as(order))
-    return Ranked(weight.detach().t() if columns else weight.detach(), ranks, units, columns)
+    lines_of = weight.detach().t() if columns else weight.detach()
+    return Ranked(lines_of, ranks, units, columns, mixed)
 
 
 def thresholds(candidates: torch.Tensor, size: int) -> torch.Tensor:
@@ -113,7 +124,10 @@ class LearnedMask(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         """From the gradient of the masked weight, [out, in], to that of beta, [units, D]."""
         of: Ranked = ctx.ranked
-        sums = sums_by_rank(grad.t() if of.columns else grad, of, ctx.thresholds)
+        lines = grad.t() if of.columns else grad
+        if of.mixed:
+            return -_mixed_sums(lines, of, ctx.thresholds), None, None, None
+        sums = sums_by_rank(lines, of, ctx.thresholds)
         # d(mask of rank k) / d beta_d = -[k < t_d]
         return sums.view(of.units, of.lines_per_unit, -1).sum(1).neg_(), None, None, None
 
@@ -141,6 +155,15 @@ def sums_by_rank(grad: torch.Tensor, of: Ranked, thresholds: torch.Tensor) -> to
         torch.cumsum(by_rank[here], 1, out=product[here])
         torch.index_select(product[here], 1, last, out=found[rows])
     return found.masked_fill_(thresholds == 0, 0.0)
+
+
+def _mixed_sums(grad: torch.Tensor, of: Ranked, thresholds: torch.Tensor) -> torch.Tensor:
+    """`sums_by_rank` of each unit, float32 [units, D], if the ranks and units are mixed up."""
+    product = grad.float() * of.weight.float()  # [lines, n]
+    by_rank = torch.empty_like(product).scatter_(1, of.ranks.long(), product)
+    of_units = by_rank.view(of.units, of.lines_per_unit, -1).sum(1)  # [units, n]
+    sums = of_units.t().reshape(of.units, -1).cumsum(1)
+    return torch.nn.functional.pad(sums, (1, 0))[:, thresholds]
 
 
 def kept(ranked: Ranked, counts: torch.Tensor) -> torch.Tensor:

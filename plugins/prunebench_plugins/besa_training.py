@@ -102,7 +102,8 @@ class SparsityLearner:
         for name, score in scores_of(self.options.metric, layer).items():
             units = 0 if self._is_fixed(f"{layer.path}.{name}") else self._units(score)
             weight = layer.linears[name].weight
-            found[name] = ranking.ranked(score, weight, units, columns=self._columns)
+            mixed = self._columns and self._blocksize != -1 and self.options.mode == "reference"
+            found[name] = ranking.ranked(score, weight, units, columns=self._columns, mixed=mixed)
         return found
 
     def check(self, linears: Mapping[str, Any]) -> None:

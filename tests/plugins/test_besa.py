@@ -95,6 +95,31 @@ def test_the_gradient_is_that_of_the_probabilities(seed, units, columns, step) -
     assert bool((soft.gather(1, order).diff(dim=1) >= -1e-6).all())
 
 
+def test_the_released_code_mixes_up_the_gradient_of_columns() -> None:
+    """Probabilities [units, rows] are read as [rows, units]; written out with its operations."""
+    generator = torch.Generator().manual_seed(3)
+    rows, columns, block = 5, 6, 2
+    units = columns // block
+    weight, grad = (torch.randn(rows, columns, generator=generator) for _ in range(2))
+    candidates = ranking.candidates(0.2)
+    of = ranking.ranked(weight.abs(), weight, units, columns=True, mixed=True)
+    thresholds = ranking.thresholds(candidates, rows)
+    theta = torch.randn(units, len(candidates), generator=generator, requires_grad=True)
+    beta = theta.softmax(1)
+    counts = (beta.detach() @ candidates * rows).long()
+    masked = ranking.LearnedMask.apply(beta, counts, of, thresholds)
+    (found,) = torch.autograd.grad((masked * grad).sum(), theta)
+    counted = (torch.arange(rows) < thresholds[:, None]).float()  # [D, rows]
+    kept = 1 - theta.softmax(1) @ counted  # [units, rows]
+    spread = kept.reshape(rows, units, 1).repeat(1, 1, block).reshape(rows, columns)
+    order = weight.abs().sort(dim=0, stable=True).indices
+    mask = torch.zeros(rows, columns).scatter(0, order, spread)
+    (expected,) = torch.autograd.grad((weight * mask * grad).sum(), theta)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    notes = pruned(layers=[0, 1], wise_dim="column", blocksize=4, mode="reference")[1]
+    assert notes["training_steps"] == 4
+
+
 @given(st.floats(0.02, 0.98), st.sampled_from([0.01, 0.05, 0.1]))
 def test_the_first_coefficients_have_the_asked_mean(sparsity: float, step: float) -> None:
     values = ranking.candidates(step)
