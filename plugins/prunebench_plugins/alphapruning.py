@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -24,7 +25,7 @@ from prunebench_plugins.alphapruning_fit import (
     power_law,
     without_zeros,
 )
-from prunebench_plugins.divided_sparsity import capped, of_layers, patterns, sizes_of
+from prunebench_plugins.divided_sparsity import capped, of_groups, of_layers, patterns, sizes_of
 
 if TYPE_CHECKING:
     from prunebench import Context, LinearStats, Pattern, TensorCache
@@ -116,24 +117,27 @@ class AlphaPruning(Allocation):
         alphas = self._alphas(model, context)
         context.notes["alphas"] = alphas
         block_wise = self.options.mapping_type == "block_wise"
-        layers = of_layers(model, list(sizes))
-        if block_wise:
-            means = [sum(alphas[path] for path in some) / len(some) for some in layers]
-            counts = [sum(sizes[path] for path in some) for some in layers]
-        else:
-            means, counts = list(alphas.values()), list(sizes.values())
+        groups = of_layers(model, list(sizes)) if block_wise else [[path] for path in sizes]
+        # A layer without linears has nothing to lose; any share will do.
+        filled = [some for some in groups if some]
+        means = [sum(alphas[path] for path in some) / len(some) for some in filled]
+        counts = [sum(sizes[path] for path in some) for some in filled]
         found = scaled(means, counts, sparsity, self.options.epsilon)
         highest = 1.0 if self._released else max(highest, sparsity)
         if max(found) > highest:
             context.notes["uncapped_shares"] = (
-                found if block_wise else dict(zip(alphas, found, strict=True))
+                found if block_wise else dict(zip(sizes, found, strict=True))
             )
             found = (
                 [min(one, highest) for one in found]
                 if self._released
                 else capped(found, counts, highest)
             )
-        return found if block_wise else dict(zip(alphas, found, strict=True))
+        return (
+            of_groups(groups, found, sparsity)
+            if block_wise
+            else dict(zip(sizes, found, strict=True))
+        )
 
     @property
     def _released(self) -> bool:
@@ -189,7 +193,7 @@ class AlphaPruning(Allocation):
             kept,
             Fit(cast("Metric", options.metric), options.bins, options.xmin_pos, self._released),
         )
-        if law.alpha in (float("inf"), float("-inf")) or law.alpha != law.alpha:
+        if not math.isfinite(law.alpha):
             raise PrunebenchError(
                 f"{where}: no power law fits the spectrum, because all {len(kept)} eigenvalues in"
                 " its tail are equal",

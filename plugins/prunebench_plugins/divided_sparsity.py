@@ -25,6 +25,14 @@ def of_layers(model: Any, paths: Sequence[str]) -> list[list[str]]:
     return found
 
 
+def of_groups(
+    groups: Sequence[Sequence[str]], shares: Sequence[float], otherwise: float
+) -> list[float]:
+    """The shares of the groups that are not empty, with ``otherwise`` for those that are."""
+    rest = iter(shares)
+    return [next(rest) if group else otherwise for group in groups]
+
+
 def capped(shares: Sequence[float], sizes: Sequence[int], highest: float) -> list[float]:
     """Shares of at most ``highest`` with the same mean over the weights, in the same order.
 

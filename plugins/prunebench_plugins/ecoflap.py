@@ -9,7 +9,7 @@ import torch
 
 import prunebench
 from prunebench import Allocation, Field, OnlyIf, PrunebenchError, Reference, hookimpl
-from prunebench_plugins.divided_sparsity import of_layers, patterns, sizes_of
+from prunebench_plugins.divided_sparsity import of_groups, of_layers, patterns, sizes_of
 from prunebench_plugins.ecoflap_budget import distribute, distribute_as_released
 from prunebench_plugins.ecoflap_scores import (
     Noise,
@@ -152,10 +152,12 @@ class ECoFLaP(Allocation):
         context.notes["scores"] = scores
         block = self.options.approach_for_sparsity == "block"
         groups = of_layers(model, list(sizes)) if block else [[path] for path in sizes]
-        counts = [sum(sizes[path] for path in group) for group in groups]
+        filled = [group for group in groups if group]
+        counts = [sum(sizes[path] for path in group) for group in filled]
         spread = distribute_as_released if self._released else distribute
-        found = spread(self._of_groups(scores, groups, counts), counts, sparsity, most)
-        return found if block else dict(zip(sizes, found, strict=True))
+        found = spread(self._of_groups(scores, filled, counts), counts, sparsity, most)
+        # A layer without linears has nothing to lose; any share will do.
+        return of_groups(groups, found, sparsity) if block else dict(zip(sizes, found, strict=True))
 
     def _of_groups(
         self, scores: Mapping[str, float], groups: list[list[str]], counts: list[int]

@@ -26,7 +26,7 @@ from prunebench_plugins.alphapruning_fit import (
     power_law,
     without_zeros,
 )
-from prunebench_plugins.divided_sparsity import capped, patterns
+from prunebench_plugins.divided_sparsity import capped, of_groups, patterns
 from tiny import tiny_model
 
 KIND = load_plugins().registered("allocation")["alphapruning"]
@@ -148,6 +148,10 @@ def test_the_mean_over_the_weights_is_exact_and_a_higher_exponent_loses_more(
     assert min(limited) >= 0
     if max(found) <= highest:
         assert limited == found
+
+
+def test_a_layer_without_linears_is_left_out() -> None:
+    assert of_groups([["a"], [], ["b", "c"]], [0.2, 0.4], 0.3) == [0.2, 0.3, 0.4]
 
 
 def test_what_is_above_the_limit_goes_to_the_others_in_proportion() -> None:
