@@ -74,6 +74,7 @@ class LayerRun:
 
     def _parameters(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The layer's parameters with these matrices in them, by their path in the layer."""
+        # `functional_call` takes whole parameters, by name.
         found: dict[str, torch.Tensor] = {}
         paths = {id(module): path for path, module in self.layer.named_modules()}
         for name, weight in weights.items():

@@ -73,6 +73,7 @@ class ResidualBasis:
                 " root-mean-square norm",
                 hint="prune KV groups and MLP channels instead",
             )
+        # Nothing has changed so far, so that a refusal leaves the model as it was.
         captured = capture(self._model, parts, self._tokens)
         self._prove(captured.states[0], captured.calls[0][0])
         own = epsilon_of(final) if epsilon is None else epsilon
@@ -80,9 +81,11 @@ class ResidualBasis:
         self._untie()
         states = captured.states
         if centre_embeddings:
+            # After the head has its own weight: only what enters the stream is centred.
             _centre(parts.embeddings.weight)
             states = capture(self._model, parts, self._tokens).states
         basis = choose(0, _gram(states))  # [hidden, kept]
+        # From here on, states are in the basis of their place: [windows, length, kept].
         _columns(parts.embeddings, basis)
         parts.embeddings.embedding_dim = basis.shape[1]
         states = [_times(one, basis) for one in states]
@@ -114,6 +117,7 @@ class ResidualBasis:
             gain = gains[step]
             assert gain is not None
             for reader in readers:
+                # The norm's weights belong to the old channels: fold them before these mix.
                 _fold(reader, gain)
                 _columns(reader, basis)
             for batch, state in enumerate(states):
@@ -125,9 +129,11 @@ class ResidualBasis:
                 # In all channels of the original basis, so that a new one can be chosen.
                 states[batch] = moved(_times(here, basis.T) + output, state.device)
             after = choose(2 * index + 1 + step, _gram(states))
+            # The product in float64: the residual passes one matrix, rounded once.
             rotation = getattr(layer, ROTATIONS[step])
             rotation.data = (basis.T @ after.to(basis)).to(rotation)
             _rows(writer, after)
+            # What the sliced sub-block would give, without running it a second time.
             states[:] = [_times(one, after) for one in states]
             basis = after
         return basis
@@ -194,6 +200,7 @@ def _gram(states: Sequence[torch.Tensor]) -> torch.Tensor:
     """Sum over all tokens of x x^T, float64 [hidden, hidden]."""
     total: torch.Tensor | None = None
     for one in states:
+        # Small eigenvalues are differences of large sums, so that float32 would not do.
         x = one.flatten(0, -2).double()  # [tokens, hidden]
         total = x.T @ x if total is None else total.addmm_(x.T, x)
     assert total is not None

@@ -148,6 +148,7 @@ class LayerWalk:
         """
         parts = anatomy(model)
         captured = self._capture(model, parts, windows)
+        # The states of the dense model, or room for one layer's targets.
         spare = [
             states.clone() if dense_inputs else torch.empty_like(states)
             for states in captured.states
@@ -193,9 +194,11 @@ class LayerWalk:
             with torch.enable_grad(), naming_code(f"layer {run.index}"):
                 weights = trainer.train_layer(layer)
         if changes:
+            # A copy into the old memory: a streamed layer is written from there.
             for name, weight in weights.items():
                 run.linear(name).weight.data.copy_(weight)
             weights = {}
+        # One forward gives the next layer's input and the error that is left.
         for batch, (states, call) in enumerate(run.batches):
             output = run.forward(states, call, weights)
             if groups:

@@ -62,6 +62,7 @@ def rotate(layer: Any, sizes: tuple[int, int, int], epsilon: float | None = None
     weight = layer.get_parameter("input_layernorm.weight")
     width = len(weight)
     for name, before, after in zip(ROTATIONS, sizes, sizes[1:], strict=False):
+        # A parameter, so that it is saved, moved and counted like other weights.
         matrix = torch.eye(before, after, dtype=weight.dtype, device=weight.device)
         layer.register_parameter(name, torch.nn.Parameter(matrix, requires_grad=False))
     for name in PARTS[::2]:
@@ -88,6 +89,7 @@ def gain_of(norm: Any) -> torch.Tensor | None:
         return None
     if getattr(norm, "bias", None) is not None:
         return None
+    # Trying it out is surer than names: Gemma's class is called like Llama's, and adds one.
     generator = torch.Generator().manual_seed(0)
     tried = torch.randn(4, len(weight), generator=generator).to(weight)
     plain = UnweightedNorm(len(weight), epsilon)(tried)
@@ -111,6 +113,7 @@ def narrow_rotated(model: Any, layers: Sequence[tuple[int, int, int]], epsilon: 
     Its weights are filled in later.
     """
     parts = anatomy(model)
+    # Before anything is resized: the inputs are found by running the model.
     groups = [parts.inputs_of(layer) for layer in parts.layers]
     for layer, sizes, inputs in zip(parts.layers, layers, groups, strict=True):
         for block, before, after in zip(PARTS[1::2], sizes, sizes[1:], strict=False):
@@ -147,6 +150,7 @@ def _rotated_class(kind: Any) -> Any:
 
     def forward(self: Any, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         attended = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **kwargs)
+        # [batch, tokens, before] @ [before, after] + [batch, tokens, after]
         between = hidden_states @ self.attention_rotation + _first(attended)
         output: torch.Tensor = between @ self.mlp_rotation + _first(
             self.mlp(self.post_attention_layernorm(between))
