@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from prunebench.errors import PrunebenchError
 from prunebench.measure.weight_counts import LayerCount, count_layer
-from prunebench.model.anatomy import Block, anatomy
+from prunebench.model.anatomy import Anatomy, Block, anatomy
 from prunebench.model.checkpoint import memory_bytes, parameter_count, safetensors_bytes
 from prunebench.model.dense_indices import DenseIndices
 from prunebench.model.pruning_json import Shape, shape_of
@@ -94,15 +94,12 @@ def audit(
 
     ``left`` says what the cuts left of the dense model. ``patterns`` are pairs (keep, of): each
     group of ``of`` weights is checked for at most ``keep`` non-zeros. If the layers are not in
-    memory, pass what was counted before: ``counts``, one per layer.
-
-    Raises PrunebenchError if a weight is not finite, or for another number of layers than is left.
+    memory, pass what was counted before: ``counts``, one per layer. Raises PrunebenchError if a
+    weight is not finite, or for another number of layers than is left.
     """
     parts, kept_layers = anatomy(model), left.layers
     _check_layers(len(parts.layers), dense, kept_layers)
-    if counts is None:
-        modules = zip(kept_layers, parts.layers, strict=True)
-        counts = [count_layer(parts.linears(each), layer, patterns) for layer, each in modules]
+    counts = counts or _counted(parts, kept_layers, patterns)
     linears = _linears(dense, kept_layers, counts)
     checked = _patterns(patterns, counts)
     prunable = sum(entry.rows * entry.columns for entry in linears)
@@ -114,7 +111,7 @@ def audit(
         removed=dense.layers - len(kept_layers),
         blocks=len(gone),
         narrower=bool(widths) or shape.hidden < dense.shape.hidden,
-        fewer_experts=experts is not None and experts.per_layer < experts.per_layer_dense,
+        fewer_experts=experts is not None and experts.fewer,
         # More than before in the layers that remain: a quantised model has zeros of its own.
         more_zeros=zeros > sum(dense.zeros_by_layer[layer] for layer in kept_layers),
         legal=[entry.pattern for entry in checked if entry.groups and not entry.violations],
@@ -145,6 +142,13 @@ def audit(
         note=form.note,
         linears=linears,
     )
+
+
+def _counted(
+    parts: Anatomy, kept_layers: Sequence[int], patterns: Sequence[tuple[int, int]]
+) -> list[LayerCount]:
+    layers = zip(kept_layers, parts.layers, strict=True)
+    return [count_layer(parts.linears(each), layer, patterns) for layer, each in layers]
 
 
 def _check_layers(layers: int, dense: DenseFacts, kept_layers: Sequence[int]) -> None:

@@ -43,6 +43,11 @@ class ExpertsAudit(Part):
         " experts, dense layers"
     )
 
+    @property
+    def fewer(self) -> bool:
+        """Whether experts were removed."""
+        return self.per_layer < self.per_layer_dense
+
 
 class PatternAudit(Part):
     """How many aligned groups along the input dimension break an N:M pattern.

@@ -112,7 +112,7 @@ def _only_declared(pruned: Pruned, declared: set[str]) -> None:
             {"width"},
         ),
         "routed experts were removed": (
-            found.experts is not None and found.experts.per_layer < found.experts.per_layer_dense,
+            found.experts is not None and found.experts.fewer,
             {"experts"},
         ),
     }

@@ -50,7 +50,7 @@ def granularity(audit: Audit) -> str:
         ("layers", bool(audit.removed_layers)),
         ("blocks", bool(audit.removed_blocks)),
         ("width", bool(audit.widths) or audit.hidden != audit.hidden_dense),
-        ("experts", experts is not None and experts.per_layer < experts.per_layer_dense),
+        ("experts", experts is not None and experts.fewer),
         # Some dense models have zeros of their own; only more of them are pruning.
         ("n:m" if pattern(audit) else "unstructured", audit.zeros > audit.zeros_dense),
     ]
