@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import families.tiny_configs
 from prunebench import Block, PrunebenchError, anatomy
 from prunebench.layerwise import partial_forward
 from prunebench.layerwise.partial_forward import PartialForward
@@ -237,3 +238,18 @@ def test_the_head_runs_on_as_many_tokens_as_are_allowed_at_once(
     anatomy(model).head.register_forward_hook(lambda _, given, out: seen.append(len(given[0])))
     forward.nll(0, end)
     assert seen == parts
+
+
+@pytest.mark.parametrize("model_type", ["granite", "gemma2", "cohere", "bloom"])
+def test_logits_that_a_model_scales_or_caps_are_its_own(model_type: str) -> None:
+    model = families.tiny_configs.tiny_model(model_type)
+    if hasattr(model.config, "logits_scaling"):
+        model.config.logits_scaling = 3.0
+    tokens = torch.randint(4, 150, (2, 10), generator=torch.Generator().manual_seed(0))
+    forward = PartialForward(model, tokens)
+    [hidden] = forward.start()
+    for layer in range(forward.layers):
+        hidden = forward.run(layer, 0, hidden)
+    logits = model(tokens).logits[:, :-1].flatten(0, 1)
+    wanted = torch.nn.functional.cross_entropy(logits, tokens[:, 1:].flatten(), reduction="sum")
+    assert forward.nll(0, hidden) == pytest.approx(float(wanted), rel=1e-5)

@@ -237,7 +237,12 @@ def _countable(setup: CellSetup, loaded: LoadedModel) -> tuple[Any, list[LayerCo
     if not is_offloaded(loaded.model):
         return loaded.model, None
     cell = setup.cell
-    model = load_bare(setup.folder, dtype=cell.model.dtype, device="cpu").model
+    model = load_bare(
+        setup.folder,
+        dtype=cell.model.dtype,
+        device="cpu",
+        trust_remote_code=cell.model.trust_remote_code,
+    ).model
     parts = anatomy(model)
     counts = []
     with open_tensors(read_checkpoint(setup.folder)) as source:

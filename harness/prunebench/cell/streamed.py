@@ -57,7 +57,12 @@ def build_streamed(setup: CellSetup, out: Path, shard_bytes: int = SHARD_BYTES) 
     check_streamable(cell, method, allocation)
     setup.fetch()
     with phases.phase("load"):
-        loaded = load_bare(setup.folder, dtype=cell.model.dtype, device=setup.device)
+        loaded = load_bare(
+            setup.folder,
+            dtype=cell.model.dtype,
+            device=setup.device,
+            trust_remote_code=cell.model.trust_remote_code,
+        )
     check_before_pruning(cell, loaded)
     for note in loaded.notes:
         setup.flags.add("the checkpoint", note)

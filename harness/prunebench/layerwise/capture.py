@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -66,31 +67,47 @@ def capture(
             hint="take a method that needs no calibration, such as magnitude",
         )
 
-    def recording(index: int) -> Callable[..., Any]:
+    def record(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+        hidden, *others = args or (kwargs.pop("hidden_states"),)
+        if index == 0:
+            # A copy: the walk overwrites the states in place, layer by layer.
+            found.states.append(hidden.clone())
+        found.calls[index].append(Call(tuple(others), kwargs))
+        return hidden  # type: ignore[no-any-return]
+
+    with replaced_layers(parts, record):
+        for batch in batches_of(model, tokens, windows):
+            parts.decoder(batch, use_cache=False)
+    return found
+
+
+@contextmanager
+def replaced_layers(
+    parts: Anatomy, compute: Callable[[int, tuple[Any, ...], dict[str, Any]], torch.Tensor]
+) -> Iterator[None]:
+    """Inside the block, a layer hands on ``compute(its index, args, kwargs)`` instead of running."""
+
+    def forward_of(index: int) -> Callable[..., Any]:
+        length = parts.flow.lengths[index]
+
         def forward(*args: Any, **kwargs: Any) -> Any:
-            hidden, *others = args or (kwargs.pop("hidden_states"),)
-            if index == 0:
-                # A copy: the walk overwrites the states in place, layer by layer.
-                found.states.append(hidden.clone())
-            found.calls[index].append(Call(tuple(others), kwargs))
-            length = flow.lengths[index]
+            hidden = compute(index, args, kwargs)
             return (hidden, *[None] * (length - 1)) if length else hidden
 
         return forward
 
     # An instance may have a `forward` of its own already: accelerate, for one, sets it.
     overridden = [layer.__dict__.get("forward") for layer in parts.layers]
+    forwards = [forward_of(index) for index in range(len(parts.layers))]
     try:
-        for index, layer in enumerate(parts.layers):
-            layer.forward = recording(index)
-        for batch in batches_of(model, tokens, windows):
-            parts.decoder(batch, use_cache=False)
+        for layer, forward in zip(parts.layers, forwards, strict=True):
+            layer.forward = forward
+        yield
     finally:
-        for layer, forward in zip(parts.layers, overridden, strict=True):
-            del layer.__dict__["forward"]
-            if forward is not None:
-                layer.__dict__["forward"] = forward
-    return found
+        for layer, before in zip(parts.layers, overridden, strict=True):
+            layer.__dict__.pop("forward", None)
+            if before is not None:
+                layer.__dict__["forward"] = before
 
 
 def run_layer(

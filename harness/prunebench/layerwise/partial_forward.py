@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prunebench.errors import PrunebenchError
-from prunebench.layerwise.capture import Call, batches_of, capture, run_layer
+from prunebench.layerwise.capture import Call, batches_of, capture, replaced_layers, run_layer
 from prunebench.layerwise.device_moves import moved, on_device
 from prunebench.model.anatomy import Block, anatomy
 from prunebench.model.coupling.sub_block import KINDS, Kind
@@ -72,6 +72,7 @@ class PartialForward:
         self._batches = batches_of(model, tokens)
         self._calls: list[list[Call]] = capture(model, self._parts, tokens).calls
         self._block_tokens = self._head_tokens = 0
+        self._is_plain = self._has_plain_logits()
 
     @property
     def layers(self) -> int:
@@ -147,6 +148,10 @@ class PartialForward:
         cross_entropy = torch.nn.functional.cross_entropy
         inputs, targets = self._predicting(batch, hidden)
         self._head_tokens += len(targets)
+        if not self._is_plain:
+            logits = self._own_logits(self._batches[batch], hidden)[:, :-1].flatten(0, 1)
+            logits = logits if model_dtype else _wide(logits)
+            return float(cross_entropy(logits, targets, reduction="none").double().sum())
         total = torch.zeros((), dtype=torch.float64, device=inputs.device)
         for rows, wanted in zip(self._chunks(inputs), self._chunks(targets), strict=True):
             # The released code's classes are the second of three dimensions, [1, vocabulary,
@@ -170,7 +175,7 @@ class PartialForward:
         weight = self._parts.head.weight  # [vocabulary, hidden]
         predicted = torch.unique(targets)
         size = SUBSET + len(predicted)
-        if weight.shape[0] < SUBSETS_THAT_PAY * size:
+        if weight.shape[0] < SUBSETS_THAT_PAY * size or not self._is_plain:
             return None
         self._head_tokens += 3 * len(targets)  # the logits twice, and the slopes cost as much again
         mass = torch.zeros(weight.shape[0], device=inputs.device)
@@ -205,6 +210,33 @@ class PartialForward:
         )
         target = logits.gather(1, torch.searchsorted(tangent.subset, targets)[:, None])[:, 0]
         return float((total - target).double().sum())
+
+    def _own_logits(self, ids: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """The logits [windows, length, vocabulary] that the model itself makes of a last output."""
+        last = len(self._parts.layers) - 1
+
+        def hand_on(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+            if index == last:
+                return hidden
+            return args[0] if args else kwargs["hidden_states"]  # type: ignore[no-any-return]
+
+        with torch.no_grad(), replaced_layers(self._parts, hand_on):
+            return self._model(ids, use_cache=False).logits  # type: ignore[no-any-return]
+
+    def _has_plain_logits(self) -> bool:
+        """Whether logits are the head of the final norm; some models scale or cap them (Granite)."""
+        config = self._model.config.get_text_config(decoder=True)
+        if any(
+            "logit" in name and isinstance(value, float) and value != 1.0
+            for name, value in vars(config).items()
+        ):
+            return False
+        ids = self._batches[0][:1, :16]
+        generator = torch.Generator().manual_seed(0)
+        states = capture(self._model, self._parts, self._tokens[:1, :16]).states[0]
+        hidden = torch.randn(states.shape, generator=generator).to(states)
+        found = _wide(self._parts.head(self.head_inputs(hidden)))
+        return torch.allclose(_wide(self._own_logits(ids, hidden)), found, rtol=1e-3, atol=1e-3)
 
     def _predicting(self, batch: int, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The head's inputs where there is a next token, [positions, hidden], and these tokens."""

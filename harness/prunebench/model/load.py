@@ -122,13 +122,15 @@ def load_dispatched(
     )
 
 
-def load_bare(folder: Path, *, dtype: str, device: str) -> LoadedModel:
+def load_bare(
+    folder: Path, *, dtype: str, device: str, trust_remote_code: bool = False
+) -> LoadedModel:
     """The model in ``folder`` on the meta device, without its weights, to go through it by layers.
 
     Buffers that no file holds are real and on ``device``. Raises PrunebenchError as `load` does,
     and if the weights are narrower than the config says.
     """
-    checkpoint, source = _prepare(folder)
+    checkpoint, source = _prepare(folder, trust_remote_code=trust_remote_code)
     pruning = read_pruning_file(folder)
     if pruning is not None and not pruning.plain:
         raise PrunebenchError(
@@ -139,11 +141,15 @@ def load_bare(folder: Path, *, dtype: str, device: str) -> LoadedModel:
     with quiet():
         started = time.perf_counter()
         found = load_model(
-            checkpoint, source, dtype=getattr(torch, dtype), device="meta", trust_remote_code=False
+            checkpoint,
+            source,
+            dtype=getattr(torch, dtype),
+            device="meta",
+            trust_remote_code=trust_remote_code,
         )
         _make_buffers(found.model, device)
         seconds = time.perf_counter() - started
-        tokenizer = load_tokenizer(folder, source, trust_remote_code=False)
+        tokenizer = load_tokenizer(folder, source, trust_remote_code=trust_remote_code)
     return LoadedModel(
         found.model,
         tokenizer,
@@ -154,16 +160,24 @@ def load_bare(folder: Path, *, dtype: str, device: str) -> LoadedModel:
 
 
 def load_pruned(
-    folder: str | Path, *, dtype: str | None = None, device: str = "cpu", adapter: bool = True
+    folder: str | Path,
+    *,
+    dtype: str | None = None,
+    device: str = "cpu",
+    adapter: bool = True,
+    trust_remote_code: bool = False,
 ) -> Any:
     """Load a model that `prunebench prune` or `prunebench.prune` saved, whatever its shape.
 
     Returns the transformers causal LM in eval mode; its logits are those of the saved model.
     ``dtype`` is 'float32', 'bfloat16' or 'float16'; by default the saved one. ``adapter=False``
     leaves out a LoRA adapter that was kept beside the weights, so that PEFT can load it from the
-    subfolder `adapter`. Raises PrunebenchError if the folder is incomplete or damaged.
+    subfolder `adapter`. ``trust_remote_code`` runs the code that comes with the model. Raises
+    PrunebenchError if the folder is incomplete or damaged.
     """
-    checkpoint, source = _prepare(Path(folder), tokenizer=False)
+    checkpoint, source = _prepare(
+        Path(folder), tokenizer=False, trust_remote_code=trust_remote_code
+    )
     beside = read_adapter(Path(folder)) if adapter else None
     with quiet():
         model = load_model(
@@ -171,7 +185,7 @@ def load_pruned(
             source,
             dtype="auto" if dtype is None else getattr(torch, dtype),
             device=device,
-            trust_remote_code=False,
+            trust_remote_code=trust_remote_code,
         ).model
     if beside is not None:
         beside.attach(model)
