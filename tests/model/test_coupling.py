@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from prunebench.errors import PrunebenchError
 from prunebench.model.anatomy import Block, anatomy
+from prunebench.model.checkpoint import save
 from prunebench.model.coupling import find
 from prunebench.model.coupling.shrink import small_configs
 from prunebench.model.coupling.sub_block import KINDS
+from prunebench.model.load import load_pruned
 from prunebench.model.surgery import remove_blocks
 from prunebench.model.width import keep_groups, keep_hidden
 from tiny import FAMILIES, tiny_model
@@ -204,6 +207,22 @@ def test_residual_channels_that_scale_the_embeddings_stay() -> None:
     model = random_model("gemma2", head_dim=16)
     with pytest.raises(PrunebenchError, match="embeddings depend on their number"):
         keep_hidden(model, range(40))
+
+
+@pytest.mark.parametrize(
+    ("family", "fields"),
+    [
+        ("olmo2", {}),  # a head's size is not in the config unless it is written there
+        ("gpt_bigcode", {"n_embd": 64, "n_layer": 2, "n_head": 4}),  # one KV group
+    ],
+)
+def test_fewer_residual_channels_are_loaded_again(
+    family: str, fields: dict[str, Any], tmp_path: Path
+) -> None:
+    model = random_model(family, **fields)
+    keep_hidden(model, [channel for channel in range(64) if channel % 4])
+    save(model, None, tmp_path / "kept", made_by={})
+    assert torch.equal(load_pruned(tmp_path / "kept")(IDS).logits, model(IDS).logits)
 
 
 def test_a_proof_is_kept_in_memory_and_on_disk(

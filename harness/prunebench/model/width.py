@@ -12,6 +12,7 @@ from prunebench.model.anatomy import Anatomy, Block, anatomy
 from prunebench.model.coupling.residual import narrow_model
 from prunebench.model.coupling.slices import narrow
 from prunebench.model.coupling.sub_block import Kind
+from prunebench.model.coupling.whole import head_dim_of
 from prunebench.model.depth import text_configs
 from prunebench.model.replacement import is_replaced
 
@@ -90,14 +91,16 @@ def sync_config(model: Any) -> None:
         channels = _shared(parts, "mlp")
         if coupling.channels_field and channels:
             changes[coupling.channels_field] = channels
-        if coupling.hidden_in_config or coupling.heads_in_config:
+        if coupling.hidden_in_config:
             changes["hidden_size"] = hidden_size(parts)
+        if coupling.hidden_in_config or coupling.heads_in_config:
             # The default, hidden_size / heads, would be wrong after either of them changed.
             attention = next(
                 (layer for layer in parts.layers if parts.can_cut(layer, "attention")), None
             )
-            if attention is not None:
-                changes["head_dim"] = parts.head_dim(attention)
+            size = head_dim_of(parts.layers) if attention is None else parts.head_dim(attention)
+            if size is not None:
+                changes["head_dim"] = size
         if coupling.heads_in_config and (groups := _shared(parts, "attention")):
             heads = next(
                 block.heads

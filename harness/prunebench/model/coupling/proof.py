@@ -27,7 +27,9 @@ TOLERANCE = 1e-4
 """Largest difference of logits that counts as none, as a share of the largest logit."""
 EFFECT = 1e-3
 """A mask must change the logits by this share of the largest one: else the proof shows nothing."""
-LENGTH, PROMPT = 12, 8
+LENGTH = 12
+CALLS = ((8, 3, 1), (8, 1, 1, 1, 1))
+"""Tokens of the calls that share a KV cache. State spaces take one token after the first call."""
 
 Proved = dict[Kind, SubBlock]
 
@@ -44,7 +46,8 @@ class ProofModel:
         self.traces: list[LayerTrace] = trace(model, layers, self.tokens)
         self.logits = self.run()
         self.scale = max(float(self.logits.abs().max()), 1e-6)
-        self.caches = self._caches_work()
+        self.calls = [calls for calls in CALLS if self._cache_works(calls)]
+        self.generates = not self.calls and self.generates_alike()
 
     def run(self) -> torch.Tensor:
         """Logits of all tokens without a KV cache, [batch, length, vocabulary]."""
@@ -53,28 +56,57 @@ class ProofModel:
     def logits_of(self, model: Any) -> torch.Tensor:
         """The same for a variant of the model."""
         with torch.no_grad():
-            return model(input_ids=self.tokens, use_cache=False).logits.float()  # type: ignore[no-any-return]
+            logits: torch.Tensor = model(input_ids=self.tokens, use_cache=False).logits
+            return logits.float()
 
-    def run_cached(self) -> torch.Tensor:
-        """The same logits from three calls that share a KV cache."""
+    def run_cached(self, calls: tuple[int, ...]) -> torch.Tensor:
+        """The same logits from several calls that share a KV cache, ``calls`` has their tokens."""
         found, cache = [], None
         with torch.no_grad():
-            for part in torch.split(self.tokens, [PROMPT, LENGTH - PROMPT - 1, 1], dim=1):
+            for part in torch.split(self.tokens, list(calls), dim=1):
                 output = self.model(input_ids=part, past_key_values=cache, use_cache=True)
                 cache = output.past_key_values
                 found.append(output.logits.float())
         return torch.cat(found, dim=1)
 
     def differs(self, one: torch.Tensor, other: torch.Tensor) -> float:
-        """Largest difference of two logits, as a share of the largest logit; inf if shapes differ."""
+        """Largest difference of two logits, by the largest logit; inf if shapes differ."""
         if one.shape != other.shape:
             return float("inf")
         found = float((one - other).abs().max()) / self.scale
         return float("inf") if math.isnan(found) else found
 
-    def _caches_work(self) -> bool:
+    def generates_alike(self) -> bool:
+        """Whether a generation gives the same logits with a KV cache, up to the first other token.
+
+        It is asked only if the cache does not work without what `generate` prepares.
+        """
+        runs = []
+        for use_cache in (True, False):
+            try:
+                output = self.model.generate(
+                    self.tokens[:1],
+                    max_new_tokens=4,
+                    do_sample=False,
+                    use_cache=use_cache,
+                    eos_token_id=None,
+                    pad_token_id=0,
+                    return_dict_in_generate=True,
+                    output_logits=True,
+                )
+            except Exception:
+                return False
+            runs.append(output.logits)
+        for one, other in zip(*runs, strict=True):
+            if self.differs(one.float(), other.float()) > TOLERANCE:
+                return False
+            if not torch.equal(one.argmax(-1), other.argmax(-1)):
+                break
+        return True
+
+    def _cache_works(self, calls: tuple[int, ...]) -> bool:
         try:
-            return self.differs(self.run_cached(), self.logits) < TOLERANCE
+            return self.differs(self.run_cached(calls), self.logits) < TOLERANCE
         except Exception:
             return False
 
@@ -237,10 +269,12 @@ def _compared(proof: ProofModel, masked: torch.Tensor) -> str | None:
     wrong = proof.differs(proof.run(), masked)
     if wrong > TOLERANCE:
         return f"sliced and masked logits differ by {wrong:.1g} of the largest"
-    if proof.caches:
-        wrong = proof.differs(proof.run_cached(), masked)
+    for calls in proof.calls:
+        wrong = proof.differs(proof.run_cached(calls), masked)
         if wrong > TOLERANCE:
             return f"with a KV cache the logits differ by {wrong:.1g} of the largest"
+    if proof.generates and not proof.generates_alike():
+        return "generation gives other logits with a KV cache than without"
     return None
 
 

@@ -13,12 +13,14 @@ _SMALL = 1 << 22
 _VOCABULARY, _HIDDEN, _HEADS, _KEY_HEADS, _HEAD_DIM = 160, 64, 4, 2, 16
 _SIZES: dict[str, int] = {
     r"(n_)?vocab(_size)?(_per_layer_input)?|padded_vocab_size": _VOCABULARY,
-    r"hidden_size|hidden_dim|d_model|n_embd|dim|emb_dim|embedding_size|word_embed_proj_dim": _HIDDEN,
+    r"hidden_size|hidden_dim|d_model|n_embd|dim|emb_dim|embedding_size": _HIDDEN,
+    r"word_embed_proj_dim": _HIDDEN,
     r"lru_width|attention_hidden_size|input_embedding_size|embedding_dim": _HIDDEN,
     r"(global_|attention_|swa_|linear_)?head_dim|kv_channels|dim_head|d_head|d_kv": _HEAD_DIM,
     r"v_head_dim|qk_head_dim|linear_(key|value)_head_dim|mamba_(head_dim|d_head)": _HEAD_DIM,
     r"qk_(nope|rope)_head_dim|rotary_dim": 8,
-    r"intermediate_size(_mlp)?|(\w+_)?ffn_dim|(expert_)?ffn_hidden_size|d_ff|dff|n_inner|dim_ff": 96,
+    r"intermediate_size(_mlp)?|(\w+_)?ffn_dim|(expert_)?ffn_hidden_size": 96,
+    r"d_ff|dff|n_inner|dim_ff": 96,
     r"(moe|shared|shared_expert|moe_shared_expert|dense|shared_experts)_intermediate_size": 24,
     r"(num_|n_routed_|num_local_|moe_num_)experts": 4,
     r"num_experts_per_tok(en)?|experts_per_token|top_k_experts|moe_topk|moe_k": 2,

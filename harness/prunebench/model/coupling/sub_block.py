@@ -1,4 +1,4 @@
-"""What belongs together in one attention or MLP, as values that a rule proposes and a proof keeps."""
+"""What belongs together in an attention or MLP: values that a rule proposes and a proof keeps."""
 
 from __future__ import annotations
 

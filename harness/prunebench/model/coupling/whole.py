@@ -62,7 +62,7 @@ def _residual(proof: ProofModel, dims: Sequence[Dims], hidden: int) -> tuple[boo
     if wrong > TOLERANCE:
         return False, f"sliced and masked logits differ by {wrong:.1g} of the largest"
     fields: dict[str, Any] = {"hidden_size": len(kept)}
-    if (head_dim := _head_dim(proof.layers)) is not None:
+    if (head_dim := head_dim_of(proof.layers)) is not None:
         fields["head_dim"] = head_dim
     rebuilt = rebuild(sliced, fields)
     if rebuilt is None:
@@ -72,7 +72,8 @@ def _residual(proof: ProofModel, dims: Sequence[Dims], hidden: int) -> tuple[boo
     return True, None
 
 
-def _head_dim(layers: torch.nn.ModuleList) -> int | None:
+def head_dim_of(layers: torch.nn.ModuleList) -> int | None:
+    """Channels of a head, as the first attention that says it does; None if none does."""
     modules = (module for layer in layers for module in layer.modules())
     sizes = (getattr(module, "head_dim", None) for module in modules)
     return next((size for size in sizes if isinstance(size, int)), None)
@@ -155,6 +156,8 @@ def _heads_in_config(proof: ProofModel, blocks: Sequence[dict[Kind, SubBlock]]) 
     (before,) = heads
     assert before is not None
     keys = min(left)
+    if keys == before.keys:  # one KV group: nothing is narrower
+        return False
     return _holds(
         proof,
         model,
