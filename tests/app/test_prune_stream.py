@@ -50,6 +50,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 CASES = [
     ("wanda", HALF, {}),
+    ("dsnot", HALF, {}),
     ("sparsegpt", {"sparsity": "2:4"}, {}),
     ("magnitude", {"sparsity": 0.6}, {}),
     ("random", HALF, {"seed": 3}),

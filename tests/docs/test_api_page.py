@@ -23,6 +23,7 @@ from prunebench import (
     lowest,
     lowest_overall,
     next_token_backward,
+    registered_method,
 )
 from prunebench.layerwise.partial_forward import PartialForward
 from prunebench.layerwise.statistics import GRADIENTS, STATISTICS
@@ -237,7 +238,7 @@ def page() -> str:
                 "\n".join(textwrap.wrap(" ".join(words.replace("``", "`").split()), 99)),
                 code(OWN_STATISTIC),
             ]
-    functions = (lowest, lowest_overall, kth_lowest, next_token_backward)
+    functions = (lowest, lowest_overall, kth_lowest, next_token_backward, registered_method)
     kept = inspect.getdoc(TensorCache) or ""
     shown = [*map(of_function, functions), item("prunebench.TensorCache(name)", kept)]
     shown += [item(f"TensorCache.{name}", text) for name, text in members(TensorCache)]

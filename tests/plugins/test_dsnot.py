@@ -83,7 +83,7 @@ def by_hand(weight, stats, gone, cycles, threshold, same_sign, of=None) -> list[
     return found
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(
     st.integers(0, 10_000),
     st.sampled_from([0.25, 0.5, 0.75]),
@@ -108,7 +108,7 @@ def test_rows_exchange_weights_as_in_the_paper(
     assert after == pytest.approx(float((pull * (pruned == 0)).sum(1).abs().mean()), abs=1e-5)
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(st.integers(0, 10_000), st.sampled_from(["2:4", "1:4", "3:4", "4:8"]))
 def test_groups_keep_their_pattern(seed: int, sparsity: str) -> None:
     weight, stats = known(seed)
@@ -135,7 +135,7 @@ def test_the_power_of_the_variance_decides_what_comes_back() -> None:
         assert pruned[0, 2] == 0  # the only one that lowers the error
 
 
-@pytest.mark.parametrize("initial", ["magnitude", "sparsegpt", "ria", "random"])
+@pytest.mark.parametrize("initial", ["magnitude", "sparsegpt", "random"])
 def test_it_refines_any_method_and_keeps_each_rows_count(initial: str) -> None:
     options = {"sparsity": 0.5}
     first, _ = prune(method=initial, **options)
@@ -165,10 +165,14 @@ def test_the_initial_method_has_its_own_options() -> None:
 
 
 @pytest.mark.parametrize(
-    ("skipped", "refined"),
-    [("mlp", "attention"), ("self_attn", "mlp"), ("no_skip", None)],
+    ("skipped", "refined", "family"),
+    [
+        ("mlp", "attention", "opt"),
+        ("mlp", "attention", "gpt_neox"),
+        ("self_attn", "mlp", "opt"),
+        ("no_skip", None, "llama"),
+    ],
 )
-@pytest.mark.parametrize("family", ["llama", "opt", "gpt_neox"])
 def test_what_is_skipped_has_the_initial_mask(
     skipped: str, refined: str | None, family: str
 ) -> None:

@@ -42,6 +42,7 @@ def inputs(seed: int = 0) -> torch.Tensor:
     return torch.randn(5, 7, 4, generator=generator) * torch.tensor([0.1, 1, 3, 0]) + 50
 
 
+@settings(max_examples=15)
 @given(st.integers(0, 10_000), st.sampled_from([(1, 1, 1, 1, 1), (2, 3), (5,)]))
 def test_the_variance_is_that_of_all_tokens_whatever_the_batches(
     seed: int, batches: tuple[int, ...]
@@ -119,7 +120,7 @@ def drawn(seed: int, some: list[Pool]) -> list[torch.Tensor]:
     return [torch.randn(p.present, generator=generator, dtype=torch.float64) for p in some]
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(st.integers(0, 10_000), st.floats(0, 0.6))
 def test_all_groups_compete_until_the_budget_is_spent(seed: int, ratio: float) -> None:
     some = pools()

@@ -42,6 +42,7 @@ def prune(model, **options: object):
     return context
 
 
+@settings(max_examples=10)
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 0.5, 1.0]))
 def test_the_score_is_the_share_of_row_and_column_times_a_power_of_the_norm(
     seed: int, a: float
@@ -56,6 +57,7 @@ def test_the_score_is_the_share_of_row_and_column_times_a_power_of_the_norm(
         assert float(found[i, j]) == pytest.approx(wanted, rel=1e-5)
 
 
+@settings(max_examples=20)
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 0.3, 0.5, 0.9]))
 def test_clean_removes_the_exact_count_and_reference_one_more(seed: int, share: float) -> None:
     weight, norm = some(seed)
@@ -126,7 +128,7 @@ def kept(score: torch.Tensor, index: torch.Tensor, pattern: Pattern) -> float:
     return float(groups.topk(pattern.keep, dim=1).values.double().sum())
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(st.integers(0, 10_000), st.sampled_from(PATTERNS), st.sampled_from([1, 2, 16]))
 def test_an_assignment_never_keeps_less(seed: int, pattern: Pattern, blocks: int) -> None:
     weight, norm = some(seed)
