@@ -118,6 +118,7 @@ def _depth(parts: Anatomy) -> str:
     if count < 2:
         raise PrunebenchError("the model has one layer, and one has to stay")
     refusal: PrunebenchError | None = None
+    # The middle, then the end: at the start many mixtures have dense layers that the config counts.
     for index in dict.fromkeys((count // 2, count - 2, count - 1)):
         shorter = anatomy(copy.deepcopy(parts.model))
         try:

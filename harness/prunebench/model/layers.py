@@ -31,6 +31,8 @@ def find_layers(model: Any) -> LayersPath:
     inside = _decoder(model)
     found = list(_lists(model, inside, set(getattr(model, "_no_split_modules", None) or ())))
     depth = _depth(model)
+    # Several lists of known classes: a vision tower, or a stack beside the decoder. The config's
+    # number of layers may tell them apart.
     if len(found) != 1:
         by_length = [
             path for path in _lists(model, inside, None) if len(model.get_submodule(path)) == depth

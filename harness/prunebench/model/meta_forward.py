@@ -59,6 +59,8 @@ def layer_flow(model: Any, decoder: str, layers: str) -> LayerFlow:
     """
     calls = forward_once(model, decoder, lambda seen: _watch_calls(seen.get_submodule(layers)))
     fault = None
+    # Identity again: what a layer reads besides its hidden states must not be made by another one,
+    # or the arguments that were captured once would be stale after pruning.
     outputs: set[int] = set()  # tensors that layers have made so far, by their identity
     for index, call in enumerate(calls):
         if call is None:
@@ -109,6 +111,8 @@ def run_on_meta(model: Any, decoder: str) -> None:
 
 def on_meta(model: Any) -> Any:
     """A copy of the model on the meta device, without hooks; it takes no memory for weights."""
+    # `deepcopy` looks its results up here first, so tensors, hooks and what accelerate sets are
+    # replaced instead of copied.
     memo: dict[int, Any] = {}
     for module in model.modules():
         for table in (module._parameters, module._buffers, module.__dict__):

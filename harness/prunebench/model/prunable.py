@@ -46,6 +46,8 @@ def input_groups(
     Matrices that a forward of plain text does not run are left out. Raises PrunebenchError if the
     model cannot run.
     """
+    # One forward tells of all layers, so the other kinds of layer are remembered as well. Removed
+    # sub-blocks have classes of their own, and so another signature.
     signature = _signature(model, layer)
     if signature not in _known:
         watched = [_linears(each) | _experts(each) for each in layers]
@@ -76,6 +78,7 @@ def check_layers(layers: torch.nn.ModuleList) -> None:
 
     A method that overlooked matrices would prune less than it reports, so such models are refused.
     """
+    # Zamba's layers share one attention: pruned in one layer it would be pruned in all, twice.
     owners: dict[int, int] = {}
     for index, layer in enumerate(layers):
         for path, module in layer.named_modules():

@@ -52,6 +52,7 @@ class StoredForms:
         """Name in the model -> name on disk, of tensors that are stored as they are."""
         self._groups: dict[str, _Group] = {}
         self._find()
+        # A tied head is often not stored at all: it is read as the embeddings are.
         shared: dict[int, str] = {}  # identity of a tied tensor -> name in the model
         for name, tensor in self._state.items():
             if name in self.plain or name in self._groups:
@@ -120,6 +121,7 @@ class StoredForms:
                 )
             else:
                 self.plain[name] = stored
+        # On the meta device the rule tells which tensors of the model it makes, and their shapes.
         for first, pairs in joined.items():
             # In the order of expert numbers: the rule joins them as they come.
             group = _Group(rules[pairs[0][1]], first, tuple(sorted(pairs, key=_natural)))

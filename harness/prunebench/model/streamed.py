@@ -110,6 +110,8 @@ class StreamedModel:
     def copy_rest(self) -> None:
         """Copy all tensors outside the layers to ``target``, some elements at a time."""
         assert self._target is not None and self._written is not None
+        # Several names of the model may share a stored tensor (tied), and one may need several
+        # (joined), so what is done is kept by the names on disk.
         inside = {name for names in self._layers for name in names}
         done = {stored for name in inside for stored in self._written.stored_names(name)}
         for name, tensor in self._state.items():
