@@ -175,8 +175,7 @@ def check_parts(index: int, layer: Any) -> None:
     for name, child in layer.named_children():
         if isinstance(child, torch.nn.LayerNorm):
             raise PrunebenchError(
-                f"{what}, because {name} is a LayerNorm: it subtracts the mean of the channels,"
-                " which a rotation changes",
+                f"layer {index}: {name} subtracts a mean, so the stream cannot be rotated",
                 hint=hint,
             )
     if children != set(PARTS):

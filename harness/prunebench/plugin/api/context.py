@@ -14,7 +14,6 @@ import torch
 from prunebench.callbacks import ignore
 from prunebench.errors import PrunebenchError
 from prunebench.layerwise.partial_forward import PartialForward
-from prunebench.layerwise.residual_basis import ChooseBasis, ResidualBasis
 from prunebench.layerwise.statistics import GRADIENTS, input_statistics
 from prunebench.layerwise.walk import ExpertsObserver, LayersObserver, LayerWalk, LinearsObserver
 from prunebench.model.anatomy import Block, anatomy
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from prunebench.layerwise.expert_tokens import ExpertTokens
     from prunebench.layerwise.layer_training import LayerTrainer
     from prunebench.layerwise.pruner import GroupPruner
+    from prunebench.layerwise.residual_basis import ChooseBasis
     from prunebench.layerwise.statistics import Statistic
     from prunebench.model.adapter import Adapter
     from prunebench.model.dense_source import DenseSource
@@ -227,6 +227,9 @@ class Context:
         change the logits. Raises PrunebenchError, with the model unchanged, if the norms of this
         model cannot be folded.
         """
+        # Here, because it loads torch.
+        from prunebench.layerwise.residual_basis import ResidualBasis
+
         self._needs_whole("context.rotate_residual")
         basis = ResidualBasis(model, self.windows, self.device, self.progress)
         basis.change(choose, centre_embeddings=centre_embeddings, epsilon=epsilon)
