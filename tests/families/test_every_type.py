@@ -25,7 +25,7 @@ from families.tiny_configs import TYPES, tiny_model
 from prunebench.app.families import all_levels
 
 DATA = Path(prunebench.app.__file__).parent / "families.json"
-WANTED = {"weights": 140, "depth": 100, "blocks": 70, "width": 70}
+WANTED = {"weights": 140, "depth": 100, "blocks": 70, "width": 70, "experts": 45, "reap": 45}
 """How many types have to work at least."""
 
 
