@@ -1,4 +1,4 @@
-"""What belongs together in a layer is proposed by rules, and kept only if a small model proves it."""
+"""What belongs together in a layer is proposed by rules, and kept if a small model proves it."""
 
 from __future__ import annotations
 

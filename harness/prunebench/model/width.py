@@ -99,7 +99,8 @@ def sync_config(model: Any) -> None:
                 (layer for layer in parts.layers if parts.can_cut(layer, "attention")), None
             )
             size = head_dim_of(parts.layers) if attention is None else parts.head_dim(attention)
-            if size is not None:
+            # Latent attention: the config's head_dim is that of another part of a head.
+            if size is not None and getattr(config, "head_dim", None) in {None, size}:
                 changes["head_dim"] = size
         if coupling.heads_in_config and (groups := _shared(parts, "attention")):
             heads = next(

@@ -80,6 +80,8 @@ def attach(model: Any, coupling: Coupling) -> None:
             f"its config says {len(coupling.layers)}",
             hint="the checkpoint's weights do not fit its config",
         )
+    # On the layers and not in a table by model: copies of a model, and models that lost layers,
+    # keep what is known of each layer.
     config = model.config.get_text_config(decoder=True)
     for layer, found in zip(layers, coupling.layers, strict=True):
         blocks = {kind: _sized(block, layer, config) for kind, block in found.blocks.items()}

@@ -230,6 +230,7 @@ def _prove_cuts(proof: ProofModel, index: int, block: SubBlock, config: Any) -> 
     if block.no_cut:
         return block
     reason, first = None, None
+    # The guesses go from likely to unlikely. The reason of the first is the one that people see.
     for guess, groups in cut_guesses(block, proof.layers[index], proof.traces[index], config):
         if groups == 1:
             return guess
@@ -263,6 +264,7 @@ def _prove_guess(proof: ProofModel, index: int, guess: SubBlock, groups: int) ->
 
 def _compared(proof: ProofModel, masked: torch.Tensor) -> str | None:
     """Why the changed model is not the masked one; None if it is."""
+    # If the mask does nothing, the comparison would hold for any guess.
     effect = proof.differs(masked, proof.logits)
     if effect < EFFECT:
         return f"masking it changes the logits by {effect:.1g} of the largest only"

@@ -178,6 +178,7 @@ def mask_model(
 ) -> None:
     """Silence all other residual channels of a whole model, in place."""
     hidden = int(model.get_input_embeddings().weight.shape[1])
+    # Readers need no mask: the norms before them give zeros at these channels.
     gone = torch.ones(hidden, dtype=torch.bool)
     gone[kept] = False
     for module in outside(model, layers, hidden):

@@ -68,6 +68,7 @@ def sub_blocks(layer: torch.nn.Module, trace: LayerTrace) -> list[SubBlock]:
 
 def _attention(trace: LayerTrace) -> tuple[str, ...]:
     """The topmost module of the layer that is an attention or another mixer of tokens, and ran."""
+    # An attention if there is one: some layers have a mixer of another kind, or both.
     for pattern in (_ATTENTION, _MIXER):
         named = [
             call.path
@@ -265,6 +266,7 @@ def _attention_cuts(
     ]
     between = [path for path in dict.fromkeys(calls) if path not in {*block.readers, block.writer}]
     out = Cut(block.writer or "", 1)
+    # Latent attention has one key head for each query head, whatever its config says.
     for groups in dict.fromkeys((heads.keys, heads.query)):
         for names in _subsets(block.readers, between):
             rows = [width(layer.get_submodule(path), 0) for path in names]
@@ -313,6 +315,7 @@ def _head_numbers(
     widths = _numbers(layer, block.modules, sizes)
     attention: Any = layer.get_submodule(block.modules[-1])
     configs = (False, True) if hasattr(attention, "config") else (False,)
+    # From the fewest changes to the most: the first that gives the right logits is kept.
     for own_config in configs:
         for extra in dict.fromkeys(
             ((), widths, tuple(each for each in widths if each[1] != "hidden_size"))

@@ -155,6 +155,9 @@ def _heads_in_config(proof: ProofModel, blocks: Sequence[dict[Kind, SubBlock]]) 
         return False
     (before,) = heads
     assert before is not None
+    # Latent attention: the config's head_dim is that of another part of a head, and stays.
+    said = getattr(proof.model.config.get_text_config(decoder=True), "head_dim", None)
+    size = {"head_dim": before.dim} if said in {None, before.dim} else {}
     keys = min(left)
     if keys == before.keys:  # one KV group: nothing is narrower
         return False
@@ -162,7 +165,7 @@ def _heads_in_config(proof: ProofModel, blocks: Sequence[dict[Kind, SubBlock]]) 
         proof,
         model,
         {
-            "head_dim": before.dim,
+            **size,
             "num_attention_heads": before.query * keys // before.keys,
             "num_key_value_heads": keys,
         },
