@@ -117,6 +117,7 @@ def coupling_of(kind: type, config: Any) -> Coupling:
 
 def _found(kind: type, config: Any) -> Coupling:
     reason = "its config cannot be made small"
+    # A small config that does not run is remembered too, with the reason, and the next one tried.
     for small in small_configs(config, _parameters(kind, config)):
         key = _key(kind, small)
         found = _memory.get(key) or _read(key)

@@ -245,6 +245,7 @@ def _prove_cuts(proof: ProofModel, index: int, block: SubBlock, config: Any) -> 
 
 
 def _prove_guess(proof: ProofModel, index: int, guess: SubBlock, groups: int) -> str | None:
+    # Regular choices, such as the first half, are the same rows in several orders.
     # An irregular choice, which no other order of the rows would give as well
     kept = [group for group in range(groups) if group % 3 == 1] or [groups - 1]
     try:

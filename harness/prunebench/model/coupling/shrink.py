@@ -59,6 +59,7 @@ def small_configs(config: Any, parameters: int) -> Iterator[Any]:
 
 def _shrunk(config: Any, *, heads: bool) -> Any:
     """``heads``: whether heads may be fewer and smaller, too; else only what surrounds them."""
+    # Only fields that are larger than the small size change, so that what is off stays off.
     found = copy.deepcopy(config)
     values = dict(vars(found))
     query = next((v for k, v in values.items() if _HEAD_COUNT.fullmatch(k) and _is_int(v)), 0)
@@ -77,6 +78,7 @@ def _is_int(value: Any) -> bool:
 
 
 def _small(name: str, value: int, query: int, *, heads: bool) -> int:
+    # Special tokens must be in the small vocabulary, below those that the proof draws.
     if _TOKEN.fullmatch(name):
         return value % 8
     if heads and _HEAD_COUNT.fullmatch(name):

@@ -70,6 +70,7 @@ def runs(sections: Sequence[int], groups: int, kept: Sequence[int]) -> torch.Ten
 
 def narrow(layer: torch.nn.Module, block: SubBlock, groups: int, kept: Sequence[int]) -> None:
     """Keep only these of the sub-block's ``groups`` groups, in place."""
+    # All indices first: they are computed from widths that slicing changes, and may not divide.
     indices = {cut: owned(layer, block, cut, groups, kept) for cut in block.cuts}
     for cut, chosen in indices.items():
         slice_linear(layer.get_submodule(cut.linear), chosen, cut.dim)
