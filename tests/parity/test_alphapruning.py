@@ -54,7 +54,8 @@ def test_the_exponent_of_every_linear_agrees(model, official, compare, metric: s
         f"alphapruning {metric}: {len(ours)} exponents, mean",
         f"{ours.mean():.6f}",
         f"{official[metric].mean():.6f}",
-        differs=float(np.abs(ours - official[metric]).max()),
+        # Exponents of 18 exist: float32, in which theirs are added up, has fewer digits there.
+        differs=float((np.abs(ours - official[metric]) / np.maximum(1, official[metric])).max()),
         allowed=1e-4,
     )
 
