@@ -27,6 +27,7 @@ PAPERS = {
     "dsnot",
     "ecoflap",
     "flap",
+    "minitron",
     "llm-pruner",
     "llm-streamline",
     "owl",

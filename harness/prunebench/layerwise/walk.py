@@ -35,7 +35,6 @@ from prunebench.layerwise.pruner import LinearStats, naming_code
 from prunebench.model.anatomy import Anatomy, anatomy
 from prunebench.model.experts import ExpertRows, find_experts, observed_experts
 from prunebench.model.mixture import mixture_of
-from prunebench.model.routers import RouterProducts
 
 if TYPE_CHECKING:
     from torch import nn
@@ -231,6 +230,9 @@ class LayerWalk:
             }
             for index, layer in enumerate(parts.layers)
         ]
+        # Here, because it imports torch, and plugins import this module before that.
+        from prunebench.model.routers import RouterProducts
+
         with RouterProducts(keep) if keep else nullcontext():
             if self.device is None:
                 everywhere = {

@@ -26,7 +26,6 @@ from prunebench.model.layers import LayersPath, find_layers
 from prunebench.model.meta_forward import LayerFlow
 from prunebench.model.mixture import Mixture, mixture_of
 from prunebench.model.prunable import Groups, check_layers, flow_of, input_groups, matrices
-from prunebench.model.removed import is_removed
 
 
 class Block(NamedTuple):
@@ -143,6 +142,9 @@ class Anatomy:
 
     def has(self, layer: torch.nn.Module, kind: Kind) -> bool:
         """Whether the layer still has its attention or its MLP."""
+        # Here, because it defines torch modules, and plugins import this one before torch is loaded.
+        from prunebench.model.coupling.removed import is_removed
+
         block = self.sub_block(layer, kind)
         return block is not None and not is_removed(layer.get_submodule(block.modules[-1]))
 

@@ -13,7 +13,6 @@ import torch
 
 from prunebench.errors import PrunebenchError
 from prunebench.model.mixture import OTHER_METHOD, Mixture, mixture_of, tensor_of, with_experts
-from prunebench.model.routers import masked_experts
 
 PROBE_TOKENS = 16
 """Tokens that go through the model before and after a removal, to compare the logits."""
@@ -25,7 +24,6 @@ Rounding can send a token to another expert if two scores are nearly equal. A re
 wrong row gives logits that have nothing to do with the right ones."""
 
 
-@torch.no_grad()
 def keep_experts(model: Any, kept: Mapping[str, Sequence[int]]) -> None:
     """Keep only these experts of each module with experts, in smaller parameters.
 
@@ -41,6 +39,13 @@ def keep_experts(model: Any, kept: Mapping[str, Sequence[int]]) -> None:
     if number == mixture.count:
         return
     _refuse_tables(model, mixture)
+    with torch.no_grad():  # not a decorator, which would import torch when plugins are listed
+        _keep(model, mixture, kept, number)
+
+
+def _keep(model: Any, mixture: Mixture, kept: Mapping[str, Sequence[int]], number: int) -> None:
+    from prunebench.model.routers import masked_experts  # here, because it imports torch
+
     _, smaller = with_experts(model, mixture.experts, mixture.count, number)
     tokens = _probe(model)
     with masked_experts(model, mixture, kept):

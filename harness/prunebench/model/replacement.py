@@ -14,8 +14,8 @@ from torch import nn
 
 from prunebench.model.anatomy import Anatomy
 from prunebench.model.coupling.find import inherit
+from prunebench.model.coupling.removed import RemovedAttention
 from prunebench.model.coupling.sub_block import KINDS
-from prunebench.model.removed import RemovedAttention
 from prunebench.model.surgery import without
 from prunebench.schema import Part
 

@@ -21,7 +21,7 @@ from torch.nn import functional
 from transformers import DynamicCache
 
 from prunebench.model.anatomy import anatomy
-from prunebench.model.removed import RemovedAttention, RemovedMLP
+from prunebench.model.coupling.removed import RemovedAttention, RemovedMLP
 from prunebench.model.replacement import ReplacementLayer
 from prunebench.model.rotated import ROTATIONS, UnweightedNorm
 

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from prunebench.model.coupling.sub_block import SubBlock
-from prunebench.model.removed import RemovedAttention, RemovedMLP
 
 
 def replacements(
@@ -17,6 +16,9 @@ def replacements(
 
     ``index``: of the layer, by which the attention finds its part of the KV cache.
     """
+    # Here, because it defines torch modules, and plugins import this one before torch is loaded.
+    from prunebench.model.coupling.removed import RemovedAttention, RemovedMLP
+
     # Only the last module adds to the residual (OPT's MLP is two linears of the layer). The others,
     # and the norms, become identities, so that the layer's own code still runs.
     *inner, last = block.modules

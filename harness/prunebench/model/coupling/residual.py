@@ -141,21 +141,6 @@ def narrow_norm(norm: Any, kept: torch.Tensor, name: str) -> None:
         norm.normalized_shape = (len(kept),)
 
 
-class NormOfSome(torch.nn.Module):
-    """A norm over some of its channels; zero at the others."""
-
-    def __init__(self, norm: torch.nn.Module, kept: torch.Tensor) -> None:
-        super().__init__()
-        self.norm = copy.deepcopy(norm)
-        self.kept = kept
-        narrow_outside(self.norm, kept)
-
-    def forward(self, states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        found = torch.zeros_like(states)
-        found[..., self.kept] = self.norm(states[..., self.kept], *args, **kwargs)
-        return found
-
-
 def narrow_model(
     model: Any, layers: torch.nn.ModuleList, dims: Sequence[Dims], kept: torch.Tensor
 ) -> None:
@@ -177,6 +162,9 @@ def mask_model(
     model: Any, layers: torch.nn.ModuleList, dims: Sequence[Dims], kept: torch.Tensor
 ) -> None:
     """Silence all other residual channels of a whole model, in place."""
+    # Here, because it defines a torch module.
+    from prunebench.model.coupling.norm_of_some import NormOfSome
+
     hidden = int(model.get_input_embeddings().weight.shape[1])
     # Readers need no mask: the norms before them give zeros at these channels.
     gone = torch.ones(hidden, dtype=torch.bool)
@@ -189,7 +177,9 @@ def mask_model(
             _mask(layer, name, dim, gone)
     for path, module in _norms(model, layers, dims, hidden):
         owner, _, name = path.rpartition(".")
-        setattr(model.get_submodule(owner), name, NormOfSome(module, kept))
+        norm = copy.deepcopy(module)
+        narrow_outside(norm, kept)
+        setattr(model.get_submodule(owner), name, NormOfSome(norm, kept))
 
 
 def _mask(layer: torch.nn.Module, name: str, dim: int, gone: torch.Tensor) -> None:

@@ -20,7 +20,6 @@ from prunebench.model.anatomy import Block, anatomy
 from prunebench.model.biases import add_biases
 from prunebench.model.dense_indices import DenseIndices
 from prunebench.model.expert_removal import keep_experts
-from prunebench.model.replacement import Network, Replacement, is_replaced, replace_layer
 from prunebench.model.restore import restore_layers, restored_layers, share_configs
 from prunebench.model.surgery import remove_blocks, remove_layers
 from prunebench.model.width import keep_groups, keep_hidden
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from prunebench.layerwise.statistics import Statistic
     from prunebench.model.adapter import Adapter
     from prunebench.model.dense_source import DenseSource
+    from prunebench.model.replacement import Network
     from prunebench.training.log import TrainingLog
     from prunebench.training.objective import Objective
     from prunebench.training.optimiser import Penalty
@@ -343,7 +343,7 @@ class Context:
         parts = anatomy(model)
         # A layer without both sub-blocks only hands its input on: remove it too.
         left = {block.layer for block in parts.blocks}
-        left |= {index for index, layer in enumerate(parts.layers) if is_replaced(layer)}
+        left |= {index for index, layer in enumerate(parts.layers) if _is_replaced(layer)}
         if empty := set(range(len(parts.layers))) - left:
             self.remove_layers(model, empty)
 
@@ -388,6 +388,9 @@ class Context:
         self.dense_indices.replace_layers(layers, blocks=network is None)
         parts, index = anatomy(model), self.kept_layers.index(first)
         if network is not None:
+            # Here, because it defines torch modules.
+            from prunebench.model.replacement import Replacement, replace_layer
+
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
                 replace_layer(parts, index, Replacement(network=network, width=width))
@@ -501,3 +504,10 @@ class Context:
                 hint="leave out --stream; the author can say so before any work, by"
                 " `refuses_streaming`",
             )
+
+
+def _is_replaced(layer: torch.nn.Module) -> bool:
+    # Here, because it defines torch modules, and plugins import this one before torch is loaded.
+    from prunebench.model.replacement import is_replaced
+
+    return is_replaced(layer)
