@@ -14,7 +14,6 @@ from prunebench.model.coupling.slices import narrow
 from prunebench.model.coupling.sub_block import Kind
 from prunebench.model.coupling.whole import head_dim_of
 from prunebench.model.depth import text_configs
-from prunebench.model.replacement import is_replaced
 
 
 def keep_groups(model: Any, kept: Mapping[Block, Sequence[int]]) -> None:
@@ -64,6 +63,9 @@ def keep_hidden(model: Any, kept: Sequence[int]) -> None:
 
 
 def _check_replaced(parts: Anatomy) -> None:
+    # Here, because it defines torch modules, and plugins import this one before torch is loaded.
+    from prunebench.model.replacement import is_replaced
+
     for index, layer in enumerate(parts.layers):
         if is_replaced(layer):
             raise PrunebenchError(

@@ -10,7 +10,7 @@ import torch
 from prunebench.errors import PluginError
 from prunebench.model.matrices import Matrix
 
-Tensors = dict[str, torch.Tensor]
+Tensors = dict[str, Any]
 
 
 def whole_parameters(
