@@ -11,7 +11,7 @@ from prunebench import PrunebenchError
 from prunebench_plugins.llm_pruner_groups import Pool
 
 Structure = Literal["AL-AM", "AL-MM", "UL-MM", "UL-UM"]
-Gone = list[torch.Tensor]
+Gone = list["torch.Tensor"]
 """True for the groups to remove, bool [groups], for each pool."""
 
 RELEASED_HEAD = 128

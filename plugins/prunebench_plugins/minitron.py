@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, model_validator
+from pydantic import model_validator
 
 import prunebench
 from prunebench import Block, Field, Method, PrunebenchError, Reference, anatomy, hookimpl
@@ -21,13 +21,8 @@ if TYPE_CHECKING:
     from prunebench_plugins.minitron_widths import Widths
 
 
-def _number_or_share(value: float | None) -> float | None:
-    if value is None or (isinstance(value, int) and value >= 1) or 0 < value < 1:
-        return value
-    raise ValueError("give a whole number of at least 1, or a share between 0 and 1 to keep")
-
-
-Kept = Annotated[int | float | None, AfterValidator(_number_or_share)]
+Kept = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None
+"""A number to keep, or a share of what there is."""
 
 
 class Minitron(Method):

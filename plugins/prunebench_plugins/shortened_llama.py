@@ -64,8 +64,8 @@ class ShortenedLLaMA(Method):
             default=True,
             description="never remove the first four and the last two layers (Taylor+, Mag+)",
         )
-        norm_power: Annotated[Literal[1, 2], WEIGHTS] = Field(
-            1, description="power of |w * dL/dw| or |w| before they are added up"
+        norm_power: Annotated[int, WEIGHTS] = Field(
+            1, ge=1, le=2, description="power of |w * dL/dw| or |w| before they are added up"
         )
         weight_reduction: Annotated[Reduction, WEIGHTS] = Field(
             "sum", description="how the sums of a matrix's rows become the score of the matrix"

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
-from torch import nn
 
 from prunebench import PrunebenchError, TrainingOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from torch import nn
 
     from prunebench import Anatomy
 
@@ -156,10 +157,10 @@ class WindowStates:
         (loss * weight).backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
-    @torch.no_grad()
     def mean(self, windows: Any, batch_size: int) -> float:
         parts = (part.to(self.device) for part in windows.split(batch_size))
-        return sum(float(self._loss(part)) for part in parts) / self.targets(windows)
+        with torch.no_grad():  # not a decorator, which would import torch when plugins are listed
+            return sum(float(self._loss(part)) for part in parts) / self.targets(windows)
 
     def _loss(self, windows: Any) -> torch.Tensor:
         """Sum over the tokens of the mean square error of their channels."""

@@ -111,8 +111,8 @@ def test_pickled_weights_are_refused_and_never_downloaded(hub, files):
 
 
 def test_a_family_that_cannot_be_pruned_costs_one_small_download(hub, files):
-    hub.repository("org/tiny", files | {"config.json": b'{"model_type": "gpt2"}'})
-    with pytest.raises(PrunebenchError, match="'org/tiny': models of the family 'gpt2' cannot be"):
+    hub.repository("org/tiny", files | {"config.json": b'{"model_type": "mamba"}'})
+    with pytest.raises(PrunebenchError, match="'org/tiny': a mamba model is a pure state-space"):
         fetch_checkpoint(REF)
     assert [request.path.split("/")[-1] for request in hub.taken()] == ["config.json"]
 

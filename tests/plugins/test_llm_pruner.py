@@ -494,9 +494,9 @@ def test_every_step_scores_other_windows_as_the_released_code_does(monkeypatch) 
     seen: list[torch.Tensor] = []
     original = llm_pruner_module.taylor_vectors
 
-    def spy(model, wanted, windows, *rest):
+    def spy(model, wanted, windows, *rest, **named):
         seen.append(windows)
-        return original(model, wanted, windows, *rest)
+        return original(model, wanted, windows, *rest, **named)
 
     monkeypatch.setattr(llm_pruner_module, "taylor_vectors", spy)
 

@@ -51,7 +51,7 @@ BEYOND_A_SCHEMA = [
     # what depends on other keys
     r"looks at no text", r"needs calibration and the suite has none", r"needs text",
     r"takes no allocation", r"has no effect with", r"'corpus' is missing",
-    r"give `ratio` or `(count|target_parameters)`, not both", r"needs `val_windows` or `val_share`",
+    r"give `\w+` or `\w+`, not both", r"is above `learning_rate`", r"needs `val_windows` or `val_share`",
     r"is no set of indices", r"a number appears twice", r"expect.*unknown option",
     r"holds no layer", r"draws no number of rows", r"write numbers from 0, as a list",
     r"it needs `scope: layer`", r"knows no task", r"`rows` and `windows` both say", r"so 0 < N < M", r"at least one must be kept and one removed", r"give one value for each",
