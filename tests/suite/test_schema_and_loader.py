@@ -156,13 +156,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_generated_suites(folder: Path) -> None:
-    generated, mutants = compare(folder, ROUTINE)
-    print(generated, mutants)
+    generated, _ = compare(folder, ROUTINE)
     assert generated > ROUTINE / 20
-    assert mutants > ROUTINE / 100
 
 
 @pytest.mark.fuzz
 @pytest.mark.timeout(3600)
 def test_thousands_of_generated_suites(folder: Path) -> None:
-    compare(folder, MANY)
+    generated, mutants = compare(folder, MANY)
+    assert generated > MANY / 20
+    assert mutants > MANY / 200

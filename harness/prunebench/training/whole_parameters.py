@@ -26,7 +26,10 @@ def whole_parameters(
     trained.
     """
     own = dict(model.named_parameters())
-    if all(own.get(name) is each for name, each in parameters.items()):
+    if (
+        all(own.get(name) is each for name, each in parameters.items())
+        and masks.keys() <= own.keys()
+    ):
         return dict(parameters), dict(masks)
     # A Conv1D's weight has the name of its parameter, but not its shape.
     parts = {
