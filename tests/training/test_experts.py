@@ -50,6 +50,17 @@ def test_finetune_trains_experts_and_holds_their_zeros(family: str, scope: str) 
     assert changed
 
 
+def test_finetune_of_all_parameters_holds_the_zeros_of_a_conv1d() -> None:
+    """Its mask is [out, in], its parameter [in, out], and both have one name."""
+    model = tiny_model("gpt2")
+    apply("method", "magnitude", model, context(), sparsity=0.5)
+    before = {path: each.weight.clone() for path, each in context().linears(model).items()}
+    apply("recovery", "finetune", model, context(), scope="all", learning_rate=1e-2, **SHORT)
+    after = {path: each.weight for path, each in context().linears(model).items()}
+    assert all(torch.equal(after[path] == 0, each == 0) for path, each in before.items())
+    assert not any(torch.equal(after[path], each) for path, each in before.items())
+
+
 def test_imp_prunes_in_rounds() -> None:
     model = tiny_model("qwen3_moe")
     apply("method", "imp", model, context(), sparsity=0.5, rounds=2, **SHORT)

@@ -26,12 +26,10 @@ def whole_parameters(
     trained.
     """
     own = dict(model.named_parameters())
-    if (
-        all(own.get(name) is each for name, each in parameters.items())
-        and masks.keys() <= own.keys()
-    ):
-        return dict(parameters), dict(masks)
-    # A Conv1D's weight has the name of its parameter, but not its shape.
+    # Without masks there is nothing to join. A mask always has the shape of a matrix [out, in], and
+    # that of a Conv1D has the name of its parameter, but not its shape.
+    if not masks and all(own.get(name) is each for name, each in parameters.items()):
+        return dict(parameters), {}
     parts = {
         f"{path}.weight": linear
         for path, linear in linears_of(model).items()
