@@ -63,5 +63,6 @@ from prunebench.record.record import Record as Record
 from prunebench.schema import AddedLater as AddedLater
 from prunebench.text.corpus import Corpus as Corpus
 from prunebench.text.hub import HubCorpus as HubCorpus
+from prunebench.training.learning import learning as learning
 from prunebench.training.loss import next_token_backward as next_token_backward
 from prunebench.training.optimiser import Penalty as Penalty

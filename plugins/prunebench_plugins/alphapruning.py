@@ -207,7 +207,7 @@ def scaled(
 ) -> list[float]:
     """The shares with this mean over the weights; the highest metric loses most.
 
-    They may exceed 1. ``sizes``: the number of weights that each of ``metrics`` stands for.
+    They may exceed 1. ``sizes``: the number of weights that each of ``metrics`` belongs to.
     """
     low, high = min(metrics), max(metrics)
     if low == high:

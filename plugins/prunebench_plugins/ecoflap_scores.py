@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 
-from prunebench import PrunebenchError
+from prunebench import PrunebenchError, learning
 
 if TYPE_CHECKING:
     from prunebench import Context
@@ -197,7 +196,7 @@ def first_order(
 
         return reduce
 
-    with _learning(model, [owner for owner, _ in owned]):
+    with learning(model, [owner for owner, _ in owned]):
         hooks = [
             owner.register_post_accumulate_grad_hook(reducing(matrices))  # type: ignore[no-untyped-call]
             for owner, matrices in owned
@@ -236,23 +235,6 @@ def _total(weight: torch.Tensor, gradient: torch.Tensor, score: Score) -> float:
     if score == "GradMagAbs":
         return float((weight.float() * gradient).abs().sum(dtype=torch.float64))
     return float((weight.float() * gradient).square().sum(dtype=torch.float64))
-
-
-@contextmanager
-def _learning(model: Any, parameters: Sequence[torch.Tensor]) -> Iterator[None]:
-    """Gradients for these parameters only, inside the block; afterwards all is as before."""
-    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    for parameter, _ in before:
-        parameter.requires_grad = False
-    for parameter in parameters:
-        parameter.requires_grad = True
-    try:
-        with torch.enable_grad():
-            yield
-    finally:
-        for parameter, required in before:
-            parameter.grad = None
-            parameter.requires_grad = required
 
 
 def with_magnitude(slope: float, weight: torch.Tensor, score: Score) -> float:

@@ -132,8 +132,9 @@ def taylor_vectors(
 ) -> list[torch.Tensor]:
     """`taylor_vector` of each member for the mean next-token loss, tokens int64 [windows, length].
 
-    ``batch_size``: the gradient is the sum of those of the mean losses of so many windows each, so
-    windows in a smaller last batch count more; None: of the mean over all windows. For first order.
+    ``batch_size``: the gradient is a sum over batches of that many windows, of the gradient of each
+    batch's mean loss, so windows in a smaller last batch count more; None: of the mean over all
+    windows. For first order.
     ``decay``: a rho for the mean of the squared gradients, in which the first window then counts
     rho times and every other one rho * (1 - rho) times. For second order.
 

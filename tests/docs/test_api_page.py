@@ -20,6 +20,7 @@ from prunebench import (
     LinearStats,
     TensorCache,
     kth_lowest,
+    learning,
     lowest,
     lowest_overall,
     next_token_backward,
@@ -238,7 +239,8 @@ def page() -> str:
                 "\n".join(textwrap.wrap(" ".join(words.replace("``", "`").split()), 99)),
                 code(OWN_STATISTIC),
             ]
-    functions = (lowest, lowest_overall, kth_lowest, next_token_backward, registered_method)
+    masks = (lowest, lowest_overall, kth_lowest)
+    functions = (*masks, learning, next_token_backward, registered_method)
     kept = inspect.getdoc(TensorCache) or ""
     shown = [*map(of_function, functions), item("prunebench.TensorCache(name)", kept)]
     shown += [item(f"TensorCache.{name}", text) for name, text in members(TensorCache)]

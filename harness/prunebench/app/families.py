@@ -52,7 +52,7 @@ class ModelLevels(Part):
 def model_levels(model: str, *, trust_remote_code: bool = False) -> ModelLevels:
     """What works on ``model``: a folder with a config.json, a Hub id, or a `model_type`.
 
-    A `model_type` stands for its default config. Raises PrunebenchError if there is no config to
+    Of a `model_type` the default config is taken. Raises PrunebenchError if there is no config to
     look at. What it describes never raises: every level that does not work says why.
     """
     config, source = _config(model)

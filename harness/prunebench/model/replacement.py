@@ -23,7 +23,7 @@ Network = Literal["mlp", "swiglu"]
 
 
 class Replacement(Part):
-    """Which network stands in a layer's place, and its size."""
+    """The network in place of a layer, and its size."""
 
     network: Network
     width: int = Field(gt=0, description="channels between its two projections")

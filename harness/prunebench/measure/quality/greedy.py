@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from prunebench.measure.quality.split_model import SplitModel, split_model
 from prunebench.measure.speed.execution import Eager
-from prunebench.model.batches import tokens_per_batch
+from prunebench.model.batches import batches_by_length, tokens_per_batch
 from prunebench.model.placement import input_device
 from prunebench.model.positions import check_positions
 
@@ -42,7 +42,7 @@ def greedy_continuations(
 
     ``prompts`` are int64 [batch, prompt] without padding, on the device of the model's embedding.
     Gives an int64 [tokens] for each of them: ``new_tokens``, or fewer if one of ``end`` comes, which
-    is then the last. Raises PrunebenchError if the model has no positions for so many tokens.
+    is then the last. Raises PrunebenchError if that is more tokens than the model has positions.
     """
     check_positions(model, prompts.shape[1] + new_tokens, "a prompt with its continuation")
     decoder = Eager(model)
@@ -66,7 +66,7 @@ def greedy_choices(
     ``prompts`` and ``continuations`` are token ids, none of the prompts empty. Gives for each pair
     as many tokens as the continuation has, and one more: the most likely token after the prompt and
     the first 0, 1, 2, ... tokens of the continuation. All come from one pass over both, without
-    decoding step by step. Raises PrunebenchError if the model has no positions for so many tokens.
+    decoding step by step. Raises PrunebenchError if a text has more tokens than the model positions.
     """
     texts = [[*prompt, *rest] for prompt, rest in zip(prompts, continuations, strict=True)]
     if not texts:
@@ -76,7 +76,9 @@ def greedy_choices(
     split, _ = split_model(model, torch.tensor([texts[0][:PROBE_TOKENS]], device=device))
     found: list[list[int]] = [[] for _ in texts]
     longest_first = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
-    for batch in _batches(longest_first, [len(text) for text in texts], tokens_per_batch(device)):
+    lengths = [len(texts[index]) for index in longest_first]
+    for some in batches_by_length(lengths, tokens_per_batch(device)):
+        batch = longest_first[some]
         # Padding comes last, where no token of a causal model sees it.
         ids = torch.zeros(len(batch), len(texts[batch[0]]), dtype=torch.long)
         for row, index in enumerate(batch):
@@ -87,15 +89,6 @@ def greedy_choices(
         for index, row_best in zip(batch, best, strict=True):
             found[index] = row_best
     return found
-
-
-def _batches(order: Sequence[int], lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Consecutive texts of ``order``, longest first, of about so many tokens with padding."""
-    at = 0
-    while at < len(order):
-        count = max(1, tokens // lengths[order[at]])
-        yield list(order[at : at + count])
-        at += count
 
 
 def _most_likely(

@@ -20,7 +20,7 @@ class SplitModel:
     head: Any
 
     def chunks(self, states: int) -> Iterator[slice]:
-        """Slices of so many states that their logits take at most `LOGITS_BYTES`."""
+        """Slices of ``states`` states; the logits of a slice take at most `LOGITS_BYTES`."""
         rows = max(1, LOGITS_BYTES // (4 * self.head.weight.shape[0]))
         for start in range(0, states, rows):
             yield slice(start, start + rows)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import torch
 
+from prunebench.model.batches import batches_by_length
+
 
 @dataclass(frozen=True)
 class Row:
@@ -71,17 +73,9 @@ def rows_of(sequences: Sequence[Sequence[int]], hidden: int, most: int) -> list[
 
 
 def batches_of(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
-    """Consecutive rows in batches of at most ``tokens`` with padding, at least one row each.
-
-    Rows come longest first, so that those of a batch are of almost one length.
-    """
-    batches: list[list[Row]] = []
-    for row in rows:
-        if batches and (len(batches[-1]) + 1) * len(batches[-1][0].tokens) <= tokens:
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-    return batches
+    """`batches_by_length` of rows, which come longest first."""
+    lengths = [len(row.tokens) for row in rows]
+    return [list(rows[some]) for some in batches_by_length(lengths, tokens)]
 
 
 def _worth(shared: int, hidden: int) -> int:

@@ -102,7 +102,7 @@ class MetricContext:
 
         ``prompts`` are int64 [batch, prompt], such as a part of `windows`. Gives an int64 [tokens]
         for each of them: ``new_tokens``, or fewer if one of `end_tokens` comes, which is then the
-        last. Raises PrunebenchError if the model has no positions for so many tokens.
+        last. Raises PrunebenchError if that is more tokens than the model has positions.
         """
         from prunebench.measure.quality.greedy import greedy_continuations
 
@@ -117,7 +117,7 @@ class MetricContext:
         most likely token after the prompt and the first 0, 1, 2, ... tokens of the continuation,
         one more than the continuation has. If they equal the continuation, the model writes it.
         One pass over all tokens takes a fraction of the time of `greedy_continuations`. Raises
-        PrunebenchError if the model has no positions for so many tokens.
+        PrunebenchError if a text has more tokens than the model positions.
         """
         from prunebench.measure.quality.greedy import greedy_choices
 
