@@ -17,7 +17,7 @@ windows. The plain loop runs each of them in full. `Search.step` saves work in f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -64,7 +64,7 @@ class Result(NamedTuple):
     unit: Unit
 
 
-class _Variant(NamedTuple):
+class Variant(NamedTuple):
     """The model without one more unit."""
 
     unit: Unit
@@ -111,7 +111,7 @@ class Search:
         reads = [self._reads(unit) for unit in self.left]
         best: Result | None = None
         bounds: Bounds = []
-        pending: list[_Variant] = []
+        pending: list[Variant] = []
         # From the guess to the top, then from the bottom to the guess, so that the guess comes
         # first.
         for first, end in ((self._reads(guess), max(reads) + 1), (0, self._reads(guess))):
@@ -137,32 +137,28 @@ class Search:
             best = self._settle(pending, bounds, best)
         return self.remove(best)
 
-    def every(self, *, model_dtype: bool = False) -> list[Result]:
-        """The exact loss without each unit that is left, from the bottom up; removes none.
+    def variants_upwards(self) -> Iterator[tuple[Unit, list[torch.Tensor]]]:
+        """Each unit that is left, from the bottom up, and the last layer's output without it.
 
-        Each variant starts from the states before its unit. ``model_dtype``: see
-        `PartialForward.nll`.
+        By batch. Each variant starts from the states before its unit.
         """
         states = self.forward.start()
-        found: list[Result] = []
         index = 0
         # The same states serve all units that read them, and move on to the next ones.
         for unit in sorted(self.left, key=self._reads):
             while index < self._reads(unit):
                 states = self._advance(index, states)
                 index += 1
-            found.append(self._exact(unit, states, model_dtype=model_dtype))
-        return found
+            yield unit, [self._end(unit, batch, state) for batch, state in enumerate(states)]
+            self._count()
 
     def every_as_released(self) -> list[Result]:
-        """The same, with every variant run from the first layer, and losses in the model's dtype.
+        """The loss without each unit, with every variant run in full, softmax in the model's dtype.
 
-        In the order in which ties are broken.
+        In the order in which ties are broken. Removes none.
         """
         states = self.forward.start()
-        return [
-            self._exact(unit, states, whole=True, model_dtype=True) for unit in sorted(self.left)
-        ]
+        return [self._released(unit, states) for unit in sorted(self.left)]
 
     def remove(self, best: Result) -> Result:
         """Remove this unit for good. Raises PrunebenchError if the loss without it is infinite."""
@@ -190,18 +186,13 @@ class Search:
         self.variants += 1
         self._looked_at(self.variants)
 
-    def _exact(
-        self, unit: Unit, states: list[torch.Tensor], *, whole: bool = False, model_dtype: bool
-    ) -> Result:
-        """The loss without this unit; for ``whole`` see `_end`."""
+    def _released(self, unit: Unit, states: list[torch.Tensor]) -> Result:
         nlls = [
-            self.forward.nll(
-                batch, self._end(unit, batch, state, whole=whole), model_dtype=model_dtype
-            )
+            self.forward.nll(batch, self._end(unit, batch, state, whole=True), model_dtype=True)
             for batch, state in enumerate(states)
         ]
         self._count()
-        return _result(math.fsum(nlls), unit)
+        return checked(math.fsum(nlls), unit)
 
     def _measure(self, unit: Unit, states: list[torch.Tensor]) -> tuple[Result, Bounds]:
         """The loss without this unit, and bounds taken there; ``states`` are those it reads."""
@@ -211,11 +202,11 @@ class Search:
             nlls.append(self.forward.nll(batch, end))
             bounds.append(self.forward.lower_bound(batch, end))
         self._expected[unit] = math.fsum(nlls)
-        return _result(self._expected[unit], unit), bounds
+        return checked(self._expected[unit], unit), bounds
 
     def _bounded(
         self, unit: Unit, states: list[torch.Tensor], bounds: Bounds, limit: float
-    ) -> list[_Variant]:
+    ) -> list[Variant]:
         """The variant without this unit, or nothing if its loss exceeds the limit."""
         limit *= 1 + self.slack
         ends, known = [], []
@@ -225,10 +216,10 @@ class Search:
             if math.fsum(known) > limit:
                 break
         self._expected[unit] = math.fsum(known) * len(states) / len(known)
-        variant = _Variant(unit, ends, known)
+        variant = Variant(unit, ends, known)
         return [] if variant.bound > limit else [variant]
 
-    def _settle(self, pending: list[_Variant], bounds: Bounds, best: Result) -> Result:
+    def _settle(self, pending: list[Variant], bounds: Bounds, best: Result) -> Result:
         """Compute the loss of the variant with the lowest bound; drop those that cannot win."""
         variant = pending.pop(min(range(len(pending)), key=lambda index: pending[index].bound))
         for batch, (end, bound) in enumerate(zip(variant.ends, bounds, strict=True)):
@@ -237,8 +228,8 @@ class Search:
             if variant.bound > best.loss * (1 + self.slack):
                 break
         else:
-            best = min(best, _result(variant.bound, variant.unit))
-        # `not ... >`, so that a NaN is kept: `_result` then names its unit.
+            best = min(best, checked(variant.bound, variant.unit))
+        # `not ... >`, so that a NaN is kept: `checked` then names its unit.
         limit = best.loss * (1 + self.slack)
         pending[:] = [other for other in pending if not other.bound > limit]
         return best
@@ -274,8 +265,8 @@ class Search:
         return state if gone >= set(WHOLE) else self.forward.run(layer, batch, state, gone)
 
 
-def _result(loss: float, unit: Unit) -> Result:
-    """Raises PrunebenchError if the loss is NaN."""
+def checked(loss: float, unit: Unit) -> Result:
+    """The loss as a result. Raises PrunebenchError if it is NaN."""
     if math.isnan(loss):
         raise PrunebenchError(
             f"the loss without {unit} is NaN",

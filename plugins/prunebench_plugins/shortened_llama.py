@@ -11,9 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 
-from prunebench import Field, Method, OnlyIf, PrunebenchError, Reference, anatomy, hookimpl
+from prunebench import (
+    AddedLater,
+    Field,
+    Method,
+    OnlyIf,
+    PrunebenchError,
+    Reference,
+    anatomy,
+    hookimpl,
+)
 from prunebench_plugins.depth_options import DepthOptions
 from prunebench_plugins.depth_scores import magnitudes, saliences
+from prunebench_plugins.removal_ranking import lowest
 from prunebench_plugins.removal_search import WHOLE, Search, Unit
 
 if TYPE_CHECKING:
@@ -33,6 +43,11 @@ class ShortenedLLaMA(Method):
     |w * dL/dw|, and ``magnitude`` |w|, over all weights of a layer without biases (section 3.1 of
     the paper). The whole order is on the record; layers that ``plus_heuristic`` protects are in it
     and stay in the model. Of equal layers the lower one goes first.
+
+    For ``ppl`` the perplexities of the layers that go are exact, and so is the choice. Those of
+    layers that stay may be lower bounds, which cost less (see `removal_ranking`); ``lower_bounds``
+    on the record names these layers, whose places in the order are therefore not certain.
+    ``whole_order`` computes all of them.
 
     ``mode=reference`` repeats what the released code does to the loss and to products: it rounds
     the mean loss to the model's dtype, and multiplies in float32, where products of many scores
@@ -85,6 +100,11 @@ class ShortenedLLaMA(Method):
             OnlyIf(criterion=("taylor", "magnitude"), weight_reduction="prod"),
             OnlyIf(criterion=("taylor", "magnitude"), block_reduction="prod"),
         ] = Field("clean", description="reference: round losses and products as released")
+        whole_order: Annotated[bool, AddedLater(), OnlyIf(criterion="ppl", mode="clean")] = Field(
+            default=False,
+            description="exact perplexities of all layers; by default of those that go, and lower"
+            " bounds of others",
+        )
 
     @classmethod
     def needs_calibration_for(cls, options: Any) -> bool:
@@ -95,7 +115,11 @@ class ShortenedLLaMA(Method):
         depth = len(context.kept_layers)
         count = self.options.layers(depth)
         protected = self._protected(depth, count)
-        scores = self._perplexities(model, context) if self._by_loss else self._sums(model, context)
+        scores = (
+            self._perplexities(model, context, count, protected)
+            if self.options.criterion == "ppl"
+            else self._sums(model, context)
+        )
         order = sorted(range(depth), key=scores.__getitem__)  # stable: the lower of equal layers
         removed = [layer for layer in order if layer not in protected][:count]
         context.notes |= {
@@ -105,10 +129,6 @@ class ShortenedLLaMA(Method):
             "removed_in_order": [context.kept_layers[layer] for layer in removed],
         }
         context.remove_layers(model, removed)
-
-    @property
-    def _by_loss(self) -> bool:
-        return bool(self.options.criterion == "ppl")
 
     def _protected(self, depth: int, count: int) -> set[int]:
         """The layers that stay. Raises PrunebenchError if ``count`` others do not exist."""
@@ -124,19 +144,29 @@ class ShortenedLLaMA(Method):
             )
         return found
 
-    def _perplexities(self, model: Any, context: Context) -> list[float]:
-        """The perplexity without each layer."""
+    def _perplexities(
+        self, model: Any, context: Context, count: int, protected: set[int]
+    ) -> list[float]:
+        """The perplexity without each layer; for layers that stay, it may be a lower bound."""
         depth = len(context.kept_layers)
         units = [Unit(WHOLE, layer) for layer in range(depth)]
         search = Search(model, context, units, lambda done: context.progress(done, depth))
-        released = self.options.mode == "reference"
-        found = search.every_as_released() if released else search.every()
+        if self.options.mode == "reference":
+            # The released code averages in the logits' dtype: in half precision many are equal.
+            found = search.every_as_released()
+            means = torch.tensor([result.loss / search.forward.targets for result in found])
+            context.notes |= search.cost()
+            return means.to(anatomy(model).head.weight.dtype).double().exp().tolist()
+        among = [unit for unit in units if unit.layer not in protected]
+        ranking = (
+            lowest(search, depth, units)
+            if self.options.whole_order
+            else lowest(search, count, among)
+        )
+        bounded = sorted(unit.layer for unit in ranking.bounded)
         context.notes |= search.cost()
-        if not released:
-            return [search.perplexity(result) for result in found]
-        # The released code averages in the logits' dtype, so that in half precision many are equal.
-        means = torch.tensor([result.loss / search.forward.targets for result in found])
-        return means.to(anatomy(model).head.weight.dtype).double().exp().tolist()
+        context.notes["lower_bounds"] = [context.kept_layers[layer] for layer in bounded]
+        return [search.perplexity(result) for result in ranking.results]
 
     def _sums(self, model: Any, context: Context) -> list[float]:
         """The score of each layer's weights."""

@@ -1,7 +1,8 @@
 """Depth methods against the plain way of doing the same: their choices and their seconds.
 
 Plain is what the papers' programs do: every candidate runs in full, window by window, and LaCo runs
-the dense and the merged model for each trial.
+the dense and the merged model for each trial. CPU time counts, because other processes disturb it
+less than the time on the clock.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def loss_without(model, tokens: torch.Tensor, gone: list[int]) -> float:
 
 def ranking(model, tokens: torch.Tensor) -> list[int]:
     losses = [loss_without(model, tokens, [layer]) for layer in range(30)]
-    return sorted(range(30), key=losses.__getitem__)
+    # The layers that "+" protects are ranked too, and stay.
+    order = sorted(range(30), key=losses.__getitem__)
+    return [layer for layer in order if 4 <= layer < 28][:6]
 
 
 def greedy(model, tokens: torch.Tensor, steps: int) -> list[int]:
@@ -69,11 +72,11 @@ def compared(
     """Median ratio, and the median seconds of both, in rounds that alternate; same choices."""
     pairs = []
     for _ in range(ROUNDS):
-        begun = time.perf_counter()
+        begun = time.process_time()
         expected = plain()
-        between = time.perf_counter()
+        between = time.process_time()
         found = method()[key]
-        pairs.append((between - begun, time.perf_counter() - between))
+        pairs.append((between - begun, time.process_time() - between))
         assert found == pytest.approx(expected, abs=1e-4)
     return (
         median(mine / its for its, mine in pairs),
@@ -100,7 +103,7 @@ def test_shortened_llama_takes_at_most_0_55_of_evaluating_every_layer_in_full(mo
     measured = compared(
         lambda: ranking(model, tokens),
         lambda: ours(model, tokens, "shortened-llama", count=6),
-        "order",
+        "removed_in_order",
     )
     report(cost, "shortened-llama, ppl, 4 x 128 tokens", measured, 0.55)
 

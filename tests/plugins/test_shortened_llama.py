@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunebench import Context, Method, PrunebenchError, anatomy
+from prunebench.layerwise import partial_forward
+from prunebench.model import batches
 from prunebench.model.surgery import remove_layers
 from prunebench.plugin.host import load_plugins
 from prunebench.testing import tiny_calibration
-from prunebench_plugins import llm_pruner_scores
+from prunebench_plugins import llm_pruner_scores, removal_ranking
 from tiny import FAMILIES, tiny_model
 
 FREE = {"plus_heuristic": False}
@@ -62,12 +64,46 @@ def test_the_order_by_perplexity_is_that_of_rebuilt_models(
     assert context.kept_layers == sorted(context.notes["order"][2:])
 
 
-def gradients(model, batches: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+@pytest.mark.parametrize(
+    ("family", "count", "plus", "room"),
+    [("llama", 2, True, 1 << 20), ("qwen2", 4, False, 0), ("opt", 0, False, 0)],
+)
+def test_layers_that_stay_are_bounded_and_the_choice_is_that_of_exact_losses(
+    family: str, count: int, plus: bool, room: int
+) -> None:
+    def notes(**options: object):
+        model = tiny_model(family, 7, num_hidden_layers=12)
+        return prune(model, count=count, plus_heuristic=plus, **options).notes
+
+    exact = notes(whole_order=True)
+    assert exact["lower_bounds"] == []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(partial_forward, "SUBSET", 40)
+        patch.setitem(batches.BATCH_TOKENS, "cpu", 10)  # a window a batch
+        patch.setattr(removal_ranking, "KEPT_BYTES", room)
+        found = notes()
+    assert found["removed_in_order"] == exact["removed_in_order"]
+    assert (
+        found["removed_in_order"]
+        == [layer for layer in found["order"] if not plus or 4 <= layer < 10][:count]
+    )
+    bounded = set(found["lower_bounds"])
+    assert bounded
+    for layer, (score, loss) in enumerate(zip(found["score"], exact["score"], strict=True)):
+        if layer in bounded:
+            assert score <= loss * (1 + 1e-4)
+        else:
+            assert score == pytest.approx(loss, rel=1e-5)
+    highest = max((exact["score"][layer] for layer in found["removed_in_order"]), default=0)
+    assert all(found["score"][layer] > highest for layer in bounded if not plus or 4 <= layer < 10)
+
+
+def gradients(model, parts: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
     """The sum over batches of the gradient of each one's mean loss, by layer and weight."""
     with torch.enable_grad():
         for parameter in model.parameters():
             parameter.requires_grad_(requires_grad=True)
-        for batch in batches:
+        for batch in parts:
             model(batch, labels=batch).loss.backward()
     return [
         {
@@ -196,6 +232,15 @@ def test_only_half_of_the_decoder_is_run() -> None:
     assert notes["decoder_evaluations"] == pytest.approx((11 + 66) / 12, abs=1e-3)
 
 
+def test_a_large_vocabulary_runs_for_the_layers_that_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partial_forward, "SUBSET", 40)
+    notes = prune(tiny_model("llama", num_hidden_layers=12), count=1).notes
+    assert notes["naive_evaluations"] == 12
+    # Three runs for the tangent, one for the layer that goes, and a few for close ones.
+    assert 4 <= notes["head_evaluations"] <= 9
+    assert len(notes["lower_bounds"]) == 12 - (notes["head_evaluations"] - 3)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -233,10 +278,13 @@ def test_options_of_other_criteria_have_no_effect() -> None:
     idle = method(norm_power=2, batch_size=3).options.without_effect()
     assert set(idle) == {"norm_power", "weight_reduction", "block_reduction", "batch_size"}
     magnitude = method(criterion="magnitude", mode="reference").options.without_effect()
-    assert set(magnitude) == {"batch_size", "mode"}
-    assert not method(
-        criterion="taylor", mode="reference", block_reduction="prod"
-    ).options.without_effect()
+    assert set(magnitude) == {"batch_size", "mode", "whole_order"}
+    assert "whole_order" in method(mode="reference").options.without_effect()
+    assert set(
+        method(
+            criterion="taylor", mode="reference", block_reduction="prod"
+        ).options.without_effect()
+    ) == {"whole_order"}
 
 
 def test_six_of_32_and_eight_of_40_layers_go_by_default() -> None:
