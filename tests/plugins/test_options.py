@@ -304,6 +304,8 @@ CHOICE = {"layers": None, "linears": None}
 VALIDATION = {"val_windows": None, "val_share": None, "eval_steps": 100}
 LATER: dict[tuple[str, str], dict[str, Any]] = {
     ("allocation", "owl"): {"mode": "clean"},
+    # Exact perplexities of all layers do not change which of them go.
+    ("method", "shortened-llama"): {"whole_order": False},
     ("method", "random"): CHOICE,
     ("method", "magnitude"): CHOICE,
     ("method", "wanda"): {**CHOICE, "use_variant": False},
