@@ -42,19 +42,20 @@ class AlphaPruning(Allocation):
     """Remove less from layers whose weights have heavier tails in their spectrum.
 
     alpha is the exponent of a power law that is fitted to the eigenvalues of W^T W of each linear
-    (Hill's estimate); a small one is a heavy tail, and a sign of good training. The
-    alphas are mapped linearly to [1 - epsilon, 1 + epsilon] and scaled so that the mean over the
-    weights is the sparsity (arXiv:2410.10912, section 3). With `mapping_type: block_wise` all linears of a decoder
-    layer have the mean of its alphas. The tail begins where `metric` says: `alpha_peak` looks for
-    the closest fit between 0.95 and 1.5 times the peak of the spectrum, `alpha_mid` takes the upper
-    half, `alpha` the closest fit of all. Metrics of the package weightwatcher, which the released
-    code also offers, are not among them.
+    (Hill's estimate); a small one is a heavy tail, and a sign of good training. The alphas are
+    mapped linearly to [1 - epsilon, 1 + epsilon] and scaled so that the mean over the weights is
+    the sparsity (arXiv:2410.10912, section 3). With `mapping_type: block_wise` all linears of a
+    decoder layer have the mean of its alphas. The tail begins where `metric` says: `alpha_peak`
+    looks for the closest fit between 0.95 and 1.5 times the peak of the spectrum, `alpha_mid` takes
+    the upper half, `alpha` the closest fit of all. Metrics of the package weightwatcher, which the
+    released code also offers, are not among them.
 
     If a layer's share exceeds 0.99, it gets 0.99 and the others lose more in proportion, so that
     the mean stays exact. `mode: reference` does neither, only 1 is the most that a layer can lose;
-    and it compares eigenvalues with the base-10 logarithm of the lower bound of `alpha_peak`, so
-    that the tail may begin far below the peak. If all layers have the same alpha, all get the same
-    sparsity. For N:M the shares are rounded to whole weights of a group.
+    it compares eigenvalues with the base-10 logarithm of the lower bound of `alpha_peak`, so that
+    the tail may begin far below the peak; and it adds logarithms up in float32. If all layers have
+    the same alpha, all get the same sparsity. For N:M the shares are rounded to whole weights of a
+    group.
 
     Singular values are remembered by the hash of the weights in prunebench's cache folder.
     """

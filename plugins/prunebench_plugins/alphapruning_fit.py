@@ -33,7 +33,7 @@ class Fit(NamedTuple):
     bins: int
     xmin_pos: float
     released: bool
-    """Whether alpha_peak compares eigenvalues with the logarithm of the lower bound."""
+    """Whether alpha_peak's lower bound is a logarithm, and sums are in float32."""
 
 
 def eigenvalues(weight: torch.Tensor) -> torch.Tensor:
@@ -61,7 +61,10 @@ def power_law(values: torch.Tensor, fit: Fit) -> PowerLaw:
     distances = _distances(logs, starts, alphas)
     # The first of equal distances, as argmin gives on a CPU.
     best = int((distances == distances.min()).nonzero()[0])
-    return PowerLaw(float(alphas[best]), float(distances[best]))
+    alpha = alphas[best]
+    if fit.released:
+        alpha = _rounded_hill(values.log(), int(starts[best]))
+    return PowerLaw(float(alpha), float(distances[best]))
 
 
 def _hill(logs: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
@@ -70,6 +73,16 @@ def _hill(logs: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
     sums = logs.flip(0).cumsum(0).flip(0)
     sizes = len(logs) - starts
     return 1 + sizes / (sums[starts] - sizes * logs[starts])
+
+
+def _rounded_hill(logs: torch.Tensor, start: int) -> torch.Tensor:
+    """Hill's estimate in float32, as the released code computes it; logs float32 [n].
+
+    A steep tail is the small difference of two large sums, which rounding moves: an exponent of 18
+    by 1e-4 of itself.
+    """
+    size = float(len(logs) - start)
+    return 1 + size / (logs[start:].sum() - size * logs[start])
 
 
 def _distances(logs: torch.Tensor, starts: torch.Tensor, alphas: torch.Tensor) -> torch.Tensor:

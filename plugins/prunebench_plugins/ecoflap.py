@@ -49,8 +49,9 @@ class ECoFLaP(Allocation):
     `mode: reference` repeats the released code: it distributes in float32 and keeps a few weights
     too many, since it adds where it should take away; `num_noise` draws use up the number of
     samples, so that they come from fewer windows; and losses come from the whole vocabulary head.
-    The default computes a close bound of them (see `lower_bound`), which gives nearly
-    the same scores (on SmolLM2 within 0.3 %, 0.01 % of a layer) for a small part of the cost. Weights are restored exactly in both.
+    The default computes a close bound of them (see `lower_bound`), which gives nearly the same
+    scores (on SmolLM2 within 0.3 %, 0.01 % of a layer) for a small part of the cost. Weights are
+    restored exactly in both.
 
     The search by pruning the whole model three times (`Real` in the released code) is left out.
     """
