@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import torch
@@ -11,17 +11,12 @@ from pydantic import model_validator
 import prunebench
 from prunebench import Block, Field, Method, OnlyIf, PrunebenchError, Reference, anatomy, hookimpl
 from prunebench_plugins.flap_choice import Amount, Gone, Structure, chosen, released
-from prunebench_plugins.flap_scores import (
-    Fluctuation,
-    Metric,
-    ReleasedFluctuation,
-    channel_metric,
-    group_scores,
-)
+from prunebench_plugins.flap_inputs import observe, reader_of, removed_mean
+from prunebench_plugins.flap_scores import Metric, group_scores
 from prunebench_plugins.llm_pruner_groups import Pool, cuttable, pool_of
 
 if TYPE_CHECKING:
-    from prunebench import Anatomy, Context, LinearStats
+    from prunebench import Anatomy, Context
 
 MANUAL = ("AL-MM", "UL-MM")
 
@@ -109,7 +104,13 @@ class FLAP(Method):
         pools = [pool_of(parts, block, {}) for block in cuttable(parts, parts.blocks)]
         total = sum(parameter.numel() for parameter in model.parameters())
         ratio = self._ratio(pools, total)
-        metrics, means = self._observe(parts, pools, model, context)
+        metrics, means = observe(
+            parts,
+            pools,
+            context,
+            self.options.metrics,
+            released=self.options.mode == "reference",
+        )
         standardised = self.options.structure.startswith("AL")
         scores = [
             group_scores(metric, pool.present, standardised=standardised)
@@ -149,36 +150,6 @@ class FLAP(Method):
             )
         return float(target * total / removable)
 
-    def _observe(
-        self, parts: Anatomy, pools: Sequence[Pool], model: Any, context: Context
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Of the channels that each pool's groups own: their metric, and the mean of the input."""
-        released = self.options.mode == "reference"
-        wanted: set[Any] = {ReleasedFluctuation if released else Fluctuation}
-        if self.options.metrics == "WIFN":
-            wanted.add("input_norm")
-        found: dict[Block, tuple[torch.Tensor, torch.Tensor]] = {}
-        readers = {
-            (pool.block.layer, _reader(parts, pool.block)): pool.block
-            for pool in pools
-            if pool.block is not None
-        }
-
-        def see(linears: Mapping[str, Any], stats: Mapping[str, LinearStats]) -> None:
-            for name, each in stats.items():
-                mean, fluctuation = each["fluctuation"]
-                norm = each.input_norm if self.options.metrics == "WIFN" else None
-                metric = channel_metric(
-                    linears[name].weight, self.options.metrics, fluctuation, norm
-                )
-                block = readers[each.layer, name]
-                metric = metric.square() if block.kind == "attention" else metric
-                found[block] = metric, mean
-
-        context.observe_linears(model, wanted, see, only={name for _, name in readers})
-        both = [found[pool.block] for pool in pools if pool.block is not None]
-        return [metric for metric, _ in both], [mean for _, mean in both]
-
     def _biases(
         self, parts: Anatomy, pools: Sequence[Pool], gone: Gone, means: Sequence[torch.Tensor]
     ) -> dict[str, torch.Tensor]:
@@ -187,19 +158,11 @@ class FLAP(Method):
         for pool, some, mean in zip(pools, gone, means, strict=True):
             if pool.block is None or not bool(some.any()):
                 continue
-            layer = parts.layers[pool.block.layer]
-            name = _reader(parts, pool.block)
-            weight = parts.linears(layer)[name].weight  # [out, in]
-            channels = some.repeat_interleave(len(mean) // pool.present).to(mean.device)
+            name = reader_of(parts, pool.block)
+            linear = parts.linears(parts.layers[pool.block.layer])[name]
             path = f"{parts.layers_path}.{pool.block.layer}.{name}"
-            found[path] = weight.float() @ (mean * channels)
+            found[path] = removed_mean(linear, mean, some)
         return found
-
-
-def _reader(parts: Anatomy, block: Block) -> str:
-    """The linear that reads the block's channels."""
-    layer = parts.layers[block.layer]
-    return parts.head_reader(layer) if block.kind == "attention" else parts.channel_reader(layer)
 
 
 def _kept(pools: Sequence[Pool], gone: Gone) -> dict[Block, list[int]]:

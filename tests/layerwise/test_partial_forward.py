@@ -90,6 +90,35 @@ def test_a_post_norm_model_cannot_lose_a_sub_block() -> None:
         loss(PartialForward(model, tokens(model)), {Block(0, "mlp")})
 
 
+@pytest.mark.parametrize("model_type", ["llama", "granite"])
+def test_the_divergence_is_that_of_the_models_own_distributions(
+    model_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Granite scales its logits, so that they are not the head of the final norm."""
+    monkeypatch.setitem(batches.BATCH_TOKENS, "cpu", 32)
+    monkeypatch.setitem(partial_forward.LOGITS_AT_ONCE, "cpu", 7 * 320)
+    model = families.tiny_configs.tiny_model(model_type)
+    ids = tokens(model)
+    forward = PartialForward(model, ids)
+    variants = [Block(1, "mlp")], [Block(0, "attention")]
+    dense, *others = (ends(forward, gone) for gone in ((), *variants))
+    heads = forward.head_passes
+    with torch.no_grad():
+        by_batch = [
+            forward.kl(batch, end, [each[batch] for each in others])
+            for batch, end in enumerate(dense)
+        ]
+    found = [sum(costs) for costs in zip(*by_batch, strict=True)]
+    assert forward.head_passes - heads == pytest.approx(3)
+    own = model(ids).logits[:, :-1].log_softmax(-1)
+    for value, gone in zip(found, variants, strict=True):
+        smaller = copy.deepcopy(model)
+        remove_blocks(smaller, gone)
+        its = smaller(ids).logits[:, :-1].log_softmax(-1)
+        assert value == pytest.approx(float((own.exp() * (own - its)).sum()), rel=1e-3)
+        assert value > 1e-3
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_bound_is_the_loss_of_the_variant_it_was_made_from(
     family: str, monkeypatch: pytest.MonkeyPatch

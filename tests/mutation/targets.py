@@ -7,6 +7,7 @@ OPTIONS = "tests/plugins/test_options.py"
 LINEAR = ("tests/plugins/test_linear_methods.py", OPTIONS)
 PRUNER = ("tests/plugins/test_llm_pruner_scores.py", "tests/plugins/test_llm_pruner.py")
 BESA = ("tests/plugins/test_besa.py",)
+BUDGET = ("tests/plugins/test_budget_search.py",)
 BLOCKS = ("tests/plugins/test_blockpruner.py",)
 APPLY = ("tests/plugins/test_apply.py",)
 WALK = ("tests/layerwise/test_walk.py",)
@@ -24,6 +25,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     f"{P}/dsnot_refine.py": ("tests/plugins/test_dsnot.py",),
     f"{P}/flap.py": ("tests/plugins/test_flap.py", OPTIONS),
     f"{P}/flap_choice.py": ("tests/plugins/test_flap.py",),
+    f"{P}/flap_inputs.py": ("tests/plugins/test_flap.py",),
     f"{P}/flap_scores.py": ("tests/plugins/test_flap.py",),
     f"{P}/hywia.py": ("tests/plugins/test_hywia.py", OPTIONS),
     f"{P}/hywia_fusion.py": ("tests/plugins/test_hywia.py",),
@@ -56,6 +58,11 @@ TARGETS: dict[str, tuple[str, ...]] = {
     f"{P}/minitron.py": ("tests/plugins/test_minitron.py", OPTIONS),
     f"{P}/minitron_importance.py": ("tests/plugins/test_minitron.py",),
     f"{P}/minitron_widths.py": ("tests/plugins/test_minitron.py",),
+    f"{P}/budget_search.py": (*BUDGET, OPTIONS),
+    f"{P}/budget_knapsack.py": BUDGET,
+    f"{P}/budget_quality.py": BUDGET,
+    f"{P}/budget_sizes.py": BUDGET,
+    f"{P}/budget_variants.py": BUDGET,
     f"{P}/imp.py": ("tests/plugins/test_imp.py", OPTIONS),
     f"{P}/apply.py": APPLY,
     f"{P}/apply_units.py": APPLY,

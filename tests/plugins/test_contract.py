@@ -27,6 +27,7 @@ TRIED = {
     "flap": {"ratio": 0.5},
     "minitron": {"ratio": 0.3, "multiple_of": 1},
     "blockpruner": {"count": 2},
+    "budget-search": {"target_parameters": 0.3, "rounds": 1, "mlp": [0.5], "multiple_of": 8},
     "slicegpt": {"ratio": 0.25, "round_interval": 4},
     "shortgpt": {"count": 1},
     "llm-streamline": {"ratio": 0.25},
@@ -109,6 +110,10 @@ class TestFLAP(_Ours):
 
 class TestBlockPruner(_OnOPT):
     method, options = METHODS["blockpruner"], TRIED["blockpruner"]
+
+
+class TestBudgetSearch(_OnOPT):
+    method, options = METHODS["budget-search"], TRIED["budget-search"]
 
 
 class TestSliceGPT(_Ours):

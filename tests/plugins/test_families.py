@@ -37,6 +37,7 @@ METHODS: dict[str, tuple[str, dict[str, object]]] = {
     "slicegpt": ("slicegpt", {"ratio": 0.25, "round_interval": 4}),
     "minitron": ("minitron", {"intermediate_size": 0.5, "num_hidden_layers": 3, "multiple_of": 4}),
     "blockpruner": ("blockpruner", {"count": 2}),
+    "budget-search": ("budget-search", {"rounds": 1, "mlp": [0.5], "attention": [0.5]}),
     "shortgpt": ("shortgpt", {"count": 1}),
     "llm-streamline": ("llm-streamline", {"layer_intervals": 1}),
     "shortened-llama": ("shortened-llama", {"count": 1, "plus_heuristic": False}),

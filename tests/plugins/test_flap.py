@@ -76,7 +76,7 @@ def test_the_released_variance_takes_squares_around_the_new_mean() -> None:
 def test_the_metric_of_attentions_is_squared(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[torch.Tensor] = []
     monkeypatch.setattr(
-        "prunebench_plugins.flap.channel_metric",
+        "prunebench_plugins.flap_inputs.channel_metric",
         lambda weight, *_: torch.full(weight.shape[1:], 3.0),
     )
     monkeypatch.setattr(

@@ -7,7 +7,7 @@ cost, often shows that a variant is no better.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -163,6 +163,32 @@ class PartialForward:
             )
             total += losses.double().sum()
         return float(total)
+
+    def kl(self, batch: int, dense: torch.Tensor, others: Sequence[torch.Tensor]) -> list[float]:
+        """Sum over a batch of KL(dense ‖ other) in nats, for each of several variants.
+
+        ``dense`` and ``others`` are last layers' outputs. The distributions are those of the next
+        token at the positions that `nll` counts, in at least float32. The head runs once for each
+        variant, and once for the dense model.
+        """
+        own = None
+        if not self._is_plain:
+            own = [self._own_logits(self._batches[batch], each) for each in (dense, *others)]
+        rows = [
+            self._predicting(batch, each)[0] if own is None else own[index][:, :-1].flatten(0, 1)
+            for index, each in enumerate((dense, *others))
+        ]
+        self._head_tokens += len(rows) * len(rows[0])
+        logits = self._logits if own is None else _wide
+        totals = torch.zeros(len(others), dtype=torch.float64, device=dense.device)
+        for here, *variants in zip(*map(self._chunks, rows), strict=True):
+            wanted = logits(here).log_softmax(dim=-1)  # [positions, vocabulary]
+            for number, each in enumerate(variants):
+                found = logits(each).log_softmax(dim=-1)
+                totals[number] += torch.nn.functional.kl_div(
+                    found, wanted, reduction="sum", log_target=True
+                )
+        return totals.tolist()
 
     def lower_bound(self, batch: int, hidden: torch.Tensor) -> LowerBound | None:
         """A function that bounds `nll` of this batch from below, for any variant of the model.

@@ -17,7 +17,8 @@ def add_biases(model: Any, biases: Mapping[str, torch.Tensor]) -> None:
     """
     modules: dict[str, Any] = {path: model.get_submodule(path) for path in biases}
     for path, module in modules.items():
-        outputs = module.weight.shape[0]
+        # A Conv1D, which always has a bias, stores its weight as [in, out].
+        outputs = module.weight.shape[0] if module.bias is None else len(module.bias)
         if biases[path].shape != (outputs,):
             raise PrunebenchError(
                 f"{path}: a bias of shape {list(biases[path].shape)} for {outputs} outputs",

@@ -1,0 +1,320 @@
+"""Budgeted search: an exact choice, costs and sizes that are those of the model that it makes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+import families.tiny_configs
+import report_builder as build
+from prunebench import Block, PrunebenchError, anatomy
+from prunebench.plugin.api.report_section import Folded, ReportData
+from prunebench.plugin.host import load_plugins
+from prunebench.testing import tiny_context
+from prunebench_plugins.budget_knapsack import Option, choose
+from prunebench_plugins.budget_quality import Trials
+from prunebench_plugins.budget_report import BudgetPredictions
+from prunebench_plugins.budget_sizes import Tokens, memory, memory_of, parameters, parameters_of
+from prunebench_plugins.budget_variants import Item, Variant, Widths, items_of
+from tiny import tiny_model
+
+KIND = load_plugins()["method"]["budget-search"].value
+OPTIONS = st.builds(Option, st.integers(-4, 40).map(lambda tenths: tenths / 10), st.integers(0, 12))
+ITEMS = st.lists(st.lists(OPTIONS, min_size=1, max_size=4), max_size=5)
+
+
+def prune(model, **options: object):
+    context = tiny_context(model)
+    with torch.no_grad():
+        KIND(KIND.Options.model_validate(options)).prune(model, context)
+    return context
+
+
+def best(items: list[list[Option]], budget: int) -> float:
+    """The least cost of all choices that fit; infinity if none does."""
+    fitting = (
+        math.fsum(option.cost for option in choice)
+        for choice in itertools.product(*items)
+        if sum(option.size for option in choice) <= budget
+    )
+    return min(fitting, default=math.inf)
+
+
+def taken(items: list[list[Option]], budget: int, resolution: int) -> list[Option] | None:
+    found = choose(items, budget, resolution)
+    return found and [item[index] for item, index in zip(items, found, strict=True)]
+
+
+@settings(max_examples=30)
+@given(ITEMS, st.integers(0, 40))
+def test_the_choice_is_the_best_of_all_and_fits(items: list[list[Option]], budget: int) -> None:
+    found = choose(items, budget, 1000)
+    least = best(items, budget)
+    assert (found is None) == math.isinf(least)
+    if found is not None:
+        chosen = [item[index] for item, index in zip(items, found, strict=True)]
+        assert sum(option.size for option in chosen) <= budget
+        assert sum(option.cost for option in chosen) == pytest.approx(least, abs=1e-9)
+        assert choose(items, budget + 5, 1000) is not None
+        assert best(items, budget + 5) <= least
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(
+        st.lists(st.builds(Option, st.floats(0, 1), st.integers(0, 1000)), min_size=2, max_size=4),
+        min_size=3,
+        max_size=5,
+    ),
+    st.integers(0, 4000),
+    st.integers(1, 6),
+)
+def test_a_coarse_choice_fits_and_is_as_good_as_resolution_promises(
+    items: list[list[Option]], budget: int, resolution: int
+) -> None:
+    found = taken(items, budget, resolution)
+    assume(found is not None)
+    assert found is not None
+    assert sum(option.size for option in found) <= budget
+    promised = best(items, budget - math.ceil(budget / resolution))
+    assert sum(option.cost for option in found) <= promised + 1e-9
+
+
+def test_the_smallest_choice_is_never_lost() -> None:
+    """The state that is largest of its bucket does not fit with what follows."""
+    items = [[Option(1.0, 0), Option(0.0, 3)], [Option(0.0, 97)], [Option(0.0, 0)] * 2]
+    assert choose(items, 97, 1) == [0, 0, 0]
+    assert choose(items, 96, 1) is None
+
+
+def test_of_equal_choices_the_smaller_one_wins_then_the_earlier_option() -> None:
+    items = [[Option(1.0, 5), Option(1.0, 4), Option(1.0, 4)], [Option(0.0, 1), Option(0.0, 1)]]
+    assert choose(items, 100, 1000) == [1, 0]
+
+
+def items_in(model, context, *, bias: bool = True) -> list[Item]:
+    widths = Widths([0.5], [0.75, 0.25], 16)
+    return items_of(anatomy(model), context, widths, "WIFV", bias=bias)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3_moe"])
+@torch.no_grad()
+def test_costs_and_sizes_are_those_of_the_model_with_one_variant(family: str) -> None:
+    """Of the model after surgery: its KL from dense, its parameters, its weights and cache."""
+    model = families.tiny_configs.tiny_model(family)
+    context = tiny_context(model)
+    context.calibration = context.windows[:2] % model.config.vocab_size
+    items = items_in(model, context)
+    parts, tokens = anatomy(model), Tokens(9, 2)
+    counted = parameters_of(parts, items)
+    stored = memory_of(parts, items, counted, tokens)
+    trials = Trials(model, context, items, "kl", lambda: None)
+    base, costs = trials.costs()
+    assert base == pytest.approx(0, abs=1e-6)
+    dense = model(context.windows).logits[:, :-1].log_softmax(-1)
+    for item in (items[0], items[1], items[-1]):
+        for index, variant in enumerate(item.variants):
+            smaller = families.tiny_configs.tiny_model(family)
+            its = tiny_context(smaller)
+            _make(smaller, its, item, variant)
+            logits = smaller(context.windows).logits[:, :-1].log_softmax(-1)
+            kl = float((dense.exp() * (dense - logits)).sum(-1).mean())
+            assert costs[item.block][index] == pytest.approx(kl, rel=1e-3, abs=1e-6)
+            for sizes, now in ((counted, parameters), (stored, lambda x: memory(x, tokens))):
+                without = sizes.total - sizes.of[item.block][0]
+                assert now(anatomy(smaller)) == without + sizes.of[item.block][index]
+
+
+def _make(model, context, item: Item, variant: Variant) -> None:
+    parts = anatomy(model)
+    bias = item.bias(parts, variant)
+    if bias is not None:
+        path = f"{parts.layers_path}.{item.block.layer}.{item.reader}"
+        context.add_biases(model, {path: bias})
+    if variant.groups == 0:
+        context.remove_blocks(model, [item.block])
+    elif variant.groups < item.present:
+        context.keep_groups(model, {item.block: (~variant.gone).nonzero().flatten().tolist()})
+
+
+@torch.no_grad()
+def test_later_rounds_measure_in_the_model_of_the_last_one_and_leave_the_model_dense() -> None:
+    model, dense = tiny_model("llama"), tiny_model("llama")
+    context = tiny_context(model)
+    items = items_in(model, context)
+    trials = Trials(model, context, items, "loss", lambda: None)
+    start = trials.cost()
+    with trials.restored():
+        for item in items[:3]:
+            trials.set(item, item.variants[1])
+        trials.set(items[3], items[3].variants[-1])
+        base, costs = trials.costs()
+        assert base == pytest.approx(trials.cost())
+        assert costs[items[0].block][1] == 0
+        trials.set(items[0], items[0].variants[0])
+        assert trials.cost() - base == pytest.approx(costs[items[0].block][0], abs=1e-6)
+    assert trials.cost() == pytest.approx(start, abs=1e-12)
+    for mine, its in zip(model.parameters(), dense.parameters(), strict=True):
+        assert torch.equal(mine, its)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_narrower_variants_keep_what_flap_s_metric_says_and_its_mean_as_a_bias() -> None:
+    model = tiny_model("llama")
+    items = items_in(model, context := tiny_context(model))
+    flap = load_plugins()["method"]["flap"].value
+    other = tiny_model("llama")
+    with torch.no_grad():
+        flap(flap.Options(structure="UL-UM", ratio=0.6)).prune(other, tiny_context(other))
+    channels = items[1]
+    assert [variant.groups for variant in channels.variants] == [80, 64, 16, 0]
+    variant = channels.variants[2]
+    _make(model, context, channels, variant)
+    layer, its = model.model.layers[0].mlp, other.model.layers[0].mlp
+    # FLAP keeps 32 of 80 channels: ours are among them.
+    kept = {tuple(row.tolist()) for row in its.up_proj.weight}
+    assert all(tuple(row.tolist()) in kept for row in layer.up_proj.weight)
+    assert len(layer.up_proj.weight) == 80 - int(variant.gone.sum()) == 16
+    assert float(layer.down_proj.bias.norm()) > 0
+
+
+def test_the_notes_say_what_was_chosen_and_the_model_is_that() -> None:
+    model = tiny_model("llama")
+    dense = parameters(anatomy(model))
+    context = prune(model, target_parameters=0.55, multiple_of=4)
+    notes = context.notes
+    assert notes["dense_size"] == dense
+    assert notes["limit"] == int((1 - 0.55) * dense)
+    assert notes["predicted_size"] <= notes["limit"]
+    assert notes["measured_size"] == parameters(anatomy(model)) <= notes["predicted_size"]
+    gone = [name for name, [taken, *_] in notes["variants"].items() if taken[0] == 0]
+    for name, [taken, *others] in notes["variants"].items():
+        parts = anatomy(model)
+        if int(name[0]) in context.kept_layers:
+            layer = parts.layers[context.kept_layers.index(int(name[0]))]
+            assert parts.groups(layer, name[2:]) == taken[0]
+        else:
+            assert taken[0] == 0
+        # 80 channels become 60, 40 or 20, or none; two KV groups become one, or none.
+        assert len(others) == (4 if name.endswith("mlp") else 2)
+    assert gone
+    logits = model(context.windows).logits[:, :-1].log_softmax(-1)
+    whole = tiny_model("llama")(context.windows).logits[:, :-1].log_softmax(-1)
+    kl = float((whole.exp() * (whole - logits)).sum(-1).mean())
+    assert notes["measured_cost"] == pytest.approx(kl, rel=1e-3)
+
+
+@pytest.mark.parametrize("target", ["target_parameters", "target_memory"])
+def test_no_budget_is_exceeded_and_a_larger_one_costs_no_more(target: str) -> None:
+    costs = []
+    for share in (0.1, 0.3, 0.5):
+        notes = prune(tiny_model("llama"), rounds=1, mlp=[0.5], **{target: share}).notes
+        assert notes["measured_size"] <= notes["predicted_size"] <= notes["limit"]
+        costs.append(notes["predicted_cost"])
+    assert costs == sorted(costs)
+
+
+def test_more_rounds_measure_more_often_and_the_same_options_choose_the_same() -> None:
+    once = prune(tiny_model("llama"), rounds=1).notes
+    twice, again = (prune(tiny_model("llama"), rounds=2).notes for _ in range(2))
+    assert twice == again
+    assert twice["decoder_evaluations"] > 1.5 * once["decoder_evaluations"]
+    # In each of 4 layers, and for the model before and after: each variant, and dense once. Of 80
+    # channels 64 or 32 stay, or none, and of two KV groups one or none.
+    assert once["head_evaluations"] == 4 * (3 + 2 + 1) + 2 + 2
+
+
+def test_a_model_whose_blocks_cannot_go_only_gets_narrower() -> None:
+    model = tiny_model("opt", do_layer_norm_before=False)
+    notes = prune(model, target_parameters=0.2, rounds=1).notes
+    assert len(anatomy(model).blocks) == 8
+    assert all(taken[0] > 0 for [taken, *_] in notes["variants"].values())
+    assert notes["measured_size"] == parameters(anatomy(model)) <= notes["limit"]
+
+
+def test_a_share_of_zero_changes_nothing() -> None:
+    model = tiny_model("llama")
+    assert prune(model, target_memory=0).notes == {}
+    for mine, dense in zip(model.parameters(), tiny_model("llama").parameters(), strict=True):
+        assert torch.equal(mine, dense)
+
+
+def test_what_is_out_of_reach_is_refused_before_anything_is_measured(monkeypatch) -> None:
+    monkeypatch.setattr("prunebench_plugins.budget_search.Trials", None)
+    with pytest.raises(PrunebenchError, match=r"`target_parameters: 0.9` is out of reach") as error:
+        prune(tiny_model("llama"), target_parameters=0.9)
+    assert "of the dense model" in str(error.value)
+
+
+def test_a_model_with_damaged_weights_is_refused_and_left_as_it_was() -> None:
+    model = tiny_model("llama")
+    model.model.layers[2].mlp.down_proj.weight[3, 4] = math.inf
+    before = [each.clone() for each in model.parameters()]
+    with pytest.raises(PrunebenchError, match="not finite"):
+        prune(model)
+    for mine, its in zip(model.parameters(), before, strict=True):
+        assert torch.equal(mine, its)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_parameters": 0.2, "target_memory": 0.2},
+        {"target_parameters": 1},
+        {"mlp": [1.0]},
+        {"attention": [0]},
+        {"rounds": 0},
+        {"resolution": 0},
+        {"cost": "accuracy"},
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options) -> None:
+    with pytest.raises(ValidationError):
+        KIND.Options.model_validate(options)
+
+
+def test_the_shape_of_the_cache_matters_for_memory_only() -> None:
+    idle = KIND.Options(target_parameters=0.2, prompt=64).without_effect()
+    assert set(idle) == {"prompt", "new_tokens", "batch_size"}
+    assert not KIND.Options(target_memory=0.2, prompt=64).without_effect()
+    shares = []
+    for batch in (1, 10_000):  # the cache outweighs the weights
+        notes = prune(tiny_model("llama"), target_memory=0.3, batch_size=batch, rounds=1).notes
+        kept = [taken[0] for name, [taken, *_] in notes["variants"].items() if "attention" in name]
+        shares.append(sum(kept) / (2 * len(kept)))
+    assert shares[1] <= 0.75
+
+
+def test_the_report_has_predicted_and_measured_side_by_side() -> None:
+    dense = build.record(build.cell("dense"), 20.0, 1.0)
+    pruned = build.record(build.cell("budget-search"), 25.0, 1.0)
+    pruned.method_notes = prune(tiny_model("llama"), rounds=1).notes
+    given = build.given([dense, pruned])
+    table = ReportData(given.table, given.records)
+    _, sizes, variants = BudgetPredictions().build(table)
+    [row] = sizes.rows
+    cells = dict(zip(sizes.head, row, strict=True))
+    notes = pruned.method_notes
+    assert cells["Measured"] == f"{notes['measured_size'] / 1e6:.2f}"
+    assert cells["Cost predicted"] == f"{notes['predicted_cost']:.3f}"
+    assert float(cells["Loss above dense"]) == pytest.approx(math.log(25 / 20), abs=2e-3)
+    assert isinstance(variants, Folded)
+    assert len(variants.blocks[0].rows) == len(notes["variants"])
+    pruned.method_notes = {}
+    assert BudgetPredictions().build(table) == []
+
+
+def test_blocks_sort_as_they_run() -> None:
+    model = tiny_model("llama")
+    items = items_in(model, tiny_context(model))
+    assert [item.block for item in items[:3]] == [
+        Block(0, "attention"),
+        Block(0, "mlp"),
+        Block(1, "attention"),
+    ]
