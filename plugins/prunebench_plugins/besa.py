@@ -18,6 +18,7 @@ from prunebench import (
     Reference,
     hookimpl,
 )
+from prunebench_plugins.c4_text import C4
 
 if TYPE_CHECKING:
     from prunebench import Context
@@ -29,12 +30,6 @@ REFERENCE = Reference(
     arxiv="2402.16880",
     code="https://github.com/OpenGVLab/LLMPrune-BESA",
 )
-CALIBRATION: Mapping[str, Any] = {
-    "corpus": "c4",
-    "sampler": "c4-gptq",
-    "windows": 128,
-    "length": 2048,
-}
 
 
 class LearningOptions(prunebench.Options):
@@ -135,7 +130,7 @@ class BESA(Method):
     name = "besa"
     reference = REFERENCE
     structure: ClassVar = frozenset({"unstructured"})
-    published_calibration = CALIBRATION
+    published_calibration = C4
     needs_calibration = True
 
     class Options(LearningOptions, LayerwiseOptions):
@@ -226,7 +221,7 @@ class BESAAllocation(Allocation):
 
     name = "besa"
     reference = REFERENCE
-    published_calibration = CALIBRATION
+    published_calibration = C4
     needs_calibration = True
 
     class Options(LearningOptions):

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import model_validator
 
 import prunebench
 from prunebench import Field, PrunebenchError
+
+
+def share_of_layers(usual: float) -> Any:
+    """The field of the option `ratio`, with the ratio that holds if nothing is given."""
+    return Field(
+        None,
+        ge=0,
+        lt=1,
+        description="share of the decoder layers to remove, rounded to whole layers;"
+        f" {usual:g} if neither ratio nor count is given",
+    )
 
 
 class DepthOptions(prunebench.Options):
@@ -16,13 +27,7 @@ class DepthOptions(prunebench.Options):
     usual_ratio: ClassVar[float] = 0.2
     """The ratio if neither `ratio` nor `count` is given."""
 
-    ratio: float | None = Field(
-        None,
-        ge=0,
-        lt=1,
-        description="share of the decoder layers to remove, rounded to whole layers; 0.2 if neither"
-        " ratio nor count is given",
-    )
+    ratio: float | None = share_of_layers(0.2)
     count: int | None = Field(None, ge=0, description="number of decoder layers to remove")
 
     @model_validator(mode="after")

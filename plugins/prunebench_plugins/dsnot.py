@@ -25,6 +25,7 @@ from prunebench import (
     pattern_of,
     registered_method,
 )
+from prunebench_plugins.c4_text import C4
 from prunebench_plugins.dsnot_refine import Exchange, Limits, SequenceMoments, exchange
 
 if TYPE_CHECKING:
@@ -76,12 +77,7 @@ class DSnoT(LayerwiseMethod):
         arxiv="2310.08915",
         code="https://github.com/zyxxmu/DSnoT",
     )
-    published_calibration: ClassVar = {
-        "corpus": "c4",
-        "sampler": "c4-gptq",
-        "windows": 128,
-        "length": 2048,
-    }
+    published_calibration: ClassVar = C4
     statistics: ClassVar = frozenset({"input_norm", SequenceMoments})
 
     class Options(LayerwiseOptions):

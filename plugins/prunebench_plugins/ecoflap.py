@@ -9,6 +9,7 @@ import torch
 
 import prunebench
 from prunebench import Allocation, Field, OnlyIf, PrunebenchError, Reference, hookimpl
+from prunebench_plugins.c4_text import C4
 from prunebench_plugins.divided_sparsity import of_groups, of_layers, patterns, sizes_of
 from prunebench_plugins.ecoflap_budget import distribute, distribute_as_released
 from prunebench_plugins.ecoflap_scores import (
@@ -62,12 +63,7 @@ class ECoFLaP(Allocation):
         arxiv="2310.02998",
         code="https://github.com/ylsung/ECoFLaP",
     )
-    published_calibration: ClassVar = {
-        "corpus": "c4",
-        "sampler": "c4-gptq",
-        "windows": 128,
-        "length": 2048,
-    }
+    published_calibration: ClassVar = C4
     needs_calibration = True
     uses_seed = True
 

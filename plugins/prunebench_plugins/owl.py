@@ -9,6 +9,7 @@ import torch
 
 import prunebench
 from prunebench import AddedLater, Allocation, Field, OnlyIf, Reference, hookimpl
+from prunebench_plugins.c4_text import C4
 
 if TYPE_CHECKING:
     from prunebench import Context, LinearStats, Pattern
@@ -55,12 +56,7 @@ class OWL(Allocation):
         arxiv="2310.05175",
         code="https://github.com/luuyin/OWL",
     )
-    published_calibration: ClassVar = {
-        "corpus": "c4",
-        "sampler": "c4-gptq",
-        "windows": 128,
-        "length": 2048,
-    }
+    published_calibration: ClassVar = C4
     needs_calibration = True
 
     class Options(prunebench.Options):

@@ -25,6 +25,7 @@ from prunebench import (
     lowest,
     pattern_of,
 )
+from prunebench_plugins.c4_text import C4
 from prunebench_plugins.ria_permutation import Importance, improved, reallocated
 from prunebench_plugins.sparsegpt import SparseGPT
 
@@ -61,12 +62,7 @@ class RIA(LinearMethod):
         title="Plug-and-Play: An Efficient Post-training Pruning Method for Large Language Models",
         code="https://github.com/biomedical-cybernetics/Relative-importance-and-activation-pruning",
     )
-    published_calibration: ClassVar = {
-        "corpus": "c4",
-        "sampler": "c4-gptq",
-        "windows": 128,
-        "length": 2048,
-    }
+    published_calibration: ClassVar = C4
     statistics: ClassVar = frozenset({"input_norm"})
 
     class Options(LayerwiseOptions):

@@ -6,13 +6,12 @@ least (arXiv:2403.17887, equation 6).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from pydantic import model_validator
 
-import prunebench
 from prunebench import Field, Method, PrunebenchError, Reference, hookimpl
+from prunebench_plugins.depth_options import DepthOptions, share_of_layers
 from prunebench_plugins.layer_spans import cosine, observe_spans
 
 if TYPE_CHECKING:
@@ -43,15 +42,9 @@ class ShortGPT(Method):
     }
     needs_calibration = True
 
-    class Options(prunebench.Options):
-        ratio: float | None = Field(
-            None,
-            ge=0,
-            lt=1,
-            description="share of the decoder layers to remove, rounded to whole layers; 0.25 if"
-            " neither ratio nor count is given",
-        )
-        count: int | None = Field(None, ge=0, description="number of decoder layers to remove")
+    class Options(DepthOptions):
+        usual_ratio: ClassVar[float] = 0.25
+        ratio: float | None = share_of_layers(0.25)
         metric: Literal["cosine", "angular"] = Field(
             "cosine",
             description="single layers by Block Influence, or consecutive ones by angular distance",
@@ -61,29 +54,12 @@ class ShortGPT(Method):
             description="tokens of each window that count; null: all for cosine, last for angular",
         )
 
-        @model_validator(mode="after")
-        def _one_of_them(self) -> Self:
-            if self.ratio is not None and self.count is not None:
-                raise ValueError("give `ratio` or `count`, not both")
-            return self
-
-        def layers(self, total: int) -> int:
-            """How many of ``total`` layers to remove."""
-            if self.count is not None:
-                return self.count
-            return int(total * (0.25 if self.ratio is None else self.ratio) + 0.5)
-
         def last_token_only(self) -> bool:
             return (self.tokens or ("all" if self.metric == "cosine" else "last")) == "last"
 
     def prune(self, model: Any, context: Context) -> None:
         layers = len(context.kept_layers)
         count = self.options.layers(layers)
-        if count >= layers:
-            raise PrunebenchError(
-                f"all {layers} layers would be removed",
-                hint="ask for a smaller share, so that at least one layer is left",
-            )
         if self.options.metric == "cosine":
             influence = self._mean(1, model, context)
             removed = influence.argsort(stable=True)[:count].tolist()

@@ -27,6 +27,7 @@ from prunebench import (
     lowest,
     pattern_of,
 )
+from prunebench_plugins.c4_text import C4
 
 if TYPE_CHECKING:
     from prunebench import Context, LinearStats
@@ -57,12 +58,7 @@ class SparseGPT(LayerwiseMethod):
         arxiv="2301.00774",
         code="https://github.com/IST-DASLab/sparsegpt",
     )
-    published_calibration: ClassVar = {
-        "corpus": "c4",
-        "sampler": "c4-gptq",
-        "windows": 128,
-        "length": 2048,
-    }
+    published_calibration: ClassVar = C4
     statistics: ClassVar = frozenset({"hessian"})
 
     class Options(LayerwiseOptions):

@@ -17,6 +17,7 @@ from prunebench import (
     hookimpl,
     is_share,
 )
+from prunebench_plugins.c4_text import C4
 
 if TYPE_CHECKING:
     from prunebench import Context, LinearStats
@@ -41,12 +42,7 @@ class Wanda(LinearMethod):
         arxiv="2306.11695",
         code="https://github.com/locuslab/wanda",
     )
-    published_calibration: ClassVar = {
-        "corpus": "c4",
-        "sampler": "c4-gptq",
-        "windows": 128,
-        "length": 2048,
-    }
+    published_calibration: ClassVar = C4
     statistics: ClassVar = frozenset({"input_norm"})
     group = "row"
 
