@@ -182,6 +182,11 @@ def first_order(
     """
     from prunebench import next_token_backward  # imports torch, which planning does without
 
+    if windows.shape[1] < 2:
+        raise PrunebenchError(
+            "windows of one token have no next token to predict",
+            hint="make the calibration windows longer",
+        )
     owned = _by_owner(linears)
     scale = HALF_SCALE if any(owner.dtype == torch.float16 for owner, _ in owned) else 1.0
     found = dict.fromkeys(linears, 0.0)

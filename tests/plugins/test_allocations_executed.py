@@ -11,6 +11,7 @@ from prunebench.plugin.host import load_plugins
 from prunebench.testing import tiny_calibration
 from tiny import tiny_model
 
+NOTED = {"alphapruning": "alphas", "ecoflap": "scores", "owl": "outliers", "besa": "training_loss"}
 SHORT = {"max_steps": 1, "batch_size": 2, "micro_batch_size": 2}
 
 
@@ -19,6 +20,9 @@ SHORT = {"max_steps": 1, "batch_size": 2, "micro_batch_size": 2}
     [
         ("wanda", {"alphapruning": {"metric": "alpha_mid"}}, {"lora": SHORT}),
         ("magnitude", {"ecoflap": {}}, {"finetune": SHORT}),
+        ("sparsegpt", {"owl": {}}, {"distill": SHORT}),
+        ("ria", {"besa": {}}, {"lora": SHORT}),
+        ("dsnot", {"owl": {}}, {"finetune": SHORT}),
     ],
 )
 def test_a_composition_prunes_to_the_sparsity_and_records_what_it_divided(
@@ -31,9 +35,12 @@ def test_a_composition_prunes_to_the_sparsity_and_records_what_it_divided(
     [name] = allocation
     assert notes["name"] == name
     assert notes["mean_share"] == pytest.approx(0.5, abs=1e-3)
-    assert len(set(notes["layer_shares"])) == 4
+    # BESA's linears have shares of their own.
+    divided = notes["shares"].values() if name == "besa" else notes["layer_shares"]
+    assert len(set(divided)) >= 4
     assert record.audit.sparsity == pytest.approx(0.5, abs=0.02)
-    assert record.method_notes["alphas" if name == "alphapruning" else "scores"]
+    assert record.method_notes[NOTED[name]]
+    assert record.recovery_notes["steps"] == 1
     assert record.cost.calibration_sha256
 
 
@@ -65,3 +72,11 @@ def test_an_allocation_that_cannot_divide_is_a_row_that_says_why(run_cell) -> No
     record = run_cell("wanda", {"sparsity": 0.5, "allocation": limit})
     assert record.status == "failed"
     assert "max_sparsity_per_layer 0.3 is below the sparsity 0.5" in record.error.message
+
+
+def test_shares_that_do_not_reach_the_mean_are_a_row_that_says_so(run_cell) -> None:
+    record = run_cell("random", {"sparsity": 0.95, "allocation": {"owl": {"spread": 0.3}}})
+    assert record.status == "ok", record.error
+    assert record.method_notes["allocation"]["mean_share"] < 0.9
+    [flag] = record.flags
+    assert "missed what it was asked for: sparsity 95.0% was asked for" in flag

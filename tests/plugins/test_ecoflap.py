@@ -273,6 +273,16 @@ def test_windows_are_the_first_ones_and_too_few_are_an_error() -> None:
         scores_of(model, num_samples=3)
 
 
+@pytest.mark.parametrize("mezo", [True, False])
+def test_windows_of_one_token_are_an_error(mezo: bool) -> None:
+    model = tiny_model("llama")
+    context = Context(tiny_calibration(2, 1), 0, list(range(4)))
+    kind = load_plugins().registered("allocation")["ecoflap"]
+    with pytest.raises(PrunebenchError, match="of one token ha") as caught, torch.no_grad():
+        kind(kind.Options(use_mezo=mezo)).shares(model, 0.5, context)
+    assert caught.value.hint
+
+
 def test_a_limit_below_the_sparsity_is_an_error_before_any_work() -> None:
     with pytest.raises(PrunebenchError, match=r"0\.4 is below the sparsity 0\.5"):
         scores_of(None, max_sparsity_per_layer=0.4)

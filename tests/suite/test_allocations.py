@@ -143,24 +143,36 @@ def test_a_published_figure_names_the_allocation() -> None:
     assert [figure.method for figure in planned(data).expect] == ["wanda", "wanda allocation=owl"]
 
 
-OURS = [name for name, each in REGISTRY["allocation"].items() if each.distribution == "prunebench"]
-REPAIRS = ["lora", "finetune"]
+def ours(kind: str) -> list[str]:
+    return [name for name, each in REGISTRY[kind].items() if each.distribution == "prunebench"]
 
 
-@pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt", "ria", "random"])
-def test_every_allocation_and_every_recovery_go_with_every_weight_method(method: str) -> None:
-    assert {"uniform", "owl", "alphapruning", "ecoflap"} <= set(OURS)
-    found = cells({method: {"sparsity": 0.5, "allocation": OURS, "recovery": [None, *REPAIRS]}})
+WEIGHTS = ("magnitude", "wanda", "sparsegpt", "ria", "random", "dsnot")
+UNITS = {"apply": {"units": {"layers": "1"}}}
+
+
+@pytest.mark.parametrize("method", ours("method"))
+def test_every_allocation_and_every_recovery_go_with_every_method_or_are_refused(
+    method: str,
+) -> None:
+    allocations, options = ours("allocation"), UNITS.get(method, {})
+    assert {"uniform", "owl", "alphapruning", "ecoflap", "besa"} == set(allocations)
+    if method not in WEIGHTS:
+        for allocation in allocations:
+            with pytest.raises(PrunebenchError, match=f"'{method}.*' takes no allocation: it "):
+                cells({method: {**options, "allocation": allocation}})
+        return
+    # `streamline` replaces layers that are gone: it is refused with its own reason.
+    repairs = [None, *sorted({*ours("recovery")} - {"streamline"})]
+    assert repairs == [None, "distill", "finetune", "lora"]
+    found = cells({method: {"sparsity": 0.5, "allocation": allocations, "recovery": repairs}})
     pairs = {(cell.allocation.name, cell.recovery and cell.recovery.name) for cell in found}
-    assert pairs == {(one, other) for one in OURS for other in (None, *REPAIRS)}
+    assert pairs == {(one, other) for one in allocations for other in repairs}
     assert len({cell.id for cell in found}) == len(found) == len(pairs)
-
-
-@pytest.mark.parametrize("allocation", OURS)
-@pytest.mark.parametrize("method", ["shortgpt", "blockpruner", "llm-pruner", "imp", "dense"])
-def test_no_allocation_goes_with_a_method_that_decides_itself(method: str, allocation: str) -> None:
-    with pytest.raises(PrunebenchError, match=f"'{method}.*' takes no allocation: it "):
-        cells({method: {"allocation": allocation}})
+    with pytest.raises(
+        PrunebenchError, match=f"'streamline' replaces removed layers, and '{method}"
+    ):
+        cells({method: {"recovery": "streamline"}})
 
 
 @pytest.mark.parametrize("allocation", ["alphapruning", "ecoflap"])
