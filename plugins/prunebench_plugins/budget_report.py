@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from prunebench import Record, ReportData
 
 METHOD = "budget-search"
-UNITS = {"parameters": (1e6, "M parameters"), "memory": (1e6, "MB")}
+UNITS = {"parameters": (1e6, "M parameters"), "memory": (1e6, "MB"), "latency": (1e6, "ms a step")}
 """Divisor and unit of each budget's sizes."""
 
 

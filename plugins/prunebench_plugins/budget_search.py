@@ -6,6 +6,7 @@ In the manner of A. Bercovich et al., "Puzzle: Distillation-Based NAS for Infere
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
@@ -23,6 +24,7 @@ from prunebench import (
     hookimpl,
 )
 from prunebench_plugins.budget_knapsack import Option, choose
+from prunebench_plugins.budget_latency import Shape, latency, latency_of
 from prunebench_plugins.budget_quality import Cost, Trials
 from prunebench_plugins.budget_report import BudgetPredictions
 from prunebench_plugins.budget_sizes import (
@@ -38,6 +40,7 @@ from prunebench_plugins.budget_variants import (
     Variant,
     Widths,
     items_of,
+    make,
 )
 from prunebench_plugins.flap_scores import Metric
 
@@ -45,12 +48,16 @@ if TYPE_CHECKING:
     from prunebench import Anatomy, Block, Context
 
 Share = Annotated[float, Field(gt=0, lt=1)]
-Kind = Literal["parameters", "memory"]
+Kind = Literal["parameters", "memory", "latency"]
 USUAL_TARGET = 0.2
 
 
 def _given(value: float | None) -> bool:
     return value is not None
+
+
+_IN_USE = (OnlyIf(target_memory=_given), OnlyIf(target_latency=_given))
+"""Marks of options that say how the model will be used."""
 
 
 class Target(NamedTuple):
@@ -70,8 +77,8 @@ class BudgetSearch(Method):
     A block stays whole, keeps some of its KV groups or MLP channels, or goes. FLAP's metric says
     which groups a narrower one keeps, and what the others add on average becomes a bias. The cost of
     a variant is what it does to the model's predictions if it alone is changed: the KL divergence
-    from the dense model, or the loss. Its size is counted in parameters, or in bytes of weights and
-    KV cache. Dynamic programming finds the choice with the least sum of costs whose sizes fit
+    from the dense model, or the loss. Its size is counted in parameters, in bytes of weights and KV
+    cache, or in the time that it adds to a generation step on this machine. Dynamic programming finds the choice with the least sum of costs whose sizes fit
     (multiple-choice knapsack). Costs do not quite add up, so this is done in several `rounds` with
     a budget that shrinks in equal steps: each measures the costs again in the model that the last
     one chose, and may take back what that did.
@@ -101,6 +108,13 @@ class BudgetSearch(Method):
             ge=0,
             lt=1,
             description="share of the bytes of weights and KV cache to remove at least instead",
+        )
+        target_latency: float | None = Field(
+            None,
+            ge=0,
+            lt=1,
+            description="share of the time of a generation step to remove instead, as measured on"
+            " this machine",
         )
         attention: list[Share] = Field(
             [0.75, 0.5, 0.25],
@@ -132,15 +146,13 @@ class BudgetSearch(Method):
             description="the choice is at least as good as the best one for a budget that is"
             " smaller by one part in this number",
         )
-        prompt: Annotated[int, OnlyIf(target_memory=_given)] = Field(
-            128, ge=1, description="tokens of the prompt in each sequence's KV cache"
+        prompt: Annotated[int, *_IN_USE] = Field(
+            128, ge=1, description="tokens of the prompt, in the KV cache or when timed"
         )
-        new_tokens: Annotated[int, OnlyIf(target_memory=_given)] = Field(
-            32, ge=1, description="generated tokens in each sequence's KV cache"
+        new_tokens: Annotated[int, *_IN_USE] = Field(
+            16, ge=2, description="generated tokens, in the KV cache or when timed"
         )
-        batch_size: Annotated[int, OnlyIf(target_memory=_given)] = Field(
-            1, ge=1, description="sequences side by side"
-        )
+        batch_size: Annotated[int, *_IN_USE] = Field(1, ge=1, description="sequences side by side")
 
         @model_validator(mode="after")
         def _one_target(self) -> Self:
@@ -164,7 +176,7 @@ class BudgetSearch(Method):
             return
         parts = anatomy(model)
         items = self._items(parts, context)
-        sizes = self._sizes(parts, items, target)
+        sizes = self._sizes(parts, items, target, context)
         self._check(sizes, target)
         done, planned = 0, self.options.rounds * sum(len(item.variants) - 1 for item in items)
 
@@ -188,15 +200,24 @@ class BudgetSearch(Method):
             "decoder_evaluations": round(trials.forward.decoder_passes, 3),
             "head_evaluations": round(trials.forward.head_passes, 3),
         }
-        _cut(model, context, items, found.choice)
-        context.notes["measured_size"] = self._size(anatomy(model), target)
+        dense = copy.deepcopy(model) if target.kind == "latency" else None
+        make(model, context, items, found.choice)
+        context.notes["measured_size"] = (
+            self._size(anatomy(model), target)
+            if dense is None
+            else latency(dense, model, sizes.total, context, self._shape)
+        )
 
     def _items(self, parts: Anatomy, context: Context) -> list[Item]:
         options = self.options
         widths = Widths(options.attention, options.mlp, options.multiple_of)
         return items_of(parts, context, widths, options.importance, bias=options.bias)
 
-    def _sizes(self, parts: Anatomy, items: Sequence[Item], target: Target) -> Sizes:
+    def _sizes(
+        self, parts: Anatomy, items: Sequence[Item], target: Target, context: Context
+    ) -> Sizes:
+        if target.kind == "latency":
+            return latency_of(parts, items, context, self._shape)
         sizes = parameters_of(parts, items)
         if target.kind == "parameters":
             return sizes
@@ -205,6 +226,10 @@ class BudgetSearch(Method):
     def _size(self, parts: Anatomy, target: Target) -> int:
         """What the model takes of the budget as it is now."""
         return parameters(parts) if target.kind == "parameters" else memory(parts, self._tokens)
+
+    @property
+    def _shape(self) -> Shape:
+        return Shape(self.options.batch_size, self.options.prompt, self.options.new_tokens)
 
     @property
     def _tokens(self) -> Tokens:
@@ -234,7 +259,11 @@ class BudgetSearch(Method):
         return found
 
 
-_TARGETS: dict[str, Kind] = {"target_parameters": "parameters", "target_memory": "memory"}
+_TARGETS: dict[str, Kind] = {
+    "target_parameters": "parameters",
+    "target_memory": "memory",
+    "target_latency": "latency",
+}
 """What a budget counts, by the option that says how much."""
 
 
@@ -284,29 +313,6 @@ def _chosen(
         base + sum(option.cost for option in taken),
         table,
     )
-
-
-def _cut(
-    model: Any, context: Context, items: Sequence[Item], choice: Mapping[Block, Variant]
-) -> None:
-    """Make the model smaller."""
-    parts = anatomy(model)
-    biases, kept, gone = {}, {}, []
-    for item in items:
-        variant = choice[item.block]
-        if variant.groups == 0:
-            gone.append(item.block)
-        elif variant.groups < item.present:
-            kept[item.block] = (~variant.gone).nonzero().flatten().tolist()
-            bias = item.bias(parts, variant)
-            if bias is not None:
-                biases[f"{parts.layers_path}.{item.block.layer}.{item.reader}"] = bias
-    if biases:
-        context.add_biases(model, biases)
-    if kept:
-        context.keep_groups(model, kept)
-    if gone:  # last: it removes layers, after which others have other indices
-        context.remove_blocks(model, gone)
 
 
 @hookimpl

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from prunebench import anatomy
 from prunebench_plugins.flap_inputs import observe, reader_of, removed_mean
 from prunebench_plugins.flap_scores import Metric, group_scores
 from prunebench_plugins.llm_pruner_groups import pool_of
@@ -107,3 +108,26 @@ def _lowest(order: torch.Tensor, count: int) -> torch.Tensor:
     gone = torch.zeros(len(order), dtype=torch.bool)
     gone[order[:count]] = True
     return gone
+
+
+def make(
+    model: Any, context: Context, items: Sequence[Item], choice: Mapping[Block, Variant]
+) -> None:
+    """Give the model these variants of its blocks."""
+    parts = anatomy(model)
+    biases, kept, gone = {}, {}, []
+    for item in items:
+        variant = choice[item.block]
+        if variant.groups == 0:
+            gone.append(item.block)
+        elif variant.groups < item.present:
+            kept[item.block] = (~variant.gone).nonzero().flatten().tolist()
+            bias = item.bias(parts, variant)
+            if bias is not None:
+                biases[f"{parts.layers_path}.{item.block.layer}.{item.reader}"] = bias
+    if biases:
+        context.add_biases(model, biases)
+    if kept:
+        context.keep_groups(model, kept)
+    if gone:  # last: it removes layers, after which others have other indices
+        context.remove_blocks(model, gone)

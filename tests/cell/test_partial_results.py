@@ -67,3 +67,34 @@ def test_an_adapter_beside_the_weights_is_part_of_the_fingerprint() -> None:
         Adapter({path: pair}, alpha=2.0).attach(other)
         found.append(fingerprint(other))
     assert len(set(found)) == 3
+
+
+def test_what_was_measured_before_pruning_is_kept_whatever_the_weights_are(tmp_path: Path) -> None:
+    path = tmp_path / "x.partial.json"
+    first = PartialResults(path)
+    assert first.remember("times", lambda: {"block": (0.1, 0.3)}) == {"block": [0.1, 0.3]}
+    first.begin(tiny_model("llama"))
+    first.put("perplexity 1", [RESULT])
+    again = PartialResults(path)
+    assert again.remember("times", lambda: 1 / 0) == {"block": [0.1, 0.3]}
+    assert again.reused == ["times"]
+    assert again.remember("others", lambda: 2) == 2
+    again.begin(tiny_model("llama"))
+    assert again.get("perplexity 1", PhaseMemory) == [RESULT]
+    changed = tiny_model("llama", seed=1)
+    third = PartialResults(path)
+    third.begin(changed)
+    assert third.get("perplexity 1", PhaseMemory) is None
+    third.put("perplexity 2", [RESULT])
+    assert PartialResults(path).remember("times", lambda: 1 / 0) == {"block": [0.1, 0.3]}
+    assert PartialResults(path).remember("others", lambda: 1 / 0) == 2
+
+
+def test_measurements_are_made_anew_without_a_file_or_if_it_is_damaged(tmp_path: Path) -> None:
+    results = PartialResults(None)
+    assert [results.remember("times", lambda n=n: n) for n in (1, 2)] == [1, 2]
+    path = tmp_path / "x.partial.json"
+    for text in ("[3", "[3]", '{"measured": 3}'):
+        path.write_text(text)
+        assert PartialResults(path).remember("times", lambda: 5) == 5
+        assert PartialResults(path).remember("times", lambda: 6) == 5

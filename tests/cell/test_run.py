@@ -45,9 +45,14 @@ class PatientSampler(MemorySampler):
         return os.pread(self._file.fileno(), 1 << 20, 0)
 
 
-def run(cell):
+def run(cell, partial_results=None):
     threads = torch.get_num_threads()
-    record = module.run_cell(cell, events=EventWriter(io.StringIO()), command="none")
+    record = module.run_cell(
+        cell,
+        events=EventWriter(io.StringIO()),
+        command="none",
+        partial_results=partial_results,
+    )
     torch.set_num_threads(threads)
     return record
 
@@ -100,3 +105,36 @@ def test_a_record_without_newer_fields_is_read(cell):
     del old["memory"]["problem"], old["cost"]["peak_gpu_source"]
     loaded = Record.model_validate(old)
     assert (loaded.contention, loaded.energy, loaded.io.load.host_s) == (None, None, None)
+
+
+def test_a_cell_that_was_interrupted_prunes_by_the_times_that_it_measured_first(
+    tmp_path, monkeypatch
+):
+    """With a budget of time: the second run would measure other times, and choose otherwise."""
+    rig, calls = Rig(tmp_path), []
+    text = "budget-search: {target_latency: 0.2, rounds: 1, mlp: [0.5], attention: [0.5]}"
+    registry = load_plugins()
+    cell = plan(load_suite(rig.suite(text), registry=registry), registry).cells[1]
+
+    def step_seconds(models, **_):
+        calls.append(len(models))
+        return [
+            0.05 + len(calls) * 1e-6 * sum(each.numel() for each in model.parameters())
+            for model in models
+        ]
+
+    monkeypatch.setattr("prunebench.measure.speed.step_seconds.step_seconds", step_seconds)
+    phases = []
+    monkeypatch.setattr(module.TimingLock, "enter_phase", lambda _, name: phases.append(name))
+    first, second = (run(cell, tmp_path / "partial.json") for _ in range(2))
+    assert (first.status, second.status) == ("ok", "ok"), first.error
+    assert first.method_notes["step_seconds"] == second.method_notes["step_seconds"]
+    assert first.audit == second.audit
+    assert len(calls) == 4 + 1 + 1  # only the pruned model is timed again
+    assert second.provenance["taken_over_from_an_interrupted_run"] == [
+        "step seconds",
+        "perplexity 1",
+    ]
+    # It computes alone while it times, and only then.
+    begin = phases.index("prune")
+    assert phases[begin : begin + 11] == ["prune", *["latency", "prune"] * 5]

@@ -61,6 +61,8 @@ TARGETS: dict[str, tuple[str, ...]] = {
     f"{P}/budget_search.py": (*BUDGET, OPTIONS),
     f"{P}/budget_knapsack.py": BUDGET,
     f"{P}/budget_quality.py": BUDGET,
+    f"{P}/budget_latency.py": BUDGET,
+    f"{P}/budget_report.py": BUDGET,
     f"{P}/budget_sizes.py": BUDGET,
     f"{P}/budget_variants.py": BUDGET,
     f"{P}/imp.py": ("tests/plugins/test_imp.py", OPTIONS),

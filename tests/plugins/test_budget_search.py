@@ -262,10 +262,79 @@ def test_a_model_with_damaged_weights_is_refused_and_left_as_it_was() -> None:
         assert torch.equal(mine, its)
 
 
+def timing(context, factor: float = 1.0) -> list[list[int]]:
+    """Let a step of a model take as many microseconds as it has parameters; returns what was timed.
+
+    The machine is ``factor`` times as slow with each timing.
+    """
+    timed: list[list[int]] = []
+
+    def step_seconds(models, **shape: int) -> list[float]:
+        assert shape == {"batch_size": 2, "prompt": 128, "new_tokens": 16}
+        timed.append([parameters(anatomy(model)) for model in models])
+        return [1e-6 * each * factor ** len(timed) for each in timed[-1]]
+
+    context.step_seconds = step_seconds
+    return timed
+
+
+@torch.no_grad()
+def prune_for_latency(model, context, target: float) -> dict:
+    options = KIND.Options(target_latency=target, batch_size=2, rounds=1, bias=False, mlp=[0.5])
+    KIND(options).prune(model, context)
+    return context.notes
+
+
+def test_a_budget_of_time_takes_what_each_variant_saves_of_a_step() -> None:
+    """If parameters take all the time, the choice is that of a budget of parameters."""
+    model, other = tiny_model("llama"), tiny_model("llama")
+    context = tiny_context(model)
+    timed = timing(context)
+    notes = prune_for_latency(model, context, 0.3)
+    assert len(timed) == (1 + 1) + (1 + 1) + 1  # narrower and removed, of each kind, and the result
+    assert notes["dense_size"] == 1000 * parameters(anatomy(other)) == 1000 * timed[0][0]
+    assert notes["measured_size"] <= notes["predicted_size"] <= notes["limit"]
+    same = prune(other, target_parameters=0.3, rounds=1, bias=False, mlp=[0.5]).notes
+    assert parameters(anatomy(model)) == parameters(anatomy(other))
+    assert notes["predicted_cost"] == pytest.approx(same["predicted_cost"])
+    assert notes["variants"].keys() == same["variants"].keys()
+
+
+def test_a_cell_that_was_interrupted_chooses_by_its_first_times() -> None:
+    kept: dict[str, object] = {}
+
+    def remember(name, measure):
+        return kept.setdefault(name, kept[name] if name in kept else measure())
+
+    found = []
+    for factor in (1.0, 1.3):
+        model = tiny_model("llama")
+        context = tiny_context(model)
+        context.remember = remember
+        timed = timing(context, factor)
+        notes = prune_for_latency(model, context, 0.3)
+        found.append((notes["step_seconds"], notes["variants"], notes["dense_size"]))
+        assert len(timed) == (1 if factor > 1 else 5)
+    assert found[0] == found[1]
+
+
+def test_blocks_of_another_shape_are_timed_apart() -> None:
+    model = tiny_model("llama")
+    context = tiny_context(model)
+    context.keep_groups(model, {Block(2, "mlp"): range(40)})
+    timed = timing(context)
+    notes = prune_for_latency(model, context, 0.2)
+    assert len(notes["step_seconds"]["saved_by_variant"]) == 3
+    assert len(timed) == 2 + 2 + 2 + 1
+    assert notes["predicted_size"] <= notes["limit"]
+
+
 @pytest.mark.parametrize(
     "options",
     [
         {"target_parameters": 0.2, "target_memory": 0.2},
+        {"target_memory": 0.2, "target_latency": 0.2},
+        {"target_latency": 0.2, "new_tokens": 1},
         {"target_parameters": 1},
         {"mlp": [1.0]},
         {"attention": [0]},

@@ -213,6 +213,7 @@ FIRST: dict[tuple[str, str], dict[str, Any]] = {
     ("method", "budget-search"): {
         "target_parameters": None,
         "target_memory": None,
+        "target_latency": None,
         "attention": [0.75, 0.5, 0.25],
         "mlp": [0.75, 0.5, 0.25],
         "multiple_of": 32,
@@ -222,7 +223,7 @@ FIRST: dict[tuple[str, str], dict[str, Any]] = {
         "rounds": 3,
         "resolution": 1000,
         "prompt": 128,
-        "new_tokens": 32,
+        "new_tokens": 16,
         "batch_size": 1,
     },
     ("method", "apply"): {"units": PydanticUndefined},

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,9 @@ from prunebench.schema import Part
 from prunebench.store.atomic import write_atomically
 
 T = TypeVar("T", bound=Part)
+
+MEASURED = "measured"
+"""The key of what methods measured before they pruned: see `PartialResults.remember`."""
 
 
 class PartialResults:
@@ -36,16 +39,35 @@ class PartialResults:
         if self._path is None:
             return
         weights = fingerprint(model)
+        found = self._stored()
+        same = found.get("weights") == weights and isinstance(found.get("results"), dict)
+        self._data = found if same else {"weights": weights, "results": {}, **_measured(found)}
+
+    def remember(self, name: str, measure: Callable[[], Any]) -> Any:
+        """What ``measure`` returned, a value of JSON, when this cell came here for the first time.
+
+        So a cell that was interrupted makes the same choice again, although it would measure other
+        times. Unlike results, these values do not depend on the pruned weights: they decide them.
+        """
+        found = self._stored()
+        measured = _measured(found)[MEASURED]
+        if name in measured:
+            self.reused.append(name)
+        else:
+            measured[name] = json.loads(json.dumps(measure()))
+            if self._path is not None:
+                write_atomically(self._path, json.dumps(found | {MEASURED: measured}) + "\n")
+        return measured[name]
+
+    def _stored(self) -> dict[str, Any]:
+        """What is in the file; nothing if it is damaged or not there."""
+        if self._path is None:
+            return {}
         try:
             found = json.loads(self._path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
-            found = None
-        same = (
-            isinstance(found, dict)
-            and found.get("weights") == weights
-            and isinstance(found.get("results"), dict)
-        )
-        self._data = found if same else {"weights": weights, "results": {}}
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def get(self, name: str, kind: type[T]) -> list[T] | None:
         """The results kept as ``name``, or None."""
@@ -66,6 +88,12 @@ class PartialResults:
                 result.model_dump(mode="json", by_alias=True) for result in results
             ]
             write_atomically(self._path, json.dumps(self._data) + "\n")
+
+
+def _measured(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The part of a file that is kept whatever the weights are."""
+    values = found.get(MEASURED)
+    return {MEASURED: values if isinstance(values, dict) else {}}
 
 
 @torch.no_grad()

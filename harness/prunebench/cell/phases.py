@@ -34,6 +34,17 @@ class Phases:
         # Not in a `finally`: after an exception `current` stays the phase that failed.
         self.times.append(PhaseTime(phase=name, seconds=time.perf_counter() - begun))
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Within a phase that others may share: wait until this cell computes alone, as if timed."""
+        self.admit("latency")
+        self.began(self.current)  # whoever waits has told of another phase
+        try:
+            yield
+        finally:
+            self.admit(self.current)
+            self.began(self.current)
+
     def progress(self, done: int, total: int) -> None:
         """Report how far the current phase is."""
         self.moved(self.current, done, total)

@@ -170,6 +170,8 @@ def prune_loaded(
         device=setup.layer_device,
         layer_source=layer_source,
         draw=partial(_fresh_windows, setup, loaded),
+        alone=phases.alone,
+        remember=setup.remember,
     )
     guard = ModelGuard(loaded.model, "the method")
     with phases.phase("prune"), torch.no_grad(), guarded("the method", setup.flags):

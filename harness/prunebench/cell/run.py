@@ -92,6 +92,7 @@ def _measure(
 ) -> dict[str, Any]:
     """Prune, then measure quality, then speed; returns fields of the record."""
     setup = set_up(cell, phases)
+    setup.remember = kept.remember
     pruned = build_pruned_model(setup)
     model = pruned.loaded.model
     if keep is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import numpy as np
 import psutil
 import torch
 
+from prunebench.callbacks import measured_now
 from prunebench.cell.phases import Phases
 from prunebench.errors import PrunebenchError, printable_values
 from prunebench.experiment.cell import Cell
@@ -54,6 +56,8 @@ class CellSetup:
     """The model's checkpoint, once it is fetched."""
     flags: Flags = field(default_factory=Flags)
     """Side effects of plugins."""
+    remember: Callable[[str, Callable[[], Any]], Any] = measured_now
+    """Keeps what a method measured for the time after an interruption: see `Context.remember`."""
     calibration_reason: str | None = None
     """Why the cell has its calibration, if nobody named one."""
 

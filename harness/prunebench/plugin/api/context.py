@@ -5,17 +5,18 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prunebench.callbacks import ignore
+from prunebench.callbacks import ignore, measured_now
 from prunebench.errors import PrunebenchError
 from prunebench.layerwise.partial_forward import PartialForward
 from prunebench.layerwise.statistics import GRADIENTS, input_statistics
 from prunebench.layerwise.walk import ExpertsObserver, LayersObserver, LayerWalk, LinearsObserver
+from prunebench.measure.devices.disturbance import DisturbedError
 from prunebench.model.anatomy import Block, anatomy
 from prunebench.model.biases import add_biases
 from prunebench.model.dense_indices import DenseIndices
@@ -71,6 +72,11 @@ class Context:
     device: torch.device | None = None
     """Where decoder layers compute, one at a time; None: where the model is."""
 
+    remember: Callable[[str, Callable[[], Any]], Any] = measured_now
+    """``remember(name, measure)`` gives what ``measure()`` returned, a value of JSON, when the cell
+    ran for the first time. So a cell that was interrupted chooses the same again, although it would
+    measure other times."""
+
     shares: Mapping[str, float | str] | None = None
     """The sparsity of each linear by its path, if an allocation decides it."""
     layer_source: LayerSource | None = None
@@ -90,6 +96,8 @@ class Context:
 
     Of instruction data only the answers count, and tokens after them are padding."""
 
+    alone: Callable[[], AbstractContextManager[None]] = nullcontext
+    """While a block runs, no other cell of the run computes on this machine."""
     dense_source: DenseSource | None = None
     """Where removed layers can be read again; None if the model came without a checkpoint."""
 
@@ -242,6 +250,29 @@ class Context:
         self._needs_whole("context.partial_forward")
         windows = self.windows if windows is None else windows
         return PartialForward(model, windows, self.device)
+
+    def step_seconds(
+        self, models: Sequence[Any], *, batch_size: int, prompt: int, new_tokens: int
+    ) -> list[float]:
+        """Seconds of a generation step of each model: medians of rounds in which they take turns.
+
+        A step gives one token to each of ``batch_size`` sequences, behind ``prompt`` tokens. Only
+        rounds count that nothing else on the machine disturbed. Raises PrunebenchError if there
+        are too few of them.
+        """
+        # Here, because it loads transformers.
+        from prunebench.measure.speed.step_seconds import step_seconds
+
+        try:
+            with self.alone():
+                return step_seconds(
+                    models, batch_size=batch_size, prompt=prompt, new_tokens=new_tokens
+                )
+        except DisturbedError as error:
+            raise PrunebenchError(
+                f"a step cannot be timed: {error}",
+                hint="run it when nothing else uses this machine",
+            ) from error
 
     def remove_layers(self, model: Any, layers: Iterable[int]) -> None:
         """Remove these decoder layers (current indices) from the model."""

@@ -1,0 +1,98 @@
+"""What every variant adds to a generation step, measured on this machine.
+
+Blocks alike are timed together: in a copy of the model all of one kind get the same variant, and
+rounds of the copy and of the dense model take turns. The difference of a step, divided by the
+number of blocks, is what one of them saves.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from prunebench import Context
+from prunebench_plugins.budget_sizes import Sizes
+from prunebench_plugins.budget_variants import make
+
+if TYPE_CHECKING:
+    from prunebench import Anatomy, Block
+    from prunebench_plugins.budget_variants import Item
+
+NANOSECONDS = 1e9
+
+
+class Shape(NamedTuple):
+    """What is timed."""
+
+    batch_size: int
+    prompt: int
+    new_tokens: int
+
+
+def latency_of(parts: Anatomy, items: Sequence[Item], context: Context, shape: Shape) -> Sizes:
+    """Nanoseconds of a generation step, of the model and of every variant.
+
+    A block that is removed takes none. The times are measured once for a cell: one that is
+    interrupted uses the same again. They are in the notes as ``step_seconds``. Raises
+    PrunebenchError if something else used the machine.
+    """
+    alike = _alike(parts, items)
+    times = context.remember("step seconds", lambda: _measure(parts, alike, context, shape))
+    context.notes["step_seconds"] = times
+    of: dict[Block, list[int]] = {}
+    for some, savings in zip(alike, times["saved_by_variant"], strict=True):
+        whole = max(savings)  # of most of them: the removed block
+        sizes = [round((whole - saved) * NANOSECONDS) for saved in savings]
+        of |= {item.block: sizes for item in some}
+    return Sizes(
+        round(times["dense"] * NANOSECONDS), {item.block: of[item.block] for item in items}
+    )
+
+
+def latency(dense: Any, model: Any, total: int, context: Context, shape: Shape) -> int:
+    """Nanoseconds of the pruned model's step, if the dense one takes ``total``.
+
+    The ratio of both is measured side by side, so that it does not matter when.
+    """
+    theirs, mine = context.step_seconds([dense, model], **shape._asdict())
+    return round(total * mine / theirs)
+
+
+def _alike(parts: Anatomy, items: Sequence[Item]) -> list[list[Item]]:
+    """The items whose variants take the same time: of the same kind and shape."""
+    found: dict[tuple[Any, ...], list[Item]] = {}
+    for item in items:
+        layer = parts.layers[item.block.layer]
+        block = parts.sub_block(layer, item.block.kind)
+        assert block is not None
+        modules: list[Any] = [layer.get_submodule(path) for path in block.modules]
+        key = (
+            item.block.kind,
+            type(layer).__name__,
+            tuple(variant.groups for variant in item.variants),
+            tuple(tuple(each.shape) for module in modules for each in module.parameters()),
+            tuple(getattr(module, "sliding_window", None) for module in modules),
+        )
+        found.setdefault(key, []).append(item)
+    return list(found.values())
+
+
+def _measure(
+    parts: Anatomy, alike: Sequence[Sequence[Item]], context: Context, shape: Shape
+) -> dict[str, Any]:
+    """Seconds of the dense step, and what each variant saves of it, by items that are alike."""
+    dense: list[float] = []
+    saved: list[list[float]] = []
+    for items in alike:
+        # Not the first one, if there are others: without any attention a KV cache is something else.
+        changed = items[1:] or items
+        saved.append([0.0])
+        for index in range(1, len(items[0].variants)):
+            model = copy.deepcopy(parts.model)
+            its = Context(None, context.seed, list(range(len(parts.layers))))
+            make(model, its, changed, {item.block: item.variants[index] for item in changed})
+            theirs, mine = context.step_seconds([parts.model, model], **shape._asdict())
+            dense.append(theirs)
+            saved[-1].append((theirs - mine) / len(changed))
+    return {"dense": sorted(dense)[len(dense) // 2], "saved_by_variant": saved}
