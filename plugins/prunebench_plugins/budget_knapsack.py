@@ -38,6 +38,7 @@ def choose(items: Sequence[Sequence[Option]], budget: int, resolution: int) -> l
     than the best choice for a budget that is smaller by one part in ``resolution``.
     """
     smallest = [min(option.size for option in item) for item in items]
+    # What later items need at least: a state that leaves less can never be completed.
     rest = sum(smallest)
     if rest > budget:
         return None
@@ -74,6 +75,7 @@ def _extended(
     all_costs = (front.costs[None] + costs[:, None]).ravel()
     fits = np.flatnonzero(all_sizes <= limit)
     order = fits[np.lexsort((fits, all_costs[fits], all_sizes[fits]))]
+    # A state stays only if it costs less than all that are as small: [states of the new front]
     sorted_costs = all_costs[order]
     before = np.concatenate([[np.inf], np.minimum.accumulate(sorted_costs)[:-1]])
     order = order[sorted_costs < before]

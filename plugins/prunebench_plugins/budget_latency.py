@@ -93,6 +93,7 @@ def _measure(
             its = Context(None, context.seed, list(range(len(parts.layers))))
             make(model, its, changed, {item.block: item.variants[index] for item in changed})
             theirs, mine = context.step_seconds([parts.model, model], **shape._asdict())
+            # Both from the same rounds, so that what slows the machine cancels.
             dense.append(theirs)
             saved[-1].append((theirs - mine) / len(changed))
     return {"dense": sorted(dense)[len(dense) // 2], "saved_by_variant": saved}

@@ -80,6 +80,7 @@ class Trials:
         columns = _columns(variant, weight)
         self._saved[item.block] = weight[:, columns]  # indexing copies
         weight[:, columns] = 0
+        # A hook, because a linear without a bias would need a new parameter for each variant.
         bias = self._biases[item.block, variant.groups]
         if bias is not None:
             self._hooks[item.block] = layer.get_submodule(item.reader).register_forward_hook(
@@ -129,6 +130,7 @@ class Trials:
                 if variant is now:
                     continue
                 self.set(item, variant)
+                # Only this layer is another one: those above it run as they are now.
                 end = self._run(layer, batch, state)
                 self.set(item, now)
                 for above in range(layer + 1, self.forward.layers):
@@ -136,6 +138,7 @@ class Trials:
                 places.append((item.block, index))
                 ends.append(end)
                 self._tried()
+        # All variants of the layer at once, so that the dense logits are computed once for them.
         for (block, index), cost in zip(places, self._batch_costs(batch, ends), strict=True):
             found[block][index] += _finite(cost, f"layer {block.layer}'s {block.kind}")
 

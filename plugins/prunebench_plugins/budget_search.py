@@ -251,6 +251,7 @@ class BudgetSearch(Method):
         found: Found | None = None
         for number in range(1, rounds + 1):
             base, costs = trials.costs()
+            # Costs add up well only for small steps, so the budget shrinks bit by bit.
             limit = _limit(sizes, target.share * number / rounds)
             found = _chosen(items, base, costs, sizes, limit, self.options.resolution)
             for item in items:

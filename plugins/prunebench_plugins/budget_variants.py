@@ -68,6 +68,7 @@ class Widths(NamedTuple):
 
     def counts(self, kind: str, present: int) -> list[int]:
         """How many of ``present`` groups the narrower variants keep, descending."""
+        # Kernels like widths that are multiples; a KV group has the width of its heads already.
         shares, unit = (self.attention, 1) if kind == "attention" else (self.mlp, self.multiple_of)
         found = {max(1, round(share * present / unit)) * unit for share in shares}
         return sorted((count for count in found if count < present), reverse=True)
