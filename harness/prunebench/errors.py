@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -67,6 +66,8 @@ def _located(what: str, *places: str | None) -> str:
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """The hint for a misspelt ``word``: the most similar valid word, else all valid words."""
+    import difflib  # slow to import, and needed after a mistake only
+
     known = sorted(set(choices))
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if near:

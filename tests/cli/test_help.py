@@ -29,6 +29,23 @@ def test_light_commands_import_no_torch(arguments: list[str]) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+def test_the_help_and_the_package_import_little_beside_click() -> None:
+    code = (
+        "import sys, click; before = set(sys.modules); import prunebench, prunebench.cli\n"
+        "print(*sorted(set(sys.modules) - before))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.stdout.split() == [
+        "prunebench",
+        "prunebench.cli",
+        "prunebench.cli.terminal",
+        "prunebench.errors",
+        "prunebench.exports",
+    ]
+
+
 def test_help_names_every_command_with_its_own_words() -> None:
     text = CliRunner().invoke(prunebench, ["--help"]).output
     for name, words in COMMANDS.items():

@@ -8,16 +8,15 @@ from __future__ import annotations
 import errno
 import io
 import os
-import select
 import sys
-import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prunebench.errors import printable
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NAMES = ("stdout", "stderr")
 DEFAULT_WIDTH = 80
@@ -49,6 +48,8 @@ def tell(text: str, *, err: bool = False, indent: int = 2) -> None:
 def _broken(line: str, room: int, indent: int) -> list[str]:
     if len(line) <= room:
         return [line]
+    import textwrap
+
     return textwrap.wrap(
         line,
         max(room, indent + 1),
@@ -87,12 +88,12 @@ def say_path(path: Path, *, err: bool = False) -> None:
     buffer.flush()
 
 
-@dataclass
 class Streams:
     """The standard streams of one command, and the first error of each."""
 
-    failed: dict[str, OSError] = field(default_factory=dict)
-    result_is_a_file: bool = False
+    def __init__(self) -> None:
+        self.failed: dict[str, OSError] = {}
+        self.result_is_a_file = False
 
     def lost(self) -> OSError | None:
         """Why the result got lost, if it was printed and anybody wanted it.
@@ -178,6 +179,8 @@ class _CarefulRaw(io.RawIOBase):
                 break
             if written is not None:
                 return written
+            import select
+
             # A terminal that another program has set to non-blocking is full for the moment.
             select.select([], [self._raw], [])
         return len(data)
