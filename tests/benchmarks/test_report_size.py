@@ -46,7 +46,7 @@ def test_size_and_time_to_render(rendered):
     cells, seconds, path = rendered
     size = path.stat().st_size
     print(f"\n{cells} cells: {size / 1e6:.2f} MB in {seconds:.1f} s")
-    assert size <= {50: 2_000_000, 1000: 5_000_000}[cells]
+    assert size <= {50: 1_000_000, 1000: 2_000_000}[cells]
     assert seconds <= 15
 
 

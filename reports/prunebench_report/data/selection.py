@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SHOW_ALL = 60
 """Up to this many cells nothing is left out."""
-MOST_DETAILED = 40
+MOST_DETAILED = 28
 """Cells in detail beyond that."""
 MOST_FAILURES = 40
 """Failures with their log; the others get one line each."""

@@ -53,15 +53,15 @@ def _strip(name: str, values: Sequence[float], axis: tuple[float, float]) -> dic
     """One row of ticks with a box; ``values`` are sorted, ``axis`` is (start, stop) in seconds."""
     start, stop = axis
 
-    def x(value: float) -> float:
-        return round(WIDTH * (value - start) / (stop - start), 1)
+    def x(value: float) -> int:
+        return round(WIDTH * (value - start) / (stop - start))
 
     shown = [value for value in values if value <= stop]
     step = max(1, -(-len(shown) // _MOST_TICKS))
     return {
         "name": name,
-        # One path for all ticks; those on the same tenth of a pixel are drawn once.
-        "ticks": "".join(f"M{mark:g} 0v16" for mark in dict.fromkeys(map(x, shown[::step]))),
+        # One path for all ticks; those on the same pixel are drawn once.
+        "ticks": "".join(f"M{mark} 0v16" for mark in dict.fromkeys(map(x, shown[::step]))),
         "low": x(_quantile(values, 0.1)),
         "middle": x(_quantile(values, 0.5)),
         "high": x(min(_quantile(values, 0.9), stop)),

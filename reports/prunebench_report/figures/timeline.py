@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 HEIGHT = 120.0
 _UNITS = 640
-"""Across the line of a plot: more points than pixels would only make the file larger."""
+"""Across the line of a plot."""
+_STEP = 2
+"""Units for which the highest sample is drawn: more points would only make the file larger."""
 _STRIP = 6.0
 """Height of the strip with the phases' colours, in pixels."""
 _STYLES = ("", " dashed", " dotted")
@@ -149,16 +151,17 @@ def _end(memory: Timeline) -> float:
 def _path(times: Sequence[float], values: Sequence[int], frame: Frame, unit: float) -> str:
     """An SVG path through the points.
 
-    Points on the same pixel as the one before, or inside a level stretch, are left out.
+    Of the samples in one step the highest is drawn, so that no peak is lost; points inside a
+    level stretch are left out.
     """
-    # Whole pixels and no redundant points: a timeline has hundreds of samples, a report many
-    # timelines.
-    points: list[tuple[int, int]] = []
+    # A timeline has hundreds of samples, a report many timelines.
+    highest: dict[int, int] = {}
     for time, value in zip(times, values, strict=True):
         across, down = frame.at(time, value / unit)
-        point = round(_UNITS * across), round(down)
-        if points[-1:] == [point]:
-            continue
+        step = _STEP * round(_UNITS * across / _STEP)
+        highest[step] = min(highest.get(step, round(down)), round(down))  # y grows downwards
+    points: list[tuple[int, int]] = []
+    for point in highest.items():
         if len(points) > 1 and points[-1][1] == points[-2][1] == point[1]:
             points[-1] = point  # the line stays level, so extend it
         else:

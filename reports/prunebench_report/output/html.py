@@ -17,10 +17,7 @@ def report_document(view: dict[str, Any]) -> str:
 
     Every text passes through `clean` and is escaped, except our own style, script, JSON and SVG.
     """
-    from markupsafe import Markup
-
-    data = Markup(view["data"])  # noqa: S704 - escaped in output/embedded_data.py
-    return _render("report.html.j2", {**view, "data": data}, _script("page.js", "table.js"))
+    return _render("report.html.j2", view, _script("page.js", "table.js"))
 
 
 def comparison_document(view: dict[str, Any]) -> str:
