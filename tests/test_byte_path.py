@@ -133,6 +133,7 @@ CALIBRATION = ["--calibration", f"corpus=text{BYTE}.txt"] + [
 ]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "options",
     [
@@ -155,6 +156,7 @@ def test_a_model_is_pruned_into_such_a_folder(home: Path, options: list[str]) ->
         assert call("prune", f"./{out}", "dense", "--out", "again")
 
 
+@pytest.mark.processes
 def test_a_model_is_profiled(home: Path) -> None:
     shape = ["--prompt", "4", "--new-tokens", "3", "--min-time", "0"]
     call("profile", f"model{BYTE}", *shape, "--json", f"profile{BYTE}.json")
@@ -184,6 +186,7 @@ def prunebench_register_method():
 """
 
 
+@pytest.mark.processes
 def test_a_run_in_such_a_folder_is_a_run(home: Path) -> None:
     """One run with every kind of file that a suite can name, its report and its exports."""
     (home / f"plugin{BYTE}.py").write_text(PLUGIN)
@@ -224,6 +227,7 @@ def test_a_run_in_such_a_folder_is_a_run(home: Path) -> None:
     call("compare", out, out)
 
 
+@pytest.mark.processes
 def test_the_same_model_under_another_name_is_the_same_experiment(home: Path) -> None:
     ref = resolve(f"model{BYTE}", base=home, assets={})
     (home / f"model{BYTE}").rename(home / "plain")
@@ -232,6 +236,7 @@ def test_the_same_model_under_another_name_is_the_same_experiment(home: Path) ->
     assert text_path(ref.location) == home / f"model{BYTE}"
 
 
+@pytest.mark.processes
 def test_what_is_not_there_is_named_in_one_sentence(home: Path) -> None:
     suite = {"name": "s", "models": [f"no{BYTE}"], "methods": ["dense"]}
     with pytest.raises(PrunebenchError, match=r"no\\xe9 does not exist"):

@@ -57,6 +57,7 @@ def start(rig: Rig, *arguments: Any, **streams: Any) -> subprocess.CompletedProc
     )
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("broken", [closed_pipe, full_disk], ids=["closed", "full"])
 def test_a_run_whose_output_fails_ends_as_any_other(rig: Rig, tmp_path: Path, broken: Any) -> None:
     with broken() as descriptor:
@@ -67,6 +68,7 @@ def test_a_run_whose_output_fails_ends_as_any_other(rig: Rig, tmp_path: Path, br
     assert (tmp_path / "run" / "report.html").is_file()
 
 
+@pytest.mark.processes
 def test_a_run_in_an_ascii_terminal_replaces_characters(rig: Rig, tmp_path: Path) -> None:
     done = start(rig, "run", "tiny.yaml", "--out", tmp_path / "run", environment=ASCII)
     assert done.returncode == 0, done.stderr.decode()
@@ -75,6 +77,7 @@ def test_a_run_in_an_ascii_terminal_replaces_characters(rig: Rig, tmp_path: Path
     assert (done.stdout + done.stderr).isascii()
 
 
+@pytest.mark.processes
 def test_a_failed_cell_is_the_exit_code_whatever_the_terminal_does(
     rig: Rig, tmp_path: Path
 ) -> None:
@@ -101,6 +104,7 @@ OTHERS = [  # which end in the same code
 ]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "arguments",
     [*PRINTING, *(pytest.param(words, marks=pytest.mark.faults) for words in OTHERS)],
@@ -119,6 +123,7 @@ def test_a_command_that_prints_ends_quietly(rig: Rig, arguments: list[str]) -> N
     assert b"Traceback" not in closed.stderr + full.stderr
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("arguments", PRINTING[:3], ids=" ".join)
 def test_a_command_in_an_ascii_terminal_replaces_characters(rig: Rig, arguments: list[str]) -> None:
     done = start(rig, *arguments, environment=ASCII)
@@ -126,6 +131,7 @@ def test_a_command_in_an_ascii_terminal_replaces_characters(rig: Rig, arguments:
     assert done.stdout.isascii()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "arguments",
     [["report", "runs/tiny"], ["prune", "./model", "magnitude", "--out", "pruned"]],
@@ -160,6 +166,7 @@ def test_an_error_in_an_ascii_terminal_is_one_line(rig: Rig) -> None:
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.processes
 def test_a_run_from_python_survives_its_terminal_too(rig: Rig, tmp_path: Path) -> None:
     code = "import prunebench, sys; prunebench.run('tiny.yaml', out=sys.argv[1])"
     for number, (environment, broken) in enumerate([(ASCII, None), ({}, closed_pipe)]):

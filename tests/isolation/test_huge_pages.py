@@ -34,6 +34,7 @@ def test_the_users_word_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.environ[NAME] == "1"
 
 
+@pytest.mark.processes
 def test_cells_have_huge_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(NAME, raising=False)
     monkeypatch.setenv("NOTED", str(tmp_path / "noted"))

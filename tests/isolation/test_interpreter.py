@@ -31,6 +31,7 @@ def users_folder(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.processes
 def test_a_run_in_a_folder_with_such_files_is_like_any_other(tmp_path: Path) -> None:
     rig = Rig(tmp_path / "rig")
     users_folder(rig.folder)
@@ -53,6 +54,7 @@ def test_a_run_in_a_folder_with_such_files_is_like_any_other(tmp_path: Path) -> 
     assert again.returncode == 0, again.stderr
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("arguments", [("plan", "smoke"), ("plugins",), ("doctor", "--offline")])
 def test_other_commands_run_there_too(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     # An empty part of PYTHONPATH is the working folder.
