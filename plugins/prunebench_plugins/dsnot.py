@@ -69,6 +69,10 @@ class DSnoT(LayerwiseMethod):
     (`skip_layer: mlp`), as in the released code. With `mode=reference` the initial mask is that of
     the released code, which takes the lowest scores of each row, also for magnitude; N:M groups
     then lose the weight with the lowest initial score. The release fails for SparseGPT.
+
+    One exchange decides the next, so rounding of the inputs, as another device or batch has it,
+    changes some of the weights that are exchanged in deep layers: in layer 14 of SmolLM2-135M 2 % of
+    the mask. No row's count changes.
     """
 
     name = "dsnot"
