@@ -20,6 +20,8 @@ from prunebench.model.anatomy import Block as Block
 from prunebench.model.anatomy import anatomy as anatomy
 from prunebench.model.experts import ExpertRows as ExpertRows
 from prunebench.model.generated import GeneratedAsset as GeneratedAsset
+from prunebench.model.gguf_write import gguf_refusal as gguf_refusal
+from prunebench.model.gguf_write import write_gguf as write_gguf
 from prunebench.model.load import load_pruned as load_pruned
 from prunebench.model.source import ModelAsset as ModelAsset
 from prunebench.model.tensor_cache import TensorCache as TensorCache
@@ -51,6 +53,9 @@ from prunebench.plugin.api.report_section import ReportData as ReportData
 from prunebench.plugin.api.report_section import ReportSection as ReportSection
 from prunebench.plugin.api.report_section import Table as Table
 from prunebench.plugin.api.report_section import Texts as Texts
+from prunebench.plugin.api.runtime import Runtime as Runtime
+from prunebench.plugin.api.runtime import RuntimeOptions as RuntimeOptions
+from prunebench.plugin.api.runtime import Session as Session
 from prunebench.plugin.api.sparsity import Pattern as Pattern
 from prunebench.plugin.api.sparsity import Sparsity as Sparsity
 from prunebench.plugin.api.sparsity import is_share as is_share

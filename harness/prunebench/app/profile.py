@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from pydantic import Field
 from prunebench.app.one_cell import one_cell
 from prunebench.cell.phases import Phases
 from prunebench.cell.profile import profile, prompt_ids
+from prunebench.cell.runtimes import Subject, measure_runtimes
 from prunebench.cell.setup import set_up, vocabulary_size
 from prunebench.experiment.measures import Form, LatencySpec
 from prunebench.measure.audit import audit, dense_facts
@@ -20,6 +21,7 @@ from prunebench.model.dense_indices import DenseIndices
 from prunebench.plugin.host import load_chosen_plugins
 from prunebench.record.devices import EnergyResult
 from prunebench.record.io import GenerationIO, LoadIO
+from prunebench.record.runtimes import RuntimeResult
 from prunebench.record.speed import Breakdown, FormTime, Latency
 from prunebench.schema import Part
 from prunebench.suite.methods import DENSE
@@ -40,6 +42,7 @@ class ModelProfile(Part):
     breakdown: Breakdown | None
     breakdown_reason: str | None = None
     forms: list[FormTime] = Field(default_factory=list)
+    runtimes: list[RuntimeResult] = Field(default_factory=list)
     energy: EnergyResult | None = None
     settings: dict[str, Any] = Field(
         default_factory=dict,
@@ -62,12 +65,13 @@ def profile_model(
     dtype: str = "float32",
     device: str = "auto",
     compiled: bool = False,
+    runtimes: Sequence[Any] = (),
     progress: Callable[[str, int, int], None] | None = None,
 ) -> ModelProfile:
     """Measure ``model`` unpruned at the shape ``shape``, and compare the ways to run it.
 
     ``model`` is what a suite calls a model. ``compiled`` also times torch.compile, which compiles
-    for minutes. ``progress`` is called with (phase, done, total). Raises PrunebenchError for
+    for minutes. ``runtimes`` are engines as a suite's `profile.runtimes` names them. ``progress`` is called with (phase, done, total). Raises PrunebenchError for
     anything that the user can mend.
     """
     cell = one_cell(
@@ -77,6 +81,7 @@ def profile_model(
         command="prunebench profile",
         dtype=dtype,
         device=device,
+        profile={"latency": [shape.identity()], "runtimes": list(runtimes)} if runtimes else None,
     )
     phases = Phases() if progress is None else Phases(lambda phase: progress(phase, 0, 0), progress)
     setup = set_up(cell, phases)
@@ -84,6 +89,7 @@ def profile_model(
     loaded, load = setup.load_timed()
     facts = dense_facts(loaded.model)
     whole = DenseIndices(list(range(facts.layers)))
+    in_runtimes = measure_runtimes(setup, Subject(loaded.model, loaded.tokenizer))
     found = profile(
         loaded.model,
         [shape],
@@ -110,6 +116,7 @@ def profile_model(
         breakdown=found.breakdown,
         breakdown_reason=found.breakdown_reason,
         forms=compared,
+        runtimes=in_runtimes,
         energy=found.energy,
         settings=loaded.settings,
         flags=setup.flags.found,

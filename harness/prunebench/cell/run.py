@@ -16,6 +16,7 @@ from prunebench.cell.phases import Phases
 from prunebench.cell.pipeline import PrunedCell, build_pruned_model
 from prunebench.cell.profile import profile
 from prunebench.cell.quality import measure_quality
+from prunebench.cell.runtimes import Subject, measure_runtimes
 from prunebench.cell.setup import CellSetup, set_up, vocabulary_size
 from prunebench.cell.unpinned import unpinned
 from prunebench.errors import printable_values
@@ -105,6 +106,15 @@ def _measure(
                 kept=pruned.audit.kept,
             )
     quality = measure_quality(setup, pruned, kept)
+    runtimes = measure_runtimes(
+        setup,
+        Subject(
+            model,
+            pruned.loaded.tokenizer,
+            pruned.made_by(cell),
+            pruned.audit if pruned.is_changed else None,
+        ),
+    )
     # Last, because the 2:4 kernels convert the model in place.
     profiled = profile(
         model,
@@ -123,6 +133,7 @@ def _measure(
             breakdown_reason=profiled.breakdown_reason,
             dram=profiled.dram,
         ),
+        "runtimes": runtimes,
         "energy": profiled.energy,
         "io": IO(
             load=pruned.load,

@@ -35,6 +35,10 @@ def engines(_: click.Context, __: click.Parameter, begun: str) -> list[Completio
     return _matching(_names("engine"), begun)
 
 
+def runtimes(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
+    return _matching(_names("runtime"), begun)
+
+
 def plugins(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
     return _matching(_names(), begun)
 
@@ -64,7 +68,9 @@ def options_of(parameter: str) -> Complete:
 
         name = context.params.get(parameter)
         kinds = (
-            ("method", "allocation", "recovery", "metric") if parameter == "name" else ("method",)
+            ("method", "allocation", "recovery", "metric", "runtime")
+            if parameter == "name"
+            else ("method",)
         )
         entry = next((one for one in _entries() if one.name == name and one.kind in kinds), None)
         if entry is None:

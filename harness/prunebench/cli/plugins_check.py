@@ -34,7 +34,8 @@ SIGNS = {"kept": "ok", "broken": "BROKEN", "not tried": "-", "hint": "hint"}
     help="Try only these families. Repeatable.",
 )
 def command(name: str, options: tuple[str, ...], families: tuple[str, ...]) -> None:
-    """Try the promises of the method, allocation, recovery or metric NAME on small seeded models.
+    """Try the promises of the method, allocation, recovery, metric or runtime NAME on small seeded
+    models.
 
     Prints one line per promise; the exit code is 1 if one is broken. A hint breaks nothing: it
     says what is probably a mistake. Nothing is downloaded. `prunebench.testing.MethodContract` has

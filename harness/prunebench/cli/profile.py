@@ -14,6 +14,7 @@ from prunebench.cli.terminal import say, tell
 
 if TYPE_CHECKING:
     from prunebench.app.profile import ModelProfile
+    from prunebench.record.runtimes import TokenAgreement
     from prunebench.record.speed import Latency
 
 Row = tuple[str, ...]
@@ -60,6 +61,15 @@ NOT_MEASURABLE = "not measurable here"
 )
 @click.option("--compiled", is_flag=True, help="Also time torch.compile, which compiles minutes.")
 @click.option(
+    "--runtime",
+    "runtimes",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=completion.runtimes,
+    help="Also time it in this engine: llama-cpp, or with options '{llama-cpp: {precision: q8_0}}'."
+    " Repeatable; batch size 1 only.",
+)
+@click.option(
     "--json", "as_json", type=click.Path(path_type=Path), help="Also write everything to this file."
 )
 def command(
@@ -70,6 +80,7 @@ def command(
     dtype: str,
     device: str,
     min_time: float,
+    runtimes: tuple[str, ...],
     as_json: Path | None,
     *,
     compiled: bool,
@@ -86,6 +97,7 @@ def command(
     from prunebench.experiment.measures import LatencySpec
     from prunebench.model.files import check_file_target
     from prunebench.store.atomic import write_atomically
+    from prunebench.suite.yaml import parse_value
     from prunebench.user_path import user_path
 
     if as_json is not None:
@@ -100,7 +112,13 @@ def command(
         min_time_s=min_time,
     )
     found = profile_model(
-        model, shape, dtype=dtype, device=device, compiled=compiled, progress=_tell
+        model,
+        shape,
+        dtype=dtype,
+        device=device,
+        compiled=compiled,
+        runtimes=[parse_value(text, "--runtime") for text in runtimes],
+        progress=_tell,
     )
     _show(found)
     if as_json is not None:
@@ -134,6 +152,12 @@ def _show(found: ModelProfile) -> None:
         ("", "a token", "speed-up over generate()", ""),
         _forms(found),
     )
+    if found.runtimes:
+        _table(
+            "In the engines that serve models",
+            ("", "first token", "a token", "tokens", ""),
+            _runtimes(found),
+        )
     _table("What is widely cited of generation (Deja Vu, 2023)", ("", "", ""), _claims(found))
 
 
@@ -223,6 +247,37 @@ def _forms(found: ModelProfile) -> Iterator[Row]:
             "" if form.speedup is None else f"{form.speedup.estimate:.2f}x",
             form.note or tokens[form.same_tokens],
         )
+
+
+def _runtimes(found: ModelProfile) -> Iterator[Row]:
+    for result in found.runtimes:
+        if result.reason is not None:
+            yield result.runtime, "-", "-", "", result.reason
+        for one in () if result.reason is not None else result.latency:
+            about = (
+                ""
+                if result.conversion is None
+                else (
+                    f"{result.conversion.bytes / 1e6:,.1f} MB,"
+                    f" converted in {result.conversion.seconds:.1f} s"
+                )
+            )
+            if one.ttft_s is None or one.token_s is None:
+                yield result.runtime, NOT_MEASURABLE, "", "", one.not_measurable or ""
+                continue
+            yield (
+                result.runtime,
+                _ms(one.ttft_s.median),
+                _ms(one.token_s.median),
+                "" if one.tokens is None else _agreement(one.tokens, result.precision),
+                about,
+            )
+
+
+def _agreement(tokens: TokenAgreement, precision: str) -> str:
+    if tokens.same:
+        return "same tokens"
+    return f"others from {(tokens.first_difference or 0) + 1} on, in {precision}"
 
 
 def _claims(found: ModelProfile) -> Iterator[Row]:

@@ -19,6 +19,7 @@ from prunebench.experiment.plugins import (
     MethodRef,
     MetricRef,
     RecoveryRef,
+    RuntimeRef,
     label_of,
 )
 from prunebench.experiment.text import CalibrationSpec
@@ -39,6 +40,7 @@ _NOT_DUMPED = {
     "latency",
     "tasks",
     "metrics",
+    "runtimes",
     "time_limit_s",
     "memory_limit_bytes",
     "keep_model",
@@ -58,6 +60,7 @@ class Cell(Frozen):
     tasks: tuple[TaskSpec, ...] = ()
     metrics: tuple[MetricRef, ...] = ()
     latency: tuple[LatencySpec, ...] = ()
+    runtimes: tuple[RuntimeRef, ...] = ()
     seed: int = 0
     device: str = "auto"
     threads: int | None = None
@@ -122,6 +125,8 @@ class Cell(Frozen):
             data["tasks"] = [spec.identity() for spec in self.tasks]
         if self.metrics:
             data["metrics"] = [ref.identity() for ref in self.metrics]
+        if self.runtimes:
+            data["runtimes"] = [ref.identity() for ref in self.runtimes]
         if self.allocation is not None:
             data["allocation"] = self.allocation.identity()
         if self.recovery is not None:

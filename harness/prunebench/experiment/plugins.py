@@ -73,6 +73,10 @@ class MetricRef(PluginRef):
         return {**super().identity(), "data": self.data and self.data.identity()}
 
 
+class RuntimeRef(PluginRef):
+    """A runtime: the pruned model is timed there, too."""
+
+
 def label_of(
     method: MethodRef, allocation: AllocationRef | None, recovery: RecoveryRef | None
 ) -> str:

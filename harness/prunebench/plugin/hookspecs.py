@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from prunebench.plugin.api.metric import Metric
     from prunebench.plugin.api.recovery import Recovery
     from prunebench.plugin.api.report_section import ReportSection
+    from prunebench.plugin.api.runtime import Runtime
     from prunebench.record.record import Record
     from prunebench.text.corpus import Corpus
 
@@ -102,6 +103,14 @@ def prunebench_register_report_section() -> (  # type: ignore[empty-body]
 @_spec
 def prunebench_register_engine() -> type[Engine] | list[type[Engine]]:  # type: ignore[empty-body]
     """Places where cells can run: subclasses of `prunebench.Engine`, each with a `name`.
+
+    Added in API 1.
+    """
+
+
+@_spec
+def prunebench_register_runtime() -> type[Runtime] | list[type[Runtime]]:  # type: ignore[empty-body]
+    """Engines that serve models: subclasses of `prunebench.Runtime`, each with a `name`.
 
     Added in API 1.
     """

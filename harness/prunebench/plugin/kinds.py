@@ -18,6 +18,7 @@ from prunebench.plugin.api.metric import Metric
 from prunebench.plugin.api.options import Options
 from prunebench.plugin.api.recovery import Recovery
 from prunebench.plugin.api.report_section import ReportSection
+from prunebench.plugin.api.runtime import Runtime, RuntimeOptions
 from prunebench.plugin.registry import Kind
 from prunebench.plugin.suite_keys import ALLOCATION, CALIBRATION, DATA, RECOVERY
 from prunebench.text.corpus import Corpus
@@ -104,6 +105,13 @@ def _wrong_method(value: Any) -> str | None:
     return None
 
 
+def _wrong_runtime(value: Any) -> str | None:
+    """What is wrong with a runtime's options: without a precision nothing could be converted."""
+    if issubclass(value.Options, RuntimeOptions):
+        return None
+    return f"{value.__name__}.Options is not a subclass of prunebench.RuntimeOptions"
+
+
 # In the order in which `prunebench plugins` lists them.
 KINDS: Mapping[Kind, KindRules] = {
     # A suite writes `{sparsity: 0.5, recovery: lora}`: such keys are in one mapping with options.
@@ -131,4 +139,5 @@ KINDS: Mapping[Kind, KindRules] = {
         "prunebench_register_report_section", ReportSection, attributes={"title": str}
     ),
     "engine": KindRules("prunebench_register_engine", Engine, reserved_names=BUILT_IN),
+    "runtime": KindRules("prunebench_register_runtime", Runtime, of_class=_wrong_runtime),
 }

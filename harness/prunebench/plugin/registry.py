@@ -22,6 +22,7 @@ Kind = Literal[
     "metric",
     "section",
     "engine",
+    "runtime",
 ]
 """What a plugin can register; `prunebench.plugin.kinds` has the hook and the rules of each."""
 

@@ -44,6 +44,8 @@ class Scaffold:
     corpus: str = "tiny-text"
     metrics: str = ""
     """The end of the suite's `quality:`."""
+    profile: str = ""
+    """The end of the suite's `profile:`."""
     engine: str = ""
     """Option of `prunebench run`."""
     structure: str | None = None
@@ -102,6 +104,12 @@ SCAFFOLDS: Mapping[str, Scaffold] = {
         "  - magnitude: {sparsity: 0.5}\n  - wanda: {sparsity: 0.5}",
         engine=" --engine {name}",
     ),
+    "runtime": Scaffold(
+        "runtime",
+        "  - shortgpt: {count: 1}",
+        contract=True,
+        profile="\n  runtimes: {name}",
+    ),
     "report-section": Scaffold(
         "section",
         "  - magnitude: {sparsity: [0.3, 0.5]}\n  - wanda: {sparsity: [0.3, 0.5]}",
@@ -156,7 +164,7 @@ def _words(name: str, template: str, scaffold: Scaffold) -> dict[str, str]:
     # `replace`, not `format`: the braces of YAML are no fields.
     of_kind = {
         field: getattr(scaffold, field).replace("{name}", name)
-        for field in ("methods", "model", "corpus", "metrics", "engine")
+        for field in ("methods", "model", "corpus", "metrics", "profile", "engine")
     }
     return of_kind | {
         "name": name,

@@ -8,7 +8,14 @@ from prunebench.schema import Part
 
 # In these phases memory also holds a buffer of the harness or the dense model, so their peaks are
 # not the model's own.
-NOT_THE_MODEL_ALONE = ("metrics", "bandwidth", "latency", "2:4 kernels")
+NOT_THE_MODEL_ALONE = (
+    "metrics",
+    "convert",
+    "runtimes",
+    "bandwidth",
+    "latency",
+    "2:4 kernels",
+)
 
 
 class GpuMemory(Part):

@@ -18,6 +18,7 @@ from prunebench.record.devices import Contention, EnergyResult
 from prunebench.record.io import IO
 from prunebench.record.memory import Memory, Timeline
 from prunebench.record.quality import Quality
+from prunebench.record.runtimes import RuntimeResult
 from prunebench.record.speed import LatencySamples, Speed
 from prunebench.schema import Part
 
@@ -94,6 +95,9 @@ class Record(Part):
     audit: Audit | None = None
     quality: Quality | None = None
     speed: Speed | None = None
+    runtimes: list[RuntimeResult] = Field(
+        default_factory=list, description="in the order of `cell.runtimes`"
+    )
     memory: Memory | None = None
     contention: Contention | None = None
     energy: EnergyResult | None = None

@@ -36,6 +36,7 @@ def json_schema(registry: Registry) -> Json:
     writer.define_allocations()
     writer.define_recoveries()
     writer.define_metrics()
+    writer.define_runtimes()
     writer.add_examples()  # last: it fills in sections that the others define
     _complete(schema)
     return {
@@ -113,6 +114,19 @@ class _Writer:
             self.defs["QualityEntry"]["properties"]["metrics"]["anyOf"] = [
                 metric,
                 {"type": "array", "items": metric},
+                {"type": "null"},
+            ]
+
+    def define_runtimes(self) -> None:
+        if self.registry["runtime"]:
+            self.defs["runtime"] = {
+                "description": "an engine in which the model is timed, too",
+                "anyOf": [*self.names("runtime"), *self.forms("runtime")],
+            }
+            runtime = _reference("runtime")
+            self.defs["ProfileEntry"]["properties"]["runtimes"]["anyOf"] = [
+                runtime,
+                {"type": "array", "items": runtime},
                 {"type": "null"},
             ]
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from prunebench.experiment.inputs import model_inputs
 from prunebench.experiment.measures import LatencySpec, PerplexitySpec, TaskSpec
 from prunebench.experiment.model import ModelRef
-from prunebench.experiment.plugins import MethodRef, MetricRef
+from prunebench.experiment.plugins import MethodRef, MetricRef, RuntimeRef
 from prunebench.experiment.text import CalibrationSpec
 from prunebench.suite import methods
 from prunebench.suite.capacity import check_models, texts_read
@@ -23,6 +23,7 @@ from prunebench.suite.metrics import metric_refs
 from prunebench.suite.models import model_refs
 from prunebench.suite.overrides import override
 from prunebench.suite.problems import Problems, fields_of
+from prunebench.suite.runtimes import runtime_refs
 from prunebench.suite.schema import (
     LatencyEntry,
     LimitsEntry,
@@ -67,6 +68,7 @@ class Suite:
     tasks: tuple[TaskSpec, ...] = ()
     gpus: int | None = None
     metrics: tuple[MetricRef, ...] = ()
+    runtimes: tuple[RuntimeRef, ...] = ()
     warnings: tuple[str, ...] = ()
     """What is probably a mistake, one line each: 'FILE:LINE: KEY: message (fix)'."""
 
@@ -123,6 +125,7 @@ def _resolved(file: SuiteFile, text: str, lookup: Lookup, texts: Texts) -> Suite
     quality = file.quality or QualityEntry()
     profile = file.profile or ProfileEntry(latency=[])
     limits = file.limits or LimitsEntry()
+    latency = tuple(_latency(profile.latency))
     return Suite(
         name=file.name,
         title=file.title or file.name,
@@ -133,7 +136,8 @@ def _resolved(file: SuiteFile, text: str, lookup: Lookup, texts: Texts) -> Suite
         perplexity=texts.perplexity,
         tasks=task_specs(quality.tasks, lookup.registry, lookup.problems),
         metrics=metric_refs(quality.metrics, lookup, texts, has_tasks=bool(quality.tasks)),
-        latency=tuple(_latency(profile.latency)),
+        latency=latency,
+        runtimes=runtime_refs(profile.runtimes, latency, lookup),
         gate=quality.gate.tasks,
         generation_gate=quality.gate.generation,
         seeds=tuple(dict.fromkeys(file.seeds)),  # each once, in their order

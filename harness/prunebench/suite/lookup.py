@@ -20,6 +20,7 @@ EXAMPLES: Mapping[Kind, str] = {
     "allocation": "{owl: {spread: 0.1}}",
     "recovery": "{lora: {rank: 8}}",
     "metric": "{kl-divergence: {data: {corpus: my.txt}}}",
+    "runtime": "{llama-cpp: {precision: q8_0}}",
 }
 """An entry with options, for the hint of one that is written wrongly."""
 

@@ -57,6 +57,7 @@ def _grid(suite: Suite, registry: Registry) -> Iterator[Cell]:
                     tasks=suite.tasks,
                     metrics=suite.metrics,
                     latency=suite.latency,
+                    runtimes=suite.runtimes,
                     seed=seed,
                     device=suite.device,
                     threads=suite.threads,

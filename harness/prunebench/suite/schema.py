@@ -254,6 +254,11 @@ class ProfileEntry(Section):
         default_factory=lambda: [LatencyEntry()],
         description="shapes to time; null or an empty list times none. Default: one shape",
     )
+    runtimes: ManyOrNone[Any] = Field(
+        [],
+        description="engines in which the shapes with batch size 1 are timed too, by name, or "
+        "one-key mappings from a name to options",
+    )
 
 
 class LimitsEntry(Section):

@@ -3,6 +3,7 @@ from prunebench.testing.contract import AllocationContract as AllocationContract
 from prunebench.testing.contract import MethodContract as MethodContract
 from prunebench.testing.contract import MetricContract as MetricContract
 from prunebench.testing.contract import RecoveryContract as RecoveryContract
+from prunebench.testing.contract import RuntimeContract as RuntimeContract
 from prunebench.testing.models import FAMILIES as FAMILIES
 from prunebench.testing.models import MIXTURES as MIXTURES
 from prunebench.testing.models import tiny_calibration as tiny_calibration

@@ -14,6 +14,7 @@ from prunebench.testing.metrics import METRIC_PROMISES, MetricTrial
 from prunebench.testing.promises import BrokenPromiseError, NotApplicableError, Promise
 from prunebench.testing.random_control import WORSE
 from prunebench.testing.recoveries import RECOVERY_PROMISES, RecoveryTrial
+from prunebench.testing.runtimes import RUNTIME_PROMISES, RuntimeTrial
 from prunebench.testing.trial import MethodTrial
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ CONTRACTS: Mapping[Kind, tuple[Any, Sequence[Promise]]] = {
     "allocation": (AllocationTrial, ALLOCATION_PROMISES),
     "recovery": (RecoveryTrial, RECOVERY_PROMISES),
     "metric": (MetricTrial, METRIC_PROMISES),
+    "runtime": (RuntimeTrial, RUNTIME_PROMISES),
 }
 """The kinds that have a contract, with what their promises are tried on."""
 

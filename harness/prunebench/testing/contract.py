@@ -19,6 +19,7 @@ from prunebench.testing.methods import METHOD_PROMISES
 from prunebench.testing.metrics import METRIC_PROMISES, MetricTrial
 from prunebench.testing.promises import BrokenPromiseError, NotApplicableError, Promise
 from prunebench.testing.recoveries import RECOVERY_PROMISES, RecoveryTrial
+from prunebench.testing.runtimes import RUNTIME_PROMISES, RuntimeTrial
 from prunebench.testing.trial import MethodTrial
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from prunebench.plugin.api.method import Method
     from prunebench.plugin.api.metric import Metric
     from prunebench.plugin.api.recovery import Recovery
+    from prunebench.plugin.api.runtime import Runtime
 
 DEFAULT_FAMILIES = ("llama", "qwen2", "opt", "gpt_neox")
 """Grouped keys, sliding windows, biases with tied embeddings, parallel blocks: one family each."""
@@ -129,3 +131,14 @@ class MetricContract(_Contract):
     @classmethod
     def trial(cls, family: str) -> MetricTrial:
         return MetricTrial(cls.metric, family, cls.options)
+
+
+class RuntimeContract(_Contract):
+    """Tests of a runtime."""
+
+    runtime: ClassVar[type[Runtime]]
+    promises: ClassVar[Sequence[Promise]] = RUNTIME_PROMISES
+
+    @classmethod
+    def trial(cls, family: str) -> RuntimeTrial:
+        return RuntimeTrial(cls.runtime, family, cls.options)

@@ -222,6 +222,47 @@ SPEED = (
 )
 """One set for each latency shape, numbered like `QUALITY`."""
 
+RUNTIMES = (
+    *_columns(
+        "text",
+        {
+            "runtime": "name of an engine that serves models, with the options that the suite sets",
+            "runtime_precision": "what the weights were converted to for it",
+        },
+    ),
+    *_columns(
+        "real",
+        {
+            "runtime_ttft_p50_s": "time to first token in the engine, median",
+            "runtime_token_p50_s": "time between tokens in the engine, median",
+            "runtime_token_p99_s": "the same, 99th percentile; missing if tokens come in bursts",
+            "runtime_ttft_speedup": "dense time / pruned time in the engine, prompt phase",
+            "runtime_ttft_speedup_low": "lower end of its 95 % interval",
+            "runtime_ttft_speedup_high": "upper end of its 95 % interval",
+            "runtime_speedup": "dense time / pruned time in the engine, generation phase",
+            "runtime_speedup_low": "lower end of its 95 % interval",
+            "runtime_speedup_high": "upper end of its 95 % interval",
+        },
+    ),
+    *_columns(
+        "integer",
+        {
+            "runtime_rounds": "rounds that nothing disturbed",
+            "runtime_bytes": "size of the converted model",
+        },
+    ),
+    *_columns("real", {"runtime_convert_s": "time that converting the model took"}),
+    *_columns(
+        "text",
+        {
+            "runtime_tokens": "whether its greedy tokens are those of the model's own code",
+            "runtime_reason": "why there is no figure",
+            "runtime_protocol": "options, precision, shape, threads, versions",
+        },
+    ),
+)
+"""One set for each engine and shape, numbered like `QUALITY`; none if the suite names no engine."""
+
 _PARTS = {
     "attention": "attention",
     "mlp": "the MLPs",
@@ -399,6 +440,7 @@ ALL = (
     *METRICS,
     *GATE,
     *SPEED,
+    *RUNTIMES,
     *BREAKDOWN,
     *SIZE,
     *DEVICES,
@@ -415,7 +457,12 @@ def kind_of(name: str) -> Kind:
 
 
 def column_names(
-    perplexities: int, shapes: int, published: int = 0, tasks: int = 0, metrics: int = 0
+    perplexities: int,
+    shapes: int,
+    published: int = 0,
+    tasks: int = 0,
+    metrics: int = 0,
+    runtimes: int = 0,
 ) -> list[str]:
     """All column names in order, with as many numbered sets as given.
 
@@ -433,6 +480,7 @@ def column_names(
         *sets(METRICS, metrics),
         *sets(GATE, 1),
         *sets(SPEED, max(1, shapes)),
+        *sets(RUNTIMES, runtimes),
         *sets((*BREAKDOWN, *SIZE, *DEVICES, *COST, *OUTCOME), 1),
         *sets(PUBLISHED, published),
     ]

@@ -26,6 +26,7 @@ from prunebench_report.data.resources import (
     memory_columns,
     size_columns,
 )
+from prunebench_report.data.runtimes import runtime_columns, runtime_keys
 from prunebench_report.data.speed import speed_columns, stored_latencies
 from prunebench_report.data.tasks import suite_tasks, task_columns
 from prunebench_report.text import clean, finite
@@ -62,7 +63,7 @@ def build_table(
     for record in records:
         if record.status == "ok" and record.cell.method.name == "dense":
             dense.setdefault(_comparable(record.cell), record)
-    keys = figure_keys(records)
+    keys, runtimes = figure_keys(records), runtime_keys(records)
     columns = _column_names(records, expect)
     bounds = bound_columns(records)
     floors = generation_floors(records) if floors is None else floors
@@ -70,6 +71,7 @@ def build_table(
     for record in records:
         reference = dense.get(_comparable(record.cell))
         row = _row(record, reference, keys, floors[record.id])
+        row |= runtime_columns(record, runtimes)
         row["name"] = named[record.id]
         row |= bounds[record.id]
         row |= gate_columns(row, gate, generation_gate)
@@ -99,6 +101,7 @@ def _column_names(records: Sequence[Record], expect: Sequence[Expectation]) -> l
         published=max((sum(r.id in one.cells for one in expect) for r in records), default=0),
         tasks=max((len(suite_tasks(record)) for record in records), default=0),
         metrics=len(figure_keys(records)),
+        runtimes=len(runtime_keys(records)),
     )
 
 
@@ -110,7 +113,7 @@ def _comparable(cell: Cell) -> str:
         for key in ("model", "perplexity", "latency", "device", "threads", "protocol")
     }
     # Cells planned before these keys existed have no such entry.
-    kept |= {key: identity.get(key) for key in ("tasks", "metrics")}
+    kept |= {key: identity.get(key) for key in ("tasks", "metrics", "runtimes")}
     return json.dumps(kept, sort_keys=True)
 
 

@@ -16,7 +16,7 @@ from prunebench_report.data.gate import (
 from prunebench_report.data.quality import perplexities, protocol
 from prunebench_report.figures.heatmap import heatmap
 from prunebench_report.figures.sparklines import io_floor_bar, phase_bars
-from prunebench_report.sections import devices, metrics, speed, tasks, timelines
+from prunebench_report.sections import devices, metrics, runtimes, speed, tasks, timelines
 from prunebench_report.sections.experiment import audit_facts, experiment_facts
 from prunebench_report.sections.failures import command, explained_failures
 from prunebench_report.sections.notes import notes
@@ -60,6 +60,7 @@ def _card(
         "quality": [_perplexity(row, index, one) for index, one in enumerate(perplexities(record))],
         "tasks": tasks.facts(record),
         "metrics": metrics.facts(record),
+        "runtimes": runtimes.facts(record),
         "speed": speed.latencies(record),
         "memory": devices.memory(record),
         "timeline": timelines.of_card(record),

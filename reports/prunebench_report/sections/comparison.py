@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -101,7 +102,8 @@ def comparison(a: ReportInput, b: ReportInput) -> dict[str, Any]:
         _BY_KEY[key] for key in _KEYS if any(row[key] is not None for pair in done for row in pair)
     ]
     scores, figures = _shared_names(done, _scores), _shared_names(done, _figures)
-    # `cells` of each row are in the order of `heads`: columns, then scores, then figures.
+    engines = _shared_names(done, _runtimes)
+    # `cells` of each row are in the order of `heads`: columns, scores, figures, then runtimes.
     rows = [
         {
             "name": a.names[x["cell"]],
@@ -111,6 +113,7 @@ def comparison(a: ReportInput, b: ReportInput) -> dict[str, Any]:
                 *(_compare_column(x, y, column) for column in columns),
                 *(_compare_score(x, y, name) for name in scores),
                 *(_compare_figure(x, y, name) for name in figures),
+                *(_compare_runtime(x, y, name) for name in engines),
             ],
         }
         for x, y in done
@@ -118,7 +121,7 @@ def comparison(a: ReportInput, b: ReportInput) -> dict[str, Any]:
     return {
         "sides": {"A": side(a), "B": side(b)},
         "differs": differs,
-        "heads": [column.head for column in columns] + scores + figures,
+        "heads": [column.head for column in columns] + scores + figures + engines,
         "always": [_BY_KEY["perplexity"].head, _BY_KEY["inter_token_speedup"].head],
         "rows": rows,
         "only_a": [a.names[cell] for key, cell in keys_a.items() if key not in keys_b],
@@ -267,13 +270,8 @@ def _significant(x: Row, y: Row, key: str) -> bool | None:
             return False
         z = z_score(y["nll_nats"], y["nll_stderr_nats"], x["nll_nats"], x["nll_stderr_nats"])
         return None if z is None else abs(z) > SIGNIFICANT
-    low_a, high_a, low_b, high_b = (
-        row.get(f"{key}_{end}") for row in (x, y) for end in ("low", "high")
-    )
-    if low_a is None or high_a is None or low_b is None or high_b is None:
-        return None
-    # Stricter than a test of the difference: intervals can overlap although the difference is real.
-    return bool(high_a < low_b or high_b < low_a)
+    a, b = ((row.get(f"{key}_low"), row.get(f"{key}_high")) for row in (x, y))
+    return _apart(a, b)
 
 
 def _shared_names(
@@ -328,6 +326,45 @@ def _compare_figure(x: Row, y: Row, name: str) -> Compared:
         return _compared(a, b)
     change = metrics.change(after[0], before[0], after[1])
     return _compared(a, b, change or "same", None if change else False)
+
+
+def _runtimes(row: Row) -> dict[str, tuple[float, float | None, float | None]]:
+    """Speed-up over dense with its interval, by runtime and shape."""
+    ends = ("runtime_speedup", "runtime_speedup_low", "runtime_speedup_high")
+    sets = _numbered_sets(row, *ends, "runtime", "runtime_protocol")
+    # Versions of an engine may differ between the runs; its name and the shape are the same.
+    shape = re.compile(r"prompt \d+, \d+ new tokens")
+    return {
+        f"speed-up in {name}, {found[0]}": (value, low, high)
+        for value, low, high, name, protocol in sets
+        if (found := shape.search(protocol))
+    }
+
+
+def _compare_runtime(x: Row, y: Row, name: str) -> Compared:
+    before, after = _runtimes(x).get(name), _runtimes(y).get(name)
+    a, b = (MISSING if one is None else times(one[0]) for one in (before, after))
+    if before is None or after is None:
+        return _compared(a, b)
+    significant = _apart(before[1:], after[1:])
+    tone = None
+    if significant:
+        tone = "better" if after[0] > before[0] else "worse"
+    change = delta(after[0] / before[0], "A")
+    return _compared(a, b, "same" if change == "= A" else change, significant, tone)
+
+
+def _apart(
+    a: tuple[float | None, float | None], b: tuple[float | None, float | None]
+) -> bool | None:
+    """Whether two intervals have no number in common; None if one is not known.
+
+    Stricter than a test of the difference: intervals can overlap although the difference is real.
+    """
+    (low_a, high_a), (low_b, high_b) = a, b
+    if low_a is None or high_a is None or low_b is None or high_b is None:
+        return None
+    return bool(high_a < low_b or high_b < low_a)
 
 
 def _compared(

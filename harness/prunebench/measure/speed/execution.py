@@ -222,7 +222,7 @@ def candidates(device: str) -> list[Form]:
 
 def forward_of(model: Any) -> Callable[[Tensor, Any], Tensor]:
     """A function (tokens, cache) -> most likely next token, [batch, 1]; it extends the cache."""
-    logits = _logits_of(model)
+    logits = logits_of(model)
 
     def forward(tokens: Tensor, cache: Any) -> Tensor:
         return logits(tokens, cache).argmax(-1, keepdim=True)
@@ -230,7 +230,7 @@ def forward_of(model: Any) -> Callable[[Tensor, Any], Tensor]:
     return forward
 
 
-def _logits_of(model: Any) -> Callable[[Tensor, Any], Tensor]:
+def logits_of(model: Any) -> Callable[[Tensor, Any], Tensor]:
     """A function (tokens, cache) -> logits of the last position, [batch, vocabulary]."""
     # Without this the head runs over the whole prompt; nearly every family has the argument.
     last = (
@@ -251,11 +251,11 @@ def _differing(
 ) -> str | None:
     """A sentence that says where a decoder's tokens first differ from eager; None if nowhere."""
     for model, each in zip(models, decoders, strict=True):
-        logits_of, cache = _logits_of(model), DynamicCache(config=model.config)
+        compute, cache = logits_of(model), DynamicCache(config=model.config)
         tokens = prompt
         for number in range(new_tokens):
             found = each.step(tokens) if number else each.prompt(tokens)  # [batch, 1]
-            logits = logits_of(tokens, cache)  # [batch, vocabulary]
+            logits = compute(tokens, cache)  # [batch, vocabulary]
             tokens = logits.argmax(-1, keepdim=True)
             # Sums of another order differ by some units in the last place of the largest logit.
             rounding = 4 * torch.finfo(logits.dtype).eps * logits.abs().amax(-1, keepdim=True)

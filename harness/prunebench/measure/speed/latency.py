@@ -101,7 +101,7 @@ def _latency(
     if len(rounds.models) > 1:
         needed = fewest_samples((1 - CONFIDENCE) / 2)
     if clean.count < needed:
-        latency.not_measurable = _too_few(rounds, needed)
+        latency.not_measurable = too_few(rounds, needed)
         return latency
     pruned, *others = clean.models
     latency.ttft_s = summary([each.ttft_s for each in pruned])
@@ -131,7 +131,7 @@ def _samples(rounds: Rounds) -> LatencySamples:
     return samples
 
 
-def _too_few(rounds: Rounds, needed: int) -> str:
+def too_few(rounds: Rounds, needed: int) -> str:
     """Why there is no figure: how many rounds were clean, and what disturbed most of the others."""
     causes = Counter(
         cause(reason)
