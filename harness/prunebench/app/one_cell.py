@@ -28,12 +28,11 @@ def one_cell(
     seed: int = 0,
     dtype: str = "float32",
     device: str = "auto",
-    profile: Mapping[str, Any] | None = None,
 ) -> Cell:
     """Check a model and a method exactly as a suite is checked, and return their only cell.
 
     ``method`` maps its name to its options. ``calibration`` has the keys of a suite's
-    `calibration:` section, ``profile`` those of its `profile:`. ``command`` names the command in errors, as a file would be named.
+    `calibration:` section. ``command`` names the command in errors, as a file would be named.
 
     Raises PrunebenchError for what a suite would be refused for, and if the options make several
     cells.
@@ -50,7 +49,7 @@ def one_cell(
         "models": [{"model": model, "dtype": dtype}],
         "methods": [{name: dict(options)}],
         "calibration": dict(calibration or OFFLINE),
-        "profile": profile,
+        "profile": None,
         "seeds": [seed],
         "device": device,
     }

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from prunebench.app.one_cell import one_cell
 from prunebench.cell.phases import Phases
 from prunebench.cell.profile import profile, prompt_ids
 from prunebench.cell.runtimes import Subject, measure_runtimes
 from prunebench.cell.setup import set_up, vocabulary_size
+from prunebench.experiment.cell import Cell
 from prunebench.experiment.measures import Form, LatencySpec
 from prunebench.measure.audit import audit, dense_facts
 from prunebench.measure.speed.compare_forms import compare_forms
@@ -24,7 +24,10 @@ from prunebench.record.io import GenerationIO, LoadIO
 from prunebench.record.runtimes import RuntimeResult
 from prunebench.record.speed import Breakdown, FormTime, Latency
 from prunebench.schema import Part
+from prunebench.suite.load import check_suite
 from prunebench.suite.methods import DENSE
+from prunebench.suite.plan import plan
+from prunebench.suite.source import source_of
 
 
 class ModelProfile(Part):
@@ -74,15 +77,7 @@ def profile_model(
     for minutes. ``runtimes`` are engines as a suite's `profile.runtimes` names them. ``progress`` is called with (phase, done, total). Raises PrunebenchError for
     anything that the user can mend.
     """
-    cell = one_cell(
-        model,
-        {DENSE: {}},
-        load_chosen_plugins(),
-        command="prunebench profile",
-        dtype=dtype,
-        device=device,
-        profile={"latency": [shape.identity()], "runtimes": list(runtimes)} if runtimes else None,
-    )
+    cell = _cell(model, shape, runtimes, dtype, device)
     phases = Phases() if progress is None else Phases(lambda phase: progress(phase, 0, 0), progress)
     setup = set_up(cell, phases)
     setup.fetch()  # a phase of its own: a download is no part of the time to load
@@ -121,6 +116,23 @@ def profile_model(
         settings=loaded.settings,
         flags=setup.flags.found,
     )
+
+
+def _cell(model: str, shape: LatencySpec, runtimes: Sequence[Any], dtype: str, device: str) -> Cell:
+    """The dense cell, checked as that of a suite."""
+    registry = load_chosen_plugins()
+    data = {
+        "name": "profile",
+        "models": [{"model": model, "dtype": dtype}],
+        "methods": [DENSE],
+        # Without runtimes nothing is asked of the shape: `profile_model` times it itself.
+        "profile": {"latency": [shape.identity()], "runtimes": list(runtimes)}
+        if runtimes
+        else None,
+        "device": device,
+    }
+    [cell] = plan(check_suite(source_of(data, "prunebench profile"), registry), registry).cells
+    return cell
 
 
 def _forms(device: str, *, compiled: bool) -> list[Form]:

@@ -59,6 +59,7 @@ def converted(key: str, make: Callable[[Path], Made]) -> Converted:
     Raises PrunebenchError if the disk is full, and what ``make`` raises; nothing is kept then.
     """
     target = cache_dir() / "runtimes" / key
+    # Cells that run side by side want the same dense model: the second waits and finds it.
     with path_lock(target):
         found = _kept(target)
         if found is None:

@@ -169,6 +169,7 @@ def _measure(
         dense_conversion=dense and dense.conversion,
     )
     threads = setup.cell.threads or torch.get_num_threads()
+    # The pruned model comes first: its tokens are those that the answer holds.
     job = Job(
         runtime=ref.name,
         options=ref.options,
@@ -245,6 +246,7 @@ def run_worker(job: Job) -> Answer:
     with tempfile.TemporaryDirectory(prefix="prunebench-runtime-") as folder:
         task, answer = Path(folder) / "job.json", Path(folder) / "answer.json"
         task.write_text(job.model_dump_json(), encoding="utf-8")
+        # A process of its own: an engine that crashes must not take the cell with it.
         with _output() as output:
             ended = subprocess.run(
                 module_command("prunebench.cell.runtime_worker", str(task), str(answer)),

@@ -104,6 +104,7 @@ def plan_gguf(folder: Path, *, text: bool = True) -> GGUFPlan:
     family = FAMILIES[config.model_type]
     stored = {name: tensor for name, tensor in checkpoint.tensors.items() if is_float(tensor)}
     layers = [_widths(stored, index, config) for index in range(config.num_hidden_layers)]
+    # Shapes are those of the weights: config.json has one number for all layers.
     kept = [one for one in layers if any(one.sizes)]  # a layer without anything only passes on
     if not kept:
         raise PrunebenchError(f"no layer of {folder} has an attention or an MLP")

@@ -34,9 +34,11 @@ def runtimes_by_key(record: Record | None) -> dict[RuntimeKey, Timed]:
     # A failed cell may have fewer results than planned runtimes.
     for ref, result in zip(record.cell.runtimes, record.runtimes, strict=False):
         identity = json.dumps(ref.identity(), sort_keys=True)
+        # Engines take one sequence, so a shape is known by its two lengths.
         timed = {(one.prompt, one.new_tokens): one for one in result.latency}
         for shape in shapes:
             size = (shape.prompt, shape.new_tokens)
+            # With a reason no figure counts: the engine computes another model.
             latency = None if result.reason is not None else timed.get(size)
             found.setdefault((identity, *size), Timed(result, latency))
     return found
@@ -51,6 +53,7 @@ def runtime_columns(record: Record, keys: Sequence[RuntimeKey]) -> Row:
     """One numbered set for each of ``keys``, so that a runtime has the same number in every row."""
     row: Row = {}
     mine = runtimes_by_key(record)
+    # A runtime that a record lacks keeps its number free, so that columns keep their meaning.
     for index, key in enumerate(keys):
         if key not in mine:
             continue

@@ -350,6 +350,7 @@ def _compare_runtime(x: Row, y: Row, name: str) -> Compared:
     tone = None
     if significant:
         tone = "better" if after[0] > before[0] else "worse"
+    # `delta` says "= A" of what rounds to nothing.
     change = delta(after[0] / before[0], "A")
     return _compared(a, b, "same" if change == "= A" else change, significant, tone)
 

@@ -47,6 +47,7 @@ def section(given: ReportInput) -> list[dict[str, Any]]:
                 if key[1:] == (prompt, new)
             ]
         rows = []
+        # For each shape: what the bytes allow, our own loop, then the engines.
         for record in members:
             cells: list[ScoreCell] = []
             for shape in shapes:
@@ -146,6 +147,7 @@ def _speed(ratio: Ratio | None, step: Summary, about: str) -> ScoreCell:
     """The speed-up over dense; the time itself is below it. Dense has its time alone."""
     token = f"{_time(step)} a token"
     note = f"{token}, {about}" if about else token
+    # Dense, or a model that was timed alone.
     if ratio is None:
         return score_cell(_time(step), about or None)
     if ratio.low is None or ratio.high is None:

@@ -43,6 +43,7 @@ class SessionDecoder:
 
     def prompt(self, tokens: Tensor) -> Tensor:
         """int64 [1, prompt] -> the first new token, [1, 1]."""
+        # A server may still be sending the end of the round before: that must not be in this one.
         self.end()
         self.given = []
         self._iterator = iter(self._session.tokens(tokens[0].tolist()))
@@ -80,6 +81,7 @@ def measure_sessions(
     first round of each is not timed. Raises PrunebenchError if a session ends early.
     """
     decoders = [SessionDecoder(session) for session in sessions]
+    # The first round of an engine allocates, packs weights and starts its threads.
     for each in decoders:
         one_round(each, prompt, spec.new_tokens)
     tokens = decoders[0].given
@@ -102,6 +104,7 @@ def _figures(rounds: Rounds, spec: LatencySpec, threads: int) -> RuntimeLatency:
         disturbed_rounds=rounds.count - clean.count,
         bursts=_mostly_bursts(clean),
     )
+    # A ratio has an interval from so many pairs on; a time alone needs what the suite asks for.
     needed = fewest_samples((1 - CONFIDENCE) / 2)
     if len(rounds.models) == 1:
         needed = min(spec.min_rounds, needed)
