@@ -89,7 +89,7 @@ class DraftAcceptance(Metric):
         rows: list[list[bool]] = []
         for start in range(0, len(prompts), self.options.batch_size):
             batch = prompts[start : start + self.options.batch_size]
-            written = context.greedy_continuations(context.dense(), batch, length)
+            written = context.dense_continuations(batch, length)
             rows += agreement(model, context, batch.tolist(), [one.tolist() for one in written])
             context.progress(len(rows), len(prompts))
         tokens = [same for row in rows for same in row[: self.options.new_tokens]]

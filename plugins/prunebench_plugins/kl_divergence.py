@@ -20,9 +20,9 @@ class KLDivergence(Metric):
     such scores hide. Every position of every window counts. Softmax in float32, sums in float64.
     The dense model has 0 and 1.
 
-    It loads the dense model again, needs memory for both models and their logits of one window, and
-    runs both over the text. Log-probabilities from before the pruning are not kept, because 4 x 512
-    tokens over a vocabulary of 49,152 would take 400 MB.
+    Both models run over the text once: the pruned one for this metric and perplexity together, the
+    dense one for all cells of a suite. Kept are the states before the head and not the logits:
+    4 x 512 tokens over a vocabulary of 49,152 would take 400 MB.
     """
 
     name = "kl-divergence"
@@ -30,6 +30,7 @@ class KLDivergence(Metric):
     higher_is_better = False
     figures = {"top1-agreement": Figure("share", higher_is_better=True)}  # noqa: RUF012
     needs_text = True
+    needs_logits = True
     reference = Reference(title="Accuracy is Not All You Need", arxiv="2407.09141")
 
     class Options(prunebench.Options):
@@ -39,23 +40,18 @@ class KLDivergence(Metric):
 
     def measure(self, model: Any, tokenizer: Any, context: MetricContext) -> dict[str, float]:
         del tokenizer
-        dense = context.dense()
         total = torch.zeros((), dtype=torch.float64)
         same = tokens = 0
-        for number, window in enumerate(context.windows):  # [length]
-            theirs, ours = (_logits(one, window) for one in (dense, model))  # [length, vocabulary]
+        for theirs, ours in context.both_logits(model, self.options.chunk):  # [chunk, vocabulary]
             if theirs.shape != ours.shape:
                 raise PrunebenchError(
                     f"the dense model knows {theirs.shape[-1]} tokens and the pruned one"
                     f" {ours.shape[-1]}",
                     hint="leave out this metric: it compares distributions over one vocabulary",
                 )
-            for start in range(0, len(window), self.options.chunk):
-                part = slice(start, start + self.options.chunk)
-                total += divergence(theirs[part], ours[part]).sum(dtype=torch.float64).cpu()
-                same += int((theirs[part].argmax(-1) == ours[part].argmax(-1)).sum())
-            tokens += len(window)
-            context.progress(number + 1, len(context.windows))
+            total += divergence(theirs, ours).sum(dtype=torch.float64).cpu()
+            same += int((theirs.argmax(-1) == ours.argmax(-1)).sum())
+            tokens += len(ours)
         return {self.name: float(total) / tokens, "top1-agreement": same / tokens}
 
 
@@ -64,11 +60,6 @@ def divergence(dense: torch.Tensor, pruned: torch.Tensor) -> torch.Tensor:
     p, q = dense.float().log_softmax(-1), pruned.float().log_softmax(-1)
     # A token with probability 0 in the dense model counts nothing (0 log 0 = 0, not NaN).
     return (p.exp() * (p - q)).masked_fill(p == -torch.inf, 0.0).sum(-1)
-
-
-def _logits(model: Any, window: torch.Tensor) -> torch.Tensor:
-    logits: torch.Tensor = model(window[None], use_cache=False).logits[0]
-    return logits
 
 
 @hookimpl

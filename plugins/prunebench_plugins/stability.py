@@ -28,7 +28,8 @@ class Stability(Metric):
     first questions instead of those that agree; this is the paper's formula.
 
     The figure is the mean over the suite's multiple-choice tasks, and ``stability-TASK`` is that of
-    one; a group counts as the mean of its parts. The dense model answers the tasks once more.
+    one; a group counts as the mean of its parts. The dense model answers the tasks once more, in the
+    first cell of a model that asks for it.
     """
 
     name = "stability"
@@ -39,7 +40,7 @@ class Stability(Metric):
 
     def measure(self, model: Any, tokenizer: Any, context: MetricContext) -> dict[str, float]:
         del model, tokenizer
-        dense = context.choice_scores(context.dense())
+        dense = context.dense_choice_scores()
         correct = {one.task: one.correct for one in context.tasks}
         of_task = {
             task: stability(

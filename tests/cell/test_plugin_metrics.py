@@ -11,6 +11,7 @@ from typing import Any, Self
 import pytest
 import torch
 
+from prunebench.cell import setup
 from prunebench.cell.events import EventWriter
 from prunebench.cell.run import run_cell
 from prunebench.measure.devices.memory import START
@@ -138,8 +139,14 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
         yield rig
 
 
-def run(rig: Rig, metrics: str, partial_results: Path | None = None, *overrides: str) -> Record:
-    """The pruned cell of a suite with these metrics, in this process."""
+def run(
+    rig: Rig,
+    metrics: str,
+    partial_results: Path | None = None,
+    *overrides: str,
+    number: int = 1,
+) -> Record:
+    """The pruned cell of a suite with these metrics, in this process; the dense one is number 0."""
     registry = load_plugins()
     changed = [f"quality.metrics={metrics}", *overrides]
     suite = load_suite(
@@ -147,7 +154,7 @@ def run(rig: Rig, metrics: str, partial_results: Path | None = None, *overrides:
     )
     threads = torch.get_num_threads()
     record = run_cell(
-        plan(suite, registry).cells[1],
+        plan(suite, registry).cells[number],
         events=EventWriter(io.StringIO()),
         command="none",
         partial_results=partial_results,
@@ -282,7 +289,7 @@ def test_a_metric_that_changes_a_model_fails_the_cell(rig, options, which) -> No
 def test_a_metric_gets_the_dense_model_or_the_reason_why_it_does_not_fit(rig, monkeypatch) -> None:
     assert figures(run(rig, "[dense-zeros]")) == {"dense-zeros": 0.0}
     monkeypatch.setattr(
-        "prunebench.cell.plugin_metrics.too_large",
+        "prunebench.cell.dense_model.too_large",
         lambda *_: "it takes 9 GB and 1 GB are free: not timed",
     )
     reason = reasons(run(rig, "[dense-zeros]"))["dense-zeros"]
@@ -354,3 +361,29 @@ def test_a_metric_sees_the_answers_to_the_tasks_of_both_models(rig) -> None:
     [result] = record.quality.tasks
     assert len(result.correct) == 6
     assert not record.flags
+
+
+def test_the_dense_cell_leaves_the_others_what_they_need_of_the_dense_model(
+    rig, monkeypatch, tmp_path
+) -> None:
+    monkeypatch.setenv("PRUNEBENCH_CACHE", str(tmp_path))
+    task_folder(rig.folder / "questions")
+    tiny_checkpoint(rig.folder / "long", "llama", max_position_embeddings=512)
+    questions = f"{{task: arc_easy, data: {rig.folder / 'questions'}, limit: 3}}"
+    changes = f"models={rig.folder / 'long'}", f"quality.tasks={questions}"
+    metrics = "[kl-divergence, draft-acceptance: {new_tokens: 4}, stability]"
+    loads: list[Path] = []
+    load = setup.load
+
+    def counted(folder: Path, **how: Any) -> Any:
+        loads.append(folder)
+        return load(folder, **how)
+
+    monkeypatch.setattr(setup, "load", counted)
+    dense = figures(run(rig, metrics, None, *changes, number=0))
+    assert (dense["kl-divergence"], dense["top1-agreement"], dense["stability"]) == (0, 1, 1)
+    assert dense["draft-acceptance"] == 1
+    pruned = figures(run(rig, metrics, None, *changes))
+    assert pruned["kl-divergence"] > 0
+    assert pruned["draft-acceptance"] < 1
+    assert len(loads) == 2  # each cell its own model

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from prunebench import TensorCache
-from prunebench.model import tensor_cache
+from prunebench.model import tensor_folder
+from prunebench.model.tensor_folder import TensorFolder
 
 WEIGHT = torch.arange(12.0).reshape(3, 4)
 VALUE = torch.tensor([1.5, 2.5])
@@ -17,7 +19,7 @@ VALUE = torch.tensor([1.5, 2.5])
 
 @pytest.fixture(autouse=True)
 def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.setattr(tensor_cache, "cache_dir", lambda: tmp_path)
+    monkeypatch.setattr(tensor_folder, "cache_dir", lambda: tmp_path)
     return tmp_path / "sums"
 
 
@@ -61,3 +63,37 @@ def test_a_damaged_file_and_a_folder_that_cannot_be_written_are_no_error(folder:
     folder.write_text("no folder")
     cache.store(WEIGHT, VALUE)
     assert cache.load(WEIGHT) is None
+
+
+def test_a_folder_keeps_any_type_and_finds_changed_bytes(folder: Path) -> None:
+    kept = TensorFolder("sums", limit_bytes=1 << 20)
+    for value in (WEIGHT.bfloat16(), WEIGHT.long(), torch.tensor(1.5), torch.zeros(0, 3)):
+        kept.store("a text", value)
+        found = kept.load("a text")
+        assert found is not None
+        assert (found.dtype, found.shape) == (value.dtype, value.shape)
+        assert torch.equal(found, value)
+    kept.store("a text", WEIGHT)
+    [path] = folder.glob("*.npy")
+    whole = bytearray(path.read_bytes())
+    whole[-12] ^= 1  # within the numbers, where the format notices nothing
+    path.write_bytes(whole)
+    assert kept.load("a text") is None
+
+
+def test_too_large_for_the_folder_or_the_disk_is_not_kept_and_remains_of_killed_writers_go(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, age in (("old", 5000), ("new", 5)):
+        (folder / f".tmp-{name}").mkdir(parents=True)
+        stamp = time.time() - age
+        os.utime(folder / f".tmp-{name}", (stamp, stamp))
+    kept = TensorFolder("sums", limit_bytes=10_000)
+    kept.store("large", torch.zeros(2000))
+    assert kept.load("large") is None
+    kept.store("small", WEIGHT)
+    assert kept.load("small") is not None
+    assert [path.name for path in folder.glob(".tmp-*")] == [".tmp-new"]
+    monkeypatch.setattr(tensor_folder, "SPARE_BYTES", 1 << 60)
+    kept.store("another", WEIGHT)
+    assert kept.load("another") is None

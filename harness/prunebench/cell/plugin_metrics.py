@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+import json
 import logging
 import math
 import time
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prunebench.cell.partial_results import fingerprint
-from prunebench.cell.profile import too_large
 from prunebench.cell.setup import seed_all, vocabulary_size
 from prunebench.errors import PrunebenchError, first_line, printable
 from prunebench.isolation.flags import Flags
@@ -28,41 +27,16 @@ from prunebench.record.quality import MetricFigure, MetricResult
 from prunebench.text.windows import Windows, evaluation_windows, with_length
 
 if TYPE_CHECKING:
+    from prunebench.cell.dense_model import DenseModel
     from prunebench.cell.pipeline import PrunedCell
     from prunebench.cell.setup import CellSetup
+    from prunebench.experiment.measures import TaskSpec
     from prunebench.experiment.plugins import MetricRef
     from prunebench.measure.quality.choice_scores import ChoiceScores
     from prunebench.record.quality import TaskResult
 
 # Characters of a reason; an exception's text may be pages long.
 LONGEST_REASON = 500
-
-
-class DenseModel:
-    """The dense model, loaded when a metric first asks for it."""
-
-    def __init__(self, setup: CellSetup, pruned: PrunedCell) -> None:
-        self._setup = setup
-        self._pruned = pruned
-        self._model: Any = None
-
-    def load(self) -> Any:
-        """Raises PrunebenchError if it does not fit into memory beside the pruned model."""
-        if self._model is None:
-            if reason := too_large(self._pruned.audit, self._pruned.loaded.model):
-                raise PrunebenchError(
-                    reason.partition(":")[0], hint="run it where both fit, or leave this metric out"
-                )
-            self._model = self._setup.load().model
-        return self._model
-
-    def close(self) -> None:
-        """Free the memory: the next phase measures what generation takes."""
-        if self._model is not None:
-            self._model = None
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
 
 
 class _ReadOnly:
@@ -128,6 +102,8 @@ def measure_metric(
                 end_tokens=end_tokens(model, pruned.loaded.tokenizer),
                 tasks=tasks,
                 score_choices=_score_choices(setup, pruned, progress) if tasks else None,
+                passes=dense.passes,
+                questions=_questions(setup.cell.tasks),
             )
             with plugin_code(metric):
                 given = metric.measure(model, pruned.loaded.tokenizer, context)
@@ -164,6 +140,13 @@ def _score_choices(
         return found
 
     return score
+
+
+def _questions(specs: Sequence[TaskSpec]) -> str | None:
+    """A text that identifies the questions; None if nothing pins the rows of a task."""
+    if any(spec.data.path is None and spec.data.revision is None for spec in specs):
+        return None
+    return json.dumps([spec.identity() for spec in specs], sort_keys=True)
 
 
 def is_complete(results: Sequence[Any]) -> bool:

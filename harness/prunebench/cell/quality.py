@@ -11,10 +11,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from prunebench.cell.plugin_metrics import DenseModel, is_complete, measure_metric
+from prunebench.cell.dense_model import DenseModel, dense_identity, is_dense
+from prunebench.cell.plugin_metrics import is_complete, measure_metric
 from prunebench.cell.setup import vocabulary_size
 from prunebench.measure.quality.perplexity import perplexity
 from prunebench.measure.quality.tasks import evaluate_tasks
+from prunebench.measure.quality.text_passes import TextPasses
 from prunebench.model.placement import dispatch
 from prunebench.record.quality import MetricResult, Perplexity, Quality, TaskResult
 from prunebench.schema import Part
@@ -47,7 +49,8 @@ def measure_quality(setup: CellSetup, pruned: PrunedCell, kept: PartialResults) 
     another model.
     """
     found: dict[str, list[Any]] = {"perplexity": []}
-    with closing(DenseModel(setup, pruned)) as dense:
+    passes = TextPasses(dense_identity(setup), own_is_dense=is_dense(setup.cell))
+    with closing(DenseModel(setup, pruned, passes)) as dense:
         for phase, measures in _measures(setup, pruned, dense, found):
             with setup.phases.phase(phase):
                 if phase == "perplexity":
@@ -66,7 +69,7 @@ def _measures(
     cell, loaded = setup.cell, pruned.loaded
 
     def text_perplexity(spec: PerplexitySpec) -> Callable[[Progress], list[Perplexity]]:
-        return lambda progress: [_perplexity(setup, loaded, spec, progress)]
+        return lambda progress: [_perplexity(setup, loaded, spec, dense.passes, progress)]
 
     def task(spec: TaskSpec) -> Callable[[Progress], list[TaskResult]]:
         return lambda progress: evaluate_tasks(
@@ -131,10 +134,26 @@ def _part(progress: Progress, number: int, count: int) -> Progress:
 
 
 def _perplexity(
-    setup: CellSetup, loaded: LoadedModel, spec: PerplexitySpec, progress: Progress
+    setup: CellSetup,
+    loaded: LoadedModel,
+    spec: PerplexitySpec,
+    passes: TextPasses,
+    progress: Progress,
 ) -> Perplexity:
     spec = with_length(spec, loaded.model)
     windows = evaluation_windows(
         spec, loaded.tokenizer, vocabulary_size(loaded.model), setup.corpora
     )
-    return perplexity(loaded.model, windows, spec, progress=progress)
+    shared = any(_reads(metric, spec, setup, loaded) for metric in setup.cell.metrics)
+    keep = passes.keep(loaded.model, windows.tokens) if shared else None
+    return perplexity(loaded.model, windows, spec, progress=progress, keep=keep)
+
+
+def _reads(metric: MetricRef, spec: PerplexitySpec, setup: CellSetup, loaded: LoadedModel) -> bool:
+    """Whether the metric looks at logits of the windows of ``spec``."""
+    found = setup.registry["metric"].get(metric.name)
+    if found is None or metric.data is None or not found.value.needs_logits:
+        return False
+    # A shorter last window is the only thing that perplexity counts and metrics do not.
+    text = with_length(metric.data, loaded.model)
+    return text == spec.model_copy(update={"tail": text.tail})

@@ -35,13 +35,15 @@ def perplexity(
     *,
     batch_windows: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    keep: Callable[[Tensor], None] | None = None,
 ) -> Perplexity:
     """exp(total negative log-likelihood / tokens predicted) of ``model`` on ``windows``.
 
     Every window predicts its tokens 2..length (Frantar and Alistarh 2023, arXiv:2301.00774, and the
     released code's evaluation). Logits are taken to float32, the sum to float64. ``spec`` names the
     result. ``batch_windows`` run together (default `windows_per_batch`); ``progress(done, total)``
-    counts windows.
+    counts windows. ``keep`` takes the decoder's states of each batch of whole windows, [windows,
+    length, hidden], if the model is a decoder and a head; then other measures need no pass.
 
     Raises PrunebenchError if a window's likelihood is not finite, ValueError for a wrong shape.
     """
@@ -60,7 +62,8 @@ def perplexity(
         batches.append(tail)
     sums: list[float] = []  # of each window, nats
     for batch in batches:
-        for nll in scorer.nll(batch.to(device)).tolist():
+        whole = batch is not tail
+        for nll in scorer.nll(batch.to(device), keep if whole else None).tolist():
             if not math.isfinite(nll):
                 raise PrunebenchError(
                     f"perplexity on {corpus}: the likelihood of window {len(sums)} is not finite",
@@ -130,9 +133,15 @@ class _Scorer:
         self._model = model
         self._split, _ = split_model(model, sample)
 
-    def nll(self, batch: Tensor) -> Tensor:
+    def nll(self, batch: Tensor, keep: Callable[[Tensor], None] | None) -> Tensor:
         """int64 [windows, length] -> negative log-likelihood of each window, float64 [windows]."""
-        parts = self._whole_nll(batch) if self._split is None else _split_nll(self._split, batch)
+        if self._split is None:
+            parts = self._whole_nll(batch)
+        else:
+            decoded = self._split.decoder(batch, use_cache=False).last_hidden_state
+            if keep is not None:
+                keep(decoded)
+            parts = _split_nll(self._split, decoded, batch)
         return torch.cat(list(parts)).view(batch.shape[0], -1).sum(1, dtype=torch.float64)
 
     def _whole_nll(self, batch: Tensor) -> Iterator[Tensor]:
@@ -142,8 +151,8 @@ class _Scorer:
             yield _token_nll(logits, window[1:].to(logits.device))
 
 
-def _split_nll(split: SplitModel, batch: Tensor) -> Iterator[Tensor]:
-    decoded = split.decoder(batch, use_cache=False).last_hidden_state
+def _split_nll(split: SplitModel, decoded: Tensor, batch: Tensor) -> Iterator[Tensor]:
+    """``decoded``: what the decoder makes of ``batch``, [windows, length, hidden]."""
     # The state at position t predicts token t + 1: the last state has no target.
     states = decoded[:, :-1].flatten(0, 1)  # [windows x (length - 1), hidden]
     targets = batch[:, 1:].flatten()  # [windows x (length - 1)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from prunebench.measure.quality.choice_scores import ChoiceScores
+    from prunebench.measure.quality.text_passes import TextPasses
     from prunebench.record.quality import TaskResult
 
 
@@ -59,6 +60,10 @@ class MetricContext:
     """What the model scored in the suite's tasks; `TaskResult.correct` has every question."""
     score_choices: Callable[[Any], Mapping[str, Sequence[ChoiceScores]]] | None = None
     """What `choice_scores` calls; None if the suite has no tasks."""
+    passes: TextPasses | None = None
+    """Passes over text that measures and cells share; None: this metric makes its own."""
+    questions: str | None = None
+    """Identifies the questions of the tasks; None if nothing pins them."""
 
     @property
     def windows(self) -> torch.Tensor:
@@ -78,9 +83,45 @@ class MetricContext:
 
         It is loaded when the first metric of a cell asks for it, and kept for the other metrics, so
         memory holds two models. Raises PrunebenchError if there is not enough memory; the metric is
-        then not available.
+        then not available. `both_logits`, `dense_continuations` and `dense_choice_scores` need it
+        only if no other cell has left in the cache what they give.
         """
         return self.load_dense()
+
+    def both_logits(self, model: Any, tokens: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The logits of the dense model and of ``model`` after every token of `windows`, in order.
+
+        ``model`` is the one that `Metric.measure` gets. Each pair is [at most ``tokens``,
+        vocabulary] and belongs to one window. Set `Metric.needs_logits`: the pass of a model that
+        perplexity or another cell has made over the same text is then not made again. It moves the
+        progress bar. Raises PrunebenchError as `dense` does.
+        """
+        return self._passes().both_logits(
+            model, self.load_dense, self.windows, tokens, self.progress
+        )
+
+    def dense_continuations(self, prompts: torch.Tensor, new_tokens: int) -> list[torch.Tensor]:
+        """What the dense model writes after each prompt: `greedy_continuations` of `dense`.
+
+        If another cell of this model has asked for it, neither is the model loaded nor anything
+        decoded. Raises PrunebenchError as these two do.
+        """
+        return self._passes().continuations(self.load_dense, prompts, new_tokens, self.end_tokens)
+
+    def dense_choice_scores(self) -> Mapping[str, Sequence[ChoiceScores]]:
+        """What the dense model makes of every question: `choice_scores` of `dense`.
+
+        It takes no time if another cell of this model has asked for it, unless nothing pins the
+        questions, as with rows that come from the Hub. Raises PrunebenchError as these two do.
+        """
+        return self._passes().choice_scores(self.load_dense, self.choice_scores, self.questions)
+
+    def _passes(self) -> TextPasses:
+        from prunebench.measure.quality.text_passes import TextPasses
+
+        if self.passes is None:
+            self.passes = TextPasses()
+        return self.passes
 
     def choice_scores(self, model: Any) -> Mapping[str, Sequence[ChoiceScores]]:
         """What a model makes of every question of the suite's multiple-choice tasks, by task.
@@ -145,6 +186,8 @@ class Metric(ABC):
     needs_text: ClassVar[bool] = False
     """Whether it uses `context.windows`. Their text is the metric's own `data:` in the suite, or
     that of the suite's first perplexity."""
+    needs_logits: ClassVar[bool] = False
+    """Whether it uses `context.both_logits`, for which it needs `needs_text` too."""
     needs_tasks: ClassVar[bool] = False
     """Whether it uses `context.tasks` or `context.choice_scores`; a suite without tasks is then
     refused."""
