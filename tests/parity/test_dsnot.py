@@ -74,9 +74,7 @@ def test_masks_agree_with_the_released_code() -> None:
             what: differing(ours, official, index)
             for what, ours in (("together", together), ("apart", apart))
         }
-        print(
-            f"dsnot layer {index}: mask bits that differ: two runs of ours {own:.2e}, official {found}"
-        )
+        print(f"dsnot layer {index}: bits that differ: ours {own:.2e}, from official {found}")
         assert max(found.values()) <= max(1e-5, 2 * own)
         if index == 0:
             assert own <= 1e-5
