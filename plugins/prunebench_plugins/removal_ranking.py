@@ -120,16 +120,14 @@ class _Lowest:
 
     def _settle_lowest(self) -> None:
         """Find the loss of the variant with the lowest bound; rule out those that cannot win."""
-        self._settle(self._waiting.pop(min(range(len(self._waiting)), key=self._bound_of)))
+        waiting = self._waiting
+        first = min(range(len(waiting)), key=lambda index: waiting[index].bound)
+        self._settle(waiting.pop(first))
         # `not ... >`, so that a NaN is kept: `checked` then names its unit.
-        still = [one for one in self._waiting if not one.bound > self._limit]
-        for variant in self._waiting:
+        self._waiting = [variant for variant in waiting if not variant.bound > self._limit]
+        for variant in waiting:
             if variant.bound > self._limit:
                 self._note_bound(variant)
-        self._waiting = still
-
-    def _bound_of(self, index: int) -> float:
-        return self._waiting[index].bound
 
     def _settle(self, variant: Variant) -> None:
         """Compute the exact loss, unless a part of it is too much already."""
