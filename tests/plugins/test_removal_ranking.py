@@ -76,13 +76,22 @@ def test_the_lowest_are_exact_and_all_others_are_at_least_bounded(data, losses, 
 
 
 def test_only_what_may_be_chosen_is_computed() -> None:
-    losses = [(9.0, 9.0), (5.0, 5.0), (1.0, 1.0), (2.0, 2.0), (7.0, 7.0), (3.0, 0.0), (6.0, 6.0)]
+    losses = [(9.0, 9.0), (5.0, 5.0), (1.0, 1.0), (2.0, 2.0), (7.0, 7.0), (3.0, 0.0), (0.5, 0.5)]
     made = Made(losses, [0.25] * 7)
     found = lowest(made, 2, [Unit(WHOLE, layer) for layer in range(1, 6)])
-    # Unit 1, where the bounds are taken, and the two lowest. Unit 0 waits for the bounds.
+    # Unit 1, where the bounds are taken, and the two lowest. Unit 0 waits for the bounds, and unit 6
+    # is not asked for.
     assert made.exact == [1, 1, 2, 2, 5, 5]
     assert {unit.layer for unit in found.bounded} == {0, 3, 4, 6}
     assert found.results[3].loss == 3.5
+
+
+def test_losses_of_units_that_are_not_asked_for_are_no_limit() -> None:
+    """The fifth unit that waits for bounds is where they are taken, whatever it is."""
+    made = Made([(0.0, 0.0)] * 5 + [(2.0, 2.0), (3.0, 3.0), (1.0, 1.0)], [0.5] * 8)
+    found = lowest(made, 1, [Unit(WHOLE, layer) for layer in (5, 6, 7)])
+    assert made.exact == [4, 4, 7, 7]
+    assert Unit(WHOLE, 7) not in found.bounded
 
 
 def test_a_loss_that_is_too_high_after_a_part_of_the_windows_stays_a_bound() -> None:
