@@ -21,7 +21,7 @@ from smollm2 import reference_tokens, smollm2
 pytestmark = pytest.mark.bench
 
 LAYERS = 1
-ROUNDS = 3
+ROUNDS = 2
 
 
 class Passes:
