@@ -9,7 +9,7 @@ from pydantic import BeforeValidator
 
 import prunebench
 from prunebench import Block, Field, Method, PrunebenchError, anatomy, hookimpl, indices_of
-from prunebench_plugins.apply_units import Units, read_units
+from prunebench_plugins.apply_units import PORTS, Units, read_units
 
 if TYPE_CHECKING:
     from prunebench import Anatomy, Context
@@ -27,6 +27,8 @@ class Apply(Method):
         kv_groups: {4: [0]}          KV groups with their query heads, by layer
         mlp_channels: {4: "0-99"}    MLP channels, by layer; lists may be written as ranges
         hidden: "0-3"                channels of the residual stream
+        mlp_reads: {4: "0-9"}        channels of it that the MLP does not read, by layer; likewise
+                                     mlp_writes, attention_reads and attention_writes
 
     All numbers count from 0 in the model before anything is removed. Weights are not updated: what
     a method or a recovery changed beside removing units is not in such a file. The cell holds what
@@ -62,6 +64,9 @@ class Apply(Method):
             if block.layer not in gone and block not in removed
         }
         experts = _experts(parts, units)
+        if any(getattr(units, name) for name in PORTS):
+            _index(model, units, parts, context)
+            parts = anatomy(model)
         hidden = parts.embeddings.weight.shape[1]
         channels = _kept(units.hidden, hidden, "the residual stream")
         # First what a family may refuse, so that a refusal leaves the model as it was.
@@ -85,6 +90,24 @@ class Apply(Method):
             context.keep_experts(model, kept_experts)
 
 
+def _index(model: Any, units: Units, parts: Anatomy, context: Context) -> None:
+    """Give sub-blocks channels of the residual stream of their own."""
+    if indices_of(units.hidden)[0]:
+        raise PrunebenchError(
+            "the units name channels of the residual stream both of the model (`hidden`) and of"
+            " sub-blocks",
+            hint="name one of them",
+        )
+    width = parts.embeddings.weight.shape[1]
+    chosen: dict[str, dict[Block, list[int]]] = {"reads": {}, "writes": {}}
+    for name in PORTS:
+        kind: Any
+        kind, _, what = name.partition("_")
+        for layer, text in getattr(units, name).items():
+            chosen[what][Block(layer, kind)] = _kept(text, width, f"layer {layer}, {name}")
+    context.index_residual(model, chosen["reads"], chosen["writes"])
+
+
 def _check_layers(parts: Anatomy, units: Units) -> None:
     """Raise PrunebenchError if the units name layers that the model does not have."""
     depth = len(parts.layers)
@@ -92,6 +115,7 @@ def _check_layers(parts: Anatomy, units: Units) -> None:
     named += [block.layer for block in _removed(units)]
     named += [block.layer for block, _ in _narrower(units)]
     named += units.experts
+    named += [layer for name in PORTS for layer in getattr(units, name)]
     totals = {indices_of(text)[1] for text in (units.layers, units.attention, units.mlp)} - {None}
     if totals - {depth} or any(layer >= depth for layer in named):
         other = next(iter(totals - {depth}), None)

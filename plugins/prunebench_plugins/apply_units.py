@@ -19,6 +19,9 @@ OLD = "it was written before units were recorded, and tells only how many stayed
 MOST = 10_000_000
 """Units that a model may have of a kind: a typing error must not fill the memory."""
 
+PORTS = ("attention_reads", "attention_writes", "mlp_reads", "mlp_writes")
+"""Channels of the residual stream that a sub-block of its own does not read or write."""
+
 Index = Annotated[int, Field(ge=0, lt=MOST)]
 
 
@@ -53,12 +56,27 @@ class Units(prunebench.Options):
         default_factory=dict, description="routed experts, by layer; as many in each"
     )
 
+    attention_reads: dict[Index, Indices] = Field(
+        default_factory=dict,
+        description="channels of the residual stream that the attention does not read, by layer",
+    )
+    attention_writes: dict[Index, Indices] = Field(
+        default_factory=dict, description="channels that the attention does not add to, by layer"
+    )
+    mlp_reads: dict[Index, Indices] = Field(
+        default_factory=dict, description="channels that the MLP does not read, by layer"
+    )
+    mlp_writes: dict[Index, Indices] = Field(
+        default_factory=dict, description="channels that the MLP does not add to, by layer"
+    )
+
     @model_serializer(mode="wrap")
     def _without_new_fields(self, serialize: Any) -> Any:
-        """Leave out `experts` if there are none: cells that older versions ran keep their ids."""
+        """Leave out what is empty and new: cells that older versions ran keep their ids."""
         written = serialize(self)
-        if not self.experts:
-            written.pop("experts", None)
+        for name in ("experts", *PORTS):
+            if not getattr(self, name):
+                written.pop(name, None)
         return written
 
 
@@ -126,6 +144,10 @@ def _removed(data: Any) -> Units:
         mlp_channels=narrower.get("mlp", {}),
         hidden=_others(kept.hidden),
         experts=experts,
+        **{
+            name: {layer: _others(text) for layer, text in getattr(kept, name).items()}
+            for name in PORTS
+        },
     )
 
 

@@ -14,6 +14,7 @@ from prunebench.measure.weight_counts import LayerCount, count_layer
 from prunebench.model.anatomy import Anatomy, Block, anatomy
 from prunebench.model.checkpoint import memory_bytes, parameter_count, safetensors_bytes
 from prunebench.model.dense_indices import DenseIndices
+from prunebench.model.indexed import indices_of_layer
 from prunebench.model.pruning_json import Shape, shape_of
 from prunebench.record.audit import Audit, ExpertsAudit, LinearAudit, PatternAudit, WidthAudit
 from prunebench.record.kept_units import KeptUnits, index_text
@@ -110,7 +111,9 @@ def audit(
     form = _form(
         removed=dense.layers - len(kept_layers),
         blocks=len(gone),
-        narrower=bool(widths) or shape.hidden < dense.shape.hidden,
+        narrower=bool(widths)
+        or shape.hidden < dense.shape.hidden
+        or shape.indexed != dense.shape.indexed,
         fewer_experts=experts is not None and experts.fewer,
         # More than before in the layers that remain: a quantised model has zeros of its own.
         more_zeros=zeros > sum(dense.zeros_by_layer[layer] for layer in kept_layers),
@@ -132,7 +135,7 @@ def audit(
         removed_layers=[layer for layer in range(dense.layers) if layer not in set(kept_layers)],
         removed_blocks=gone,
         widths=widths,
-        kept=_kept_units(left, shape, dense, counts),
+        kept=_kept_units(parts, left, shape, dense, counts),
         hidden=shape.hidden,
         hidden_dense=dense.shape.hidden,
         experts=experts,
@@ -233,7 +236,11 @@ def _experts(
 
 
 def _kept_units(
-    left: DenseIndices, shape: Shape, facts: DenseFacts, counts: Sequence[LayerCount]
+    parts: Anatomy,
+    left: DenseIndices,
+    shape: Shape,
+    facts: DenseFacts,
+    counts: Sequence[LayerCount],
 ) -> KeptUnits:
     """Which units stayed; not known where a block is not as wide as the cuts in ``left`` make it.
 
@@ -254,6 +261,12 @@ def _kept_units(
         if groups != groups_dense or (known is not None and len(known) != groups):
             units = kept.attention if block.kind == "attention" else kept.mlp
             units[block.layer] = _checked(known, groups, groups_dense)
+    if dense.indexed is None:
+        hidden = range(dense.hidden) if left.hidden is None else left.hidden
+        for layer, module in zip(left.layers, parts.layers, strict=True):
+            for name, channels in indices_of_layer(module).items():
+                found: dict[int, str] = getattr(kept, name)
+                found[layer] = index_text([hidden[each] for each in channels], dense.hidden)
     return kept
 
 

@@ -20,6 +20,7 @@ from prunebench.errors import PrunebenchError
 from prunebench.model.anatomy import Anatomy, anatomy
 from prunebench.model.checkpoint import save_into
 from prunebench.model.coupling.slices import width
+from prunebench.model.indexed import is_indexed
 from prunebench.model.pruning_json import added_biases, is_plain
 from prunebench.model.replacement import is_replaced
 from prunebench.model.rotated import is_rotated
@@ -125,6 +126,12 @@ def _check(parts: Anatomy) -> None:
     if any(map(is_rotated, parts.layers)):
         raise PrunebenchError(
             "the residual stream of this model is rotated, which the DeciLM format cannot describe",
+            hint=_LOAD_PRUNED,
+        )
+    if any(map(is_indexed, parts.layers)):
+        raise PrunebenchError(
+            "the sub-blocks of this model have channels of the residual stream of their own, which"
+            " the DeciLM format cannot describe",
             hint=_LOAD_PRUNED,
         )
     for index, layer in enumerate(parts.layers):

@@ -9,6 +9,7 @@ The file holds what the config cannot:
               layers: one {kv_groups, mlp_channels} per decoder layer; 0 means removed;
                   replacement: {network, width} if a network is in the layer's place
               rotated: how wide the residual stream is at each place, if its basis changes
+              indexed: how many channels of it each attention and MLP reads and writes, if not all
     biases    linears that have a bias although the config says that they have none
     kept      which layers, KV groups and channels of the model before pruning these are
     made_by   method, options and kept layers; for people, never read back
@@ -30,6 +31,7 @@ from pydantic import Field, ValidationError
 
 from prunebench.errors import PrunebenchError
 from prunebench.model.anatomy import Anatomy, Block, anatomy
+from prunebench.model.indexed import is_indexed, narrow_indexed, sizes_of_layer
 from prunebench.model.replacement import Replacement, ReplacementLayer, replace_layer
 from prunebench.model.rotated import epsilon_of, is_rotated, narrow_rotated, sizes_of
 from prunebench.model.surgery import remove_blocks
@@ -70,6 +72,11 @@ class Shape(Part):
     rotated: RotatedShape | None = Field(
         None, description="the residual stream, if each sub-block has a matrix that rotates it"
     )
+    indexed: list[tuple[int, int, int, int]] | None = Field(
+        None,
+        description="for each layer, how many channels of the residual stream its attention reads"
+        " and writes, and its MLP; null if all do all. The indices are tensors of the layers",
+    )
 
 
 class PruningFile(Part):
@@ -103,7 +110,13 @@ def shape_of(model: Any) -> Shape:
         )
         for layer in parts.layers
     ]
-    return Shape(hidden=hidden_size(parts), layers=layers, rotated=_rotated_shape(parts))
+    indexed = [sizes_of_layer(layer) for layer in parts.layers if is_indexed(layer)]
+    return Shape(
+        hidden=hidden_size(parts),
+        layers=layers,
+        rotated=_rotated_shape(parts),
+        indexed=indexed or None,
+    )
 
 
 def _rotated_shape(parts: Anatomy) -> RotatedShape | None:
@@ -129,6 +142,8 @@ def apply_shape(model: Any, shape: Shape) -> None:
         keep_hidden(model, range(shape.hidden))
     else:
         narrow_rotated(model, shape.rotated.layers, shape.rotated.epsilon)
+    if shape.indexed is not None:
+        narrow_indexed(model, shape.indexed)
     widths: dict[Block, int] = {}
     for index, layer in enumerate(shape.layers):
         if layer.replacement is not None:

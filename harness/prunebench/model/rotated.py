@@ -119,17 +119,17 @@ def narrow_rotated(model: Any, layers: Sequence[tuple[int, int, int]], epsilon: 
         for block, before, after in zip(PARTS[1::2], sizes, sizes[1:], strict=False):
             inside = [group for group in inputs if group[0].startswith(f"{block}.")]
             for name in inside[0]:
-                _resize(layer.get_submodule(name), columns=before)
-            _resize(layer.get_submodule(inside[-1][-1]), rows=after)
+                resize(layer.get_submodule(name), columns=before)
+            resize(layer.get_submodule(inside[-1][-1]), rows=after)
         rotate(layer, sizes, epsilon)
-    _resize(parts.embeddings, columns=layers[0][0])
-    _resize(parts.head, columns=layers[-1][-1])
+    resize(parts.embeddings, columns=layers[0][0])
+    resize(parts.head, columns=layers[-1][-1])
     norm: Any = parts.final_norm
     plain = UnweightedNorm(len(norm.weight), epsilon).train(norm.training)
     replace(model, str(parts.where.norm), plain)
 
 
-def _resize(module: Any, *, rows: int | None = None, columns: int | None = None) -> None:
+def resize(module: Any, *, rows: int | None = None, columns: int | None = None) -> None:
     """Give a linear, or an embedding, a weight [rows, columns] without values."""
     old = module.weight
     shape = (old.shape[0] if rows is None else rows, old.shape[1] if columns is None else columns)

@@ -51,7 +51,7 @@ def keep_hidden(model: Any, kept: Sequence[int]) -> None:
     _check_kept(kept, hidden, "residual channels")
     if len(kept) == hidden:
         return
-    _check_replaced(parts)
+    _check_layers(parts)
     if (reason := parts.coupling.no_hidden) is not None:
         raise PrunebenchError(
             f"residual channels of this {parts.model_type} model cannot be removed: {reason}",
@@ -62,11 +62,19 @@ def keep_hidden(model: Any, kept: Sequence[int]) -> None:
     sync_config(model)
 
 
-def _check_replaced(parts: Anatomy) -> None:
-    # Here, because it defines torch modules, and plugins import this one before torch is loaded.
+def _check_layers(parts: Anatomy) -> None:
+    # Here, because they define torch modules, and plugins import this one before torch is loaded.
+    from prunebench.model.indexed import is_indexed
     from prunebench.model.replacement import is_replaced
+    from prunebench.model.rotated import is_rotated
 
     for index, layer in enumerate(parts.layers):
+        if is_rotated(layer) or is_indexed(layer):
+            raise PrunebenchError(
+                f"residual channels cannot be removed: layer {index} does not read and write all of"
+                " them as they are",
+                hint="remove them before another method changes the residual stream",
+            )
         if is_replaced(layer):
             raise PrunebenchError(
                 f"residual channels cannot be removed: a trained network is in the place of layer"

@@ -46,6 +46,20 @@ class KeptUnits(Part):
         description="routed experts by the decoder layer, for layers that lost some, as in"
         " `attention`",
     )
+    attention_reads: dict[int, str] = Field(
+        default_factory=dict,
+        description="channels of the residual stream that the attention reads, by the decoder"
+        " layer, if each sub-block has channels of its own",
+    )
+    attention_writes: dict[int, str] = Field(
+        default_factory=dict, description="channels that the attention adds to, likewise"
+    )
+    mlp_reads: dict[int, str] = Field(
+        default_factory=dict, description="channels that the MLP reads, likewise"
+    )
+    mlp_writes: dict[int, str] = Field(
+        default_factory=dict, description="channels that the MLP adds to, likewise"
+    )
 
 
 def index_text(indices: Sequence[int], total: int | None = None) -> str:

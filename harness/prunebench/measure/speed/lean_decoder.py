@@ -22,6 +22,8 @@ from transformers import DynamicCache
 
 from prunebench.model.anatomy import anatomy
 from prunebench.model.coupling.removed import RemovedAttention, RemovedMLP
+from prunebench.model.coupling.sub_block import Kind
+from prunebench.model.indexed import READS, WRITES
 from prunebench.model.replacement import ReplacementLayer
 from prunebench.model.rotated import ROTATIONS, UnweightedNorm
 
@@ -75,6 +77,8 @@ class _Attention:
     keys: Tensor  # [batch, key heads, length, head]
     values: Tensor
     rotation: Tensor | None  # of the residual, [channels before, channels after]
+    reads: Tensor | None  # the channels of the residual that it reads; None: all
+    writes: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,9 @@ class _MLP:
     out: Product  # width -> hidden
     width: int
     activation: Callable[[Tensor], Tensor]
-    rotation: Tensor | None  # as in the attention
+    rotation: Tensor | None  # as in the attention, and the next two
+    reads: Tensor | None
+    writes: Tensor | None
 
 
 class Lean:
@@ -146,14 +152,12 @@ class Lean:
             if network is not None:
                 hidden = network(hidden)
             if attention is not None:
-                hidden = _carried(hidden, attention.rotation) + self._attend(
-                    attention, hidden, cosine, sine, mask
-                )
+                attended = self._attend(attention, hidden, cosine, sine, mask)
+                hidden = _added(_carried(hidden, attention.rotation), attention.writes, attended)
             if mlp is not None:
-                both = mlp.into(mlp.norm(hidden))  # [batch, 1, 2 x width]
-                hidden = _carried(hidden, mlp.rotation) + mlp.out(
-                    mlp.activation(both[..., : mlp.width]) * both[..., mlp.width :]
-                )
+                both = mlp.into(_read(mlp.norm(hidden), mlp.reads))  # [batch, 1, 2 x width]
+                output = mlp.out(mlp.activation(both[..., : mlp.width]) * both[..., mlp.width :])
+                hidden = _added(_carried(hidden, mlp.rotation), mlp.writes, output)
         logits = self._head(self._norm(hidden))  # [batch, 1, vocabulary]
         self._at += 1
         if self._fixed:
@@ -164,7 +168,7 @@ class Lean:
         self, part: _Attention, hidden: Tensor, cosine: Tensor, sine: Tensor, mask: Tensor | None
     ) -> Tensor:
         heads = part.query_heads + 2 * part.key_heads
-        split = part.into(part.norm(hidden)).view(self._batch, 1, heads, -1)
+        split = part.into(_read(part.norm(hidden), part.reads)).view(self._batch, 1, heads, -1)
         # Queries and keys are neighbours in `split`, so one rotation turns both.
         turned = split[:, :, : -part.key_heads]  # queries and keys, [batch, 1, heads, head]
         if part.query_norm is not None and part.key_norm is not None:
@@ -222,6 +226,7 @@ class Lean:
                 width=gate.out_features,
                 activation=layer.mlp.act_fn,
                 rotation=rotations[1],
+                **_channels(layer, "mlp"),
             )
         return attention, mlp, None
 
@@ -251,6 +256,7 @@ class Lean:
             keys=torch.zeros(shape, dtype=weight.dtype, device=weight.device),
             values=torch.zeros(shape, dtype=weight.dtype, device=weight.device),
             rotation=rotation,
+            **_channels(layer, "attention"),
         )
 
     def _product(self, linears: Sequence[Any], what: str) -> Product:
@@ -312,8 +318,33 @@ def _carried(hidden: Tensor, rotation: Tensor | None) -> Tensor:
     return hidden if rotation is None else hidden @ rotation
 
 
+def _channels(layer: Any, kind: Kind) -> dict[str, Tensor | None]:
+    """Which channels of the residual a sub-block reads and writes; None if these are all."""
+    width = len(layer.input_layernorm.weight) if hasattr(layer, READS[kind]) else 0
+    found = {
+        "reads": getattr(layer, READS[kind], None),
+        "writes": getattr(layer, WRITES[kind], None),
+    }
+    return {
+        name: each if each is None or len(each) < width else None for name, each in found.items()
+    }
+
+
+def _read(normed: Tensor, channels: Tensor | None) -> Tensor:
+    """What a sub-block reads, [batch, 1, channels]."""
+    return normed if channels is None else normed.index_select(-1, channels)
+
+
+def _added(hidden: Tensor, channels: Tensor | None, output: Tensor) -> Tensor:
+    """The residual behind a sub-block, [batch, 1, hidden], whose output is [batch, 1, channels]."""
+    return hidden + output if channels is None else hidden.index_add(-1, channels, output)
+
+
 def _norm(module: Any, what: str, size: int) -> _Norm:
-    """The norm of ``size`` channels; raises UnavailableError for one of another kind."""
+    """The norm before a sub-block that reads ``size`` channels.
+
+    Raises UnavailableError for one of another kind.
+    """
     if isinstance(module, UnweightedNorm) and not _hooked(module):
         # |x|^2 / width + epsilon is size / width times the mean square and its own epsilon.
         floor = torch.tensor((module.width * module.epsilon) ** 0.5)
@@ -324,8 +355,9 @@ def _norm(module: Any, what: str, size: int) -> _Norm:
             f"{what} is a {type(module).__name__}{' with hooks' if _hooked(module) else ''}"
         )
     weight, epsilon = module.weight.data, float(module.variance_epsilon)
-    floor = torch.tensor((weight.shape[0] * epsilon) ** 0.5, device=weight.device)
-    return _Norm(weight, epsilon, floor, size)
+    # Not ``size``: an indexed layer reads some of the channels that the norm sees.
+    floor = torch.tensor((len(weight) * epsilon) ** 0.5, device=weight.device)
+    return _Norm(weight, epsilon, floor, len(weight))
 
 
 def _hooked(module: nn.Module) -> bool:

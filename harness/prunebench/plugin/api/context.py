@@ -242,6 +242,26 @@ class Context:
         basis = ResidualBasis(model, self.windows, self.device, self.progress)
         basis.change(choose, centre_embeddings=centre_embeddings, epsilon=epsilon)
 
+    def index_residual(
+        self,
+        model: Any,
+        reads: Mapping[Block, Sequence[int]],
+        writes: Mapping[Block, Sequence[int]],
+    ) -> None:
+        """Let attentions and MLPs read and write only these channels of the residual stream.
+
+        Both are ascending indices by sub-block; one that is not named keeps all channels. A
+        sub-block selects its channels behind the norm, which still sees all, and its output is
+        added to those that it writes: linears get smaller, and the stream keeps its width. Raises
+        PrunebenchError, with the model unchanged, unless every layer is one attention and one MLP,
+        each behind a norm and added to the stream.
+        """
+        # Here, because it loads torch.
+        from prunebench.model.indexed import index_residual
+
+        self._needs_whole("context.index_residual")
+        index_residual(model, reads, writes)
+
     def partial_forward(self, model: Any, windows: torch.Tensor | None = None) -> PartialForward:
         """Run the model over windows in pieces, to compare variants of it.
 
