@@ -35,7 +35,8 @@ BEGIN, END = "<!-- api: made by tests/docs/test_api_page.py -->", "<!-- api end 
 
 OF_THE_HARNESS = {
     Context: {
-        "adapter", "alone", "calibration", "dense_indices", "dense_source", "draw", "layer_source", "shares",
+        "adapter", "alone", "calibration", "checkpoints", "dense_indices", "dense_source", "draw",
+        "layer_source", "shares",
         "trained_tokens", "used_shares",
     },
     LayerTraining: {"run", "targets"},

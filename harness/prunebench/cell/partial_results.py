@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from prunebench.model.adapter import attached
 from prunebench.schema import Part
 from prunebench.store.atomic import write_atomically
+from prunebench.store.run_folder import training_folder
 
 T = TypeVar("T", bound=Part)
 
@@ -33,6 +34,11 @@ class PartialResults:
         self._data: dict[str, Any] = {}
         self.reused: list[str] = []
         """The names of the results that were taken from the file."""
+
+    @property
+    def training(self) -> Path | None:
+        """The folder beside the file in which trainings keep their state."""
+        return None if self._path is None else training_folder(self._path)
 
     def begin(self, model: Any) -> None:
         """From here on keep results of these weights; drop those of others."""

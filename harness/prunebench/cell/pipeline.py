@@ -172,6 +172,7 @@ def prune_loaded(
         draw=partial(_fresh_windows, setup, loaded),
         alone=phases.alone,
         remember=setup.remember,
+        checkpoints=setup.checkpoints("prune"),
     )
     guard = ModelGuard(loaded.model, "the method")
     with phases.phase("prune"), torch.no_grad(), guarded("the method", setup.flags):

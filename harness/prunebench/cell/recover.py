@@ -78,6 +78,7 @@ def recover(
         log=logging.getLogger(f"prunebench.{cell.recovery.name}"),
         counted=windows.counted,
         dense_source=CheckpointSource(setup.folder, cell.model.dtype),
+        checkpoints=setup.checkpoints(PHASE),
     )
     context.dense_indices = left  # if the recovery cuts too, it goes on counting
     guard = ModelGuard(model, "the recovery")

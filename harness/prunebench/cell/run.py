@@ -94,6 +94,7 @@ def _measure(
     """Prune, then measure quality, then speed; returns fields of the record."""
     setup = set_up(cell, phases)
     setup.remember = kept.remember
+    setup.training = kept.training
     pruned = build_pruned_model(setup)
     model = pruned.loaded.model
     if keep is not None:

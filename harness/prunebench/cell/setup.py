@@ -28,6 +28,7 @@ from prunebench.model.load import LoadedModel, load, load_dispatched
 from prunebench.plugin.host import load_plugins
 from prunebench.plugin.registry import Registry
 from prunebench.record.io import LoadIO
+from prunebench.training.checkpoint import TrainingCheckpoints
 
 if TYPE_CHECKING:
     from prunebench.experiment.plugins import PluginRef
@@ -60,6 +61,12 @@ class CellSetup:
     """Keeps what a method measured for the time after an interruption: see `Context.remember`."""
     calibration_reason: str | None = None
     """Why the cell has its calibration, if nobody named one."""
+    training: Path | None = None
+    """Where trainings keep their state until the cell has a record; None: nowhere."""
+
+    def checkpoints(self, phase: str) -> TrainingCheckpoints | None:
+        """The states of the trainings in this phase."""
+        return None if self.training is None else TrainingCheckpoints(self.training / phase)
 
     @property
     def corpora(self) -> dict[str, Corpus]:

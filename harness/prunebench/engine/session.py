@@ -143,7 +143,7 @@ class Session(EngineContext):
         self.store.write(record)
         # A failed cell keeps its partial results: the next run starts with them.
         if record.status == "ok":
-            self.store.partial_results_path(cell.id).unlink(missing_ok=True)
+            self.store.drop_partial_results(cell.id)
         del self._running[cell.id]
         self.registry.notify("prunebench_cell_finished", cell=cell, record=record)
         self.watcher.finished(record)

@@ -70,6 +70,12 @@ class RunStore:
         """What a cell has measured so far; deleted when it has a record."""
         return self.folder / "cells" / f"{cell_id}.partial.json"
 
+    def drop_partial_results(self, cell_id: str) -> None:
+        """Delete what an unfinished cell keeps, and the states of its trainings."""
+        path = self.partial_results_path(cell_id)
+        path.unlink(missing_ok=True)
+        shutil.rmtree(training_folder(path), ignore_errors=True)
+
     def model_path(self, cell_id: str) -> Path:
         return self.folder / "models" / cell_id
 
@@ -193,6 +199,11 @@ class RunStore:
         """Whether the cell has a result, so that it need not run again."""
         found = self.read(cell.id)
         return isinstance(found, Record) and found.status == "ok"
+
+
+def training_folder(partial_results: Path) -> Path:
+    """Where the trainings of a cell keep their state, beside the file of its partial results."""
+    return partial_results.with_suffix(".training")
 
 
 def _free_name(path: Path) -> Path:

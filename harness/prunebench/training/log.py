@@ -20,6 +20,7 @@ class TrainingLog:
     parameters: int
     """Number of trained parameters, masked ones included."""
     seconds: float
+    """Together with those of an earlier process, if it was resumed."""
     overflows: int = 0
     """Updates that were skipped because a float16 gradient overflowed; then the batch is repeated
     with half the loss scale."""
@@ -27,6 +28,8 @@ class TrainingLog:
     """(steps done, mean loss of the held-out windows)."""
     best_step: int | None = None
     """The step whose weights were kept; None without validation: the last one."""
+    resumed_after: int | None = None
+    """The steps that an earlier process took, which was killed; None if it was not."""
 
     @property
     def notes(self) -> dict[str, Any]:
@@ -40,6 +43,8 @@ class TrainingLog:
             "seconds": round(self.seconds, 3),
             "loss_curve": _curve(steps),
         }
+        if self.resumed_after is not None:
+            notes["resumed_after_step"] = self.resumed_after
         if self.overflows:
             notes["skipped_updates"] = self.overflows
         if self.validation:

@@ -6,11 +6,18 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 
 from prunebench.errors import PrunebenchError
+from prunebench.training.checkpoint import (
+    TrainingCheckpoint,
+    random_state,
+    set_random_state,
+    training_key,
+)
 from prunebench.training.learning import learning
 from prunebench.training.log import TrainingLog
 from prunebench.training.objective import Objective
@@ -30,6 +37,7 @@ def train(
     generator: torch.Generator,
     progress: Callable[[int, int], None],
     part: range | None = None,
+    checkpoint: TrainingCheckpoint | None = None,
 ) -> TrainingLog:
     """Train parameters in place, so that the ``objective`` gets smaller.
 
@@ -41,7 +49,9 @@ def train(
     weights are kept unless `settings.keeps_best` says no.
 
     ``part``: the steps of the schedule to take, for example range(10) for the first ten; None: all.
-    If it ends before the schedule does, there is no validation.
+    If it ends before the schedule does, there is no validation. ``checkpoint``: where the state is
+    kept from time to time; if it has one of this very training, that goes on from there. Then
+    randomness of the objective must come from torch's global generator.
 
     Raises PrunebenchError, with the step and the parameter, if the loss or a gradient is not
     finite. The model is then as the last finite step left it.
@@ -53,34 +63,30 @@ def train(
     fit = windows.pick(slice(0, len(windows) - held))
     steps = settings.steps(len(fit))
     part = range(steps) if part is None else part
+    key = "" if checkpoint is None else training_key(trainable, windows, settings, generator, part)
     # Half a schedule has no end to judge.
     validated = held if part.stop == steps else 0
-    best = _best_weights(objective, trainable, settings, windows, validated)
-    losses: list[float] = []
     with (
         _training_mode(objective.module, trainable.parameters),
         _seeded(generator, objective.device),
         Optimiser(trainable, settings) as optimiser,
     ):
-        scale = LossScale(objective.module)
-        stepper = _Stepper(objective, optimiser, settings, scale, steps)
+        stepper = _Stepper(objective, optimiser, settings, LossScale(objective.module), steps)
+        best = _best_weights(objective, trainable, settings, windows, validated)
+        run = _Run(stepper, best, begun, checkpoint)
+        run.resume(key)
         batches = _batches(fit, settings, len(part), generator)
-        for step, batch in enumerate(batches, start=part.start):
-            losses.append(stepper.take(step, batch))
+        # Those that were taken before are drawn again, so that the order goes on.
+        for batch in islice(batches, len(run.losses), None):
+            step = part.start + len(run.losses)
+            run.losses.append(stepper.take(step, batch))
             if best is not None and settings.evaluates(step + 1, steps):
                 best.validate(step + 1)
-            progress(len(losses), len(part))
+            progress(len(run.losses), len(part))
+            run.save(last=len(run.losses) == len(part))
     if best is not None:
         best.restore()
-    return TrainingLog(
-        losses,
-        stepper.tokens,
-        sum(parameter.numel() for parameter in trainable.parameters.values()),
-        time.perf_counter() - begun,
-        stepper.scale.overflows,
-        [] if best is None else best.losses,
-        None if best is None else best.step,
-    )
+    return run.log
 
 
 def _best_weights(
@@ -94,16 +100,79 @@ def _best_weights(
     if not last:
         return None
     held = windows.pick(slice(len(windows) - last, None))
-    best = BestWeights(
+    return BestWeights(
         objective,
         trainable.parameters,
         held,
         settings.micro_batch_size,
         keeps=settings.keeps_best(),
     )
-    if settings.validates_first():
-        best.validate(0)
-    return best
+
+
+@dataclass
+class _Run:
+    """What one training has done so far; can be kept on disk and taken up again."""
+
+    stepper: _Stepper
+    best: BestWeights | None
+    begun: float
+    checkpoint: TrainingCheckpoint | None
+    losses: list[float] = field(default_factory=list)
+    resumed: int | None = None
+    seconds: float = 0.0
+    """What an earlier process took."""
+
+    def resume(self, key: str) -> None:
+        """Go on from the state of the training ``key``, if there is one; otherwise begin."""
+        found = None if self.checkpoint is None else self.checkpoint.load(key)
+        if found is None:
+            if self.best is not None and self.stepper.settings.validates_first():
+                self.best.validate(0)
+            return
+        self.losses = list(found["losses"])
+        self.resumed, self.seconds = len(self.losses), found["seconds"]
+        self.stepper.tokens = found["tokens"]
+        self.stepper.scale.load(found["scale"])
+        self.stepper.optimiser.load(found["optimiser"])
+        if self.best is not None:
+            self.best.load(found["best"])
+        # Last: what was done so far may have drawn numbers.
+        set_random_state(found["random"], self.stepper.objective.device)
+
+    def save(self, *, last: bool) -> None:
+        """Keep the state if it is time; and the last one, so that what follows may be killed."""
+        if self.checkpoint is None or not self.checkpoint.due(last=last):
+            return
+        self.checkpoint.save(
+            {
+                "losses": self.losses,
+                "seconds": self._seconds,
+                "tokens": self.stepper.tokens,
+                "scale": self.stepper.scale.state(),
+                "optimiser": self.stepper.optimiser.state(),
+                "best": None if self.best is None else self.best.state(),
+                "random": random_state(self.stepper.objective.device),
+            }
+        )
+
+    @property
+    def _seconds(self) -> float:
+        return self.seconds + time.perf_counter() - self.begun
+
+    @property
+    def log(self) -> TrainingLog:
+        stepper, best = self.stepper, self.best
+        parameters = stepper.optimiser.trainable.parameters.values()
+        return TrainingLog(
+            self.losses,
+            stepper.tokens,
+            sum(parameter.numel() for parameter in parameters),
+            self._seconds,
+            stepper.scale.overflows,
+            [] if best is None else best.losses,
+            None if best is None else best.step,
+            self.resumed,
+        )
 
 
 @dataclass

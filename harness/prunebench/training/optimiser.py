@@ -109,6 +109,20 @@ class Optimiser:
                 if self.weights[name] is not parameter:
                     parameter.copy_(self.weights[name])  # rounded to the parameter's type
 
+    def state(self) -> dict[str, Any]:
+        """What `load` takes: the float32 weights and AdamW's moments."""
+        weights = {name: weight.detach() for name, weight in self.weights.items()}
+        return {"weights": weights, "adam": self.adam.state_dict()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Put weights and moments back, in place."""
+        with torch.no_grad():
+            for name, parameter in self.trainable.parameters.items():
+                self.weights[name].copy_(state["weights"][name])
+                if self.weights[name] is not parameter:
+                    parameter.copy_(self.weights[name])
+        self.adam.load_state_dict(state["adam"])
+
     def _gradients(self, loss_scale: float) -> list[torch.Tensor]:
         """The gradients of loss and penalty, zero under the masks."""
         gradients: list[torch.Tensor] = []

@@ -44,3 +44,12 @@ class LossScale:
         self._good = 0
         self.overflows += 1
         return True
+
+    def state(self) -> dict[str, float]:
+        """What `load` takes, as numbers."""
+        return {"factor": self.factor, "overflows": self.overflows, "good": self._good}
+
+    def load(self, state: dict[str, float]) -> None:
+        """Be as the scale was that gave this state."""
+        self.factor = state["factor"]
+        self.overflows, self._good = int(state["overflows"]), int(state["good"])

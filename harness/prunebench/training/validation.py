@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -61,3 +62,17 @@ class BestWeights:
         with torch.no_grad():
             for name, weight in self._kept.items():
                 self._parameters[name].copy_(weight)
+
+    def state(self) -> dict[str, Any]:
+        """What `load` takes: numbers, and the kept weights."""
+        return {
+            "losses": [list(point) for point in self.losses],
+            "step": self.step,
+            "lowest": self._lowest,
+            "kept": self._kept,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Keep what was kept when this state was taken."""
+        self.losses = [(int(step), float(loss)) for step, loss in state["losses"]]
+        self.step, self._lowest, self._kept = state["step"], state["lowest"], state["kept"]

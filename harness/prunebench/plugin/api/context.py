@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from prunebench.model.adapter import Adapter
     from prunebench.model.dense_source import DenseSource
     from prunebench.model.replacement import Network
+    from prunebench.training.checkpoint import TrainingCheckpoints
     from prunebench.training.log import TrainingLog
     from prunebench.training.objective import Objective
     from prunebench.training.optimiser import Penalty
@@ -100,6 +101,9 @@ class Context:
     """While a block runs, no other cell of the run computes on this machine."""
     dense_source: DenseSource | None = None
     """Where removed layers can be read again; None if the model came without a checkpoint."""
+
+    checkpoints: TrainingCheckpoints | None = None
+    """Where trainings keep their state, so that a run that was killed goes on; None: nowhere."""
 
     def __post_init__(self) -> None:
         self.dense_indices = DenseIndices(self.kept_layers)
@@ -361,8 +365,10 @@ class Context:
 
         ``masks`` by the same paths, True for weights to hold at zero; ``penalty`` is added to the
         loss. ``part``: the optimiser steps of the schedule to take; None: all. ``objective``:
-        another loss than that of the next token. Raises PrunebenchError if the loss or a gradient
-        is not finite.
+        another loss than that of the next token. A run that is killed keeps the state of the last
+        minutes; the same training then goes on from there, with the same result, and
+        `resumed_after` in its log says so. Raises PrunebenchError if the loss or a gradient is not
+        finite.
         """
         self._needs_whole("context.train")
         whole, held = whole_parameters(model, self.linears, parameters, masks or {})
@@ -374,6 +380,7 @@ class Context:
             generator=self.generator,
             progress=self.progress,
             part=part,
+            checkpoint=None if self.checkpoints is None else self.checkpoints.next(),
         )
         self.trained_tokens += log.tokens
         return log
