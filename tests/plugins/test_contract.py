@@ -25,6 +25,7 @@ TRIED = {
     "llm-pruner": {"ratio": 0.5, "protect_first": 1, "protect_last": 0},
     "hywia": {"ratio": 0.5, "protect_first": 1, "protect_last": 0},
     "flap": {"ratio": 0.5},
+    "disp-llm": {"ratio": 0.5, "total_n_step": 3, "hidden_size": 4, "hn_lr": 0.1},
     "minitron": {"ratio": 0.3, "multiple_of": 1},
     "blockpruner": {"count": 2},
     "budget-search": {"target_parameters": 0.3, "rounds": 1, "mlp": [0.5], "multiple_of": 8},
@@ -106,6 +107,10 @@ class TestHyWIA(_OnOPT):
 
 class TestFLAP(_Ours):
     method, options = METHODS["flap"], TRIED["flap"]
+
+
+class TestDISPLLM(_Ours):
+    method, options = METHODS["disp-llm"], TRIED["disp-llm"]
 
 
 class TestBlockPruner(_OnOPT):

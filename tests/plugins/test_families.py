@@ -35,6 +35,7 @@ METHODS: dict[str, tuple[str, dict[str, object]]] = {
     "llm-pruner, channels": ("llm-pruner", {"ratio": 0.25, "granularity": "channel"}),
     "hywia": ("hywia", {"ratio": 0.5, "protect_first": 1, "protect_last": 1}),
     "flap": ("flap", {"ratio": 0.4}),
+    "disp-llm": ("disp-llm", {"ratio": 0.5, "total_n_step": 2, "hidden_size": 4}),
     "slicegpt": ("slicegpt", {"ratio": 0.25, "round_interval": 4}),
     "minitron": ("minitron", {"intermediate_size": 0.5, "num_hidden_layers": 3, "multiple_of": 4}),
     "blockpruner": ("blockpruner", {"count": 2}),

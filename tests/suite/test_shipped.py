@@ -24,6 +24,7 @@ PAPERS = {
     "shortened-llama",
     "sleb",
     "blockpruner",
+    "disp-llm",
     "dsnot",
     "ecoflap",
     "flap",

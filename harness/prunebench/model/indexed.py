@@ -55,9 +55,10 @@ def index_residual(
 ) -> None:
     """Let attentions and MLPs read, and write, only these channels of the residual stream.
 
-    In place, in smaller matrices; sub-blocks that are not named keep all channels. Raises
-    PrunebenchError, with the model unchanged, if indices are wrong, or if layers are not one
-    attention and one MLP, each behind a norm and added to the stream.
+    In place, in smaller matrices; sub-blocks that are not named keep all channels, and may get
+    their own in a later call. Raises PrunebenchError, with the model unchanged, if indices are
+    wrong, or if layers are not one attention and one MLP, each behind a norm and added to the
+    stream.
     """
     parts = anatomy(model)
     width = int(parts.embeddings.weight.shape[1])
@@ -164,14 +165,16 @@ def _ends(parts: Anatomy, index: int, kind: Kind) -> tuple[tuple[str, ...], str]
     Raises PrunebenchError if the layer is not made of such blocks.
     """
     layer, block = parts.layers[index], _MODULES[kind]
-    what = f"layer {index}: its sub-blocks cannot have channels of their own"
-    if is_rotated(layer) or is_indexed(layer):
-        raise PrunebenchError(f"{what}, because the residual stream was changed", hint=_HINT)
+    width = int(parts.embeddings.weight.shape[1])
+    if is_rotated(layer) or (is_indexed(layer) and set(sizes_of_layer(layer)) != {width}):
+        raise PrunebenchError(
+            f"layer {index}: its part of the residual stream was changed before", hint=_HINT
+        )
     children = {name for name, child in layer.named_children() if list(child.parameters())}
     if children != set(PARTS):
-        odd = ", ".join(sorted(children ^ set(PARTS)))
+        odd = min(children ^ set(PARTS))
         raise PrunebenchError(
-            f"{what}, because it is not one attention and one MLP, each behind a norm: {odd}",
+            f"layer {index} is not one attention and one MLP, each behind a norm ({odd})",
             hint=_HINT,
         )
     groups = [group for group in parts.inputs_of(layer) if group[0].startswith(f"{block}.")]
@@ -180,8 +183,8 @@ def _ends(parts: Anatomy, index: int, kind: Kind) -> tuple[tuple[str, ...], str]
     plain = all(type(each) is torch.nn.Linear for each in ends)
     if len(groups) < 2 or len(groups[-1]) != 1 or not plain:
         raise PrunebenchError(
-            f"{what}, because {block} is not made of plain linears that read the stream and one"
-            " that writes to it",
+            f"layer {index}: {block} is not made of plain linears that read the residual stream"
+            " and one that writes to it",
             hint=_HINT,
         )
     return groups[0], groups[-1][0]
@@ -193,6 +196,8 @@ def _prove(parts: Anatomy, width: int) -> None:
 
     With all channels of the stream, so that nothing but the order of the modules has changed.
     """
+    if all(map(is_indexed, parts.layers)):
+        return
     model = parts.model
     rows, weight = parts.embeddings.weight.shape[0], parts.embeddings.weight
     ids = torch.arange(_TOKENS, device=weight.device)[None] * (rows // _TOKENS)

@@ -20,7 +20,7 @@ from prunebench.training.checkpoint import (
 )
 from prunebench.training.learning import learning
 from prunebench.training.log import TrainingLog
-from prunebench.training.objective import Objective
+from prunebench.training.objective import Objective, Remembers
 from prunebench.training.optimiser import NotFiniteError, Optimiser, Trainable
 from prunebench.training.scaling import LossScale
 from prunebench.training.settings import TrainingSettings
@@ -136,6 +136,8 @@ class _Run:
         self.stepper.optimiser.load(found["optimiser"])
         if self.best is not None:
             self.best.load(found["best"])
+        if isinstance(self.stepper.objective, Remembers):
+            self.stepper.objective.load(found["objective"])
         # Last: what was done so far may have drawn numbers.
         set_random_state(found["random"], self.stepper.objective.device)
 
@@ -143,6 +145,7 @@ class _Run:
         """Keep the state if it is time; and the last one, so that what follows may be killed."""
         if self.checkpoint is None or not self.checkpoint.due(last=last):
             return
+        objective = self.stepper.objective
         self.checkpoint.save(
             {
                 "losses": self.losses,
@@ -151,7 +154,8 @@ class _Run:
                 "scale": self.stepper.scale.state(),
                 "optimiser": self.stepper.optimiser.state(),
                 "best": None if self.best is None else self.best.state(),
-                "random": random_state(self.stepper.objective.device),
+                "random": random_state(objective.device),
+                "objective": objective.state() if isinstance(objective, Remembers) else None,
             }
         )
 

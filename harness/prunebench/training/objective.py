@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from prunebench.training.loss import mean_loss, next_token_backward
 
@@ -32,6 +32,17 @@ class Objective(Protocol):
 
     def mean(self, windows: TrainingWindows, batch_size: int) -> float:
         """The loss, without gradients, ``batch_size`` windows at a time."""
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """An objective that has more to take up again than the weights of its module."""
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain values, for `load`."""
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on as the objective would that gave this state."""
 
 
 @dataclass(frozen=True)
