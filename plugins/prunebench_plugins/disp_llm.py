@@ -217,7 +217,7 @@ class DISPLLM(Method):
         if not options.train_inputs:
             del parameters["inputs"]
         settings = options.training(len(context.windows))
-        gated = GatedModel(model, network, budget, p, options, context.log)
+        gated = GatedModel(model, network, budget, p, options)
         with learning(model, []):  # gradients pass through it, and it has none itself
             log = context.train(network, parameters, settings, objective=gated)
         context.notes |= {

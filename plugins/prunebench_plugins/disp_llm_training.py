@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import torch
 from torch.nn import functional
 
@@ -15,12 +13,8 @@ from prunebench import anatomy, next_token_backward
 from prunebench_plugins.disp_llm_budget import PER_LAYER
 
 if TYPE_CHECKING:
-    import logging
-
     from prunebench_plugins.disp_llm_budget import Budget
 
-SAY_EVERY_S = 30.0
-"""Seconds between two lines of the log."""
 CURVE_POINTS = 50
 _TINY = 1e-20
 _FLOAT16_FACTOR = 2.0**10
@@ -141,20 +135,16 @@ class GatedModel:
         budget: Budget,
         p: float,
         options: Any,
-        log: logging.Logger,
     ) -> None:
         self.module = network
         self._model = model
         self._budget = budget
         self._p = p
         self._options = options
-        self._log = log
         half = any(parameter.dtype == torch.float16 for parameter in model.parameters())
         self._factor = _FLOAT16_FACTOR if half else 1.0
         self._curve: list[list[float]] = []
         """[windows so far, cross-entropy, share of the weights that rounded gates remove]."""
-        self._begun = self._said = time.monotonic()
-        self._tokens = 0
 
     @property
     def device(self) -> torch.device:
@@ -175,9 +165,7 @@ class GatedModel:
         kept = self._budget.share(hard_gates(theta, options))
         budget = options.lam * (kept / self._p).log().abs()
         torch.autograd.backward([gates, budget], [gradient, budget.new_tensor(weight * targets)])
-        self._tokens += windows.size
         self._curve.append([len(self._curve) + 1, total / targets, 1 - float(kept.detach())])
-        self._say()
         return total + float(budget.detach()) * targets
 
     def mean(self, windows: Any, batch_size: int) -> float:
@@ -213,6 +201,11 @@ class GatedModel:
                 return total, gradient / self._factor
             self._factor /= 2
 
+    def says(self) -> str:
+        """What the budget is like, for the progress display."""
+        _, loss, removed = self._curve[-1]
+        return f"cross-entropy {loss:.3f}, {removed:.1%} of {1 - self._p:.1%} removed"
+
     def state(self) -> dict[str, Any]:
         """What goes on if the training is resumed."""
         return {"curve": self._curve, "factor": self._factor}
@@ -221,7 +214,7 @@ class GatedModel:
         self._curve, self._factor = list(state["curve"]), state["factor"]
 
     def notes(self) -> dict[str, Any]:
-        """The curve for the record, at most `CURVE_POINTS` points, and the memory it took."""
+        """The curve for the record, at most `CURVE_POINTS` points."""
         stride = -(-len(self._curve) // CURVE_POINTS)
         curve = [
             [int(windows), *(round(each, 6) for each in rest)]
@@ -230,29 +223,4 @@ class GatedModel:
         return {
             "budget_curve": curve,
             "hypernetwork_parameters": sum(each.numel() for each in self.module.parameters()),
-            "memory_bytes": self._memory(),
         }
-
-    def _memory(self) -> int:
-        """The most that torch had on the GPU, or what the process has in host memory."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        return int(psutil.Process().memory_info().rss)
-
-    def _say(self) -> None:
-        """Tell the log from time to time how the training goes, and what it costs."""
-        now = time.monotonic()
-        if now - self._said < SAY_EVERY_S and len(self._curve) > 1:
-            return
-        self._said = now
-        window, loss, removed = self._curve[-1]
-        self._log.info(
-            "window %d: cross-entropy %.3f nats, %.2f %% of the weights removed, %.2f %% asked for;"
-            " %.0f tokens per second, %.2f GB of memory",
-            window,
-            loss,
-            100 * removed,
-            100 * (1 - self._p),
-            self._tokens / max(now - self._begun, 1e-9),
-            self._memory() / 1e9,
-        )

@@ -62,6 +62,16 @@ def test_a_long_cell_tells_its_phase_and_per_cent():
     assert log.lines[-1] == "[1/1] m wanda: prune 10%, after 9 min"
 
 
+def test_a_training_tells_its_loss():
+    log = Log(cells("wanda"))
+    (cell,) = log.waiting
+    log.started(cell)
+    log.moved(cell, Event("recover", 3, 30, "loss 3.21, 812 tokens/s"))
+    log.now = 540
+    log.report()
+    assert log.lines[-1] == ("[1/1] m wanda: recover (loss 3.21, 812 tokens/s) 10%, after 9 min")
+
+
 def test_a_phase_that_does_not_count_has_no_per_cent():
     log = Log(cells("wanda"))
     (cell,) = log.waiting

@@ -42,3 +42,16 @@ def test_garbage_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "e").write_text('nonsense\n{"a": 1}\n["load", 0, 0]\n[1]\n')
     assert EventReader(tmp_path / "e").read() == [Event("load")]
     assert EventReader(tmp_path / "none").read() == []
+
+
+def test_what_a_phase_says_goes_with_its_progress_until_the_next_phase(tmp_path: Path) -> None:
+    with (tmp_path / "e").open("w") as file:
+        writer = EventWriter(file)
+        writer.phase("recover")
+        writer.say("loss 3.2 " + "x" * 200)
+        writer.progress("recover", 1, 1)
+        writer.phase("audit")
+        writer.progress("audit", 1, 1)
+    events = EventReader(tmp_path / "e").read()
+    assert [event.said[:8] for event in events] == ["", "loss 3.2", "", ""]
+    assert len(events[1].said) == 100

@@ -36,7 +36,7 @@ class Backwards(Engine):
             if self.options.fault == "silent":
                 continue
             context.started(cell)
-            context.moved(cell, "prune", 1, 2)
+            context.moved(cell, "prune", 1, 2, "loss 3")
             yield context.lost(cell, phase="prune", kind="power cut", message="it was dark", hint="wait for the morning")
 
 

@@ -20,6 +20,7 @@ from prunebench.training.loop import train
 from prunebench.training.objective import NextToken
 from prunebench.training.optimiser import Trainable
 from prunebench.training.settings import TrainingSettings
+from prunebench.training.watch import Watch
 from prunebench.training.windows import TrainingWindows
 from tiny import VOCABULARY, tiny_model
 
@@ -63,7 +64,7 @@ def run(
             TrainingWindows(WINDOWS),
             TrainingSettings.model_validate({**PLAN, **plan}),
             generator=torch.Generator().manual_seed(3),
-            progress=killer(kill),
+            watch=Watch(killer(kill)),
             checkpoint=saved,
         )
     return {name: each.detach().clone() for name, each in model.named_parameters()}, log

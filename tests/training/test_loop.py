@@ -11,6 +11,7 @@ from prunebench.training.loop import _batches, _seeded, train
 from prunebench.training.objective import NextToken
 from prunebench.training.optimiser import Trainable
 from prunebench.training.settings import TrainingSettings
+from prunebench.training.watch import Watch
 from prunebench.training.windows import TrainingWindows
 from tiny import FAMILIES, VOCABULARY, tiny_model
 
@@ -38,7 +39,6 @@ def run(
         TrainingWindows(windows() if tokens is None else tokens, counted),
         plan,
         generator=torch.Generator().manual_seed(seed),
-        progress=lambda _done, _total: None,
         part=part,
     )
 
@@ -169,7 +169,7 @@ def test_progress_counts_steps():
         TrainingWindows(windows(6)),
         plan,
         generator=torch.Generator(),
-        progress=lambda done, total: seen.append((done, total)),
+        watch=Watch(lambda done, total: seen.append((done, total))),
     )
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
@@ -301,6 +301,6 @@ def test_only_trained_parameters_get_gradients():
         TrainingWindows(windows(4)),
         TrainingSettings(batch_size=2),
         generator=torch.Generator(),
-        progress=look,
+        watch=Watch(look),
     )
     assert seen == [False, False]

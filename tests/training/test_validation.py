@@ -16,6 +16,7 @@ from prunebench.training.objective import NextToken
 from prunebench.training.optimiser import Trainable
 from prunebench.training.settings import TrainingSettings
 from prunebench.training.validation import BestWeights
+from prunebench.training.watch import Watch
 from prunebench.training.windows import TrainingWindows
 from tiny import VOCABULARY, tiny_model
 
@@ -35,7 +36,7 @@ def fit(model, tokens: torch.Tensor, spy=None, **options) -> TrainingLog:
         TrainingWindows(tokens),
         TrainingSettings.model_validate(given),
         generator=torch.Generator().manual_seed(0),
-        progress=spy or (lambda _done, _total: None),
+        watch=None if spy is None else Watch(spy),
     )
 
 

@@ -29,6 +29,8 @@ class RunningCell:
     done: int = 0
     total: int = 0
     """Parts of the phase; 0 if it does not count them."""
+    said: str = ""
+    """How the phase goes, in a few words."""
     past: list[str] = field(default_factory=list)
     """The phases before this one."""
 
@@ -36,6 +38,7 @@ class RunningCell:
         if event.phase != self.phase:
             self.past.append(self.phase)
         self.phase, self.done, self.total = event.phase, event.done, event.total
+        self.said = event.said
 
     @property
     def share(self) -> float | None:
@@ -44,7 +47,9 @@ class RunningCell:
 
     @property
     def doing(self) -> str:
-        """The phase; if it times shapes one after the other, also which one it times now."""
+        """The phase, and what it says; if it times shapes one after the other, which one now."""
+        if self.said:
+            return f"{self.phase} ({self.said})"
         if self.phase not in TIMES_SHAPES or self.done >= len(self.cell.latency):
             return self.phase
         return f"{self.phase} ({shape_in_words(self.cell.latency[self.done])})"

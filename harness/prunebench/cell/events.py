@@ -10,6 +10,7 @@ from typing import TextIO
 
 # Within a phase at most one event in this time is written, so that progress costs nothing.
 INTERVAL_S = 0.1
+LONGEST_WORDS = 100
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,8 @@ class Event:
     phase: str
     done: int = 0
     total: int = 0
+    said: str = ""
+    """A few words on how the phase goes, such as a loss."""
 
 
 @dataclass
@@ -27,18 +30,25 @@ class EventWriter:
 
     file: TextIO
     _last: float = field(default=0.0, init=False)
+    _said: str = field(default="", init=False)
 
     def phase(self, name: str) -> None:
+        self._said = ""
         self._write(Event(name))
+
+    def say(self, words: str) -> None:
+        """Add a few words to the events that follow in this phase."""
+        self._said = words[:LONGEST_WORDS]
 
     def progress(self, name: str, done: int, total: int) -> None:
         now = time.monotonic()
         if done >= total or now - self._last >= INTERVAL_S:
             self._last = now
-            self._write(Event(name, done, total))
+            self._write(Event(name, done, total, self._said))
 
     def _write(self, event: Event) -> None:
-        self.file.write(json.dumps([event.phase, event.done, event.total]) + "\n")
+        words = [event.said] if event.said else []
+        self.file.write(json.dumps([event.phase, event.done, event.total, *words]) + "\n")
         self.file.flush()
 
 
@@ -63,8 +73,9 @@ class EventReader:
         events = []
         for line in complete.splitlines():
             try:
-                phase, done, total = json.loads(line)
-                events.append(Event(str(phase), int(done), int(total)))
+                phase, done, total, *words = json.loads(line)
+                said = str(words[0])[:LONGEST_WORDS] if words else ""
+                events.append(Event(str(phase), int(done), int(total), said))
             except (ValueError, TypeError):
                 # A plugin wrote into the file; skip what is no event.
                 continue

@@ -19,6 +19,8 @@ class Phases:
     """Called with the name of each phase when it begins."""
     moved: Callable[[str, int, int], None] = ignore
     """Called with (phase, done, total)."""
+    say: Callable[[str], None] = ignore
+    """Called with a few words on how the current phase goes."""
     admit: Callable[[str], None] = ignore
     """Called before a phase begins; returns when it may begin."""
     times: list[PhaseTime] = field(default_factory=list)

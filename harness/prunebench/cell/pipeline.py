@@ -166,6 +166,7 @@ def prune_loaded(
         seed=cell.seed,
         kept_layers=list(range(len(anatomy(loaded.model).layers))),
         progress=phases.progress,
+        say=phases.say,
         log=logging.getLogger(f"prunebench.{cell.method.name}"),
         device=setup.layer_device,
         layer_source=layer_source,

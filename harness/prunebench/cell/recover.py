@@ -75,6 +75,7 @@ def recover(
         seed=cell.seed,
         kept_layers=left.layers,
         progress=phases.progress,
+        say=phases.say,
         log=logging.getLogger(f"prunebench.{cell.recovery.name}"),
         counted=windows.counted,
         dense_source=CheckpointSource(setup.folder, cell.model.dtype),

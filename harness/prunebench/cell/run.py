@@ -70,7 +70,7 @@ def run_cell(
             memory.phase(phase)
             cpu.phase(phase)
 
-        phases = Phases(began, events.progress, lock.enter_phase)
+        phases = Phases(began, events.progress, events.say, lock.enter_phase)
         try:
             results = _measure(cell, phases, begun, keep, PartialResults(partial_results))
             cpu.stop()

@@ -94,12 +94,12 @@ class Session(EngineContext):
         self.watcher.started(cell)
         self.registry.notify("prunebench_cell_started", cell=cell)
 
-    def moved(self, cell: Cell, phase: str, done: int = 0, total: int = 0) -> None:
-        self.watcher.moved(cell, Event(phase, done, total))
+    def moved(self, cell: Cell, phase: str, done: int = 0, total: int = 0, said: str = "") -> None:
+        self.watcher.moved(cell, Event(phase, done, total, said))
 
     def run_cell(self, cell: Cell) -> Record:
         def moved(event: Event) -> None:
-            self.moved(cell, event.phase, event.done, event.total)
+            self.moved(cell, event.phase, event.done, event.total, event.said)
 
         return run_cell_process(cell, CellPaths.in_store(self.store, cell.id), self.starter, moved)
 

@@ -65,7 +65,9 @@ def side_by_side(
                 session.started(running[slot])
                 workers[slot].assigned.put(running[slot])
             elif isinstance(content, Event):
-                session.moved(running[slot], content.phase, content.done, content.total)
+                session.moved(
+                    running[slot], content.phase, content.done, content.total, content.said
+                )
             elif isinstance(content, Record):
                 del running[slot]
                 # Pruning was not alone, so its time is not comparable with that of other runs.

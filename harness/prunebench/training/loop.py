@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -25,6 +25,7 @@ from prunebench.training.optimiser import NotFiniteError, Optimiser, Trainable
 from prunebench.training.scaling import LossScale
 from prunebench.training.settings import TrainingSettings
 from prunebench.training.validation import BestWeights
+from prunebench.training.watch import Watch
 from prunebench.training.windows import TrainingWindows
 
 
@@ -35,7 +36,7 @@ def train(
     settings: TrainingSettings,
     *,
     generator: torch.Generator,
-    progress: Callable[[int, int], None],
+    watch: Watch | None = None,
     part: range | None = None,
     checkpoint: TrainingCheckpoint | None = None,
 ) -> TrainingLog:
@@ -44,8 +45,8 @@ def train(
     Half-precision parameters are updated in float32 and rounded after each step, because small
     steps would be lost in them. Models in float16 have their loss scaled (`LossScale`). Afterwards
     the training mode and `requires_grad` are as before, and there are no gradients. ``generator``
-    decides the order of the windows and the dropout; ``progress(done, total)`` counts optimiser
-    steps. With `settings.val_windows` or `val_share` the last windows are held out, and the best
+    decides the order of the windows and the dropout; ``watch`` is told of every optimiser step.
+    With `settings.val_windows` or `val_share` the last windows are held out, and the best
     weights are kept unless `settings.keeps_best` says no.
 
     ``part``: the steps of the schedule to take, for example range(10) for the first ten; None: all.
@@ -56,7 +57,7 @@ def train(
     Raises PrunebenchError, with the step and the parameter, if the loss or a gradient is not
     finite. The model is then as the last finite step left it.
     """
-    begun = time.perf_counter()
+    begun, watch = time.perf_counter(), watch or Watch()
     if reason := settings.refuses_windows(len(windows)):
         raise PrunebenchError(reason, hint="lower `val_windows` or `val_share`, or add windows")
     held = settings.held_out(len(windows))
@@ -82,7 +83,13 @@ def train(
             run.losses.append(stepper.take(step, batch))
             if best is not None and settings.evaluates(step + 1, steps):
                 best.validate(step + 1)
-            progress(len(run.losses), len(part))
+            watch.stepped(
+                len(run.losses),
+                len(part),
+                loss=run.losses[-1],
+                tokens=stepper.tokens - run.resumed_tokens,
+                objective=objective,
+            )
             run.save(last=len(run.losses) == len(part))
     if best is not None:
         best.restore()
@@ -119,8 +126,9 @@ class _Run:
     checkpoint: TrainingCheckpoint | None
     losses: list[float] = field(default_factory=list)
     resumed: int | None = None
+    resumed_tokens: int = 0
     seconds: float = 0.0
-    """What an earlier process took."""
+    """What an earlier process took, as are the two before."""
 
     def resume(self, key: str) -> None:
         """Go on from the state of the training ``key``, if there is one; otherwise begin."""
@@ -131,7 +139,7 @@ class _Run:
             return
         self.losses = list(found["losses"])
         self.resumed, self.seconds = len(self.losses), found["seconds"]
-        self.stepper.tokens = found["tokens"]
+        self.stepper.tokens = self.resumed_tokens = found["tokens"]
         self.stepper.scale.load(found["scale"])
         self.stepper.optimiser.load(found["optimiser"])
         if self.best is not None:

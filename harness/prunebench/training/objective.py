@@ -45,6 +45,14 @@ class Remembers(Protocol):
         """Go on as the objective would that gave this state."""
 
 
+@runtime_checkable
+class Says(Protocol):
+    """An objective that has something to say besides its loss."""
+
+    def says(self) -> str:
+        """How the last step went, in a few words."""
+
+
 @dataclass(frozen=True)
 class NextToken:
     """Cross-entropy of the next token, in nats."""

@@ -139,7 +139,7 @@ class _Work:
     def _moved(self, event: Event) -> None:
         # From its first event on the cell holds the lock itself, or waits for it.
         self._lock.release()
-        self._queue.put(("event", (event.phase, event.done, event.total)))
+        self._queue.put(("event", (event.phase, event.done, event.total, event.said)))
 
     def _check(self) -> None:
         if self._over.is_set():

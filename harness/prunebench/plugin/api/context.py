@@ -29,6 +29,7 @@ from prunebench.training.gradients import weight_gradients
 from prunebench.training.loop import train
 from prunebench.training.objective import NextToken
 from prunebench.training.optimiser import Trainable
+from prunebench.training.watch import Watch
 from prunebench.training.whole_parameters import whole_parameters
 from prunebench.training.windows import TrainingWindows
 
@@ -67,6 +68,8 @@ class Context:
     """Indices, in the dense model, of the decoder layers that are still there."""
     progress: Callable[[int, int], None] = ignore
     """Call with (done, total) to move the progress bar."""
+    say: Callable[[str], None] = ignore
+    """Call with a few words on how it goes, such as a loss: they are shown beside the bar."""
     notes: dict[str, Any] = field(default_factory=dict)
     """What the method wants on the record, as JSON values."""
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("prunebench"))
@@ -378,7 +381,7 @@ class Context:
             TrainingWindows(self.windows, self.counted),
             settings,
             generator=self.generator,
-            progress=self.progress,
+            watch=Watch(self.progress, self.say, self.log),
             part=part,
             checkpoint=None if self.checkpoints is None else self.checkpoints.next(),
         )

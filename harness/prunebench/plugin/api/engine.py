@@ -37,10 +37,10 @@ class EngineContext(ABC):
         """Tell the progress display and the observing plugins that ``cell`` starts now."""
 
     @abstractmethod
-    def moved(self, cell: Cell, phase: str, done: int = 0, total: int = 0) -> None:
+    def moved(self, cell: Cell, phase: str, done: int = 0, total: int = 0, said: str = "") -> None:
         """Tell the progress display how far ``cell`` is: ``done`` of ``total`` parts of ``phase``.
 
-        0 of 0 means that the number of parts is not known.
+        0 of 0 means that the number of parts is not known. ``said``: how it goes, in a few words.
         """
 
     @abstractmethod
