@@ -159,19 +159,19 @@ class DISPLLM(Method):
 
         ``asked_ratio``, ``learned_ratio`` (of the gates that are likely above one half) and
         ``ratio`` are shares of the weights of attentions and MLPs that are removed; ``threshold``
-        is t. ``widths`` has for
-        each layer the channels that stay in S1 to S5. ``budget_curve`` has [step, cross-entropy,
-        share removed by the rounded gates]; the rest is that of a training.
+        is t. ``widths`` has for each layer how many channels stay in S1 to S5, and ``budget_curve``
+        [window, cross-entropy, share removed by the rounded gates]; the rest is that of a training.
         """
         from prunebench_plugins.disp_llm_budget import Budget, blocks_of
 
-        # First, so that a family that cannot be cut like this says so before the training.
-        context.index_residual(model, {}, {})
         budget = Budget.of(anatomy(model))
         ratio = self._ratio(model, budget)
         context.notes["asked_ratio"] = ratio
         if not ratio:
             return
+        budget.check(1 - ratio)
+        # Now, so that a family that cannot be cut like this says so before the training.
+        context.index_residual(model, {}, {})
         theta = self._train(model, budget, 1 - ratio, context)
         options, chosen = self.options, budget.within(theta, 1 - ratio)
         masks = chosen.masks

@@ -59,12 +59,18 @@ class Budget:
         found = []
         hidden = int(parts.embeddings.weight.shape[1])
         for layer in parts.layers:
-            rows, inside = {}, parts.groups(layer, "mlp")
+            rows: dict[str, tuple[int, int]] = {}
+            inside = parts.groups(layer, "mlp")
             for kind, reader in (
                 ("attention", parts.head_reader(layer)),
                 ("mlp", parts.channel_reader(layer)),
             ):
                 linears: Any = parts.linears(layer, kind)  # type: ignore[arg-type]
+                if reader not in linears:
+                    raise PrunebenchError(
+                        f"layer {len(found)} has no {kind} that writes to the residual stream",
+                        hint="use disp-llm on a model with all attentions and MLPs",
+                    )
                 columns = linears.pop(reader).weight.shape[1]
                 rows[kind] = sum(each.weight.shape[0] for each in linears.values()), columns
             into = rows["mlp"][0] // inside
@@ -114,6 +120,15 @@ class Budget:
         mlp = inside * (mlp_reads * channel + mlp_writes)
         return (attention + mlp).sum()
 
+    def check(self, share: float) -> None:
+        """Raise PrunebenchError if one entry of each mask is more than that share."""
+        if self._weights(torch.ones(len(self.sizes), dtype=torch.int64)) > share * self.total:
+            raise PrunebenchError(
+                f"disp-llm: {share:.3%} of the weights are less than one channel for every attention"
+                " and MLP to read and write",
+                hint="lower `ratio`",
+            )
+
     def at_least_one(self, scores: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         """The masks, with the best entry of those that would keep none."""
         found = masks.clone()
@@ -125,8 +140,7 @@ class Budget:
     def within(self, scores: torch.Tensor, share: float) -> Chosen:
         """The entries with the highest scores of all masks, as many as keep that share at most.
 
-        One more would keep more. Each mask keeps one at least. Raises PrunebenchError if that is
-        more than the share.
+        One more would keep more. Each mask keeps one at least: see `check`.
         """
         limit = int(share * self.total + 1e-6)
         order = scores.argsort(descending=True, stable=True)
@@ -136,12 +150,6 @@ class Budget:
             counts = torch.bincount(owner[:count], minlength=len(self.sizes))
             return int(self._weights(counts.clamp_min(1))) <= limit
 
-        if not fits(0):
-            raise PrunebenchError(
-                f"disp-llm: {share:.3%} of the weights are less than one channel for every attention"
-                " and MLP to read and write",
-                hint="lower `ratio`",
-            )
         low, high = 0, len(order) + 1  # `low` fits, `high` does not
         while high - low > 1:
             middle = (low + high) // 2

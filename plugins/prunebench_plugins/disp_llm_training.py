@@ -90,7 +90,7 @@ def gated(model: Any, gates: torch.Tensor, sizes: list[int]) -> Iterator[None]:
     The gate of an MLP's channel multiplies act(gate) and up, and so their product twice.
     """
     parts = anatomy(model)
-    handles = []
+    handles: list[Any] = []
 
     def on_output(module: Any, gate: torch.Tensor) -> None:
         handles.append(
@@ -163,7 +163,8 @@ class GatedModel:
         )
         total, gradient = self._through_model(gates, windows, weight)
         kept = self._budget.share(hard_gates(theta, options))
-        budget = options.lam * (kept / self._p).log().abs()
+        # By chance nothing may be kept, of a tiny model.
+        budget = options.lam * (kept.clamp_min(1 / self._budget.total) / self._p).log().abs()
         torch.autograd.backward([gates, budget], [gradient, budget.new_tensor(weight * targets)])
         self._curve.append([len(self._curve) + 1, total / targets, 1 - float(kept.detach())])
         return total + float(budget.detach()) * targets

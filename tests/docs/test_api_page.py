@@ -36,8 +36,7 @@ BEGIN, END = "<!-- api: made by tests/docs/test_api_page.py -->", "<!-- api end 
 OF_THE_HARNESS = {
     Context: {
         "adapter", "alone", "calibration", "checkpoints", "dense_indices", "dense_source", "draw",
-        "layer_source", "shares",
-        "trained_tokens", "used_shares",
+        "layer_source", "shares", "trained_tokens", "used_shares",
     },
     LayerTraining: {"run", "targets"},
     LinearStats: {"gathered"},

@@ -244,6 +244,15 @@ def test_other_formats_and_a_second_change_say_no(tmp_path: Path) -> None:
         context.keep_hidden(model, range(40))
 
 
+def test_it_runs_in_another_type_under_autocast() -> None:
+    model = tiny_model("llama")
+    indexed(model)
+    logits = model(IDS).logits
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(IDS).logits
+    torch.testing.assert_close(found.float(), logits, rtol=0.1, atol=0.1)
+
+
 def test_blocks_and_layers_can_go_afterwards(tmp_path: Path) -> None:
     model = tiny_model("llama")
     context = indexed(model)

@@ -223,6 +223,14 @@ def test_it_learns_the_budget_and_says_what_it_cost(caplog: pytest.LogCaptureFix
     assert not any(each.requires_grad for each in model.parameters())
 
 
+def test_gates_that_keep_nothing_have_a_budget_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, gated = objective(tiny_model("llama"))
+    monkeypatch.setattr(training, "hard_gates", lambda theta, _: theta * 0)
+    found = gated.backward(TrainingWindows(IDS), 1.0)
+    assert math.isfinite(found)
+    assert all(bool(torch.isfinite(each.grad).all()) for each in network.parameters())
+
+
 def test_target_parameters_counts_the_whole_model() -> None:
     model = tiny_model("llama")
     before = sum(each.numel() for each in model.parameters())

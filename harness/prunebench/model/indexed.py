@@ -140,7 +140,8 @@ def _added(hidden: torch.Tensor, channels: torch.Tensor, output: Any) -> torch.T
     # A removed attention or MLP returns the number 0, and one with all channels is simply added.
     if states.dim() == 0 or len(channels) == hidden.shape[-1]:
         return hidden + states
-    return hidden.index_add(-1, channels, states)
+    # Under autocast the sub-block gives another type than the stream has.
+    return hidden.index_add(-1, channels, states.to(hidden.dtype))
 
 
 def _check_indices(

@@ -41,7 +41,7 @@ State = dict[str, Any]
 class TrainingCheckpoints:
     """Files for the trainings of one cell, in ``folder``, in the order in which they run."""
 
-    def __init__(self, folder: Path, *, every_s: float = EVERY_S) -> None:
+    def __init__(self, folder: Path, *, every_s: float | None = None) -> None:
         self._folder = folder
         self._every_s = every_s
         self._count = 0
@@ -55,12 +55,12 @@ class TrainingCheckpoints:
 class TrainingCheckpoint:
     """The newest state of one training, in the file ``path``."""
 
-    def __init__(self, path: Path, *, every_s: float = EVERY_S) -> None:
+    def __init__(self, path: Path, *, every_s: float | None = None) -> None:
         self._path = path
-        self._every_s = every_s
+        self._every_s = EVERY_S if every_s is None else every_s
         self._key = ""
         self._begun = time.monotonic()
-        self._next = self._begun + every_s
+        self._next = self._begun + self._every_s
         self._works = True
 
     def load(self, key: str) -> State | None:

@@ -320,14 +320,12 @@ def _carried(hidden: Tensor, rotation: Tensor | None) -> Tensor:
 
 def _channels(layer: Any, kind: Kind) -> dict[str, Tensor | None]:
     """Which channels of the residual a sub-block reads and writes; None if these are all."""
-    width = len(layer.input_layernorm.weight) if hasattr(layer, READS[kind]) else 0
-    found = {
-        "reads": getattr(layer, READS[kind], None),
-        "writes": getattr(layer, WRITES[kind], None),
-    }
-    return {
-        name: each if each is None or len(each) < width else None for name, each in found.items()
-    }
+    if not hasattr(layer, READS[kind]):
+        return {"reads": None, "writes": None}
+    norm = layer.input_layernorm if kind == "attention" else layer.post_attention_layernorm
+    width = len(norm.weight)
+    found = {"reads": getattr(layer, READS[kind]), "writes": getattr(layer, WRITES[kind])}
+    return {name: each if len(each) < width else None for name, each in found.items()}
 
 
 def _read(normed: Tensor, channels: Tensor | None) -> Tensor:
