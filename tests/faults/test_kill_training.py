@@ -8,10 +8,10 @@ from typing import Any
 
 import psutil
 import pytest
+from test_kill import OPTIONS, start
 
 from prunebench.store.run_folder import RunStore
 from rig import Rig
-from test_kill import OPTIONS, start
 
 pytestmark = pytest.mark.kill
 
