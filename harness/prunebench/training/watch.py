@@ -27,9 +27,11 @@ class Watch:
     """Called about once a second with a few words."""
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("prunebench"))
     """Gets the same words twice a minute."""
-    _began: float = field(default_factory=time.monotonic, init=False)
     _said: float = field(default=float("-inf"), init=False)
     _logged: float = field(default=float("-inf"), init=False)
+
+    def __post_init__(self) -> None:
+        self._began = time.monotonic()
 
     def stepped(
         self, done: int, total: int, *, loss: float, tokens: int, objective: Objective
