@@ -192,7 +192,7 @@ class DISPLLM(Method):
         target = self.options.target_parameters
         if target is None:
             return 0.5 if self.options.ratio is None else float(self.options.ratio)
-        total = sum(parameter.numel() for parameter in model.parameters())
+        total: int = sum(parameter.numel() for parameter in model.parameters())
         ratio = float(target) * total / budget.total
         if ratio >= 1:
             raise PrunebenchError(
@@ -227,7 +227,8 @@ class DISPLLM(Method):
             "seconds_per_step": round(log.seconds / len(log.losses), 4),
         }
         with torch.no_grad():
-            return network().float().cpu()
+            theta: torch.Tensor = network().float().cpu()
+        return theta
 
     def _sampled(self, theta: torch.Tensor, budget: Budget, context: Context) -> torch.Tensor:
         """Masks drawn as in the training, whatever they keep."""

@@ -56,7 +56,7 @@ class Budget:
     @classmethod
     def of(cls, parts: Anatomy) -> Self:
         """Raises PrunebenchError that names the module if an MLP cannot be cut."""
-        found = []
+        found: list[LayerSizes] = []
         hidden = int(parts.embeddings.weight.shape[1])
         for layer in parts.layers:
             rows: dict[str, tuple[int, int]] = {}
@@ -132,7 +132,9 @@ class Budget:
     def at_least_one(self, scores: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         """The masks, with the best entry of those that would keep none."""
         found = masks.clone()
-        for mask, score in zip(found.split(self.sizes), scores.split(self.sizes), strict=True):
+        for mask, score in zip(
+            torch.split(found, self.sizes), torch.split(scores, self.sizes), strict=True
+        ):
             if not bool(mask.any()):
                 mask[score.argmax()] = True
         return found
@@ -161,7 +163,7 @@ class Budget:
 
     def widths(self, masks: torch.Tensor) -> list[list[int]]:
         """How many entries of S1 to S5 stay in each layer."""
-        counts = [int(mask.sum()) for mask in masks.split(self.sizes)]
+        counts = [int(mask.sum()) for mask in torch.split(masks, self.sizes)]
         return [counts[at : at + PER_LAYER] for at in range(0, len(counts), PER_LAYER)]
 
 
@@ -171,7 +173,7 @@ def blocks_of(budget: Budget, masks: torch.Tensor) -> tuple[Channels, Channels, 
     writes: Channels = {}
     inside: Channels = {}
     kept: Sequence[list[int]] = [
-        mask.nonzero().flatten().tolist() for mask in masks.split(budget.sizes)
+        mask.nonzero().flatten().tolist() for mask in torch.split(masks, budget.sizes)
     ]
     for layer in range(len(budget.layers)):
         attention, mlp = Block(layer, "attention"), Block(layer, "mlp")

@@ -102,7 +102,7 @@ def gated(model: Any, gates: torch.Tensor, sizes: list[int]) -> Iterator[None]:
             module.register_forward_pre_hook(lambda _, given: given[0] * gate.to(given[0].dtype))
         )
 
-    every = gates.split(sizes)
+    every = torch.split(gates, sizes)
     for index, layer in enumerate(parts.layers):
         reads, writes, mlp_reads, inside, mlp_writes = every[
             PER_LAYER * index : PER_LAYER * (index + 1)

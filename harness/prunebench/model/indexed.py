@@ -109,7 +109,8 @@ def _index(layer: Any, width: int) -> None:
         # Buffers, so that they are saved and moved. int32: half the bytes of what torch makes.
         every = torch.arange(width, dtype=torch.int32, device=device)
         layer.register_buffer(name, every)
-    layer.__class__ = _indexed_class(type(layer))
+    kind: Any = type(layer)
+    layer.__class__ = _indexed_class(kind)
 
 
 @cache
@@ -225,7 +226,7 @@ def _prove(parts: Anatomy, width: int) -> None:
 
 def _set(layer: Any, name: str, channels: Sequence[int]) -> torch.Tensor:
     """Write the indices into the layer's buffer; returns them as int64, on its device."""
-    before = getattr(layer, name)
+    before: torch.Tensor = getattr(layer, name)
     if before.is_meta:
         setattr(layer, name, before.new_empty(len(channels)))
         return before
