@@ -14,6 +14,7 @@ from prunebench.plugin.host import load_plugins
 from prunebench.training.loop import train
 from prunebench.training.objective import NextToken
 from prunebench.training.optimiser import Trainable
+from prunebench.training.watch import Watch
 from prunebench.training.windows import TrainingWindows
 from prunebench_plugins.distill_objective import Distillation
 from smollm2 import reference_tokens, smollm2
@@ -52,6 +53,7 @@ def test_distillation_costs_at_most_a_step_a_teacher_and_a_seventh(cost) -> None
             TrainingWindows(tokens),
             options,
             generator=torch.Generator().manual_seed(0),
+            watch=Watch(),
         )
         return log.seconds
 

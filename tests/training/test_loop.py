@@ -39,6 +39,7 @@ def run(
         TrainingWindows(windows() if tokens is None else tokens, counted),
         plan,
         generator=torch.Generator().manual_seed(seed),
+        watch=Watch(),
         part=part,
     )
 

@@ -36,7 +36,7 @@ def fit(model, tokens: torch.Tensor, spy=None, **options) -> TrainingLog:
         TrainingWindows(tokens),
         TrainingSettings.model_validate(given),
         generator=torch.Generator().manual_seed(0),
-        watch=None if spy is None else Watch(spy),
+        watch=Watch() if spy is None else Watch(spy),
     )
 
 

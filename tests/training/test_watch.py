@@ -32,7 +32,7 @@ def test_words_are_said_each_second_and_logged_each_half_minute(
     with caplog.at_level(logging.INFO):
         for step in range(1, 101):
             now[0] = 100.0 + 0.5 * step
-            mine.stepped(step, 100, loss=3.25, tokens=100 * step, objective=Objective())
+            mine.stepped(step, 100, 3.25, 100 * step, objective=Objective())
     assert steps == [(step, 100) for step in range(1, 101)]
     assert len(said) == 50
     assert said[1] == "loss 3.25, 200 tokens/s, 1.50 GB"
@@ -42,7 +42,7 @@ def test_words_are_said_each_second_and_logged_each_half_minute(
         "training step 61 of 100: loss 3.25, 200 tokens/s, 1.50 GB",
     ]
     now[0] += 1
-    mine.stepped(1, 1, loss=2.0, tokens=0, objective=Budget())
+    mine.stepped(1, 1, 2.0, 0, objective=Budget())
     assert said[-1].startswith("loss 2, half removed, ")
 
 

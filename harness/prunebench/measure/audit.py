@@ -111,9 +111,7 @@ def audit(
     form = _form(
         removed=dense.layers - len(kept_layers),
         blocks=len(gone),
-        narrower=bool(widths)
-        or shape.hidden < dense.shape.hidden
-        or shape.indexed != dense.shape.indexed,
+        narrower=bool(widths) or shape.has_narrower_stream_than(dense.shape),
         fewer_experts=experts is not None and experts.fewer,
         # More than before in the layers that remain: a quantised model has zeros of its own.
         more_zeros=zeros > sum(dense.zeros_by_layer[layer] for layer in kept_layers),

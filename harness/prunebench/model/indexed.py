@@ -118,6 +118,7 @@ def _indexed_class(kind: Any) -> Any:
     """A subclass of a layer's class that selects and adds; it has the name by which it is found."""
 
     def forward(self: Any, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        # The norms see all channels: they were trained on the length of the whole stream.
         read = _selected(self.input_layernorm(hidden_states), self.attention_reads)
         attended = self.self_attn(hidden_states=read, **kwargs)
         between = _added(hidden_states, self.attention_writes, attended)
@@ -142,6 +143,7 @@ def _added(hidden: torch.Tensor, channels: torch.Tensor, output: Any) -> torch.T
     if states.dim() == 0 or len(channels) == hidden.shape[-1]:
         return hidden + states
     # Under autocast the sub-block gives another type than the stream has.
+    # Not in place: whoever asked for all hidden states still holds this one.
     return hidden.index_add(-1, channels, states.to(hidden.dtype))
 
 
@@ -198,6 +200,7 @@ def _prove(parts: Anatomy, width: int) -> None:
 
     With all channels of the stream, so that nothing but the order of the modules has changed.
     """
+    # They were proved when they were changed first, and their layers are as they were then.
     if all(map(is_indexed, parts.layers)):
         return
     model = parts.model
@@ -241,6 +244,7 @@ def _keep(linear: Any, place: torch.Tensor, dim: int) -> None:
         parameter = getattr(linear, name)
         if parameter is None:
             continue
+        # A copy: a view would keep the whole matrix in memory.
         kept = parameter.detach().index_select(dim, place).contiguous()
         setattr(linear, name, torch.nn.Parameter(kept, requires_grad=parameter.requires_grad))
     setattr(linear, "out_features" if dim == 0 else "in_features", len(place))

@@ -24,7 +24,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, ValidationError
@@ -77,6 +77,10 @@ class Shape(Part):
         description="for each layer, how many channels of the residual stream its attention reads"
         " and writes, and its MLP; null if all do all. The indices are tensors of the layers",
     )
+
+    def has_narrower_stream_than(self, other: Self) -> bool:
+        """Whether there are fewer residual channels, or blocks read and write some of them only."""
+        return self.hidden < other.hidden or self.indexed != other.indexed
 
 
 class PruningFile(Part):

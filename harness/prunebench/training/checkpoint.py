@@ -96,6 +96,7 @@ class TrainingCheckpoint:
             _check_space(self._path.parent, state)
             with aside.open("wb") as file:
                 torch.save({"key": self._key, "state": state}, file)
+                # Before the rename: otherwise a power cut may leave the new name without content.
                 file.flush()
                 os.fsync(file.fileno())
             aside.replace(self._path)
@@ -132,6 +133,7 @@ def training_key(
     part: range,
 ) -> str:
     """A hash of all that decides the result of a training."""
+    # Other versions of torch may round otherwise, so that the result would be of neither.
     said = [torch.__version__, settings.model_dump(mode="json"), part.start, part.stop]
     digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=repr).encode())
     tensors: list[torch.Tensor] = [generator.get_state(), windows.tokens]

@@ -36,7 +36,7 @@ def train(
     settings: TrainingSettings,
     *,
     generator: torch.Generator,
-    watch: Watch | None = None,
+    watch: Watch,
     part: range | None = None,
     checkpoint: TrainingCheckpoint | None = None,
 ) -> TrainingLog:
@@ -57,7 +57,7 @@ def train(
     Raises PrunebenchError, with the step and the parameter, if the loss or a gradient is not
     finite. The model is then as the last finite step left it.
     """
-    begun, watch = time.perf_counter(), watch or Watch()
+    begun = time.perf_counter()
     if reason := settings.refuses_windows(len(windows)):
         raise PrunebenchError(reason, hint="lower `val_windows` or `val_share`, or add windows")
     held = settings.held_out(len(windows))
@@ -79,16 +79,9 @@ def train(
         batches = _batches(fit, settings, len(part), generator)
         # Those that were taken before are drawn again, so that the order goes on.
         for batch in islice(batches, len(run.losses), None):
-            step = part.start + len(run.losses)
-            run.losses.append(stepper.take(step, batch))
-            if best is not None and settings.evaluates(step + 1, steps):
-                best.validate(step + 1)
+            run.take(part, batch)
             watch.stepped(
-                len(run.losses),
-                len(part),
-                loss=run.losses[-1],
-                tokens=stepper.tokens - run.resumed_tokens,
-                objective=objective,
+                len(run.losses), len(part), run.losses[-1], run.tokens, objective=objective
             )
             run.save(last=len(run.losses) == len(part))
     if best is not None:
@@ -130,8 +123,21 @@ class _Run:
     seconds: float = 0.0
     """What an earlier process took, as are the two before."""
 
+    def take(self, part: range, batch: TrainingWindows) -> None:
+        """Take the next step of ``part``, and validate if it is time."""
+        stepper, step = self.stepper, part.start + len(self.losses)
+        self.losses.append(stepper.take(step, batch))
+        if self.best is not None and stepper.settings.evaluates(step + 1, stepper.steps):
+            self.best.validate(step + 1)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that went through the model in this process."""
+        return self.stepper.tokens - self.resumed_tokens
+
     def resume(self, key: str) -> None:
         """Go on from the state of the training ``key``, if there is one; otherwise begin."""
+        # A state is used for the very same training only, never to begin another one with.
         found = None if self.checkpoint is None else self.checkpoint.load(key)
         if found is None:
             if self.best is not None and self.stepper.settings.validates_first():

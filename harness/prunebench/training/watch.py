@@ -34,13 +34,14 @@ class Watch:
         self._began = time.monotonic()
 
     def stepped(
-        self, done: int, total: int, *, loss: float, tokens: int, objective: Objective
+        self, done: int, total: int, loss: float, tokens: int, *, objective: Objective
     ) -> None:
         """``done`` of ``total`` steps are taken; ``tokens`` went through the model since the start.
 
         Of a training that was resumed, only those of this process.
         """
         self.progress(done, total)
+        # Reading the memory of a process takes as long as a step of a tiny model.
         now = time.monotonic()
         if now - self._said < SAY_EVERY_S:
             return
