@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from prunebench import Context, anatomy
-from prunebench.model import tensor_cache
+from prunebench.model import tensor_folder
 from prunebench.plugin.host import load_plugins
 from prunebench_plugins.ecoflap_scores import Noise, noise_seeds, zeroth_order
 from smollm2 import reference_tokens, smollm2
@@ -61,7 +61,7 @@ def test_alphapruning_costs_little_more_than_the_singular_values(
     linears = context.linears(model).values()
 
     def allocate(folder: str) -> None:
-        monkeypatch.setattr(tensor_cache, "cache_dir", lambda: tmp_path / folder)
+        monkeypatch.setattr(tensor_folder, "cache_dir", lambda: tmp_path / folder)
         kind(kind.Options())._alphas(model, context)
 
     def decompose() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from prunebench import Context, anatomy
-from prunebench.model import tensor_cache
+from prunebench.model import tensor_folder
 from prunebench.plugin.host import load_plugins
 from prunebench_plugins.alphapruning_fit import Fit, eigenvalues, power_law
 from smollm2 import reference_file, smollm2
@@ -26,7 +26,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     folder: Path = tmp_path_factory.mktemp("cache")
     loaded = smollm2().model
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(tensor_cache, "cache_dir", lambda: folder)
+        patched.setattr(tensor_folder, "cache_dir", lambda: folder)
         yield loaded
 
 

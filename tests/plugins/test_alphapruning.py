@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunebench import Context, PrunebenchError, pattern_of
-from prunebench.model import tensor_cache
+from prunebench.model import tensor_folder
 from prunebench.plugin.api.allocation import allocate
 from prunebench.plugin.host import load_plugins
 from prunebench_plugins import alphapruning
@@ -304,7 +304,7 @@ def test_small_eigenvalues_can_be_filtered() -> None:
 def test_a_second_allocation_decomposes_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(tensor_cache, "cache_dir", lambda: tmp_path)
+    monkeypatch.setattr(tensor_folder, "cache_dir", lambda: tmp_path)
     monkeypatch.setattr(alphapruning, "SMALL", 0)
     model = tiny_model("llama")
     first, _ = shares_of(model)
