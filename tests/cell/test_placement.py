@@ -150,7 +150,7 @@ def test_a_streamed_model_is_measured_on_disk(
 def test_a_wrong_placement_in_a_suite_names_its_key(models: str, said: str, tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     (tmp_path / "wrong.yaml").write_text(SUITE.replace("{model: ./model, name: whole}", models))
-    done = rig.prunebench("plan", "wrong.yaml")
+    done = rig.invoke("plan", "wrong.yaml")
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr

@@ -145,6 +145,7 @@ def test_a_command_that_writes_files_does_not_need_its_output(
     assert done.returncode == 0
 
 
+@pytest.mark.processes
 def test_streams_may_be_closed_from_the_start(rig: Rig) -> None:
     for closing in ("2>&-", "<&- >&- 2>&-"):
         done = subprocess.run(
@@ -158,6 +159,7 @@ def test_streams_may_be_closed_from_the_start(rig: Rig) -> None:
         assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.processes
 def test_an_error_in_an_ascii_terminal_is_one_line(rig: Rig) -> None:
     done = start(rig, "plan", "modèle.yaml", environment=ASCII)
     assert done.returncode == 2

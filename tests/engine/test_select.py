@@ -51,7 +51,7 @@ def test_the_command_line_says_what_is_wrong_with_an_engine(tmp_path: Path) -> N
         assert done.exit_code == 2, done.output
         assert words in done.output
     rig = Rig(tmp_path)
-    done = rig.prunebench("run", rig.suite("magnitude"), "--engine", "rya")
+    done = rig.invoke("run", rig.suite("magnitude"), "--engine", "rya")
     assert done.returncode == 2
     assert "there is no engine 'rya'" in done.stderr
     assert not (tmp_path / "runs").exists()

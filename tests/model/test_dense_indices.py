@@ -91,7 +91,7 @@ def cut(data: st.DataObject, model, context: Context) -> None:
         context.keep_hidden(model, subset(data, range(parts.embeddings.weight.shape[1])))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.data())
 def test_any_order_of_cuts_is_counted_in_the_dense_model(data: st.DataObject) -> None:
     model = labelled()

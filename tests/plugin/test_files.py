@@ -80,6 +80,7 @@ def test_a_method_that_ignores_its_allocation_fails(tmp_path: Path, run_cell) ->
     assert "'mine' pruned without using the allocation 'uniform'" in record.error.message
 
 
+@pytest.mark.processes
 def test_a_run_uses_it_and_the_command_reproduces_the_cell(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     path = written(tmp_path)

@@ -60,17 +60,9 @@ def test_a_new_plugin_keeps_the_contract(tmp_path: Path, kind: str) -> None:
     assert len([line for line in done.output.splitlines() if line.startswith("ok ")]) >= 8
 
 
-@pytest.mark.parametrize(
-    "structure",
-    [
-        "unstructured",
-        *(
-            pytest.param(name, marks=[pytest.mark.thirdparty, pytest.mark.timeout(600)])
-            for name in STRUCTURES
-            if name != "unstructured"
-        ),
-    ],
-)
+@pytest.mark.thirdparty
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("structure", STRUCTURES)
 def test_the_tests_of_a_new_method_pass(tmp_path: Path, structure: str) -> None:
     """pytest in the new package, on one family."""
     folder = write_package("my-idea", STRUCTURES[structure], tmp_path)
@@ -101,6 +93,7 @@ def test_a_structure_is_for_methods_alone(tmp_path: Path) -> None:
     assert "--structure is for methods, not for a metric" in str(done.exception)
 
 
+@pytest.mark.processes
 def test_a_new_engine_runs_cells(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("PRUNEBENCH_CACHE", str(tmp_path / "cache"))
     folder = write_package("my-idea", "engine", tmp_path)

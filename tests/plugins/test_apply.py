@@ -105,7 +105,7 @@ def random_cuts(data: st.DataObject, model, context: Context) -> None:
             context.keep_hidden(model, some(data, parts.embeddings.weight.shape[1], 1))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.data(), st.sampled_from([family for family in FAMILIES if family != "gemma"]))
 def test_any_cuts_in_any_order_can_be_applied_again(data: st.DataObject, family: str) -> None:
     dense = tiny_model(family)
