@@ -21,9 +21,7 @@ from prunebench import (
     Runtime,
     RuntimeOptions,
     Session,
-    gguf_refusal,
     hookimpl,
-    write_gguf,
 )
 
 TYPES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "q8_0": "q8_0"}
@@ -42,9 +40,13 @@ class LlamaCpp(Runtime):
         )
 
     def refuses(self, folder: Path) -> str | None:
+        from prunebench import gguf_refusal  # here, because it imports torch
+
         return gguf_refusal(folder, text=False)
 
     def convert(self, folder: Path, out: Path, precision: str) -> Path:
+        from prunebench import write_gguf
+
         return write_gguf(folder, out / "model.gguf", TYPES[precision], text=False)
 
     def open(self, path: Path, threads: int, length: int) -> Session:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import re
@@ -28,7 +29,7 @@ class ReportContent(HTMLParser):
         super().__init__()
         self.data, self.cells = "", []
         self.sections: set[str] = set()
-        self._cell, self._data = 0, False
+        self._cell = self._data = False
         self.feed(text)
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
@@ -36,12 +37,13 @@ class ReportContent(HTMLParser):
         if tag == "section":
             self.sections.add(given["id"] or "")
         self._data = self._data or given.get("id") == "data"
+        if tag in {"td", "th"}:  # a cell may end without an end tag
+            self._cell = tag == "td"
         if tag == "td":
-            self._cell += 1
             self.cells.append("")
 
     def handle_endtag(self, tag: str) -> None:
-        self._cell -= tag == "td"
+        self._cell = self._cell and tag not in {"td", "tr"}
         self._data = self._data and tag != "script"
 
     def handle_data(self, data: str) -> None:
@@ -99,7 +101,9 @@ def _without(page: str, sections: set[str]) -> str:
 
 def _embedded(text: str) -> dict[str, Any]:
     """The embedded data by name; a column that came later is no difference."""
-    data = json.loads(text)
+    # It is compressed since the end of November 2026.
+    plain = text if text.startswith("{") else gzip.decompress(base64.b64decode(text))
+    data = json.loads(plain)
     columns, same, varying = data.pop("columns"), data.pop("same"), data.pop("varying")
     known = set(json.loads((MADE / "table.json").read_text())[0]) & set(columns)
     values = {

@@ -56,6 +56,7 @@ BEYOND_A_SCHEMA = [
     r"holds no layer", r"draws no number of rows", r"write numbers from 0, as a list",
     r"it needs `scope: layer`", r"knows no task", r"`rows` and `windows` both say", r"so 0 < N < M", r"at least one must be kept and one removed", r"give one value for each",
     r"must be less than `", r"has positions for", r"its tokenizer has", r"needs the Python package",
+    r"replaces removed layers, and", r"timed at the shapes with batch size 1",
 ]  # fmt: skip
 """What the loader may say of a suite that fits the schema."""
 LOADER_REFUSES = (

@@ -124,7 +124,6 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(each)
 
 
-@torch.no_grad()
 def training_key(
     trainable: Trainable,
     windows: TrainingWindows,
@@ -144,7 +143,7 @@ def training_key(
         tensors.append(each)
     for each in tensors:
         # Hashed where it lies, at the speed of reading it.
-        digest.update(f"{torch.hash_tensor(each).view(torch.int64).item()}\n".encode())
+        digest.update(f"{torch.hash_tensor(each.detach()).view(torch.int64).item()}\n".encode())
     return digest.hexdigest()
 
 
