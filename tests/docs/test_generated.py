@@ -53,6 +53,7 @@ def test_recoveries_allocations_and_metrics(registry: Registry) -> None:
     check_papers(table("plugins/README.md", "lora"), registry["recovery"])
     check_papers(table("plugins/README.md", "owl"), registry["allocation"])
     check_papers(table("plugins/README.md", "kl-divergence"), registry["metric"])
+    check_papers(table("plugins/README.md", "llama-cpp"), registry["runtime"])
 
 
 def test_the_corpora(registry: Registry) -> None:

@@ -9,9 +9,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +17,7 @@ from pydantic import Field
 from prunebench.errors import PrunebenchError, described, printable
 from prunebench.experiment.measures import LatencySpec
 from prunebench.isolation.processes import die_with_parent
+from prunebench.plugin.api.runtime import installed
 from prunebench.record.runtimes import RuntimeLatency
 from prunebench.schema import Part
 
@@ -64,24 +62,15 @@ def work(job: Job) -> Answer:
     if entry is None:
         raise PrunebenchError(f"no plugin registers the runtime '{job.runtime}'")
     kind = entry.value
-    versions = installed(kind.packages)
-    if missing := [name for name in kind.packages if name not in versions]:
+    there = installed(kind.packages)
+    if missing := [name for name in kind.packages if name not in there]:
         return Answer(
             reason=f"{', '.join(missing)} is not installed (pip install {' '.join(missing)})",
             kind="refused",
         )
     runtime = kind(kind.Options.model_validate(job.options))
     answer = _time(runtime, job) if job.models else _convert(runtime, job)
-    return answer.model_copy(update={"versions": versions})
-
-
-def installed(distributions: Iterable[str]) -> dict[str, str]:
-    """The versions of those distributions that are installed."""
-    found = {}
-    for name in distributions:
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+    return answer.model_copy(update={"versions": dict(runtime.versions())})
 
 
 def _convert(runtime: Any, job: Job) -> Answer:
@@ -125,6 +114,7 @@ def _time(runtime: Any, job: Job) -> Answer:
 
 def main(job_file: str, answer_file: str) -> None:
     die_with_parent()
+    os.environ["TQDM_DISABLE"] = "1"  # bars of a converter would fill the log
     # What an engine prints is for the log of the cell, whose output has only the record.
     os.dup2(2, 1)
     job = Job.model_validate_json(Path(job_file).read_text(encoding="utf-8"))

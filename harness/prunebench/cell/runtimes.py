@@ -20,7 +20,7 @@ from torch import Tensor
 
 from prunebench.cell.profile import SPARE, prompt_ids, too_large
 from prunebench.cell.runtime_cache import Converted, Made, converted, key_of, scratch_for_models
-from prunebench.cell.runtime_worker import Answer, Job, installed
+from prunebench.cell.runtime_worker import Answer, Job
 from prunebench.cell.setup import vocabulary_size
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.measures import LatencySpec
@@ -30,6 +30,7 @@ from prunebench.model.checkpoint import save
 from prunebench.model.folder import fingerprint, read_checkpoint
 from prunebench.model.placement import input_device, is_dispatched
 from prunebench.model.positions import check_positions
+from prunebench.plugin.api.runtime import installed
 from prunebench.record.runtimes import EXACT, RuntimeResult
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prunebench.cell.runtime_worker import installed
 from prunebench.errors import PrunebenchError
 from prunebench.measure.speed.runtime_tokens import agreement, greedy_logits
 from prunebench.model.anatomy import Block, anatomy
@@ -21,6 +20,7 @@ from prunebench.model.checkpoint import save
 from prunebench.model.folder import fingerprint
 from prunebench.model.surgery import remove_blocks, remove_layers
 from prunebench.model.width import keep_groups
+from prunebench.plugin.api.runtime import installed
 from prunebench.record.runtimes import EXACT
 from prunebench.testing.models import tiny_calibration, tiny_model, tiny_tokenizer
 from prunebench.testing.promises import (

@@ -7,7 +7,9 @@ in turn with the dense one. Nothing here imports torch, so that `prunebench plug
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +18,15 @@ from pydantic import Field
 from prunebench.plugin.api import options
 from prunebench.plugin.api.method import Reference
 from prunebench.record.runtimes import EXACT
+
+
+def installed(distributions: Iterable[str]) -> dict[str, str]:
+    """The versions of those distributions that are installed."""
+    found = {}
+    for name in distributions:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 class RuntimeOptions(options.Options):
@@ -71,6 +82,10 @@ class Runtime(ABC):
         may have different shapes. A reason that is known here saves minutes of converting.
         """
         return None
+
+    def versions(self) -> Mapping[str, str]:
+        """Versions of what it runs, for the record: those of `packages`."""
+        return installed(self.packages)
 
     @abstractmethod
     def convert(self, folder: Path, out: Path, precision: str) -> Path:
