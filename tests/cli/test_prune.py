@@ -6,9 +6,11 @@ import json
 import shlex
 from pathlib import Path
 
+import gguf
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from transformers import AutoModelForCausalLM
 
 import prunebench
 from prunebench.app.plan import SuiteRequest, plan_suite
@@ -119,10 +121,7 @@ def test_recovery_goes_with_the_options(folder: Path) -> None:
         (["./model", "wanda", "sparsity=[0.5, 0.6]"], "make 2 settings"),
         (["./model", "shortgpt", "count=4"], "all 4 layers would be removed"),
         (["./nowhere", "wanda"], "nowhere does not exist"),
-        (
-            ["./model", "magnitude", "--format", "decilm"],
-            "all layers of this model have the same shape",
-        ),
+        (["./model", "magnitude", "--precision", "f16"], "`precision` is of the format gguf"),
         (["./model", "wanda", "sparsity=2:5"], "groups of 5 do not divide"),
     ],
 )
@@ -156,7 +155,58 @@ def test_decilm_is_for_models_whose_layers_differ(folder: Path) -> None:
     )
     assert done.exit_code == 0, done.output
     config = json.loads((folder / "pruned" / "config.json").read_text())
-    assert sum(block["ffn"]["no_op"] for block in config["block_configs"]) == 2
+    assert {block["ffn"]["ffn_mult"] for block in config["block_configs"]} == {1.5 * 256 / 48}
+    assert "came back as zeros" in done.output
+    assert "MLP of layer" in done.output and "padded with zeros to 256 channels" in done.output
+
+
+def test_a_model_that_a_format_cannot_hold_is_not_lost(folder: Path) -> None:
+    """Pruning may have taken hours."""
+    done = prune("./model", "magnitude", "--out", "pruned", "--format", "decilm")
+    assert done.exit_code == 1
+    assert "all layers of this model have the same shape" in str(done.exception)
+    assert "so pruned holds the pruned model in prunebench's own format" in str(done.exception)
+    weight = prunebench.load_pruned(folder / "pruned").model.layers[0].mlp.up_proj.weight
+    assert 0.4 < float((weight == 0).float().mean()) < 0.6
+
+
+def test_gguf_is_one_file_in_the_precision_that_was_asked_for(folder: Path) -> None:
+    words = ["./model", "blockpruner", "count=2", "blocks=mlp", "--format", "gguf", "--out", "out"]
+    done = prune(*words)
+    assert done.exit_code == 0, done.output
+    assert [path.name for path in (folder / "out").iterdir()] == ["model.gguf"]
+    assert "llama-server -m out/model.gguf" in done.output
+    reader = gguf.GGUFReader(folder / "out" / "model.gguf")
+    assert reader.fields["general.architecture"].contents() == "deci"
+    assert {tensor.tensor_type.name for tensor in reader.tensors} == {"F32"}
+    # A folder with nothing but this file can be replaced.
+    for more, kind in ((["--precision", "q8_0"], "F16"), (["--dtype", "bfloat16"], "BF16")):
+        done = prune(*words, "--force", *more)
+        assert done.exit_code == 0, done.output
+        found = gguf.GGUFReader(folder / "out" / "model.gguf")
+        # Rows of 48 and 80 are no multiple of 32, so that they are F16 instead of Q8_0.
+        assert kind in {tensor.tensor_type.name for tensor in found.tensors}
+    assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
+
+
+def test_uniform_is_a_plain_folder_with_the_same_logits(folder: Path) -> None:
+    words = ["./model", "llm-pruner", "ratio=0.5", "protect_first=1", "protect_last=1"]
+    for name, more in (("uneven", []), ("even", ["--uniform"])):
+        done = prune(*words, *more, "--out", name)
+        assert done.exit_code == 0, done.output
+        assert ("padded with zeros" in done.output) == (name == "even")
+        # What the method left is counted, not the zeros.
+        assert "80 of 160 MLP channels removed" in done.output
+    with pytest.raises(OSError, match="no file named"):
+        AutoModelForCausalLM.from_pretrained(folder / "uneven")
+    even = AutoModelForCausalLM.from_pretrained(folder / "even")
+    uneven = prunebench.load_pruned(folder / "uneven")
+    torch.testing.assert_close(even(IDS).logits, uneven(IDS).logits, rtol=0, atol=2e-6)
+    assert json.loads((folder / "even" / "pruning.json").read_text())["plain"]
+    streamed = CliRunner().invoke(
+        command, ["prune", "./model", "magnitude", "--uniform", "--stream", "--out", "more"]
+    )
+    assert "`uniform` is for models whose layers differ" in str(streamed.exception)
 
 
 def test_layers_may_be_pruned_elsewhere(folder: Path) -> None:
@@ -187,6 +237,7 @@ def test_layers_may_be_pruned_elsewhere(folder: Path) -> None:
         ("dtype=float16", "write `--dtype float16`"),
         ("out=my folder", "write `--out 'my folder'`"),
         ("format=decilm", "write `--format decilm`"),
+        ("uniform=true", "write `--uniform`"),
         ("shard-size=1 GB", "write `--shard-size '1 GB'`"),
         ("stream=true", "write `--stream`"),
         ("plugin=mine.py", "write `--plugin mine.py`"),
@@ -262,12 +313,13 @@ def test_an_empty_folder_needs_no_force(folder: Path) -> None:
 
 def test_the_next_steps_are_commands_that_work(folder: Path) -> None:
     done = prune("./model", "magnitude", "--out", "a 'new' folder")
-    load_it, profile_it, check_it = (
+    load_it, profile_it, check_it, serve_it = (
         shlex.split(line)[2:] for line in done.stdout.split("next:\n")[1].splitlines()
     )
     assert load_it[:2] == ["python", "-c"]
     exec(load_it[2], {})
     assert profile_it == ["prunebench", "profile", "a 'new' folder"]
+    assert serve_it == ["prunebench", "check", "a 'new' folder"]
     made = plan_suite(SuiteRequest(check_it[2], overrides=[check_it[4]], only=[check_it[6]]))
     assert (len(made.cells), made.cells[0].method.name) == (1, "dense")
     assert made.cells[0].model.kind == "folder"

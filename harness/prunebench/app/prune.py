@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 from collections.abc import Callable, Mapping
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from prunebench.plugin.registry import Registry
     from prunebench.record.audit import Audit
 
-Format = Literal["prunebench", "decilm"]
-FORMATS: tuple[Format, ...] = ("prunebench", "decilm")
+Format = Literal["prunebench", "decilm", "gguf"]
+FORMATS: tuple[Format, ...] = ("prunebench", "decilm", "gguf")
 
 Progress = Callable[[str, int, int], None]
 """Called with (phase, done, total)."""
@@ -51,6 +52,11 @@ class PruneJob:
     force: bool = False
     """Replace the model that ``out`` holds."""
     format: Format = "prunebench"
+    precision: str | None = None
+    """Of format gguf: f32, f16, bf16 or q8_0; None is that of ``dtype``."""
+    uniform: bool = False
+    """Fill layers up with zeros until all are alike, so that a plain config describes the model in
+    ``out``. The model that is returned stays as it was pruned."""
     stream: bool = False
     """Never hold the model: read a layer from its safetensors files, prune it, write it to ``out``.
     Only for layer-wise methods; the result is the same."""
@@ -71,7 +77,8 @@ class Pruned:
     """What the method noted."""
     recovery_notes: dict[str, Any]
     flags: tuple[str, ...] = ()
-    """Side effects of plugins, and what the checkpoint holds and the model does not use."""
+    """Side effects of plugins, what the checkpoint holds and the model does not use, and where the
+    saved model differs from this one."""
     calibration: str | None = None
     """What it was calibrated on, and why on that; None if no text was read."""
 
@@ -81,10 +88,20 @@ DEVICES = "write auto, cpu, mps, cuda or cuda:0"
 SETTINGS: Mapping[str, str] = {
     **{
         name: f"write `--{name.replace('_', '-')} {{value}}` (in Python {name}=...)"
-        for name in ("seed", "dtype", "device", "layer_device", "out", "format", "shard_size")
+        for name in (
+            "seed",
+            "dtype",
+            "device",
+            "layer_device",
+            "out",
+            "format",
+            "precision",
+            "shard_size",
+        )
     },
     "stream": "write `--stream` (in Python stream=True)",
     "force": "write `--force` (in Python force=True)",
+    "uniform": "write `--uniform` (in Python uniform=True)",
     "plugin": "write `--plugin {value}`",
     "calibration": "write `--calibration corpus={value}` (in Python calibration={{'corpus': ...}})",
     "model": "the model is the first word, before the method",
@@ -98,6 +115,7 @@ def prune_model(job: PruneJob, progress: Progress | None = None) -> Pruned:
     """Prune a model and save it if ``job.out`` names a folder.
 
     Raises PrunebenchError for anything that the user can mend; the folder is then as it was before.
+    Only if the job's format cannot hold the result, the folder has it in prunebench's own.
     """
     from prunebench.plugin.host import load_chosen_plugins
 
@@ -107,6 +125,7 @@ def prune_model(job: PruneJob, progress: Progress | None = None) -> Pruned:
     # Pruning may take hours: it must not end at a folder that cannot be replaced.
     if job.out is not None:
         _check_target(job.out, job.format, force=job.force)
+        _check_precision(job)
     if job.stream:
         return _stream(job, registry, progress)
     if isinstance(job.model, str | Path):
@@ -120,7 +139,8 @@ def prune_model(job: PruneJob, progress: Progress | None = None) -> Pruned:
         flags = (f"the method missed what it was asked for: {audit.missed}",) * bool(audit.missed)
         result = Pruned(job.model, None, audit, notes, {}, flags)
     if job.out is not None:
-        _save(result, made_by, job.out, job.format)
+        differs = _save(result, made_by, job.out, job)
+        result = dataclasses.replace(result, flags=(*result.flags, *differs))
     return result
 
 
@@ -278,6 +298,22 @@ def _check_target(out: Path, format: str, *, force: bool) -> None:  # noqa: A002
     check_writable(target)
 
 
+def _check_precision(job: PruneJob) -> None:
+    from prunebench.model.gguf_write import PRECISIONS
+
+    if job.precision is None:
+        return
+    if job.format != "gguf":
+        raise PrunebenchError(
+            f"`precision` is of the format gguf, not of '{job.format}'",
+            hint="choose the precision of other formats with `--dtype` (in Python dtype=...)",
+        )
+    if job.precision not in PRECISIONS:
+        raise PrunebenchError(
+            f"unknown precision '{job.precision}'", hint=did_you_mean(job.precision, PRECISIONS)
+        )
+
+
 def _checked_stream(job: PruneJob) -> Path:
     """The folder to stream to. Raises PrunebenchError if the job cannot be streamed."""
     if not isinstance(job.model, str | Path):
@@ -288,11 +324,11 @@ def _checked_stream(job: PruneJob) -> Path:
         raise PrunebenchError(
             "streaming needs a folder to write the model to", hint="give `out`, a folder"
         )
-    if job.format != "prunebench":
+    if job.format != "prunebench" or job.uniform:
+        what = "`uniform`" if job.uniform else f"the format '{job.format}'"
         raise PrunebenchError(
-            f"the format '{job.format}' is for models whose layers differ, "
-            "and streaming makes none of those",
-            hint="leave out `format`, or `stream`",
+            f"{what} is for models whose layers differ, and streaming makes none of those",
+            hint=f"leave out `{'uniform' if job.uniform else 'format'}`, or `stream`",
         )
     return job.out
 
@@ -306,12 +342,15 @@ def _shard_bytes(size: int | str) -> int:
     return TypeAdapter(MemorySize).validate_python(size)
 
 
-def _save(result: Pruned, made_by: dict[str, Any], out: Path, format: Format) -> None:  # noqa: A002
-    from prunebench.model import checkpoint, decilm
+def _save(result: Pruned, made_by: dict[str, Any], out: Path, job: PruneJob) -> tuple[str, ...]:
+    """Save the pruned model as the job says; returns in what the saved one differs."""
+    from prunebench.app.export import Form, save_as
 
-    if format == "decilm":
-        decilm.save_decilm(result.model, result.tokenizer, out)
-    else:
-        checkpoint.save(
-            result.model, result.tokenizer, out, made_by=made_by, kept=result.audit.kept
-        )
+    return save_as(
+        result.model,
+        result.tokenizer,
+        out,
+        Form(job.format, job.uniform, job.precision),
+        made_by=made_by,
+        kept=result.audit.kept,
+    )

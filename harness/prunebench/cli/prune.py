@@ -79,8 +79,20 @@ if TYPE_CHECKING:
     "format_",
     default="prunebench",
     show_default=True,
-    type=click.Choice(["prunebench", "decilm"]),
-    help="decilm: for vLLM, a Llama whose layers lost attentions, MLPs or MLP channels.",
+    type=click.Choice(["prunebench", "decilm", "gguf"]),
+    help="prunebench: a plain folder if all layers are alike. gguf: model.gguf for llama.cpp. "
+    "decilm: for vLLM and SGLang (with --trust-remote-code), a Llama whose layers differ.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["f32", "f16", "bf16", "q8_0"]),
+    help="Of --format gguf.  [default: that of --dtype]",
+)
+@click.option(
+    "--uniform",
+    is_flag=True,
+    help="Fill narrower layers up with zeros until all are alike: the same logits, and a plain "
+    "folder that every engine loads, at the price of the largest layer for all.",
 )
 def command(
     model: str,
@@ -96,6 +108,8 @@ def command(
     stream: bool,
     shard_size: str,
     format_: Any,
+    precision: str | None,
+    uniform: bool,
 ) -> None:
     """Prune MODEL with METHOD and save it in the folder --out, whole or not at all.
 
@@ -120,13 +134,14 @@ def command(
         out=out,
         force=force,
         format=format_,
+        precision=precision,
+        uniform=uniform,
         stream=stream,
         shard_size=shard_size,
     )
     for line in summary(prune_model(job, _Progress()), out).splitlines():
         tell(line)
-    if format_ == "prunebench":
-        say(next_steps(out))
+    say(next_steps(out) if format_ == "prunebench" else serving_steps(out, format_))
 
 
 def next_steps(out: Path) -> str:
@@ -140,8 +155,17 @@ def next_steps(out: Path) -> str:
         f"  load it     python -c {shlex.quote(f'import prunebench; prunebench.load_pruned({shown!r})')}\n"
         f"  profile it  prunebench profile {folder}\n"
         f"  check it    prunebench run quickstart --set {shlex.quote(f'models={path}')} "
-        f"--only dense --out {shlex.quote(f'runs/{Path(shown).name}')}"
+        f"--only dense --out {shlex.quote(f'runs/{Path(shown).name}')}\n"
+        f"  serve it    prunebench check {folder}"
     )
+
+
+def serving_steps(out: Path, format_: str) -> str:
+    """Commands for a model in a format that only engines read."""
+    if format_ == "gguf":
+        return f"next:\n  serve it    llama-server -m {shlex.quote(printable(str(out / 'model.gguf')))}"
+    folder = shlex.quote(printable(str(out)))
+    return f"next:\n  serve it    vllm serve {folder} --trust-remote-code"
 
 
 def summary(result: Pruned, out: Path) -> str:

@@ -15,7 +15,7 @@ _ELSEWHERE = "choose another folder"
 _WRITTEN = re.compile(
     r"(config|generation_config|pruning|special_tokens_map|added_tokens|vocab|chat_template)\.json"
     r"|tokenizer[\w.-]*\.json|(vocab|merges)\.txt|[\w.-]+\.(model|jinja)"
-    r"|model[\w.-]*\.safetensors|model\.safetensors\.index[\w.-]*\.json|configuration_decilm\.py"
+    r"|model\.gguf|model[\w.-]*\.safetensors|model\.safetensors\.index[\w.-]*\.json|configuration_decilm\.py"
 )
 
 
@@ -46,7 +46,7 @@ def check_replaceable(folder: Path, shown: Path) -> None:
     if not folder.is_dir():
         raise PrunebenchError(f"{shown} is a file, not a folder", hint=_ELSEWHERE)
     names = sorted(path.name for path in folder.iterdir())
-    if names and "config.json" not in names:
+    if names and not {"config.json", "model.gguf"} & set(names):
         raise PrunebenchError(f"{shown} exists and is not a checkpoint", hint=_ELSEWHERE)
     others = [name for name in names if not _is_written(folder / name)]
     if others:

@@ -1,4 +1,4 @@
-"""Make one sub-block narrower: rows, columns and the numbers that a module remembers."""
+"""Make one sub-block narrower or wider: rows, columns and the numbers that a module remembers."""
 
 from __future__ import annotations
 
@@ -26,6 +26,15 @@ def owned(
 
     Raises ValueError if they do not divide into ``groups`` groups.
     """
+    sections = _sections(layer, block, cut, groups)
+    return runs(sections, groups, kept)
+
+
+def _sections(layer: torch.nn.Module, block: SubBlock, cut: Cut, groups: int) -> list[int]:
+    """Lengths of the matrices that are stacked in the linear of ``cut``, in rows or columns.
+
+    Raises ValueError if they do not divide into ``groups`` groups.
+    """
     size = width(layer.get_submodule(cut.linear), cut.dim)
     # The writer has as many columns as there are queries, whatever their number for each key.
     queries = width(layer.get_submodule(block.cuts[-1].linear), 1)
@@ -34,7 +43,7 @@ def owned(
     if sum(sections) != size or any(length % groups for length in sections):
         message = f"{cut.linear}: {size} rows do not divide into {groups} groups"
         raise ValueError(message)
-    return runs(sections, groups, kept)
+    return sections
 
 
 def stacked(layer: torch.nn.Module, block: SubBlock, cut: Cut, groups: int) -> list[torch.Tensor]:
@@ -78,27 +87,56 @@ def narrow(layer: torch.nn.Module, block: SubBlock, groups: int, kept: Sequence[
         owner, name = parameter_owner(layer, path)
         vector = getattr(owner, name)
         setattr(owner, name, taken(vector, runs([len(vector)], groups, kept), 0))
+    _scale_numbers(layer, block, groups, len(kept))
+
+
+def widen(layer: torch.nn.Module, block: SubBlock, groups: int, wanted: int) -> None:
+    """Add groups of zeros behind the sub-block's ``groups`` until it has ``wanted``, in place.
+
+    It computes what it did: the new columns of the linear that writes to the residual are zero,
+    which is the mask that `coupling.proof` compares with a narrower sub-block.
+    """
+    places = {}
+    for cut in block.cuts:
+        larger = [length // groups * wanted for length in _sections(layer, block, cut, groups)]
+        places[cut] = runs(larger, wanted, range(groups)), sum(larger)
+    for cut, (indices, size) in places.items():
+        linear: Any = layer.get_submodule(cut.linear)
+        linear.weight = spread(linear.weight, indices, _stored(linear, cut.dim), size)
+        if cut.dim == 0 and linear.bias is not None:
+            linear.bias = spread(linear.bias, indices, 0, size)
+        _remember(linear, cut.dim, size)
+    for path in block.vectors:
+        owner, name = parameter_owner(layer, path)
+        vector = getattr(owner, name)
+        size = len(vector) // groups * wanted
+        setattr(owner, name, spread(vector, torch.arange(len(vector)), 0, size))
+    _scale_numbers(layer, block, groups, wanted)
+
+
+def _scale_numbers(layer: torch.nn.Module, block: SubBlock, groups: int, wanted: int) -> None:
+    """Change what the modules remember, such as a number of heads, from ``groups`` to ``wanted``."""
     for path, name in block.attributes:
         module = layer.get_submodule(path)
-        setattr(module, name, scaled(getattr(module, name), groups, len(kept)))
+        setattr(module, name, scaled(getattr(module, name), groups, wanted))
     if block.own_config:
         attention: Any = layer.get_submodule(block.modules[-1])
-        attention.config = narrower_config(attention.config, groups, len(kept))
+        attention.config = scaled_config(attention.config, groups, wanted)
 
 
-def narrower_config(config: Any, groups: int, kept: int) -> Any:
-    """A copy of ``config`` for an attention that has ``kept`` of ``groups`` KV groups."""
+def scaled_config(config: Any, groups: int, wanted: int) -> Any:
+    """A copy of ``config`` for an attention that has ``wanted`` KV groups and had ``groups``."""
     found = copy.deepcopy(config)
     for name in HEAD_FIELDS:
         value = getattr(found, name, None)
         if isinstance(value, int):
-            setattr(found, name, scaled(value, groups, kept))
+            setattr(found, name, scaled(value, groups, wanted))
     return found
 
 
-def scaled(value: int, groups: int, kept: int) -> int:
-    """``value`` reduced in proportion."""
-    return value * kept // groups
+def scaled(value: int, groups: int, wanted: int) -> int:
+    """``value`` changed in proportion."""
+    return value * wanted // groups
 
 
 def slice_linear(linear: Any, indices: torch.Tensor, dim: int) -> None:
@@ -106,16 +144,32 @@ def slice_linear(linear: Any, indices: torch.Tensor, dim: int) -> None:
     linear.weight = taken(linear.weight, indices, _stored(linear, dim))
     if dim == 0 and linear.bias is not None:
         linear.bias = taken(linear.bias, indices, 0)
+    _remember(linear, dim, len(indices))
+
+
+def _remember(linear: Any, dim: int, size: int) -> None:
+    """Tell a linear how many rows (0) or columns (1) its weight has now."""
     names = ("out_features", "nf") if dim == 0 else ("in_features", "nx")
     for name in names:
         if hasattr(linear, name):
-            setattr(linear, name, len(indices))
+            setattr(linear, name, size)
 
 
 def taken(parameter: torch.nn.Parameter, indices: torch.Tensor, dim: int) -> torch.nn.Parameter:
     """A new parameter with these entries of dimension ``dim``."""
     chosen = parameter.detach().index_select(dim, indices.to(parameter.device))
     return torch.nn.Parameter(chosen, requires_grad=parameter.requires_grad)
+
+
+def spread(
+    parameter: torch.nn.Parameter, places: torch.Tensor, dim: int, size: int
+) -> torch.nn.Parameter:
+    """A new parameter of ``size`` entries along ``dim``: the old ones at ``places``, else zeros."""
+    shape = list(parameter.shape)
+    shape[dim] = size
+    found = parameter.detach().new_zeros(shape)
+    found.index_copy_(dim, places.to(parameter.device), parameter.detach())
+    return torch.nn.Parameter(found, requires_grad=parameter.requires_grad)
 
 
 def parameter_owner(layer: torch.nn.Module, path: str) -> tuple[Any, str]:
