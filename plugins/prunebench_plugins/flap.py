@@ -9,7 +9,17 @@ import torch
 from pydantic import model_validator
 
 import prunebench
-from prunebench import Block, Field, Method, OnlyIf, PrunebenchError, Reference, anatomy, hookimpl
+from prunebench import (
+    AddedLater,
+    Block,
+    Field,
+    Method,
+    OnlyIf,
+    PrunebenchError,
+    Reference,
+    anatomy,
+    hookimpl,
+)
 from prunebench_plugins.flap_choice import Amount, Gone, Structure, chosen, released
 from prunebench_plugins.flap_inputs import observe, reader_of, removed_mean
 from prunebench_plugins.flap_scores import Metric, group_scores
@@ -84,6 +94,12 @@ class FLAP(Method):
         bias: bool = Field(
             default=True, description="add what the removed channels add on average as a bias"
         )
+        multiple_of: Annotated[int, OnlyIf(mode="clean"), AddedLater()] = Field(
+            1,
+            ge=1,
+            description="MLPs that lose channels keep a multiple of this; 256 suits --format decilm"
+            " and the k-quants of GGUF",
+        )
         mode: Literal["clean", "reference"] = Field(
             "clean", description="exact variance, sizes and counts, or those of the released code"
         )
@@ -101,7 +117,8 @@ class FLAP(Method):
         what was added to the bias of each linear.
         """
         parts = anatomy(model)
-        pools = [pool_of(parts, block, {}) for block in cuttable(parts, parts.blocks)]
+        multiple = self.options.multiple_of
+        pools = [pool_of(parts, block, {}, multiple) for block in cuttable(parts, parts.blocks)]
         total = sum(parameter.numel() for parameter in model.parameters())
         ratio = self._ratio(pools, total)
         metrics, means = observe(

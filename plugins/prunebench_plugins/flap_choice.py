@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from prunebench import PrunebenchError
-from prunebench_plugins.llm_pruner_groups import Pool
+from prunebench_plugins.llm_pruner_groups import Pool, Ranking
 
 Structure = Literal["AL-AM", "AL-MM", "UL-MM", "UL-UM"]
 Gone = list["torch.Tensor"]
@@ -102,21 +102,13 @@ def lowest_of_all(
 
     ``budget`` is in parameters. Ties go by pool, then index. The best group of each pool stays.
     """
-    values = torch.cat(list(scores))
-    cost = torch.cat([torch.full((len(s),), p.cost) for p, s in zip(pools, scores, strict=True)])
-    free = torch.ones(len(values), dtype=torch.bool)
-    start = 0
-    for score in scores:
-        free[start + int(score.argsort(stable=True)[-1])] = False
-        start += len(score)
-    order = values.masked_fill(~free, torch.inf).argsort(stable=True)[: int(free.sum())]
-    if count is None:
-        # [free + 1]: the parameters that go with the 0, 1, 2, ... lowest groups
-        removed = torch.cat([torch.zeros(1, dtype=torch.long), cost[order].cumsum(0)])
-        count = int((removed - (budget or 0.0)).abs().argmin())
-    gone = torch.zeros(len(values), dtype=torch.bool)
-    gone[order[: max(0, count)]] = True
-    return list(torch.split(gone, [len(score) for score in scores]))
+    items = [pool.items(score) for pool, score in zip(pools, scores, strict=True)]
+    costs = None if budget is None else [pool.cost for pool in pools]
+    numbers = Ranking(items, costs).lowest((count if budget is None else budget) or 0)
+    gone = [torch.zeros(len(score), dtype=torch.bool) for score in scores]
+    for some, each, number in zip(gone, items, numbers, strict=True):
+        some[each.order[:number]] = True
+    return gone
 
 
 def released(

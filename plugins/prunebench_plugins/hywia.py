@@ -10,7 +10,7 @@ import torch
 from pydantic import model_validator
 
 import prunebench
-from prunebench import Field, Method, OnlyIf, Reference, hookimpl
+from prunebench import AddedLater, Field, Method, OnlyIf, Reference, hookimpl
 from prunebench_plugins.hywia_fusion import Fusion, draw_order, fused
 from prunebench_plugins.llm_pruner import LayerRange, LLMPruner, several
 from prunebench_plugins.llm_pruner_scores import Member, Reduction, Taylor
@@ -94,6 +94,7 @@ class HyWIA(LLMPruner):
             description="draw other calibration windows for each of several steps, as released",
         )
         global_pruning: bool = _as_in_llm_pruner("global_pruning")
+        multiple_of: Annotated[int, AddedLater()] = _as_in_llm_pruner("multiple_of")
         mode: Literal["clean", "reference"] = _as_in_llm_pruner("mode")
 
         # What LLM-Pruner's code reads besides, and HyWIA has no choice of.

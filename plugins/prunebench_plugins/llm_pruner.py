@@ -151,6 +151,12 @@ class LLMPruner(Method):
             default=False,
             description="rank the groups of all layers together instead of block by block",
         )
+        multiple_of: Annotated[int, SCORED, AddedLater()] = Field(
+            1,
+            ge=1,
+            description="MLPs, or the residual stream, that lose channels keep a multiple of this;"
+            " 256 suits --format decilm and the k-quants of GGUF",
+        )
         granularity: Literal["block", "channel", "layer"] = Field(
             "block",
             description="channel: remove channels of the residual stream from all layers; none is"
@@ -271,12 +277,15 @@ class LLMPruner(Method):
         """What to rank: attentions and MLPs of unprotected layers, or the residual channels."""
         parts = anatomy(model)
         if self.options.granularity == "channel":
-            return [pool_of(parts, None, initial)]
+            return [pool_of(parts, None, initial, self.options.multiple_of)]
         depth = len(parts.layers)
         chosen = [
             block for block in parts.blocks if block.layer in self.options.layers(depth, block.kind)
         ]
-        found = [pool_of(parts, block, initial) for block in cuttable(parts, chosen)]
+        found = [
+            pool_of(parts, block, initial, self.options.multiple_of)
+            for block in cuttable(parts, chosen)
+        ]
         if not found:
             raise PrunebenchError(
                 f"all {depth} layers are protected",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -36,6 +36,8 @@ class Pool:
     """Rows of the first weight that one group has: those of a head, or 1."""
     cost: int
     """Parameters of one group."""
+    multiple: int = 1
+    """The groups that stay are a multiple of this, if any go."""
 
     @property
     def key(self) -> str:
@@ -56,19 +58,88 @@ class Pool:
         with published models.
         """
         gone = self.present * self.channels - int(self.initial * self.channels * (1 - ratio))
-        return max(0, gone) // self.channels
+        return self.rounded(max(0, gone) // self.channels)
+
+    def rounded(self, gone: int) -> int:
+        """The number to remove instead of ``gone``, so that a multiple stays, or all do."""
+        if self.multiple == 1 or not gone:
+            return gone
+        kept = self.present - gone
+        below = kept // self.multiple * self.multiple
+        above = min(below + self.multiple, self.present)
+        nearest = above if not below or above - kept <= kept - below else below
+        return self.present - nearest
+
+    def items(self, score: torch.Tensor) -> Items:
+        """What can be removed together, lowest score first; at least one group stays.
+
+        ``score``: [present groups]. With a multiple, runs of neighbours in the order of scores go
+        together, and count by their mean.
+        """
+        order = score.argsort(stable=True)
+        if self.multiple == 1:
+            free = order[:-1]
+            return Items(order, score[free], torch.ones(len(free), dtype=torch.long))
+        # What is more than a multiple goes first; then as many as leave one multiple.
+        first = self.present % self.multiple if self.present > self.multiple else 0
+        rest = max(0, self.present - first - self.multiple)
+        values = [score[order[:first]].mean(0, keepdim=True)] if first else []
+        values.append(score[order[first : first + rest]].view(-1, self.multiple).mean(1))
+        sizes = [first] * bool(first) + [self.multiple] * (rest // self.multiple)
+        return Items(order, torch.cat(values), torch.tensor(sizes, dtype=torch.long))
 
 
-def pool_of(parts: Anatomy, block: Block | None, initial: dict[str, int]) -> Pool:
+class Items(NamedTuple):
+    """The groups of one pool as they may be removed: the first items, of so many groups each."""
+
+    order: torch.Tensor
+    """All groups, lowest score first, int64 [groups]."""
+    values: torch.Tensor
+    """Scores, ascending, [items]."""
+    sizes: torch.Tensor
+    """Groups of each item, int64 [items]."""
+
+
+class Ranking:
+    """The items of several pools, lowest score first; ties by pool."""
+
+    def __init__(self, items: Sequence[Items], costs: Sequence[int] | None = None) -> None:
+        """``costs``: parameters of a group of each pool; None counts groups."""
+        sizes = torch.cat([each.sizes for each in items])
+        owners = torch.cat([torch.full((len(i.sizes),), index) for index, i in enumerate(items)])
+        order = torch.cat([each.values for each in items]).argsort(stable=True)
+        self._pools = len(items)
+        self._sizes, self._owners = sizes[order], owners[order]
+        weights = self._sizes if costs is None else self._sizes * torch.tensor(costs)[self._owners]
+        # [items + 1]: what goes with the 0, 1, 2, ... lowest items
+        self._removed = torch.cat([torch.zeros(1, dtype=torch.long), weights.cumsum(0)])
+
+    @property
+    def most(self) -> int:
+        """What all items are together."""
+        return int(self._removed[-1])
+
+    def lowest(self, wanted: float) -> list[int]:
+        """How many groups of each pool go, if as many items go as come closest to ``wanted``."""
+        count = int((self._removed - wanted).abs().argmin())
+        gone = torch.zeros(self._pools, dtype=torch.long)
+        found: list[int] = gone.index_add_(0, self._owners[:count], self._sizes[:count]).tolist()
+        return found
+
+
+def pool_of(
+    parts: Anatomy, block: Block | None, initial: dict[str, int], multiple: int = 1
+) -> Pool:
     """The pool of one attention or MLP, or of the residual channels (None).
 
-    ``initial`` remembers, by the pool's key, the groups that were there at the first call.
+    ``initial`` remembers, by the pool's key, the groups that were there at the first call. Channels
+    that stay are a ``multiple``; KV groups are as many as they are.
     """
     if block is None:
         present = parts.embeddings.weight.shape[1]
         tensors = {id(tensor): tensor for tensor in _residual_tensors(parts)}
         cost = sum(tensor.numel() // present for tensor in tensors.values())
-        return Pool(None, initial.setdefault(RESIDUAL, present), present, 1, cost)
+        return Pool(None, initial.setdefault(RESIDUAL, present), present, 1, cost, multiple)
     layer = parts.layers[block.layer]
     present = parts.groups(layer, block.kind)
     cost = 0
@@ -81,7 +152,7 @@ def pool_of(parts: Anatomy, block: Block | None, initial: dict[str, int]) -> Poo
             cost += linear.bias.numel() // present
     first = initial.setdefault(str(block), present)
     if block.kind == "mlp":
-        return Pool(block, first, present, 1, cost)
+        return Pool(block, first, present, 1, cost, multiple)
     return Pool(block, first, present, parts.head_dim(layer), cost)
 
 
@@ -170,36 +241,23 @@ def global_counts(
     number asked for is removed, ties by index. ``released``: as in the published code, remove all
     groups that score as low as the last one to remove, and none from a pool that would lose all.
     """
-    # By group of all pools, [groups]: which pool it belongs to, and its score
-    owners = torch.cat([torch.full((pool.present,), index) for index, pool in enumerate(pools)])
-    values = torch.cat(list(scores))
-    if not released:
-        starts = torch.tensor([0, *(pool.present for pool in pools)]).cumsum(0).tolist()
-        best = [
-            start + int(score.argsort(stable=True)[-1])
-            for start, score in zip(starts, scores, strict=False)
-        ]
-        free = torch.ones(len(values), dtype=torch.bool)
-        free[best] = False
-        owners, values = owners[free], values[free]
-    order = values.argsort(stable=True)
-    owners, values = owners[order], values[order]
     initial = sum(pool.initial for pool in pools)
     present = sum(pool.present for pool in pools)
+    ranking = Ranking([pool.items(score) for pool, score in zip(pools, scores, strict=True)])
+    values = torch.cat(list(scores)).sort().values
 
     def counts(ratio: float) -> list[int]:
         wanted = max(0, present - int(initial * (1 - ratio)))
-        if wanted > len(owners):
+        if wanted > (present if released else ranking.most):
             return [pool.present for pool in pools]
-        if released and wanted:
-            wanted = int(torch.searchsorted(values, values[wanted - 1], right=True))
-        found: list[int] = owners[:wanted].bincount(minlength=len(pools)).tolist()
-        if released:
-            found = [
-                0 if count == pool.present else count
-                for count, pool in zip(found, pools, strict=True)
-            ]
-        return found
+        if not released or not wanted:
+            return ranking.lowest(wanted)
+        limit = values[wanted - 1]
+        found = [int((score <= limit).sum()) for score in scores]
+        return [
+            0 if count == pool.present else pool.rounded(count)
+            for count, pool in zip(found, pools, strict=True)
+        ]
 
     return counts
 
