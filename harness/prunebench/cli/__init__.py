@@ -18,6 +18,7 @@ COMMANDS = {
     "suites": "List the suites that come with prunebench.",
     "plan": "Show the cells of a suite, those that are done, and how much work is left.",
     "prune": "Prune one model and save it.",
+    "check": "Show which engine will load a saved model, and what to do if one will not.",
     "profile": "Show where a model's time and bytes go.",
     "report": "Render the report of a run again, or of several as one.",
     "compare": "Compare two runs, cell by cell.",
