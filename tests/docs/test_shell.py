@@ -34,8 +34,9 @@ INVENTED_FILES = {
     "compare.yaml",
     "prunebench_my_idea.py",
     "cells_to_csv.py",
+    "./pruned",
 }
-"""Files that the reader has written by the time a command names them."""
+"""Files and folders that the reader has written by the time a command names them."""
 
 OTHERS = {".", "cd", "git", "ruff", "mypy", "lint-imports"}
 """Programs that are not ours and take no argument of ours."""
