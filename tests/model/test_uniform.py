@@ -11,6 +11,7 @@ from prunebench.model.adapter import Adapter
 from prunebench.model.anatomy import Block, anatomy
 from prunebench.model.biases import add_biases
 from prunebench.model.checkpoint import save
+from prunebench.model.indexed import index_residual
 from prunebench.model.pruning_json import is_plain
 from prunebench.model.replacement import Replacement, replace_layer
 from prunebench.model.rotated import rotate
@@ -131,6 +132,10 @@ def test_a_network_in_a_layers_place_a_turned_stream_and_an_adapter_are_refused(
     rotate(turned.model.layers[0], (48, 48, 40))
     with pytest.raises(PrunebenchError, match="residual stream of this model is rotated"):
         uniform(turned)
+    own = tiny_model("llama")
+    index_residual(own, {Block(0, "mlp"): range(40)}, {Block(0, "mlp"): range(40)})
+    with pytest.raises(PrunebenchError, match="channels of the residual stream of their own"):
+        uniform(own)
     model = cut(tiny_model("llama"))
     updates = {"model.layers.0.self_attn.q_proj": (torch.ones(2, 48), torch.ones(48, 2))}
     Adapter(updates, alpha=2.0).attach(model)
