@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prunebench import Context
@@ -55,7 +56,7 @@ def latency(dense: Any, model: Any, total: int, context: Context, shape: Shape) 
 
     The ratio of both is measured side by side, so that it does not matter when.
     """
-    theirs, mine = context.step_seconds([dense, model], **shape._asdict())
+    [(theirs, mine)] = context.step_seconds(dense, [model], **shape._asdict())
     return round(total * mine / theirs)
 
 
@@ -82,18 +83,29 @@ def _measure(
     parts: Anatomy, alike: Sequence[Sequence[Item]], context: Context, shape: Shape
 ) -> dict[str, Any]:
     """Seconds of the dense step, and what each variant saves of it, by items that are alike."""
-    dense: list[float] = []
-    saved: list[list[float]] = []
-    for items in alike:
-        # Not the first one, if there are others: without any attention a KV cache is something else.
-        changed = items[1:] or items
-        saved.append([0.0])
-        for index in range(1, len(items[0].variants)):
-            model = copy.deepcopy(parts.model)
-            its = Context(None, context.seed, list(range(len(parts.layers))))
-            make(model, its, changed, {item.block: item.variants[index] for item in changed})
-            theirs, mine = context.step_seconds([parts.model, model], **shape._asdict())
-            # Both from the same rounds, so that what slows the machine cancels.
-            dense.append(theirs)
-            saved[-1].append((theirs - mine) / len(changed))
-    return {"dense": sorted(dense)[len(dense) // 2], "saved_by_variant": saved}
+    places = [(items, index) for items in alike for index in range(1, len(items[0].variants))]
+    copies = (_with(parts, items, index, context) for items, index in places)
+    pairs = context.step_seconds(parts.model, copies, **shape._asdict())
+    saved: list[list[float]] = [[] for _ in alike]
+    timed = iter(pairs)
+    for items, savings in zip(alike, saved, strict=True):
+        savings.append(0.0)
+        for _ in items[0].variants[1:]:
+            # Both are from the same rounds, so that what slows the machine cancels.
+            theirs, mine = next(timed)
+            savings.append((theirs - mine) / len(_changed(items)))
+    return {"dense": median(theirs for theirs, _ in pairs), "saved_by_variant": saved}
+
+
+def _with(parts: Anatomy, items: Sequence[Item], index: int, context: Context) -> Any:
+    """A copy of the model in which all these items but the first have a variant."""
+    model = copy.deepcopy(parts.model)
+    its = Context(None, context.seed, list(range(len(parts.layers))))
+    changed = _changed(items)
+    make(model, its, changed, {item.block: item.variants[index] for item in changed})
+    return model
+
+
+def _changed(items: Sequence[Item]) -> Sequence[Item]:
+    """All but the first, if there are others: without any attention a KV cache is another thing."""
+    return items[1:] or items

@@ -150,7 +150,7 @@ class BudgetSearch(Method):
             128, ge=1, description="tokens of the prompt, in the KV cache or when timed"
         )
         new_tokens: Annotated[int, *_IN_USE] = Field(
-            16, ge=2, description="generated tokens, in the KV cache or when timed"
+            8, ge=1, description="generated tokens, in the KV cache or when timed"
         )
         batch_size: Annotated[int, *_IN_USE] = Field(1, ge=1, description="sequences side by side")
 

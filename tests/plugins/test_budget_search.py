@@ -269,10 +269,14 @@ def timing(context, factor: float = 1.0) -> list[list[int]]:
     """
     timed: list[list[int]] = []
 
-    def step_seconds(models, **shape: int) -> list[float]:
-        assert shape == {"batch_size": 2, "prompt": 128, "new_tokens": 16}
-        timed.append([parameters(anatomy(model)) for model in models])
-        return [1e-6 * each * factor ** len(timed) for each in timed[-1]]
+    def step_seconds(model, others, **shape: int) -> list[tuple[float, float]]:
+        assert shape == {"batch_size": 2, "prompt": 128, "new_tokens": 8}
+        found = []
+        for other in others:
+            timed.append([parameters(anatomy(each)) for each in (model, other)])
+            mine, theirs = (1e-6 * each * factor ** len(timed) for each in timed[-1])
+            found.append((mine, theirs))
+        return found
 
     context.step_seconds = step_seconds
     return timed
@@ -334,7 +338,7 @@ def test_blocks_of_another_shape_are_timed_apart() -> None:
     [
         {"target_parameters": 0.2, "target_memory": 0.2},
         {"target_memory": 0.2, "target_latency": 0.2},
-        {"target_latency": 0.2, "new_tokens": 1},
+        {"target_latency": 0.2, "new_tokens": 0},
         {"target_parameters": 1},
         {"mlp": [1.0]},
         {"attention": [0]},

@@ -242,7 +242,7 @@ FIRST: dict[tuple[str, str], dict[str, Any]] = {
         "rounds": 3,
         "resolution": 1000,
         "prompt": 128,
-        "new_tokens": 16,
+        "new_tokens": 8,
         "batch_size": 1,
     },
     ("method", "apply"): {"units": PydanticUndefined},

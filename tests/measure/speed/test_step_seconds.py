@@ -1,4 +1,4 @@
-"""Steps of several models, timed side by side on an undisturbed machine, or not at all."""
+"""Steps of two models, timed side by side on an undisturbed machine, or not at all."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import pytest
 from prunebench import PrunebenchError
 from prunebench.measure.devices.disturbance import DisturbedError
 from prunebench.measure.speed import step_seconds as module
-from prunebench.measure.speed.rounds import Round, Rounds
-from prunebench.measure.speed.step_seconds import CLEAN_ROUNDS, step_seconds
+from prunebench.measure.speed.lean_decoder import UnavailableError
+from prunebench.measure.speed.step_seconds import CLEAN_ROUNDS, MOST_ROUNDS, step_seconds
 from prunebench.testing import tiny_context
 from tiny import tiny_model
 
-SHAPE = {"batch_size": 2, "prompt": 6, "new_tokens": 4}
+SHAPE = {"batch_size": 2, "prompt": 6, "new_tokens": 2}
 
 
 class Watch:
-    """Says that some rounds were disturbed."""
+    """Says what disturbed each round."""
 
     blind = None
 
@@ -33,51 +33,80 @@ class Watch:
         return next(self._reasons)
 
 
+class Clock:
+    """A decoder whose steps take a given number of seconds each."""
+
+    now = 0.0
+
+    def __init__(self, steps) -> None:
+        self._steps = iter(steps)
+        self.prompts = 0
+
+    def prompt(self, tokens):
+        self.prompts += 1
+        return tokens[:, :1]
+
+    def step(self, tokens):
+        Clock.now += next(self._steps)
+        return tokens
+
+
 def test_each_model_has_the_median_of_its_clean_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        module,
-        "time_rounds",
-        lambda decoders, *_: Rounds(
-            [
-                [
-                    Round(9.0, [number + 1.0, number + 2.0, number + 3.0], None)
-                    if index
-                    else Round(9.0, [50.0 if index == 0 else 1.0], "busy")
-                    for index in range(CLEAN_ROUNDS + 1)
-                ]
-                for number in range(len(decoders))
-            ]
-        ),
-    )
-    assert step_seconds([tiny_model("llama"), tiny_model("llama")], **SHAPE) == [2.0, 3.0]
+    """The first step warms up, and the second round is disturbed."""
+    mine = Clock([9, 1, 2, 50, 60, 3, 4, 5, 6])
+    theirs = Clock([9, 11, 12, 50, 60, 13, 14, 15, 16])
+    monkeypatch.setattr(module, "_decoders", lambda *_: [mine, theirs])
+    monkeypatch.setattr(module.time, "perf_counter", lambda: Clock.now)
+    watch = Watch([None, "busy", None, None])
+    found = step_seconds(tiny_model("llama"), ["other"], **SHAPE, watch=watch)
+    assert found == [(3.5, 13.5)]
+    assert (mine.prompts, theirs.prompts) == (1, 1)
 
 
-def test_models_run_on_the_shape_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
+def test_all_models_run_in_the_form_that_the_first_can_run_in(monkeypatch) -> None:
+    forms = []
 
-    def time_rounds(decoders, ids, spec, fewest, watch, wait):
-        seen.append((len(decoders), tuple(ids.shape), spec.new_tokens, fewest))
-        return original(decoders, ids, spec, fewest, watch, wait)
+    def decoder(model, form, batch, length):
+        forms.append((form, batch, length))
+        return original(model, form, batch, length)
 
-    original = module.time_rounds
-    monkeypatch.setattr(module, "time_rounds", time_rounds)
+    original = module.decoder
+    monkeypatch.setattr(module, "decoder", decoder)
     watch = Watch(None for _ in count())
-    found = step_seconds([tiny_model("llama"), tiny_model("opt")], **SHAPE, watch=watch)
-    assert seen == [(2, (2, 6), 4, CLEAN_ROUNDS)]
-    assert all(each > 0 for each in found)
+    others = (tiny_model(name) for name in ("llama", "opt"))
+    found = step_seconds(tiny_model("llama"), others, **SHAPE, watch=watch)
+    assert len(found) == 2
+    assert all(second > 0 for pair in found for second in pair)
+    length = 6 + 2 + MOST_ROUNDS * 2
+    # OPT has no lean form, so it and the first are timed eagerly.
+    lean, eager = ("lean", 2, length), ("eager", 2, length)
+    assert forms == [lean, lean, lean, lean, eager, eager]
 
 
 def test_a_machine_that_is_never_quiet_gives_no_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    busy = Watch("others used the cores" for _ in count())
+    def busy() -> Watch:
+        return Watch([None] * (CLEAN_ROUNDS - 1) + ["others used the cores"] * MOST_ROUNDS)
+
     model = tiny_model("llama")
-    with pytest.raises(DisturbedError, match=r"^0 of \d+ rounds were undisturbed and 3 are needed"):
-        step_seconds([model], **SHAPE, watch=busy)
-    monkeypatch.setattr(module, "watch_of", lambda _: busy)
-    with pytest.raises(PrunebenchError, match="a step cannot be timed: 0 of") as error:
-        tiny_context(model).step_seconds([model], **SHAPE)
+    said = rf"{CLEAN_ROUNDS - 1} of {MOST_ROUNDS} rounds were undisturbed and {CLEAN_ROUNDS} are"
+    with pytest.raises(DisturbedError, match=f"^{said} needed: others used the cores"):
+        step_seconds(model, [model], **SHAPE, watch=busy())
+    monkeypatch.setattr(module, "watch_of", lambda _: busy())
+    with pytest.raises(PrunebenchError, match=f"a step cannot be timed: {said}") as error:
+        tiny_context(model).step_seconds(model, [model], **SHAPE)
     assert "nothing else uses this machine" in str(error.value)
 
 
 def test_a_shape_beyond_the_model_s_positions_is_refused() -> None:
     with pytest.raises(PrunebenchError, match="the shape to time"):
-        step_seconds([tiny_model("opt")], batch_size=1, prompt=126, new_tokens=4)
+        step_seconds(tiny_model("opt"), [], batch_size=1, prompt=126, new_tokens=4)
+
+
+def test_without_the_lean_form_nothing_else_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unavailable(*_: object) -> None:
+        raise UnavailableError("not here")
+
+    monkeypatch.setattr("prunebench.measure.speed.execution.Lean", unavailable)
+    watch = Watch(None for _ in count())
+    model = tiny_model("llama")
+    assert len(step_seconds(model, [model], **SHAPE, watch=watch)) == 1

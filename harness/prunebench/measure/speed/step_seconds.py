@@ -1,72 +1,104 @@
-"""Seconds of a generation step of several models side by side, for methods that choose by them."""
+"""Seconds of a generation step of models side by side, for methods that choose by them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import chain
+import time
+from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 from typing import Any
 
 import torch
 
-from prunebench.experiment.measures import LatencySpec
+from prunebench.experiment.measures import Form
 from prunebench.measure.devices.disturbance import DisturbedError, Watch
 from prunebench.measure.devices.watch import watch_of
-from prunebench.measure.speed.execution import choose
-from prunebench.measure.speed.rounds import one_round, time_rounds
+from prunebench.measure.speed.execution import Decoder, choose, decoder
+from prunebench.measure.speed.lean_decoder import UnavailableError
 from prunebench.measure.synchronise import synchroniser
 from prunebench.model.placement import input_device
 from prunebench.model.positions import check_positions
 
 CLEAN_ROUNDS = 3
-"""Rounds of each model. What a choice needs is an estimate of each difference, not an interval."""
-PATIENCE = 5.0
-"""Disturbed rounds are repeated until this many times the planned time has passed."""
+"""Rounds of each pair. What a choice needs is an estimate of each difference, not an interval."""
+MOST_ROUNDS = 12
+"""Disturbed rounds are repeated until there are this many."""
+CHECKED_TOKENS = 4
+"""Tokens on which an execution form is compared with eager decoding."""
 
 
 @torch.inference_mode()
 def step_seconds(
-    models: Sequence[Any],
+    model: Any,
+    others: Iterable[Any],
     *,
     batch_size: int,
     prompt: int,
     new_tokens: int,
     watch: Watch | None = None,
-) -> list[float]:
-    """The median step of each model, in seconds, over rounds in which they take turns.
+) -> list[tuple[float, float]]:
+    """The median step of ``model`` and of each of ``others``, from rounds in which both take turns.
 
-    A step computes one token for each of ``batch_size`` sequences, behind ``prompt`` tokens. All
-    models run in the same execution form, the fastest that gives eager decoding's tokens. Raises
-    DisturbedError if too few rounds were clean.
+    A step computes one token for each of ``batch_size`` sequences, behind ``prompt`` tokens, and a
+    round has ``new_tokens`` of them. All models run in the form that is the fastest for ``model``.
+    One of the others is in memory at a time, if they are made one by one. Raises DisturbedError if
+    too few rounds of a pair were clean.
     """
-    spec = LatencySpec(
-        prompt=prompt,
-        new_tokens=new_tokens,
-        batch_size=batch_size,
-        min_rounds=CLEAN_ROUNDS,
-        min_time_s=0,
-        patience=PATIENCE,
-    )
-    where = input_device(models[0])
-    vocabulary = models[0].get_input_embeddings().num_embeddings
+    where = input_device(model)
+    length = prompt + 2 + MOST_ROUNDS * new_tokens
+    check_positions(model, length, "the shape to time")
+    vocabulary = model.get_input_embeddings().num_embeddings
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, vocabulary, (batch_size, prompt), generator=generator).to(where)
-    for model in models:
-        check_positions(model, prompt + new_tokens, "the shape to time")
+    form = choose([model], ids, CHECKED_TOKENS).form
+    watch = watch or watch_of(str(where))
     wait = synchroniser(where.type)
-    chosen = choose(models, ids, new_tokens)
-    for each in chosen.decoders:  # a first round, whatever `choose` ran before
-        one_round(each, ids, new_tokens, wait)
-    rounds = time_rounds(
-        chosen.decoders, ids, spec, CLEAN_ROUNDS, watch or watch_of(str(where)), wait
-    )
-    clean = rounds.clean()
-    if clean.count < CLEAN_ROUNDS:
-        reasons = filter(None, map(rounds.disturbed, range(rounds.count)))
-        raise DisturbedError(
-            f"{clean.count} of {rounds.count} rounds were undisturbed and {CLEAN_ROUNDS} are"
-            f" needed: {next(reasons)}"
-        )
     return [
-        median(chain.from_iterable(each.inter_token_s for each in model)) for model in clean.models
+        _pair(_decoders((model, other), form, batch_size, length), ids, new_tokens, watch, wait)
+        for other in others
     ]
+
+
+def _decoders(models: Sequence[Any], form: Form, batch_size: int, length: int) -> list[Decoder]:
+    """Both models in this form, or both eager if one cannot run in it."""
+    try:
+        return [decoder(model, form, batch_size, length) for model in models]
+    except UnavailableError:
+        return [decoder(model, "eager", batch_size, length) for model in models]
+
+
+def _pair(
+    decoders: Sequence[Decoder],
+    ids: torch.Tensor,
+    steps: int,
+    watch: Watch,
+    wait: Callable[[], None],
+) -> tuple[float, float]:
+    """The median step of each. One prompt serves all rounds: the prompt phase is not timed."""
+    tokens = [each.step(each.prompt(ids)) for each in decoders]  # the first step warms up
+    clean: list[list[list[float]]] = []
+    reasons: list[str] = []
+    for number in range(MOST_ROUNDS):
+        times: list[list[float]] = [[], []]
+        before = watch.read()
+        # Which of them goes first alternates, so that what it does to the other cancels.
+        for index in (0, 1) if number % 2 else (1, 0):
+            for _ in range(steps):
+                wait()
+                begun = time.perf_counter()
+                tokens[index] = decoders[index].step(tokens[index])
+                wait()
+                times[index].append(time.perf_counter() - begun)
+        reason = watch.disturbed(before, watch.read())
+        if reason is None:
+            clean.append(times)
+        else:
+            reasons.append(reason)
+        if len(clean) == CLEAN_ROUNDS:
+            mine, theirs = (
+                median(second for one in clean for second in one[index]) for index in (0, 1)
+            )
+            return mine, theirs
+    raise DisturbedError(
+        f"{len(clean)} of {MOST_ROUNDS} rounds were undisturbed and {CLEAN_ROUNDS} are needed:"
+        f" {reasons[-1]}"
+    )

@@ -279,13 +279,14 @@ class Context:
         return PartialForward(model, windows, self.device)
 
     def step_seconds(
-        self, models: Sequence[Any], *, batch_size: int, prompt: int, new_tokens: int
-    ) -> list[float]:
-        """Seconds of a generation step of each model: medians of rounds in which they take turns.
+        self, model: Any, others: Iterable[Any], *, batch_size: int, prompt: int, new_tokens: int
+    ) -> list[tuple[float, float]]:
+        """Seconds of a generation step of ``model`` and of each of the others, side by side.
 
-        A step gives one token to each of ``batch_size`` sequences, behind ``prompt`` tokens. Only
-        rounds count that nothing else on the machine disturbed. Raises PrunebenchError if there
-        are too few of them.
+        They are medians of rounds of ``new_tokens`` steps, in which the two take turns. A step
+        gives one token to each of ``batch_size`` sequences, behind ``prompt`` tokens. Only rounds
+        count that nothing else on the machine disturbed; PrunebenchError if there are too few.
+        ``others`` may be made one by one, so that one of them is in memory at a time.
         """
         # Here, because it loads transformers.
         from prunebench.measure.speed.step_seconds import step_seconds
@@ -293,7 +294,7 @@ class Context:
         try:
             with self.alone():
                 return step_seconds(
-                    models, batch_size=batch_size, prompt=prompt, new_tokens=new_tokens
+                    model, others, batch_size=batch_size, prompt=prompt, new_tokens=new_tokens
                 )
         except DisturbedError as error:
             raise PrunebenchError(
