@@ -87,6 +87,15 @@ def test_rows_that_rope_turns_are_reordered_head_by_head(tmp_path, uneven):
     np.testing.assert_array_equal(found["blk.2.attn_v.weight"], dense.v_proj.weight[12:].numpy())
 
 
+def test_a_qwen2_whose_heads_are_not_as_wide_as_the_model_is_a_deci_model(tmp_path):
+    """llama.cpp's `qwen2` wants a bias of Q with as many numbers as the model is wide."""
+    wide = tiny_checkpoint(tmp_path / "wide", "qwen2", **FULL, head_dim=16)
+    usual = tiny_checkpoint(tmp_path / "usual", "qwen2", **FULL)
+    for folder, architecture in ((wide, "deci"), (usual, "qwen2")):
+        path = write_gguf(folder, tmp_path / "model.gguf")
+        assert key(path, "general.architecture") == architecture
+
+
 def test_a_layer_without_anything_is_left_out(tmp_path):
     model = tiny_model("llama")
     remove_blocks(model, [Block(1, "attention"), Block(1, "mlp")])

@@ -233,4 +233,5 @@ def test_llama_cpp_cuts_text_as_the_tokenizer_of_the_folder(which, tmp_path):
             "POST", "/tokenize", json.dumps(asked), {"Content-Type": "application/json"}
         )
         found = json.loads(connection.getresponse().read())["tokens"]
+        connection.close()
         assert found == tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -1,6 +1,7 @@
 """The process of one runtime, which converts a model or times sessions.
 
-It runs as `python -P -m prunebench.cell.runtime_worker JOB ANSWER`, with two JSON files. An engine may print, keep threads or crash: nothing of that is in the cell.
+It runs as `python -P -m prunebench.cell.runtime_worker JOB ANSWER`, with two JSON files. An engine
+may print, keep threads or crash: nothing of that is in the cell.
 """
 
 from __future__ import annotations

@@ -40,6 +40,8 @@ class Family:
     """Whether rope turns neighbouring channels, so that rows of Q and K are reordered."""
     uneven: bool = False
     """Whether `deci` computes it too, so that layers may differ."""
+    full_bias: bool = False
+    """Whether the bias of Q must have as many numbers as the residual stream has channels."""
     norm_offset: float = 0.0
     pattern: int = 0
     """Every so many layers one reads everything, the others a window; 0 if there are no windows."""
@@ -51,7 +53,7 @@ _GELU = "gelu_pytorch_tanh"
 FAMILIES: Mapping[str, Family] = {
     "llama": Family("llama", turned=True, uneven=True),
     "mistral": Family("llama", turned=True, uneven=True),
-    "qwen2": Family("qwen2", uneven=True),
+    "qwen2": Family("qwen2", uneven=True, full_bias=True),
     "qwen3": Family("qwen3", names=_LLAMA_NAMES | _HEAD_NORMS),
     "gemma": Family("gemma", _GELU, norm_offset=1.0),
     "gemma2": Family("gemma2", _GELU, _FOUR_NORMS, norm_offset=1.0, pattern=2, wide_layers=46),

@@ -97,7 +97,10 @@ class GGUFPlan:
 
 
 def plan_gguf(folder: Path, *, text: bool = True) -> GGUFPlan:
-    """Plan the file; without ``text`` its tokens are their ids. Raises PrunebenchError if llama.cpp could not compute the model in ``folder``."""
+    """Plan the file; without ``text`` its tokens are their ids.
+
+    Raises PrunebenchError if llama.cpp could not compute the model in ``folder``.
+    """
     checkpoint = read_checkpoint(folder, tokenizer=text)
     _check_folder(folder)
     config = read_text_config(folder, checkpoint.config)
@@ -109,6 +112,9 @@ def plan_gguf(folder: Path, *, text: bool = True) -> GGUFPlan:
     if not kept:
         raise PrunebenchError(f"no layer of {folder} has an attention or an MLP")
     uneven = len({one.sizes for one in kept}) > 1 or not all(kept[0].sizes)
+    rows, hidden = stored["model.embed_tokens.weight"].shape
+    # `deci` takes a bias of any length.
+    uneven = uneven or (family.full_bias and kept[0].heads * head_size(config) != hidden)
     architecture = _architecture(family, kept, uneven=uneven)
     tensors = [
         *_outside(stored, config, family),
@@ -121,7 +127,6 @@ def plan_gguf(folder: Path, *, text: bool = True) -> GGUFPlan:
     ]
     _check_all_used(stored, tensors, layers)
     written = [_written(one, at) for at, one in enumerate(kept)]
-    rows = stored["model.embed_tokens.weight"].shape[0]
     vocabulary = read_vocabulary(folder, rows) if text else id_vocabulary(rows)
     return GGUFPlan(
         architecture,
