@@ -115,7 +115,7 @@ class Process(Session):
 
     def close(self) -> None:
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()  # closes the pipes, too
 
     def _read(self) -> str:
         assert self._process.stdout is not None
