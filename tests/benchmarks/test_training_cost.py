@@ -22,7 +22,7 @@ from smollm2 import reference_tokens, smollm2
 pytestmark = pytest.mark.bench
 
 ROUNDS = 5
-STEPS = 2
+STEPS = 1
 
 
 def seconds(step: Callable[[], object]) -> float:

@@ -143,7 +143,7 @@ def test_reinmax_is_exact_for_squares() -> None:
     torch.testing.assert_close(theta.grad, expected, rtol=1e-3, atol=1e-4)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**31), st.floats(0.2, 1.0))
 def test_the_budget_is_exact(seed: int, share: float) -> None:
     budget = Budget((LayerSizes(9, 14, 24, 12, 2), LayerSizes(9, 6, 20, 16, 1)))
@@ -170,14 +170,14 @@ def test_the_budget_is_exact(seed: int, share: float) -> None:
     assert float(budget.share(masks.float())) == pytest.approx(weights / budget.total, rel=1e-6)
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma"])
+@pytest.mark.parametrize("family", ["llama", "qwen3"])  # tests/model/test_indexed.py has more
 @torch.no_grad()
 def test_the_pruned_model_computes_what_its_masks_do(family: str) -> None:
     model, dense = tiny_model(family), tiny_model(family)
     budget = Budget.of(anatomy(dense))
     before = tiny_context(dense).linears(dense)
     assert budget.total == sum(each.weight.numel() for each in before.values())
-    context = prune(model, ratio=0.5)
+    context = prune(model, ratio=0.5, total_n_step=2)
     layers = anatomy(model).layers
     masks = torch.zeros(sum(budget.sizes))
     place = 0
@@ -206,10 +206,10 @@ def test_it_learns_the_budget_and_says_what_it_cost(caplog: pytest.LogCaptureFix
     context, said = tiny_context(model), []
     context.say = said.append
     with caplog.at_level(logging.INFO):
-        notes = prune(model, context, ratio=0.6, total_n_step=40, lam=6.0).notes
-    assert notes["steps"] == 40
+        notes = prune(model, context, ratio=0.6, total_n_step=25, lam=6.0).notes
+    assert notes["steps"] == 25
     first, last = notes["budget_curve"][0], notes["budget_curve"][-1]
-    assert first[0] == 1 and last[0] == 40
+    assert first[0] == 1 and last[0] == 25
     assert first[2] < 0.2
     assert last[2] == pytest.approx(0.6, abs=0.15)
     assert notes["learned_ratio"] == pytest.approx(0.6, abs=0.2)
@@ -219,7 +219,7 @@ def test_it_learns_the_budget_and_says_what_it_cost(caplog: pytest.LogCaptureFix
         r"loss \S+, cross-entropy 5\.\d+, \d+\.\d% of 60\.0% removed, \d+ tokens/s, \S+ GB$",
         said[0],
     )
-    assert f"training step 1 of 40: {said[0]}" in caplog.text
+    assert f"training step 1 of 25: {said[0]}" in caplog.text
     assert not any(each.requires_grad for each in model.parameters())
 
 
@@ -234,7 +234,7 @@ def test_gates_that_keep_nothing_have_a_budget_too(monkeypatch: pytest.MonkeyPat
 def test_target_parameters_counts_the_whole_model() -> None:
     model = tiny_model("llama")
     before = sum(each.numel() for each in model.parameters())
-    prune(model, target_parameters=0.3)
+    prune(model, target_parameters=0.3, total_n_step=1)
     after = sum(each.numel() for each in model.parameters())
     assert 1 - after / before == pytest.approx(0.3, abs=2e-3)
     with pytest.raises(PrunebenchError, match="more than attentions and MLPs have"):
