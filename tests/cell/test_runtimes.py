@@ -111,7 +111,7 @@ def test_both_models_are_timed_and_the_tokens_are_the_models_own(setup, pruned, 
     assert [phase.phase for phase in given.phases.times] == ["tokens", "convert", "runtimes"]
 
 
-def test_dense_is_converted_once_for_all_cells_and_has_no_ratio(setup, pruned, checkpoint):
+def test_dense_is_converted_once_for_all_cells_and_has_no_ratio(setup, pruned):
     measure_runtimes(setup({}), pruned)
     dense = Subject(tiny_model("llama"), tiny_tokenizer())
     [found] = measure_runtimes(setup({}), dense)
@@ -122,28 +122,22 @@ def test_dense_is_converted_once_for_all_cells_and_has_no_ratio(setup, pruned, c
     assert found.latency[0].token_s is not None
 
 
-def test_another_option_is_another_conversion(setup, pruned):
-    measure_runtimes(setup({}, {"precision": "int8"}), pruned)
-    assert len(Fake.converted) == 4
-
-
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        ({"fault": "refuses"}, "it has no kernel"),
-        ({"fault": "raises"}, "no such thing"),
-        ({"fault": "short"}, "the runtime ended after 2 tokens"),
-        ({"fault": "other"}, "other tokens than the model's own code, first at new token 2 of 4"),
-    ],
-)
-def test_a_fault_costs_this_runtime_and_no_other(setup, pruned, options, reason):
-    given = setup(options, {})
-    bad, good = measure_runtimes(given, pruned)
-    assert reason in (bad.reason or "")
+def test_a_fault_costs_this_runtime_and_no_other(setup, pruned):
+    faults = {
+        "refuses": "it has no kernel",
+        "raises": "no such thing",
+        "short": "the runtime ended after 2 tokens",
+        "other": "other tokens than the model's own code, first at new token 2 of 4",
+    }
+    given = setup({}, *({"fault": fault} for fault in faults))
+    good, *bad = measure_runtimes(given, pruned)
     assert good.reason is None
-    [flag] = given.flags.found
-    assert reason in flag
-    assert f"fault={options['fault']}" in flag
+    # Both models for every option that got so far: options decide what a conversion is.
+    assert len(Fake.converted) == 6
+    for found, flag, (fault, reason) in zip(bad, given.flags.found, faults.items(), strict=True):
+        assert reason in (found.reason or "")
+        assert reason in flag
+        assert f"fault={fault}" in flag
 
 
 def test_other_precisions_may_give_other_tokens(setup, pruned):

@@ -7,6 +7,7 @@ import torch
 
 from prunebench import PrunebenchError
 from prunebench.experiment.measures import LatencySpec
+from prunebench.measure.speed import rounds
 from prunebench.measure.speed.rounds import Round
 from prunebench.measure.speed.runtime_rounds import (
     SessionDecoder,
@@ -65,6 +66,32 @@ def test_both_sessions_take_turns_and_the_tokens_are_those_of_the_first():
     assert found.ttft_speedup is not None
 
 
+class Slow(Counting):
+    """Every token takes ``seconds`` on the clock that `measure_sessions` reads."""
+
+    def __init__(self, clock, seconds):
+        super().__init__([], "")
+        self._clock, self._seconds = clock, seconds
+
+    def tokens(self, prompt):
+        for token in super().tokens(prompt):
+            self._clock[0] += self._seconds
+            yield token
+
+
+def test_the_speed_up_is_dense_over_pruned(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(rounds.time, "perf_counter", lambda: clock[0])
+    found, _ = measure_sessions([Slow(clock, 1.0), Slow(clock, 3.0)], PROMPT, SPEC, 1, Watch())
+    assert found.token_speedup is not None
+    assert found.ttft_speedup is not None
+    assert (found.token_speedup.estimate, found.ttft_speedup.estimate) == (3.0, 3.0)
+    assert found.token_s is not None
+    assert found.dense_token_s is not None
+    assert (found.token_s.median, found.dense_token_s.median) == (1.0, 3.0)
+    assert not found.bursts
+
+
 def test_without_dense_there_are_times_and_no_ratio():
     found, _ = measure_sessions([Counting([], "dense")], PROMPT, SPEC, 2, Watch())
     assert found.token_s is not None
@@ -111,8 +138,6 @@ def test_bursts_are_seen_by_steps_of_no_time(steps, bursts):
 
 
 def test_in_bursts_the_steps_are_means_of_rounds(monkeypatch):
-    from prunebench.measure.speed import rounds
-
     times = iter(range(1000))
     now = 0.0
 
