@@ -199,8 +199,8 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
     "qwen4_exp_text": _INDEXER,
     "reformer": {
         "is_decoder": True,
-        "axial_pos_embds_dim": [32, 32],
-        "axial_pos_shape": [8, 16],
+        "attn_layers": ["local", "lsh"] * (LAYERS // 2),
+        "axial_pos_embds": False,  # they train on windows of one length only
     },
     "roc_bert": {
         "pronunciation_vocab_size": 40,

@@ -8,6 +8,7 @@ be another model after loading, so nothing is removed.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import re
@@ -44,14 +45,11 @@ def keep_layers(parts: Anatomy, kept: Sequence[int]) -> None:
     depth = len(layers)
     found = text_configs(parts)
     before = [copy.deepcopy(vars(config)) for config in found]
-    try:
-        was = _differences(parts, range(depth))
-    except Exception:  # a width that the config cannot hold: then it cannot be compared
-        was = None
+    was, runs = _dense_differences(parts)
     for config in found:
         shorten(config, kept, depth)
     try:
-        _check_built(parts, kept, was)
+        _check_built(parts, kept, was, runs=runs)
     except PrunebenchError:
         for config, fields in zip(found, before, strict=True):
             vars(config).clear()
@@ -134,14 +132,28 @@ def _copy_changes(parts: Anatomy, config: Any, before: dict[str, Any]) -> None:
                 setattr(module, name, getattr(config, name))
 
 
-def _check_built(parts: Anatomy, kept: Sequence[int], was: list[set[str]] | None) -> None:
+def _dense_differences(parts: Anatomy) -> tuple[list[set[str]] | None, bool]:
+    """`_differences` of all layers, and whether a model without numbers runs.
+
+    None if none can be built, because of a width that the config cannot hold: then nothing can be
+    compared.
+    """
+    for runs in (True, False):
+        with contextlib.suppress(Exception):
+            return _differences(parts, range(len(parts.layers)), runs=runs), runs
+    return None, False
+
+
+def _check_built(
+    parts: Anatomy, kept: Sequence[int], was: list[set[str]] | None, *, runs: bool
+) -> None:
     """Raise PrunebenchError unless the shortened config describes the layers that remain."""
     if was is None:
         return
     name = type(parts.model).__name__
     hint = "remove other layers, or prune the weights"
     try:
-        now = _differences(parts, kept)
+        now = _differences(parts, kept, runs=runs)
         assert now is not None, "it has another number of layers"
     except Exception as error:
         raise PrunebenchError(
@@ -164,16 +176,17 @@ def _check_built(parts: Anatomy, kept: Sequence[int], was: list[set[str]] | None
             )
 
 
-def _differences(parts: Anatomy, kept: Sequence[int]) -> list[set[str]] | None:
+def _differences(parts: Anatomy, kept: Sequence[int], *, runs: bool) -> list[set[str]] | None:
     """How these layers, and last the rest, differ from a model that the config describes.
 
-    None if it has another number of layers. Raises what building or running such a model raises.
+    ``runs``: whether that model must run, too. None if it has another number of layers. Raises what building or running such a model raises.
     """
     # Meta: a model of any size is built in a fraction of a second and takes no memory.
     with torch.device("meta"):
         built = type(parts.model)(copy.deepcopy(parts.model.config))
     # With a cache: some hybrid stacks run only if an attention is left that counts its tokens.
-    run_on_meta(built, find_layers(built).decoder)
+    if runs:
+        run_on_meta(built, find_layers(built).decoder)
     fresh = built.get_submodule(find_layers(built).layers)
     if len(fresh) != len(kept):
         return None

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from prunebench.errors import PrunebenchError
 from prunebench.training.windows import TrainingWindows
 
 LOGITS_BYTES = 32 << 20
@@ -24,9 +25,16 @@ def next_token_backward(
     tokens: int64 [windows, length]. ``counted``, bool of the same shape, True for tokens whose
     prediction counts; None: all but the first. The sum is in nats and not weighted. A model in
     float16 has gradients in float16: choose ``weight`` so that small ones do not become zero.
+    Raises PrunebenchError if the forward of the model gives no gradient to what is to learn.
     """
     # [windows, length - 1, vocabulary]
     logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
+    if not logits.requires_grad:  # Reformer's layers ask whether their input wants a gradient
+        raise PrunebenchError(
+            f"the layers of {type(model).__name__} give their weights no gradient as long as the"
+            " embeddings stay as they are",
+            hint="leave out the recovery, and methods that need gradients",
+        )
     flat = logits.detach().flatten(0, 1)  # [tokens, vocabulary]
     gradient = torch.empty_like(flat)
     total = _sum(flat, *_targets(tokens, counted, flat.device), gradient, weight)

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 
 from prunebench.errors import PrunebenchError
 from prunebench.model.cache import cache_dir
-from prunebench.model.coupling.proof import ProofModel, failure, is_parallel, prove
+from prunebench.model.coupling.proof import ProofModel, confirm, failure, is_parallel, prove
 from prunebench.model.coupling.rules import heads_of
 from prunebench.model.coupling.shrink import small_configs
 from prunebench.model.coupling.sub_block import Coupling, Kind, LayerCoupling, SubBlock
@@ -163,24 +163,12 @@ def _proved(kind: type, config: Any) -> Coupling | str:
         for indices in alike.values():
             own = prove(proof, indices[0], text)
             if len(indices) > 1:  # whether it is the first layer may matter
-                own = _both(own, prove(proof, indices[-1], text))
+                own = confirm(proof, indices[-1], own)
             for index in indices:
                 blocks[index], parallel[index] = own, is_parallel(proof, indices[0], own)
         found = whole(proof, blocks)
         layers = zip(found.layers, parallel, strict=True)
         return replace(found, layers=tuple(replace(each, parallel=two) for each, two in layers))
-
-
-def _both(one: dict[Kind, SubBlock], other: dict[Kind, SubBlock]) -> dict[Kind, SubBlock]:
-    return {
-        kind: replace(
-            block,
-            no_removal=block.no_removal or other[kind].no_removal,
-            no_cut=block.no_cut or other[kind].no_cut,
-        )
-        for kind, block in one.items()
-        if kind in other
-    }
 
 
 def _randomise(model: torch.nn.Module) -> None:

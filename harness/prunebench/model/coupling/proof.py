@@ -8,18 +8,19 @@ weights, with a KV cache and without. A guess that is wrong cannot pass by chanc
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import torch
 
+from prunebench.model.coupling.one_layer import OneLayer, copied
 from prunebench.model.coupling.removal import put, replacements
 from prunebench.model.coupling.rules import cut_guesses, sub_blocks
-from prunebench.model.coupling.slices import is_transposed, narrow, owned
+from prunebench.model.coupling.slices import is_transposed, narrow, owned, width
 from prunebench.model.coupling.sub_block import Kind, SubBlock
 from prunebench.model.coupling.trace import LayerTrace, tensors, trace
 
@@ -27,6 +28,8 @@ TOLERANCE = 1e-4
 """Largest difference of logits that counts as none, as a share of the largest logit."""
 EFFECT = 1e-3
 """A mask must change the logits by this share of the largest one: else the proof shows nothing."""
+GUESSES = 100
+"""What is not found by then is not looked for: each guess takes milliseconds."""
 LENGTH = 12
 CALLS = ((8, 3, 1), (8, 1, 1, 1, 1))
 """Tokens of the calls that share a KV cache. State spaces take one token after the first call."""
@@ -114,7 +117,7 @@ class ProofModel:
     def changed(self, index: int) -> Iterator[Any]:
         """A copy of one layer in its place, to change, until the block ends."""
         before = self.layers[index]
-        self.layers[index] = copy.deepcopy(before)
+        self.layers[index] = copied(before, weights=True)
         try:
             yield self.layers[index]
         finally:
@@ -129,6 +132,35 @@ def prove(proof: ProofModel, index: int, config: Any) -> Proved:
         removable = _prove_removal(proof, index, block)
         found[block.kind] = _prove_cuts(proof, index, removable, config)
     return found
+
+
+def confirm(proof: ProofModel, index: int, found: Proved) -> Proved:
+    """What was ``found`` in a layer that is built alike, with what does not hold in layer ``index``.
+
+    Only the guess that was right there is tried.
+    """
+    alone = OneLayer(proof.layers[index], proof.traces[index].of(""))
+    confirmed: Proved = {}
+    for kind, block in found.items():
+        again = _prove_removal(proof, index, block)
+        if again.no_removal is None and again.answer != block.answer:
+            name = block.modules[-1]
+            again = replace(block, no_removal=f"not every {name} returns the same if it is removed")
+        groups = _groups(proof.layers[index], block)
+        if block.no_cut is None and groups > 1:
+            reason = _prove_guess(proof, index, block, groups, alone)
+            again = replace(again, no_cut=reason and _uncut(block, reason))
+        confirmed[kind] = again
+    return confirmed
+
+
+def _groups(layer: torch.nn.Module, block: SubBlock) -> int:
+    """KV groups or channels of a sub-block that has cuts; 0 if it has none."""
+    if not block.cuts:
+        return 0
+    if block.heads is not None:
+        return block.heads.keys
+    return width(layer.get_submodule(block.cuts[-1].linear), 1)
 
 
 def is_parallel(proof: ProofModel, index: int, blocks: Proved) -> bool:
@@ -230,29 +262,39 @@ def _prove_cuts(proof: ProofModel, index: int, block: SubBlock, config: Any) -> 
     if block.no_cut:
         return block
     reason, first = None, None
+    alone = OneLayer(proof.layers[index], proof.traces[index].of(""))
     # The guesses go from likely to unlikely. The reason of the first is the one that people see.
-    for guess, groups in cut_guesses(block, proof.layers[index], proof.traces[index], config):
+    guesses = cut_guesses(block, proof.layers[index], proof.traces[index], config)
+    for guess, groups in islice(guesses, GUESSES):
         if groups == 1:
             return guess
-        found = _prove_guess(proof, index, guess, groups)
+        found = _prove_guess(proof, index, guess, groups, alone)
         if found is None:
             return guess
         if first is None:
             first, reason = guess, found
-    what = "KV groups" if block.kind == "attention" else "channels"
     reason = reason or "no rule says which rows and columns belong together"
-    return replace(block, no_cut=f"{what} of {block.modules[-1]} cannot be removed: {reason}")
+    return replace(block, no_cut=_uncut(block, reason))
 
 
-def _prove_guess(proof: ProofModel, index: int, guess: SubBlock, groups: int) -> str | None:
+def _uncut(block: SubBlock, reason: str) -> str:
+    what = "KV groups" if block.kind == "attention" else "channels"
+    return f"{what} of {block.modules[-1]} cannot be removed: {reason}"
+
+
+def _prove_guess(
+    proof: ProofModel, index: int, guess: SubBlock, groups: int, alone: OneLayer
+) -> str | None:
     # Regular choices, such as the first half, are the same rows in several orders.
     # An irregular choice, which no other order of the rows would give as well
     kept = [group for group in range(groups) if group % 3 == 1] or [groups - 1]
+    gone = [group for group in range(groups) if group not in kept]
     try:
+        if (reason := alone.contradicts(guess, groups, kept, gone)) is not None:
+            return reason
         with proof.changed(index) as layer:
             out = guess.cuts[-1]
             writer = layer.get_submodule(out.linear)
-            gone = [group for group in range(groups) if group not in kept]
             matrix = writer.weight.T if is_transposed(writer) else writer.weight  # [out, in]
             matrix[:, owned(layer, guess, out, groups, gone)] = 0
             masked = proof.run()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any
 
 import torch
@@ -268,7 +268,7 @@ def _attention_cuts(
     out = Cut(block.writer or "", 1)
     # Latent attention has one key head for each query head, whatever its config says.
     for groups in dict.fromkeys((heads.keys, heads.query)):
-        for names in _subsets(block.readers, between):
+        for names in _subsets(block.readers, between, _squeezing(block, between, trace)):
             rows = [width(layer.get_submodule(path), 0) for path in names]
             if any(count % groups for count in rows):
                 continue
@@ -276,18 +276,46 @@ def _attention_cuts(
                 yield (*(Cut(path, 0, parts) for path in names), out), groups
 
 
-def _subsets(readers: Sequence[str], between: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """All readers; or, if linears follow linears (latent attention), these and some readers."""
+def _subsets(
+    readers: Sequence[str], between: Sequence[str], squeezing: set[str]
+) -> Iterator[tuple[str, ...]]:
+    """All readers; or, if linears follow linears (latent attention), these and some readers.
+
+    ``squeezing``: readers that are probably not among them.
+    """
     if not between:
         yield tuple(readers)
         return
-    for skipped in range(len(readers) + 1):
-        for left_out in _choices(readers, skipped):
-            yield (*(path for path in readers if path not in left_out), *between)
+    all_choices = (
+        set(left_out)
+        for skipped in range(len(readers) + 1)
+        for left_out in combinations(readers, skipped)
+    )
+    for left_out in chain([squeezing], (each for each in all_choices if each != squeezing)):
+        yield (*(path for path in readers if path not in left_out), *between)
 
 
-def _choices(names: Sequence[str], count: int) -> Iterator[tuple[str, ...]]:
-    yield from combinations(names, count)
+def _squeezing(block: SubBlock, between: Sequence[str], trace: LayerTrace) -> set[str]:
+    """Readers whose output goes through another linear, such as the first ones of latent attention.
+
+    Their rows belong to no head.
+    """
+    made: dict[int, str] = {}  # the reader, by the memory that has its output, normed or not
+    found: set[str] = set()
+    for call in (each for path in block.modules for each in trace.inside(path)):
+        sources = {made[at] for at in map(_memory, call.inputs) if at in made}
+        if call.path in block.readers:
+            made |= {_memory(tensor): call.path for tensor in call.outputs}
+        elif call.path in between:
+            found |= sources
+        elif _is_norm(call.module):
+            made |= {_memory(tensor): path for path in sources for tensor in call.outputs}
+    return found
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    """Equal for a tensor and all views of it."""
+    return tensor.untyped_storage().data_ptr()
 
 
 def _vectors(block: SubBlock, layer: torch.nn.Module, counts: set[int]) -> tuple[str, ...]:
