@@ -83,7 +83,10 @@ class LoRA(Recovery):
         # The initial values of A must not depend on what the method drew before.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(context.seed)
-            adapted = LoraModel(model, self._config(paths, model, masks), adapter_name="default")
+            # In a module without a config: of some mixtures PEFT takes the names of linears for
+            # those of fused experts, and would train the experts without their masks.
+            bare = torch.nn.ModuleDict({"model": model}) if self.options.merge else model
+            adapted = LoraModel(bare, self._config(paths, model, masks), adapter_name="default")
         adapters = {name: each for name, each in model.named_parameters() if ".lora_" in name}
         for adapter in adapters.values():
             adapter.data = adapter.data.float()  # small updates are lost in half precision
@@ -115,9 +118,8 @@ class LoRA(Recovery):
         """The linears that PEFT can adapt; experts are parts of a parameter and no modules."""
         modules = dict(model.named_modules())
         found = {path: each for path, each in linears.items() if path in modules}
-        if len(found) < len(linears):
-            # PEFT takes these names for those of the fused experts, whatever the path before them,
-            # and would train the experts without their masks.
+        if len(found) < len(linears) and not self.options.merge:
+            # Whoever loads the adapter has PEFT read these names as those of the fused experts.
             names = {path.rpartition(".")[2] for path in linears.keys() - found.keys()} | _EXPERTS
             found = {path: each for path, each in found.items() if path.split(".")[-1] not in names}
         turned = [path for path in found if _is_turned(modules[path])]

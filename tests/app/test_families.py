@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from families.tiny_configs import tiny_config
 from prunebench.app.families import LEVELS, all_levels, model_levels
 from prunebench.cli import prunebench as command
 from prunebench.errors import PrunebenchError
 from prunebench.model.supported import causal_types
+from prunebench.testing.any_type import tiny_config
 
 
 def invoke(*arguments: str | Path) -> Result:

@@ -10,12 +10,12 @@ import torch
 
 from families.depth import has_a_sound_cache
 from families.levels import WORKS, level
-from families.tiny_configs import tiny_model
 from families.weights import check_saved, logits, planned, refused
 from prunebench import Anatomy, Block, PrunebenchError, anatomy
 from prunebench.model.coupling.sub_block import KINDS
 from prunebench.model.surgery import remove_blocks
 from prunebench.model.width import keep_groups, keep_hidden
+from prunebench.testing.any_type import tiny_model
 
 
 @level("blocks")

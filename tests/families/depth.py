@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from families.levels import WORKS, level
-from families.tiny_configs import tiny_model
 from families.weights import TOKENS, check_saved, logits, planned, refused
 from prunebench import PrunebenchError, anatomy
 from prunebench.model.surgery import remove_layers
+from prunebench.testing.any_type import tiny_model
 
 
 @torch.no_grad()

@@ -21,9 +21,9 @@ import families.training
 import families.weights  # noqa: F401 - registers its checks
 import prunebench.app
 from families.levels import LEVELS, WORKS
-from families.tiny_configs import TYPES, tiny_model
 from prunebench.app.families import LEVELS as LEVEL_NAMES
 from prunebench.app.families import all_levels
+from prunebench.testing.any_type import TYPES, tiny_model
 
 DATA = Path(prunebench.app.__file__).parent / "families.json"
 WANTED = {"weights": 140, "depth": 100, "blocks": 70, "width": 70, "experts": 45, "reap": 45}

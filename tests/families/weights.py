@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from families.levels import WORKS, level
-from families.tiny_configs import LAYERS, VOCABULARY, tiny_model
 from prunebench import Context, PrunebenchError, anatomy, load_pruned
 from prunebench.model.checkpoint import save
 from prunebench.model.supported import check_family
 from prunebench.plugin.host import load_plugins
+from prunebench.testing.any_type import LAYERS, VOCABULARY, tiny_model
 
 TOKENS = torch.randint(4, VOCABULARY - 10, (2, 12), generator=torch.Generator().manual_seed(1))
 

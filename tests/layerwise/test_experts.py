@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from families.tiny_configs import tiny_model
 from prunebench.layerwise import expert_tokens
 from prunebench.layerwise.expert_tokens import FEWEST_TOKENS
 from prunebench.model.anatomy import anatomy
 from prunebench.model.experts import find_experts, observed_experts
 from prunebench.plugin.api.context import Context
+from prunebench.testing.any_type import tiny_model
 from prunebench_plugins.magnitude import Magnitude
 from prunebench_plugins.random import Random
 from prunebench_plugins.sparsegpt import SparseGPT

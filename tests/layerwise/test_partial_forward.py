@@ -9,12 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import families.tiny_configs
 from prunebench import Block, PrunebenchError, anatomy
 from prunebench.layerwise import partial_forward
 from prunebench.layerwise.partial_forward import PartialForward
 from prunebench.model import batches
 from prunebench.model.surgery import remove_blocks
+from prunebench.testing import any_type
 from tiny import FAMILIES, tiny_model
 
 
@@ -271,7 +271,7 @@ def test_the_head_runs_on_as_many_tokens_as_are_allowed_at_once(
 
 @pytest.mark.parametrize("model_type", ["granite", "gemma2", "cohere", "bloom"])
 def test_logits_that_a_model_scales_or_caps_are_its_own(model_type: str) -> None:
-    model = families.tiny_configs.tiny_model(model_type)
+    model = any_type.tiny_model(model_type)
     if hasattr(model.config, "logits_scaling"):
         model.config.logits_scaling = 3.0
     tokens = torch.randint(4, 150, (2, 10), generator=torch.Generator().manual_seed(0))

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from families.tiny_configs import tiny_model
 from prunebench.errors import PrunebenchError
 from prunebench.model import expert_removal
 from prunebench.model.expert_removal import keep_experts
 from prunebench.model.mixture import mixture_of
 from prunebench.model.routers import masked_experts
+from prunebench.testing.any_type import tiny_model
 
 TOKENS = torch.randint(3, 150, (2, 10), generator=torch.Generator().manual_seed(0))
 KINDS = {

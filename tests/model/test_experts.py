@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from families.tiny_configs import tiny_model
 from prunebench.model.experts import (
     IMPLEMENTATION,
     ExpertRows,
@@ -16,6 +15,7 @@ from prunebench.model.experts import (
     observed_experts,
     unknown_experts,
 )
+from prunebench.testing.any_type import tiny_model
 
 KINDS = {
     "plain": "qwen3_moe",

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-import families.tiny_configs
 from prunebench.errors import PrunebenchError
 from prunebench.model.anatomy import anatomy
 from prunebench.model.checkpoint import save_by_pieces
 from prunebench.model.folder import read_checkpoint
 from prunebench.model.load import load, load_bare
 from prunebench.model.streamed import StreamedModel, open_tensors
+from prunebench.testing import any_type
 from tiny import FAMILIES, tiny_checkpoint, tiny_model, tiny_tokenizer
 
 YARN = {
@@ -142,7 +142,7 @@ def test_experts_that_lie_one_by_one_on_disk_are_lent_and_written(
     model_type: str, tmp_path: Path
 ) -> None:
     """In memory they are one parameter of a layer."""
-    whole = families.tiny_configs.tiny_model(model_type)
+    whole = any_type.tiny_model(model_type)
     whole.save_pretrained(tmp_path / "model")
     tiny_tokenizer().save_pretrained(tmp_path / "model")
     whole = load(tmp_path / "model", dtype="float32", device="cpu").model

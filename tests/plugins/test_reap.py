@@ -8,10 +8,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from families.tiny_configs import tiny_model
 from prunebench.errors import PrunebenchError
 from prunebench.model.anatomy import anatomy
 from prunebench.plugin.api.context import Context
+from prunebench.testing.any_type import tiny_model
 from prunebench_plugins.reap import Reap
 
 TOKENS = torch.randint(3, 150, (8, 24), generator=torch.Generator().manual_seed(0))

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from families.tiny_configs import tiny_model
 from prunebench.errors import PluginError
 from prunebench.model.experts import find_experts
 from prunebench.plugin.api.context import Context
 from prunebench.plugin.host import load_plugins
+from prunebench.testing.any_type import tiny_model
 from prunebench.training.settings import TrainingSettings
 
 TOKENS = torch.randint(3, 150, (4, 16), generator=torch.Generator().manual_seed(0))
@@ -77,6 +77,27 @@ def test_lora_leaves_experts_as_they_are() -> None:
     assert all(torch.equal(weight, before[name]) for name, weight in matrices(model).items())
     assert not torch.equal(model.model.layers[0].self_attn.q_proj.weight, attention)
     assert used.notes["targets"] == 16
+
+
+@pytest.mark.parametrize("family", ["qwen2_moe", "deepseek_v3"])
+def test_lora_trains_shared_experts_and_dense_layers_of_mixtures(family: str) -> None:
+    """Their linears are called as experts are, which PEFT takes for those of the fused ones."""
+    model = tiny_model(family)
+    apply("method", "magnitude", model, context(), sparsity=0.5)
+    linears = {
+        path: linear.weight.clone()
+        for path, linear in context().linears(model).items()
+        if ".experts." not in path
+    }
+    experts, used = matrices(model), context()
+    apply("recovery", "lora", model, used, learning_rate=1e-2, **SHORT)
+    assert all(torch.equal(weight, experts[name]) for name, weight in matrices(model).items())
+    assert used.notes["targets"] == used.notes["masked_targets"] == len(linears)
+    assert any("shared_expert" in path for path in linears)
+    for path, before in linears.items():
+        after = model.get_submodule(path).weight
+        assert not torch.equal(after, before), path
+        assert torch.equal(after == 0, before == 0), path
 
 
 @pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss"])

@@ -31,7 +31,7 @@ SIGNS = {"kept": "ok", "broken": "BROKEN", "not tried": "-", "hint": "hint"}
     "families",
     multiple=True,
     shell_complete=completion.families,
-    help="Try only these families. Repeatable.",
+    help="Try only these types of causal language models. Repeatable.",
 )
 def command(name: str, options: tuple[str, ...], families: tuple[str, ...]) -> None:
     """Try the promises of the method, allocation, recovery, metric or runtime NAME on small seeded
@@ -104,15 +104,28 @@ def _shown(path: Path) -> str:
 
 
 def _check_families(families: tuple[str, ...]) -> None:
-    from prunebench.errors import PrunebenchError, did_you_mean
-    from prunebench.testing.models import FAMILIES, MIXTURES
+    """Raise PrunebenchError, with the reason, unless small models of all of them can be pruned."""
+    from prunebench.errors import PrunebenchError, did_you_mean, first_line
+    from prunebench.model.supported import causal_types, check_family
+    from prunebench.testing.models import tiny_model
 
-    known = (*FAMILIES, *MIXTURES)
+    known = causal_types()
     for family in families:
         if family not in known:
+            near = did_you_mean(family, known)
+            listed = "`prunebench families` lists them all"
             raise PrunebenchError(
-                f"no family is called '{family}'", hint=did_you_mean(family, known)
+                f"no family is called '{family}'",
+                hint=near if near.startswith("did you mean") else listed,
             )
+        try:
+            config = tiny_model(family).config.to_dict()
+        except Exception as error:  # some need another package, or a file from the Hub
+            raise PrunebenchError(
+                f"no small model of the family {family} can be built ({first_line(error)})",
+                hint="name another family",
+            ) from error
+        check_family({**config, "model_type": family}, f"--family {family}")
 
 
 def _checked_options(entry: PluginEntry, options: dict[str, Any]) -> dict[str, Any]:

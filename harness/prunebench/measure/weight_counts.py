@@ -41,6 +41,11 @@ class LayerCount:
         return weights, sum(self.zeros[name] for name in names)
 
 
+def counted_name(name: str) -> str:
+    """The name under which a linear is counted: an expert's with a '*' for the expert."""
+    return _EXPERT.sub(r"\1*", name)
+
+
 @torch.no_grad()
 def count_layer(
     linears: Mapping[str, Any], layer: int, patterns: Sequence[tuple[int, int]] = ()
@@ -60,7 +65,7 @@ def count_layer(
         rows, columns = kept.shape
         if found := _EXPERT.search(name):
             experts.add(name[: found.end()])
-        joined = _EXPERT.sub(r"\1*", name)
+        joined = counted_name(name)
         shapes[joined] = shapes.get(joined, (0, 0))[0] + rows, columns
         zeros[joined] += kept.numel() - int(torch.count_nonzero(kept))
         for pattern in patterns:

@@ -13,11 +13,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from prunebench.testing import any_type
+from prunebench.testing.any_type import LAYERS, VOCABULARY
+
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "opt", "gpt_neox", "phi")
 MIXTURES = ("qwen3_moe", "mixtral")
-"""Mixtures of experts: a token goes to two of four in each layer. `tiny_model` makes them too."""
-VOCABULARY = 320
-LAYERS = 4
+"""Mixtures of experts: a token goes to two of four in each layer."""
 
 _COMMON = {
     "vocab_size": VOCABULARY,
@@ -53,10 +54,13 @@ _CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def tiny_model(family: str, seed: int = 0, **config_overrides: Any) -> Any:
-    """A causal LM of one of ``FAMILIES`` or ``MIXTURES`` in evaluation mode, with random weights.
+    """A causal LM in evaluation mode, with random weights.
 
-    ``config_overrides`` are fields of the family's transformers config.
+    ``family``: one of ``FAMILIES`` or ``MIXTURES``, or any other type of causal LM that
+    transformers has, by its `model_type`. ``config_overrides`` are fields of its config.
     """
+    if family not in _CONFIGS:
+        return any_type.tiny_model(family, seed, **config_overrides)
     config = CONFIG_MAPPING[family](**{**_CONFIGS[family], **config_overrides})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

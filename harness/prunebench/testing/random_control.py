@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from prunebench.measure.weight_counts import counted_name
 from prunebench.model.anatomy import anatomy
 from prunebench.testing.promises import Promise, promise
 
@@ -47,11 +48,16 @@ def _random_logits(trial: MethodTrial, pruned: Pruned, seed: int) -> torch.Tenso
     """Logits of the model with random zeros, as many as the method left in each linear."""
     model = trial.model()
     generator = torch.Generator().manual_seed(seed)
-    path = anatomy(model).layers_path
+    parts = anatomy(model)
     for each in pruned.audit().linears:
-        weight = model.get_submodule(f"{path}.{each.layer}.{each.name}").weight
-        gone = torch.randperm(weight.numel(), generator=generator)[: each.zeros]
-        weight.view(-1)[gone] = 0
+        linears = parts.linears(parts.layers[each.layer]).items()
+        # The same linear of all experts is counted as one.
+        weights = [linear.weight for name, linear in linears if counted_name(name) == each.name]
+        sizes = [weight.numel() for weight in weights]
+        gone = torch.zeros(sum(sizes), dtype=torch.bool)
+        gone[torch.randperm(len(gone), generator=generator)[: each.zeros]] = True
+        for weight, mask in zip(weights, gone.split(sizes), strict=True):
+            weight.masked_fill_(mask.view_as(weight), 0)
     with torch.no_grad():
         logits: torch.Tensor = model(pruned.context.windows).logits
     return logits

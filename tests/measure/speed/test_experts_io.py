@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from families.tiny_configs import tiny_model
 from prunebench.measure.speed.breakdown import PARTS, _modules, breakdown
 from prunebench.measure.speed.io import weight_bytes
 from prunebench.model.anatomy import anatomy
 from prunebench.model.experts import find_experts
+from prunebench.testing.any_type import tiny_model
 
 
 def test_a_token_reads_its_experts_and_all_that_is_shared() -> None:

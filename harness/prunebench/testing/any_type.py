@@ -1,7 +1,7 @@
 """A small random model of every causal-LM type that transformers has.
 
 Each config starts as the type's default one and is made small by rules over names of fields: most
-types need nothing else. ``CORRECTIONS`` has the rest.
+types need nothing else. ``CORRECTIONS`` has the rest. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 TYPES: tuple[str, ...] = tuple(sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
-VOCABULARY = 160
+VOCABULARY = 320
 HIDDEN = 64
 LAYERS = 4
 HEADS = 4
