@@ -134,6 +134,14 @@ AT_PLAN: dict[str, tuple[Damage, str, str | None]] = {
         r"is quantised \(fp8\)",
         "name the checkpoint",
     ),
+    "bitnet": (
+        both(
+            config(model_type="bitnet", quantization_config={"quant_method": "bitnet"}),
+            stored_as(torch.uint8),
+        ),
+        r"is quantised \(bitnet\)",
+        "name the checkpoint",
+    ),
     "fp8 without a word": (
         stored_as(torch.float8_e4m3fn),
         r"model\.safetensors: model\.layers\.0\.mlp\.down_proj\.weight is stored as F8_E4M3",

@@ -121,6 +121,9 @@ def test_families_that_cannot_be_pruned_are_refused_when_they_are_resolved(base)
         ({"model_type": "llamma"}, "no causal language model called 'llamma'", "mean 'llama'?"),
         ({"model_type": "vit"}, "no causal language model called 'vit'", ""),
         ({"model_type": "mamba"}, "a mamba model is a pure state-space model", "attention"),
+        ({"model_type": "rwkv"}, "a rwkv model is a pure state-space model", "attention"),
+        ({"model_type": "zamba2"}, "layers of a zamba2 model share one attention", "their own"),
+        ({"model_type": "bert"}, "this bert model is an encoder", "is_decoder"),
         ({"model_type": "diffusion_gemma"}, "makes its text by diffusion", "token by token"),
         (
             {"model_type": "bart", "is_encoder_decoder": True},
@@ -138,6 +141,22 @@ def test_families_that_cannot_be_pruned_are_refused_when_they_are_resolved(base)
     _edit_config(base / "tiny", model_type=None)
     with pytest.raises(PrunebenchError, match="does not name its family"):
         _resolve("tiny", base)
+
+
+def test_a_cached_model_of_the_hub_is_refused_when_it_is_resolved(tmp_path, hub_cache):
+    folder = hub_cache / "models--some-org--packed" / "snapshots" / COMMIT
+    folder.mkdir(parents=True)
+    for changes, message in (
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, r"quantised \(gptq, 4 bits"),
+        ({"model_type": "mamba"}, "a pure state-space model"),
+    ):
+        (folder / "config.json").write_text(json.dumps({"model_type": "llama"} | changes))
+        with pytest.raises(
+            PrunebenchError,
+            match=f"model 'some-org/packed@{COMMIT}' .*{message}|"
+            f"model 'some-org/packed@{COMMIT}': .*{message}",
+        ):
+            _resolve(f"some-org/packed@{COMMIT}", tmp_path)
 
 
 def test_a_gguf_of_another_family_is_refused_when_it_is_resolved(tiny_gguf, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,28 @@ def test_text_that_nobody_reads_may_be_longer(models: Path) -> None:
     unread = {"calibration": {**TEXT, "length": 4096}}
     assert suite(models / "opt", "magnitude", **unread).warnings == ()
     assert suite(models / "opt", "magnitude", quality={"perplexity": []}).warnings == ()
+
+
+@pytest.mark.parametrize("inside", ["text_config", None])
+def test_layers_that_share_keys_and_values_stay(
+    models: Path, tmp_path: Path, inside: str | None
+) -> None:
+    shared: dict[str, Any] = {"num_kv_shared_layers": 2}
+    model = tmp_path / "sharing"
+    shutil.copytree(models / "llama", model)
+    config = json.loads((model / "config.json").read_text())
+    told = config | ({inside: shared} if inside else shared)
+    (model / "config.json").write_text(json.dumps(told))
+    said = (
+        r"methods: shortgpt: the model 'sharing' cannot lose layers: its last 2 layers read the"
+        r" keys and values of other layers \(num_kv_shared_layers\), so no layer can be removed"
+    )
+    text = {"calibration": {**TEXT, "length": 24}}
+    with pytest.raises(PrunebenchError, match=said):
+        suite(model, {"shortgpt": {"count": 1}}, **text)
+    assert suite(model, "magnitude").treatments
+    assert suite(model, "blockpruner", **text).treatments
+    assert suite(models / "llama", {"shortgpt": {"count": 1}}, **text).treatments
 
 
 def without(model: Path, folder: Path, *names: str, kind: str = "TokenizersBackend") -> Path:

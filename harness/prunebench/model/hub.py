@@ -10,6 +10,7 @@ from pathlib import Path
 
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.model import ModelRef
+from prunebench.model.config_check import check_plain
 from prunebench.model.folder import read_checkpoint, read_config
 from prunebench.model.hub_access import Wanted, hub_errors, patient, require_hub
 from prunebench.model.hub_cache import MAIN, remember_commit
@@ -85,7 +86,9 @@ def _download(ref: ModelRef, wanted: Wanted, endpoint: str) -> Path:
     fetch = partial(hub_file, replace(wanted, revision=info.sha), endpoint=endpoint)
     # First the config, alone: it may say that the rest is not worth a download.
     folder = fetch(_CONFIG).parent
-    check_family(read_config(folder), wanted)
+    config = read_config(folder)
+    check_family(config, wanted)
+    check_plain(config, wanted)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         list(pool.map(fetch, chosen))
     # Last: an unfinished download is not what the branch is.

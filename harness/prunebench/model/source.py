@@ -15,6 +15,7 @@ from prunebench.byte_path import SCHEME, path_text
 from prunebench.errors import PrunebenchError, did_you_mean, printable
 from prunebench.experiment.model import ModelRef, Placement
 from prunebench.model.cache import file_sha256
+from prunebench.model.config_check import check_plain
 from prunebench.model.folder import fingerprint, read_checkpoint
 from prunebench.model.generated import GeneratedAsset
 from prunebench.model.gguf_header import read_gguf_header
@@ -168,6 +169,7 @@ def _hub(
     # Only what is cached can be known without a connection; for others `hub.snapshot` checks it.
     if (config := cached_config(repository, tag or revision)) is not None:
         check_family(config, f"model '{text}'")
+        check_plain(config, f"model '{text}'")
     return ModelRef(
         name=name or (_with_commit(repository, tag) if tag else text),
         kind="hub",

@@ -16,6 +16,7 @@ from typing import Any
 from prunebench.errors import PrunebenchError, did_you_mean
 
 _STATE_SPACE = frozenset({"mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm"})
+_SHARED = frozenset({"zamba", "zamba2"})
 _TWO_SIDED = frozenset(
     [
         "bert",
@@ -98,6 +99,12 @@ def check_family(config: Mapping[str, Any], source: object) -> None:
             " without attention",
             hint=hint,
         )
+    if model_type in _SHARED:
+        raise PrunebenchError(
+            f"{source}: layers of {article} {model_type} model share one attention,"
+            " so nothing can be pruned in one of them alone",
+            hint="name a model whose layers have weights of their own",
+        )
     if config.get("is_encoder_decoder") is True:
         raise PrunebenchError(
             f"{source}: {article} {model_type} model is an encoder-decoder;"
@@ -120,6 +127,19 @@ def check_family(config: Mapping[str, Any], source: object) -> None:
             if near.startswith("did you mean")
             else "`prunebench families` lists them all",
         )
+
+
+def no_depth(config: Mapping[str, Any]) -> str | None:
+    """Why no layer of a model with this config can be removed; None if the config does not tell."""
+    text = config.get("text_config")
+    for part in (config, text if isinstance(text, Mapping) else {}):
+        shared = part.get("num_kv_shared_layers")
+        if isinstance(shared, int) and shared > 0:
+            return (
+                f"its last {shared} layers read the keys and values of other layers"
+                " (num_kv_shared_layers), so no layer can be removed"
+            )
+    return None
 
 
 def check_gguf(architecture: str | None, source: object) -> None:

@@ -5,14 +5,16 @@ A model that is not on this machine yet is compared when its first cell has load
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from prunebench.byte_path import text_path
 from prunebench.measure.quality.task_needs import task_fault
 from prunebench.model.folder import read_config
+from prunebench.model.hub_cache import cached_config
 from prunebench.model.positions import Positions, positions_in, too_long
 from prunebench.model.special_tokens import tokens_in
+from prunebench.model.supported import no_depth
 from prunebench.suite.methods import Treatment, needs
 
 if TYPE_CHECKING:
@@ -28,11 +30,20 @@ def check_models(
     models: Sequence[ModelRef],
     asked: Iterable[ModelInput],
     tasks: Sequence[TaskSpec],
+    depth_methods: Collection[str],
     problems: Problems,
 ) -> None:
-    """Note windows that are longer than a model, and tasks without the special tokens they need."""
+    """Note windows that are longer than a model, and tasks without the special tokens they need.
+
+    And models that cannot lose a layer, if there are ``depth_methods``: these remove layers.
+    """
     inputs = list(dict.fromkeys(asked))
     for ref in models:
+        config = _known_config(ref) if depth_methods else None
+        if config is not None and (reason := no_depth(config)):
+            named = ", ".join(dict.fromkeys(depth_methods))
+            message = f"{named}: the model '{ref.name}' cannot lose layers: {reason}"
+            problems.add(("methods",), message, "prune its weights instead")
         if ref.kind != "folder":
             continue
         folder = text_path(ref.location)
@@ -43,6 +54,13 @@ def check_models(
         if tokens is not None and (fault := task_fault(tasks, tokens)):
             message = f"the model '{ref.name}': {fault.message}"
             problems.add(("quality", "tasks"), message, fault.hint)
+
+
+def _known_config(ref: ModelRef) -> dict[str, Any] | None:
+    """The model's config.json, if it is on this machine."""
+    if ref.kind == "folder":
+        return read_config(text_path(ref.location))
+    return cached_config(ref.location, ref.revision) if ref.kind == "hub" else None
 
 
 def texts_read(

@@ -115,7 +115,12 @@ def check_suite(source: Source, registry: Registry) -> Suite:
             suite.metrics,
             suite.latency,
         )
-        check_models(suite.models, asked, suite.tasks, problems)
+        removers = [
+            treatment.method.name
+            for treatment in suite.treatments
+            if registry["method"][treatment.method.name].value.structure == {"layers"}
+        ]
+        check_models(suite.models, asked, suite.tasks, removers, problems)
     problems.stop()
     return replace(suite, warnings=tuple(problems.warnings))
 
