@@ -23,7 +23,7 @@ from prunebench import (
 from prunebench_plugins.flap_choice import Amount, Gone, Structure, chosen, released
 from prunebench_plugins.flap_inputs import observe, reader_of, removed_mean
 from prunebench_plugins.flap_scores import Metric, group_scores
-from prunebench_plugins.llm_pruner_groups import Pool, cuttable, pool_of
+from prunebench_plugins.llm_pruner_groups import Pool, cuttable, note_uncut, pool_of
 
 if TYPE_CHECKING:
     from prunebench import Anatomy, Context
@@ -114,9 +114,11 @@ class FLAP(Method):
         """Notes: ``ratio``, ``parameters_removed``, ``groups_removed`` and ``biases``.
 
         The first is of attentions and MLPs, the second of the whole model. The last is the norm of
-        what was added to the bias of each linear.
+        what was added to the bias of each linear. ``uncut`` says which attentions and MLPs cannot
+        lose groups, if there are any.
         """
         parts = anatomy(model)
+        note_uncut(parts, parts.blocks, context)
         multiple = self.options.multiple_of
         pools = [pool_of(parts, block, {}, multiple) for block in cuttable(parts, parts.blocks)]
         total = sum(parameter.numel() for parameter in model.parameters())

@@ -28,6 +28,7 @@ from prunebench_plugins.llm_pruner_groups import (
     global_counts,
     local_counts,
     members,
+    note_uncut,
     parameters_removed,
     pool_of,
     ratio_for,
@@ -43,7 +44,7 @@ from prunebench_plugins.llm_pruner_scores import (
 )
 
 if TYPE_CHECKING:
-    from prunebench import Context
+    from prunebench import Anatomy, Block, Context
 
 
 WIDTHS = ("block", "channel")
@@ -246,6 +247,9 @@ class LLMPruner(Method):
         steps = self.options.iterative_steps
         total = sum(parameter.numel() for parameter in model.parameters())
         initial: dict[str, int] = {}
+        if self.options.granularity == "block":
+            parts = anatomy(model)
+            note_uncut(parts, self._blocks(parts), context)
         if not self.options.global_pruning:
             # The counts do not depend on the scores: refuse impossible ones before the gradients.
             pools = self._pools(model, initial)
@@ -278,20 +282,23 @@ class LLMPruner(Method):
         parts = anatomy(model)
         if self.options.granularity == "channel":
             return [pool_of(parts, None, initial, self.options.multiple_of)]
-        depth = len(parts.layers)
-        chosen = [
-            block for block in parts.blocks if block.layer in self.options.layers(depth, block.kind)
-        ]
         found = [
             pool_of(parts, block, initial, self.options.multiple_of)
-            for block in cuttable(parts, chosen)
+            for block in cuttable(parts, self._blocks(parts))
         ]
         if not found:
             raise PrunebenchError(
-                f"all {depth} layers are protected",
+                f"all {len(parts.layers)} layers are protected",
                 hint="lower `protect_first` or `protect_last`, or widen the ranges of layers",
             )
         return found
+
+    def _blocks(self, parts: Anatomy) -> list[Block]:
+        """The attentions and MLPs of unprotected layers."""
+        depth = len(parts.layers)
+        return [
+            block for block in parts.blocks if block.layer in self.options.layers(depth, block.kind)
+        ]
 
     def _amounts(
         self, pools: Sequence[Pool], counts: Counts, total: int, part: float

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from prunebench import Anatomy, Block
+from prunebench import Anatomy, Block, Context
 from prunebench_plugins.llm_pruner_scores import Member
 
 RESIDUAL = "residual channels"
@@ -165,6 +165,19 @@ def cuttable(parts: Anatomy, blocks: Sequence[Block]) -> list[Block]:
     if blocks and not found:
         parts.cuts(parts.layers[blocks[0].layer], blocks[0].kind)
     return found
+
+
+def note_uncut(parts: Anatomy, blocks: Sequence[Block], context: Context) -> None:
+    """Note and warn which of ``blocks`` stay as they are because their groups cannot be removed."""
+    uncut = [block for block in blocks if not parts.can_cut(parts.layers[block.layer], block.kind)]
+    if not uncut:
+        return
+    found = parts.sub_block(parts.layers[uncut[0].layer], uncut[0].kind)
+    context.notes["uncut"] = (
+        f"{len(uncut)} of {len(blocks)} attentions and MLPs stay as they are; layer"
+        f" {uncut[0].layer}: {found.no_cut if found else 'nobody knows its parts'}"
+    )
+    context.log.warning(context.notes["uncut"])
 
 
 def members(parts: Anatomy, block: Block | None) -> Iterator[Member]:

@@ -15,7 +15,7 @@ from prunebench import Block, PrunebenchError, anatomy, load_pruned
 from prunebench.model.checkpoint import save
 from prunebench.model.decilm import save_decilm
 from prunebench.plugin.host import load_plugins
-from prunebench.testing import tiny_context
+from prunebench.testing import any_type, tiny_context
 from prunebench_plugins.flap_choice import RELEASED_WEIGHT, Amount, chosen, released
 from prunebench_plugins.flap_scores import (
     Fluctuation,
@@ -342,3 +342,21 @@ def test_other_metrics_prune_too(metrics: str) -> None:
     context = prune(tiny_model("llama"), metrics=metrics, ratio=0.3)
     assert context.notes["parameters_removed"] > 0.1
     assert FLAP.Options(remove_heads=3).without_effect().keys() == {"remove_heads"}
+
+
+@pytest.mark.parametrize("name", ["flap", "llm-pruner"])
+def test_attentions_and_mlps_that_cannot_lose_groups_are_noted(name: str) -> None:
+    model = any_type.tiny_model("deepseek_v3")  # its last three layers hold experts
+    kind, context = load_plugins()["method"][name].value, tiny_context(model)
+    with torch.no_grad():
+        kind(kind.Options(ratio=0.25)).prune(model, context)
+    among = {"flap": 8, "llm-pruner": 6}[name]  # LLM-Pruner leaves the first layer as it is
+    assert context.notes["uncut"] == (
+        f"3 of {among} attentions and MLPs stay as they are; layer 1:"
+        " mlp holds experts, whose channels cannot be removed"
+    )
+    assert "3.mlp" not in context.notes["groups_removed"]
+    plain = tiny_context(tiny_model("llama"))
+    with torch.no_grad():
+        kind(kind.Options(ratio=0.25)).prune(tiny_model("llama"), plain)
+    assert "uncut" not in plain.notes
