@@ -44,7 +44,7 @@ def check_positions(model: Any, tokens: int, what: str) -> None:
     limit = getattr(model.config, "max_position_embeddings", None)
     if (
         limit is not None
-        and tokens > limit
+        and 0 < limit < tokens  # XLNet says -1: it has none
         and getattr(model.config, "rope_parameters", None) is None
     ):
         raise too_long(what, tokens, limit)

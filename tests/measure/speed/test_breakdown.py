@@ -15,7 +15,8 @@ from prunebench.measure.speed import rounds as rounds_module
 from prunebench.measure.speed.breakdown import PARTS, breakdown
 from prunebench.measure.speed.compare_forms import GENERATE, compare_forms
 from prunebench.measure.speed.dejavu_claims import findings
-from prunebench.measure.speed.io import generation_io, kv_cache_bytes, weight_bytes
+from prunebench.measure.speed.io import generation_io, weight_bytes
+from prunebench.measure.speed.kv_cache import kv_cache_bytes
 from prunebench.measure.speed.latency import measure_latency
 from prunebench.measure.speed.lean_decoder import Lean
 from prunebench.model.anatomy import Block, anatomy

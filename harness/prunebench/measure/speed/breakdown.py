@@ -7,6 +7,7 @@ are CUDA events: if the GPU waits for a kernel launch, the wait counts for that 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,11 +21,13 @@ from prunebench.measure.devices import disturbance
 from prunebench.measure.devices.disturbance import DisturbedError, Watch, undisturbed
 from prunebench.measure.devices.watch import watch_of
 from prunebench.measure.speed.execution import Eager
-from prunebench.measure.speed.io import experts_read, kv_cache_bytes
+from prunebench.measure.speed.io import experts_read, text_modules
+from prunebench.measure.speed.kv_cache import kv_cache_bytes
 from prunebench.measure.speed.rounds import one_round
 from prunebench.measure.synchronise import synchroniser
 from prunebench.model.anatomy import Anatomy, anatomy
-from prunebench.model.coupling.sub_block import KINDS
+from prunebench.model.coupling.rules import MIXER
+from prunebench.model.coupling.sub_block import KINDS, Kind
 from prunebench.model.experts import find_experts
 from prunebench.model.positions import check_positions
 from prunebench.model.replacement import ReplacementLayer
@@ -33,6 +36,7 @@ from prunebench.record.speed import OF_MIXTURES, Breakdown, PartShare
 PARTS = ("attention", "mlp", "norms", "head", "rest")
 """'rest': embedding, residual additions, positions, mask, sampling, and the cost of the hooks."""
 _ROUTERS = ("gate", "router")
+_MLP = re.compile(r"mlp|feed_?forward|ffn|moe", re.IGNORECASE)
 
 
 HOOK_S = 20e-6
@@ -202,6 +206,8 @@ def _modules(parts: Anatomy) -> Iterator[tuple[str, nn.Module]]:
             if (block := parts.sub_block(layer, kind)) is not None
             for path in block.modules
         ]
+        if "mlp" not in dict(blocks):
+            blocks += _unproved(layer, [block for _, block in blocks])
         for kind, outer in blocks:
             yield from _inside(kind, outer)
         if isinstance(layer, ReplacementLayer):
@@ -214,6 +220,24 @@ def _modules(parts: Anatomy) -> Iterator[tuple[str, nn.Module]]:
     if parts.final_norm is not None:
         yield "norms", parts.final_norm
     yield "head", parts.head
+
+
+def _unproved(layer: nn.Module, known: list[nn.Module]) -> list[tuple[Kind, nn.Module]]:
+    """(kind, child of the layer) by names of classes alone: a time needs no proof.
+
+    Such a layer has two mixers or two MLPs side by side, of which nobody can tell the parts.
+    """
+    found: list[tuple[Kind, nn.Module]] = []
+    for child in layer.children():
+        inside = any(child is each for block in known for each in block.modules())
+        if inside or _is_norm(child):
+            continue
+        name = type(child).__name__
+        if _MLP.search(name) or find_experts(child):
+            found.append(("mlp", child))
+        elif MIXER.search(name):
+            found.append(("attention", child))
+    return found
 
 
 def _inside(kind: str, block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -258,11 +282,13 @@ def _weight_bytes(parts: Anatomy, batch: int) -> dict[str, int]:
                 seen.add(id(parameter))
                 size = parameter.numel() * parameter.element_size()
                 held[part] += round(size * shares.get(parameter, 1.0))
-    for module in parts.model.modules():
+    for module in text_modules(parts.model):
         for parameter in module.parameters(recurse=False):
             if id(parameter) not in seen:
                 seen.add(id(parameter))
-                size = parameter.numel() * parameter.element_size()
+                size = round(
+                    parameter.numel() * parameter.element_size() * shares.get(parameter, 1.0)
+                )
                 rows = batch * parameter[0].numel() * parameter.element_size()
                 held["rest"] += min(size, rows) if isinstance(module, nn.Embedding) else size
     return held

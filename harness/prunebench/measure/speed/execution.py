@@ -15,10 +15,12 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, StaticCache
+from transformers import StaticCache
+from transformers.cache_utils import StaticLayer
 
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.measures import FASTEST, Execution, Form
+from prunebench.measure.speed.kv_cache import cache_maker
 from prunebench.measure.speed.lean_decoder import Lean, UnavailableError
 from prunebench.model.placement import is_dispatched
 
@@ -41,11 +43,11 @@ class Eager:
 
     def __init__(self, model: Any) -> None:
         self._forward = forward_of(model)
-        self._config = model.config
-        self.cache = DynamicCache(config=model.config)
+        self._empty = cache_maker(model)
+        self.cache = self._empty()
 
     def prompt(self, tokens: Tensor) -> Tensor:
-        self.cache = DynamicCache(config=self._config)
+        self.cache = self._empty()
         return self._forward(tokens, self.cache)
 
     def step(self, tokens: Tensor) -> Tensor:
@@ -64,6 +66,8 @@ class Static:
         self._forward = forward_of(model) if wrap is None else wrap(forward_of(model))
         self._cache = StaticCache(config=model.config, max_cache_len=length)
         for number, layer in enumerate(self._cache.layers):
+            if not isinstance(layer, StaticLayer):
+                raise UnavailableError(f"layer {number} has a state that is no KV cache")
             if layer.is_sliding and layer.max_cache_len < length:
                 raise UnavailableError(
                     f"layer {number} attends to a window of {layer.max_cache_len} tokens only"
@@ -251,7 +255,7 @@ def _differing(
 ) -> str | None:
     """A sentence that says where a decoder's tokens first differ from eager; None if nowhere."""
     for model, each in zip(models, decoders, strict=True):
-        compute, cache = logits_of(model), DynamicCache(config=model.config)
+        compute, cache = logits_of(model), cache_maker(model)()
         tokens = prompt
         for number in range(new_tokens):
             found = each.step(tokens) if number else each.prompt(tokens)  # [batch, 1]

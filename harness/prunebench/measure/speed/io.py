@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import nn
-from transformers import DynamicCache
 
+from prunebench.errors import PrunebenchError
+from prunebench.measure.speed.kv_cache import kv_cache_bytes
+from prunebench.model.coupling.trace import is_at, is_inside
 from prunebench.model.experts import routed_experts
+from prunebench.model.layers import find_layers
 from prunebench.model.load import TransferTimes
 from prunebench.model.mixture import top_k_of
 from prunebench.record.io import GenerationIO, LoadIO
@@ -54,7 +57,7 @@ def weight_bytes(model: nn.Module, batch_size: int = 1) -> int:
     whole: dict[nn.Parameter, int] = {}
     shares = experts_read(model, batch_size)
     # Each parameter once, at the module that uses it: that decides how much of it is read.
-    for module in model.modules():
+    for module in text_modules(model):
         for parameter in module.parameters(recurse=False):
             size = parameter.numel() * parameter.element_size()
             if isinstance(module, nn.Embedding):
@@ -68,6 +71,18 @@ def weight_bytes(model: nn.Module, batch_size: int = 1) -> int:
     )
 
 
+def text_modules(model: Any) -> Iterator[nn.Module]:
+    """The modules that a text goes through: not a vision tower beside the text decoder."""
+    try:
+        decoder = find_layers(model).decoder
+    except (AttributeError, PrunebenchError):  # a plain module, or layers that nobody can tell
+        decoder = ""
+    beside = decoder.rpartition(".")[0]
+    for path, module in model.named_modules():
+        if not is_inside(path, beside) or not beside or is_at(path, decoder):
+            yield module
+
+
 def experts_read(model: Any, batch_size: int = 1) -> dict[nn.Parameter, float]:
     """The share of each routed expert's parameters that one generation step reads.
 
@@ -79,32 +94,6 @@ def experts_read(model: Any, batch_size: int = 1) -> dict[nn.Parameter, float]:
         missed = 1 - min(top_k_of(model), count) / count  # by one token
         found |= dict.fromkeys(parameters, 1 - missed**batch_size)
     return found
-
-
-@torch.inference_mode()
-def kv_cache_bytes(model: Any, prompt: int, new_tokens: int, batch_size: int = 1) -> int:
-    """Mean bytes of KV cache that a step of the generation phase reads.
-
-    Step k (1 to new_tokens - 1) attends to prompt + k positions, or to the sliding window if the
-    layer has one. The bytes of a position are those of the cache that the model fills for one
-    token, so that any number and width of heads is counted as it is.
-    """
-    embedding = model.get_input_embeddings().weight
-    cache = DynamicCache(config=model.config)
-    model(
-        torch.zeros(1, 1, dtype=torch.long, device=embedding.device),
-        past_key_values=cache,
-        use_cache=True,
-    )
-    steps = range(1, new_tokens)
-    total = 0.0
-    for layer in cache.layers:
-        if layer.keys is None or layer.values is None:
-            continue
-        position = layer.keys.nbytes + layer.values.nbytes  # both [1, key heads, 1, head]
-        window = getattr(layer, "sliding_window", None) or prompt + new_tokens
-        total += position * sum(min(prompt + step, window) for step in steps) / len(steps)
-    return round(total * batch_size)
 
 
 def load_io(

@@ -27,7 +27,8 @@ from prunebench.model.coupling.trace import (
 )
 
 _ATTENTION = re.compile(r"Attention|Attn|SelfAtt|MLA$")
-_MIXER = re.compile(r"Mixer|DeltaNet|ShortConv|Mamba|Recurrent|Lightning|LinearAtt|TimeMix|Delta")
+MIXER = re.compile(r"Mixer|DeltaNet|ShortConv|Mamba|Recurrent|Lightning|LinearAtt|TimeMix|Delta")
+"""Classes that mix tokens and are no attention."""
 _NORM = re.compile(r"norm", re.IGNORECASE)
 # The longer names are those of ChatGLM.
 _HEADS = re.compile(r"^(num_(attention_)?heads(_per_partition)?|n_heads?|num_query_heads|nh)$")
@@ -69,7 +70,7 @@ def sub_blocks(layer: torch.nn.Module, trace: LayerTrace) -> list[SubBlock]:
 def _attention(trace: LayerTrace) -> tuple[str, ...]:
     """The topmost module of the layer that is an attention or another mixer of tokens, and ran."""
     # An attention if there is one: some layers have a mixer of another kind, or both.
-    for pattern in (_ATTENTION, _MIXER):
+    for pattern in (_ATTENTION, MIXER):
         named = [
             call.path
             for call in trace.calls
