@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,13 +20,10 @@ from prunebench.errors import PrunebenchError
 from prunebench.model.anatomy import Anatomy
 from prunebench.model.layers import find_layers
 from prunebench.model.meta_forward import first_line, run_on_meta
+from prunebench.model.shorten import shorten
 
 _INDEX = re.compile(r"^((layer|block)_?)?(idx|index|id|number)$")
 """Attributes by which a module knows its layer."""
-_NUMBERS = re.compile(r"(indices|idxs|only_layers|cross_attention_layers|^moe_layers)$")
-"""Fields of configs that list the numbers of some layers."""
-_FIRST = ("max_window_layers", "first_k_dense_replace", "num_dense_layers", "moe_layer_start_index")
-"""Fields of configs that say how many of the first layers are of another kind."""
 _UNTOLD = {"training", "_is_hf_initialized", "gradient_checkpointing"}
 """Attributes of modules that do not say what a layer is."""
 
@@ -88,40 +84,6 @@ def text_configs(parts: Anatomy) -> list[Any]:
             text = config.get_text_config(decoder=True)
             found[id(text)] = text
     return list(found.values())
-
-
-def shorten(config: Any, kept: Sequence[int], depth: int) -> None:
-    """Change everything in a config that counts its layers."""
-    names = ("num_decoder_layers", "num_hidden_layers", "num_layers", "n_layer", "decoder_layers")
-    counted = [name for name in names if getattr(config, name, None) == depth]
-    if not counted:
-        return
-    new = {index: position for position, index in enumerate(kept)}
-    changes: dict[str, Any] = {}
-    for name, value in vars(config).items():
-        if hasattr(value, "per_layer_overrides"):
-            overrides = {new[at]: one for at, one in value.per_layer_overrides.items() if at in new}
-            changes[name] = dataclasses.replace(value, per_layer_overrides=overrides)
-        if not isinstance(value, list | tuple):
-            continue
-        if _NUMBERS.search(name):
-            changes[name] = type(value)(new[index] for index in value if index in new)
-        elif name == "attention_types":  # GPT-Neo: [[[kinds], how often]]
-            kinds = [kind for each, times in value for _ in range(times) for kind in each]
-            changes[name] = [[[kinds[index]], 1] for index in kept]
-        elif len(value) == depth:
-            changes[name] = type(value)(value[index] for index in kept)
-    for name in _FIRST:
-        if isinstance(first := getattr(config, name, None), int):
-            changes[name] = sum(index < first for index in kept)
-    if isinstance(end := getattr(config, "moe_layer_end_index", None), int) and end >= 0:
-        changes["moe_layer_end_index"] = sum(index <= end for index in kept) - 1
-    for name, value in changes.items():
-        setattr(config, name, value)
-    # Last: some configs check that their lists are as long as this says.
-    for name in counted:
-        if name in vars(config) or name == "num_hidden_layers":
-            setattr(config, name, len(kept))
 
 
 def _copy_changes(parts: Anatomy, config: Any, before: dict[str, Any]) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from prunebench.model.anatomy import Anatomy, anatomy
-from prunebench.model.depth import renumber_layers, shorten, text_configs
+from prunebench.model.depth import renumber_layers, text_configs
+from prunebench.model.shorten import shorten
 
 
 def restore_layers(model: Any, kept: Mapping[int, torch.nn.Module], dense: Any) -> None:

@@ -21,6 +21,7 @@ from pydantic import TypeAdapter
 
 from prunebench.errors import PrunebenchError
 from prunebench.model.cache import cache_dir
+from prunebench.model.coupling.alike import few_layers
 from prunebench.model.coupling.proof import ProofModel, confirm, failure, is_parallel, prove
 from prunebench.model.coupling.rules import heads_of
 from prunebench.model.coupling.shrink import small_configs
@@ -148,27 +149,29 @@ def _proved(kind: type, config: Any) -> Coupling | str:
     try:
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.manual_seed(_SEED)
-            model = kind(config).to(torch.float32).eval()
-            _randomise(model)
+            model, groups = few_layers(kind, config)
+            _randomise(model.to(torch.float32).eval())
         proof = ProofModel(model, decoder_layers(model))
     except Exception as error:
         return failure(error)
-    text = config.get_text_config(decoder=True)
+    text = model.config.get_text_config(decoder=True)
     with torch.no_grad():
-        alike: dict[str, list[int]] = {}
-        for index, layer in enumerate(proof.layers):
-            alike.setdefault(_signature(layer), []).append(index)
         blocks: list[dict[Kind, SubBlock]] = [{} for _ in proof.layers]
         parallel = [False] * len(blocks)
-        for indices in alike.values():
-            own = prove(proof, indices[0], text)
-            if len(indices) > 1:  # whether it is the first layer may matter
-                own = confirm(proof, indices[-1], own)
-            for index in indices:
-                blocks[index], parallel[index] = own, is_parallel(proof, indices[0], own)
+        for group in groups:
+            first, *_, last = group.built * 2
+            own = prove(proof, first, text)
+            if last != first:  # whether it is the first layer may matter
+                own = confirm(proof, last, own)
+            for index in group.built:
+                blocks[index], parallel[index] = own, is_parallel(proof, first, own)
         found = whole(proof, blocks)
-        layers = zip(found.layers, parallel, strict=True)
-        return replace(found, layers=tuple(replace(each, parallel=two) for each, two in layers))
+    layers: dict[int, LayerCoupling] = {}
+    for group in groups:
+        first = group.built[0]
+        known = replace(found.layers[first], parallel=parallel[first])
+        layers |= dict.fromkeys(group.meant, known)
+    return replace(found, layers=tuple(layers[index] for index in sorted(layers)))
 
 
 def _randomise(model: torch.nn.Module) -> None:
@@ -182,24 +185,6 @@ def _randomise(model: torch.nn.Module) -> None:
         elif name.endswith(("weight", "bias", "sinks")):
             centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
             parameter.normal_(centre, 0.1)
-
-
-def _signature(layer: torch.nn.Module) -> str:
-    """Equal for layers that are built alike."""
-    modules = [
-        (path, type(module).__name__, sorted(_switches(module)))
-        for path, module in layer.named_modules()
-    ]
-    shapes = [(name, tuple(parameter.shape)) for name, parameter in layer.named_parameters()]
-    return repr((modules, shapes))
-
-
-def _switches(module: torch.nn.Module) -> list[tuple[str, str]]:
-    return [
-        (name, repr(value))
-        for name, value in vars(module).items()
-        if isinstance(value, bool | str | int) and name not in {"layer_idx", "layer_id", "training"}
-    ]
 
 
 def _told(config: Any) -> dict[str, Any]:

@@ -204,7 +204,7 @@ def _without(proof: ProofModel, index: int, block: SubBlock, masked: torch.Tenso
                 put(layer, path, module)
             return _compared(proof, masked)
     except Exception as error:
-        return failure(error)
+        return f"the layer does not run without it ({failure(error)})"
 
 
 def _silenced(proof: ProofModel, index: int, block: SubBlock) -> tuple[torch.Tensor, SubBlock]:
@@ -302,7 +302,7 @@ def _prove_guess(
             narrow(layer, guess, groups, kept)
             return _compared(proof, masked)
     except Exception as error:
-        return failure(error)
+        return f"the layer does not run with fewer ({failure(error)})"
 
 
 def _compared(proof: ProofModel, masked: torch.Tensor) -> str | None:

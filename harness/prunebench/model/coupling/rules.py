@@ -87,12 +87,13 @@ def _attention(trace: LayerTrace) -> tuple[str, ...]:
 
 def _mlp(layer: torch.nn.Module, trace: LayerTrace, attention: tuple[str, ...]) -> tuple[str, ...]:
     """The child of the layer that holds what multiplies outside the attention, or loose linears."""
+    mixers = [call.path for call in trace.calls if MIXER.search(type(call.module).__name__)]
     beside = [
         call.path
         for call in trace.calls
         if call.path
         and _multiplies(call.module)
-        and not any(is_at(call.path, path) for path in attention)
+        and not any(is_at(call.path, path) for path in (*attention, *mixers) if path)
     ]
     children = list(dict.fromkeys(path.split(".")[0] for path in beside))
     if len(children) == 1 and not any(is_inside(path, children[0]) for path in attention):
