@@ -97,7 +97,7 @@ def test_the_divergence_is_that_of_the_models_own_distributions(
     """Granite scales its logits, so that they are not the head of the final norm."""
     monkeypatch.setitem(batches.BATCH_TOKENS, "cpu", 32)
     monkeypatch.setitem(partial_forward.LOGITS_AT_ONCE, "cpu", 7 * 320)
-    model = families.tiny_configs.tiny_model(model_type)
+    model = any_type.tiny_model(model_type)
     ids = tokens(model)
     forward = PartialForward(model, ids)
     variants = [Block(1, "mlp")], [Block(0, "attention")]

@@ -11,12 +11,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-import families.tiny_configs
 import report_builder as build
 from prunebench import Block, PrunebenchError, anatomy
 from prunebench.plugin.api.report_section import Folded, ReportData
 from prunebench.plugin.host import load_plugins
-from prunebench.testing import tiny_context
+from prunebench.testing import any_type, tiny_context
 from prunebench_plugins.budget_knapsack import Option, choose
 from prunebench_plugins.budget_quality import Trials
 from prunebench_plugins.budget_report import BudgetPredictions
@@ -107,7 +106,7 @@ def items_in(model, context, *, bias: bool = True) -> list[Item]:
 @torch.no_grad()
 def test_costs_and_sizes_are_those_of_the_model_with_one_variant(family: str) -> None:
     """Of the model after surgery: its KL from dense, its parameters, its weights and cache."""
-    model = families.tiny_configs.tiny_model(family)
+    model = any_type.tiny_model(family)
     context = tiny_context(model)
     context.calibration = context.windows[:2] % model.config.vocab_size
     items = items_in(model, context)
@@ -120,7 +119,7 @@ def test_costs_and_sizes_are_those_of_the_model_with_one_variant(family: str) ->
     dense = model(context.windows).logits[:, :-1].log_softmax(-1)
     for item in (items[0], items[1], items[-1]):
         for index, variant in enumerate(item.variants):
-            smaller = families.tiny_configs.tiny_model(family)
+            smaller = any_type.tiny_model(family)
             its = tiny_context(smaller)
             _make(smaller, its, item, variant)
             logits = smaller(context.windows).logits[:, :-1].log_softmax(-1)
