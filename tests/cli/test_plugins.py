@@ -33,6 +33,18 @@ def test_a_broken_promise_is_exit_code_1_and_names_the_family(tmp_path: Path) ->
     )
 
 
+def test_check_takes_any_type_of_model() -> None:
+    """A mixture, in which the weights of all experts are in one parameter."""
+    done = invoke("plugins", "check", "magnitude", "sparsity=0.5", "--family", "gpt_oss")
+    assert done.exit_code == 0, done.output
+    assert "on gpt_oss\n" in done.output
+    assert "14 promises kept; 1 not tried" in done.output
+    refused = invoke("plugins", "check", "magnitude", "--family", "mamba2").exception
+    assert "--family mamba2: a mamba2 model is a pure state-space model" in str(refused)
+    unknown = invoke("plugins", "check", "magnitude", "--family", "nope").exception
+    assert "no family is called 'nope' (`prunebench families` lists them all)" in str(unknown)
+
+
 def test_check_takes_options_and_refuses_wrong_ones() -> None:
     done = invoke(
         "plugins", "check", "magnitude", "sparsity=0.3", "scope=global", "--family", "opt"

@@ -74,12 +74,12 @@ def weight_bytes(model: nn.Module, batch_size: int = 1) -> int:
 def text_modules(model: Any) -> Iterator[nn.Module]:
     """The modules that a text goes through: not a vision tower beside the text decoder."""
     try:
-        decoder = find_layers(model).decoder
+        decoder, head = find_layers(model).decoder, model.get_output_embeddings()
     except (AttributeError, PrunebenchError):  # a plain module, or layers that nobody can tell
-        decoder = ""
+        decoder, head = "", None
     beside = decoder.rpartition(".")[0]
     for path, module in model.named_modules():
-        if not is_inside(path, beside) or not beside or is_at(path, decoder):
+        if not beside or module is head or is_at(path, decoder) or not is_inside(path, beside):
             yield module
 
 
