@@ -206,7 +206,7 @@ def _modules(parts: Anatomy) -> Iterator[tuple[str, nn.Module]]:
             if (block := parts.sub_block(layer, kind)) is not None
             for path in block.modules
         ]
-        if "mlp" not in dict(blocks):
+        if "mlp" not in dict(blocks) and not isinstance(layer, ReplacementLayer):
             blocks += _unproved(layer, [block for _, block in blocks])
         for kind, outer in blocks:
             yield from _inside(kind, outer)

@@ -16,7 +16,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from transformers import StaticCache
-from transformers.cache_utils import StaticLayer
 
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.measures import FASTEST, Execution, Form
@@ -66,7 +65,7 @@ class Static:
         self._forward = forward_of(model) if wrap is None else wrap(forward_of(model))
         self._cache = StaticCache(config=model.config, max_cache_len=length)
         for number, layer in enumerate(self._cache.layers):
-            if not isinstance(layer, StaticLayer):
+            if hasattr(layer, "recurrent_states"):
                 raise UnavailableError(f"layer {number} has a state that is no KV cache")
             if layer.is_sliding and layer.max_cache_len < length:
                 raise UnavailableError(

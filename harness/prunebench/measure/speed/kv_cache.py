@@ -38,18 +38,13 @@ def kv_cache_bytes(model: Any, prompt: int, new_tokens: int, batch_size: int = 1
     cache = _after_one_token(model, cache_maker(model)())
     for layer in cache.layers:
         total += _state_bytes(layer)
-        if not has_keys(layer):
+        if getattr(layer, "keys", None) is None:
             continue
         position = layer.keys.nbytes + layer.values.nbytes  # both [1, key heads, 1, head]
         window = getattr(layer, "sliding_window", None) or prompt + new_tokens
         total += position * sum(min(prompt + step, window) for step in steps) / len(steps)
     total += sum(state.nbytes for state in _tensors(getattr(cache, "linear_cache", ())))
     return round(total * batch_size)
-
-
-def has_keys(layer: Any) -> bool:
-    """Whether this layer of a cache has keys and values."""
-    return getattr(layer, "keys", None) is not None and layer.values is not None
 
 
 def _after_one_token(model: Any, cache: Any) -> Any:

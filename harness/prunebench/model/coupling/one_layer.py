@@ -74,8 +74,10 @@ class OneLayer:
             matrix = writer.weight.T if is_transposed(writer) else writer.weight  # [out, in]
             before = matrix[:, columns].clone()
             matrix[:, columns] = 0
-            self._masked[key] = self._output(self.layer)
-            matrix[:, columns] = before
+            try:
+                self._masked[key] = self._output(self.layer)
+            finally:
+                matrix[:, columns] = before
         return self._masked[key]
 
     def _repeats(self, call: ModuleCall) -> bool:
