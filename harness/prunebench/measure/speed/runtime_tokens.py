@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from prunebench.measure.speed.execution import logits_of
+from prunebench.measure.speed.kv_cache import cache_maker
 from prunebench.record.runtimes import TokenAgreement
 
 ROUNDING = 256
@@ -23,7 +23,7 @@ def greedy_logits(model: Any, prompt: Tensor, new_tokens: int) -> Tensor:
 
     ``prompt`` is int64 [1, prompt], on the model's device. The logits are on the CPU.
     """
-    compute, cache = logits_of(model), DynamicCache(config=model.config)
+    compute, cache = logits_of(model), cache_maker(model)()
     tokens, found = prompt, []
     for _ in range(new_tokens):
         logits = compute(tokens, cache)  # [1, vocabulary]
