@@ -117,7 +117,11 @@ class LoRA(Recovery):
     def _targets(self, model: Any, linears: Mapping[str, Any]) -> dict[str, Any]:
         """The linears that PEFT can adapt; experts are parts of a parameter and no modules."""
         modules = dict(model.named_modules())
-        found = {path: each for path, each in linears.items() if path in modules}
+        found = {
+            path: each
+            for path, each in linears.items()
+            if path in modules and _is_plain(modules[path])
+        }
         if len(found) < len(linears) and not self.options.merge:
             # Whoever loads the adapter has PEFT read these names as those of the fused experts.
             names = {path.rpartition(".")[2] for path in linears.keys() - found.keys()} | _EXPERTS
@@ -163,6 +167,11 @@ class LoRA(Recovery):
             kinds = {type(module) for module in held}
             config._register_custom_module(dict.fromkeys(kinds, _layer_class(held)))
         return config
+
+
+def _is_plain(module: torch.nn.Module) -> bool:
+    """Whether it computes what its weight says: not in groups, as one of DeepSeek-V4, or rounded."""
+    return _is_turned(module) or type(module).forward is torch.nn.Linear.forward
 
 
 def _is_turned(module: torch.nn.Module) -> bool:

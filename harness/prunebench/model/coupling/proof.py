@@ -22,7 +22,7 @@ from prunebench.model.coupling.removal import put, replacements
 from prunebench.model.coupling.rules import cut_guesses, sub_blocks
 from prunebench.model.coupling.slices import is_transposed, narrow, owned, width
 from prunebench.model.coupling.sub_block import Kind, SubBlock
-from prunebench.model.coupling.trace import LayerTrace, tensors, trace
+from prunebench.model.coupling.trace import LayerTrace, is_at, tensors, trace
 
 TOLERANCE = 1e-4
 """Largest difference of logits that counts as none, as a share of the largest logit."""
@@ -46,7 +46,13 @@ class ProofModel:
         entries = int(model.get_input_embeddings().weight.shape[0])
         seeded = torch.Generator().manual_seed(11)
         self.tokens = torch.randint(min(10, entries // 2), entries, (2, LENGTH), generator=seeded)
+        before = [dict(layer.named_modules()) for layer in layers]
         self.traces: list[LayerTrace] = trace(model, layers, self.tokens)
+        # BigBird's first forward on a short text builds another attention, of the config's size.
+        self.rebuilt = [
+            {path for path, module in layer.named_modules() if known.get(path) is not module}
+            for layer, known in zip(layers, before, strict=True)
+        ]
         self.logits = self.run()
         self.scale = max(float(self.logits.abs().max()), 1e-6)
         self.calls = [calls for calls in CALLS if self._cache_works(calls)]
@@ -129,6 +135,10 @@ def prove(proof: ProofModel, index: int, config: Any) -> Proved:
     layer = proof.layers[index]
     found: Proved = {}
     for block in sub_blocks(layer, proof.traces[index]):
+        if any(is_at(path, each) for path in proof.rebuilt[index] for each in block.modules):
+            why = f"{block.modules[-1]} is built anew when the model first runs"
+            found[block.kind] = replace(block, no_removal=why, no_cut=why)
+            continue
         removable = _prove_removal(proof, index, block)
         found[block.kind] = _prove_cuts(proof, index, removable, config)
     return found
