@@ -217,16 +217,20 @@ def _described(found: LoadedWeights, source: LoadingFolder) -> dict[str, Any]:
 def _make_buffers(model: Any, device: str) -> None:
     """Compute the buffers that no file holds, such as rotary frequencies.
 
-    transformers does this after loading weights, in `_init_weights`, so do it the same way.
+    transformers does this after loading weights, in the `_init_weights` of the innermost model that
+    a module is in, so do it the same way.
     """
-    for module in model.modules():
+    owners = {path: each for path, each in model.named_modules() if hasattr(each, "_init_weights")}
+    for path, module in model.named_modules():
         names = [
             name for name in module._non_persistent_buffers_set if module._buffers[name] is not None
         ]
         for name in names:
             module._buffers[name] = torch.empty_like(module._buffers[name], device="cpu")
         if names:
-            model._init_weights(module)
+            steps = path.split(".")
+            above = (".".join(steps[:depth]) for depth in range(len(steps), -1, -1))
+            next(owners[each] for each in above if each in owners)._init_weights(module)
         for name in names:
             module._buffers[name] = module._buffers[name].to(device)
 
