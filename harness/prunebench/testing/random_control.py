@@ -56,7 +56,7 @@ def _random_logits(trial: MethodTrial, pruned: Pruned, seed: int) -> torch.Tenso
         sizes = [weight.numel() for weight in weights]
         gone = torch.zeros(sum(sizes), dtype=torch.bool)
         gone[torch.randperm(len(gone), generator=generator)[: each.zeros]] = True
-        for weight, mask in zip(weights, gone.split(sizes), strict=True):
+        for weight, mask in zip(weights, torch.split(gone, sizes), strict=True):
             weight.masked_fill_(mask.view_as(weight), 0)
     with torch.no_grad():
         logits: torch.Tensor = model(pruned.context.windows).logits
