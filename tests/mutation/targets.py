@@ -154,6 +154,7 @@ SPEED_ONLY: dict[str, dict[str, str]] = {
     },
     f"{H}/measure/quality/split_model.py": {"LOGITS_BYTES": "logits in memory"},
     f"{H}/measure/quality/perplexity.py": {
+        "CACHE_BYTES": "logits that are read five times while they are in the cache",
         "PROBE_TOKENS": "tokens of the pass that finds out whether a model can be split",
     },
 }

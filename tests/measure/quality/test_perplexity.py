@@ -7,6 +7,7 @@ import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM
 
 from evaluation import SPEC, windows_of
+from live_logits import LiveLogits
 from prunebench.errors import PrunebenchError
 from prunebench.measure.quality import perplexity as module
 from prunebench.measure.quality import split_model
@@ -176,3 +177,13 @@ def test_dropout_is_switched_off():
     usual = perplexity(model, windows_of(tokens()), SPEC).nll
     model.train()
     assert perplexity(model, windows_of(tokens()), SPEC).nll == usual
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_few_logits_are_in_memory_at_once(dtype, monkeypatch):
+    """At most those of a slice, as the head gives them and in float32."""
+    monkeypatch.setattr(split_model, "LOGITS_BYTES", 10 * 4 * VOCABULARY)
+    tokens = torch.randint(2, VOCABULARY, (4, 24))
+    with LiveLogits(VOCABULARY) as live:
+        perplexity(tiny_model("llama").to(dtype), windows_of(tokens), SPEC)
+    assert 10 * 4 * VOCABULARY <= live.peak <= 2 * 10 * 4 * VOCABULARY
