@@ -173,7 +173,7 @@ def _token_nll(logits: Tensor, targets: Tensor) -> Tensor:
     rows = len(logits)
     if logits.device.type == "cpu":
         rows = max(1, CACHE_BYTES // (4 * logits.shape[1]))
-    parts = zip(logits.split(rows), targets.split(rows), strict=True)
+    parts = zip(torch.split(logits, rows), torch.split(targets, rows), strict=True)
     return torch.cat([_nll_of_rows(*part) for part in parts])
 
 
