@@ -99,6 +99,13 @@ def _speed(record: Record) -> dict[str, Any]:
             f"{shape}/speedup_low": ratio and ratio.low,
             f"{shape}/speedup_high": ratio and ratio.high,
         }
+    for runtime in record.runtimes:
+        for timed in () if runtime.reason else runtime.latency:
+            name = f"runtime/{runtime.runtime.replace(' ', '_')}_prompt{timed.prompt}"
+            found |= {
+                f"{name}/token_s": timed.token_s and timed.token_s.median,
+                f"{name}/speedup": timed.token_speedup and timed.token_speedup.estimate,
+            }
     return found
 
 
