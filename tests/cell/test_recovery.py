@@ -80,7 +80,7 @@ def test_a_recovered_model_is_measured_with_its_cost_on_the_record(rig, method, 
         exclude={"linears"}
     )
     assert record.provenance["recovery_reference"]["arxiv"] == "2106.09685"
-    assert '["recover", 3, 3]' in events
+    assert '["recover", 3, 3, "loss ' in events
     assert (tmp_path / "kept" / "config.json").is_file()
     assert plain.cost.recover_s is None
     assert Record.model_validate_json(record.model_dump_json(by_alias=True)) == record

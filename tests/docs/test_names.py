@@ -21,7 +21,7 @@ ROOTS = (".", "harness/prunebench", "reports", "plugins")
 """Paths are written from the top of the tree, or from these packages."""
 
 ELSEWHERE = (
-    r"runs/.*|cells/ID\.(json|log)|(suite|report|cells|plan|pruning|diff|wanda)\.\w+"  # a run
+    r"runs/.*|cells/ID\.(json|log|partial\.\w+)|(suite|report|cells|plan|pruning|diff|wanda)\.\w+"  # a run
     r"|~/.*|\.tox/.*|.*/bin|bin"  # this machine
     r"|(mine|my-suite|compare|my)\.\w+|\./my-data|TASK/.*|test-00000-.*|train_head500\.\w+"  # yours
     r"|\.(txt|jsonl|parquet|npy|gguf|damaged)|text/.*|org/.*"
