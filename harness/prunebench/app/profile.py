@@ -137,7 +137,9 @@ def _cell(model: str, shape: LatencySpec, runtimes: Sequence[Any], dtype: str, d
 
 def _forms(device: str, *, compiled: bool) -> list[Form]:
     forms: list[Form] = ["eager", "static", "lean"]
-    # For "auto" without a GPU, its row says why it was not timed.
+    # For "auto", the row of a form for another device says why it was not timed.
+    if device in {"cpu", "auto"}:
+        forms.append("lean-packed")
     if device != "cpu":
         forms.append("cuda-graph")
     if compiled:

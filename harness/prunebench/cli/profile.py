@@ -240,12 +240,17 @@ def _parts(found: ModelProfile) -> Iterator[Row]:
 def _forms(found: ModelProfile) -> Iterator[Row]:
     tokens = {True: "same tokens", False: "other tokens", None: ""}
     for form in found.forms:
+        copies = (
+            f", {form.second_copy_bytes / 1e6:,.0f} MB of second copies"
+            if form.second_copy_bytes
+            else ""
+        )
         yield (
             form.form,
             "-" if form.inter_token_s is None else _ms(form.inter_token_s),
             # As everywhere: above 1 is faster.
             "" if form.speedup is None else f"{form.speedup.estimate:.2f}x",
-            form.note or tokens[form.same_tokens],
+            (form.note or tokens[form.same_tokens]) + copies,
         )
 
 

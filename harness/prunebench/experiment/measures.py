@@ -9,7 +9,7 @@ from pydantic import Field
 from prunebench.experiment.text import CorpusRef
 from prunebench.schema import Frozen
 
-Form = Literal["eager", "static", "lean", "compiled", "cuda-graph"]
+Form = Literal["eager", "static", "lean", "lean-packed", "compiled", "cuda-graph"]
 """How a generated token is computed; `prunebench.measure.speed.execution` describes each form."""
 
 FASTEST: Final = "fastest"

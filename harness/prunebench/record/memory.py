@@ -6,14 +6,15 @@ from pydantic import Field
 
 from prunebench.schema import Part
 
-# In these phases memory also holds a buffer of the harness or the dense model, so their peaks are
-# not the model's own.
+# In these phases memory also holds a buffer of the harness, the dense model or second copies of
+# weights, so their peaks are not the model's own.
 NOT_THE_MODEL_ALONE = (
     "metrics",
     "convert",
     "runtimes",
     "bandwidth",
     "latency",
+    "energy",
     "2:4 kernels",
 )
 

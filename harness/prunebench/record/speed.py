@@ -40,7 +40,17 @@ class Latency(Part):
     batch_size: int
     device: str
     execution: str = Field(
-        description="how a token is computed: 'eager', 'static', 'lean', 'compiled', 'cuda-graph'"
+        description="how a token is computed: 'eager', 'static', 'lean', 'lean-packed', 'compiled',"
+        " 'cuda-graph'"
+    )
+    second_copy_bytes: int = Field(
+        0,
+        description="of weights that the execution form holds a second time, in another layout; in"
+        " no other figure",
+    )
+    products: dict[str, str] = Field(
+        default_factory=dict,
+        description="the kernel of each product of a lean form, by shape: '960 x 576' -> 'vector'",
     )
     same_tokens: bool | None = Field(
         None, description="whether it gives the tokens of eager decoding; None if it is eager"
@@ -98,6 +108,9 @@ class FormTime(Part):
     )
     speedup: Ratio | None = Field(None, description="over `generate()` of transformers")
     same_tokens: bool | None = None
+    second_copy_bytes: int = Field(
+        0, description="of weights that this form holds a second time, in another layout"
+    )
     note: str | None = None
 
 

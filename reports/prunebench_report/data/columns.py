@@ -207,7 +207,7 @@ SPEED = (
         {
             "speed_not_measurable": "why there are no times, if too few rounds were undisturbed",
             "latency_protocol": "prompt, new tokens, batch size, device, execution",
-            "execution": "how a token is computed: eager, static, lean, compiled, cuda-graph",
+            "execution": "how a token is computed: eager, static, lean, lean-packed, compiled, cuda-graph",
         },
     ),
     *_columns(

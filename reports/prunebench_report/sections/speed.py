@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunebench_report.data.speed import latency_protocol, sparse_latency, stored_latencies
 from prunebench_report.figures.sparklines import sample_strip
-from prunebench_report.text import Facts, count, number, seconds, times
+from prunebench_report.text import Facts, count, number, seconds, size, times
 
 if TYPE_CHECKING:
     from prunebench.record.record import Record
@@ -84,6 +84,8 @@ def _facts(one: Latency) -> Facts:
         found.append(("Same tokens as eager", "yes" if one.same_tokens else "no"))
     if one.execution_notes:
         found.append(("Execution", "; ".join(one.execution_notes)))
+    if one.second_copy_bytes:
+        found.append(("Second copies of weights", f"{size(one.second_copy_bytes)}, in no figure"))
     if one.unpaired:
         found.append(("Not paired with dense", one.unpaired))
     return found

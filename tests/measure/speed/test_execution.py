@@ -8,7 +8,8 @@ from prunebench.errors import PrunebenchError
 from prunebench.experiment.measures import LatencySpec
 from prunebench.measure.speed.execution import Eager, choose, decoder
 from prunebench.measure.speed.latency import measure_latency, one_round
-from prunebench.measure.speed.lean_decoder import Lean, UnavailableError, side_by_side
+from prunebench.measure.speed.lean_decoder import Lean, side_by_side
+from prunebench.measure.speed.unavailable import UnavailableError
 from prunebench.model.anatomy import Block
 from prunebench.model.surgery import remove_blocks, remove_layers
 from prunebench.model.width import keep_groups
@@ -19,6 +20,8 @@ WHOLE = {
     "qwen2": {"use_sliding_window": False, "layer_types": None},
 }
 """The tiny models of these families have windows shorter than the sequences here."""
+NOT_PACKED = "lean-packed: no product is faster with a second copy of its weight"
+"""Of tiny models: their products take longer to call than to compute."""
 LEAN = ("llama", "mistral", "qwen2", "qwen3")
 
 
@@ -83,7 +86,7 @@ def pruned(kind):
 def test_a_pruned_model_runs_lean_with_its_own_tokens(kind):
     model = pruned(kind)
     chosen = choose([model, model_of("llama", num_hidden_layers=4)], prompt(), 10)
-    assert (chosen.form, chosen.same_tokens, chosen.notes) == ("lean", True, [])
+    assert (chosen.form, chosen.same_tokens, chosen.notes) == ("lean", True, [NOT_PACKED])
     assert torch.equal(tokens_of(chosen.decoders[0], prompt()), tokens_of(Eager(model), prompt()))
 
 
@@ -134,7 +137,7 @@ def test_a_model_with_foreign_parts_is_refused_and_runs_eagerly():
         Lean(model, 1, 16)
     chosen = choose([model], prompt(), 5)
     assert chosen.form == "eager"
-    assert chosen.notes == ["lean: layer 1: its MLP holds a Odd"]
+    assert chosen.notes == ["lean-packed, lean: layer 1: its MLP holds a Odd"]
 
 
 def test_hooks_are_not_passed_over():
@@ -158,7 +161,8 @@ def test_other_tokens_are_found_and_the_next_form_is_taken(monkeypatch):
     monkeypatch.setattr(Lean, "step", lambda self, tokens: (step(self, tokens) + 1) % 300)
     chosen = choose([model], prompt(), 6)
     assert chosen.form == "eager"
-    assert "other tokens than eager decoding, first at new token 2 of 6" in chosen.notes[0]
+    assert chosen.notes[0] == NOT_PACKED
+    assert "other tokens than eager decoding, first at new token 2 of 6" in chosen.notes[1]
     asked = choose([model], prompt(), 6, "lean")
     assert (asked.form, asked.same_tokens) == ("lean", False)
 
@@ -175,7 +179,12 @@ def test_latency_records_the_form_and_whether_its_tokens_agree():
     model, dense = pruned("layers"), model_of("llama", num_hidden_layers=4)
     shape = LatencySpec(prompt=7, new_tokens=6, batch_size=2, min_rounds=6, min_time_s=0)
     found, _ = measure_latency(model, prompt(), shape, dense=dense)
-    assert (found.execution, found.same_tokens, found.execution_notes) == ("lean", True, [])
+    assert (found.execution, found.same_tokens, found.execution_notes) == (
+        "lean",
+        True,
+        [NOT_PACKED],
+    )
+    assert found.second_copy_bytes == 0
     eager, _ = measure_latency(
         model, prompt(), shape.model_copy(update={"execution": "eager"}), dense=dense
     )

@@ -14,9 +14,9 @@ from transformers import GenerationConfig
 
 from prunebench.experiment.measures import Form
 from prunebench.measure.speed.execution import choose, decoder
-from prunebench.measure.speed.lean_decoder import UnavailableError
 from prunebench.measure.speed.rounds import one_round
 from prunebench.measure.speed.summary import paired_ratio
+from prunebench.measure.speed.unavailable import UnavailableError
 from prunebench.measure.synchronise import synchroniser
 from prunebench.record.speed import FormTime
 
@@ -37,13 +37,16 @@ def compare_forms(
     decoders: dict[str, Any] = {}
     notes: dict[str, str] = {}
     same: dict[str, bool | None] = {}
+    copied: dict[str, int] = {}
     for form in forms:
         try:
-            decoders[form] = decoder(model, form, prompt.shape[0], prompt.shape[1] + new_tokens)
+            decoder(model, form, prompt.shape[0], prompt.shape[1] + new_tokens)
         except UnavailableError as reason:
             notes[form] = str(reason)
             continue
         chosen = choose([model], prompt, new_tokens, form)
+        decoders[form] = chosen.decoders[0]
+        copied[form] = chosen.products.copied_bytes if chosen.products else 0
         same[form] = chosen.same_tokens
         if chosen.notes:
             notes[form] = "; ".join(chosen.notes)
@@ -62,6 +65,7 @@ def compare_forms(
                 inter_token_s=median(times) if times else None,
                 speedup=paired_ratio(steps[GENERATE][1:], times) if times else None,
                 same_tokens=same.get(form),
+                second_copy_bytes=copied.get(form, 0),
                 note=notes.get(form),
             )
         )
@@ -86,12 +90,12 @@ def generate_s(model: Any, prompt: Tensor, new_tokens: int) -> float:
         assert made.shape[1] == prompt.shape[1] + tokens
         return elapsed
 
-    with _greedy(model):
+    with greedy_generation(model):
         return max(1e-9, seconds(new_tokens) - seconds(1)) / (new_tokens - 1)
 
 
 @contextmanager
-def _greedy(model: Any) -> Iterator[None]:
+def greedy_generation(model: Any) -> Iterator[None]:
     """Let `generate()` decode greedily with a KV cache, whatever the checkpoint says.
 
     Its generation_config.json may ask for sampling, beams, another cache or a penalty. Arguments of

@@ -20,7 +20,9 @@ from transformers import StaticCache
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.measures import FASTEST, Execution, Form
 from prunebench.measure.speed.kv_cache import cache_maker
-from prunebench.measure.speed.lean_decoder import Lean, UnavailableError
+from prunebench.measure.speed.lean_decoder import Lean
+from prunebench.measure.speed.products import Products
+from prunebench.measure.speed.unavailable import UnavailableError
 from prunebench.model.placement import is_dispatched
 
 
@@ -152,6 +154,8 @@ def decoder(model: Any, form: Form, batch: int, length: int) -> Decoder:
         return Static(model, length)
     if form == "lean":
         return Lean(model, batch, length)
+    if form == "lean-packed":
+        return Lean(model, batch, length, packed=True)
     if form == "compiled":
         return Compiled(model, length)
     return CudaGraph(model, batch, length)
@@ -168,6 +172,12 @@ class ExecutionChoice:
     notes: list[str] = field(default_factory=list)
     """Why faster forms were not taken, or what is odd about this one."""
 
+    @property
+    def products(self) -> Products | None:
+        """The products of the first model, if a lean form was chosen."""
+        first = self.decoders[0]
+        return first.products if isinstance(first, Lean) else None
+
 
 @torch.inference_mode()
 def choose(
@@ -176,8 +186,9 @@ def choose(
     """Choose one execution form for all ``models``.
 
     'fastest' takes the first form that every model can run with the same greedy tokens as eagerly:
-    'cuda-graph' or 'lean' on a GPU, 'lean' elsewhere, else 'eager'. It never takes 'static', which
-    saves little, or 'compiled', which takes minutes to compile; a suite can ask for them by name.
+    'cuda-graph' or 'lean' on a GPU, 'lean-packed' or 'lean' elsewhere, else 'eager'. It never takes
+    'static', which saves little, or 'compiled', which takes minutes to compile; a suite can ask for
+    them by name.
 
     Tokens are compared along the eagerly generated sequence, because after one difference all later
     tokens would differ. A different token counts as the same if eager's own logits for the two
@@ -187,6 +198,7 @@ def choose(
     """
     batch, length = prompt.shape[0], prompt.shape[1] + new_tokens
     notes: list[str] = []
+    refused: dict[str, list[Form]] = {}  # by the reason, which two forms may share
     if any(is_dispatched(model) for model in models):
         if asked not in {FASTEST, "eager"}:
             raise PrunebenchError(
@@ -201,6 +213,8 @@ def choose(
             break
         try:
             decoders = [decoder(model, form, batch, length) for model in models]
+            if asked == FASTEST and form == "lean-packed":
+                _check_copies(decoders)
             differing = _differing(models, decoders, prompt, new_tokens)
         except UnavailableError as reason:
             if asked != FASTEST:
@@ -208,19 +222,32 @@ def choose(
                     f"execution '{form}': {reason}",
                     hint="`execution: fastest` takes what the model can run",
                 ) from reason
-            notes.append(f"{form}: {reason}")
+            refused.setdefault(str(reason), []).append(form)
             continue
         if differing is None:
+            notes += _in_words(refused)
             return ExecutionChoice(form, decoders, same_tokens=True, notes=notes)
         if asked != FASTEST:
             return ExecutionChoice(form, decoders, same_tokens=False, notes=[differing])
-        notes.append(f"{form}: {differing}")
+        refused.setdefault(differing, []).append(form)
+    notes += _in_words(refused)
     return ExecutionChoice("eager", [Eager(model) for model in models], notes=notes)
+
+
+def _check_copies(decoders: Sequence[Decoder]) -> None:
+    """Raise UnavailableError if no model holds a second copy: then it is plain 'lean'."""
+    if not any(isinstance(each, Lean) and each.products.copied_bytes for each in decoders):
+        raise UnavailableError("no product is faster with a second copy of its weight")
+
+
+def _in_words(refused: dict[str, list[Form]]) -> list[str]:
+    return [f"{', '.join(forms)}: {reason}" for reason, forms in refused.items()]
 
 
 def candidates(device: str) -> list[Form]:
     """The forms that 'fastest' tries, in this order."""
-    return ["cuda-graph", "lean", "eager"] if device == "cuda" else ["lean", "eager"]
+    first: Form = "cuda-graph" if device == "cuda" else "lean-packed"
+    return [first, "lean", "eager"]
 
 
 def forward_of(model: Any) -> Callable[[Tensor, Any], Tensor]:

@@ -85,6 +85,7 @@ def _latency(
     spec: LatencySpec, device: str, warmup: int, chosen: ExecutionChoice, rounds: Rounds
 ) -> Latency:
     clean = rounds.clean()
+    products = chosen.products
     latency = Latency(
         prompt=spec.prompt,
         new_tokens=spec.new_tokens,
@@ -93,6 +94,8 @@ def _latency(
         execution=chosen.form,
         same_tokens=chosen.same_tokens,
         execution_notes=chosen.notes,
+        second_copy_bytes=products.copied_bytes if products else 0,
+        products=products.kernels if products else {},
         warmup_rounds=warmup,
         rounds=clean.count,
         disturbed_rounds=rounds.count - clean.count,

@@ -10,7 +10,6 @@ is. A model with anything else in it is refused, never approximated.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache
 
+from prunebench.measure.speed.products import Product, Products
+from prunebench.measure.speed.unavailable import UnavailableError
 from prunebench.model.anatomy import anatomy
 from prunebench.model.coupling.removed import RemovedAttention, RemovedMLP
 from prunebench.model.coupling.sub_block import Kind
@@ -30,12 +31,6 @@ from prunebench.model.rotated import ROTATIONS, UnweightedNorm
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 _ROPES = ("default", "linear", "llama3", "yarn")
 """Kinds of rotary positions whose angles do not depend on the length of the sequence."""
-
-Product = Callable[[Tensor], Tensor]
-
-
-class UnavailableError(Exception):
-    """Why a model cannot run in an execution form."""
 
 
 @dataclass(frozen=True)
@@ -97,18 +92,21 @@ class Lean:
     """Greedy decoding of ``batch`` sequences of up to ``length`` tokens.
 
     With ``fixed``, the shapes and addresses of a step do not depend on the position: a CUDA graph
-    replays them as recorded. Raises UnavailableError, with the reason, for a model that this class
-    does not cover.
+    replays them as recorded. With ``packed``, products may read a second copy of their weight (see
+    `Products`). Raises UnavailableError, with the reason, for a model that this class does not
+    cover.
     """
 
-    def __init__(self, model: Any, batch: int, length: int, *, fixed: bool = False) -> None:
+    def __init__(
+        self, model: Any, batch: int, length: int, *, fixed: bool = False, packed: bool = False
+    ) -> None:
         parts = anatomy(model)
         if parts.model_type not in FAMILIES:
             raise UnavailableError(f"it covers {', '.join(FAMILIES)}, not {parts.model_type}")
         self._model = model
         self._fixed = fixed
         self._batch = batch
-        self._linear = _fastest_product(model.get_output_embeddings(), batch)
+        self.products = Products(batch, packed=packed)
         self._cosines, self._sines = _angles(model, length)  # [1, length, 1, head]
         self._layers = [
             self._layer(number, layer, length) for number, layer in enumerate(parts.layers)
@@ -272,8 +270,7 @@ class Lean:
         if biases and len(biases) < len(linears):
             raise UnavailableError(f"{what}: only some of its linears have a bias")
         bias = side_by_side(biases) if biases else None
-        linear = self._linear
-        return lambda inputs: linear(inputs, weight, bias)
+        return self.products.of(weight, bias)
 
 
 @torch.no_grad()
@@ -379,38 +376,3 @@ def _angles(model: Any, length: int) -> tuple[Tensor, Tensor]:
     return cosines[:, :, None], torch.cat([-sines[..., :half], sines[..., half:]], dim=-1)[
         :, :, None
     ]
-
-
-def _matrix_vector(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`linear` for a single token of a single sequence, [1, 1, in] -> [1, 1, out]."""
-    product = torch.mv(weight, inputs.view(-1)).view(1, 1, -1)
-    return product if bias is None else product + bias
-
-
-def _fastest_product(head: nn.Linear, batch: int) -> Callable[..., Tensor]:
-    """The faster of two kernels for a weight times the input.
-
-    For one sequence on a CPU the matrix-vector kernel has less overhead, and does not repack
-    half-precision weights at every call as the general product does. But on some machines the
-    general one reads weights faster, so both are timed on the head, the largest matrix.
-    """
-    weight = head.weight
-    if batch > 1 or weight.device.type != "cpu":
-        return functional.linear
-    inputs = torch.ones(1, 1, weight.shape[1], dtype=weight.dtype)
-    general, vector = (
-        _seconds(functional.linear, inputs, weight),
-        _seconds(_matrix_vector, inputs, weight),
-    )
-    # 10 % in favour of the vector kernel, so that noise does not choose.
-    return functional.linear if general < 0.9 * vector else _matrix_vector
-
-
-def _seconds(product: Callable[..., Tensor], inputs: Tensor, weight: Tensor) -> float:
-    """Seconds of the fastest of a few calls, without the first one, which warms up."""
-    times = []
-    for _ in range(6):
-        before = time.perf_counter()
-        product(inputs, weight)
-        times.append(time.perf_counter() - before)
-    return min(times[1:])

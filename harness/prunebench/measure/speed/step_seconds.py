@@ -13,7 +13,7 @@ from prunebench.experiment.measures import Form
 from prunebench.measure.devices.disturbance import DisturbedError, Watch
 from prunebench.measure.devices.watch import watch_of
 from prunebench.measure.speed.execution import Decoder, choose, decoder
-from prunebench.measure.speed.lean_decoder import UnavailableError
+from prunebench.measure.speed.unavailable import UnavailableError
 from prunebench.measure.synchronise import synchroniser
 from prunebench.model.placement import input_device
 from prunebench.model.positions import check_positions
