@@ -103,7 +103,7 @@ def test_a_shape_beyond_the_model_s_positions_is_refused() -> None:
 
 
 def test_without_the_lean_form_nothing_else_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unavailable(*_: object) -> None:
+    def unavailable(*_: object, **__: object) -> None:
         raise UnavailableError("not here")
 
     monkeypatch.setattr("prunebench.measure.speed.execution.Lean", unavailable)
