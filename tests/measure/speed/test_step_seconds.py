@@ -9,8 +9,8 @@ import pytest
 from prunebench import PrunebenchError
 from prunebench.measure.devices.disturbance import DisturbedError
 from prunebench.measure.speed import step_seconds as module
-from prunebench.measure.speed.lean_decoder import UnavailableError
 from prunebench.measure.speed.step_seconds import CLEAN_ROUNDS, MOST_ROUNDS, step_seconds
+from prunebench.measure.speed.unavailable import UnavailableError
 from prunebench.testing import tiny_context
 from tiny import tiny_model
 

@@ -105,7 +105,7 @@ def _onednn(weight: Tensor, bias: Tensor | None, batch: int) -> Product:
     ops: Any = torch.ops.mkldnn
     packed = ops._reorder_linear_weight(weight.contiguous(), batch)
     linear = ops._linear_pointwise
-    return lambda inputs: linear(inputs, packed, bias, "none", [], "")  # type: ignore[no-any-return]
+    return lambda inputs: linear(inputs, packed, bias, "none", [], "")
 
 
 PLAIN: dict[str, Kernel] = {"general": _general, "vector": _vector}
@@ -155,7 +155,7 @@ def seconds_of(weight: Tensor, batch: int) -> dict[str, float]:
 def _timed(weight: Tensor, batch: int) -> dict[str, float]:
     """Time all kernels in turn, on copies of ``weight``, or on some of its rows if it is large."""
     rows = max(1, min(len(weight), _PIECE * len(weight) // weight.nbytes))
-    pieces = list(weight.detach().split(rows))[: max(1, len(weight) // rows)]
+    pieces = list(torch.split(weight.detach(), rows))[: max(1, len(weight) // rows)]
     count = max(1, min(_PIECES, _TIMED // pieces[0].nbytes))
     weights = [*pieces[:count], *(pieces[0].clone() for _ in range(count - len(pieces)))]
     inputs = torch.linspace(-1, 1, batch * weight.shape[1]).to(weight.dtype)
