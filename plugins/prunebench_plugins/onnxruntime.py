@@ -54,8 +54,8 @@ class OnnxRuntime(Runtime):
         if config.get("sliding_window") and config.get("use_sliding_window", True):
             return "some of its layers read only a window, whose cache is not written here"
         head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-        if head % 8:
-            return f"its heads have {head} channels, and GroupQueryAttention takes multiples of 8"
+        if head % 16:
+            return f"its heads have {head} channels, and GroupQueryAttention takes multiples of 16"
         return None
 
     def convert(self, folder: Path, out: Path, precision: str) -> Path:

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.runtimes
 
 PROMPT = [5, 9, 100, 41, 300, 22, 17, 250]
 NEW = 16
-HEADS = {"head_dim": 16}  # ONNX Runtime takes multiples of 8
+HEADS = {"head_dim": 16}  # ONNX Runtime takes multiples of 16
 FULL = {"use_sliding_window": False}
 LLAMA3 = {
     "rope_type": "llama3",
