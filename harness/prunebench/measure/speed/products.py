@@ -116,7 +116,7 @@ KERNELS = PLAIN | PACKED
 def fastest(weight: Tensor, batch: int, *, packed: bool) -> str:
     """The name of the fastest kernel for a weight of this shape; ``packed`` allows second copies.
 
-    Raises nothing: a kernel that fails, or gives other numbers, is left out.
+    A kernel that fails, or gives other numbers, is left out.
     """
     if weight.nbytes < _SMALL:
         return "general" if batch > 1 else "vector"
@@ -160,7 +160,7 @@ def _timed(weight: Tensor, batch: int) -> dict[str, float]:
     weights = [*pieces[:count], *(pieces[0].clone() for _ in range(count - len(pieces)))]
     inputs = torch.linspace(-1, 1, batch * weight.shape[1]).to(weight.dtype)
     inputs = inputs.view(batch, 1, weight.shape[1])
-    expected = functional.linear(inputs, weight)
+    expected = functional.linear(inputs, weights[0])
     runs: dict[str, list[Product]] = {}
     for name, kernel in KERNELS.items():
         if name == "vector" and batch > 1:
