@@ -248,6 +248,7 @@ class LLMPruner(Method):
         total = sum(parameter.numel() for parameter in model.parameters())
         initial: dict[str, int] = {}
         if self.options.granularity == "block":
+            # Before the first step, so that nobody waits for gradients to read it.
             parts = anatomy(model)
             note_uncut(parts, self._blocks(parts), context)
         if not self.options.global_pruning:

@@ -172,6 +172,7 @@ def note_uncut(parts: Anatomy, blocks: Sequence[Block], context: Context) -> Non
     uncut = [block for block in blocks if not parts.can_cut(parts.layers[block.layer], block.kind)]
     if not uncut:
         return
+    # The first of them stands for all: most models have one reason, such as experts.
     found = parts.sub_block(parts.layers[uncut[0].layer], uncut[0].kind)
     context.notes["uncut"] = (
         f"{len(uncut)} of {len(blocks)} attentions and MLPs stay as they are; layer"

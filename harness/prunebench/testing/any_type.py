@@ -22,6 +22,7 @@ LAYERS = 4
 HEADS = 4
 
 _SIZES: dict[str, Any] = {
+    # the vocabulary and the residual stream
     "vocab_size": VOCABULARY,
     "vocab_size_per_layer_input": VOCABULARY,
     "n_vocab": VOCABULARY,
@@ -31,12 +32,14 @@ _SIZES: dict[str, Any] = {
     "n_embd": HIDDEN,
     "embedding_size": HIDDEN,
     "word_embed_proj_dim": HIDDEN,
+    # depth
     "num_hidden_layers": LAYERS,
     "num_layers": LAYERS,
     "n_layer": LAYERS,
     "n_layers": LAYERS,
     "decoder_layers": LAYERS,
     "encoder_layers": LAYERS,
+    # heads: two query heads read one key head
     "num_attention_heads": HEADS,
     "num_heads": HEADS,
     "n_head": HEADS,
@@ -49,6 +52,7 @@ _SIZES: dict[str, Any] = {
     "head_dim": 16,
     "global_head_dim": 16,
     "attention_head_dim": 16,
+    # MLPs: no multiple of the hidden size, so that a swap of the two shows
     "intermediate_size": 96,
     "ffn_dim": 96,
     "ffn_hidden_size": 96,
@@ -56,12 +60,14 @@ _SIZES: dict[str, Any] = {
     "n_inner": 96,
     "decoder_ffn_dim": 96,
     "encoder_ffn_dim": 96,
+    # experts, smaller than a dense MLP
     "moe_intermediate_size": 32,
     "expert_ffn_hidden_size": 32,
     "shared_expert_intermediate_size": 32,
     "moe_shared_expert_intermediate_size": 32,
     "shared_intermediate_size": 32,
     "intermediate_size_mlp": 96,
+    # half of the experts see a token
     "num_experts": 4,
     "num_local_experts": 4,
     "n_routed_experts": 4,
@@ -75,16 +81,19 @@ _SIZES: dict[str, Any] = {
     "n_group": 1,
     "num_expert_group": 1,
     "topk_group": 1,
+    # latent attention
     "kv_lora_rank": 16,
     "q_lora_rank": 24,
     "qk_rope_head_dim": 8,
     "qk_nope_head_dim": 8,
     "qk_head_dim": 16,
     "v_head_dim": 16,
+    # positions, more than any test has tokens
     "max_position_embeddings": 128,
     "n_positions": 128,
     "n_ctx": 128,
     "max_seq_len": 128,
+    # linear attentions and state spaces
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
     "linear_key_head_dim": 16,
@@ -101,14 +110,17 @@ _SIZES: dict[str, Any] = {
     "state_size": 8,
     "ssm_state_size": 8,
     "time_step_rank": 4,
+    # longer than the windows of the tests: those that cut it off say so themselves
     "sliding_window": 32,
     "rotary_dim": 8,
     "lru_width": HIDDEN,
+    # what single types call their sizes
     "adapter_in_dim": HIDDEN,
     "adapter_input_size": HIDDEN,
     "adapter_out_dim": HIDDEN,
     "attention_window_size": 32,
     "first_k_dense_replace": 1,
+    # indexers of sparse attentions
     "index_n_heads": 2,
     "index_head_dim": 16,
     "index_topk": 16,
@@ -261,6 +273,7 @@ def _built(kind: type[PretrainedConfig], corrections: dict[str, Any]) -> Pretrai
 
 def _small(default: PretrainedConfig) -> dict[str, Any]:
     found: dict[str, Any] = {}
+    # Only fields that the type has: what is not in its config stays out of it.
     for name, value in vars(default).items():
         if name.endswith("_token_id") and name != "image_token_id":
             if isinstance(value, int) and not 0 <= value < VOCABULARY:

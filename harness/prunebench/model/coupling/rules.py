@@ -36,6 +36,8 @@ _KEY_HEADS = re.compile(
     r"^(num_(key_value|kv)_heads|n_kv_heads?|n_head_kv|num_key_heads"
     r"|num_multi_query_groups_per_partition|multi_query_group_num)$"
 )
+# By chance they may be as large as a width: a table of 128 positions, 128 rows of queries.
+_NO_WIDTH = re.compile(r"^(layer_idx|head_dim)$|position|vocab|n_ctx")
 _HEAD_DIMS = tuple(
     re.compile(f"^{name}$")
     for name in (
@@ -368,6 +370,6 @@ def _numbers(
                 if isinstance(value, int)
                 and not isinstance(value, bool)
                 and value in values
-                and name not in {"layer_idx", "head_dim"}
+                and not _NO_WIDTH.search(name)
             ]
     return tuple(found)
