@@ -169,6 +169,7 @@ def cuttable(parts: Anatomy, blocks: Sequence[Block]) -> list[Block]:
 
 def note_uncut(parts: Anatomy, blocks: Sequence[Block], context: Context) -> None:
     """Note and warn which of ``blocks`` stay as they are because their groups cannot be removed."""
+    # What a method was not asked to prune is no loss, so only ``blocks`` count.
     uncut = [block for block in blocks if not parts.can_cut(parts.layers[block.layer], block.kind)]
     if not uncut:
         return

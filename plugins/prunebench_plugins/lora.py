@@ -123,6 +123,7 @@ class LoRA(Recovery):
             if path in modules and _is_plain(modules[path])
         }
         if len(found) < len(linears) and not self.options.merge:
+            # Merged updates need no names, because PEFT sees a module without a config.
             # Whoever loads the adapter has PEFT read these names as those of the fused experts.
             names = {path.rpartition(".")[2] for path in linears.keys() - found.keys()} | _EXPERTS
             found = {path: each for path, each in found.items() if path.split(".")[-1] not in names}

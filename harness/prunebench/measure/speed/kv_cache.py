@@ -19,6 +19,7 @@ def cache_maker(model: Any) -> Callable[[], Any]:
     """
     if "past_key_values" not in inspect.signature(model.forward).parameters:
         raise _without_a_cache(model)
+    # As `generate` asks, with its own list of classes.
     if getattr(model, "_supports_default_dynamic_cache", lambda: True)():
         return lambda: DynamicCache(config=model.config)
     return type(_after_one_token(model, None))  # MiniMax takes only a cache of its own class

@@ -26,9 +26,11 @@ def few_layers(kind: type, config: Any) -> tuple[Any, list[Alike]]:
 
     With all layers if no config describes only these. Raises what building it raises.
     """
+    # Small, but as deep as the config says: only a built layer shows which kind it is.
     whole = kind(config)
     signatures = [signature(layer) for layer in decoder_layers(whole)]
     groups = _groups(signatures)
+    # The last one as well: what holds in the first layer alone shows there.
     kept = sorted({index for each in groups for index in (each[0], each[-1])})
     short = _built(kind, config, kept, signatures) if len(kept) < len(signatures) else None
     if short is not None:

@@ -55,6 +55,7 @@ class OneLayer:
         """
         if not self.sure:
             return None
+        # The weights are replaced, never changed in place, so that the copy may share them.
         narrower = copied(self.layer, weights=False)
         narrow(narrower, guess, groups, kept)
         found, wanted = self._output(narrower), self._silent(guess, groups, gone)
