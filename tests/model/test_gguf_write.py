@@ -17,6 +17,7 @@ from prunebench.model.checkpoint import save
 from prunebench.model.gguf_header import read_gguf_header
 from prunebench.model.gguf_write import PRECISIONS, gguf_refusal, write_gguf
 from prunebench.model.gguf_write_tokenizer import read_vocabulary
+from prunebench.model.indexed import index_residual
 from prunebench.model.surgery import remove_blocks
 from prunebench.model.width import keep_groups
 from tiny import tiny_checkpoint, tiny_model, tiny_tokenizer
@@ -256,3 +257,12 @@ def test_an_unknown_precision_is_refused(tmp_path):
     with pytest.raises(PrunebenchError, match="not written in 'q8'") as error:
         write_gguf(tmp_path, tmp_path / "model.gguf", "q8")
     assert error.value.hint == "did you mean 'q8_0'?"
+
+
+def test_a_model_whose_sub_blocks_have_channels_of_their_own_is_refused(tmp_path):
+    model = tiny_model("llama")
+    index_residual(model, {Block(0, "mlp"): range(40)}, {Block(0, "mlp"): range(40)})
+    save(model, tiny_tokenizer(), tmp_path / "model", made_by={"method": "by hand"})
+    assert "channels of the residual stream of their own" in (
+        gguf_refusal(tmp_path / "model") or ""
+    )

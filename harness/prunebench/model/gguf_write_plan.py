@@ -170,6 +170,12 @@ def _check_folder(folder: Path) -> None:
             "the residual stream of this model is rotated, which llama.cpp cannot compute",
             hint=load,
         )
+    if pruning.shape.indexed is not None:
+        raise PrunebenchError(
+            "the sub-blocks of this model have channels of the residual stream of their own, which"
+            " llama.cpp cannot compute",
+            hint=load,
+        )
     for index, layer in enumerate(pruning.shape.layers):
         if layer.replacement is not None:
             raise PrunebenchError(
