@@ -103,6 +103,7 @@ def lowest_of_all(
     ``budget`` is in parameters. Ties go by pool, then index. The best group of each pool stays.
     """
     items = [pool.items(score) for pool, score in zip(pools, scores, strict=True)]
+    # A count is in groups, whatever they cost.
     costs = None if budget is None else [pool.cost for pool in pools]
     numbers = Ranking(items, costs).lowest((count if budget is None else budget) or 0)
     gone = [torch.zeros(len(score), dtype=torch.bool) for score in scores]

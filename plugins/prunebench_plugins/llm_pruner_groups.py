@@ -64,6 +64,7 @@ class Pool:
         """The number to remove instead of ``gone``, so that a multiple stays, or all do."""
         if self.multiple == 1 or not gone:
             return gone
+        # Nearest, not always down: then widths differ, and their sum stays what was asked for.
         kept = self.present - gone
         below = kept // self.multiple * self.multiple
         above = min(below + self.multiple, self.present)
@@ -77,10 +78,12 @@ class Pool:
         together, and count by their mean.
         """
         order = score.argsort(stable=True)
+        # Without a multiple each group is an item of its own: the same as it always was.
         if self.multiple == 1:
             free = order[:-1]
             return Items(order, score[free], torch.ones(len(free), dtype=torch.long))
-        # What is more than a multiple goes first; then as many as leave one multiple.
+        # What is more than a multiple goes first; then as many as leave one multiple. So every
+        # prefix of the items leaves a multiple, or all.
         first = self.present % self.multiple if self.present > self.multiple else 0
         rest = max(0, self.present - first - self.multiple)
         values = [score[order[:first]].mean(0, keepdim=True)] if first else []
@@ -107,6 +110,7 @@ class Ranking:
         """``costs``: parameters of a group of each pool; None counts groups."""
         sizes = torch.cat([each.sizes for each in items])
         owners = torch.cat([torch.full((len(i.sizes),), index) for index, i in enumerate(items)])
+        # Values ascend in each pool, so what is taken of a pool are always its first items.
         order = torch.cat([each.values for each in items]).argsort(stable=True)
         self._pools = len(items)
         self._sizes, self._owners = sizes[order], owners[order]
@@ -267,6 +271,7 @@ def global_counts(
             return [pool.present for pool in pools]
         if not released or not wanted:
             return ranking.lowest(wanted)
+        # Their code compares with the score of the last group to remove, so that ties go, too.
         limit = values[wanted - 1]
         found = [int((score <= limit).sum()) for score in scores]
         return [

@@ -301,6 +301,7 @@ def _check_target(out: Path, format: str, *, force: bool) -> None:  # noqa: A002
 def _check_precision(job: PruneJob) -> None:
     from prunebench.model.gguf_write import PRECISIONS
 
+    # Before anything is computed, as the folder.
     if job.precision is None:
         return
     if job.format != "gguf":

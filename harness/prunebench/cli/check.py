@@ -54,12 +54,14 @@ def command(
     else:
         for answer in answers:
             _show(answer)
+    # For scripts: of all engines some always refuse, so only those that were named count.
     if engines and any(answer.loads == "no" for answer in answers):
         ctx.exit(1)
 
 
 def _show(answer: Answer) -> None:
     tell(f"{answer.loads:<8}{answer.engine:<14}{answer.text}", indent=22)
+    # The reason of a refusal is the first finding already.
     told = {answer.text} if answer.loads != "no" else set()
     for finding in answer.findings:
         mark = {"refuses": "rule", "wrong": "WRONG", "note": "note"}[finding.effect]

@@ -162,6 +162,7 @@ def next_steps(out: Path) -> str:
 
 def serving_steps(out: Path, format_: str) -> str:
     """Commands for a model in a format that only engines read."""
+    # prunebench itself loads neither format, so there is nothing to profile or to run.
     if format_ == "gguf":
         return f"next:\n  serve it    llama-server -m {shlex.quote(printable(str(out / 'model.gguf')))}"
     folder = shlex.quote(printable(str(out)))

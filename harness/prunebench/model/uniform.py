@@ -70,12 +70,14 @@ def uniform(model: Any) -> Padded:
     _give_biases(found)
     sync_config(found)
     # Some configs refuse a number of heads that does not divide the width: then the next one.
+    # The dense model's own number is one that the config has had, so the search ends there.
     most = _dense_groups(parts)
     while not is_plain(found) and 0 < widest["attention"] < most:
         widest["attention"] += 1
         changed = {block: widest["attention"] for block in widths if block.kind == "attention"}
         notes = pad(found, changed) or notes
         sync_config(found)
+    # The last word: a model that is built from the config alone has the same tensors.
     if not is_plain(found):
         raise PrunebenchError(
             f"the config of this {parts.model_type} model cannot describe it, even with all layers"
@@ -108,6 +110,7 @@ def pad(model: Any, widths: Mapping[Block, int]) -> list[str]:
             back.append(str(block))
         if not parts.can_cut(layer, block.kind):
             continue
+        # Never narrower: that would lose weights.
         present = parts.groups(layer, block.kind)
         if present < wanted:
             widen(layer, parts.cuttable(layer, block.kind), present, wanted)
@@ -128,6 +131,7 @@ def sharing_copy(model: Any) -> Any:
 
     Surgery puts new parameters into the modules of the copy, so the model itself stays.
     """
+    # deepcopy takes what its memo has for a copy that it made already.
     tensors = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
@@ -182,6 +186,7 @@ def _bring_back(parts: Anatomy, block: Block, most: int) -> None:
 
     It has at most ``most`` groups.
     """
+    # A copy has the buffers, numbers and submodules that the family's code expects.
     donor = _donor(parts, block)
     own = parts.sub_block(parts.layers[donor], block.kind)
     assert own is not None
@@ -213,6 +218,7 @@ def _donor(parts: Anatomy, block: Block) -> int:
             f" none of zeros can be put into layer {block.layer}",
             hint=_HINT,
         )
+    # Attentions with and without a window remember different numbers.
     alike = [
         index
         for index in found
@@ -223,6 +229,7 @@ def _donor(parts: Anatomy, block: Block) -> int:
 
 def _give_biases(model: Any) -> None:
     """Let the config have biases where a method added some, with zeros for the other linears."""
+    # FLAP's, in the output and down projections.
     added = added_biases(model)
     if not added:
         return

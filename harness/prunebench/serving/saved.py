@@ -56,6 +56,7 @@ class Saved:
     @property
     def architecture(self) -> str:
         """The class of the model as its config names it; '' if it names none."""
+        # Engines look at the first name only.
         names = self.config.get("architectures") or [""]
         return str(names[0])
 
@@ -112,6 +113,7 @@ def read_saved(path: Path) -> Saved:
         return read_saved(ggufs[0])
     config = read_config(path)
     tensors = weight_files(path).tensors()
+    # Whatever wrote it: readers decide by this key, too.
     if "block_configs" in config:
         return Saved(path, "decilm", config, tensors)
     # A plain model may have been saved over an uneven one: its files are then found first.

@@ -96,6 +96,7 @@ def widen(layer: torch.nn.Module, block: SubBlock, groups: int, wanted: int) -> 
     It computes what it did: the new columns of the linear that writes to the residual are zero,
     which is the mask that `coupling.proof` compares with a narrower sub-block.
     """
+    # All places first, as in `narrow`: they come from widths that change below.
     places = {}
     for cut in block.cuts:
         larger = [length // groups * wanted for length in _sections(layer, block, cut, groups)]
@@ -108,6 +109,7 @@ def widen(layer: torch.nn.Module, block: SubBlock, groups: int, wanted: int) -> 
         _remember(linear, cut.dim, size)
     for path in block.vectors:
         owner, name = parameter_owner(layer, path)
+        # Such as a weight for each head: it scales what is zero.
         vector = getattr(owner, name)
         size = len(vector) // groups * wanted
         setattr(owner, name, spread(vector, torch.arange(len(vector)), 0, size))
