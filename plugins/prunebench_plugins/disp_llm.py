@@ -149,7 +149,7 @@ class DISPLLM(Method):
                 max_steps=self.total_n_step,
                 epochs=math.ceil(self.total_n_step * self.batch_size / windows) + 1,
                 batch_size=self.batch_size,
-                micro_batch_size=1,
+                micro_batch_size=1,  # so that each window has gates of its own
                 weight_decay=self.weight_decay,
                 max_grad_norm=None,
             )
@@ -173,6 +173,7 @@ class DISPLLM(Method):
         # Now, so that a family that cannot be cut like this says so before the training.
         context.index_residual(model, {}, {})
         theta = self._train(model, budget, 1 - ratio, context)
+        # From here on nothing is random, unless the masks are to be drawn.
         options, chosen = self.options, budget.within(theta, 1 - ratio)
         masks = chosen.masks
         if options.masks == "sampled":
@@ -212,6 +213,7 @@ class DISPLLM(Method):
         with torch.random.fork_rng(devices=[]):  # the cell's seed decides where it begins
             torch.manual_seed(context.seed)
             network = HyperNetwork(budget.sizes, options.hidden_size, options.base)
+        # Where the model is: its gates are multiplied with states there.
         network.to(model.get_input_embeddings().weight.device)
         parameters = dict(network.named_parameters())
         if not options.train_inputs:

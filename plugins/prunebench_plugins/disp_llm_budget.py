@@ -74,6 +74,7 @@ class Budget:
                 columns = linears.pop(reader).weight.shape[1]
                 rows[kind] = sum(each.weight.shape[0] for each in linears.values()), columns
             into = rows["mlp"][0] // inside
+            # Layers may differ: the model may have been made narrower before.
             found.append(LayerSizes(hidden, inside, *rows["attention"], into))
         return cls(tuple(found))
 
@@ -144,8 +145,10 @@ class Budget:
 
         One more would keep more. Each mask keeps one at least: see `check`.
         """
+        # In whole weights, so that the count is exact; the small number is for rounding.
         limit = int(share * self.total + 1e-6)
         order = scores.argsort(descending=True, stable=True)
+        # Counting a prefix of the order is enough: more entries never keep fewer weights.
         owner = self._owner[order]
 
         def fits(count: int) -> bool:

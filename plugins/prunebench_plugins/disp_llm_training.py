@@ -69,6 +69,7 @@ def reinmax(theta: torch.Tensor, temperature: float) -> torch.Tensor:
     p1 = (D + sigmoid(theta / temperature)) / 2, the gradient is that of 2 p1 - p0 / 2, in which p1
     is written as a sigmoid of theta plus a constant.
     """
+    # The draw itself has no gradient; what follows gives it one.
     draw = (theta + noise("logistic", len(theta)).to(theta.device) > 0).to(theta.dtype).detach()
     average = (draw + torch.sigmoid(theta / temperature)) / 2
     constant = (torch.logit(average, eps=1e-6) - theta).detach()
@@ -92,6 +93,7 @@ def gated(model: Any, gates: torch.Tensor, sizes: list[int]) -> Iterator[None]:
     parts = anatomy(model)
     handles: list[Any] = []
 
+    # Gates are float32 whatever the model computes in: their differences are small.
     def on_output(module: Any, gate: torch.Tensor) -> None:
         handles.append(
             module.register_forward_hook(lambda _, __, output: output * gate.to(output.dtype))
@@ -190,6 +192,8 @@ class GatedModel:
         self, gates: torch.Tensor, windows: Any, weight: float
     ) -> tuple[float, torch.Tensor]:
         """The sum of the cross-entropy, and ``weight`` times its gradient at the gates."""
+        # Not through the hypernetwork at once: in float16 the way through the model needs a factor
+        # that its own gradients do not.
         while True:
             leaf = gates.detach().requires_grad_()
             with gated(self._model, leaf, self._budget.sizes):

@@ -47,13 +47,23 @@ def killer(after: int | None) -> Callable[[int, int], None]:
 
 
 def run(
-    folder: Path | None, *, kill: int | None = None, dtype=torch.float32, half_zero=False, **plan
+    folder: Path | None,
+    *,
+    kill: int | None = None,
+    dtype=torch.float32,
+    half_zero=False,
+    frozen=0.0,
+    **plan,
 ) -> tuple[dict[str, torch.Tensor], TrainingLog | None]:
     """Train a model that was just made, and kill the process after so many steps."""
     model = tiny_model("opt", dropout=0.1, num_hidden_layers=1).to(
         dtype
     )  # dropout draws random numbers
-    parameters = {n: each for n, each in model.named_parameters() if n.endswith("weight")}
+    if frozen:
+        model.model.decoder.embed_positions.weight[0, 0] += frozen
+    parameters = {
+        n: each for n, each in model.named_parameters() if n.endswith("proj.weight") or "fc" in n
+    }
     masks = {}
     if half_zero:
         masks = {n: each.abs() < 0.05 for n, each in parameters.items() if "fc1" in n}
@@ -104,7 +114,8 @@ def test_a_killed_training_ends_like_one_that_was_not(given, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "other", [{"learning_rate": 2e-2}, {"half_zero": True}, {"dtype": torch.float64}]
+    "other",
+    [{"learning_rate": 2e-2}, {"half_zero": True}, {"dtype": torch.float64}, {"frozen": 0.1}],
 )
 @pytest.mark.usefixtures("every_step")
 def test_another_training_begins_at_the_beginning(other, tmp_path: Path) -> None:

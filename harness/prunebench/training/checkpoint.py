@@ -125,20 +125,23 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 
 def training_key(
+    module: torch.nn.Module,
     trainable: Trainable,
     windows: TrainingWindows,
     settings: TrainingSettings,
     generator: torch.Generator,
     part: range,
 ) -> str:
-    """A hash of all that decides the result of a training."""
+    """A hash of all that decides the result of a training, frozen weights of ``module`` too."""
     # Other versions of torch may round otherwise, so that the result would be of neither.
     said = [torch.__version__, settings.model_dump(mode="json"), part.start, part.stop]
     digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=repr).encode())
     tensors: list[torch.Tensor] = [generator.get_state(), windows.tokens]
     if windows.counted is not None:
         tensors.append(windows.counted.to(torch.uint8))
-    for name, each in _named(trainable.parameters, trainable.masks):
+    # Frozen weights, because pruning may not give the same ones again: on a GPU, for example.
+    weights = dict(module.named_parameters()) | dict(trainable.parameters)
+    for name, each in _named(weights, trainable.masks):
         digest.update(f"{name} {tuple(each.shape)} {each.dtype}\n".encode())
         tensors.append(each)
     for each in tensors:

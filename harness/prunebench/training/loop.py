@@ -64,7 +64,8 @@ def train(
     fit = windows.pick(slice(0, len(windows) - held))
     steps = settings.steps(len(fit))
     part = range(steps) if part is None else part
-    key = "" if checkpoint is None else training_key(trainable, windows, settings, generator, part)
+    told = (objective.module, trainable, windows, settings, generator, part)
+    key = "" if checkpoint is None else training_key(*told)
     # Half a schedule has no end to judge.
     validated = held if part.stop == steps else 0
     with (
