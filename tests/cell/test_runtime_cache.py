@@ -69,3 +69,14 @@ def test_what_was_not_used_for_long_makes_room(folder, monkeypatch):
     converted(key_of("new"), writes(1000))
     left = {name for name in ("old", "older", "in use", "new") if (folder / key_of(name)).exists()}
     assert left == {"in use", "new"}
+
+
+def test_what_a_killed_cell_left_is_removed_after_a_day(folder):
+    converted(key_of("a"), writes(1))
+    for name, age in ((".tmp-model-old", 100_000), (".tmp-model-new", 1000)):
+        (folder / name).mkdir()
+        used = folder.stat().st_mtime - age
+        os.utime(folder / name, (used, used))
+    converted(key_of("b"), writes(1))
+    assert not (folder / ".tmp-model-old").exists()
+    assert (folder / ".tmp-model-new").exists()

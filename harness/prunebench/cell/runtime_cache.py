@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from prunebench.model.cache import cache_dir
-from prunebench.model.files import atomic_replace, path_lock
+from prunebench.model.files import atomic_replace, path_lock, scratch_folder
 from prunebench.record.runtimes import Conversion
 
 LIMIT_BYTES = 20_000_000_000
 IN_USE_S = 3600.0
 """What was used within this time may be open in another cell, and stays."""
+LEFT_S = 24 * 3600.0
+"""Scratch folders older than this belong to nobody."""
 _FACTS = "conversion.json"
 
 
@@ -97,8 +99,12 @@ def _read(target: Path, *, earlier: bool) -> Converted:
 def _make_room(newest: Path) -> None:
     """Remove what was not used for the longest time while the folder is larger than its limit."""
     entries = []
-    for folder in newest.parent.iterdir():
-        if folder.is_dir() and not folder.name.startswith("."):
+    for folder in filter(Path.is_dir, newest.parent.iterdir()):
+        # A cell that is killed leaves its scratch folder; one that lives may still write there.
+        if folder.name.startswith("."):
+            if time.time() - folder.stat().st_mtime > LEFT_S:
+                shutil.rmtree(folder, ignore_errors=True)
+        else:
             size = sum(one.stat().st_size for one in folder.rglob("*") if one.is_file())
             entries.append((folder.stat().st_mtime, size, folder))
     total = sum(size for _, size, _ in entries)
@@ -112,7 +118,5 @@ def _make_room(newest: Path) -> None:
 @contextmanager
 def scratch_for_models() -> Iterator[Path]:
     """A folder for models that are only saved to be converted: on the disk of the cache."""
-    from prunebench.model.files import scratch_folder
-
     with scratch_folder(cache_dir() / "runtimes" / "model") as folder:
         yield folder
