@@ -56,7 +56,7 @@ class OnnxRuntime(Runtime):
         head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
         if head % 16:
             return f"its heads have {head} channels, and GroupQueryAttention takes multiples of 16"
-        return None
+        return _other_network(folder)
 
     def convert(self, folder: Path, out: Path, precision: str) -> Path:
         from onnxruntime_genai.models import builder  # type: ignore[import-not-found,unused-ignore]
@@ -78,6 +78,19 @@ class OnnxRuntime(Runtime):
 
     def open(self, path: Path, threads: int, length: int) -> Session:
         return Generators(path, threads, length)
+
+
+def _other_network(folder: Path) -> str | None:
+    """Why the layers of a pruned model are no decoder layers; None if they are."""
+    pruned = folder / "pruning.json"
+    if not pruned.is_file():
+        return None
+    shape = json.loads(pruned.read_text(encoding="utf-8"))["shape"]
+    if shape.get("rotated"):
+        return "its residual stream is rotated, which the builder cannot write"
+    if any(layer.get("replacement") for layer in shape["layers"]):
+        return "a trained network is in the place of a layer, which the builder cannot write"
+    return None
 
 
 class Generators(Session):

@@ -19,6 +19,7 @@ from prunebench.experiment.measures import LatencySpec
 from prunebench.experiment.model import ModelRef
 from prunebench.experiment.plugins import MethodRef, RuntimeRef
 from prunebench.measure.audit import audit, dense_facts
+from prunebench.model.adapter import Adapter
 from prunebench.model.dense_indices import DenseIndices
 from prunebench.model.load import load_pruned
 from prunebench.model.surgery import remove_layers
@@ -152,6 +153,14 @@ def test_a_batch_is_no_shape_for_a_runtime(setup, pruned):
     [found] = measure_runtimes(setup({}, shape=shape), pruned)
     assert "no shape with batch size 1" in (found.reason or "")
     assert not Fake.converted
+
+
+def test_a_model_with_an_adapter_beside_it_is_no_whole_model(setup):
+    model = tiny_model("llama")
+    a, b = torch.ones(2, 48), torch.ones(48, 2)
+    Adapter({"model.layers.0.self_attn.q_proj": (a, b)}, 1.0).attach(model)
+    [found] = measure_runtimes(setup({}), Subject(model, tiny_tokenizer()))
+    assert "a LoRA adapter is beside its weights" in (found.reason or "")
 
 
 def test_without_room_for_both_the_pruned_model_is_timed_alone(setup, pruned, monkeypatch):

@@ -153,6 +153,23 @@ def test_onnxruntime_says_what_it_does_not_convert(tmp_path, family, options, re
     assert found is None if reason is None else reason in (found or "")
 
 
+@pytest.mark.parametrize(
+    ("shape", "reason"),
+    [
+        ({"layers": [{"replacement": None}], "rotated": None}, None),
+        ({"layers": [{}]}, None),
+        ({"layers": [], "rotated": {"layers": []}}, "rotated"),
+        ({"layers": [{"replacement": {"network": "mlp", "width": 8}}]}, "a trained network"),
+    ],
+)
+def test_onnxruntime_refuses_layers_that_are_no_decoder_layers(tmp_path, shape, reason):
+    config = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "pruning.json").write_text(json.dumps({"plain": False, "shape": shape}))
+    found = OnnxRuntime(OnnxRuntime.Options()).refuses(tmp_path)
+    assert found is None if reason is None else reason in (found or "")
+
+
 OTHER_PYTHON = """\
 #!{python}
 import json, sys

@@ -26,6 +26,7 @@ from prunebench.errors import PrunebenchError
 from prunebench.experiment.measures import LatencySpec
 from prunebench.isolation.interpreter import module_command
 from prunebench.measure.speed.runtime_tokens import agreement, greedy_logits
+from prunebench.model.adapter import attached
 from prunebench.model.checkpoint import save
 from prunebench.model.folder import fingerprint, read_checkpoint
 from prunebench.model.placement import input_device, is_dispatched
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 
 NO_SHAPE = "the suite times no shape with batch size 1, and a runtime takes one sequence"
 DISPATCHED = "the model is on several devices, and a runtime takes one that is in memory"
+
+
+BESIDE = "a LoRA adapter is beside its weights, which a runtime would not see; merge it into them"
 
 
 class UnavailableRuntimeError(Exception):
@@ -114,9 +118,13 @@ def measure_runtimes(setup: CellSetup, subject: Subject) -> list[RuntimeResult]:
         return []
     model = subject.model
     shapes = [shape for shape in cell.latency if shape.batch_size == 1]
-    refused = DISPATCHED if is_dispatched(model) else None if shapes else NO_SHAPE
-    if refused is not None:
-        return [_unavailable(ref, refused, setup) for ref in cell.runtimes]
+    refused = {
+        DISPATCHED: is_dispatched(model),
+        BESIDE: attached(model) is not None,
+        NO_SHAPE: not shapes,
+    }
+    if (reason := next((one for one, holds in refused.items() if holds), None)) is not None:
+        return [_unavailable(ref, reason, setup) for ref in cell.runtimes]
     device = input_device(model)
     prompts = [prompt_ids(vocabulary_size(model), 1, one.prompt, device) for one in shapes]
     with setup.phases.phase("tokens"):
