@@ -154,6 +154,11 @@ class DISPLLM(Method):
                 max_grad_norm=None,
             )
 
+    @classmethod
+    def training_for(cls, options: Any, windows: int) -> HypernetworkTraining:
+        settings: HypernetworkTraining = options.training(windows)
+        return settings
+
     def prune(self, model: Any, context: Context) -> None:
         """Notes: what was learned, what was kept, and what the training took.
 

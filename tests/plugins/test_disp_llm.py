@@ -16,6 +16,9 @@ from pydantic import ValidationError
 
 from prunebench import Context, PrunebenchError, anatomy, learning
 from prunebench.plugin.host import load_plugins
+from prunebench.suite.estimate import estimate
+from prunebench.suite.load import load_suite
+from prunebench.suite.plan import plan
 from prunebench.testing import tiny_calibration, tiny_context, tiny_model
 from prunebench.training import checkpoint
 from prunebench.training.checkpoint import TrainingCheckpoints
@@ -318,6 +321,20 @@ def test_the_cosine_is_that_of_the_released_code() -> None:
         schedule.step()
     assert KIND.Options().training(3).rate(9_999, 10_000) == 1e-3
     assert KIND.Options(total_n_step=30, batch_size=4).training(7).steps(7) == 30
+
+
+def test_the_plan_counts_every_step(tmp_path: Path) -> None:
+    registry = load_plugins()
+    (tmp_path / "s.yaml").write_text(
+        "name: s\nmodels: tiny-llama\nmethods:\n"
+        "  - minitron: {ratio: 0.5}\n  - disp-llm: {batch_size: 2}\n"
+        "calibration: {corpus: tiny-text, windows: 4, length: 32}\n"
+        "quality: {perplexity: {corpus: tiny-text, windows: 2, length: 32}}\nprofile: null\n"
+    )
+    _, other, ours = plan(load_suite(tmp_path / "s.yaml", registry=registry), registry).cells
+    told = [estimate(cell, registry).tokens for cell in (other, ours)]
+    # A backward pass counts as two forward passes.
+    assert told[1] - told[0] == 3 * 10_000 * 2 * 32
 
 
 def test_validation_takes_the_likely_gates() -> None:

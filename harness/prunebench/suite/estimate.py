@@ -38,7 +38,8 @@ def estimate(cell: Cell, registry: Registry) -> Estimate:
 
     Calibration tokens count twice for methods that go layer by layer (one pass for the statistics,
     one through the pruned layer), and once for other methods and for an allocation. Training tokens
-    of a recovery count three times in every epoch, and held-out ones once in every validation.
+    of a recovery, or of a method that says how it trains, count three times in every epoch, and
+    held-out ones once in every validation.
     Timing counts the least number of rounds; for a pruned model also the rounds of the dense model
     between them.
 
@@ -84,10 +85,14 @@ def _calibration_tokens(cell: Cell, registry: Registry) -> int:
     passes = 0
     if needs(method, cell.method).reads_text:
         passes += 2 if getattr(method, "statistics", ()) else 1
+    windows, length = cell.calibration.windows or 0, cell.calibration.length
+    options = method.Options.model_validate(cell.method.options)
+    training = method.training_for(options, windows) if windows else None
+    trained = 0 if training is None else TRAINING_PASSES * training.windows_seen(windows) * length
     if cell.allocation is not None:
         kind = registry["allocation"][cell.allocation.name].value
         passes += needs(kind, cell.allocation).reads_text
-    return passes * (cell.calibration.tokens or 0)
+    return passes * (cell.calibration.tokens or 0) + trained
 
 
 def _training_tokens(recovery: RecoveryRef, kind: Any) -> int:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from prunebench.layerwise.pruner import LinearStats
     from prunebench.layerwise.statistics import Statistic
     from prunebench.plugin.api.context import Context
+    from prunebench.training.settings import TrainingSettings
 
 Structure = Literal["none", "unstructured", "n:m", "layers", "blocks", "width", "experts"]
 
@@ -76,6 +77,15 @@ class Method(ABC):
         """
         del options
         return cls.uses_seed
+
+    @classmethod
+    def training_for(cls, options: Any, windows: int) -> TrainingSettings | None:
+        """How `prune` trains on so many windows with these (parsed) options; None: not at all.
+
+        `prunebench plan` counts the tokens of such a training.
+        """
+        del options, windows
+        return None
 
     @classmethod
     def refuses_allocation(cls, options: Any) -> str | None:
