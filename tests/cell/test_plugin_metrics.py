@@ -17,6 +17,8 @@ from prunebench.cell.run import run_cell
 from prunebench.measure.devices.memory import START
 from prunebench.measure.devices.memory_peaks import Phase, Recording, timeline
 from prunebench.measure.devices.memory_peaks import memory as peaks
+from prunebench.measure.quality import text_passes
+from prunebench.measure.quality.final_states import states_of
 from prunebench.plugin.api.metric import LONGEST_METRIC_NOTES
 from prunebench.plugin.files import with_files
 from prunebench.plugin.host import load_plugins
@@ -380,10 +382,22 @@ def test_the_dense_cell_leaves_the_others_what_they_need_of_the_dense_model(
         return load(folder, **how)
 
     monkeypatch.setattr(setup, "load", counted)
+    passes: list[Any] = []
+    monkeypatch.setattr(text_passes, "states_of", lambda *of: passes.append(of) or states_of(*of))
+    texts: list[Any] = []
+    windows = setup.evaluation_windows
+
+    def tokenised(spec: Any, *of: Any) -> Any:
+        texts.append(spec)
+        return windows(spec, *of)
+
+    monkeypatch.setattr(setup, "evaluation_windows", tokenised)
     dense = figures(run(rig, metrics, None, *changes, number=0))
     assert (dense["kl-divergence"], dense["top1-agreement"], dense["stability"]) == (0, 1, 1)
     assert dense["draft-acceptance"] == 1
     pruned = figures(run(rig, metrics, None, *changes))
     assert pruned["kl-divergence"] > 0
     assert pruned["draft-acceptance"] < 1
+    assert not passes  # perplexity's passes are enough
     assert len(loads) == 2  # each cell its own model
+    assert len(texts) == 2  # once in each cell, for perplexity and two metrics

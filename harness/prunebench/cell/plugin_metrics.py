@@ -7,12 +7,13 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from prunebench.cell.partial_results import fingerprint
-from prunebench.cell.setup import seed_all, vocabulary_size
+from prunebench.cell.setup import seed_all
 from prunebench.errors import PrunebenchError, first_line, printable
 from prunebench.isolation.flags import Flags
 from prunebench.isolation.model_guard import ModelGuard
@@ -24,7 +25,6 @@ from prunebench.model.positions import check_positions
 from prunebench.plugin.api.metric import LONGEST_METRIC_NOTES, Figure, Metric, MetricContext
 from prunebench.plugin.plugin_code import plugin_code
 from prunebench.record.quality import MetricFigure, MetricResult
-from prunebench.text.windows import Windows, evaluation_windows, with_length
 
 if TYPE_CHECKING:
     from prunebench.cell.dense_model import DenseModel
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from prunebench.experiment.plugins import MetricRef
     from prunebench.measure.quality.choice_scores import ChoiceScores
     from prunebench.record.quality import TaskResult
+    from prunebench.text.windows import Windows
 
 # Characters of a reason; an exception's text may be pages long.
 LONGEST_REASON = 500
@@ -185,12 +186,9 @@ def _text(ref: MetricRef, setup: CellSetup, pruned: PrunedCell) -> Windows | Non
     if ref.data is None:
         return None
     model = pruned.loaded.model
-    found = evaluation_windows(
-        with_length(ref.data, model),
-        pruned.loaded.tokenizer,
-        vocabulary_size(model),
-        setup.corpora,
-    )
+    found = setup.evaluation_windows(ref.data, pruned.loaded)
+    # A copy: a metric that changes its tokens changes no other's.
+    found = replace(found, tokens=found.tokens.clone())
     check_positions(model, found.tokens.shape[1], f"the metric '{ref.label}'")
     return found
 

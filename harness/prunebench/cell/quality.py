@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from prunebench.cell.dense_model import DenseModel, dense_identity, is_dense
 from prunebench.cell.plugin_metrics import is_complete, measure_metric
-from prunebench.cell.setup import vocabulary_size
 from prunebench.measure.quality.perplexity import perplexity
 from prunebench.measure.quality.tasks import evaluate_tasks
 from prunebench.measure.quality.text_passes import TextPasses
 from prunebench.model.placement import dispatch
 from prunebench.record.quality import MetricResult, Perplexity, Quality, TaskResult
 from prunebench.schema import Part
-from prunebench.text.windows import evaluation_windows, with_length
+from prunebench.text.windows import with_length
 
 if TYPE_CHECKING:
     from prunebench.cell.partial_results import PartialResults
@@ -141,9 +140,7 @@ def _perplexity(
     progress: Progress,
 ) -> Perplexity:
     spec = with_length(spec, loaded.model)
-    windows = evaluation_windows(
-        spec, loaded.tokenizer, vocabulary_size(loaded.model), setup.corpora
-    )
+    windows = setup.evaluation_windows(spec, loaded)
     shared = any(_reads(metric, spec, setup, loaded) for metric in setup.cell.metrics)
     keep = passes.keep(loaded.model, windows.tokens) if shared else None
     return perplexity(loaded.model, windows, spec, progress=progress, keep=keep)

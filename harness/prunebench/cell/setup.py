@@ -28,9 +28,11 @@ from prunebench.model.load import LoadedModel, load, load_dispatched
 from prunebench.plugin.host import load_plugins
 from prunebench.plugin.registry import Registry
 from prunebench.record.io import LoadIO
+from prunebench.text.windows import Windows, evaluation_windows, with_length
 from prunebench.training.checkpoint import TrainingCheckpoints
 
 if TYPE_CHECKING:
+    from prunebench.experiment.measures import PerplexitySpec
     from prunebench.experiment.plugins import PluginRef
     from prunebench.measure.quality.task_data import TaskData
     from prunebench.plugin.registry import Kind
@@ -61,6 +63,8 @@ class CellSetup:
     """Keeps what a method measured for the time after an interruption: see `Context.remember`."""
     calibration_reason: str | None = None
     """Why the cell has its calibration, if nobody named one."""
+    texts: dict[PerplexitySpec, Windows] = field(default_factory=dict)
+    """What was tokenised so far to measure quality on."""
     training: Path | None = None
     """Where trainings keep their state until the cell has a record; None: nowhere."""
 
@@ -174,6 +178,18 @@ class CellSetup:
                 "and give FOLDER to the method dense",
             )
         return load(self.folder, device="cpu", **common)
+
+    def evaluation_windows(self, spec: PerplexitySpec, loaded: LoadedModel) -> Windows:
+        """The windows of ``spec`` for this model, tokenised once for all that is measured on them.
+
+        Raises PrunebenchError as `prunebench.text.windows.evaluation_windows` does.
+        """
+        spec = with_length(spec, loaded.model)
+        if spec not in self.texts:
+            self.texts[spec] = evaluation_windows(
+                spec, loaded.tokenizer, vocabulary_size(loaded.model), self.corpora
+            )
+        return self.texts[spec]
 
     def plain_notes(self, notes: Any, who: str, longest: int = LONGEST_NOTES) -> dict[str, Any]:
         """A plugin's notes as JSON values for the record; dropped, with a flag, if that fails.

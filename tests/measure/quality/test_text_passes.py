@@ -99,10 +99,22 @@ def test_a_metric_takes_the_pass_of_perplexity_and_the_same_logits_come_out() ->
     shared = logits(passes, model, never)
     assert seen == [text_passes.PROBE_TOKENS]
     assert all(torch.equal(*pair) for pair in zip(alone, shared, strict=True))
-    logits(passes, sparse_model("llama"), never)  # another object: its own pass
+    other = tiny_model("llama")  # not the cell's: its own pass
+    assert torch.equal(logits(passes, other, never)[1], alone[0])
     passes.close()
     logits(passes, model, never)
     assert sum(seen[1:]) == text_passes.PROBE_TOKENS + TOKENS.numel()
+
+
+def test_states_of_a_pass_that_did_not_reach_its_end_are_not_used() -> None:
+    model = sparse_model("llama")
+    alone = logits(TextPasses(), model, lambda: model)
+    passes = TextPasses()
+    keep = passes.keep(model, TOKENS)
+    assert keep is not None
+    keep(torch.zeros(1, TOKENS.shape[1], 48))
+    assert torch.equal(logits(passes, model, lambda: model)[1], alone[1])
+    passes.close()
 
 
 def test_the_dense_cell_leaves_its_states_to_the_others() -> None:
@@ -156,7 +168,7 @@ def test_a_folder_that_cannot_be_written_costs_passes_and_nothing_else(
     passes.close()
 
 
-def test_continuations_of_the_dense_model_are_decoded_once_also_if_they_end() -> None:
+def test_continuations_of_the_dense_model_are_decoded_once_also_if_they_end(monkeypatch) -> None:
     dense, prompts = tiny_model("llama"), TOKENS[:, :12]
     open_ended = greedy_continuations(dense, prompts, 6)
     end = {int(open_ended[1][2])}
@@ -166,6 +178,11 @@ def test_continuations_of_the_dense_model_are_decoded_once_also_if_they_end() ->
     assert len(later[1]) <= 3
     assert len(cell().continuations(lambda: dense, prompts, 6, ())[1]) == 6
     assert len(cell().continuations(lambda: dense, prompts, 5, ())[1]) == 5
+    written = [torch.tensor([0, 5, 0]), torch.tensor([7])]  # token 0 is a token
+    monkeypatch.setattr(text_passes, "greedy_continuations", lambda *_: written)
+    cell().continuations(lambda: dense, prompts[:2], 3, ())
+    found = cell().continuations(never, prompts[:2], 3, ())
+    assert [row.tolist() for row in found] == [[0, 5, 0], [7]]
 
 
 def test_choice_scores_are_kept_exactly_if_the_questions_are_pinned() -> None:
