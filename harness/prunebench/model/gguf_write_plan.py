@@ -56,12 +56,13 @@ class GGUFTensor:
     name: str
     shape: tuple[int, ...]
     source: str | None = None
-    """The tensor's name in the checkpoint; None for one that is all ``fill``."""
+    """The tensor's name in the checkpoint; None for one that is all zero."""
     heads: int = 0
     """Heads whose rows are reordered for rope; 0 for none."""
     offset: float = 0.0
-    fill: float = 0.0
+    """Added to every number: Gemma's code adds 1 to a norm."""
     computed: torch.Tensor | None = None
+    """Its values, if they are in no file."""
 
     @property
     def in_float32(self) -> bool:
@@ -75,7 +76,7 @@ class GGUFTensor:
         if self.computed is not None:
             return self.computed
         if self.source is None:
-            return torch.full(self.shape, self.fill)
+            return torch.zeros(self.shape)
         values = files.read(self.source)
         if self.heads:
             # [heads, 2 halves, pairs, in] -> [heads, pairs, 2, in]: the two that turn together
