@@ -241,8 +241,8 @@ class LatencyEntry(Section):
     ] = Field(
         ["fastest"],
         description="how a generated token is computed. eager: the model's own pass and a "
-        "growing KV cache; static: with a KV cache of fixed size; lean: our own step for "
-        "Llama, Mistral, Qwen2 and Qwen3, without the model's Python; lean-packed: the same, with "
+        "growing KV cache; static: with a KV cache of fixed size; lean: one step "
+        "without the model's Python, ours or recorded; lean-packed: the same, with "
         "second copies of weights in the layout that the processor multiplies fastest; compiled: "
         "torch.compile, minutes to compile; cuda-graph: lean, recorded once; fastest: cuda-graph "
         "on a GPU, else lean-packed, else lean, else eager: the first that gives the same tokens "

@@ -20,8 +20,9 @@ from transformers import StaticCache
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.measures import FASTEST, Execution, Form
 from prunebench.measure.speed.kv_cache import cache_maker
-from prunebench.measure.speed.lean_decoder import Lean
+from prunebench.measure.speed.lean_decoder import FAMILIES, Lean
 from prunebench.measure.speed.products import Products
+from prunebench.measure.speed.recorded_decoder import RecordedLean
 from prunebench.measure.speed.unavailable import UnavailableError
 from prunebench.model.placement import is_dispatched
 
@@ -152,10 +153,10 @@ def decoder(model: Any, form: Form, batch: int, length: int) -> Decoder:
         return Eager(model)
     if form == "static":
         return Static(model, length)
-    if form == "lean":
-        return Lean(model, batch, length)
-    if form == "lean-packed":
-        return Lean(model, batch, length, packed=True)
+    if form in {"lean", "lean-packed"}:
+        known = model.config.model_type in FAMILIES
+        lean = Lean if known else RecordedLean
+        return lean(model, batch, length, packed=form == "lean-packed")
     if form == "compiled":
         return Compiled(model, length)
     return CudaGraph(model, batch, length)
@@ -176,7 +177,7 @@ class ExecutionChoice:
     def products(self) -> Products | None:
         """The products of the first model, if a lean form was chosen."""
         first = self.decoders[0]
-        return first.products if isinstance(first, Lean) else None
+        return first.products if isinstance(first, Lean | RecordedLean) else None
 
 
 @torch.inference_mode()
@@ -236,7 +237,9 @@ def choose(
 
 def _check_copies(decoders: Sequence[Decoder]) -> None:
     """Raise UnavailableError if no model holds a second copy: then it is plain 'lean'."""
-    if not any(isinstance(each, Lean) and each.products.copied_bytes for each in decoders):
+    if not any(
+        isinstance(each, Lean | RecordedLean) and each.products.copied_bytes for each in decoders
+    ):
         raise UnavailableError("no product is faster with a second copy of its weight")
 
 

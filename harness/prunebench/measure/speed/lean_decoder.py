@@ -5,7 +5,8 @@ root-mean-square norms, rotary positions, grouped-query attention over a KV cach
 gated MLP. Linears that read the same input become one product: their weights are put side by side
 once, and the parameters of the modules become views of that, so memory holds them once. Layers may
 differ in width, blocks may be removed, and a layer may be replaced by a network, which runs as it
-is. A model with anything else in it is refused, never approximated.
+is. A model with anything else in it is refused, never approximated. Other families have the step
+of `recorded_decoder`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _ROPES = ("default", "linear", "llama3", "yarn")
 
 
 @dataclass(frozen=True)
-class _Norm:
+class RMSNorm:
     """A root-mean-square norm over the last dimension."""
 
     weight: Tensor | None
@@ -61,14 +62,14 @@ class _Norm:
 
 @dataclass(frozen=True)
 class _Attention:
-    norm: _Norm
+    norm: RMSNorm
     into: Product  # hidden -> queries, keys and values side by side
     out: Product  # heads -> hidden
     query_heads: int
     key_heads: int
     scaling: float
-    query_norm: _Norm | None
-    key_norm: _Norm | None
+    query_norm: RMSNorm | None
+    key_norm: RMSNorm | None
     keys: Tensor  # [batch, key heads, length, head]
     values: Tensor
     rotation: Tensor | None  # of the residual, [channels before, channels after]
@@ -78,7 +79,7 @@ class _Attention:
 
 @dataclass(frozen=True)
 class _MLP:
-    norm: _Norm
+    norm: RMSNorm
     into: Product  # hidden -> gate and up side by side, 2 x width
     out: Product  # width -> hidden
     width: int
@@ -204,7 +205,7 @@ class Lean:
     ) -> tuple[_Attention | None, _MLP | None, nn.Module | None]:
         """Attention and MLP, or the network that is in the layer's place."""
         name = f"layer {number}"
-        if _hooked(layer) or layer.training:
+        if is_hooked(layer) or layer.training:
             raise UnavailableError(f"{name} has hooks or is in training mode")
         if isinstance(layer, ReplacementLayer):
             return None, None, layer.network
@@ -303,9 +304,9 @@ def side_by_side(parameters: Sequence[nn.Parameter]) -> Tensor:
 
 
 def _plain(module: Any, kind: type[nn.Module], what: str) -> Any:
-    if type(module) is not kind or _hooked(module):  # a subclass can compute something else
+    if type(module) is not kind or is_hooked(module):  # a subclass can compute something else
         raise UnavailableError(
-            f"{what} holds a {type(module).__name__}{' with hooks' if _hooked(module) else ''}"
+            f"{what} holds a {type(module).__name__}{' with hooks' if is_hooked(module) else ''}"
         )
     return module
 
@@ -335,27 +336,27 @@ def _added(hidden: Tensor, channels: Tensor | None, output: Tensor) -> Tensor:
     return hidden + output if channels is None else hidden.index_add(-1, channels, output)
 
 
-def _norm(module: Any, what: str, size: int) -> _Norm:
+def _norm(module: Any, what: str, size: int) -> RMSNorm:
     """The norm before a sub-block that reads ``size`` channels.
 
     Raises UnavailableError for one of another kind.
     """
-    if isinstance(module, UnweightedNorm) and not _hooked(module):
+    if isinstance(module, UnweightedNorm) and not is_hooked(module):
         # |x|^2 / width + epsilon is size / width times the mean square and its own epsilon.
         floor = torch.tensor((module.width * module.epsilon) ** 0.5)
         share = module.width / size
-        return _Norm(None, module.epsilon * share, floor, size, share**0.5)
-    if not type(module).__name__.endswith("RMSNorm") or _hooked(module):
+        return RMSNorm(None, module.epsilon * share, floor, size, share**0.5)
+    if not type(module).__name__.endswith("RMSNorm") or is_hooked(module):
         raise UnavailableError(
-            f"{what} is a {type(module).__name__}{' with hooks' if _hooked(module) else ''}"
+            f"{what} is a {type(module).__name__}{' with hooks' if is_hooked(module) else ''}"
         )
     weight, epsilon = module.weight.data, float(module.variance_epsilon)
     # Not ``size``: an indexed layer reads some of the channels that the norm sees.
     floor = torch.tensor((len(weight) * epsilon) ** 0.5, device=weight.device)
-    return _Norm(weight, epsilon, floor, len(weight))
+    return RMSNorm(weight, epsilon, floor, len(weight))
 
 
-def _hooked(module: nn.Module) -> bool:
+def is_hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 

@@ -127,6 +127,7 @@ def fastest(weight: Tensor, batch: int, *, packed: bool) -> str:
         for name in PLAIN
         if name in seconds
     }
+    # Only then the copies: they have to beat what costs no memory.
     plain = min(weighted, key=weighted.__getitem__)
     copying = {name: seconds[name] for name in PACKED if name in seconds}
     if packed and copying:
@@ -155,9 +156,11 @@ def seconds_of(weight: Tensor, batch: int) -> dict[str, float]:
 def _timed(weight: Tensor, batch: int) -> dict[str, float]:
     """Time all kernels in turn, on copies of ``weight``, or on some of its rows if it is large."""
     rows = max(1, min(len(weight), _PIECE * len(weight) // weight.nbytes))
+    # Other rows of a large weight are as good as copies, and take no memory.
     pieces = list(torch.split(weight.detach(), rows))[: max(1, len(weight) // rows)]
     count = max(1, min(_PIECES, _TIMED // pieces[0].nbytes))
     weights = [*pieces[:count], *(pieces[0].clone() for _ in range(count - len(pieces)))]
+    # Not ones: a kernel that mixes up rows or columns must show it.
     inputs = torch.linspace(-1, 1, batch * weight.shape[1]).to(weight.dtype)
     inputs = inputs.view(batch, 1, weight.shape[1])
     expected = functional.linear(inputs, weights[0])
@@ -165,7 +168,7 @@ def _timed(weight: Tensor, batch: int) -> dict[str, float]:
     for name, kernel in KERNELS.items():
         if name == "vector" and batch > 1:
             continue
-        # An operator that this build of torch or this processor does not have.
+        # This build of torch or this processor may not have the operator of a kernel.
         with contextlib.suppress(RuntimeError, NotImplementedError, AttributeError):
             made = [kernel(each, None, batch) for each in weights]
             if _close(made[0](inputs), expected):
