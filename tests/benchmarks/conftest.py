@@ -59,7 +59,7 @@ def cost(request: pytest.FixtureRequest) -> Callable[..., None]:
     def add(**row: str) -> None:
         rows.append(tuple(row.get(key.partition(" ")[0], "") for key in HEADER))
         if row.get("limit"):
-            wanted = f"at most {row['limit']}"
+            wanted = f"at most {row.get('wanted') or row['limit']}"
             figures.append((f"{row['method']}, decoder passes", row["ratio"], wanted))
 
     return add

@@ -35,6 +35,10 @@ METHODS = [
 ]
 
 
+WANTED = {("sparsegpt", 0.5): 2.35, ("wanda", "2:4"): 2.05}
+"""Passes that are the goal; not reached so far, so the table shows them and no test fails."""
+
+
 @torch.no_grad()
 def decoder_pass(model, tokens: torch.Tensor) -> float:
     """Seconds of one pass of the decoder layers, window by window and without the head."""
@@ -108,6 +112,7 @@ def test_cost_in_decoder_passes(name, options, limit, cost) -> None:
         ratio=f"{ratio:.2f}",
         floor=f"{floor(model, name, tokens):.2f}",
         limit=f"{limit:.2f}",
+        wanted=str(WANTED.get((name, options.get("sparsity")), "")),
         memory=f"{beyond / 2**20:.0f} MiB, states {before / 2**20:.0f}",
     )
     assert ratio <= limit

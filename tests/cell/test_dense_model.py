@@ -13,7 +13,7 @@ from prunebench.experiment.model import ModelRef, Placement
 
 
 def identity(folder: Path, device: str = "cpu", **model: Any) -> str | None:
-    ref = ModelRef(name="m", kind="folder", location="/m", **model)
+    ref = ModelRef(**{"name": "m", "kind": "folder", "location": "/m"} | model)
     cell = SimpleNamespace(model=ref)
     found = dense_identity(SimpleNamespace(cell=cell, folder=folder, device=device))
     return found and found()
@@ -37,6 +37,18 @@ def test_files_type_device_and_threads_count_and_the_place_of_the_files_does_not
     others += [identity(one, trust_remote_code=True) for one in (a, b)]
     assert len({usual, *others}) == 7
     assert identity(a, placement=Placement()) is None
+
+
+def test_of_the_hub_the_commit_counts_and_code_that_nothing_pins_is_not_shared(tmp_path) -> None:
+    first, second = (tmp_path / commit for commit in ("1234", "5678"))  # not read: no such folder
+    found = [
+        identity(folder, kind="hub", location=name)
+        for folder in (first, second)
+        for name in ("org/one", "org/two")
+    ]
+    assert len(set(found)) == 4
+    assert identity(first, kind="hub", location="org/one") == found[0]
+    assert identity(first, kind="hub", location="org/one", trust_remote_code=True) is None
 
 
 def test_only_the_method_dense_of_prunebench_without_a_recovery_is_dense() -> None:

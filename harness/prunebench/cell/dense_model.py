@@ -63,10 +63,12 @@ def is_dense(cell: Cell) -> bool:
 def dense_identity(setup: CellSetup) -> Callable[[], str] | None:
     """What decides, to the last bit, what the dense model computes in this process.
 
-    None if that depends on the memory that is free, as for a model on several devices.
+    None if nothing pins it: the devices of a model that is spread over several depend on the memory
+    that is free, and code from the Hub may come from a repository of its own.
     """
     model = setup.cell.model
-    if model.placement is not None:
+    hub = model.kind == "hub"
+    if model.placement is not None or (hub and model.trust_remote_code):
         return None
 
     @cache
@@ -74,7 +76,10 @@ def dense_identity(setup: CellSetup) -> Callable[[], str] | None:
         cuda = setup.device.startswith("cuda")
         return json.dumps(
             {
-                "files": fingerprint(setup.folder, code=model.trust_remote_code),
+                # The Hub's cache names a folder by its commit; hashing a large model takes minutes.
+                "files": [model.location, setup.folder.name]
+                if hub
+                else fingerprint(setup.folder, code=model.trust_remote_code),
                 "dtype": model.dtype,
                 "device": torch.cuda.get_device_name(setup.device) if cuda else setup.device,
                 "capability": torch.backends.cpu.get_cpu_capability(),

@@ -166,6 +166,11 @@ def test_a_folder_that_cannot_be_written_costs_passes_and_nothing_else(
     found = logits(passes, model, lambda: dense)
     assert all(torch.equal(*pair) for pair in zip(first, found, strict=True))
     passes.close()
+    monkeypatch.setenv("PRUNEBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr(final_states, "SPARE_BYTES", 1 << 60)
+    spool = final_states.StatesOnDisk(1)
+    spool(torch.zeros(1, 20, 48))
+    assert spool.tensor() is None
 
 
 def test_continuations_of_the_dense_model_are_decoded_once_also_if_they_end(monkeypatch) -> None:

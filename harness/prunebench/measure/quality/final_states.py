@@ -7,6 +7,7 @@ whole text can be kept, and the head makes logits of a slice of them again.
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from prunebench.measure.quality.split_model import SplitModel
 from prunebench.model.batches import windows_per_batch
 from prunebench.model.cache import cache_dir
 from prunebench.model.placement import input_device
+from prunebench.model.tensor_folder import SPARE_BYTES
 
 LARGEST_BYTES = 1 << 30
 """States of more bytes are not kept; a measure that needs them then makes a pass of its own."""
@@ -76,11 +78,12 @@ class StatesOnDisk:
     """Takes the states of a pass batch by batch, for measures that come later in the same process.
 
     They go to a file without a name, so that they are in no memory figure of the phases between,
-    and so that nothing is left if the process is killed. If the disk is full they are lost, which
-    costs another pass.
+    and so that nothing is left if the process is killed. If the disk has no room for all
+    ``windows`` they are lost, which costs another pass.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, windows: int) -> None:
+        self._windows = windows
         self._file: IO[bytes] | None = None
         self._shape: list[int] = []
         self._dtype = torch.float32
@@ -94,6 +97,10 @@ class StatesOnDisk:
             if self._file is None:
                 folder = cache_dir()
                 folder.mkdir(parents=True, exist_ok=True)
+                size = self._windows * states[:1].nbytes
+                if shutil.disk_usage(folder).free - size < SPARE_BYTES:
+                    self._failed = True
+                    return
                 self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - see `close`
                 self._shape, self._dtype = [0, *states.shape[1:]], states.dtype
             bits = states.cpu().contiguous().view(torch.uint8).numpy()

@@ -63,7 +63,7 @@ class TextPasses:
         """
         if not fits(model, windows):
             return None
-        spool = StatesOnDisk()
+        spool = StatesOnDisk(len(windows))
         self._own[_sha256(windows)] = model, spool
         return spool
 
