@@ -108,6 +108,18 @@ def test_transformers_does_what_is_said(saved: dict[str, Path], name: str) -> No
         torch.testing.assert_close(model(IDS).logits, uneven_model()(IDS).logits)
 
 
+def test_what_transformers_is_told_is_python(saved: dict[str, Path], tmp_path: Path) -> None:
+    """A path with blanks, and a file beside others."""
+    folder = shutil.copytree(saved["dense"], tmp_path / "my model")
+    shutil.copy(saved["llama.gguf"], tmp_path / "a b.gguf")
+    for path in (folder, tmp_path / "a b.gguf"):
+        start = answer(path, "transformers").start
+        assert start is not None
+        model = eval(start, {"AutoModelForCausalLM": AutoModelForCausalLM})
+        assert model.config.model_type == "llama"
+    assert "'" in (answer(folder, "vllm").start or "")
+
+
 def test_transformers_reads_the_gguf_files_that_it_is_said_to_read(saved: dict[str, Path]) -> None:
     for name, loads in (("llama.gguf", True), ("deci.gguf", False)):
         path = saved[name]

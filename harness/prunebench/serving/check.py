@@ -150,5 +150,9 @@ def _does_load(saved: Saved) -> bool:
 
 def _start(saved: Saved, engine: Engine) -> str:
     trusted = saved.kind == "decilm" and engine in {"vllm", "sglang"}
+    if engine == "transformers":  # Python, not a shell
+        file = "" if saved.folder else f", gguf_file={saved.path.name!r}"
+        folder = str(saved.path if saved.folder else saved.path.parent)
+        return ENGINES[engine].start.format(folder=f"{folder!r}{file}")
     command = ENGINES[engine].start.format(folder=saved.quoted, file=saved.quoted)
     return f"{command} --trust-remote-code" if trusted else command

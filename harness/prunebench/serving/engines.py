@@ -46,7 +46,7 @@ _OFTEN = (
 ENGINES: Mapping[Engine, EngineFacts] = {
     "transformers": EngineFacts(
         "the installed version, by loading the folder without its weights",
-        "AutoModelForCausalLM.from_pretrained({folder!r})",
+        "AutoModelForCausalLM.from_pretrained({folder})",
         others="its own classes are all that there are",
     ),
     "vllm": EngineFacts(

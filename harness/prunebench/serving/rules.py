@@ -269,9 +269,15 @@ def _gguf_first_attention(saved: Saved) -> str | None:
 
 
 def _gguf_class(saved: Saved) -> str | None:
-    if saved.gguf.get("architecture") != "deci":
+    if saved.folder:
         return None
-    return "the file has the architecture `deci`, for which it has no class"
+    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
+
+    # `deci` is in its list, but it has no class of models for it.
+    found = saved.gguf.get("architecture")
+    if found in GGUF_SUPPORTED_ARCHITECTURES and found != "deci":
+        return None
+    return f"the file has the architecture `{found}`, of which it makes no model"
 
 
 def _gguf(saved: Saved) -> str | None:
