@@ -25,7 +25,6 @@ from prunebench import (
     Session,
     anatomy,
     hookimpl,
-    load_pruned,
 )
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
@@ -60,6 +59,9 @@ class OnnxRuntime(Runtime):
 
     def convert(self, folder: Path, out: Path, precision: str) -> Path:
         from onnxruntime_genai.models import builder  # type: ignore[import-not-found,unused-ignore]
+
+        # Here, because it imports torch: plugins are listed without it.
+        from prunebench import load_pruned
 
         layers = Layers(load_pruned(folder, dtype="float32"))
         cache = str(out / "cache")

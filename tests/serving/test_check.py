@@ -47,7 +47,8 @@ def saved(tmp_path_factory) -> dict[str, Path]:
     remove_layers(shallow, [1])
     add_biases(flap, {"model.layers.2.mlp.down_proj": torch.ones(48)})
     models = {
-        "dense": tiny_model("llama"),
+        "dense": tiny_model("llama"),  # heads of 12 channels
+        "wide": tiny_model("qwen3"),  # of 16
         "shallow": shallow,
         "uneven": uneven,
         "even": uniform(uneven).model,
@@ -72,12 +73,13 @@ def rules_of(path: Path, engine: str) -> set[str]:
 
 
 YES = {
-    "dense": "transformers vllm sglang llama.cpp onnxruntime openvino",
-    "shallow": "transformers vllm sglang onnxruntime openvino",
-    "even": "transformers vllm sglang llama.cpp onnxruntime openvino",
+    "dense": "transformers vllm sglang llama.cpp openvino",
+    "shallow": "transformers vllm sglang openvino",
+    "wide": "transformers vllm sglang onnxruntime openvino llama.cpp",
+    "even": "transformers vllm sglang llama.cpp openvino",
     "uneven": "llama.cpp",
     "decilm": "vllm sglang",
-    "flap": "transformers vllm llama.cpp onnxruntime openvino",
+    "flap": "transformers vllm llama.cpp openvino",
     "deci.gguf": "llama.cpp",
     "llama.gguf": "llama.cpp transformers",
 }
@@ -96,7 +98,7 @@ def test_who_reads_what(saved: dict[str, Path], name: str) -> None:
             assert first.text in each.text and first.fix and first.source
 
 
-@pytest.mark.parametrize("name", ["dense", "shallow", "even", "flap", "uneven", "decilm"])
+@pytest.mark.parametrize("name", ["dense", "wide", "shallow", "even", "flap", "uneven", "decilm"])
 def test_transformers_does_what_is_said(saved: dict[str, Path], name: str) -> None:
     try:
         model, report = AutoModelForCausalLM.from_pretrained(saved[name], output_loading_info=True)
@@ -179,6 +181,7 @@ BROKEN: list[tuple[str, str, str, Callable[[dict[str, Any]], None] | None]] = [
         entries(rope_parameters={"rope_type": "default", "rope_theta": 5e5}),
     ),
     ("row-length", "dense", "llama.cpp", None),
+    ("head-multiple", "even", "onnxruntime", None),
     ("gguf-class", "deci.gguf", "transformers", None),
     ("gguf-file", "deci.gguf", "onnxruntime openvino", None),
 ]
@@ -271,7 +274,7 @@ def test_classes_of_models(
     unknown: str,
     refused: str,
 ) -> None:
-    folder = shutil.copytree(saved["dense"], tmp_path / "copy")
+    folder = shutil.copytree(saved["wide"], tmp_path / "copy")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "architectures": [architecture]}))
     for names, loads in ((known, "yes"), (unknown, "unknown"), (refused, "no")):

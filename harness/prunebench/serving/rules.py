@@ -251,6 +251,16 @@ def _odd_rows(saved: Saved) -> str | None:
     return None
 
 
+def _odd_heads(saved: Saved) -> str | None:
+    heads = int(saved.config.get("num_attention_heads") or 0)
+    size = saved.config.get("head_dim") or int(saved.config.get("hidden_size") or 0) // max(
+        heads, 1
+    )
+    if not saved.folder or not size or size % 16 == 0:
+        return None
+    return f"its heads have {size} channels"
+
+
 def _gguf_lost_attention(saved: Saved) -> str | None:
     if saved.gguf.get("architecture") != "deci":
         return None
@@ -296,6 +306,7 @@ RULES: tuple[Rule, ...] = (
             "transformers": f"load it with prunebench.load_pruned, or {_UNIFORM}",
             "vllm": _DECILM,
             "sglang": _DECILM,
+            "onnxruntime": f"{_UNIFORM}; the runtime `onnxruntime` of suites takes it as it is",
         },
     ),
     Rule(
@@ -444,6 +455,14 @@ RULES: tuple[Rule, ...] = (
         {"llama.cpp": "src/llama-quant.cpp: blocks of 32 values, of k-quants 256"},
         _odd_rows,
         f"nothing for f32, f16, bf16; else prune with `multiple_of: {_K_BLOCK}`",
+    ),
+    Rule(
+        "head-multiple",
+        "Heads have multiples of 16 channels.",
+        "refuses",
+        {"onnxruntime": "GroupQueryAttention of onnxruntime 1.32; measured"},
+        _odd_heads,
+        "serve it with another engine",
     ),
     Rule(
         "gguf-lost-attention",
