@@ -28,7 +28,7 @@ from tiny import VOCABULARY, tiny_model
 pytestmark = pytest.mark.bench
 
 ROUNDS = 3
-LENGTH = 256
+LENGTH = 128
 LIMIT = 1.15
 """Largest exponent of what is linear; the rest is noise of a few seconds of work."""
 
