@@ -21,7 +21,7 @@ from smollm2 import reference_tokens, smollm2
 
 pytestmark = pytest.mark.bench
 
-ROUNDS = 5
+ROUNDS = 4
 STEPS = 1
 
 
@@ -34,7 +34,7 @@ def seconds(step: Callable[[], object]) -> float:
 @pytest.mark.timeout(1200)
 def test_distillation_costs_at_most_a_step_a_teacher_and_a_seventh(cost) -> None:
     """In one run, interleaved: (plain step + forward of the dense model), then distillation."""
-    tokens = reference_tokens("calib")[:STEPS, :256]
+    tokens = reference_tokens("calib")[:STEPS, :128]
     model, dense = smollm2().model, smollm2().model
     kind = load_plugins()["recovery"]["distill"].value
     options = kind.Options(
@@ -78,7 +78,7 @@ def test_distillation_costs_at_most_a_step_a_teacher_and_a_seventh(cost) -> None
         f" {best:.3f}, rounds {', '.join(f'{ratio:.3f}' for ratio in ratios)} (at most 1.15)"
     )
     cost(
-        method="distill, windows of 256 tokens",
+        method="distill, windows of 128 tokens",
         dtype="float32",
         seconds=f"{min(ours) / STEPS:.3f}",
         yardstick="plain step + teacher forward",
