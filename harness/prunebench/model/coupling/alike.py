@@ -11,6 +11,9 @@ import torch
 from prunebench.model.layers import decoder_layers
 from prunebench.model.shorten import shorten
 
+_LARGEST = 1 << 26
+"""Parameters of a model that is built for a proof; a quarter of a gigabyte."""
+
 
 class Alike(NamedTuple):
     """Layers that are built alike."""
@@ -24,21 +27,38 @@ class Alike(NamedTuple):
 def few_layers(kind: type, config: Any) -> tuple[Any, list[Alike]]:
     """A model of class ``kind`` with the first and the last layer of every kind of ``config``.
 
-    With all layers if no config describes only these. Raises what building it raises.
+    With all layers if no config describes only these. Raises ValueError if it would be too large
+    to be built by the way, and what building it raises.
     """
-    # Small, but as deep as the config says: only a built layer shows which kind it is.
-    whole = kind(config)
-    signatures = [signature(layer) for layer in decoder_layers(whole)]
+    # Without weights, but as deep as the config says: only a built layer shows which kind it is.
+    signatures = [signature(layer) for layer in decoder_layers(_described(kind, config))]
     groups = _groups(signatures)
     # The last one as well: what holds in the first layer alone shows there.
     kept = sorted({index for each in groups for index in (each[0], each[-1])})
-    short = _built(kind, config, kept, signatures) if len(kept) < len(signatures) else None
+    short = _shorter(kind, config, kept, signatures) if len(kept) < len(signatures) else None
     if short is not None:
         new = {index: position for position, index in enumerate(kept)}
-        return short, [
+        return _built(kind, short), [
             Alike(each, [new[index] for index in each if index in new]) for each in groups
         ]
-    return whole, [Alike(each, each) for each in groups]
+    return _built(kind, config), [Alike(each, each) for each in groups]
+
+
+def _built(kind: type, config: Any) -> Any:
+    size = sum(parameter.numel() for parameter in _described(kind, config).parameters())
+    if size > _LARGEST:
+        message = f"it still has {size:,} parameters"
+        raise ValueError(message)
+    return kind(config)
+
+
+def _described(kind: type, config: Any) -> Any:
+    """A model without weights, or with them if its code computes with numbers."""
+    try:
+        with torch.device("meta"):
+            return kind(config)
+    except Exception:
+        return kind(config)
 
 
 def _groups(signatures: Sequence[str]) -> list[list[int]]:
@@ -48,16 +68,16 @@ def _groups(signatures: Sequence[str]) -> list[list[int]]:
     return list(alike.values())
 
 
-def _built(kind: type, config: Any, kept: Sequence[int], signatures: Sequence[str]) -> Any:
-    """A model that has these layers and no others; None if its config cannot say so."""
+def _shorter(kind: type, config: Any, kept: Sequence[int], signatures: Sequence[str]) -> Any:
+    """A config for these layers and no others; None if it cannot say so."""
     short = copy.deepcopy(config)
     try:
         shorten(short.get_text_config(decoder=True), kept, len(signatures))
-        model = kind(type(short).from_dict(short.to_dict()))
-        found = [signature(layer) for layer in decoder_layers(model)]
+        short = type(short).from_dict(short.to_dict())
+        found = [signature(layer) for layer in decoder_layers(_described(kind, short))]
     except Exception:
         return None
-    return model if found == [signatures[index] for index in kept] else None
+    return short if found == [signatures[index] for index in kept] else None
 
 
 def signature(layer: torch.nn.Module) -> str:

@@ -67,7 +67,10 @@ def _shrunk(config: Any, *, heads: bool) -> Any:
         if hasattr(value, "to_dict") and hasattr(value, "model_type"):
             setattr(found, name, _shrunk(value, heads=heads))
         elif _is_int(value):
-            small = _small(name, value, query, heads=heads)
+            # Latent attention: `head_dim` may be that of the rotated part of a head.
+            rotated = name == "head_dim" and value == values.get("qk_rope_head_dim")
+            as_name = "qk_rope_head_dim" if rotated else name
+            small = _small(as_name, value, query, heads=heads)
             if small != value:
                 setattr(found, name, small)
     return found
