@@ -16,7 +16,7 @@ from prunebench.measure.speed.unavailable import UnavailableError
 from prunebench.testing.any_type import TYPES, VOCABULARY, tiny_model
 
 PROMPT, STEPS = 6, 8
-WANTED = 90
+WANTED = 80
 """How many types have to run lean at least."""
 
 

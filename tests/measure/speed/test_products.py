@@ -15,6 +15,7 @@ from prunebench.measure.speed.lean_decoder import Lean
 from prunebench.measure.speed.products import KERNELS, PACKED, Products, fastest, seconds_of
 from prunebench.measure.speed.unavailable import UnavailableError
 from prunebench.model.checkpoint import memory_bytes
+from prunebench.record.memory import NOT_THE_MODEL_ALONE
 from tiny import tiny_model
 
 NOT_VECTOR = [name for name in KERNELS if name != "vector"]
@@ -69,7 +70,9 @@ def test_packed_products_give_eager_tokens_and_their_copies_are_stated(monkeypat
     assert found.products == dict.fromkeys(
         ("96 x 48", "48 x 48", "160 x 48", "48 x 80", "320 x 48"), kernel
     )
-    assert memory_bytes(model) == before  # what the copies take is not the model's
+    # What the copies take is not the model's, nor in its peaks.
+    assert memory_bytes(model) == before
+    assert {"latency", "energy"} <= set(NOT_THE_MODEL_ALONE)
 
 
 def test_a_copy_is_made_if_it_saves_five_percent_and_never_for_plain_lean(monkeypatch):

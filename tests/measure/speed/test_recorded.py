@@ -98,6 +98,7 @@ def test_recording_leaves_nothing_behind():
         ("gemma2", "needs softcap"),
         ("gpt_oss", "needs s_aux"),
         ("bloom", "takes no positions"),
+        ("diffllama", "reads other keys or values"),
         ("gptj", "attention interface"),
         ("jamba", "keeps a LinearAttentionLayer"),
     ],

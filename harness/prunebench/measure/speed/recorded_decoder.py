@@ -45,7 +45,15 @@ from prunebench.model.rotated import UnweightedNorm, epsilon_of, gain_of
 
 IMPLEMENTATION = "prunebench_recorded"
 """The name of our attention among transformers' attention functions."""
-_KNOWN = {"scaling", "dropout", "sliding_window", "is_causal", "position_ids", "use_cache"}
+_KNOWN = {
+    "scaling",
+    "dropout",
+    "sliding_window",
+    "is_causal",
+    "position_ids",
+    "use_cache",
+    "logits_to_keep",
+}
 """Arguments of an attention that are heeded here, or that change nothing in a decode step."""
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 _HALF = 3e-2
@@ -255,9 +263,15 @@ class RecordedLean:
         """While the block runs, attention, norms and experts are one call each."""
 
         def attention(
-            module: Any, queries: Tensor, keys: Tensor, values: Tensor, mask: Any, **given: Any
+            module: Any,
+            query: Tensor,
+            key: Tensor,
+            value: Tensor,
+            attention_mask: Any = None,
+            **given: Any,
         ) -> tuple[Tensor, None]:
-            return self._attention(module, cache, (queries, keys, values), mask, given), None
+            states = query, key, value  # the names by which families may pass them
+            return self._attention(module, cache, states, attention_mask, given), None
 
         # Every module has its own reference to a config, and some models have several of them.
         configs = {
