@@ -111,7 +111,7 @@ def test_what_cannot_be_recorded_has_a_reason(family, why):
 
 def test_a_window_shorter_than_the_sequence_is_refused():
     model = any_type.tiny_model("starcoder2", sliding_window=8)
-    with pytest.raises(UnavailableError, match="window of 8 tokens only"):
+    with pytest.raises(UnavailableError, match="layer 0 attends to a window of 8"):
         RecordedLean(model, 1, 9)
     assert choose([model], prompt(1, 4), 4).form == "lean"
 

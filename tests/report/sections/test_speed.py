@@ -28,3 +28,11 @@ def test_the_report_shows_kernels_if_a_cell_ran_them(build):
     card = next(one for one in cards.section(given) if one["id"] == records[4].id)
     assert any("2:4 kernels" in one["shape"] for one in card["speed"])
     assert dict(card["audit"])["Speed-up measured"].startswith("1.00")
+
+
+def test_second_copies_of_weights_are_said_on_the_card_of_a_cell_that_held_them(build):
+    records = build.quickstart()
+    records[4].speed.latency[0].second_copy_bytes = 63_000_000
+    shown = [dict(one["speed"][0]["facts"]) for one in cards.section(build.given(records))]
+    name = "Second copies of weights"
+    assert [facts[name] for facts in shown if name in facts] == ["63.0 MB, in no figure"]
