@@ -84,11 +84,6 @@ def _extended(
 
 
 def _thinned(sizes: NDArray[np.int64], unit: int) -> NDArray[np.int64]:
-    """Which states stay: the largest, and so cheapest, of every ``unit``, and the smallest of all.
-
-    The smallest must stay, because others may be too large for the items that follow.
-    """
+    """Which states stay: the largest, and so the cheapest, of every ``unit`` of size."""
     parts = sizes // unit
-    last = np.append(parts[1:] != parts[:-1], True)
-    last[0] = True
-    return np.flatnonzero(last)
+    return np.flatnonzero(np.append(parts[1:] != parts[:-1], True))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -24,8 +25,7 @@ from prunebench_plugins.budget_variants import Item, Variant, Widths, items_of
 from tiny import tiny_model
 
 KIND = load_plugins()["method"]["budget-search"].value
-OPTIONS = st.builds(Option, st.integers(-4, 40).map(lambda tenths: tenths / 10), st.integers(0, 12))
-ITEMS = st.lists(st.lists(OPTIONS, min_size=1, max_size=4), max_size=5)
+SEEDS = st.integers(0, 10**6)
 
 
 def prune(model, **options: object):
@@ -50,43 +50,65 @@ def taken(items: list[list[Option]], budget: int, resolution: int) -> list[Optio
     return found and [item[index] for item, index in zip(items, found, strict=True)]
 
 
-@settings(max_examples=30)
-@given(ITEMS, st.integers(0, 40))
-def test_the_choice_is_the_best_of_all_and_fits(items: list[list[Option]], budget: int) -> None:
-    found = choose(items, budget, 1000)
+def drawn(seed: int, items: int, largest: int) -> tuple[list[list[Option]], int]:
+    """Items whose larger options tend to cost less, and a budget between too little and plenty."""
+    draw = random.Random(seed)
+    found = []
+    for _ in range(items):
+        sizes = [draw.randint(0, largest) for _ in range(draw.randint(2, 4))]
+        found.append([Option(draw.randint(-5, 15) - 20 * size / largest, size) for size in sizes])
+    least, most = (sum(f(o.size for o in item) for item in found) for f in (min, max))
+    return found, draw.randint(max(0, least - 1), most)
+
+
+@settings(max_examples=60)
+@given(SEEDS, st.integers(1, 5))
+def test_the_choice_is_the_best_of_all_and_fits(seed: int, number: int) -> None:
+    items, budget = drawn(seed, number, 12)
+    found = taken(items, budget, 1000)
     least = best(items, budget)
     assert (found is None) == math.isinf(least)
     if found is not None:
-        chosen = [item[index] for item, index in zip(items, found, strict=True)]
-        assert sum(option.size for option in chosen) <= budget
-        assert sum(option.cost for option in chosen) == pytest.approx(least, abs=1e-9)
-        assert choose(items, budget + 5, 1000) is not None
-        assert best(items, budget + 5) <= least
+        assert sum(option.size for option in found) <= budget
+        assert sum(option.cost for option in found) == pytest.approx(least, abs=1e-9)
+        larger = taken(items, budget + 3, 1000)
+        assert larger is not None
+        assert sum(option.cost for option in larger) <= least + 1e-9
 
 
-@settings(max_examples=30)
-@given(
-    st.lists(
-        st.lists(st.builds(Option, st.floats(0, 1), st.integers(0, 1000)), min_size=2, max_size=4),
-        min_size=3,
-        max_size=5,
-    ),
-    st.integers(0, 4000),
-    st.integers(1, 6),
-)
+@settings(max_examples=60)
+@given(SEEDS, st.integers(3, 5), st.integers(1, 3))
 def test_a_coarse_choice_fits_and_is_as_good_as_resolution_promises(
-    items: list[list[Option]], budget: int, resolution: int
+    seed: int, number: int, resolution: int
 ) -> None:
+    items, budget = drawn(seed, number, 1000)
     found = taken(items, budget, resolution)
-    assume(found is not None)
+    assert (found is None) == math.isinf(best(items, budget))
+    if found is not None:
+        assert sum(option.size for option in found) <= budget
+        promised = best(items, budget - math.ceil(budget / resolution))
+        assert sum(option.cost for option in found) <= promised + 1e-9
+
+
+def test_many_items_are_chosen_nearly_as_well_with_few_states() -> None:
+    """Of 13 items; there are thousands of choices that no other beats, and 65 of them are kept."""
+    draw = random.Random(3)
+    items = [
+        [Option(0.0, size := draw.randint(5000, 9000)), Option(size * draw.uniform(0.8, 1.2), 0)]
+        for _ in range(13)
+    ]
+    budget = sum(item[0].size for item in items) // 2
+    found = taken(items, budget, 5)
     assert found is not None
+    cost = sum(option.cost for option in found)
     assert sum(option.size for option in found) <= budget
-    promised = best(items, budget - math.ceil(budget / resolution))
-    assert sum(option.cost for option in found) <= promised + 1e-9
+    assert cost <= best(items, budget - budget // 5)
+    # The promise is weak here; what is dropped costs 0.7 %, and would cost 4 % with fewer states.
+    assert 1.001 < cost / best(items, budget) < 1.01
 
 
-def test_the_smallest_choice_is_never_lost() -> None:
-    """The state that is largest of its bucket does not fit with what follows."""
+def test_a_choice_that_leaves_too_little_for_later_items_is_dropped_in_time() -> None:
+    """With one state for each size, the cheaper one would push the smaller one out."""
     items = [[Option(1.0, 0), Option(0.0, 3)], [Option(0.0, 97)], [Option(0.0, 0)] * 2]
     assert choose(items, 97, 1) == [0, 0, 0]
     assert choose(items, 96, 1) is None
