@@ -140,7 +140,9 @@ class Trials:
                 self._tried()
         # All variants of the layer at once, so that the dense logits are computed once for them.
         for (block, index), cost in zip(places, self._batch_costs(batch, ends), strict=True):
-            found[block][index] += _finite(cost, f"layer {block.layer}'s {block.kind}")
+            found[block][index] += _finite(
+                cost, f"with another {block.kind} in layer {block.layer}"
+            )
 
     def _batch_costs(self, batch: int, ends: Sequence[torch.Tensor]) -> list[float]:
         """Sums over a batch, for several last layers' outputs."""
@@ -150,7 +152,8 @@ class Trials:
 
     def _sum(self, ends: Sequence[torch.Tensor]) -> float:
         return _finite(
-            math.fsum(self._batch_costs(batch, [end])[0] for batch, end in enumerate(ends)), "all"
+            math.fsum(self._batch_costs(batch, [end])[0] for batch, end in enumerate(ends)),
+            "of the model as it is",
         )
 
     def _ends(self) -> list[torch.Tensor]:
@@ -179,6 +182,6 @@ def _finite(cost: float, what: str) -> float:
     if math.isfinite(cost):
         return cost
     raise PrunebenchError(
-        f"the cost with {what} changed is not finite on the calibration windows",
+        f"the cost {what} is not finite on the calibration windows",
         hint="use float32 or bfloat16, or look for a damaged checkpoint",
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from prunebench.measure.quality.protocols import DEFAULT, PROTOCOLS
 from prunebench.plugin import hookspecs
@@ -41,8 +42,22 @@ def test_the_methods(registry: Registry) -> None:
     rows = table("plugins/README.md", "dense")
     check_papers(rows, registry["method"])
     for row in rows:
-        method = registry["method"][named(row[0])[0]].value
-        assert row[2] == ("yes" if method.needs_calibration else "no"), row
+        name = named(row[0])[0]
+        method = registry["method"][name].value
+        options = method.Options.model_construct()  # `apply` has no default for what to remove
+        assert (row[2] != "nothing") == method.needs_calibration, row
+        assert re.fullmatch(r"\d\.\d|\d+|training|", row[3]), row
+        assert ("allocations" in row[4]) == (method.refuses_allocation(options) is None), row
+        assert ("`--stream`" in row[4]) == (method.refuses_streaming(options) is None), row
+        assert ("`dsnot`" in row[4]) == _can_be_refined(registry, name), row
+
+
+def _can_be_refined(registry: Registry, name: str) -> bool:
+    try:
+        registry["method"]["dsnot"].value.Options(initial_method=name)
+    except ValidationError:
+        return False
+    return True
 
 
 def test_the_methods_in_short(registry: Registry) -> None:
@@ -53,7 +68,6 @@ def test_recoveries_allocations_and_metrics(registry: Registry) -> None:
     check_papers(table("plugins/README.md", "lora"), registry["recovery"])
     check_papers(table("plugins/README.md", "owl"), registry["allocation"])
     check_papers(table("plugins/README.md", "kl-divergence"), registry["metric"])
-    check_papers(table("plugins/README.md", "llama-cpp"), registry["runtime"])
 
 
 def test_the_corpora(registry: Registry) -> None:
