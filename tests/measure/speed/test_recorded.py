@@ -67,13 +67,16 @@ def test_a_pruned_model_keeps_its_tokens_and_linears_of_one_input_are_one_produc
     assert {"64 x 48", "40 x 48", "128 x 48", "160 x 48"} <= set(lean.products.kernels)
 
 
-@pytest.mark.parametrize("family", ["gemma", "gpt_neox", "qwen3_moe"])
-def test_packed_products_serve_every_family(monkeypatch, family):
+@pytest.mark.parametrize(("family", "batch"), [("gemma", 1), ("gpt_neox", 3), ("qwen3_moe", 3)])
+def test_packed_products_serve_every_family(monkeypatch, family, batch):
     monkeypatch.setattr(products, "_SMALL", 0)
     times = {name: 1.0 + (name != "transposed") for name in products.KERNELS}
     monkeypatch.setattr(products, "seconds_of", lambda *_: times)
-    chosen = choose([tiny_model(family)], prompt(1), 6)
+    chosen = choose([tiny_model(family)], prompt(batch), 6)
     assert (chosen.form, chosen.same_tokens) == ("lean-packed", True)
+    before = chosen.products.copied_bytes
+    tokens_of(chosen.decoders[0], prompt(batch) + 9, 6)  # other experts
+    assert chosen.products.copied_bytes == before
     assert set(chosen.products.kernels.values()) == {"transposed"}
 
 

@@ -102,9 +102,11 @@ class _Experts:
 
     __name__ = "experts"
 
-    def __init__(self, module: Any, products: Products) -> None:
+    def __init__(self, module: Any) -> None:
         self._module = module
-        self._products = products
+        # Token by token, so for a batch of one. Without second copies: which experts are needed
+        # shows only in a step, and a copy that is made there would be in its time.
+        self._products = Products(1, packed=False)
         self._known: dict[tuple[str, int], Callable[[Tensor], Tensor]] = {}
 
     def __call__(self, hidden: Tensor, chosen: Tensor, gates: Tensor) -> Tensor:
@@ -342,7 +344,7 @@ class RecordedLean:
             ):
                 raise UnavailableError(f"its experts are {name}")
             # The same object in both recordings, which are compared.
-            self._leaves.setdefault(id(module), _Experts(module, self.products))
+            self._leaves.setdefault(id(module), _Experts(module))
             yield module, self._leaves[id(module)]
         for module in self._model.modules():
             if type(module).__name__.endswith("RMSNorm") and (norm := _norm(module)) is not None:
