@@ -71,8 +71,8 @@ class DSnoT(LayerwiseMethod):
     then lose the weight with the lowest initial score. The release fails for SparseGPT.
 
     One exchange decides the next, so rounding of the inputs, as another device or batch has it,
-    changes some of the weights that are exchanged in deep layers: in layer 14 of SmolLM2-135M 2 % of
-    the mask. No row's count changes.
+    changes some of the weights that are exchanged in deep layers: in layer 14 of SmolLM2-135M 2.5 %
+    of the mask. No row's count changes.
     """
 
     name = "dsnot"
