@@ -165,11 +165,9 @@ class AlphaPruning(Allocation):
         """Raises PrunebenchError, naming the linear, if no power law fits its spectrum."""
         # The released code decomposes on the CPU; elsewhere the last digits differ.
         weight = weight.detach().cpu() if self._released else weight.detach()
-        values = cache.load(weight) if weight.numel() > SMALL else None
-        if values is None:
-            values = eigenvalues(weight)
-            if weight.numel() > SMALL:
-                cache.store(weight, values)
+        values = (
+            cache.computed(weight, eigenvalues) if weight.numel() > SMALL else eigenvalues(weight)
+        )
         kept = values
         if not self._released:
             kept = without_zeros(kept, weight.shape)

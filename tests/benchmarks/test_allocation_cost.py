@@ -18,9 +18,9 @@ from prunebench_plugins.ecoflap_scores import Noise, noise_seeds, zeroth_order
 from smollm2 import reference_tokens, smollm2
 
 pytestmark = pytest.mark.bench
-ROUNDS, ECOFLAP_ROUNDS = 3, 2
+ROUNDS, ECOFLAP_ROUNDS = 5, 2
 LAYERS = (3, 10, 17, 24)
-"""For AlphaPruning: the singular values of these layers, three times over, take a minute."""
+"""For AlphaPruning: the singular values of these layers, again and again, take half a minute."""
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
@@ -74,7 +74,8 @@ def test_alphapruning_costs_little_more_than_the_singular_values(
         first.append(timed(lambda folder=str(number): allocate(folder))[1])
         again.append(timed(lambda folder=str(number): allocate(folder))[1])
     for what, found, limit in (("first", first, 1.2), ("again", again, 0.1)):
-        ratio = statistics.median(one / other for one, other in zip(found, bare, strict=True))
+        # A disturbance only adds time, so the shortest of all rounds are compared.
+        ratio = min(found) / min(bare)
         cost(
             method=f"alphapruning, {what}",
             dtype="float32",

@@ -32,6 +32,19 @@ def test_a_tensor_is_found_by_value_shape_and_dtype_of_its_weight() -> None:
     assert TensorCache("products").load(WEIGHT) is None
 
 
+def test_what_is_not_there_is_computed_once() -> None:
+    asked: list[torch.Tensor] = []
+
+    def sums(weight: torch.Tensor) -> torch.Tensor:
+        asked.append(weight)
+        return weight.sum(1)
+
+    for _ in range(2):
+        assert torch.equal(TensorCache("sums").computed(WEIGHT, sums), WEIGHT.sum(1))
+    assert len(asked) == 1
+    assert torch.equal(TensorCache("sums").load(WEIGHT), WEIGHT.sum(1))
+
+
 def test_what_was_not_used_for_longest_goes_first(folder: Path) -> None:
     weights = [WEIGHT + number for number in range(6)]
     large = torch.zeros(1000)  # 4 kB and a header
