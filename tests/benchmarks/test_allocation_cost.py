@@ -73,7 +73,8 @@ def test_alphapruning_costs_little_more_than_the_singular_values(
         bare.append(timed(decompose)[1])
         first.append(timed(lambda folder=str(number): allocate(folder))[1])
         again.append(timed(lambda folder=str(number): allocate(folder))[1])
-    for what, found, limit in (("first", first, 1.2), ("again", again, 0.1)):
+    # What is left if they are found again is hashing the weights and the fit.
+    for what, found, limit in (("first", first, 1.2), ("again", again, 0.15)):
         # A disturbance only adds time, so the shortest of all rounds are compared.
         ratio = min(found) / min(bare)
         cost(
