@@ -13,15 +13,22 @@ import math
 from collections.abc import Collection
 from typing import TYPE_CHECKING, NamedTuple
 
-from prunebench_plugins.removal_search import PENDING, Result, Search, Unit, Variant, checked
+from prunebench_plugins.removal_search import (
+    KEPT_BYTES,
+    PENDING,
+    Result,
+    Search,
+    Unit,
+    Variant,
+    bytes_of,
+    checked,
+)
 
 if TYPE_CHECKING:
     import torch
 
     from prunebench_plugins.removal_search import Bounds
 
-KEPT_BYTES = 1 << 28
-"""Last states of variants that are kept until we know whose exact loss is needed."""
 TANGENT_HEADS = 3
 """Runs of the vocabulary head that a lower bound takes in advance."""
 
@@ -115,8 +122,7 @@ class _Lowest:
     @staticmethod
     def _room(ends: list[torch.Tensor]) -> int:
         """How many variants may wait. If few wait, some losses are computed for nothing."""
-        size = sum(end.numel() * end.element_size() for end in ends)
-        return max(PENDING, KEPT_BYTES // size)
+        return max(PENDING, KEPT_BYTES // bytes_of(ends))
 
     def _settle_lowest(self) -> None:
         """Find the loss of the variant with the lowest bound; rule out those that cannot win."""

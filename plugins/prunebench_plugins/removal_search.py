@@ -39,6 +39,9 @@ FIRST_GUESS = 0.67
 LARGEST_LOGARITHM = 700.0
 """e^710 overflows a float."""
 
+KEPT_BYTES = 1 << 28
+"""The size of states that are kept because they may be needed again."""
+
 WHOLE: tuple[Any, ...] = ("attention", "mlp")
 """The kinds of a unit that is a whole layer."""
 
@@ -112,11 +115,14 @@ class Search:
         best: Result | None = None
         bounds: Bounds = []
         pending: list[Variant] = []
+        below: list[list[torch.Tensor]] = []
         # From the guess to the top, then from the bottom to the guess, so that the guess comes
-        # first.
+        # first. The states below the guess are kept for that, as far as they fit.
         for first, end in ((self._reads(guess), max(reads) + 1), (0, self._reads(guess))):
-            states = forward.start() if end else []
+            states = (below[0] if below else forward.start()) if end else []
             for index in range(end):
+                if index < first and (index + 1) * bytes_of(states) <= KEPT_BYTES:
+                    below.append(states)
                 here = [
                     unit
                     for unit, its in zip(self.left, reads, strict=True)
@@ -131,7 +137,8 @@ class Search:
                             best = self._settle(pending, bounds, best)
                     self._count()
                 if index + 1 < end:
-                    states = self._advance(index, states)
+                    again = not first and index + 1 < len(below)
+                    states = below[index + 1] if again else self._advance(index, states)
         assert best is not None, "a step needs a unit"
         while pending:
             best = self._settle(pending, bounds, best)
@@ -263,6 +270,11 @@ class Search:
     def _run(self, layer: int, batch: int, state: torch.Tensor, gone: set[Any]) -> torch.Tensor:
         # A whole layer can be left out of every model, also of those whose parts cannot go alone.
         return state if gone >= set(WHOLE) else self.forward.run(layer, batch, state, gone)
+
+
+def bytes_of(states: Sequence[torch.Tensor]) -> int:
+    """The memory of the states of all batches."""
+    return sum(state.numel() * state.element_size() for state in states)
 
 
 def checked(loss: float, unit: Unit) -> Result:
