@@ -22,11 +22,12 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "dense": ("dense", {}),
     "shortgpt": ("shortgpt", {"count": 8}),
     "blockpruner": ("blockpruner", {"count": 4}),
-    "llm-pruner": ("llm-pruner", {"ratio": 0.25}),
+    "llm-pruner 25 %": ("llm-pruner", {"ratio": 0.25}),  # of 3 KV groups all stay
+    "llm-pruner 40 %": ("llm-pruner", {"ratio": 0.4}),
     "wanda 70 %": ("wanda", {"sparsity": 0.7}),
     "wanda 2:4": ("wanda", {"sparsity": "2:4"}),
 }
-REFUSED = {("onnxruntime", "llm-pruner"): "KV heads differ between layers"}
+REFUSED = {("onnxruntime", "llm-pruner 40 %"): "KV heads differ between layers"}
 PROMPT = torch.randint(0, 49152, (1, 64), generator=torch.Generator().manual_seed(0))
 
 
