@@ -1,4 +1,4 @@
-"""HyWIA beside LLM-Pruner, DSnoT beside Wanda, FLAP and Minitron in decoder passes, each in one run."""
+"""HyWIA beside LLM-Pruner, and FLAP's importance in decoder passes, each in one run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import torch
 
 from prunebench import Context, anatomy
 from prunebench.plugin.host import load_plugins
-from prunebench_plugins.minitron_importance import BATCH_TOKENS, observe
 from smollm2 import reference_tokens, smollm2
 
 pytestmark = pytest.mark.bench
@@ -75,56 +74,16 @@ def test_hywia_costs_at_most_llm_pruner_and_a_twentieth(fusion: str) -> None:
     assert cost(f"hywia {fusion} / llm-pruner", plain, ours, most=1.05) <= 1.05
 
 
-def passes(model: Any, tokens: torch.Tensor) -> Callable[[], None]:
-    """One decoder pass over the windows, as many at once as Minitron takes."""
+def test_flap_s_importance_costs_at_most_a_decoder_pass_and_a_tenth() -> None:
+    tokens = reference_tokens("calib")[:8]
+    model = smollm2().model
     decoder = anatomy(model).decoder
 
     def dense() -> None:
         with torch.no_grad():
-            for windows in tokens.split(max(1, BATCH_TOKENS // tokens.shape[1])):
-                decoder(windows, use_cache=False)
+            for window in tokens:
+                decoder(window[None], use_cache=False)
 
-    return dense
-
-
-def test_flap_s_importance_costs_at_most_a_decoder_pass_and_a_tenth() -> None:
-    tokens = reference_tokens("calib")[:8]
-    model = smollm2().model
-    dense = passes(model, tokens)
     ours = pruning(model, "flap", {"ratio": 0.2}, tokens)
     dense()
     assert cost("flap / decoder pass", dense, ours, most=1.1) <= 1.1
-
-
-def test_minitron_s_importance_costs_at_most_a_decoder_pass_and_a_tenth() -> None:
-    tokens = reference_tokens("calib")[:8]
-    model = smollm2().model
-    dense = passes(model, tokens)
-
-    def ours() -> None:
-        with torch.no_grad():
-            observe(anatomy(model), Context(tokens, 0, list(range(30))))
-
-    dense()
-    assert cost("minitron / decoder pass", dense, ours, most=1.1) <= 1.1
-
-
-def test_dsnot_costs_at_most_twice_what_its_mask_costs() -> None:
-    """The statistics are those of Wanda and two more; the exchanges come on top."""
-    tokens = reference_tokens("calib")[:4]
-    models = [smollm2().model for _ in range(2)]
-
-    def prune(model: Any, name: str, **options: object) -> Callable[[], None]:
-        whole = {name: each.clone() for name, each in model.state_dict().items()}
-        step = pruning(model, name, {"sparsity": 0.6, **options}, tokens)
-
-        def run() -> None:
-            model.load_state_dict(whole)
-            step()
-
-        return run
-
-    plain = prune(models[0], "wanda")
-    ours = prune(models[1], "dsnot", initial_method="wanda")
-    plain()
-    assert cost("dsnot on wanda / wanda", plain, ours, most=2.0) <= 2.0
