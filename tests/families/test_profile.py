@@ -46,7 +46,7 @@ def test_a_profile_adds_up(tmp_path: Path, family: str) -> None:
 
 
 @pytest.mark.families
-@pytest.mark.parametrize("family", ["recurrent_gemma", "reformer", "xlnet"])
+@pytest.mark.parametrize("family", ["recurrent_gemma", "reformer"])
 def test_a_model_without_a_kv_cache_is_refused(tmp_path: Path, family: str) -> None:
     folder = tiny_checkpoint(tmp_path / family, family)
     with pytest.raises(PrunebenchError, match="takes no KV cache, so its tokens cannot be timed"):
