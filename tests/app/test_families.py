@@ -32,7 +32,7 @@ def test_a_llama_can_do_all_but_what_needs_experts(tmp_path: Path) -> None:
     assert {level for level, answer in found.levels.items() if answer.works} == set(LEVELS) - {
         "experts"
     }
-    assert found.levels["weights"].text.startswith("28 matrices with 85%")
+    assert found.levels["weights"].text.startswith("28 matrices with 75%")
     assert found.levels["experts"].text == "the layers have no routed experts in fused parameters"
     assert found.parameters is not None and found.parameters > 100_000
 

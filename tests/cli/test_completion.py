@@ -19,7 +19,8 @@ def test_commands_suites_and_files():
     assert set(completed("")) == set(COMMANDS)
     for command in ("run", "plan"):
         found = completed(command, "s")
-        assert {name for name, kind in found.items() if kind == "plain"} == {"smoke", "standard"}
+        plain = {name for name, kind in found.items() if kind == "plain"}
+        assert plain == {"seeds", "smoke", "standard"}
         assert "file" in found.values()
     assert "papers/wanda" in completed("run", "papers/")
 

@@ -73,12 +73,14 @@ def test_all_models_run_in_the_form_that_the_first_can_run_in(monkeypatch) -> No
     original = module.decoder
     monkeypatch.setattr(module, "decoder", decoder)
     watch = Watch(None for _ in count())
-    others = (tiny_model(name) for name in ("llama", "opt"))
+    hooked = tiny_model("opt")
+    hooked.register_forward_hook(lambda *_: None)
+    others = iter([tiny_model("llama"), hooked])
     found = step_seconds(tiny_model("llama"), others, **SHAPE, watch=watch)
     assert len(found) == 2
     assert all(second > 0 for pair in found for second in pair)
     length = 6 + 2 + MOST_ROUNDS * 2
-    # OPT has no lean form, so it and the first are timed eagerly.
+    # A hook needs the eager form, so this model and the first are timed in it.
     lean, eager = ("lean", 2, length), ("eager", 2, length)
     assert forms == [lean, lean, lean, lean, eager, eager]
 
