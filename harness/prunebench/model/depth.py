@@ -24,8 +24,11 @@ from prunebench.model.shorten import shorten
 
 _INDEX = re.compile(r"^((layer|block)_?)?(idx|index|id|number)$")
 """Attributes by which a module knows its layer."""
-_UNTOLD = {"training", "_is_hf_initialized", "gradient_checkpointing"}
-"""Attributes of modules that do not say what a layer is."""
+_UNTOLD = {
+    *("training", "_is_hf_initialized", "gradient_checkpointing"),
+    *("attention_seed", "feed_forward_seed"),
+}
+"""Attributes of modules that do not say what a layer is; Reformer draws its seeds when it runs."""
 
 
 def keep_layers(parts: Anatomy, kept: Sequence[int]) -> None:

@@ -206,7 +206,7 @@ def _modules(parts: Anatomy) -> Iterator[tuple[str, nn.Module]]:
             if (block := parts.sub_block(layer, kind)) is not None
             for path in block.modules
         ]
-        if "mlp" not in dict(blocks) and not isinstance(layer, ReplacementLayer):
+        if not isinstance(layer, ReplacementLayer):
             blocks += _unproved(layer, [block for _, block in blocks])
         for kind, outer in blocks:
             yield from _inside(kind, outer)
@@ -225,12 +225,12 @@ def _modules(parts: Anatomy) -> Iterator[tuple[str, nn.Module]]:
 def _unproved(layer: nn.Module, known: list[nn.Module]) -> list[tuple[Kind, nn.Module]]:
     """(kind, child of the layer) by names of classes alone: a time needs no proof.
 
-    Such a layer has two mixers or two MLPs side by side, of which nobody can tell the parts.
+    A layer that has some has two mixers or two MLPs side by side.
     """
     found: list[tuple[Kind, nn.Module]] = []
     for child in layer.children():
         inside = any(child is each for block in known for each in block.modules())
-        if inside or _is_norm(child):
+        if inside or _is_norm(child) or not list(child.parameters()):
             continue
         name = type(child).__name__
         if _MLP.search(name) or find_experts(child):
