@@ -21,8 +21,15 @@ def cache_maker(model: Any) -> Callable[[], Any]:
         raise _without_a_cache(model)
     # As `generate` asks, with its own list of classes.
     if getattr(model, "_supports_default_dynamic_cache", lambda: True)():
-        return lambda: DynamicCache(config=model.config)
+        return lambda: DynamicCache(config=cache_config(model))
     return type(_after_one_token(model, None))  # MiniMax takes only a cache of its own class
+
+
+def cache_config(model: Any) -> Any:
+    """The config that says what each layer caches; None if it says of no layer."""
+    config = model.config.get_text_config(decoder=True)
+    # BLT's has several models in it, and no layers of its own.
+    return None if getattr(config, "num_hidden_layers", None) is None else config
 
 
 @torch.inference_mode()

@@ -26,7 +26,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from prunebench.errors import PrunebenchError
-from prunebench.measure.speed.kv_cache import cache_maker
+from prunebench.measure.speed.kv_cache import cache_config, cache_maker
 from prunebench.measure.speed.lean_decoder import RMSNorm, is_hooked, side_by_side
 from prunebench.measure.speed.products import Products
 from prunebench.measure.speed.recorded_step import (
@@ -242,7 +242,7 @@ class RecordedLean:
         tokens = torch.arange(self._batch).view(-1, 1) * 7 + at + 11
         tokens = (tokens % entries).to(self._position.device)
         position = torch.full_like(self._position, at)
-        cache = _Probe(self._model.config, at)
+        cache = _Probe(cache_config(self._model), at)
         self._place.at = at
         try:
             with self._ready(cache), Recorder([tokens, position]) as recorder:
