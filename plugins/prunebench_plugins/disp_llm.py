@@ -141,7 +141,7 @@ class DISPLLM(Method):
             return math.log(math.log(2)) if skewed else 0.0
 
         def training(self, windows: int) -> HypernetworkTraining:
-            """For so many windows, which are seen again and again in another order."""
+            """The training on ``windows`` windows: all of them again in each epoch, in another order."""
             return HypernetworkTraining(
                 learning_rate=self.hn_lr,
                 min_learning_rate=self.min_hn_lr,

@@ -111,7 +111,7 @@ class Budget:
         return int(self._weights(counts)) / self.total
 
     def _weights(self, counts: torch.Tensor) -> torch.Tensor:
-        """How many weights stay if each mask keeps so many entries, [masks]."""
+        """How many weights stay if each mask keeps ``counts`` of its entries, int64 [masks]."""
         reads, writes, mlp_reads, inside, mlp_writes = counts.view(-1, PER_LAYER).unbind(1)
         sizes = torch.tensor(
             [each[2:] for each in self.layers], device=counts.device

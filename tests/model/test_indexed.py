@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from decoding import tokens_of
 from prunebench import Block, Context, PrunebenchError, anatomy, load_pruned
 from prunebench.measure.audit import audit, dense_facts
 from prunebench.measure.speed.lean_decoder import Lean
@@ -148,12 +149,7 @@ def test_the_lean_decoder_gives_the_tokens_of_the_models_own_pass(family: str, f
     lean = Lean(model, 2, 24, fixed=fixed)
     prompt = IDS[:, :8]
     expected = model.generate(prompt, max_new_tokens=8, do_sample=False, eos_token_id=None)
-    token = lean.prompt(prompt)
-    found = [token]
-    for _ in range(7):
-        token = lean.step(token)
-        found.append(token)
-    assert torch.equal(torch.cat(found, dim=1), expected[:, 8:])
+    assert torch.equal(tokens_of(lean, prompt, 8), expected[:, 8:])
 
 
 def test_the_audit_counts_what_went_and_apply_removes_it_again(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from decoding import tokens_of
 from prunebench import PrunebenchError, load_pruned
 from prunebench.measure.speed.lean_decoder import Lean
 from prunebench.model.checkpoint import save
@@ -207,12 +208,7 @@ def test_the_lean_decoder_gives_the_tokens_of_the_models_own_pass(fixed: bool) -
     lean = Lean(model, 2, 24, fixed=fixed)
     prompt = IDS[:, :8]
     expected = model.generate(prompt, max_new_tokens=10, do_sample=False, eos_token_id=None)
-    token = lean.prompt(prompt)
-    found = [token]
-    for _ in range(9):
-        token = lean.step(token)
-        found.append(token)
-    assert torch.equal(torch.cat(found, dim=1), expected[:, 8:])
+    assert torch.equal(tokens_of(lean, prompt, 10), expected[:, 8:])
 
 
 def test_other_formats_and_a_second_slicing_say_no(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ class Family:
     """Whether the bias of Q must have as many numbers as the residual stream has channels."""
     norm_offset: float = 0.0
     pattern: int = 0
-    """Every so many layers one reads everything, the others a window; 0 if there are no windows."""
+    """Of this number of layers one has full attention, the others a window; 0: no windows."""
     wide_layers: int = 0
     """At this number of layers the scale of attention comes from the width instead of the head."""
 

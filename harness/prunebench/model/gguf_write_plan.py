@@ -221,7 +221,7 @@ def _architecture(family: Family, kept: Sequence[LayerWidths], *, uneven: bool) 
 
 
 def _written(layer: LayerWidths, at: int) -> tuple[int, int, int]:
-    """(heads, KV heads, channels) in the file: with what stands for something that is gone."""
+    """(heads, KV heads, channels) in the file, where zeros replace what was removed."""
     heads, kv_heads = layer.heads, layer.kv_heads
     if at == 0 and not heads:
         heads = kv_heads = 1

@@ -25,7 +25,7 @@ def next_token_backward(
     tokens: int64 [windows, length]. ``counted``, bool of the same shape, True for tokens whose
     prediction counts; None: all but the first. The sum is in nats and not weighted. A model in
     float16 has gradients in float16: choose ``weight`` so that small ones do not become zero.
-    Raises PrunebenchError if the forward of the model gives no gradient to what is to learn.
+    Raises PrunebenchError if the model's forward gives its parameters no gradient.
     """
     # [windows, length - 1, vocabulary]
     logits = model(input_ids=tokens[:, :-1], use_cache=False).logits

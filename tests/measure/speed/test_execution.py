@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from decoding import tokens_of
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.measures import LatencySpec
 from prunebench.measure.speed.execution import Eager, choose, decoder
@@ -34,14 +35,6 @@ def prompt(batch=2, length=7):
     return torch.randint(0, 320, (batch, length), generator=torch.Generator().manual_seed(3))
 
 
-def tokens_of(each, ids, count=10):
-    with torch.inference_mode():
-        found = [each.prompt(ids)]
-        for _ in range(count - 1):
-            found.append(each.step(found[-1]).clone())
-    return torch.cat(found, 1)
-
-
 @pytest.mark.parametrize("family", LEAN)
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("fixed", [False, True], ids=["growing", "fixed"])
@@ -56,15 +49,16 @@ def test_lean_generates_what_the_model_generates(family, batch, fixed):
         do_sample=False,
     )[:, 7:]
     lean = Lean(model, batch, 17, fixed=fixed)
-    assert torch.equal(tokens_of(lean, ids), expected)
-    assert torch.equal(tokens_of(lean, ids), expected)  # a second prompt forgets the first
+    assert torch.equal(tokens_of(lean, ids, 10), expected)
+    assert torch.equal(tokens_of(lean, ids, 10), expected)  # a second prompt forgets the first
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_static_cache_gives_the_same_tokens(family):
     model = model_of(family)
     assert torch.equal(
-        tokens_of(decoder(model, "static", 2, 17), prompt()), tokens_of(Eager(model), prompt())
+        tokens_of(decoder(model, "static", 2, 17), prompt(), 10),
+        tokens_of(Eager(model), prompt(), 10),
     )
 
 
@@ -88,7 +82,9 @@ def test_a_pruned_model_runs_lean_with_its_own_tokens(kind):
     model = pruned(kind)
     chosen = choose([model, model_of("llama", num_hidden_layers=4)], prompt(), 10)
     assert (chosen.form, chosen.same_tokens, chosen.notes) == ("lean", True, [NOT_PACKED])
-    assert torch.equal(tokens_of(chosen.decoders[0], prompt()), tokens_of(Eager(model), prompt()))
+    assert torch.equal(
+        tokens_of(chosen.decoders[0], prompt(), 10), tokens_of(Eager(model), prompt(), 10)
+    )
 
 
 def test_half_precision_runs_lean_through_either_kernel():
@@ -111,7 +107,9 @@ def test_weights_put_side_by_side_are_held_once_and_stay_the_parameters():
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
     attention.k_proj.weight.data.zero_()  # what changes the parameter changes what lean computes
-    assert torch.equal(tokens_of(Lean(model, 2, 17), prompt()), tokens_of(Eager(model), prompt()))
+    assert torch.equal(
+        tokens_of(Lean(model, 2, 17), prompt(), 10), tokens_of(Eager(model), prompt(), 10)
+    )
 
 
 def test_side_by_side_gives_the_rows_in_order():

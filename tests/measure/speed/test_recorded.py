@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from decoding import tokens_of
 from prunebench.measure.speed import products
 from prunebench.measure.speed.execution import Eager, choose, decoder
 from prunebench.measure.speed.recorded_decoder import RecordedLean
@@ -38,14 +39,6 @@ def prompt(batch=2, length=7):
     return torch.randint(3, 300, (batch, length), generator=torch.Generator().manual_seed(3))
 
 
-def tokens_of(each, ids, count=8):
-    with torch.inference_mode():
-        found = [each.prompt(ids)]
-        for _ in range(count - 1):
-            found.append(each.step(found[-1]).clone())
-    return torch.cat(found, 1)
-
-
 @pytest.mark.parametrize(
     ("family", "batch"), [(family, (1, 3)[each % 2]) for each, family in enumerate(OTHERS + MORE)]
 )
@@ -55,7 +48,7 @@ def test_a_family_without_a_step_of_its_own_runs_lean_with_its_own_tokens(family
     assert (chosen.form, chosen.same_tokens) == ("lean", True), chosen.notes
     assert isinstance(chosen.decoders[0], RecordedLean)
     for ids in (prompt(batch), prompt(batch, 4)):  # a second prompt forgets the first
-        assert torch.equal(tokens_of(chosen.decoders[0], ids), tokens_of(Eager(model), ids))
+        assert torch.equal(tokens_of(chosen.decoders[0], ids, 8), tokens_of(Eager(model), ids, 8))
 
 
 def test_a_pruned_model_keeps_its_tokens_and_linears_of_one_input_are_one_product():
@@ -63,7 +56,7 @@ def test_a_pruned_model_keeps_its_tokens_and_linears_of_one_input_are_one_produc
     remove_blocks(model, [Block(0, "attention"), Block(2, "mlp")])
     keep_groups(model, {Block(1, "mlp"): list(range(0, 40, 2)), Block(1, "attention"): [0]})
     lean = decoder(model, "lean", 2, 16)
-    assert torch.equal(tokens_of(lean, prompt()), tokens_of(Eager(model), prompt()))
+    assert torch.equal(tokens_of(lean, prompt(), 8), tokens_of(Eager(model), prompt(), 8))
     assert {"64 x 48", "40 x 48", "128 x 48", "160 x 48"} <= set(lean.products.kernels)
 
 

@@ -16,13 +16,15 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from prunebench.measure.speed.unavailable import UnavailableError
+
+Found = TypeVar("Found")
 
 _READS = frozenset(
     [
@@ -121,7 +123,7 @@ class Recorder(TorchFunctionMode):
         same = getattr(Tensor, plain, None)
         # A view of the same memory would have to change, too, and the new tensor does not do that.
         storage = target.untyped_storage().data_ptr()
-        others = (each for each in _tensors(self._alive) if each is not target)
+        others = (each for each in _within(self._alive, Tensor) if each is not target)
         shown = any(each.untyped_storage().data_ptr() == storage for each in others)
         if same is None or shown or id(target) not in self._numbers:
             raise UnavailableError(f"it changes tensors in place ({name})")
@@ -135,7 +137,7 @@ class Recorder(TorchFunctionMode):
         return found
 
     def _depends(self, args: Any, kwargs: Any) -> bool:
-        return any(id(each) in self._numbers for each in _tensors((args, kwargs)))
+        return any(id(each) in self._numbers for each in _within((args, kwargs), Tensor))
 
     def ref(self, tensor: Tensor) -> Ref:
         """The result that this tensor is. Raises UnavailableError if it is a constant."""
@@ -158,7 +160,7 @@ class Recorder(TorchFunctionMode):
             raise UnavailableError(f"the shape of a tensor depends on numbers ({name})")
         if kwargs.get("out") is not None:
             raise UnavailableError(f"it changes tensors in place ({name})")
-        if all(id(each) in self._numbers for each in _tensors(found)):
+        if all(id(each) in self._numbers for each in _within(found, Tensor)):
             return  # shapes and types, or what came in
         said = self._said(args), {key: self._said(value) for key, value in kwargs.items()}
         self._alive.append(found)
@@ -222,7 +224,7 @@ def pruned(recording: Recording) -> Recording:
     for call in reversed(recording.calls):
         if call.result in needed:
             kept.append(call)
-            needed |= {each.number for each in refs((call.args, call.kwargs))}
+            needed |= {each.number for each in _within((call.args, call.kwargs), Ref)}
     return Recording(kept[::-1], recording.output)
 
 
@@ -263,29 +265,17 @@ def _same(one: Any, other: Any, numbers: dict[int, int]) -> bool:
     return bool(one == other)
 
 
-def refs(value: Any) -> Iterator[Ref]:
-    """The results that arguments refer to."""
-    if isinstance(value, Ref):
+def _within(value: Any, kind: type[Found]) -> Iterator[Found]:
+    """What arguments have of one kind, however deep in tuples, lists, slices and mappings."""
+    if isinstance(value, kind):
         yield value
     elif isinstance(value, tuple | list):
         for each in value:
-            yield from refs(each)
+            yield from _within(each, kind)
     elif isinstance(value, slice):
-        yield from refs([value.start, value.stop, value.step])
+        yield from _within([value.start, value.stop, value.step], kind)
     elif isinstance(value, dict):
-        yield from refs(list(value.values()))
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, tuple | list):
-        for each in value:
-            yield from _tensors(each)
-    elif isinstance(value, slice):
-        yield from _tensors([value.start, value.stop, value.step])
-    elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
+        yield from _within(list(value.values()), kind)
 
 
 def _name(function: Any) -> str:
@@ -296,7 +286,9 @@ def _picks(name: str, args: Any) -> bool:
     """Whether the shape of the result depends on the numbers in a tensor."""
     if name == "where":
         return len(args) == 1
-    masks = name == "__getitem__" and any(each.dtype == torch.bool for each in _tensors(args[1:]))
+    masks = name == "__getitem__" and any(
+        each.dtype == torch.bool for each in _within(args[1:], Tensor)
+    )
     return masks or (name == "repeat_interleave" and isinstance(args[1], Tensor))
 
 
@@ -352,7 +344,7 @@ def program(recording: Recording) -> Callable[[Tensor, Tensor], Tensor]:
     last = {
         each.number: call.result
         for call in recording.calls
-        for each in refs((call.args, call.kwargs))
+        for each in _within((call.args, call.kwargs), Ref)
     }
     last.pop(recording.output.number, None)
     for call in recording.calls:
@@ -373,7 +365,7 @@ def program(recording: Recording) -> Callable[[Tensor, Tensor], Tensor]:
 def _text(value: Any, known: dict[str, Any]) -> str:
     if isinstance(value, Ref):
         return f"v{value.number}"
-    if next(refs(value), None) is None:
+    if next(_within(value, Ref), None) is None:
         name = f"c{len(known)}"
         known[name] = value
         return name

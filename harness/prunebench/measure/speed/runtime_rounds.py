@@ -104,7 +104,7 @@ def _figures(rounds: Rounds, spec: LatencySpec, threads: int) -> RuntimeLatency:
         disturbed_rounds=rounds.count - clean.count,
         bursts=_mostly_bursts(clean),
     )
-    # A ratio has an interval from so many pairs on; a time alone needs what the suite asks for.
+    # Fewer pairs give a ratio no interval; a time alone needs only the rounds of the suite.
     needed = fewest_samples((1 - CONFIDENCE) / 2)
     if len(rounds.models) == 1:
         needed = min(spec.min_rounds, needed)
