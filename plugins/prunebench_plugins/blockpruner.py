@@ -12,6 +12,7 @@ from pydantic import model_validator
 
 import prunebench
 from prunebench import Block, Field, Method, PrunebenchError, Reference, anatomy, hookimpl
+from prunebench_plugins.not_both import check_not_both
 from prunebench_plugins.removal_search import Result, Search, Unit
 
 if TYPE_CHECKING:
@@ -62,8 +63,7 @@ class BlockPruner(Method):
 
         @model_validator(mode="after")
         def _one_of_them(self) -> Self:
-            if self.ratio is not None and self.count is not None:
-                raise ValueError("give `ratio` or `count`, not both")
+            check_not_both(self, ("ratio", "count"))
             return self
 
     def prune(self, model: Any, context: Context) -> None:

@@ -43,12 +43,10 @@ def latency_of(parts: Anatomy, items: Sequence[Item], context: Context, shape: S
     context.notes["step_seconds"] = times
     of: dict[Block, list[int]] = {}
     for some, savings in zip(alike, times["saved_by_variant"], strict=True):
-        whole = max(savings)  # of most of them: the removed block
+        whole = max(savings)  # the removed block, of most: so this is the time of the whole one
         sizes = [round((whole - saved) * NANOSECONDS) for saved in savings]
         of |= {item.block: sizes for item in some}
-    return Sizes(
-        round(times["dense"] * NANOSECONDS), {item.block: of[item.block] for item in items}
-    )
+    return Sizes(round(times["dense"] * NANOSECONDS), of)
 
 
 def latency(dense: Any, model: Any, total: int, context: Context, shape: Shape) -> int:

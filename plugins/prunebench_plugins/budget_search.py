@@ -43,6 +43,7 @@ from prunebench_plugins.budget_variants import (
     make,
 )
 from prunebench_plugins.flap_scores import Metric
+from prunebench_plugins.not_both import check_not_both
 
 if TYPE_CHECKING:
     from prunebench import Anatomy, Block, Context
@@ -156,9 +157,7 @@ class BudgetSearch(Method):
 
         @model_validator(mode="after")
         def _one_target(self) -> Self:
-            given = [f"`{name}`" for name in _TARGETS if getattr(self, name) is not None]
-            if len(given) > 1:
-                raise ValueError(f"give {' or '.join(given)}, not both")
+            check_not_both(self, _TARGETS)
             return self
 
         @property

@@ -78,8 +78,7 @@ class Tokens(NamedTuple):
 
 def memory(parts: Anatomy, tokens: Tokens) -> int:
     """Bytes of the weights and of the KV cache."""
-    weights: int = sum(each.numel() * each.element_size() for each in parts.model.parameters())
-    return weights + sum(_cache_bytes(parts, tokens).values())
+    return _weight_bytes(parts) + sum(_cache_bytes(parts, tokens).values())
 
 
 def memory_of(parts: Anatomy, items: Sequence[Item], counted: Sizes, tokens: Tokens) -> Sizes:
@@ -96,11 +95,15 @@ def memory_of(parts: Anatomy, items: Sequence[Item], counted: Sizes, tokens: Tok
             + (its * variant.groups // item.present or bool(its) * seen * FILLER * size)
             for count, variant in zip(counted.of[item.block], item.variants, strict=True)
         ]
-    return Sizes(memory(parts, tokens), of)
+    return Sizes(_weight_bytes(parts) + sum(cache.values()), of)
+
+
+def _weight_bytes(parts: Anatomy) -> int:
+    return sum(each.numel() * each.element_size() for each in parts.model.parameters())
 
 
 def _cache_bytes(parts: Anatomy, tokens: Tokens) -> dict[int, int]:
-    """Bytes of each layer's KV cache, by what the model stores for one token."""
+    """Bytes of each layer's KV cache, measured with one token, times the number of tokens."""
     ids = torch.zeros(1, 1, dtype=torch.long, device=parts.embeddings.weight.device)
     cache = parts.model(ids, use_cache=True).past_key_values
     found = {}

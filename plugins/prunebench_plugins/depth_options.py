@@ -8,6 +8,7 @@ from pydantic import model_validator
 
 import prunebench
 from prunebench import Field, PrunebenchError
+from prunebench_plugins.not_both import check_not_both
 
 
 def share_of_layers(usual: float) -> Any:
@@ -32,8 +33,7 @@ class DepthOptions(prunebench.Options):
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
-        if self.ratio is not None and self.count is not None:
-            raise ValueError("give `ratio` or `count`, not both")
+        check_not_both(self, ("ratio", "count"))
         return self
 
     def layers(self, total: int) -> int:

@@ -19,6 +19,7 @@ from prunebench import (
     hookimpl,
     learning,
 )
+from prunebench_plugins.not_both import check_not_both
 
 if TYPE_CHECKING:
     import torch
@@ -130,8 +131,7 @@ class DISPLLM(Method):
 
         @model_validator(mode="after")
         def _one_amount(self) -> Self:
-            if self.ratio is not None and self.target_parameters is not None:
-                raise ValueError("give `ratio` or `target_parameters`, not both")
+            check_not_both(self, ("ratio", "target_parameters"))
             return self
 
         @property

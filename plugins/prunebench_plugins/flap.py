@@ -24,6 +24,7 @@ from prunebench_plugins.flap_choice import Amount, Gone, Structure, chosen, rele
 from prunebench_plugins.flap_inputs import observe, reader_of, removed_mean
 from prunebench_plugins.flap_scores import Metric, group_scores
 from prunebench_plugins.llm_pruner_groups import Pool, cuttable, note_uncut, pool_of
+from prunebench_plugins.not_both import check_not_both
 
 if TYPE_CHECKING:
     from prunebench import Anatomy, Context
@@ -106,8 +107,7 @@ class FLAP(Method):
 
         @model_validator(mode="after")
         def _one_amount(self) -> Self:
-            if self.ratio is not None and self.target_parameters is not None:
-                raise ValueError("give `ratio` or `target_parameters`, not both")
+            check_not_both(self, ("ratio", "target_parameters"))
             return self
 
     def prune(self, model: Any, context: Context) -> None:

@@ -14,6 +14,7 @@ from prunebench import AddedLater, Field, Method, OnlyIf, Reference, hookimpl
 from prunebench_plugins.hywia_fusion import Fusion, draw_order, fused
 from prunebench_plugins.llm_pruner import LayerRange, LLMPruner, several
 from prunebench_plugins.llm_pruner_scores import Member, Reduction, Taylor
+from prunebench_plugins.not_both import check_not_both
 
 if TYPE_CHECKING:
     from prunebench import Context
@@ -103,8 +104,7 @@ class HyWIA(LLMPruner):
 
         @model_validator(mode="after")
         def _one_amount(self) -> Self:
-            if self.ratio is not None and self.target_parameters is not None:
-                raise ValueError("give `ratio` or `target_parameters`, not both")
+            check_not_both(self, ("ratio", "target_parameters"))
             return self
 
         def layers(self, depth: int, kind: str) -> range:

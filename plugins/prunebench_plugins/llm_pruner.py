@@ -42,6 +42,7 @@ from prunebench_plugins.llm_pruner_scores import (
     norm_vectors,
     taylor_vectors,
 )
+from prunebench_plugins.not_both import check_not_both
 
 if TYPE_CHECKING:
     from prunebench import Anatomy, Block, Context
@@ -184,8 +185,7 @@ class LLMPruner(Method):
 
         @model_validator(mode="after")
         def _consistent(self) -> Self:
-            if self.ratio is not None and self.target_parameters is not None:
-                raise ValueError("give `ratio` or `target_parameters`, not both")
+            check_not_both(self, ("ratio", "target_parameters"))
             if self.granularity == "channel":
                 if self.importance == "taylor" and self.taylor in {"param_second", "param_mix"}:
                     raise ValueError(

@@ -127,11 +127,9 @@ class Layers:
     def __init__(self, model: Any) -> None:
         self.model, self.lm_head = model.model, model.lm_head
         self._parts = anatomy(model)
-        self._head = (
-            model.config.head_dim
-            if getattr(model.config, "head_dim", None)
-            else (model.config.hidden_size // model.config.num_attention_heads)
-        )
+        config = model.config
+        head = getattr(config, "head_dim", None)
+        self._head = head or config.hidden_size // config.num_attention_heads
         self._groups = self._grouped()
 
     @property

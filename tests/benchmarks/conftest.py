@@ -60,7 +60,13 @@ def cost(request: pytest.FixtureRequest) -> Callable[..., None]:
         rows.append(tuple(row.get(key.partition(" ")[0], "") for key in HEADER))
         if row.get("limit"):
             wanted = f"at most {row.get('wanted') or row['limit']}"
-            figures.append((f"{row['method']}, decoder passes", row["ratio"], wanted))
+            figures.append(
+                (
+                    f"{row['method']} {row.get('dtype', '')}, beside its yardstick",
+                    row["ratio"],
+                    wanted,
+                )
+            )
 
     return add
 

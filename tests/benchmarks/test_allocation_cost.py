@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
+from cpu_time import cpu_timed
 from prunebench import Context, anatomy
 from prunebench.model import tensor_folder
 from prunebench.plugin.host import load_plugins
@@ -21,13 +19,6 @@ pytestmark = pytest.mark.bench
 ROUNDS, ECOFLAP_ROUNDS = 5, 2
 LAYERS = (3, 10, 17, 24)
 """For AlphaPruning: the singular values of these layers, again and again, take half a minute."""
-
-
-def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """The result and the seconds of CPU time, which other processes disturb least."""
-    begun = time.process_time()
-    found = work()
-    return found, time.process_time() - begun
 
 
 class Some(Context):
@@ -70,9 +61,9 @@ def test_alphapruning_costs_little_more_than_the_singular_values(
 
     bare, first, again = [], [], []
     for number in range(ROUNDS):
-        bare.append(timed(decompose)[1])
-        first.append(timed(lambda folder=str(number): allocate(folder))[1])
-        again.append(timed(lambda folder=str(number): allocate(folder))[1])
+        bare.append(cpu_timed(decompose)[1])
+        first.append(cpu_timed(lambda folder=str(number): allocate(folder))[1])
+        again.append(cpu_timed(lambda folder=str(number): allocate(folder))[1])
     # What is left if they are found again is hashing the weights and the fit.
     for what, found, limit in (("first", first, 1.2), ("again", again, 0.15)):
         # A disturbance only adds time, so the shortest of all rounds are compared.
@@ -130,9 +121,9 @@ def test_ecoflap_takes_about_half_of_two_forwards_for_each_matrix_and_window(cos
 
     ratios: dict[bool, list[float]] = {False: [], True: []}
     for _ in range(ECOFLAP_ROUNDS):
-        expected, whole = timed(plain)
+        expected, whole = cpu_timed(plain)
         for released, found in ratios.items():
-            scores, mine = timed(lambda released=released: ours(released))
+            scores, mine = cpu_timed(lambda released=released: ours(released))
             found.append(mine / len(paths) / (whole / len(timed_paths)))
             same = sum(scores[path] for path in timed_paths)
             assert same == pytest.approx(sum(expected.values()), rel=1e-2)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from statistics import median
 from typing import Any
 
 import pytest
 import torch
 
+from cpu_time import cpu_timed
 from evaluation import SPEC, windows_of
 from live_logits import LiveLogits
 from prunebench import MetricContext
@@ -48,15 +48,9 @@ def bare(model, tokens: torch.Tensor) -> float:
     return time.process_time() - begun
 
 
-def seconds(work: Callable[[], object]) -> float:
-    begun = time.process_time()
-    work()
-    return time.process_time() - begun
-
-
 def test_perplexity_beside_bare_passes(model, tokens, figure) -> None:
     def measured() -> float:
-        return seconds(lambda: perplexity(model, windows_of(tokens), SPEC))
+        return cpu_timed(lambda: perplexity(model, windows_of(tokens), SPEC))[1]
 
     bare(model, tokens[:1])
     ratios = [measured() / bare(model, tokens) for _ in range(ROUNDS)]

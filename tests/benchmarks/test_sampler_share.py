@@ -6,10 +6,10 @@ import os
 import signal
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
+from cpu_time import cpu_seconds_of
 from prunebench.measure.devices.memory import MemorySampler
 from prunebench.measure.speed.summary import paired_ratio
 
@@ -31,10 +31,6 @@ def work() -> float:
     return time.perf_counter() - begun
 
 
-def cpu_seconds(pid: int) -> float:
-    return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[0]) / 1e9
-
-
 def test_the_sampler_costs_less_than_one_per_cent() -> None:
     """The paired ratio of wall time with and without it, and its own share of CPU time.
 
@@ -53,9 +49,9 @@ def test_the_sampler_costs_less_than_one_per_cent() -> None:
             for watched in (True, False) if number % 2 else (False, True):
                 os.kill(pid, signal.SIGCONT if watched else signal.SIGSTOP)
                 time.sleep(0.01)
-                before = cpu_seconds(pid)
+                before = cpu_seconds_of(pid)
                 (on if watched else off).append(work())
-                used += cpu_seconds(pid) - before
+                used += cpu_seconds_of(pid) - before
         os.kill(pid, signal.SIGCONT)
     ratio = paired_ratio(on, off)
     share = used / sum(on)

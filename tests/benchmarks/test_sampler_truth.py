@@ -6,11 +6,11 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 
+from cpu_time import cpu_seconds_of
 from prunebench.measure.devices.memory import MemorySampler
 from prunebench.measure.devices.timeline import parse
 
@@ -108,15 +108,11 @@ def test_samples_come_every_ten_milliseconds_and_cost_little() -> None:
         pid = started(sampler)
         process = psutil.Process(pid)
         begun = time.monotonic()
-        used, switched = cpu_seconds(pid), process.num_ctx_switches().voluntary
+        used, switched = cpu_seconds_of(pid), process.num_ctx_switches().voluntary
         time.sleep(2.0)
         took = time.monotonic() - begun
         ticks = process.num_ctx_switches().voluntary - switched
-        share = (cpu_seconds(pid) - used) / took
+        share = (cpu_seconds_of(pid) - used) / took
     print(f"{ticks / took:.0f} samples a second, {share:.2%} of a core")
     assert 40 * took <= ticks <= 130 * took
     assert share < 0.05  # 0.01 to 0.02 on an idle virtual machine
-
-
-def cpu_seconds(pid: int) -> float:
-    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from statistics import median
 from typing import Any
 
@@ -11,6 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from cpu_time import cpu_timed
 from prunebench.plugin.host import load_plugins
 from prunebench.training.loop import train
 from prunebench.training.objective import NextToken
@@ -41,13 +40,6 @@ def small_model() -> Any:
     return LlamaForCausalLM(config).eval().requires_grad_(requires_grad=False)
 
 
-def cpu_seconds(step: Callable[[], object]) -> float:
-    """On one thread it is the work itself, whatever else the machine does."""
-    begun = time.process_time()
-    step()
-    return time.process_time() - begun
-
-
 def test_distillation_costs_at_most_a_step_and_a_teacher_and_a_little(cost) -> None:
     """In one run, interleaved: a plain step, a forward of the dense model, and distillation."""
     model, dense = small_model(), small_model()
@@ -75,9 +67,9 @@ def test_distillation_costs_at_most_a_step_and_a_teacher_and_a_little(cost) -> N
         trained(NextToken(model))  # warm up
         rounds = [
             (
-                cpu_seconds(lambda: trained(NextToken(model))),
-                cpu_seconds(forward),
-                cpu_seconds(lambda: trained(Distillation(model, dense, options))),
+                cpu_timed(lambda: trained(NextToken(model)))[1],
+                cpu_timed(forward)[1],
+                cpu_timed(lambda: trained(Distillation(model, dense, options)))[1],
             )
             for _ in range(ROUNDS)
         ]

@@ -21,7 +21,7 @@ from prunebench_plugins.budget_knapsack import Option, choose
 from prunebench_plugins.budget_quality import Trials
 from prunebench_plugins.budget_report import BudgetPredictions
 from prunebench_plugins.budget_sizes import Tokens, memory, memory_of, parameters, parameters_of
-from prunebench_plugins.budget_variants import Item, Variant, Widths, items_of
+from prunebench_plugins.budget_variants import Item, Widths, items_of, make
 from tiny import tiny_model
 
 KIND = load_plugins()["method"]["budget-search"].value
@@ -143,25 +143,13 @@ def test_costs_and_sizes_are_those_of_the_model_with_one_variant(family: str) ->
         for index, variant in enumerate(item.variants):
             smaller = any_type.tiny_model(family)
             its = tiny_context(smaller)
-            _make(smaller, its, item, variant)
+            make(smaller, its, [item], {item.block: variant})
             logits = smaller(context.windows).logits[:, :-1].log_softmax(-1)
             kl = float((dense.exp() * (dense - logits)).sum(-1).mean())
             assert costs[item.block][index] == pytest.approx(kl, rel=1e-3, abs=1e-6)
             for sizes, now in ((counted, parameters), (stored, lambda x: memory(x, tokens))):
                 without = sizes.total - sizes.of[item.block][0]
                 assert now(anatomy(smaller)) == without + sizes.of[item.block][index]
-
-
-def _make(model, context, item: Item, variant: Variant) -> None:
-    parts = anatomy(model)
-    bias = item.bias(parts, variant)
-    if bias is not None:
-        path = f"{parts.layers_path}.{item.block.layer}.{item.reader}"
-        context.add_biases(model, {path: bias})
-    if variant.groups == 0:
-        context.remove_blocks(model, [item.block])
-    elif variant.groups < item.present:
-        context.keep_groups(model, {item.block: (~variant.gone).nonzero().flatten().tolist()})
 
 
 @torch.no_grad()
@@ -196,7 +184,7 @@ def test_narrower_variants_keep_what_flap_s_metric_says_and_its_mean_as_a_bias()
     channels = items[1]
     assert [variant.groups for variant in channels.variants] == [80, 64, 16, 0]
     variant = channels.variants[2]
-    _make(model, context, channels, variant)
+    make(model, context, [channels], {channels.block: variant})
     layer, its = model.model.layers[0].mlp, other.model.layers[0].mlp
     # FLAP keeps 32 of 80 channels: ours are among them.
     kept = {tuple(row.tolist()) for row in its.up_proj.weight}

@@ -18,12 +18,12 @@ from prunebench_plugins.flap_choice import lowest_of_all
 from prunebench_plugins.llm_pruner_groups import Pool, global_counts
 from tiny import tiny_model
 
-TAYLOR = ("llm-pruner", {"protect_first": 0, "protect_last": 0})
+ALL = {"protect_first": 0, "protect_last": 0}
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
-    (*TAYLOR[:1], {**TAYLOR[1], "importance": "l1", "ratio": 0.3}),
-    (*TAYLOR[:1], {**TAYLOR[1], "importance": "l2", "ratio": 0.4, "global_pruning": True}),
-    (*TAYLOR[:1], {"importance": "l2", "ratio": 0.4, "global_pruning": True, "mode": "reference"}),
-    (*TAYLOR[:1], {"importance": "l1", "target_parameters": 0.2}),
+    ("llm-pruner", {**ALL, "importance": "l1", "ratio": 0.3}),
+    ("llm-pruner", {**ALL, "importance": "l2", "ratio": 0.4, "global_pruning": True}),
+    ("llm-pruner", {"importance": "l2", "ratio": 0.4, "global_pruning": True, "mode": "reference"}),
+    ("llm-pruner", {"importance": "l1", "target_parameters": 0.2}),
     ("hywia", {"ratio": 0.3, "protect_first": 0}),
     ("flap", {"ratio": 0.3}),
     ("flap", {"ratio": 0.3, "structure": "AL-MM", "remove_heads": 2}),
@@ -106,7 +106,7 @@ def test_runs_compete_by_their_mean(shapes: list[int], multiple: int, share: flo
     assert sum(counts) <= most
 
 
-def test_one_is_the_default_and_no_part_of_the_id(tmp_path: Any) -> None:
+def test_one_is_the_default_and_no_part_of_the_id() -> None:
     def cell(method: str, **options: Any) -> Cell:
         from prunebench.app.one_cell import one_cell
         from prunebench.plugin.host import load_plugins

@@ -94,7 +94,8 @@ def answer(path: Path, engine: str) -> Answer:
 
 def llama_cpp(path: Path) -> list[int]:
     """The greedy continuation by llama.cpp's server, with a cache in float32 as eager has it."""
-    xllamacpp = pytest.importorskip("xllamacpp")
+    import xllamacpp
+
     settings = xllamacpp.CommonParams()
     settings.model.path = str(path)
     settings.n_ctx, settings.n_parallel, settings.n_gpu_layers = 64, 1, 0
@@ -158,7 +159,8 @@ def test_llama_cpp_drops_the_attention_that_check_warns_of(
 
 def onnxruntime(folder: Path, out: Path) -> list[int]:
     """The greedy continuation by ONNX Runtime, of a graph that its builder makes of ``folder``."""
-    genai = pytest.importorskip("onnxruntime_genai")
+    import onnxruntime_genai as genai
+
     words = ["-m", "onnxruntime_genai.models.builder", "-i", str(folder), "-o", str(out)]
     subprocess.run(
         [sys.executable, *words, "-p", "fp32", "-e", "cpu", "-c", str(out.parent / "cache")],
@@ -181,7 +183,6 @@ def onnxruntime(folder: Path, out: Path) -> list[int]:
 @pytest.mark.parametrize("name", [*NAMES, "decilm"])
 def test_onnxruntime(folders: dict[str, Path], name: str, tmp_path: Path) -> None:
     folder, out = folders[name], tmp_path / "onnx"
-    pytest.importorskip("onnxruntime_genai")
     loads = answer(folder, "onnxruntime").loads
     assert loads == ("no" if name in {"uneven", "uneven-qwen3", "flap", "decilm"} else "yes")
     if loads == "no":

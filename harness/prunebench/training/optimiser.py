@@ -105,9 +105,7 @@ class Optimiser:
                 self.adam.step()
             finally:
                 self.adam.zero_grad(set_to_none=True)
-            for name, parameter in self.trainable.parameters.items():
-                if self.weights[name] is not parameter:
-                    parameter.copy_(self.weights[name])  # rounded to the parameter's type
+            self._write_parameters()
 
     def state(self) -> dict[str, Any]:
         """What `load` takes: the float32 weights and AdamW's moments."""
@@ -117,11 +115,16 @@ class Optimiser:
     def load(self, state: dict[str, Any]) -> None:
         """Put weights and moments back, in place."""
         with torch.no_grad():
-            for name, parameter in self.trainable.parameters.items():
-                self.weights[name].copy_(state["weights"][name])
-                if self.weights[name] is not parameter:
-                    parameter.copy_(self.weights[name])
+            for name, weight in self.weights.items():
+                weight.copy_(state["weights"][name])
+            self._write_parameters()
         self.adam.load_state_dict(state["adam"])
+
+    def _write_parameters(self) -> None:
+        """Round the float32 weights to the parameters' type, if they are others."""
+        for name, parameter in self.trainable.parameters.items():
+            if self.weights[name] is not parameter:
+                parameter.copy_(self.weights[name])
 
     def _gradients(self, loss_scale: float) -> list[torch.Tensor]:
         """The gradients of loss and penalty, zero under the masks."""
