@@ -46,7 +46,6 @@ def convert(tmp_path):
         job = Job(
             runtime="faulty",
             options={},
-            precision="fp32",
             folder=str(tmp_path / name),
             out=str(tmp_path / "out"),
         )

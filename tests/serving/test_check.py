@@ -110,6 +110,16 @@ def test_transformers_does_what_is_said(saved: dict[str, Path], name: str) -> No
         torch.testing.assert_close(model(IDS).logits, uneven_model()(IDS).logits)
 
 
+@pytest.mark.parametrize("shard", ["50GB", "50KB"], ids=["one file", "shards"])
+def test_a_plain_model_saved_over_an_uneven_one_is_plain(
+    saved: dict[str, Path], tmp_path: Path, shard: str
+) -> None:
+    folder = shutil.copytree(saved["uneven"], tmp_path / "both")
+    assert answer(folder, "transformers").loads == "no"
+    tiny_model("llama").save_pretrained(folder, max_shard_size=shard)
+    assert answer(folder, "transformers").loads == "yes"
+
+
 def test_what_transformers_is_told_is_python(saved: dict[str, Path], tmp_path: Path) -> None:
     """A path with blanks, and a file beside others."""
     folder = shutil.copytree(saved["dense"], tmp_path / "my model")

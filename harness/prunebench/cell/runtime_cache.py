@@ -11,8 +11,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,8 +115,6 @@ def _make_room(newest: Path) -> None:
         total -= size
 
 
-@contextmanager
-def scratch_for_models() -> Iterator[Path]:
+def scratch_for_models() -> AbstractContextManager[Path]:
     """A folder for models that are only saved to be converted: on the disk of the cache."""
-    with scratch_folder(cache_dir() / "runtimes" / "model") as folder:
-        yield folder
+    return scratch_folder(cache_dir() / "runtimes" / "model")

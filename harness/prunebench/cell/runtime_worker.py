@@ -1,7 +1,7 @@
 """The process of one runtime, which converts a model or times sessions.
 
 It runs as `python -P -m prunebench.cell.runtime_worker JOB ANSWER`, with two JSON files. An engine
-may print, keep threads or crash: nothing of that is in the cell.
+may print, keep threads or crash, and none of that affects the cell.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
@@ -28,7 +28,6 @@ class Job(Part):
 
     runtime: str
     options: dict[str, Any]
-    precision: str
     folder: str | None = Field(None, description="convert this checkpoint ...")
     out: str | None = Field(None, description="... into this folder")
     models: list[str] = Field(
@@ -48,7 +47,6 @@ class Answer(Part):
     """What came of it."""
 
     reason: str | None = Field(None, description="why nothing came of it")
-    kind: Literal["refused", "failed"] | None = None
     path: str | None = Field(None, description="of the converted model, in `out`")
     seconds: float = 0.0
     versions: dict[str, str] = Field(default_factory=dict)
@@ -66,8 +64,7 @@ def work(job: Job) -> Answer:
     there = installed(kind.packages)
     if missing := [name for name in kind.packages if name not in there]:
         return Answer(
-            reason=f"{', '.join(missing)} is not installed (pip install {' '.join(missing)})",
-            kind="refused",
+            reason=f"{', '.join(missing)} is not installed (pip install {' '.join(missing)})"
         )
     runtime = kind(kind.Options.model_validate(job.options))
     answer = _time(runtime, job) if job.models else _convert(runtime, job)
@@ -79,9 +76,9 @@ def _convert(runtime: Any, job: Job) -> Answer:
     assert job.out is not None
     folder, out = Path(job.folder), Path(job.out)
     if (reason := runtime.refuses(folder)) is not None:
-        return Answer(reason=str(reason), kind="refused")
+        return Answer(reason=str(reason))
     begun = time.perf_counter()
-    path = runtime.convert(folder, out, job.precision)
+    path = runtime.convert(folder, out, runtime.options.precision)
     seconds = time.perf_counter() - begun
     return Answer(path=os.path.relpath(path, out), seconds=seconds)
 
@@ -125,10 +122,8 @@ def main(job_file: str, answer_file: str) -> None:
         import traceback
 
         traceback.print_exc()
-        hint = getattr(error, "hint", None)
-        text = described(error) + (f" ({hint})" if hint else "")
-        kind: Any = "refused" if isinstance(error, PrunebenchError) else "failed"
-        answer = Answer(reason=printable(text), kind=kind)
+        text = str(error) if isinstance(error, PrunebenchError) else described(error)
+        answer = Answer(reason=printable(text))
     Path(answer_file).write_text(json.dumps(answer.model_dump(mode="json")), encoding="utf-8")
     # Threads of an engine may keep the interpreter from ending, and destructors may crash.
     sys.stderr.flush()

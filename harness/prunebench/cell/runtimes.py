@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -182,7 +180,6 @@ def _measure(
     job = Job(
         runtime=ref.name,
         options=ref.options,
-        precision=ref.options["precision"],
         models=[str(one.path) for one in (mine, dense) if one is not None],
         shapes=[shape for shape, _, _ in shapes],
         prompts=[prompt[0].tolist() for _, prompt, _ in shapes],
@@ -227,7 +224,6 @@ def _converted(ref: RuntimeRef, key: str, folder: Callable[[], Path]) -> Convert
         job = Job(
             runtime=ref.name,
             options=ref.options,
-            precision=ref.options["precision"],
             folder=str(folder()),
             out=str(out),
         )
@@ -256,14 +252,14 @@ def run_worker(job: Job) -> Answer:
         task, answer = Path(folder) / "job.json", Path(folder) / "answer.json"
         task.write_text(job.model_dump_json(), encoding="utf-8")
         # A process of its own: an engine that crashes must not take the cell with it.
-        with _output() as output:
-            ended = subprocess.run(
-                module_command("prunebench.cell.runtime_worker", str(task), str(answer)),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                check=False,
-            )
+        output = _output()
+        ended = subprocess.run(
+            module_command("prunebench.cell.runtime_worker", str(task), str(answer)),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            check=False,
+        )
         if not answer.is_file():
             raise UnavailableRuntimeError(_died(ended.returncode))
         found = Answer.model_validate_json(answer.read_text(encoding="utf-8"))
@@ -272,18 +268,12 @@ def run_worker(job: Job) -> Answer:
     return found
 
 
-@contextmanager
-def _output() -> Iterator[Any]:
+def _output() -> int:
     """Where a worker's output goes: the log of the cell, which is this process's stderr."""
     try:
-        file = os.dup(sys.stderr.fileno())
+        return sys.stderr.fileno()
     except (OSError, ValueError):  # a notebook's stderr is no file
-        yield subprocess.DEVNULL
-        return
-    try:
-        yield file
-    finally:
-        os.close(file)
+        return subprocess.DEVNULL
 
 
 def _died(code: int) -> str:

@@ -61,11 +61,9 @@ def command(
 
 def _show(answer: Answer) -> None:
     tell(f"{answer.loads:<8}{answer.engine:<14}{answer.text}", indent=22)
-    # The reason of a refusal is the first finding already.
-    told = {answer.text} if answer.loads != "no" else set()
     for finding in answer.findings:
         mark = {"refuses": "rule", "wrong": "WRONG", "note": "note"}[finding.effect]
-        if finding.text not in told and finding.text != answer.text:
+        if finding.text != answer.text:  # which the first line says already
             tell(f"        {mark}: {finding.text}", indent=14)
         tell(f"        fix: {finding.fix}", indent=13)
         tell(f"        read in: {finding.source}", indent=17)

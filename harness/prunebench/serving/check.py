@@ -58,12 +58,11 @@ def _answer(saved: Saved, engine: Engine) -> Answer:
         for rule in RULES
         if engine in rule.sources and (text := rule.look(saved)) is not None
     ]
+    if stops := [finding for finding in findings if finding.effect != "note"]:
+        return _no(engine, findings, stops[0])
     # The only engine that reads no folder: the question is whether one can be converted.
     if engine == "llama.cpp" and saved.folder:
         return _llama_cpp(saved, findings)
-    stops = [finding for finding in findings if finding.effect != "note"]
-    if stops:
-        return _no(engine, findings, stops[0])
     loads, text = _known(saved, engine)
     return Answer(
         engine=engine,
@@ -120,8 +119,6 @@ def _llama_cpp(saved: Saved, findings: list[Finding]) -> Answer:
     from prunebench.model.gguf_write_config import FAMILIES
 
     engine: Engine = "llama.cpp"
-    if stops := [finding for finding in findings if finding.effect != "note"]:
-        return _no(engine, findings, stops[0])
     refusal = "it is in the DeciLM format" if saved.kind == "decilm" else gguf_refusal(saved.path)
     knows = saved.architecture in ENGINES[engine].classes
     # Of these families the writer knows what llama.cpp would compute otherwise.

@@ -34,7 +34,6 @@ _DECILM = f"{_CONVERT} --uniform`; for a Llama also `--format decilm`, which pad
 _GGUF = "prune the model again, with `--format gguf`"
 _AGAIN = "write it again with `--format decilm` of this version"
 _BLOCK, _K_BLOCK = 32, 256
-_MULTIPLE = 256
 
 
 @dataclass(frozen=True)
@@ -108,6 +107,9 @@ def _no_factor(saved: Saved) -> str | None:
 
 
 def _other_width(saved: Saved) -> str | None:
+    # Here, because it imports torch.
+    from prunebench.model.decilm import MULTIPLE, ffn_width
+
     hidden = int(saved.config.get("hidden_size") or 0)
     for layer, _, ffn in saved.blocks:
         if ffn.get("no_op"):
@@ -115,17 +117,13 @@ def _other_width(saved: Saved) -> str | None:
         factor = ffn.get("ffn_mult")
         stored = saved.layers[layer].channels
         # Only vLLM looks for `intermediate_size`, and only if there is no factor.
-        wanted = ffn.get("intermediate_size") if factor is None else _width(factor, hidden)
+        wanted = ffn.get("intermediate_size") if factor is None else ffn_width(factor, hidden)
         if wanted != stored:
             return (
                 f"the MLP of layer {layer} has {stored} channels in its weights, and readers make"
-                f" {wanted} of its entry: they round up to a multiple of {_MULTIPLE}"
+                f" {wanted} of its entry: they round up to a multiple of {MULTIPLE}"
             )
     return None
-
-
-def _width(factor: float, hidden: int) -> int:
-    return -(-int(2 * factor * hidden / 3) // _MULTIPLE) * _MULTIPLE
 
 
 def _other_heads(saved: Saved) -> str | None:
@@ -355,7 +353,7 @@ RULES: tuple[Rule, ...] = (
         "refuses",
         {"vllm": _NAS_VLLM, "sglang": _NAS_SGLANG, "llama.cpp": _DECI},
         _other_width,
-        f"{_AGAIN}, which adds zeros; `multiple_of: {_MULTIPLE}` of a method spares them",
+        f"{_AGAIN}, which adds zeros; `multiple_of: 256` of a method spares them",
     ),
     Rule(
         "decilm-heads",

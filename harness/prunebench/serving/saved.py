@@ -1,4 +1,4 @@
-"""What lies in a folder or a GGUF file, as far as rules of readers ask for it."""
+"""Reads from a folder or a GGUF file what the rules need."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from prunebench.errors import PrunebenchError
 from prunebench.model.folder import TOKENIZER_FILES, read_config
 from prunebench.model.safetensors_header import StoredTensor
-from prunebench.model.weight_files import PRUNED, PRUNING_FILE, SINGLE, weight_files
+from prunebench.model.weight_files import PRUNED, weight_files
 from prunebench.serving.trial import trial
 
 Kind = Literal["plain", "uneven", "decilm", "gguf"]
@@ -70,7 +70,7 @@ class Saved:
         found = self.config.get("quantization_config") or self.config.get("compression_config")
         return found if isinstance(found, Mapping) else None
 
-    @property
+    @cached_property
     def layers(self) -> list[Layer]:
         """Rows of each layer's matrices; all zeros for families with other names."""
         ends = {
@@ -112,14 +112,13 @@ def read_saved(path: Path) -> Saved:
     if ggufs and not (path / "config.json").exists():
         return read_saved(ggufs[0])
     config = read_config(path)
-    tensors = weight_files(path).tensors()
+    files = weight_files(path)
     # Whatever wrote it: readers decide by this key, too.
     if "block_configs" in config:
-        return Saved(path, "decilm", config, tensors)
-    # A plain model may have been saved over an uneven one: its files are then found first.
-    plain = (path / SINGLE).exists() or not (path / PRUNING_FILE).exists()
-    uneven = not plain and any((path / name).exists() for name in PRUNED)
-    return Saved(path, "uneven" if uneven else "plain", config, tensors)
+        return Saved(path, "decilm", config, files.tensors())
+    # By the files that a loader finds: a plain model may have been saved over an uneven one.
+    uneven = (files.index or files.paths[0]).name in PRUNED
+    return Saved(path, "uneven" if uneven else "plain", config, files.tensors())
 
 
 def _gguf(path: Path) -> dict[str, Any]:
@@ -134,7 +133,6 @@ def _gguf(path: Path) -> dict[str, Any]:
     layers = int(depth.contents()) if depth is not None else 0
     for name, key in (
         ("heads", "attention.head_count"),
-        ("keys", "attention.head_count_kv"),
         ("channels", "feed_forward_length"),
     ):
         entry = reader.get_field(f"{header.architecture}.{key}")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from prunebench_report.data.columns import Row, numbered
+from prunebench_report.data.speed import shape_of
 
 if TYPE_CHECKING:
     from prunebench.record.io import GenerationIO
@@ -112,14 +113,13 @@ def bytes_speedup(
     floors: Sequence[GenerationIO], dense: Sequence[GenerationIO], key: RuntimeKey
 ) -> float | None:
     """Bytes that a token of dense must read / bytes that a token of this cell must read."""
-    _, prompt, new_tokens = key
 
     def token_bytes(several: Sequence[GenerationIO]) -> int | None:
         return next(
             (
                 one.weight_bytes + one.kv_cache_bytes
                 for one in several
-                if (one.prompt, one.new_tokens, one.batch_size) == (prompt, new_tokens, 1)
+                if shape_of(one) == (*key[1:], 1)
             ),
             None,
         )

@@ -249,11 +249,18 @@ def _compare_column(x: Row, y: Row, column: ShownColumn) -> Compared:
     texts = _text(before, column), _text(after, column)
     if before is None or after is None:
         return _compared(*texts)
-    significant = _significant(x, y, column.key)
+    return _judged(texts, before, after, _significant(x, y, column.key), column.better)
+
+
+def _judged(
+    texts: tuple[str, str], before: float, after: float, significant: bool | None, better: int
+) -> Compared:
+    """Two known values; ``better`` is 1 if more is better, -1 if less is, 0 if neither."""
     tone = None
-    if significant and column.better:
-        tone = "better" if (after - before) * column.better > 0 else "worse"
+    if significant and better:
+        tone = "better" if (after - before) * better > 0 else "worse"
     change = delta(after / before, "A") if before > 0 and after > 0 else None
+    # `delta` says "= A" of what rounds to nothing.
     return _compared(*texts, "same" if change == "= A" else change, significant, tone)
 
 
@@ -346,13 +353,7 @@ def _compare_runtime(x: Row, y: Row, name: str) -> Compared:
     a, b = (MISSING if one is None else times(one[0]) for one in (before, after))
     if before is None or after is None:
         return _compared(a, b)
-    significant = _apart(before[1:], after[1:])
-    tone = None
-    if significant:
-        tone = "better" if after[0] > before[0] else "worse"
-    # `delta` says "= A" of what rounds to nothing.
-    change = delta(after[0] / before[0], "A")
-    return _compared(a, b, "same" if change == "= A" else change, significant, tone)
+    return _judged((a, b), before[0], after[0], _apart(before[1:], after[1:]), better=1)
 
 
 def _apart(

@@ -14,7 +14,7 @@ from prunebench_report.data.runtimes import (
     runtimes_by_key,
     tokens_in_words,
 )
-from prunebench_report.data.speed import stored_latencies
+from prunebench_report.data.speed import shape_of, stored_latencies
 from prunebench_report.sections.score_tables import ScoreCell, score_cell
 from prunebench_report.text import Facts, clean, number, seconds, shorten, size, times
 
@@ -50,10 +50,11 @@ def section(given: ReportInput) -> list[dict[str, Any]]:
         # For each shape: what the bytes allow, our own loop, then the engines.
         for record in members:
             cells: list[ScoreCell] = []
+            mine = runtimes_by_key(record)
             for shape in shapes:
                 keys = [key for key in columns if key[1:] == shape]
                 cells += [_allowed(given, record, keys[0]), _own(record, keys[0])]
-                cells += [_cell(runtimes_by_key(record).get(key)) for key in keys]
+                cells += [_cell(mine.get(key)) for key in keys]
             rows.append(
                 {
                     "id": record.id,
@@ -118,11 +119,7 @@ def _allowed(given: ReportInput, record: Record, key: RuntimeKey) -> ScoreCell:
 def _own(record: Record, key: RuntimeKey) -> ScoreCell:
     """The harness's own decode loop at the same shape."""
     one: Latency | None = next(
-        (
-            latency
-            for latency in stored_latencies(record)
-            if (latency.prompt, latency.new_tokens, latency.batch_size) == (*key[1:], 1)
-        ),
+        (latency for latency in stored_latencies(record) if shape_of(latency) == (*key[1:], 1)),
         None,
     )
     if one is None or one.inter_token_s is None:
