@@ -171,15 +171,14 @@ class PartialForward:
         token at the positions that `nll` counts, in at least float32. The head runs once for each
         variant, and once for the dense model.
         """
-        own = None
-        if not self._is_plain:
-            own = [self._own_logits(self._batches[batch], each) for each in (dense, *others)]
-        rows = [
-            self._predicting(batch, each)[0] if own is None else own[index][:, :-1].flatten(0, 1)
-            for index, each in enumerate((dense, *others))
-        ]
+        states = (dense, *others)
+        if self._is_plain:
+            rows = [self._predicting(batch, each)[0] for each in states]
+        else:
+            ids = self._batches[batch]
+            rows = [self._own_logits(ids, each)[:, :-1].flatten(0, 1) for each in states]
+        logits = self._logits if self._is_plain else _wide
         self._head_tokens += len(rows) * len(rows[0])
-        logits = self._logits if own is None else _wide
         totals = torch.zeros(len(others), dtype=torch.float64, device=dense.device)
         for here, *variants in zip(*map(self._chunks, rows), strict=True):
             wanted = logits(here).log_softmax(dim=-1)  # [positions, vocabulary]

@@ -29,15 +29,17 @@ from typing import Any
 from prunebench.errors import PrunebenchError
 from prunebench.model.anatomy import Anatomy, Block, anatomy
 from prunebench.model.checkpoint import save_into
-from prunebench.model.indexed import is_indexed
-from prunebench.model.pruning_json import added_biases, is_plain
-from prunebench.model.replacement import is_replaced
-from prunebench.model.rotated import is_rotated
+from prunebench.model.pruning_json import (
+    LOAD_PRUNED,
+    added_biases,
+    is_plain,
+    refuse_changed_layers,
+    shape_of,
+)
 from prunebench.model.uniform import pad, told, without_empty_layers
 
 MULTIPLE = 256
 """Readers round the widths of MLPs up to a multiple of this."""
-_LOAD_PRUNED = "load the model with prunebench.load_pruned"
 _CONFIG_MODULE = "configuration_decilm"
 _CONFIG_CODE = '''"""Config of a model whose layers differ, for DeciLMForCausalLM of vLLM and SGLang.
 
@@ -184,33 +186,16 @@ def _check(parts: Anatomy) -> None:
     if parts.model_type != "llama":
         raise PrunebenchError(
             f"a {parts.model_type} model cannot be written in the DeciLM format, which is Llama's",
-            hint=f"pad its layers to one width with --uniform, or {_LOAD_PRUNED}",
+            hint=f"pad its layers to one width with --uniform, or {LOAD_PRUNED}",
         )
     if biases := added_biases(parts.model):
         raise PrunebenchError(
             f"{biases[0]} got a bias by pruning, which the DeciLM format cannot describe",
-            hint=f"prune without `bias`, use --uniform instead, or {_LOAD_PRUNED}",
+            hint=f"prune without `bias`, use --uniform instead, or {LOAD_PRUNED}",
         )
     if is_plain(parts.model):
         raise PrunebenchError(
             "all layers of this model have the same shape, so it needs no DeciLM format",
             hint="leave out --format: engines read the folder as a plain Llama",
         )
-    if any(map(is_rotated, parts.layers)):
-        raise PrunebenchError(
-            "the residual stream of this model is rotated, which the DeciLM format cannot describe",
-            hint=_LOAD_PRUNED,
-        )
-    if any(map(is_indexed, parts.layers)):
-        raise PrunebenchError(
-            "the sub-blocks of this model have channels of the residual stream of their own, which"
-            " the DeciLM format cannot describe",
-            hint=_LOAD_PRUNED,
-        )
-    for index, layer in enumerate(parts.layers):
-        if is_replaced(layer):
-            raise PrunebenchError(
-                f"a trained network is in the place of layer {index}, which the DeciLM format"
-                " cannot describe",
-                hint=f"train a decoder layer (`replacement: layer`), or {_LOAD_PRUNED}",
-            )
+    refuse_changed_layers(shape_of(parts.model), "the DeciLM format cannot describe")

@@ -64,6 +64,13 @@ FAMILIES: Mapping[str, Family] = {
 """transformers' model type -> how llama.cpp computes it."""
 
 
+def head_size(config: Any) -> int:
+    """Channels of one attention head."""
+    return int(
+        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    )
+
+
 def read_text_config(folder: Path, config: Mapping[str, Any]) -> Any:
     """Transformers' config of the checkpoint.
 
@@ -164,7 +171,7 @@ def describe(
     writer.add_head_count_kv(kv_heads[0] if one_for_all else kv_heads)
     writer.add_feed_forward_length(channels[0] if one_for_all else channels)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    size = head_size(config)
     writer.add_key_length(size)
     writer.add_value_length(size)
     writer.add_rope_dimension_count(size)

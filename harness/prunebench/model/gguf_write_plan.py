@@ -13,9 +13,15 @@ from typing import TYPE_CHECKING, Any
 from prunebench.errors import PrunebenchError
 from prunebench.model.adapter import FOLDER as ADAPTER_FOLDER
 from prunebench.model.folder import read_checkpoint
-from prunebench.model.gguf_write_config import FAMILIES, Family, describe, read_text_config
+from prunebench.model.gguf_write_config import (
+    FAMILIES,
+    Family,
+    describe,
+    head_size,
+    read_text_config,
+)
 from prunebench.model.gguf_write_tokenizer import GGUFVocabulary, id_vocabulary, read_vocabulary
-from prunebench.model.pruning_json import read_pruning_file
+from prunebench.model.pruning_json import LOAD_PRUNED, read_pruning_file, refuse_changed_layers
 from prunebench.model.safetensors_header import StoredTensor, is_float
 
 if TYPE_CHECKING:
@@ -133,7 +139,7 @@ def plan_gguf(folder: Path, *, text: bool = True) -> GGUFPlan:
         architecture,
         tensors,
         stored,
-        _description(folder, config, written, vocabulary, stored),
+        _description(folder, config, written, vocabulary, hidden, rows),
     )
 
 
@@ -142,10 +148,9 @@ def _description(
     config: Any,
     written: Sequence[tuple[int, int, int]],
     vocabulary: GGUFVocabulary,
-    stored: Mapping[str, StoredTensor],
+    hidden: int,
+    rows: int,
 ) -> Callable[[Any], None]:
-    rows, hidden = stored["model.embed_tokens.weight"].shape
-
     def add(writer: Any) -> None:
         writer.add_type("model")
         writer.add_name(folder.resolve().name)
@@ -157,33 +162,14 @@ def _description(
 
 def _check_folder(folder: Path) -> None:
     """Raise PrunebenchError for what a pruned folder can hold and llama.cpp cannot compute."""
-    load = "load the model with prunebench.load_pruned"
     if (folder / ADAPTER_FOLDER).is_dir():
         raise PrunebenchError(
             f"{folder} has an adapter beside its weights, which this GGUF file would not hold",
-            hint="merge it into the weights (the recovery's option), or " + load,
+            hint="merge it into the weights (the recovery's option), or " + LOAD_PRUNED,
         )
     pruning = read_pruning_file(folder)
-    if pruning is None:
-        return
-    if pruning.shape.rotated is not None:
-        raise PrunebenchError(
-            "the residual stream of this model is rotated, which llama.cpp cannot compute",
-            hint=load,
-        )
-    if pruning.shape.indexed is not None:
-        raise PrunebenchError(
-            "the sub-blocks of this model have channels of the residual stream of their own, which"
-            " llama.cpp cannot compute",
-            hint=load,
-        )
-    for index, layer in enumerate(pruning.shape.layers):
-        if layer.replacement is not None:
-            raise PrunebenchError(
-                f"a trained network is in the place of layer {index}, which llama.cpp cannot"
-                " compute",
-                hint=f"train a decoder layer (`replacement: layer`), or {load}",
-            )
+    if pruning is not None:
+        refuse_changed_layers(pruning.shape, "llama.cpp cannot compute")
 
 
 def _widths(stored: Mapping[str, StoredTensor], index: int, config: Any) -> LayerWidths:
@@ -200,13 +186,6 @@ def _widths(stored: Mapping[str, StoredTensor], index: int, config: Any) -> Laye
             )
     heads, kv_heads = rows("self_attn.q_proj") // size, rows("self_attn.k_proj") // size
     return LayerWidths(index, heads, kv_heads, rows("mlp.up_proj"))
-
-
-def head_size(config: Any) -> int:
-    """Channels of one attention head."""
-    return int(
-        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    )
 
 
 def _architecture(family: Family, kept: Sequence[LayerWidths], *, uneven: bool) -> str:

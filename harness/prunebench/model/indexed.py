@@ -17,7 +17,7 @@ import torch
 from prunebench.errors import PrunebenchError
 from prunebench.model.anatomy import Anatomy, Block, anatomy
 from prunebench.model.coupling.sub_block import KINDS, Kind
-from prunebench.model.rotated import PARTS, is_rotated, resize
+from prunebench.model.rotated import PARTS, is_rotated, resize, states_in
 
 READS: Mapping[Kind, str] = {"attention": "attention_reads", "mlp": "mlp_reads"}
 """Buffers of an indexed layer: the channels that a sub-block reads, int32, ascending."""
@@ -138,7 +138,7 @@ def _selected(states: torch.Tensor, channels: torch.Tensor) -> torch.Tensor:
 
 def _added(hidden: torch.Tensor, channels: torch.Tensor, output: Any) -> torch.Tensor:
     """The stream [..., hidden] plus what a module returns, [..., channels], at these channels."""
-    states: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    states = states_in(output)
     # A removed attention or MLP returns the number 0, and one with all channels is simply added.
     if states.dim() == 0 or len(channels) == hidden.shape[-1]:
         return hidden + states

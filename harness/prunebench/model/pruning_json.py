@@ -46,6 +46,8 @@ VARIANT = "pruned"
 Plain loaders then fail with missing weights instead of initialising them at random.
 """
 
+LOAD_PRUNED = "load the model with prunebench.load_pruned"
+
 
 class RotatedShape(Part):
     """Channels of a residual stream that has another basis behind every sub-block."""
@@ -121,6 +123,29 @@ def shape_of(model: Any) -> Shape:
         rotated=_rotated_shape(parts),
         indexed=indexed or None,
     )
+
+
+def refuse_changed_layers(shape: Shape, cannot: str) -> None:
+    """Raise PrunebenchError for layers that compute what no engine's own code does.
+
+    ``cannot`` says who lacks it: 'the DeciLM format cannot describe'.
+    """
+    if shape.rotated is not None:
+        raise PrunebenchError(
+            f"the residual stream of this model is rotated, which {cannot}", hint=LOAD_PRUNED
+        )
+    if shape.indexed is not None:
+        raise PrunebenchError(
+            "the sub-blocks of this model have channels of the residual stream of their own, which"
+            f" {cannot}",
+            hint=LOAD_PRUNED,
+        )
+    for index, layer in enumerate(shape.layers):
+        if layer.replacement is not None:
+            raise PrunebenchError(
+                f"a trained network is in the place of layer {index}, which {cannot}",
+                hint=f"train a decoder layer (`replacement: layer`), or {LOAD_PRUNED}",
+            )
 
 
 def _rotated_shape(parts: Anatomy) -> RotatedShape | None:

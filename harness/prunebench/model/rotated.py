@@ -151,8 +151,8 @@ def _rotated_class(kind: Any) -> Any:
     def forward(self: Any, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         attended = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **kwargs)
         # [batch, tokens, before] @ [before, after] + [batch, tokens, after]
-        between = hidden_states @ self.attention_rotation + _first(attended)
-        output: torch.Tensor = between @ self.mlp_rotation + _first(
+        between = hidden_states @ self.attention_rotation + states_in(attended)
+        output: torch.Tensor = between @ self.mlp_rotation + states_in(
             self.mlp(self.post_attention_layernorm(between))
         )
         return output
@@ -161,7 +161,7 @@ def _rotated_class(kind: Any) -> Any:
     return type(kind.__name__, (kind,), named)
 
 
-def _first(output: Any) -> torch.Tensor:
+def states_in(output: Any) -> torch.Tensor:
     """The states in what a module returns."""
     states: torch.Tensor = output[0] if isinstance(output, tuple) else output
     return states

@@ -44,16 +44,21 @@ _KEY = re.compile(r'^    "([\w.-]+)": {', re.MULTILINE)
 
 
 @cache
+def _causal_pairs() -> list[tuple[str, str]]:
+    """(model type, class) of every causal language model."""
+    text = _section("models/auto/modeling_auto.py", "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = ", "\n)")
+    return _PAIR.findall(text)
+
+
+@cache
 def causal_types() -> tuple[str, ...]:
     """Every `model_type` that the installed transformers has a causal language model for."""
-    text = _section("models/auto/modeling_auto.py", "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = ", "\n)")
-    return tuple(sorted({name for name, _ in _PAIR.findall(text)}))
+    return tuple(sorted({name for name, _ in _causal_pairs()}))
 
 
 @cache
 def _causal_classes() -> frozenset[str]:
-    text = _section("models/auto/modeling_auto.py", "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = ", "\n)")
-    return frozenset(name for _, name in _PAIR.findall(text))
+    return frozenset(name for _, name in _causal_pairs())
 
 
 def _is_part(config: Mapping[str, Any], model_type: str) -> bool:

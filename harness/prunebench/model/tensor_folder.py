@@ -41,10 +41,6 @@ class TensorFolder:
         self._used: int | None = None
         """Bytes in the folder; None before the first tensor is stored."""
 
-    @property
-    def limit(self) -> int:
-        return self._limit
-
     def load(self, key: str) -> torch.Tensor | None:
         """What was stored as ``key``, on the CPU; None if nothing is there."""
         path = self._path(key)

@@ -19,6 +19,7 @@ from prunebench.errors import PrunebenchError
 from prunebench.model.adapter import attached
 from prunebench.model.anatomy import Anatomy, Block, anatomy
 from prunebench.model.biases import make_biases
+from prunebench.model.checkpoint import parameter_count
 from prunebench.model.coupling.slices import narrow, widen
 from prunebench.model.coupling.sub_block import KINDS, Kind
 from prunebench.model.depth import text_configs
@@ -268,10 +269,6 @@ def told(notes: list[str], before: Any, after: Any) -> tuple[str, ...]:
     """What was added, with the number of parameters that ``after`` has more than ``before``."""
     if not notes:
         return ()
-    parameters = _count(after) - _count(before)
+    parameters = parameter_count(after) - parameter_count(before)
     zeros = f"zeros are {parameters:,} parameters of the saved model"
     return (*(f"as saved, {note}" for note in notes), zeros)
-
-
-def _count(model: Any) -> int:
-    return sum(tensor.numel() for tensor in model.parameters())

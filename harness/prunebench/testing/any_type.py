@@ -289,6 +289,8 @@ def _small(default: PretrainedConfig) -> dict[str, Any]:
         found["is_decoder"] = True
     if isinstance(getattr(default, "qk_rope_head_dim", None), int):
         # Multi-head latent attention: every head has its key, and `head_dim` is the rotated part.
-        found |= {name: HEADS for name in ("num_key_value_heads",) if name in found}
-        found |= {name: _SIZES["qk_rope_head_dim"] for name in ("head_dim",) if name in found}
+        if "num_key_value_heads" in found:
+            found["num_key_value_heads"] = HEADS
+        if "head_dim" in found:
+            found["head_dim"] = _SIZES["qk_rope_head_dim"]
     return found

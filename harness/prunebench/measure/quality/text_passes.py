@@ -25,7 +25,7 @@ from prunebench.measure.quality.final_states import (
     on_input_device,
     states_of,
 )
-from prunebench.measure.quality.greedy import greedy_continuations
+from prunebench.measure.quality.greedy import PROBE_TOKENS, greedy_continuations
 from prunebench.measure.quality.split_model import SplitModel, split_model
 from prunebench.model.tensor_folder import TensorFolder, tensor_sha256
 from prunebench.text.windows import tokens_sha256
@@ -34,9 +34,6 @@ FOLDER = "dense-passes"
 LIMIT_BYTES = 4 << 30
 FORM = 1
 """Counts the ways of making what is kept. Add one when they change: old files are then unused."""
-
-PROBE_TOKENS = 4
-"""Tokens of the pass that finds out how a model can be split."""
 
 Load = Callable[[], Any]
 Pair = tuple[Tensor, Tensor]
@@ -177,7 +174,7 @@ class TextPasses:
 
     def _states_key(self, windows: Tensor, head: Any) -> str | None:
         # Another kind of head may compute something else from equal weights.
-        if type(head) is not torch.nn.Linear:
+        if self._identify is None or type(head) is not torch.nn.Linear:
             return None
         parts = [tensor_sha256(each) for each in (head.weight, head.bias) if each is not None]
         return self._key("states", _sha256(windows), *parts)

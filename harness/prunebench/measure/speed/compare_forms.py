@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+from prunebench.errors import PrunebenchError
 from prunebench.experiment.measures import Form
-from prunebench.measure.speed.execution import choose, decoder
+from prunebench.measure.speed.execution import choose
 from prunebench.measure.speed.rounds import one_round
 from prunebench.measure.speed.summary import paired_ratio
 from prunebench.measure.speed.unavailable import UnavailableError
@@ -40,11 +41,12 @@ def compare_forms(
     copied: dict[str, int] = {}
     for form in forms:
         try:
-            decoder(model, form, prompt.shape[0], prompt.shape[1] + new_tokens)
-        except UnavailableError as reason:
-            notes[form] = str(reason)
+            chosen = choose([model], prompt, new_tokens, form)
+        except PrunebenchError as error:
+            if not isinstance(error.__cause__, UnavailableError):
+                raise
+            notes[form] = str(error.__cause__)
             continue
-        chosen = choose([model], prompt, new_tokens, form)
         decoders[form] = chosen.decoders[0]
         copied[form] = chosen.products.copied_bytes if chosen.products else 0
         same[form] = chosen.same_tokens

@@ -7,6 +7,7 @@ rounds that nothing disturbed count; without enough of them there is a reason in
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -74,7 +75,7 @@ def measure_latency(
     for each in chosen.decoders * (warmup - checked):
         one_round(each, prompt, spec.new_tokens, wait)
     watch = watch or watch_of(str(where))
-    fewest = spec.min_rounds if dense is None else max(spec.min_rounds, PAIRED_ROUNDS)
+    fewest = fewest_rounds(spec, len(models))
     rounds = time_rounds(chosen.decoders, prompt, spec, fewest, watch, wait)
     latency = _latency(spec, str(where), warmup, chosen, rounds)
     latency.not_watched = watch.blind
@@ -100,24 +101,36 @@ def _latency(
         rounds=clean.count,
         disturbed_rounds=rounds.count - clean.count,
     )
-    needed = min(spec.min_rounds, fewest_samples((1 - CONFIDENCE) / 2))
-    if len(rounds.models) > 1:
-        needed = fewest_samples((1 - CONFIDENCE) / 2)
+    needed = clean_needed(spec, len(rounds.models))
     if clean.count < needed:
         latency.not_measurable = too_few(rounds, needed)
         return latency
     pruned, *others = clean.models
     latency.ttft_s = summary([each.ttft_s for each in pruned])
-    latency.inter_token_s = summary(_steps(pruned))
+    latency.inter_token_s = summary(steps_of(pruned))
     latency.tokens_per_s = spec.batch_size / latency.inter_token_s.mean
     for dense in others:
         latency.dense_ttft_s = summary([each.ttft_s for each in dense])
-        latency.dense_inter_token_s = summary(_steps(dense))
+        latency.dense_inter_token_s = summary(steps_of(dense))
         latency.ttft_speedup = paired_ratio(
             [each.ttft_s for each in dense], [each.ttft_s for each in pruned]
         )
         latency.inter_token_speedup = paired_ratio(_medians(dense), _medians(pruned))
     return latency
+
+
+def fewest_rounds(spec: LatencySpec, models: int) -> int:
+    """How many rounds to time at least, of one model or of a pair in turn."""
+    return spec.min_rounds if models == 1 else max(spec.min_rounds, PAIRED_ROUNDS)
+
+
+def clean_needed(spec: LatencySpec, models: int) -> int:
+    """How many undisturbed rounds give a figure.
+
+    Fewer pairs give a ratio no interval; a time alone needs only the rounds of the suite.
+    """
+    needed = fewest_samples((1 - CONFIDENCE) / 2)
+    return min(spec.min_rounds, needed) if models == 1 else needed
 
 
 def _samples(rounds: Rounds) -> LatencySamples:
@@ -148,7 +161,8 @@ def too_few(rounds: Rounds, needed: int) -> str:
     )
 
 
-def _steps(rounds: list[Round]) -> list[float]:
+def steps_of(rounds: Sequence[Round]) -> list[float]:
+    """The times between tokens of all rounds, in seconds."""
     return list(chain.from_iterable(each.inter_token_s for each in rounds))
 
 

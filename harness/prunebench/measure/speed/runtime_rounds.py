@@ -16,8 +16,7 @@ from torch import Tensor
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.measures import LatencySpec
 from prunebench.measure.devices.disturbance import Watch
-from prunebench.measure.speed.intervals import CONFIDENCE, fewest_samples
-from prunebench.measure.speed.latency import PAIRED_ROUNDS, too_few
+from prunebench.measure.speed.latency import clean_needed, fewest_rounds, steps_of, too_few
 from prunebench.measure.speed.rounds import Round, Rounds, one_round, time_rounds
 from prunebench.measure.speed.summary import paired_ratio, summary
 from prunebench.record.runtimes import RuntimeLatency
@@ -85,8 +84,7 @@ def measure_sessions(
     for each in decoders:
         one_round(each, prompt, spec.new_tokens)
     tokens = decoders[0].given
-    fewest = max(spec.min_rounds, PAIRED_ROUNDS) if len(decoders) > 1 else spec.min_rounds
-    rounds = time_rounds(decoders, prompt, spec, fewest, watch)
+    rounds = time_rounds(decoders, prompt, spec, fewest_rounds(spec, len(decoders)), watch)
     for each in decoders:
         each.end()
     found = _figures(rounds, spec, threads)
@@ -104,10 +102,7 @@ def _figures(rounds: Rounds, spec: LatencySpec, threads: int) -> RuntimeLatency:
         disturbed_rounds=rounds.count - clean.count,
         bursts=_mostly_bursts(clean),
     )
-    # Fewer pairs give a ratio no interval; a time alone needs only the rounds of the suite.
-    needed = fewest_samples((1 - CONFIDENCE) / 2)
-    if len(rounds.models) == 1:
-        needed = min(spec.min_rounds, needed)
+    needed = clean_needed(spec, len(rounds.models))
     if clean.count < needed:
         found.not_measurable = too_few(rounds, needed)
         return found
@@ -147,4 +142,4 @@ def _mean_step(timed: Round) -> float:
 def _steps(rounds: Sequence[Round], *, bursts: bool) -> list[float]:
     if bursts:
         return [_mean_step(each) for each in rounds]
-    return list(chain.from_iterable(each.inter_token_s for each in rounds))
+    return steps_of(rounds)

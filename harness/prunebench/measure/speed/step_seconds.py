@@ -52,10 +52,12 @@ def step_seconds(
     form = choose([model], ids, CHECKED_TOKENS).form
     watch = watch or watch_of(str(where))
     wait = synchroniser(where.type)
-    return [
-        _pair(_decoders((model, other), form, batch_size, length), ids, new_tokens, watch, wait)
-        for other in others
-    ]
+    found = []
+    for other in others:
+        decoders = _decoders((model, other), form, batch_size, length)
+        found.append(_pair(decoders, ids, new_tokens, watch, wait))
+        del other, decoders  # before the next one is made
+    return found
 
 
 def _decoders(models: Sequence[Any], form: Form, batch_size: int, length: int) -> list[Decoder]:

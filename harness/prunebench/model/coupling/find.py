@@ -157,14 +157,15 @@ def _proved(kind: type, config: Any) -> Coupling | str:
     text = model.config.get_text_config(decoder=True)
     with torch.no_grad():
         blocks: list[dict[Kind, SubBlock]] = [{} for _ in proof.layers]
-        parallel = [False] * len(blocks)
+        parallel: dict[int, bool] = {}
         for group in groups:
-            first, *_, last = group.built * 2
+            first, last = group.built[0], group.built[-1]
             own = prove(proof, first, text)
             if last != first:  # whether it is the first layer may matter
                 own = confirm(proof, last, own)
             for index in group.built:
-                blocks[index], parallel[index] = own, is_parallel(proof, first, own)
+                blocks[index] = own
+            parallel[first] = is_parallel(proof, first, own)
         found = whole(proof, blocks)
     layers: dict[int, LayerCoupling] = {}
     for group in groups:
