@@ -232,7 +232,9 @@ def test_a_proof_is_kept_in_memory_and_on_disk(
     monkeypatch.setattr(find, "_known", {})
     monkeypatch.setattr(find, "_memory", {})
     config = LlamaConfig(**SMALL)
+    before = torch.random.get_rng_state()
     proved = find.coupling_of(LlamaForCausalLM, config)
+    assert torch.equal(torch.random.get_rng_state(), before)  # a run draws the same without a proof
     monkeypatch.setattr(find, "_proved", None)  # any further proof would fail
     assert find.coupling_of(LlamaForCausalLM, config) is proved
     find._known.clear()

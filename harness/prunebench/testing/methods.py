@@ -24,6 +24,7 @@ from prunebench.testing.promises import (
     close,
     documented,
     promise,
+    repeats,
     same,
 )
 from prunebench.testing.trial import MethodTrial, Pruned
@@ -124,8 +125,7 @@ def _only_declared(pruned: Pruned, declared: set[str]) -> None:
 
 
 def seed(trial: MethodTrial) -> None:
-    again = same(trial.pruned.state, trial.prune().state)
-    promise(again is None, f"two runs with one seed differ in {again}")
+    repeats(trial.pruned.state, trial.prune().state)
     if not trial.plugin.uses_seed_for(trial.parsed()):
         other = same(trial.pruned.state, trial.prune(seed=1).state)
         promise(other is None, f"another seed changes {other}, but `uses_seed` is not set")

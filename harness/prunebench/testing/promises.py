@@ -85,6 +85,19 @@ def same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> 
     return None
 
 
+def repeats(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> None:
+    """Promise that two runs with one seed gave the same tensors, bit for bit."""
+    name = same(first, second)
+    if name is None:
+        return
+    how = ""
+    if name in first and name in second and first[name].shape == second[name].shape:
+        # Rounding, or another draw? Who looks for the cause wants to know this first.
+        gap = (first[name].double() - second[name].double()).abs()
+        how = f": {int((gap != 0).sum())} of {gap.numel()} values, by up to {float(gap.max()):.2g}"
+    raise BrokenPromiseError(f"two runs with one seed differ in {name}{how}")
+
+
 def close(one: float, other: float, tolerance: float) -> bool:
     """Whether two numbers differ by at most ``tolerance``."""
     return math.isclose(one, other, rel_tol=0, abs_tol=tolerance)
