@@ -53,10 +53,9 @@ def observe_spans(
 def cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Cosine between the rows of two tensors [..., hidden].
 
-    It takes a third of the time of `torch.nn.functional.cosine_similarity` on a CPU.
+    It takes about half the time of `torch.nn.functional.cosine_similarity` on a CPU.
     """
     norms = torch.linalg.vector_norm(a, dim=-1) * torch.linalg.vector_norm(b, dim=-1)
-    found: torch.Tensor = torch.einsum("...d,...d->...", a, b) / norms.clamp_min(
-        torch.finfo(norms.dtype).tiny
-    )
+    # Not `einsum`: with several windows it takes five times as long.
+    found: torch.Tensor = torch.linalg.vecdot(a, b) / norms.clamp_min(torch.finfo(norms.dtype).tiny)
     return found.clamp(-1, 1)

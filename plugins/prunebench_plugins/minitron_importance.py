@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch.nn import functional
 
 from prunebench import PrunebenchError
+from prunebench_plugins.layer_spans import cosine
 
 if TYPE_CHECKING:
     from prunebench import Anatomy, Context
-
-BATCH_TOKENS = 2048
-"""Tokens of one forward pass."""
 
 
 class Importance(NamedTuple):
@@ -34,12 +30,14 @@ class Importance(NamedTuple):
 class _Squares:
     """Sum over the windows of (mean over a window's tokens of |x_j|)^2, for each channel j."""
 
-    def __init__(self) -> None:
+    def __init__(self, length: int) -> None:
+        self.length = length
+        """Tokens of a window."""
         self.total: torch.Tensor | None = None
 
-    def add(self, x: torch.Tensor, windows: int) -> None:
+    def add(self, x: torch.Tensor) -> None:
         """x: [windows, length, channels], or [windows * length, channels]."""
-        means = x.detach().float().abs().reshape(windows, -1, x.shape[-1]).mean(dim=1)
+        means = x.detach().float().abs().reshape(-1, self.length, x.shape[-1]).mean(dim=1)
         squares = means.double().square().sum(dim=0).cpu()  # [channels]
         self.total = squares if self.total is None else self.total + squares
 
@@ -54,39 +52,36 @@ def observe(parts: Anatomy, context: Context) -> Importance:
 
     Raises PrunebenchError if a score is not finite.
     """
-    layers = list(parts.layers)
-    norms = {path: _Squares() for path in _norms(parts)}
-    inner = {kind: [_Squares() for _ in layers] for kind in ("mlp", "attention")}
+    layers, final = list(parts.layers), parts.final_norm
+    length = context.windows.shape[1]
+    norms = {path: _Squares(length) for path in _norms(parts)}
+    last = _Squares(length)
+    inner = {kind: [_Squares(length) for _ in layers] for kind in ("mlp", "attention")}
     turned = torch.zeros(len(layers), dtype=torch.float64)
-    windows = 0
 
     def changed(index: int, before: torch.Tensor, after: torch.Tensor) -> None:
-        cosine = functional.cosine_similarity(before.float(), after.float(), dim=-1)
-        turned[index] += float((1 - cosine).double().sum())
+        turned[index] += float((1 - cosine(before.float(), after.float())).double().sum())
+        if final is not None and index == len(layers) - 1:
+            # No hook: if layers compute on another device, the model itself does not run its norm.
+            last.add(final(after.to(next(final.parameters(), after).device)))
 
     with ExitStack() as hooks, torch.no_grad():
         for path, squares in norms.items():
             module = parts.model.get_submodule(path)
-            hooks.callback(module.register_forward_hook(_output(squares, lambda: windows)).remove)
+            hooks.callback(module.register_forward_hook(_output(squares)).remove)
         for index, layer in enumerate(layers):
-            hooks.callback(
-                layer.register_forward_hook(_layer(index, changed), with_kwargs=True).remove
-            )
             readers = {"mlp": parts.channel_reader(layer), "attention": parts.head_reader(layer)}
             for kind, name in readers.items():
-                hook = _input(inner[kind][index], lambda: windows)
+                hook = _input(inner[kind][index])
                 hooks.callback(layer.get_submodule(name).register_forward_pre_hook(hook).remove)
-        batches = list(_batches(context.windows))
-        for done, batch in enumerate(batches, start=1):
-            windows = len(batch)
-            parts.decoder(batch.to(parts.embeddings.weight.device), use_cache=False)
-            context.progress(done, len(batches))
+        context.observe_layers(parts.model, changed)
+    of_stream = [*norms.values(), *([] if final is None else [last])]
     heads = [
         squares.score.view(parts.groups(layer, "attention"), -1).sum(dim=1)
         for squares, layer in zip(inner["attention"], layers, strict=True)
     ]
     found = Importance(
-        torch.stack([squares.score for squares in norms.values()]).sum(dim=0),
+        torch.stack([squares.score for squares in of_stream]).sum(dim=0),
         [squares.score for squares in inner["mlp"]],
         heads,
         turned / context.windows.numel(),
@@ -96,42 +91,27 @@ def observe(parts: Anatomy, context: Context) -> Importance:
 
 
 def _norms(parts: Anatomy) -> list[str]:
-    """Paths of the norms of the residual stream: of every layer, and the last one."""
+    """Paths of the layers' norms of the residual stream."""
     hidden = parts.embeddings.weight.shape[1]
-    found = [
+    return [
         f"{parts.layers_path}.{index}.{name}"
         for index, layer in enumerate(parts.layers)
         for name, child in layer.named_children()
         if "norm" in type(child).__name__.lower()
         and getattr(getattr(child, "weight", None), "shape", None) == (hidden,)
     ]
-    return found if parts.where.norm is None else [*found, parts.where.norm]
 
 
-def _batches(tokens: torch.Tensor) -> Iterator[torch.Tensor]:
-    size = max(1, BATCH_TOKENS // tokens.shape[1])
-    for start in range(0, len(tokens), size):
-        yield tokens[start : start + size]
-
-
-def _output(squares: _Squares, windows: Callable[[], int]) -> Any:
+def _output(squares: _Squares) -> Any:
     def hook(_: Any, __: Any, output: torch.Tensor) -> None:
-        squares.add(output, windows())
+        squares.add(output)
 
     return hook
 
 
-def _input(squares: _Squares, windows: Callable[[], int]) -> Any:
+def _input(squares: _Squares) -> Any:
     def hook(_: Any, args: tuple[torch.Tensor, ...]) -> None:
-        squares.add(args[0], windows())
-
-    return hook
-
-
-def _layer(index: int, changed: Callable[[int, torch.Tensor, torch.Tensor], None]) -> Any:
-    def hook(_: Any, args: Any, kwargs: Any, output: Any) -> None:
-        before = args[0] if args else kwargs["hidden_states"]
-        changed(index, before, output[0] if isinstance(output, tuple) else output)
+        squares.add(args[0])
 
     return hook
 

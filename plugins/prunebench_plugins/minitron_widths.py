@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from prunebench import PrunebenchError
@@ -44,47 +45,65 @@ class Widths(NamedTuple):
         return cls(hidden, found["mlp"][0], found["attention"][0], len(parts.layers))
 
 
-def parameters(parts: Anatomy, before: Widths, after: Widths) -> int:
-    """How many parameters the model has once its widths are ``after`` instead of ``before``.
+class Parameters:
+    """How many parameters a model has once its widths are others.
 
     Each tensor shrinks along its dimensions: those that are as long as the residual stream is
     wide, and those of the linears that belong to KV groups or MLP channels.
     """
-    inside: dict[int, tuple[int, int, int]] = {}  # by tensor: dimension, before, after
-    for layer in parts.layers:
-        for kind, there, left in (
-            ("attention", before.groups, after.groups),
-            ("mlp", before.channels, after.channels),
-        ):
-            for cut in parts.cuts(layer, kind):  # type: ignore[arg-type]
-                linear: Any = parts.linears(layer)[cut.linear]
-                inside[id(linear.weight)] = cut.dim, there, left
-                if linear.bias is not None and cut.dim == 0:
-                    inside[id(linear.bias)] = 0, there, left
-    owned = {id(tensor) for layer in parts.layers for tensor in layer.parameters()}
-    total = 0
-    for tensor in parts.model.parameters():
-        sizes = list(tensor.shape)
-        dim, there, left = inside.get(id(tensor), (-1, 1, 1))
-        for at, size in enumerate(sizes):
-            if at == dim:
-                sizes[at] = size // there * left
-            elif size == before.hidden and _follows_hidden(tensor, at, dim):
-                sizes[at] = after.hidden
-        count = 1
-        for size in sizes:
-            count *= size
-        total += count * after.layers // before.layers if id(tensor) in owned else count
-    return total
+
+    def __init__(self, parts: Anatomy, before: Widths) -> None:
+        self._before = before
+        inside: dict[int, tuple[int, str]] = {}  # by tensor: dimension, and what it is made of
+        for layer in parts.layers:
+            linears: Any = parts.linears(layer)
+            for kind, width in (("attention", "groups"), ("mlp", "channels")):
+                for cut in parts.cuts(layer, kind):  # type: ignore[arg-type]
+                    linear = linears[cut.linear]
+                    inside[id(linear.weight)] = cut.dim, width
+                    if linear.bias is not None and cut.dim == 0:
+                        inside[id(linear.bias)] = 0, width
+        owned = {id(tensor) for layer in parts.layers for tensor in layer.parameters()}
+        self._tensors = Counter(
+            _Tensor(
+                tuple(tensor.shape), *inside.get(id(tensor), (-1, "")), of_layer=id(tensor) in owned
+            )
+            for tensor in parts.model.parameters()
+        )
+        """Those alike are counted together."""
+
+    def count(self, after: Widths) -> int:
+        """Parameters of the model with these widths."""
+        before, total = self._before, 0
+        for tensor, alike in self._tensors.items():
+            count = alike
+            for at, size in enumerate(tensor.shape):
+                if at == tensor.dim:
+                    there, left = getattr(before, tensor.width), getattr(after, tensor.width)
+                    count *= size // there * left
+                elif size == before.hidden and tensor.follows_hidden(at):
+                    count *= after.hidden
+                else:
+                    count *= size
+            total += count * after.layers // before.layers if tensor.of_layer else count
+        return total
 
 
-def _follows_hidden(tensor: Any, at: int, dim: int) -> bool:
-    """Whether a dimension of the residual stream's length is that of the residual stream.
+class _Tensor(NamedTuple):
+    shape: tuple[int, ...]
+    dim: int
+    """The dimension that is cut; -1 if none is."""
+    width: str
+    """The field of `Widths` that this dimension is a multiple of."""
+    of_layer: bool
 
-    The two dimensions of a cut linear are the cut one and the residual stream. Of other matrices,
-    such as embeddings, only the last one is.
-    """
-    return dim >= 0 or at == tensor.dim() - 1
+    def follows_hidden(self, at: int) -> bool:
+        """Whether a dimension of the residual stream's length is that of the residual stream.
+
+        The two dimensions of a cut linear are the cut one and the residual stream. Of other
+        matrices, such as embeddings, only the last one is.
+        """
+        return self.dim >= 0 or at == len(self.shape) - 1
 
 
 def shrunk(parts: Anatomy, before: Widths, ratio: float, multiple_of: int) -> Widths:
@@ -94,7 +113,8 @@ def shrunk(parts: Anatomy, before: Widths, ratio: float, multiple_of: int) -> Wi
     """
     if ratio == 0:
         return before
-    most = (1 - ratio) * parameters(parts, before, before)
+    parameters = Parameters(parts, before)
+    most = (1 - ratio) * parameters.count(before)
 
     def at(factor: float) -> Widths:
         hidden, channels = (
@@ -113,7 +133,7 @@ def shrunk(parts: Anatomy, before: Widths, ratio: float, multiple_of: int) -> Wi
     }
     for factor in sorted(steps, reverse=True):
         # A little more, because the product with the width must not fall below the multiple.
-        if parameters(parts, before, found := at(factor * (1 + 1e-12))) <= most:
+        if parameters.count(found := at(factor * (1 + 1e-12))) <= most:
             return found
     raise PrunebenchError(
         f"no residual stream and MLPs of a multiple of {multiple_of} channels remove {ratio:.0%}"

@@ -6,7 +6,7 @@ Process CPU time of one thread, in rounds that alternate: what others compute ha
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from statistics import median
 from typing import Any
 
@@ -25,14 +25,6 @@ WANTED = {"float32": 0.66, "bfloat16": 0.55}
 """Of `generate()` in float32, on a processor with AVX512-BF16 and without AMX (AMD EPYC)."""
 NOISE = 1.05
 """Plain `lean` may be this much faster than the form that was chosen by timing single products."""
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def generate_s(model: Any, prompt: torch.Tensor) -> float:

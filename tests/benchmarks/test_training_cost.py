@@ -40,7 +40,7 @@ def small_model() -> Any:
     return LlamaForCausalLM(config).eval().requires_grad_(requires_grad=False)
 
 
-def test_distillation_costs_at_most_a_step_and_a_teacher_and_a_little(cost) -> None:
+def test_distillation_costs_at_most_a_step_and_a_teacher_and_a_little(one_thread, cost) -> None:
     """In one run, interleaved: a plain step, a forward of the dense model, and distillation."""
     model, dense = small_model(), small_model()
     tokens = torch.randint(0, VOCABULARY, (1, 128), generator=torch.Generator().manual_seed(0))
@@ -61,20 +61,15 @@ def test_distillation_costs_at_most_a_step_and_a_teacher_and_a_little(cost) -> N
     def forward() -> None:
         dense(input_ids=tokens[:, :-1], use_cache=False)
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        trained(NextToken(model))  # warm up
-        rounds = [
-            (
-                cpu_timed(lambda: trained(NextToken(model)))[1],
-                cpu_timed(forward)[1],
-                cpu_timed(lambda: trained(Distillation(model, dense, options)))[1],
-            )
-            for _ in range(ROUNDS)
-        ]
-    finally:
-        torch.set_num_threads(threads)
+    trained(NextToken(model))  # warm up
+    rounds = [
+        (
+            cpu_timed(lambda: trained(NextToken(model)))[1],
+            cpu_timed(forward)[1],
+            cpu_timed(lambda: trained(Distillation(model, dense, options)))[1],
+        )
+        for _ in range(ROUNDS)
+    ]
     ratios = [ours / (plain + teacher) for plain, teacher, ours in rounds]
     plain, teacher, ours = (min(each) for each in zip(*rounds, strict=True))
     print(

@@ -10,11 +10,11 @@ from pydantic import ValidationError
 from transformers import AutoModelForCausalLM
 
 from prunebench import PrunebenchError, anatomy
+from prunebench.model import batches
 from prunebench.plugin.host import load_plugins
 from prunebench.testing.contexts import tiny_context
-from prunebench_plugins import minitron_importance
 from prunebench_plugins.minitron_importance import observe
-from prunebench_plugins.minitron_widths import Widths, parameters
+from prunebench_plugins.minitron_widths import Parameters, Widths
 from tiny import VOCABULARY, tiny_model
 
 KIND = load_plugins()["method"]["minitron"].value
@@ -29,9 +29,9 @@ def pruned(model, **options):
     return context
 
 
-def observed(model):
+def observed(model, device=None):
     context = tiny_context(model)
-    context.calibration = TOKENS
+    context.calibration, context.device = TOKENS, device
     return observe(anatomy(model), context)
 
 
@@ -74,9 +74,17 @@ def test_scores_are_those_of_the_formulas() -> None:
 @pytest.mark.parametrize("tokens", [1, 24, 36])
 def test_scores_do_not_depend_on_the_batch(tokens: int, monkeypatch) -> None:
     whole = observed(tiny_model("opt"))
-    monkeypatch.setattr(minitron_importance, "BATCH_TOKENS", tokens)
-    parts = observed(tiny_model("opt"))
-    for one, other in zip(whole, parts, strict=True):
+    monkeypatch.setitem(batches.BATCH_TOKENS, "cpu", tokens)
+    same_scores(whole, observed(tiny_model("opt")))
+
+
+@pytest.mark.parametrize("family", ["llama", "opt"])
+def test_scores_are_the_same_if_layers_compute_on_another_device(family: str) -> None:
+    same_scores(observed(tiny_model(family)), observed(tiny_model(family), torch.device("cpu")))
+
+
+def same_scores(some, others) -> None:
+    for one, other in zip(some, others, strict=True):
         for mine, theirs in zip(one, other, strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-7)
 
@@ -108,9 +116,10 @@ def test_the_highest_stay_and_layers_count_in_the_dense_model() -> None:
 def test_the_result_is_a_plain_model_of_the_counted_size(family: str, tmp_path) -> None:
     model = tiny_model(family)
     before = Widths.of(anatomy(model))
-    assert parameters(anatomy(model), before, before) == size(model)
+    parameters = Parameters(anatomy(model), before)
+    assert parameters.count(before) == size(model)
     expected = Widths(before.hidden - 16, before.channels - 8, before.groups, before.layers - 1)
-    predicted = parameters(anatomy(model), before, expected)
+    predicted = parameters.count(expected)
     pruned(
         model,
         hidden_size=expected.hidden,
@@ -140,14 +149,14 @@ def test_a_ratio_removes_at_least_that_share_and_little_more(ratio: float) -> No
     for field in ("hidden", "channels"):
         assert getattr(after, field) % 4 == 0
     # One step wider in the width that shrank more would be too large.
-    parts = anatomy(tiny_model("llama"))
+    parameters = Parameters(anatomy(tiny_model("llama")), before)
     field = min(
         ("hidden", "channels"), key=lambda name: getattr(after, name) / getattr(before, name)
     )
     wider = after._replace(**{field: getattr(after, field) + 4})
     both = after._replace(hidden=after.hidden + 4, channels=after.channels + 4)
-    assert parameters(parts, before, both) > (1 - ratio) * dense
-    assert parameters(parts, before, wider) > parameters(parts, before, after)
+    assert parameters.count(both) > (1 - ratio) * dense
+    assert parameters.count(wider) > parameters.count(after)
 
 
 def test_nothing_to_remove_changes_nothing() -> None:
