@@ -1,11 +1,16 @@
-"""What twenty cells of one model cost beyond their pruning and their quality."""
+"""What the cells of one model cost beyond their pruning and their quality.
+
+In CPU time of all processes of the run, which other programs on the machine disturb least. Seven
+cells stand for twenty, which take nine minutes on one core: fewer cells share the start of the run,
+so the ratio of twenty is lower.
+"""
 
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -18,8 +23,8 @@ SUITE = """\
 name: many
 models: smollm2-135m-instruct
 methods:
-  - magnitude: {sparsity: [0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55]}
-  - wanda: {sparsity: [0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5]}
+  - magnitude: {sparsity: [0.1, 0.3, 0.5]}
+  - wanda: {sparsity: [0.1, 0.3, 0.5]}
 calibration: {corpus: boolq-passages, windows: 4, length: 384}
 quality:
   perplexity: {corpus: boolq-passages, windows: 8, length: 512}
@@ -31,27 +36,36 @@ device: cpu
 WORK = ("prune", "perplexity", "tasks", "metrics")
 
 
-def test_twenty_cells(tmp_path: Path, figure) -> None:
+def cpu_seconds_of_children() -> float:
+    """Of all processes that this one has waited for, and those that they waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def test_the_cells_of_one_model(tmp_path: Path, figure) -> None:
     """The dense cell is one of them, and fills the cache for the others."""
     (tmp_path / "many.yaml").write_text(SUITE)
-    begun = time.perf_counter()
+    before = cpu_seconds_of_children()
     subprocess.run(
         [sys.executable, "-m", "prunebench", "run", "many.yaml", "--out", "run"],
         cwd=tmp_path,
         check=True,
         capture_output=True,
     )
-    wall = time.perf_counter() - begun
+    whole = cpu_seconds_of_children() - before
     phases: Counter[str] = Counter()
-    for path in (tmp_path / "run" / "cells").glob("*.json"):
+    cells = list((tmp_path / "run" / "cells").glob("*.json"))
+    for path in cells:
         for one in json.loads(path.read_text())["cost"]["phases"]:
-            phases[one["phase"]] += one["seconds"]
-    work = sum(phases[name] for name in WORK)
+            phases[one["phase"]] += one["cpu_s"]
     for name, spent in phases.most_common():
         print(f"  {name}: {spent:.1f} s")
+    print(f"  outside of the phases: {whole - phases.total():.1f} s")
+    work = sum(phases[name] for name in WORK)
     figure(
-        "20 cells of one model / their pruning and quality",
-        f"{wall / work:.3f} ({wall:.0f} s of {work:.0f})",
+        f"{len(cells)} cells of one model / their pruning and quality, CPU time",
+        f"{whole / work:.3f} ({whole:.0f} s of {work:.0f})",
         "at most 1.1",
     )
-    assert wall <= 1.1 * work
+    assert len(cells) == 7
+    assert whole <= 1.1 * work

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from prunebench.plugin import host
-from prunebench.plugin.host import RESTRICT, load_plugins
+from prunebench.plugin.host import RESTRICT, built_in_modules, load_plugins
 from prunebench.plugin.registry import Registry
 
 GOOD = """
@@ -70,6 +70,13 @@ def test_the_built_ins_are_found_by_entry_points() -> None:
         registry["corpus"]
     )
     assert {entry.distribution for entry in registry.entries()} >= {"prunebench"}
+
+
+def test_the_modules_of_the_built_ins_are_known_before_they_are_loaded(monkeypatch) -> None:
+    assert {"prunebench_plugins.wanda", "prunebench_plugins.dense"} <= set(built_in_modules())
+    assert all(name.startswith("prunebench_plugins.") for name in built_in_modules())
+    monkeypatch.setenv(RESTRICT, "wanda")
+    assert built_in_modules() == ["prunebench_plugins.wanda"]
 
 
 def hook(name: str, body: str, mark: str = "@hookimpl") -> str:

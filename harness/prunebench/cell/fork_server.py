@@ -24,7 +24,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -59,8 +59,10 @@ def serve() -> None:
     with _many_imports():
         import prunebench.cell.run  # noqa: F401
         from prunebench.model.from_pretrained import import_libraries
+        from prunebench.plugin.host import built_in_modules
 
         import_libraries("llama", "mistral", "qwen2", "qwen3", "gemma", "opt", "gpt_neox", "phi")
+    _import(built_in_modules())
 
     def reply(message: dict[str, Any]) -> None:
         replies.write(json.dumps(message) + "\n")
@@ -95,7 +97,7 @@ def _many_imports() -> Iterator[None]:
     gc.freeze()
 
 
-def _import(names: Sequence[str]) -> None:
+def _import(names: Iterable[str]) -> None:
     """Import what every child would import by itself."""
     missing = [name for name in names if name not in sys.modules]
     if not missing:

@@ -31,10 +31,11 @@ class Phases:
         self.admit(name)
         self.current = name
         self.began(name)
-        begun = time.perf_counter()
+        begun, computed = time.perf_counter(), time.process_time()
         yield
         # Not in a `finally`: after an exception `current` stays the phase that failed.
-        self.times.append(PhaseTime(phase=name, seconds=time.perf_counter() - begun))
+        seconds, cpu_s = time.perf_counter() - begun, time.process_time() - computed
+        self.times.append(PhaseTime(phase=name, seconds=seconds, cpu_s=cpu_s))
 
     @contextmanager
     def alone(self) -> Iterator[None]:

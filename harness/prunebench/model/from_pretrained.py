@@ -44,6 +44,11 @@ def import_libraries(*model_types: object) -> None:
         if model_type in CONFIG_MAPPING:
             with suppress(KeyError):  # no causal language model: `_config` says so
                 AutoModelForCausalLM._model_mapping[CONFIG_MAPPING[model_type]]
+    with suppress(ImportError):  # another version may have no such table
+        # transformers makes it when the first model is loaded, and keeps it.
+        from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+        get_checkpoint_conversion_mapping("llama")
 
 
 def load_model(

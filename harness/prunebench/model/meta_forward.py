@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -40,14 +41,25 @@ class LayerFlow(NamedTuple):
     """Why layers cannot be run one by one; None if each reads what the one before it made."""
 
 
-def shared_reads(model: Any, decoder: str, layers: Sequence[Mapping[str, Any]]) -> list[Reads]:
+def shared_reads(
+    model: Any, decoder: str, layers: Sequence[Mapping[str, Any]], alike: str | None = None
+) -> list[Reads]:
     """For each layer, what its modules read; ``layers`` has the modules to watch, by path.
 
-    Modules that a forward of plain text does not run are left out. Raises PrunebenchError if the
-    model cannot run, with the reason.
+    Modules that a forward of plain text does not run are left out. ``alike``: the path of the list
+    of layers if all of them read as the first one does; then only that one runs, if the model can
+    run without the others. Raises PrunebenchError if the model cannot run, with the reason.
     """
     names = {module: name for name, module in model.named_modules()}
     watched = [{path: names[module] for path, module in each.items()} for each in layers]
+    if alike is not None:
+        with suppress(Exception):  # the model's code may need all layers
+            shorter = on_meta(model, first_of=alike)
+            first = _forward(
+                shorter, decoder, lambda seen: _watch_reads(seen, watched[:1]), _pretended()
+            )
+            if first[0]:
+                return [tuple(first[0].items())] * len(layers)
     found = forward_once(model, decoder, lambda seen: _watch_reads(seen, watched))
     return [tuple(each.items()) for each in found]
 
@@ -109,11 +121,16 @@ def run_on_meta(model: Any, decoder: str) -> None:
         model.get_submodule(decoder)(ids, use_cache=True)
 
 
-def on_meta(model: Any) -> Any:
-    """A copy of the model on the meta device, without hooks; it takes no memory for weights."""
+def on_meta(model: Any, first_of: str | None = None) -> Any:
+    """A copy of the model on the meta device, without hooks; it takes no memory for weights.
+
+    ``first_of``: the path of a list of modules of which the copy has only the first one.
+    """
     # `deepcopy` looks its results up here first, so tensors, hooks and what accelerate sets are
     # replaced instead of copied.
     memo: dict[int, Any] = {}
+    if first_of is not None:
+        memo |= {id(each): None for each in model.get_submodule(first_of)[1:]}
     for module in model.modules():
         for table in (module._parameters, module._buffers, module.__dict__):
             for tensor in table.values():
@@ -127,6 +144,8 @@ def on_meta(model: Any) -> Any:
             if name in module.__dict__:
                 memo[id(module.__dict__[name])] = None
     copied = copy.deepcopy(model, memo)
+    if first_of is not None:
+        del copied.get_submodule(first_of)[1:]
     for module in copied.modules():
         for name in _OVERRIDES:
             if module.__dict__.get(name, ...) is None:

@@ -51,8 +51,11 @@ def input_groups(
     signature = _signature(model, layer)
     if signature not in _known:
         watched = [_linears(each) | _experts(each) for each in layers]
-        for each, reads in zip(layers, shared_reads(model, where.decoder, watched), strict=True):
-            _known.setdefault(_signature(model, each), reads)
+        signatures = [_signature(model, each) for each in layers]
+        alike = where.layers if len(set(signatures)) == 1 else None
+        found = shared_reads(model, where.decoder, watched, alike)
+        for each, reads in zip(signatures, found, strict=True):
+            _known.setdefault(each, reads)
     reads = _known[signature]
     experts = find_experts(layer)
     groups: dict[Any, list[str]] = {}

@@ -122,6 +122,18 @@ def load_plugins(points: Iterable[EntryPoint] | None = None) -> Registry:
     return registry
 
 
+def built_in_modules() -> list[str]:
+    """The modules of prunebench's own plugins that `PRUNEBENCH_PLUGINS` does not leave out."""
+    allowed = _restriction()
+    return [
+        each.point.module
+        for each in _found(None)
+        if isinstance(each.point, EntryPoint)
+        and each.distribution == NAME
+        and allowed({each.name, NAME})
+    ]
+
+
 def _found(points: Iterable[EntryPoint] | None) -> list[_Plugin]:
     """The plugins to load: the built-in ones, files, then the others by their distribution."""
     found = [*entry_points(group=NAME), *plugin_files()] if points is None else list(points)

@@ -37,6 +37,9 @@ class PhaseTime(Part):
 
     phase: str
     seconds: float
+    cpu_s: float | None = Field(
+        None, description="CPU time of the cell's process meanwhile, all threads together"
+    )
 
 
 class Cost(Part):
