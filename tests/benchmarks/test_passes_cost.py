@@ -38,9 +38,12 @@ def tokens() -> torch.Tensor:
 
 @torch.inference_mode()
 def bare(model, tokens: torch.Tensor) -> float:
-    """CPU seconds of the decoder and of the head in slices; nothing is done with the logits."""
-    split, _ = split_model(model, tokens[:1, :4])
+    """CPU seconds of the decoder and of the head in slices; nothing is done with the logits.
+
+    With the pass over a few tokens that finds the two: of 64 windows it takes 0.05 %, of 4 0.8 %.
+    """
     begun = time.process_time()
+    split, _ = split_model(model, tokens[:1, :4])
     for window in tokens:
         states = split.decoder(window[None], use_cache=False).last_hidden_state[0]
         for chunk in split.chunks(len(states)):

@@ -158,7 +158,8 @@ SPEED_ONLY: dict[str, dict[str, str]] = {
     },
     f"{H}/measure/quality/split_model.py": {"LOGITS_BYTES": "logits in memory"},
     f"{H}/measure/quality/perplexity.py": {
-        "CACHE_BYTES": "logits that are read five times while they are in the cache",
+        "CACHE_BYTES": "exponentials that are summed while they are in the cache",
+        "LEAST_SUM": "sums of exponentials that are computed again with the maximum",
         "PROBE_TOKENS": "tokens of the pass that finds out whether a model can be split",
     },
 }

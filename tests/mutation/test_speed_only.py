@@ -208,6 +208,9 @@ CASES: dict[tuple[str, str], Case] = {
     (f"{H}/measure/quality/perplexity.py", "CACHE_BYTES"): Case(
         negative_log_likelihood, [1, 7 * 4 * 320, 33 << 20]
     ),
+    (f"{H}/measure/quality/perplexity.py", "LEAST_SUM"): Case(
+        negative_log_likelihood, [0.0, 1e-30, 1e3, 1e30], 1e-6
+    ),
     (f"{H}/measure/quality/perplexity.py", "PROBE_TOKENS"): Case(
         negative_log_likelihood, [2, 3, 5, 24], 1e-6
     ),

@@ -23,8 +23,10 @@ from prunebench.model.positions import check_positions
 from prunebench.record.quality import Perplexity
 from prunebench.text.windows import Windows
 
-CACHE_BYTES = 1 << 20
-"""Float32 logits that a core's own cache holds."""
+CACHE_BYTES = 1 << 19
+"""Float32 exponentials of logits that a core's own cache holds."""
+LEAST_SUM = 1e-20
+"""Sums of exponentials below this could miss terms that float32 has no normal number for."""
 PROBE_TOKENS = 4
 """Tokens of the pass that finds out how the model can be split."""
 
@@ -163,22 +165,31 @@ def _split_nll(split: SplitModel, decoded: Tensor, batch: Tensor) -> Iterator[Te
 
 
 def _token_nll(logits: Tensor, targets: Tensor) -> Tensor:
-    """log(sum(exp(logits))) - logits[target], float32 [tokens].
+    """log(sum(exp(logits))) - logits[target], float32 [tokens]; ``logits`` [tokens, vocabulary]."""
+    picked = logits.gather(1, targets[:, None]).squeeze(1)  # [tokens]
+    return log_sum_exp(logits).sub_(picked)
 
-    ``logits`` is [tokens, vocabulary] and is overwritten: one buffer instead of the three that
-    `cross_entropy` needs.
+
+def log_sum_exp(logits: Tensor) -> Tensor:
+    """log(sum(exp(logits))) of each row, float32 [tokens], exact but for rounding.
+
+    ``logits``: [tokens, vocabulary] of any floating type; they may be overwritten. A row with NaN
+    or infinity, or with nothing but minus infinity, has a result that is not finite.
     """
-    logits = logits.float()
-    # Five passes over the logits: on a CPU over a few rows at a time, which stay in its cache.
-    rows = len(logits)
-    if logits.device.type == "cpu":
-        rows = max(1, CACHE_BYTES // (4 * logits.shape[1]))
-    parts = zip(torch.split(logits, rows), torch.split(targets, rows), strict=True)
-    return torch.cat([_nll_of_rows(*part) for part in parts])
+    if logits.device.type != "cpu":
+        return _shifted_log_sum_exp(logits.float())
+    # Sums of plain exponentials spare the passes that find the maximum and subtract it. A few rows
+    # at a time, so that their exponentials stay in the cache.
+    rows = max(1, CACHE_BYTES // (4 * logits.shape[1]))
+    total = torch.cat([part.float().exp().sum(1) for part in torch.split(logits, rows)])
+    exact = (total > LEAST_SUM) & (total < math.inf)
+    found = total.log()
+    if not bool(exact.all()):
+        found[~exact] = _shifted_log_sum_exp(logits[~exact].float())
+    return found
 
 
-def _nll_of_rows(logits: Tensor, targets: Tensor) -> Tensor:
-    picked = logits.gather(1, targets[:, None])  # [tokens, 1]
+def _shifted_log_sum_exp(logits: Tensor) -> Tensor:
+    """`log_sum_exp` of float32 logits of any size, which are overwritten."""
     top = logits.amax(1, keepdim=True)  # exp of logits minus their maximum cannot overflow
-    total = logits.sub_(top).exp_().sum(1, keepdim=True)
-    return total.log_().add_(top).sub_(picked).squeeze(1)
+    return logits.sub_(top).exp_().sum(1, keepdim=True).log_().add_(top).squeeze(1)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-LOGITS_BYTES = 32 << 20
-"""Float32 logits in memory at once: small enough for the cache, and for the allocator to reuse."""
+LOGITS_BYTES = 28 << 20
+"""Float32 logits in memory at once: small enough for the allocator to reuse their memory.
+
+From 32 MiB on, padding included (2 MiB with huge pages), glibc maps new pages for every slice.
+Smaller slices cost more, because the head's weights are read once for each.
+"""
 
 
 @dataclass(frozen=True)
@@ -20,8 +25,11 @@ class SplitModel:
     head: Any
 
     def chunks(self, states: int) -> Iterator[slice]:
-        """Slices of ``states`` states; the logits of a slice take at most `LOGITS_BYTES`."""
-        rows = max(1, LOGITS_BYTES // (4 * self.head.weight.shape[0]))
+        """Even slices of ``states`` states; the logits of each take at most `LOGITS_BYTES`."""
+        most = max(1, LOGITS_BYTES // (4 * self.head.weight.shape[0]))
+        # Even ones: a short slice at the end would read the head's weights for a few states.
+        slices = max(1, math.ceil(states / most))
+        rows = max(1, math.ceil(states / slices))
         for start in range(0, states, rows):
             yield slice(start, start + rows)
 
