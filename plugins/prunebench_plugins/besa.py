@@ -184,8 +184,8 @@ class BESA(Method):
         ``asked_sparsity``, ``learned_sparsity`` (before it is trimmed) and ``achieved_sparsity``
         are of all chosen weights, the next of each layer: ``layer_learned_sparsity``,
         ``reconstruction_loss`` under the final masks and ``training_loss`` (mean over the steps of
-        the last epoch). ``sparsity`` is that of every linear, ``lowest_line`` and ``highest_line`` those
-        of its rows or columns.
+        the last epoch). ``sparsity`` is that of every linear, ``lowest_line`` and ``highest_line``
+        those of its rows or columns.
         """
         from prunebench_plugins.besa_training import SparsityLearner
 

@@ -76,13 +76,14 @@ class BudgetSearch(Method):
     """Choose a variant of every attention and MLP: the least loss of quality within a budget.
 
     A block stays whole, keeps some of its KV groups or MLP channels, or goes. FLAP's metric says
-    which groups a narrower one keeps, and what the others add on average becomes a bias. The cost of
-    a variant is what it does to the model's predictions if it alone is changed: the KL divergence
-    from the dense model, or the loss. Its size is counted in parameters, in bytes of weights and KV
-    cache, or in the time that it adds to a generation step on this machine. Dynamic programming finds the choice with the least sum of costs whose sizes fit
-    (multiple-choice knapsack). Costs do not quite add up, so this is done in several `rounds` with
-    a budget that shrinks in equal steps: each measures the costs again in the model that the last
-    one chose, and may take back what that did.
+    which groups a narrower one keeps, and what the others add on average becomes a bias. The cost
+    of a variant is what it does to the model's predictions if it alone is changed: the KL
+    divergence from the dense model, or the loss. Its size is counted in parameters, in bytes of
+    weights and KV cache, or in the time that it adds to a generation step on this machine. Dynamic
+    programming finds the choice with the least sum of costs whose sizes fit (multiple-choice
+    knapsack). Costs do not quite add up, so this is done in several `rounds` with a budget that
+    shrinks in equal steps: each measures the costs again in the model that the last one chose, and
+    may take back what that did.
 
     The record has the predicted cost beside the measured one, and so has the report.
     """

@@ -166,8 +166,8 @@ def _cosines(outputs: torch.Tensor) -> torch.Tensor:
 def _cka(outputs: torch.Tensor) -> torch.Tensor:
     """Linear CKA between each two layers (arXiv:1905.00414, equation 3), [layers, layers].
 
-    With K = X X^T of centred outputs X [tokens, hidden] it is the cosine of the two K. A layer whose
-    output is the same for all tokens is like no other.
+    With K = X X^T of centred outputs X [tokens, hidden] it is the cosine of the two K. A layer
+    whose output is the same for all tokens is like no other.
     """
     kernels = []
     for output in outputs:

@@ -19,8 +19,9 @@ class Stability(Metric):
 
     stability = sum over questions of w_i [right_i = dense right_i], with w_i = exp(s_i) / sum_j
     exp(s_j). s_i is the standard deviation of the perplexities that the dense model gives to the
-    choices of question i, so that questions count more if the dense model is sure (arXiv:2403.19135,
-    section 3.4). Equal accuracies can hide many answers that changed; the dense model has 1.
+    choices of question i, so that questions count more if the dense model is sure
+    (arXiv:2403.19135, section 3.4). Equal accuracies can hide many answers that changed; the dense
+    model has 1.
 
     As in the evaluation tool of the paper's code, "perplexity" is its logarithm: -ln p per token.
     Here it is that of the choice after the question; there of question and choice together, which
@@ -28,8 +29,8 @@ class Stability(Metric):
     first questions instead of those that agree; this is the paper's formula.
 
     The figure is the mean over the suite's multiple-choice tasks, and ``stability-TASK`` is that of
-    one; a group counts as the mean of its parts. The dense model answers the tasks once more, in the
-    first cell of a model that asks for it.
+    one; a group counts as the mean of its parts. The dense model answers the tasks once more, in
+    the first cell of a model that asks for it.
     """
 
     name = "stability"

@@ -72,8 +72,8 @@ def prune(
     ``progress`` is called with (phase, done, total).
 
     ``settings`` are the other fields of `prunebench.app.prune.PruneJob`: seed, dtype, device,
-    layer_device, force, format, precision, uniform, stream and shard_size. Raises PrunebenchError for anything that
-    the user can mend; ``out`` is then as it was before.
+    layer_device, force, format, precision, uniform, stream and shard_size. Raises PrunebenchError
+    for anything that the user can mend; ``out`` is then as it was before.
     """
     from prunebench.app.prune import PruneJob, prune_model
 

@@ -74,8 +74,8 @@ def profile_model(
     """Measure ``model`` unpruned at the shape ``shape``, and compare the ways to run it.
 
     ``model`` is what a suite calls a model. ``compiled`` also times torch.compile, which compiles
-    for minutes. ``runtimes`` are engines as a suite's `profile.runtimes` names them. ``progress`` is called with (phase, done, total). Raises PrunebenchError for
-    anything that the user can mend.
+    for minutes. ``runtimes`` are engines as a suite's `profile.runtimes` names them. ``progress``
+    is called with (phase, done, total). Raises PrunebenchError for anything that the user can mend.
     """
     cell = _cell(model, shape, runtimes, dtype, device)
     phases = Phases() if progress is None else Phases(lambda phase: progress(phase, 0, 0), progress)

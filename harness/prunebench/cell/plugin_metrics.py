@@ -75,7 +75,8 @@ def measure_metric(
 ) -> MetricResult:
     """Measure one metric; a fault becomes the reason why its figures are not available.
 
-    ``tasks`` are the results of the cell's tasks. Raises PrunebenchError only if the metric changed a model.
+    ``tasks`` are the results of the cell's tasks. Raises PrunebenchError only if the metric changed
+    a model.
     """
     model, who = pruned.loaded.model, f"the metric '{ref.label}'"
     log = logging.getLogger(f"prunebench.{ref.name}")

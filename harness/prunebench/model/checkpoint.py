@@ -64,8 +64,8 @@ def save(
 
     An earlier checkpoint is replaced. ``made_by`` (method, options, ...) adds a `pruning.json`,
     which tells how to load a model whose layers have different shapes; ``kept`` adds which units
-    these are. An adapter beside the model's linears goes into a folder of its own in it. Raises PrunebenchError if the folder holds something else, cannot be written, or the
-    disk is full.
+    these are. An adapter beside the model's linears goes into a folder of its own in it. Raises
+    PrunebenchError if the folder holds something else, cannot be written, or the disk is full.
     """
     if made_by is None:
         with save_into(model, tokenizer, folder):
@@ -110,8 +110,8 @@ def save_by_pieces(
 ) -> Iterator[tuple[Path, TensorFiles]]:
     """As `save_into`, for a model on the meta device whose tensors the block writes one by one.
 
-    The block gets the folder and its weight files. A file holds at most ``shard_bytes`` unless one tensor is larger, as transformers does
-    it.
+    The block gets the folder and its weight files. A file holds at most ``shard_bytes`` unless one
+    tensor is larger, as transformers does it.
     """
     target = save_target(folder)
     with scratch_folder(target) as beside:

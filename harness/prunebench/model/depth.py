@@ -144,7 +144,8 @@ def _check_built(
 def _differences(parts: Anatomy, kept: Sequence[int], *, runs: bool) -> list[set[str]] | None:
     """How these layers, and last the rest, differ from a model that the config describes.
 
-    ``runs``: whether that model must run, too. None if it has another number of layers. Raises what building or running such a model raises.
+    ``runs``: whether that model must run, too. None if it has another number of layers. Raises what
+    building or running such a model raises.
     """
     # Meta: a model of any size is built in a fraction of a second and takes no memory.
     with torch.device("meta"):

@@ -2,8 +2,8 @@
 
 PyYAML's own loaders follow YAML 1.1: `2:4` is 124, `no` is False, `1e-4` is text, and a
 date is an object. Here everything is text apart from null, true, false, integers (0x and 0o, too)
-and floats. `1e400`, which no float can hold, is an error. Keys are text, as in JSON: `0:` is the key "0". There
-are no merge keys: `<<` is a key like any other.
+and floats. `1e400`, which no float can hold, is an error. Keys are text, as in JSON: `0:` is the
+key "0". There are no merge keys: `<<` is a key like any other.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ def read_documents(path: Path, field: str = "text") -> list[str]:
     """The documents of a file.
 
     A text file is one document; each JSON line, each object of a JSON array and each Parquet row is
-    one, with its text under ``field``. Raises PrunebenchError that names the file and the line or column at fault.
+    one, with its text under ``field``. Raises PrunebenchError that names the file and the line or
+    column at fault.
     """
     return list(_documents(path, field))
 

@@ -24,8 +24,8 @@ def example_windows(
 
     A window is the prompt, the answer and an end-of-sequence token, cut to ``length``. Examples
     whose prompt fills the window have no answer, and count nothing, as in the code of Alpaca-LoRA
-    and LLM-Pruner. ``seed`` decides which examples are taken and their order. Raises PrunebenchError
-    if there are too few of them, or if none has an answer.
+    and LLM-Pruner. ``seed`` decides which examples are taken and their order. Raises
+    PrunebenchError if there are too few of them, or if none has an answer.
     """
     count = spec.windows
     if spec.prompt is None or count is None:

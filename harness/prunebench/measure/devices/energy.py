@@ -95,7 +95,8 @@ def measure_energy(
     ``generate_round`` returns the number of tokens that it generated. If ``prompts_in_generation``,
     it also runs the prompt phase once, and the joules of a prompt round are subtracted. Without a
     counter nothing runs. A stretch that something else disturbed is measured again, up to three
-    times; then there are no figures, and `reason` says why. ``watch`` is over ``device`` by default.
+    times; then there are no figures, and `reason` says why. ``watch`` is over ``device`` by
+    default.
     """
     shape = {} if spec is None else spec.model_dump(include={"prompt", "new_tokens", "batch_size"})
     with meter or EnergyMeter(device) as open_meter:

@@ -41,8 +41,9 @@ def greedy_continuations(
     """The most likely next tokens of each prompt, one after the other, with a KV cache.
 
     ``prompts`` are int64 [batch, prompt] without padding, on the device of the model's embedding.
-    Gives an int64 [tokens] for each of them: ``new_tokens``, or fewer if one of ``end`` comes, which
-    is then the last. Raises PrunebenchError if that is more tokens than the model has positions.
+    Gives an int64 [tokens] for each of them: ``new_tokens``, or fewer if one of ``end`` comes,
+    which is then the last. Raises PrunebenchError if that is more tokens than the model has
+    positions.
     """
     check_positions(model, prompts.shape[1] + new_tokens, "a prompt with its continuation")
     decoder = Eager(model)
@@ -66,7 +67,8 @@ def greedy_choices(
     ``prompts`` and ``continuations`` are token ids, none of the prompts empty. Gives for each pair
     as many tokens as the continuation has, and one more: the most likely token after the prompt and
     the first 0, 1, 2, ... tokens of the continuation. All come from one pass over both, without
-    decoding step by step. Raises PrunebenchError if a text has more tokens than the model positions.
+    decoding step by step. Raises PrunebenchError if a text has more tokens than the model
+    positions.
     """
     texts = [[*prompt, *rest] for prompt, rest in zip(prompts, continuations, strict=True)]
     if not texts:

@@ -106,9 +106,9 @@ def load_io(
 ) -> LoadIO:
     """What loading read. ``disk_read_bytes`` is how much `disk_read_bytes()` grew meanwhile.
 
-    ``transfers`` are the times to the host and to the device, if they were taken apart; ``disturbed``
-    says what else used the machine, and then there is no time. The page cache counts as warm if at
-    most a tenth of the file came from the disk, as cold from nine tenths on.
+    ``transfers`` are the times to the host and to the device, if they were taken apart;
+    ``disturbed`` says what else used the machine, and then there is no time. The page cache counts
+    as warm if at most a tenth of the file came from the disk, as cold from nine tenths on.
     """
     cache: Literal["cold", "warm", "mixed"] | None = None
     if disk_read_bytes is not None and weight_file_bytes > 0:
