@@ -47,7 +47,9 @@ BEYOND_A_SCHEMA = [
     r"a revision is for Hub ids only", r"disagree", r"not a valid path",
     r"this suite has no", r"no cell (is|measures)", r"several perplexities fit", r" is each of ",
     r"the sampler '.*' is not for", r"`field` is for", r"holds no examples", r"is a folder",
-    r"'[^']*' is not there, no file", r"is no range of layers",
+    r"'[^']*' is not there, no file", r"is no range of layers", r"no method '.*' is registered",
+    r"give `.*` beside initial_method", r"does not prune the weights of linears layer by layer",
+    r"write a method's name", r"with these options cannot be refined", r"ranks scores in each row",
     # what depends on other keys
     r"looks at no text", r"needs calibration and the suite has none", r"needs text",
     r"takes no allocation", r"has no effect with", r"'corpus' is missing",
@@ -57,6 +59,7 @@ BEYOND_A_SCHEMA = [
     r"it needs `scope: layer`", r"knows no task", r"`rows` and `windows` both say", r"so 0 < N < M", r"at least one must be kept and one removed", r"give one value for each",
     r"must be less than `", r"has positions for", r"its tokenizer has", r"needs the Python package",
     r"replaces removed layers, and", r"timed at the shapes with batch size 1",
+    r"looks at the answers to tasks",
 ]  # fmt: skip
 """What the loader may say of a suite that fits the schema."""
 LOADER_REFUSES = (
