@@ -55,7 +55,8 @@ def test_each_model_has_the_median_of_its_clean_steps(monkeypatch: pytest.Monkey
     """The first step warms up, and the second round is disturbed."""
     mine = Clock([9, 1, 2, 50, 60, 3, 4, 5, 6])
     theirs = Clock([9, 11, 12, 50, 60, 13, 14, 15, 16])
-    monkeypatch.setattr(module, "_decoders", lambda *_: [mine, theirs])
+    clocks = iter([mine, theirs])
+    monkeypatch.setattr(module, "decoder", lambda *_: next(clocks))
     monkeypatch.setattr(module.time, "perf_counter", lambda: Clock.now)
     watch = Watch([None, "busy", None, None])
     found = step_seconds(tiny_model("llama"), ["other"], **SHAPE, watch=watch)
@@ -64,25 +65,43 @@ def test_each_model_has_the_median_of_its_clean_steps(monkeypatch: pytest.Monkey
 
 
 def test_all_models_run_in_the_form_that_the_first_can_run_in(monkeypatch) -> None:
-    forms = []
+    forms, eager = [], []
 
     def decoder(model, form, batch, length):
         forms.append((form, batch, length))
         return original(model, form, batch, length)
 
+    class Eager(module.Eager):
+        def __init__(self, model) -> None:
+            eager.append(model)
+            super().__init__(model)
+
     original = module.decoder
     monkeypatch.setattr(module, "decoder", decoder)
+    monkeypatch.setattr(module, "Eager", Eager)
     watch = Watch(None for _ in count())
     hooked = tiny_model("opt")
     hooked.register_forward_hook(lambda *_: None)
     others = iter([tiny_model("llama"), hooked])
-    found = step_seconds(tiny_model("llama"), others, **SHAPE, watch=watch)
+    model = tiny_model("llama")
+    found = step_seconds(model, others, **SHAPE, watch=watch)
     assert len(found) == 2
     assert all(second > 0 for pair in found for second in pair)
     length = 6 + 2 + MOST_ROUNDS * 2
-    # A hook needs the eager form, so this model and the first are timed in it.
-    lean, eager = ("lean", 2, length), ("eager", 2, length)
-    assert forms == [lean, lean, lean, lean, eager, eager]
+    # The first model is made once. A hook needs the eager form, so both are timed in it then.
+    assert forms == [("lean", 2, length)] * 3
+    assert eager == [model, hooked]
+
+
+def test_the_model_itself_is_made_once_and_each_pair_begins_with_a_prompt(monkeypatch) -> None:
+    mine, one, two = Clock([1] * 50), Clock([2] * 50), Clock([3] * 50)
+    clocks = iter([mine, one, two])
+    monkeypatch.setattr(module, "decoder", lambda *_: next(clocks))
+    monkeypatch.setattr(module.time, "perf_counter", lambda: Clock.now)
+    watch = Watch(None for _ in count())
+    found = step_seconds(tiny_model("llama"), ["one", "two"], **SHAPE, watch=watch)
+    assert found == [(1, 2), (1, 3)]
+    assert (mine.prompts, one.prompts, two.prompts) == (2, 1, 1)
 
 
 def test_a_machine_that_is_never_quiet_gives_no_times(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import torch
 from prunebench.experiment.measures import Form
 from prunebench.measure.devices.disturbance import DisturbedError, Watch
 from prunebench.measure.devices.watch import watch_of
-from prunebench.measure.speed.execution import Decoder, choose, decoder
+from prunebench.measure.speed.execution import Decoder, Eager, choose, decoder
 from prunebench.measure.speed.unavailable import UnavailableError
 from prunebench.measure.synchronise import synchroniser
 from prunebench.model.placement import input_device
@@ -39,9 +39,9 @@ def step_seconds(
     """The median step of ``model`` and of each of ``others``, from rounds in which both take turns.
 
     A step computes one token for each of ``batch_size`` sequences, behind ``prompt`` tokens, and a
-    round has ``new_tokens`` of them. All models run in the form that is the fastest for ``model``.
-    One of the others is in memory at a time, if they are made one by one. Raises DisturbedError if
-    too few rounds of a pair were clean.
+    round has ``new_tokens`` of them. Both run in the form that is the fastest for ``model``, or
+    eagerly if the other one cannot. One of the others is in memory at a time, if they are made one
+    by one. Raises DisturbedError if too few rounds of a pair were clean.
     """
     where = input_device(model)
     length = prompt + 2 + MOST_ROUNDS * new_tokens
@@ -52,20 +52,23 @@ def step_seconds(
     form = choose([model], ids, CHECKED_TOKENS).form
     watch = watch or watch_of(str(where))
     wait = synchroniser(where.type)
+    # Made once for all pairs: it may pack its weights, or record a graph.
+    own = _decoder(model, form, batch_size, length)
     found = []
     for other in others:
-        decoders = _decoders((model, other), form, batch_size, length)
+        its = _decoder(other, form, batch_size, length) if own else None
+        decoders = [own, its] if own and its else [Eager(model), Eager(other)]
         found.append(_pair(decoders, ids, new_tokens, watch, wait))
-        del other, decoders  # before the next one is made
+        del other, its, decoders  # before the next one is made
     return found
 
 
-def _decoders(models: Sequence[Any], form: Form, batch_size: int, length: int) -> list[Decoder]:
-    """Both models in this form, or both eager if one cannot run in it."""
+def _decoder(model: Any, form: Form, batch_size: int, length: int) -> Decoder | None:
+    """The model in this form; None if it cannot run in it."""
     try:
-        return [decoder(model, form, batch_size, length) for model in models]
+        return decoder(model, form, batch_size, length)
     except UnavailableError:
-        return [decoder(model, "eager", batch_size, length) for model in models]
+        return None
 
 
 def _pair(

@@ -1,0 +1,88 @@
+"""What DSnoT adds to the method whose mask it refines, in passes of the decoder layers.
+
+It is compared with that method alone, on the same windows: a difference, divided by a pass. A pass
+grows with the tokens, and the exchanges do not, so both are told apart. They sort the weights of
+every row, which takes longer than the published 50 cycles. CPU time of one thread.
+"""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import Any
+
+import pytest
+import torch
+
+import prunebench_plugins.dsnot as dsnot_plugin
+from cpu_time import cpu_timed
+from prunebench import Context, anatomy
+from prunebench.plugin.host import load_plugins
+from smollm2 import reference_tokens, smollm2
+
+pytestmark = [pytest.mark.bench, pytest.mark.usefixtures("one_thread")]
+
+ROUNDS = 2
+WINDOWS, PUBLISHED = 8, 128 * 2048
+"""Windows of 512 tokens, and the tokens of the published calibration."""
+
+
+@torch.no_grad()
+def pruned(name: str, options: dict[str, Any], tokens: torch.Tensor) -> float:
+    """CPU seconds of pruning a fresh model: the mask decides what there is to exchange."""
+    model = smollm2().model
+    kind = load_plugins()["method"][name].value
+    method = kind(kind.Options.model_validate(options))
+    context = Context(tokens, 0, list(range(len(anatomy(model).layers))))
+    return cpu_timed(lambda: method.prune(model, context))[1]
+
+
+@torch.no_grad()
+def decoder_pass(model: Any, tokens: torch.Tensor) -> float:
+    decoder = anatomy(model).decoder
+    return cpu_timed(lambda: [decoder(window[None], use_cache=False) for window in tokens])[1]
+
+
+@pytest.mark.parametrize("skip", ["mlp", "no_skip"])
+@pytest.mark.parametrize("initial", ["magnitude", "wanda"])
+def test_dsnot_beyond_the_mask_that_it_refines(
+    initial: str, skip: str, cost: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = reference_tokens("calib")[:WINDOWS]
+    model = smollm2().model
+    decoder_pass(model, tokens[:1])
+    exchanging = 0.0
+    exchange = dsnot_plugin.exchange
+
+    def timed(*arguments: Any) -> Any:
+        nonlocal exchanging
+        found, seconds = cpu_timed(lambda: exchange(*arguments))
+        exchanging += seconds
+        return found
+
+    monkeypatch.setattr(dsnot_plugin, "exchange", timed)
+    options = {"sparsity": 0.5, "initial_method": initial, "skip_layer": skip}
+    rounds = []
+    for _ in range(ROUNDS):
+        exchanging = 0.0
+        rounds.append(
+            (
+                decoder_pass(model, tokens),
+                pruned(initial, {"sparsity": 0.5}, tokens),
+                pruned("dsnot", options, tokens),
+                exchanging,
+            )
+        )
+    one, base, whole, cycles = (median(each) for each in zip(*rounds, strict=True))
+    beyond = (whole - base - cycles) / one
+    print(
+        f"\ndsnot on {initial}, {skip}: a pass {one:.1f} s, the mask alone {base:.1f} s, with dsnot"
+        f" {whole:.1f} s, of which exchanges {cycles:.1f} s: {cycles / one:.2f} passes here,"
+        f" {cycles / one * tokens.numel() / PUBLISHED:.3f} with the published calibration"
+    )
+    cost(
+        method=f"dsnot on {initial}, {skip}, without exchanges",
+        dtype="float32",
+        seconds=f"{whole:.1f}",
+        yardstick=f"the mask alone {base:.1f}, pass {one:.1f}",
+        ratio=f"{beyond:.2f} passes",
+    )
