@@ -116,7 +116,8 @@ class RIA(LinearMethod):
         """Notes: ``retained_score`` and ``stored_order`` if channels are permuted.
 
         The first is the sum of the scores that stay, with and without the permutation, as a share
-        of all scores; mean over linears. ``damping_raised`` is as in `sparsegpt`.
+        of all scores; mean over linears. ``damping_raised`` and ``not_compiled`` are as in
+        `sparsegpt`.
         """
         super().prune(model, context)
         if self.retained:
@@ -125,8 +126,7 @@ class RIA(LinearMethod):
             context.notes["stored_order"] = (
                 "N:M holds once each linear's inputs are permuted; as stored, rows break it"
             )
-        if self.updates.damped:
-            context.notes["damping_raised"] = self.updates.damped
+        context.notes |= self.updates.remarks()
 
     def score(self, weight: torch.Tensor, stats: LinearStats) -> torch.Tensor:
         # NaN is 0 / 0: all weights of a row or column are zero.

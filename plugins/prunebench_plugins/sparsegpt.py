@@ -8,6 +8,7 @@ and the best update of the weights behind it is -w_j / U_jj * U_j,(j+1):.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -28,6 +29,7 @@ from prunebench import (
     pattern_of,
 )
 from prunebench_plugins.c4_text import C4
+from prunebench_plugins.sparsegpt_kernel import Kernel
 
 if TYPE_CHECKING:
     from prunebench import Context, LinearStats
@@ -87,23 +89,29 @@ class SparseGPT(LayerwiseMethod):
         self.log = logging.getLogger("prunebench")
         self.losses: dict[int, float] = {}
         self.damped: list[dict[str, Any]] = []
+        self.kernel = Kernel()
 
     @property
     def true_sequential(self) -> bool:
         return bool(self.options.true_sequential)
 
     def prune(self, model: Any, context: Context) -> None:
-        """Notes: ``reconstruction_loss`` and ``damping_raised``.
+        """Notes: ``reconstruction_loss``, ``damping_raised`` and ``not_compiled``.
 
         The first is, for each layer, the squared output error of its linears on the damped
         Hessian, summed over the tokens of a window, mean over windows. The second lists the
-        linears for which the option `damping` was too small.
+        linears for which the option `damping` was too small. The third says why a GPU ran the
+        loop over columns without a compiled kernel.
         """
         self.log, self.losses, self.damped = context.log, {}, []
         super().prune(model, context)
         context.notes["reconstruction_loss"] = list(self.losses.values())
-        if self.damped:
-            context.notes["damping_raised"] = self.damped
+        context.notes |= self.remarks()
+
+    def remarks(self) -> dict[str, Any]:
+        """The notes on what did not go as asked for."""
+        found = {"damping_raised": self.damped, "not_compiled": self.kernel.refused}
+        return {name: remark for name, remark in found.items() if remark}
 
     def prune_group(
         self,
@@ -136,23 +144,20 @@ class SparseGPT(LayerwiseMethod):
             # Transposed, so that a column of the weights is contiguous: [in, all rows]
             columns = torch.cat([weight.t().to(hessian.dtype) for weight in weights], dim=1)
             columns[dead] = 0
-            overflowed = PrunebenchError(
-                f"the weights are not finite after pruning (damping {damping:g})",
-                hint="look for a damaged checkpoint, or raise `damping`",
+            loss = sweep(
+                columns,
+                factor,
+                linears,
+                block_size=self.options.block_size,
+                threshold=self.options.mode == "reference",
+                gone=gone,
+                kernel=self.kernel if columns.device.type == "cuda" else None,
             )
-            try:
-                loss = sweep(
-                    columns,
-                    factor,
-                    linears,
-                    block_size=self.options.block_size,
-                    threshold=self.options.mode == "reference",
-                    gone=gone,
+            if loss is None:
+                raise PrunebenchError(
+                    f"the weights are not finite after pruning (damping {damping:g})",
+                    hint="look for a damaged checkpoint, or raise `damping`",
                 )
-            except PrunebenchError as error:  # `lowest` takes no costs that are not finite
-                raise overflowed from error
-            if not bool(torch.isfinite(columns.sum())):
-                raise overflowed
         self.losses[first.layer] = self.losses.get(first.layer, 0.0) + loss
         sizes = [linear.size for linear in linears]
         for weight, rows in zip(weights, torch.split(columns, sizes, dim=1), strict=True):
@@ -215,33 +220,59 @@ def sweep(
     block_size: int = 128,
     threshold: bool = False,
     gone: torch.Tensor | None = None,
-) -> float:
+    kernel: Kernel | None = None,
+) -> float | None:
     """Prune ``columns`` [in, rows] in place, from the first to the last; return 1/2 tr(dW H dW^T).
 
     ``factor``: from `inverse_factor`. ``linears``: who owns the rows, in their order; if one has
     an N:M pattern all have, with the same M. ``threshold``: the released code's choice, instead of
     the exact count with ties by index. ``gone``: what to remove, bool [in, rows], if that is
-    decided already.
+    decided already. ``kernel`` runs the loop over the columns, if it can. None is returned if a
+    weight or its cost is not finite.
     """
-    choose = _cheapest(linears, threshold)
-    pattern = pattern_of(linears[0].sparsity) if gone is None else None
-    if pattern:
+    choose, highest = _cheapest(linears, threshold)
+    of = _group_size(linears) if gone is None else None
+    if of:
         # Groups are chosen one by one, so blocks change only rounding; they must not cut a group.
-        block_size = max(1, block_size // pattern.of) * pattern.of
+        block_size = max(1, block_size // of) * of
+    # torch.topk picks among ties, in the loop only
+    fits = kernel is not None and kernel.takes(of) and not (of and threshold)
+    zeros = _zeros_of_rows(linears, columns.device) if of and fits else None
     loss = columns.new_zeros(())
     for start in range(0, len(columns), block_size):
         end = min(start + block_size, len(columns))
-        block = columns[start:end]
+        block, upper = columns[start:end], factor[start:end, start:end]
         if gone is not None:
             choose = _decided(gone[start:end])
-        errors = _prune_block(
-            block, factor[start:end, start:end], choose, pattern.of if pattern else None
-        )
+        if kernel is not None and fits and kernel.refused is None:
+            chosen = choose(block, upper.diagonal()) if zeros is None else zeros
+            errors = kernel.prune_block(block, upper, chosen, of)
+        else:
+            errors = _prune_block(block, upper, choose, of)
         # All columns behind the block make up for it in one product:
         # [in - end, width] @ [width, rows]
         columns[end:].addmm_(factor[start:end, end:].t(), errors, alpha=-1)
         loss += errors.square().sum() / 2
-    return float(loss)
+    # One look at the end: on a GPU a look at each block would wait for it.
+    found, *others = torch.stack([loss, columns.sum(), *highest]).tolist()
+    return float(found) if all(map(math.isfinite, others)) else None
+
+
+def _group_size(linears: Sequence[Rows]) -> int | None:
+    """M of the N:M patterns of the linears; None for shares."""
+    pattern = pattern_of(linears[0].sparsity)
+    return pattern.of if pattern else None
+
+
+def _zeros_of_rows(linears: Sequence[Rows], device: torch.device) -> torch.Tensor:
+    """How many weights each row loses in a group of M, int8 [rows]."""
+    parts = []
+    for linear in linears:
+        pattern = pattern_of(linear.sparsity)
+        assert pattern is not None
+        zeros = pattern.of - pattern.keep
+        parts.append(torch.full((linear.size,), zeros, dtype=torch.int8, device=device))
+    return torch.cat(parts)
 
 
 def _prune_block(
@@ -290,9 +321,13 @@ def _cost(columns: torch.Tensor, diagonal: torch.Tensor) -> torch.Tensor:
     return columns.square() / diagonal.square()[:, None]
 
 
-def _cheapest(linears: Sequence[Rows], threshold: bool) -> Choose:
-    """Choose the cheapest share of each linear's weights, or N:M in every row of the columns."""
+def _cheapest(linears: Sequence[Rows], threshold: bool) -> tuple[Choose, list[torch.Tensor]]:
+    """Choose the cheapest share of each linear's weights, or N:M in every row of the columns.
+
+    The list gets the highest cost of every choice by share: no order is right if one is not finite.
+    """
     sizes = [linear.size for linear in linears]
+    highest: list[torch.Tensor] = []
 
     def of_linear(cost: torch.Tensor, sparsity: float | str) -> torch.Tensor:
         pattern = pattern_of(sparsity)
@@ -304,7 +339,8 @@ def _cheapest(linears: Sequence[Rows], threshold: bool) -> Choose:
         if threshold:
             index = min(int(cost.numel() * float(sparsity)), cost.numel() - 1)
             return cost <= kth_lowest(cost.reshape(1, -1), index + 1)
-        return lowest(cost, sparsity, group="matrix")
+        highest.append(cost.amax())  # of costs that are NaN the highest is NaN
+        return lowest(cost, sparsity, group="matrix", finite=True)
 
     if len({linear.sparsity for linear in linears}) == 1 and pattern_of(linears[0].sparsity):
         # Every row chooses for itself, so all linears can choose at once.
@@ -317,7 +353,7 @@ def _cheapest(linears: Sequence[Rows], threshold: bool) -> Choose:
         ]
         return masks[0] if len(masks) == 1 else torch.cat(masks, dim=1)
 
-    return choose
+    return choose, highest
 
 
 @hookimpl

@@ -7,16 +7,14 @@ Hessian, its factorisation, and the sweep over the columns.
 
 from __future__ import annotations
 
-import time
-
 import pytest
 import torch
 
+from decoder_passes import decoder_pass, pruning
 from evaluation import SPEC, windows_of
-from prunebench import Context, anatomy
+from prunebench import anatomy
 from prunebench.measure.devices.memory import MemorySampler
 from prunebench.measure.quality.perplexity import perplexity
-from prunebench.plugin.host import load_plugins
 from smollm2 import reference_tokens, smollm2
 
 pytestmark = pytest.mark.bench
@@ -37,25 +35,6 @@ METHODS = [
 
 WANTED = {("sparsegpt", 0.5): 2.35, ("wanda", "2:4"): 2.05}
 """Passes that are the goal; not reached so far, so the table shows them and no test fails."""
-
-
-@torch.no_grad()
-def decoder_pass(model, tokens: torch.Tensor) -> float:
-    """Seconds of one pass of the decoder layers, window by window and without the head."""
-    begun = time.perf_counter()
-    for window in tokens:
-        anatomy(model).decoder(window[None], use_cache=False)
-    return time.perf_counter() - begun
-
-
-@torch.no_grad()
-def pruning(model, name: str, options, tokens: torch.Tensor) -> float:
-    cls = load_plugins()["method"][name].value
-    begun = time.perf_counter()
-    cls(cls.Options(**options)).prune(
-        model, Context(tokens, 0, list(range(len(anatomy(model).layers))))
-    )
-    return time.perf_counter() - begun
 
 
 def floor(model, name: str, tokens: torch.Tensor) -> float:
@@ -97,7 +76,7 @@ def test_cost_in_decoder_passes(name, options, limit, cost) -> None:
     before = states(tokens, model)
     with MemorySampler(gpu=False) as sampler:
         sampler.phase("prune")
-        seconds = pruning(model, name, options, tokens)
+        seconds, _ = pruning(model, name, options, tokens)
         memory, _ = sampler.result()
     passes.append(decoder_pass(model, tokens))  # zeros cost a dense kernel what any weight costs
     ratio = seconds / (
@@ -133,7 +112,7 @@ def test_bfloat16_beside_float32(name, options, cost) -> None:
     for dtype in ("float32", "bfloat16"):
         model = smollm2(dtype).model
         dense = decoder_pass(model, tokens[:2])
-        seconds[dtype] = pruning(model, name, options, tokens)
+        seconds[dtype], _ = pruning(model, name, options, tokens)
         found = perplexity(model, windows_of(evaluation), SPEC)
         quality[dtype] = found.perplexity
         cost(

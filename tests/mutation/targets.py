@@ -19,6 +19,9 @@ TARGETS: dict[str, tuple[str, ...]] = {
     f"{P}/magnitude.py": ("tests/plugins/test_magnitude.py", *LINEAR),
     f"{P}/wanda.py": LINEAR,
     f"{P}/sparsegpt.py": ("tests/plugins/test_sparsegpt.py", OPTIONS),
+    f"{P}/sparsegpt_kernel.py": (
+        "tests/plugins/test_sparsegpt_kernel.py", "tests/plugins/test_host_waits.py",
+    ),
     f"{P}/ria.py": ("tests/plugins/test_ria.py", OPTIONS),
     f"{P}/ria_permutation.py": ("tests/plugins/test_ria.py",),
     f"{P}/dsnot.py": ("tests/plugins/test_dsnot.py", OPTIONS),
@@ -129,6 +132,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
 
 SPEED_ONLY: dict[str, dict[str, str]] = {
     f"{P}/sparsegpt.py": {"STRIDE": "columns between two matrix products"},
+    f"{P}/sparsegpt_kernel.py": {"STRIDE": "columns of one kernel"},
     f"{P}/removal_search.py": {
         "PENDING": "variants whose exact loss is put off",
         "FIRST_GUESS": "the unit that a search looks at first",

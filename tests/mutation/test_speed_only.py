@@ -24,11 +24,13 @@ from prunebench.plugin.host import load_plugins
 from prunebench.text.samplers import TextSource, sample
 from prunebench.training.loss import next_token_backward
 from prunebench.training.windows import TrainingWindows
+from prunebench_plugins import sparsegpt_kernel
 from prunebench_plugins.distill import Distill
 from prunebench_plugins.distill_objective import Distillation
 from prunebench_plugins.llm_pruner_groups import local_counts, members, pool_of, ratio_for
 from prunebench_plugins.llm_pruner_scores import taylor_vectors
 from prunebench_plugins.sparsegpt import Rows, inverse_factor, sweep
+from prunebench_plugins.sparsegpt_kernel import Kernel
 from tiny import tiny_model
 
 Result = list[torch.Tensor]
@@ -54,16 +56,23 @@ def ids(windows: int = 5, length: int = 24) -> torch.Tensor:
     return torch.randint(0, 320, (windows, length), generator=torch.Generator().manual_seed(3))
 
 
-def swept() -> Result:
+def swept(kernel: Kernel | None = None) -> Result:
     inputs = drawn(72, 200, seed=1).double() * torch.arange(1, 73).double()[:, None].sqrt()
     found: Result = []
     for sparsity in (0.5, "2:4"):
         columns = drawn(72, 9).double()
         factor = inverse_factor(inputs @ inputs.t(), 0.01)
         assert factor is not None
-        loss = sweep(columns, factor, [Rows(9, sparsity)], block_size=36)
+        loss = sweep(columns, factor, [Rows(9, sparsity)], block_size=36, kernel=kernel)
         found += [columns, torch.tensor(loss)]
     return found
+
+
+def swept_by_kernel() -> Result:
+    """Without a compiler."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sparsegpt_kernel, "_compiled", lambda: sparsegpt_kernel.swept)
+        return swept(Kernel())
 
 
 def removed_blocks() -> Result:
@@ -171,6 +180,7 @@ def negative_log_likelihood() -> Result:
 P, H = "plugins/prunebench_plugins", "harness/prunebench"
 CASES: dict[tuple[str, str], Case] = {
     (f"{P}/sparsegpt.py", "STRIDE"): Case(swept, [1, 31, 33, 1000], 1e-10),
+    (f"{P}/sparsegpt_kernel.py", "STRIDE"): Case(swept_by_kernel, [3, 4, 15, 36], 1e-10),
     (f"{P}/removal_search.py", "PENDING"): Case(removed_blocks, [0, 1, 3, 5, 100], 1e-6),
     (f"{P}/removal_search.py", "FIRST_GUESS"): Case(removed_blocks, [0.0, 0.4, 1.0], 1e-6),
     (f"{P}/llm_pruner_scores.py", "BATCH_TOKENS"): Case(

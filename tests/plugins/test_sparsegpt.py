@@ -454,6 +454,14 @@ def test_an_update_that_overflows_is_named() -> None:
         build(sparsity="1:2", mode="reference").prune_group([weight], [stats])
 
 
+def test_a_cost_that_overflows_is_named_even_if_the_weight_stays() -> None:
+    weight = torch.ones(4, 24)
+    weight[2, 5] = 1e30  # its square is infinite in float32
+    stats = LinearStats(2, "x", torch.Generator(), {"hessian": torch.eye(24)})
+    with pytest.raises(PrunebenchError, match=r"^layer 2, x: the weights are not finite"):
+        build(sparsity=0.5).prune_group([weight], [stats])
+
+
 def test_inputs_that_are_always_zero_get_a_one_on_the_diagonal_before_damping() -> None:
     """As released: the ones count in the mean of the diagonal, and so change the damping."""
     weight, hessian = problem(rows=9, features=24)

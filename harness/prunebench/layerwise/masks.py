@@ -20,20 +20,30 @@ _SMALL_GROUP = 16
 
 
 def lowest(
-    score: torch.Tensor, sparsity: float | str, *, group: Literal["row", "matrix"]
+    score: torch.Tensor,
+    sparsity: float | str,
+    *,
+    group: Literal["row", "matrix"],
+    finite: bool = False,
 ) -> torch.Tensor:
     """True for the weights to remove, bool [out, in].
 
     ``score``: [out, in]. ``sparsity``: a share, which removes the int(n * share) lowest of every
     row or of the matrix; or 'N:M', which removes the M - N lowest of every M inputs, for any
     ``group``. Of equal scores those with the lower index are removed, so that the count is exact.
-    Raises PluginError for a share if a score is not finite: then no order is right.
+    Raises PluginError for a share if a score is not finite: then no order is right. ``finite``
+    leaves that check to the caller, so that nothing waits for a GPU.
     """
     if group not in GROUPS:
         raise PluginError(f"group is {group!r}", hint=did_you_mean(str(group), GROUPS))
-    if not isinstance(sparsity, str) and (fault := not_finite(score)):
+    if isinstance(sparsity, str):
+        keep, of = map(int, sparsity.split(":"))
+        return lowest_of_groups(score, zeros=of - keep, of=of)
+    if not finite and (fault := not_finite(score)):
         raise PluginError(f"{fault} scores are not finite", hint=NOT_FINITE_HINT)
-    return lowest_of_finite(score, sparsity, group=group)
+    if group == "matrix":
+        return _lowest_of_rows(score.reshape(1, -1), sparsity).view_as(score)
+    return _lowest_of_rows(score, sparsity)
 
 
 def not_finite(score: torch.Tensor) -> str | None:
@@ -42,18 +52,6 @@ def not_finite(score: torch.Tensor) -> str | None:
     if bool(torch.isfinite(low) & torch.isfinite(high)):
         return None
     return f"{score.numel() - int(torch.isfinite(score).sum()):,} of {score.numel():,}"
-
-
-def lowest_of_finite(
-    score: torch.Tensor, sparsity: float | str, *, group: Literal["row", "matrix"]
-) -> torch.Tensor:
-    """`lowest` of scores that were looked at already."""
-    if isinstance(sparsity, str):
-        keep, of = map(int, sparsity.split(":"))
-        return lowest_of_groups(score, zeros=of - keep, of=of)
-    if group == "matrix":
-        return _lowest_of_rows(score.reshape(1, -1), sparsity).view_as(score)
-    return _lowest_of_rows(score, sparsity)
 
 
 def lowest_of_groups(score: torch.Tensor, *, zeros: int, of: int) -> torch.Tensor:
@@ -68,11 +66,22 @@ def lowest_of_groups(score: torch.Tensor, *, zeros: int, of: int) -> torch.Tenso
             hint="choose an N:M whose M divides every linear's input, or a share such as 0.5",
         )
     groups = score.reshape(-1, of)  # [out * in / of, of]
-    if of == 4 and 0 < zeros < of and (mask := _lowest_of_four(groups, zeros)) is not None:
-        return mask.view(rows, columns)
+    if of == 4 and 0 < zeros < of and looks_are_cheap(score):
+        mask = _lowest_of_four(groups, zeros)
+        if mask is not None:
+            return mask.view(rows, columns)
     if of < _SMALL_GROUP:
         return (_ranks(groups) < zeros).t().reshape(rows, columns)
     return _lowest_few(groups, zeros).view(rows, columns)
+
+
+def looks_are_cheap(tensor: torch.Tensor) -> bool:
+    """Whether Python can look at a value of ``tensor`` without waiting.
+
+    An accelerator would have to finish all work that was given to it before, so code that can do
+    without a look computes a little more there.
+    """
+    return tensor.device.type == "cpu"
 
 
 def _lowest_of_four(groups: torch.Tensor, zeros: int) -> torch.Tensor | None:
@@ -232,9 +241,10 @@ def _lowest_few(score: torch.Tensor, count: int) -> torch.Tensor:
         return torch.zeros_like(score, dtype=torch.bool)
     threshold = kth_lowest(score, count)
     mask = score <= threshold
-    if bool((mask.sum(dim=1) == count).all()):
+    if looks_are_cheap(score) and bool((mask.sum(dim=1) == count).all()):
         return mask
-    # Some row has ties at its threshold: take as many of them as are missing, from the left.
+    # Some row may have ties at its threshold: take as many of them as are missing, from the left.
     below, tied = score < threshold, score == threshold
     missing = count - below.sum(dim=1, keepdim=True)
-    return below | (tied & (tied.cumsum(dim=1) <= missing))
+    # int32 counts the ties of any row, in half the memory
+    return below | (tied & (tied.cumsum(dim=1, dtype=torch.int32) <= missing))

@@ -195,12 +195,12 @@ class LinearMethod(LayerwiseMethod):
 
         By default exactly as many as `sparsity_of` says; of equal scores the lower index first.
         """
-        from prunebench.layerwise.masks import lowest_of_finite  # here, because it imports torch
+        from prunebench.layerwise.masks import lowest  # here, because it imports torch
         from prunebench.plugin.api.returned import check_score
 
         score = self.score(weight, stats)
         check_score(score, weight, self.score)
-        return lowest_of_finite(score, self.sparsity_of(stats), group=self.group)
+        return lowest(score, self.sparsity_of(stats), group=self.group, finite=True)
 
     def prune_linear(self, weight: torch.Tensor, stats: LinearStats) -> None:
         """Prune one weight matrix [out, in] in place. Override to update the survivors too."""
