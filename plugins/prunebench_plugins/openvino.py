@@ -7,6 +7,7 @@ converts and generates, which the option `python` names. `openvino_process.py` i
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from prunebench import (
 )
 
 _PROCESS = Path(__file__).with_name("openvino_process.py")
+_ERROR = re.compile(r"[\w.]+(Error|Exception): .")
 
 
 class OpenVino(Runtime):
@@ -79,10 +81,12 @@ class OpenVino(Runtime):
                 hint="name an interpreter: {openvino: {python: /path/to/venv/bin/python}}",
             ) from error
         if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+            lines = done.stderr.strip().splitlines() or ["no output"]
+            # If errors are chained, the first one is the cause: a library that cannot be imported.
+            said = next(filter(_ERROR.match, lines), lines[-1])
             raise PrunebenchError(
-                f"OpenVINO: {last}",
-                hint="make an environment with `pip install 'optimum-intel[openvino]'`, and name"
+                f"OpenVINO: {said}",
+                hint="make an environment with `pip install optimum-intel openvino`, and name"
                 " its interpreter: {openvino: {python: /path/to/venv/bin/python}}",
             )
         return done.stdout

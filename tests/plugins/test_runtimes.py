@@ -178,6 +178,11 @@ what, *given = sys.argv[3:]
 if what == "versions":
     print(json.dumps({{"openvino": "1.0"}}))
 elif what == "convert":
+    if "chained" in given[0]:
+        try:
+            raise RuntimeError("the cause")
+        except RuntimeError as error:
+            raise ImportError("what follows from it") from error
     sys.exit("no such operation")
 else:
     print("ready", flush=True)
@@ -211,6 +216,8 @@ def test_openvino_runs_in_the_interpreter_that_the_suite_names(openvino, tmp_pat
 def test_what_openvino_says_is_in_the_error(openvino, tmp_path):
     with pytest.raises(PrunebenchError, match="OpenVINO: no such operation"):
         openvino.convert(tmp_path, tmp_path, "fp32")
+    with pytest.raises(PrunebenchError, match="OpenVINO: RuntimeError: the cause"):
+        openvino.convert(tmp_path / "chained", tmp_path, "fp32")
 
 
 @pytest.mark.parametrize("runtime", [OpenVino, Vllm])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.cell import Cell
-from prunebench.record.codec import to_json
+from prunebench.record.codec import CHECKSUM, checksum, to_json
 from prunebench.store.plan_file import Plan
 from prunebench.store.run_folder import DamagedRecord, RunStore
 from small_records import cell, record, store
@@ -29,6 +30,13 @@ def test_plan_and_records_are_read_back_as_they_were_written(tmp_path: Path) -> 
     assert Cell.model_validate_json(again.spec_path(one.id).read_text()) == one
 
 
+def called(text: str, cell_id: str) -> str:
+    """A record with another cell's id, and a checksum that fits."""
+    data = json.loads(text) | {"id": cell_id}
+    del data[CHECKSUM]
+    return json.dumps({**data, CHECKSUM: checksum(data)})
+
+
 DAMAGE = {
     "truncated": (lambda text: text[: len(text) // 2], "not JSON"),
     "empty": (lambda _: "", "not JSON"),
@@ -43,6 +51,8 @@ DAMAGE = {
         "its checksum does not match",
     ),
     "another cell's": (lambda _: to_json(record(cell(9))), "holds the record of cell"),
+    # A reason is one line of a table.
+    "two lines": (lambda text: called(text, "a\nb"), r"holds the record of cell 'a\nb'"),
     "binary": (lambda _: "\udcff", "can't decode"),
 }
 

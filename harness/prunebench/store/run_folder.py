@@ -178,7 +178,7 @@ class RunStore:
             return DamagedRecord(path, first_line(error))
         # A copied or renamed file would report one experiment under the name of another.
         if record.id != cell_id:
-            return DamagedRecord(path, f"holds the record of cell {record.id}")
+            return DamagedRecord(path, f"holds the record of cell {record.id!r}")
         return record
 
     def records(

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING
 
-from prunebench.measure.speed.intervals import CONFIDENCE, lower_bound
+from prunebench.measure.speed.intervals import CONFIDENCE, fewest_samples, lower_bound
 from prunebench.measure.speed.summary import round_ratios
 from prunebench_report.data.columns import Row, numbered
 from prunebench_report.data.speed import AS_STORED, Shape, contended, shape_of
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from prunebench.record.speed import LatencySamples
 
 BOUND = "inter_token_speedup_bound"
+NEEDED = "bound_rounds"
 
 
 def bound_columns(records: Sequence[Record]) -> Mapping[str, Row]:
-    """For each record the lower bounds of its speed-ups, numbered by shape."""
+    """For each record the lower bounds of its speed-ups, and the rounds that they take, by shape."""
     ratios = {record.id: _ratios(record) for record in records}
     group = {record.id: (record.cell.model.name, record.cell.device) for record in records}
     # How many cells of a model are compared at one shape: the verdict chooses among them.
@@ -37,14 +38,13 @@ def bound_columns(records: Sequence[Record]) -> Mapping[str, Row]:
     )
     found: dict[str, Row] = {}
     for cell, shapes in ratios.items():
-        found[cell] = {
-            numbered(BOUND, index): lower_bound(
-                values, (1 - CONFIDENCE) / compared[group[cell], shape]
-            )
-            if values
-            else None
-            for index, (shape, values) in enumerate(shapes)
-        }
+        found[cell] = {}
+        for index, (shape, values) in enumerate(shapes):
+            miss = (1 - CONFIDENCE) / max(1, compared[group[cell], shape])
+            found[cell] |= {
+                numbered(BOUND, index): lower_bound(values, miss),
+                numbered(NEEDED, index): fewest_samples(miss) if values else None,
+            }
     return found
 
 
@@ -59,6 +59,19 @@ def sure_speedup(row: Mapping[str, object]) -> float | None:
     if not isinstance(bound, float) or measuring_fault(row):
         return 1.0
     return max(1.0, bound)
+
+
+def too_few_rounds(row: Mapping[str, object]) -> bool:
+    """Whether a gain may be there, and no bound because the cell was timed too few times for one.
+
+    The more cells there are to choose among, the more rounds it takes.
+    """
+    return (
+        sure_speedup(row) is not None
+        and row.get(BOUND) is None
+        and row.get(NEEDED) is not None
+        and row.get("speedup_expected") is not False
+    )
 
 
 def measuring_fault(row: Mapping[str, object]) -> bool:

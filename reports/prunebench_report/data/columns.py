@@ -200,6 +200,7 @@ SPEED = (
         {
             "rounds": "timed rounds that nothing disturbed; all figures are from these",
             "disturbed_rounds": "rounds that something else on the machine disturbed",
+            "bound_rounds": "undisturbed rounds that inter_token_speedup_bound takes",
         },
     ),
     *_columns(

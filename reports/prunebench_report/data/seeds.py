@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-from prunebench_report.data.claims import BOUND
+from prunebench_report.data.claims import BOUND, NEEDED
 from prunebench_report.data.columns import Row, kind_of
 from prunebench_report.data.gate import (
     GENERATION_RECOVERY,
@@ -141,6 +141,7 @@ def _lowest_bound(row: Row, members: Sequence[Row]) -> None:
     """The bound of several seeds is that of the worst: their mean lies above it."""
     bounds = [member[BOUND] for member in members if member.get(BOUND) is not None]
     row[BOUND] = min(bounds) if len(bounds) == len(members) else None
+    row[NEEDED] = max((member[NEEDED] for member in members if member.get(NEEDED)), default=None)
 
 
 def seed_deviation(row: Mapping[str, Any], key: str) -> float | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
-from prunebench_report.data.claims import measuring_fault, sure_speedup
+from prunebench_report.data.claims import NEEDED, measuring_fault, sure_speedup, too_few_rounds
 from prunebench_report.data.columns import Row
 from prunebench_report.data.gate import (
     CANNOT_TELL,
@@ -118,6 +118,11 @@ def _quality_when_fast(rows: Sequence[Row], gate: float, suffix: str) -> Stateme
         return _not_timed(rows, "quality", question)
     fast = [row for row in timed if (sure_speedup(row) or 0) >= FAST]
     if not fast:
+        unproved = [row for row in timed if too_few_rounds(row) and _speed(row) >= FAST]
+        if unproved:
+            top = max(unproved, key=_speed)
+            at = f", at {_measured(top)} dense speed per token. {_needs_rounds(top)}"
+            return _say("quality", question, UNSURE, "The fastest is ", _link(top), at)
         top = max(timed, key=lambda row: (sure_speedup(row) or 0, not _no_gain(row), _speed(row)))
         none = f"No cell is surely {FAST:g}{TIMES} as fast per token as dense; the nearest is "
         return _say("quality", question, "none", none, _link(top), f" at {_measured(top)}.")
@@ -161,6 +166,9 @@ def _speed_above_gate(rows: Sequence[Row], gate: float, suffix: str) -> Statemen
     # Gains that are not sure count as 1, so that quality decides among them.
     best = max(passing, key=lambda row: (sure_speedup(row) or 0, quality(row)))
     kept = f"{_kept(best)} of dense quality"
+    if too_few_rounds(best):
+        text = f" keeps {kept} at {_measured(best)} dense speed per token. {_needs_rounds(best)}"
+        return _say("speed", question, UNSURE, _link(best), text)
     if sure_speedup(best) == 1:
         slow = f" keeps {kept} but is not measurably faster than dense: {_measured(best)}."
         if measuring_fault(best):
@@ -168,6 +176,13 @@ def _speed_above_gate(rows: Sequence[Row], gate: float, suffix: str) -> Statemen
         return _say("speed", question, times(1.0), _link(best), slow)
     text = f" generates tokens at {_measured(best)} dense speed and keeps {kept}."
     return _say("speed", question, times(_speed(best)), _link(best), text)
+
+
+def _needs_rounds(row: Row) -> str:
+    return (
+        f"Its {row['rounds']} rounds are too few to be sure of the best of all cells: that takes"
+        f" {row[NEEDED]} undisturbed ones (raise `min_rounds`)."
+    )
 
 
 def _not_timed(rows: Sequence[Row], key: str, question: str) -> Statement | None:

@@ -66,8 +66,16 @@ def test_with_too_few_rounds_for_so_many_cells_nothing_is_claimed(build, say):
         ratios = [round(0.1 + number / 100, 2) for number in range(count)]
         return [build.record(build.cell("shortgpt", ratio=one), 25.0, 1.5) for one in ratios]
 
-    assert say([dense, *fast(12)])["quality"].figure != "none"
-    assert say([dense, *fast(13)])["quality"].figure == "none"
+    assert say([dense, *fast(12)], gate=0.5)["quality"].figure == "100.2 %"
+    found = say([dense, *fast(13)], gate=0.5)
+    assert found["quality"].figure == found["speed"].figure == "unsure"
+    assert found["quality"].text == (
+        f"The fastest is shortgpt ratio=0.1, at 1.50{TIMES} [1.48, 1.52] dense speed per token. "
+        "Its 8 rounds are too few to be sure of the best of all cells: that takes 9 undisturbed "
+        "ones (raise `min_rounds`)."
+    )
+    assert f"of dense quality at 1.50{TIMES} [1.48, 1.52] dense speed" in found["speed"].text
+    assert "that takes 9 undisturbed ones" in found["speed"].text
 
 
 def test_a_speed_that_was_not_measurable_is_said_with_the_reason_and_without_a_number(build, say):
