@@ -19,10 +19,13 @@ BATCHES = [(1, 5), (4, 12), (2, 7)]
 """Windows and tokens of each batch: batches may differ in both."""
 
 
-def batches(features: int, dtype: torch.dtype = torch.float32) -> list[tuple[torch.Tensor, int]]:
+def batches(
+    features: int, dtype: torch.dtype = torch.float32, times: int = 1
+) -> list[tuple[torch.Tensor, int]]:
+    """Inputs [tokens, in], ``times`` as many as in `BATCHES`, and windows."""
     generator = torch.Generator().manual_seed(3)
     return [
-        ((1 + step) * torch.randn(tokens, features, generator=generator).to(dtype), windows)
+        ((1 + step) * torch.randn(times * tokens, features, generator=generator).to(dtype), windows)
         for step, (windows, tokens) in enumerate(BATCHES)
     ]
 
@@ -42,10 +45,11 @@ def test_the_norm_of_several_batches_is_the_root_of_the_mean_over_all_windows(
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_the_norm_is_a_running_mean_in_the_released_order_of_operations() -> None:
+@pytest.mark.parametrize("features", [6, 72, 1000])
+def test_the_norm_is_a_running_mean_in_the_released_order_of_operations(features: int) -> None:
     """Bit for bit: then near-ties between Wanda's scores fall as they do there."""
-    norm, mean, seen = InputNorm(6, torch.device("cpu")), torch.zeros(6), 0
-    for inputs, windows in batches(6):
+    norm, mean, seen = InputNorm(features, torch.device("cpu")), torch.zeros(features), 0
+    for inputs, windows in batches(features, times=40):
         norm.add(inputs, windows)
         mean *= seen / (seen + windows)
         seen += windows

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 
 from prunebench.errors import PluginError, did_you_mean
@@ -14,13 +15,15 @@ from prunebench.errors import PluginError, did_you_mean
 GRADIENTS = ("gradient", "gradient_norm")
 """Statistics of a linear's weights, not of its input: they take a backward pass of the model."""
 
-PANEL = 192
+PANEL = 96
 """Rows of a Hessian that one matrix product computes, from the diagonal to the right.
 
 Narrow panels leave out most of the lower triangle; the whole square would be twice the work.
 """
 WIDE_PANEL = 2048
 """The same for the CPU's bfloat16 units: their products into a part of a matrix cost copies."""
+NUMPY_THREADS = 3
+"""With more threads torch adds up columns faster than numpy, which takes one."""
 
 
 class InputStatistic(ABC):
@@ -80,13 +83,24 @@ class InputNorm(InputStatistic):
     def add(self, inputs: torch.Tensor, windows: int) -> None:
         before, self.windows = self.windows, self.windows + windows
         self.mean.mul_(before / self.windows)
-        self.mean.add_(torch.linalg.vector_norm(inputs.float(), dim=0) ** 2 / self.windows)
+        self.mean.add_(_column_norms(inputs.float()) ** 2 / self.windows)
 
     def finite(self) -> bool:
         return bool(torch.isfinite(self.mean).all())
 
     def result(self) -> torch.Tensor:
         return self.mean.sqrt_()
+
+
+def _column_norms(x: torch.Tensor) -> torch.Tensor:
+    """`torch.linalg.vector_norm(x, dim=0)` to the last bit; float32 [tokens, in] -> [in]."""
+    if x.device.type != "cpu" or torch.get_num_threads() > NUMPY_THREADS:
+        return torch.linalg.vector_norm(x, dim=0)
+    # Torch adds up one column after the other, and reads a cache line for every number. Numpy adds
+    # whole rows, which is the same order within a column and takes a third of the time or less.
+    # The square root is numpy's too, because `torch.sqrt` of a tensor rounds differently.
+    squares = np.square(x.detach().numpy())  # [tokens, in]
+    return torch.from_numpy(np.sqrt(np.add.reduce(squares, axis=0)))
 
 
 class Hessian(InputStatistic):
