@@ -131,7 +131,10 @@ TARGETS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 SPEED_ONLY: dict[str, dict[str, str]] = {
-    f"{P}/sparsegpt.py": {"STRIDE": "columns between two matrix products"},
+    f"{P}/sparsegpt.py": {
+        "STRIDE": "columns between two matrix products",
+        "PANEL": "columns of the inverse factor that are solved together",
+    },
     f"{P}/sparsegpt_kernel.py": {"STRIDE": "columns of one kernel"},
     f"{P}/removal_search.py": {
         "PENDING": "variants whose exact loss is put off",
@@ -147,6 +150,7 @@ SPEED_ONLY: dict[str, dict[str, str]] = {
     f"{H}/layerwise/statistics.py": {
         "PANEL": "rows of one matrix product",
         "WIDE_PANEL": "the same in bfloat16",
+        "NUMPY_THREADS": "threads up to which numpy adds up columns",
     },
     f"{H}/layerwise/partial_forward.py": {
         "LOGITS_AT_ONCE": "logits in memory",

@@ -17,7 +17,7 @@ from evaluation import SPEC, windows_of
 from prunebench import Block, Context, anatomy
 from prunebench.layerwise.masks import lowest
 from prunebench.layerwise.partial_forward import PartialForward
-from prunebench.layerwise.statistics import Hessian
+from prunebench.layerwise.statistics import Hessian, InputNorm
 from prunebench.measure.quality.perplexity import perplexity
 from prunebench.model import batches
 from prunebench.plugin.host import load_plugins
@@ -126,6 +126,13 @@ def hessian(dtype: torch.dtype) -> Callable[[], Result]:
     return compute
 
 
+def norms() -> Result:
+    found = InputNorm(200, torch.device("cpu"))
+    for seed in range(2):
+        found.add(drawn(64, 200, seed=seed), 2)
+    return [found.result()]
+
+
 def losses() -> Result:
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
         patch.setattr("prunebench.layerwise.partial_forward.SUBSET", 8)
@@ -180,6 +187,7 @@ def negative_log_likelihood() -> Result:
 P, H = "plugins/prunebench_plugins", "harness/prunebench"
 CASES: dict[tuple[str, str], Case] = {
     (f"{P}/sparsegpt.py", "STRIDE"): Case(swept, [1, 31, 33, 1000], 1e-10),
+    (f"{P}/sparsegpt.py", "PANEL"): Case(swept, [1, 31, 71, 73], 1e-10),
     (f"{P}/sparsegpt_kernel.py", "STRIDE"): Case(swept_by_kernel, [3, 4, 15, 36], 1e-10),
     (f"{P}/removal_search.py", "PENDING"): Case(removed_blocks, [0, 1, 3, 5, 100], 1e-6),
     (f"{P}/removal_search.py", "FIRST_GUESS"): Case(removed_blocks, [0.0, 0.4, 1.0], 1e-6),
@@ -193,6 +201,7 @@ CASES: dict[tuple[str, str], Case] = {
     (f"{P}/llm_pruner_groups.py", "BISECTIONS"): Case(counts, [30, 39, 41, 50]),
     (f"{H}/layerwise/masks.py", "_SMALL_GROUP"): Case(ranked, [1, 15, 17, 100]),
     (f"{H}/layerwise/statistics.py", "PANEL"): Case(hessian(torch.float32), [1, 191, 193], 1e-4),
+    (f"{H}/layerwise/statistics.py", "NUMPY_THREADS"): Case(norms, [0, 1]),
     (f"{H}/layerwise/statistics.py", "WIDE_PANEL"): Case(
         hessian(torch.bfloat16), [64, 199, 2049], 1e-4
     ),

@@ -72,7 +72,11 @@ def error(change: torch.Tensor, hessian: torch.Tensor) -> float:
     return float((change @ hessian * change).sum() / 2)
 
 
-def test_the_factor_is_the_upper_root_of_the_damped_inverse() -> None:
+@pytest.mark.parametrize("panel", [1, 7, 23, 24, 192])
+def test_the_factor_is_the_upper_root_of_the_damped_inverse(
+    panel: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prunebench_plugins.sparsegpt.PANEL", panel)
     _, hessian = problem()
     factor = inverse_factor(hessian, DAMPING)
     assert torch.equal(factor, factor.triu())

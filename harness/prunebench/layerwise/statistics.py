@@ -95,7 +95,8 @@ class InputNorm(InputStatistic):
 def _column_norms(x: torch.Tensor) -> torch.Tensor:
     """`torch.linalg.vector_norm(x, dim=0)` to the last bit; float32 [tokens, in] -> [in]."""
     if x.device.type != "cpu" or torch.get_num_threads() > NUMPY_THREADS:
-        return torch.linalg.vector_norm(x, dim=0)
+        norms: torch.Tensor = torch.linalg.vector_norm(x, dim=0)
+        return norms
     # Torch adds up one column after the other, and reads a cache line for every number. Numpy adds
     # whole rows, which is the same order within a column and takes a third of the time or less.
     # The square root is numpy's too, because `torch.sqrt` of a tensor rounds differently.
