@@ -287,6 +287,21 @@ def test_the_menu_of_columns_stays_within_the_page(page, width):
 
 
 @pytest.mark.parametrize("width", [1280, 768, 360])
+def test_a_wide_figure_of_the_verdict_stays_beside_its_words(page, width):
+    at_width(page, width)
+    beside = page.execute_script(
+        "return [...document.querySelectorAll('.verdict li')].map(one => {"
+        "  const figure = one.querySelector('.figure'), words = one.querySelector('p');"
+        "  figure.textContent = '10 of 199';"
+        "  const range = document.createRange(); range.selectNodeContents(figure);"
+        "  const text = range.getBoundingClientRect(), rest = words.getBoundingClientRect();"
+        "  return text.right <= rest.left || text.bottom <= rest.top; })"
+    )
+    assert beside
+    assert all(beside)
+
+
+@pytest.mark.parametrize("width", [1280, 768, 360])
 def test_every_width_has_the_navigation(page, width):
     at_width(page, width)
     link = page.find_element("css selector", ".bar nav a")

@@ -60,7 +60,7 @@ BEYOND_A_SCHEMA = [
     r"it needs `scope: layer`", r"knows no task", r"`rows` and `windows` both say", r"so 0 < N < M", r"at least one must be kept and one removed", r"give one value for each",
     r"must be less than `", r"has positions for", r"its tokenizer has", r"needs the Python package",
     r"replaces removed layers, and", r"timed at the shapes with batch size 1",
-    r"looks at the answers to tasks", r"divides shares, and", r"windows are held out",
+    r"looks at the answers to tasks", r"divides shares, and", r"windows are held out", r"rows share nothing",
 ]  # fmt: skip
 """What the loader may say of a suite that fits the schema."""
 LOADER_REFUSES = (

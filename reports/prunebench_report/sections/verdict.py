@@ -181,7 +181,7 @@ def _speed_above_gate(rows: Sequence[Row], gate: float, suffix: str) -> Statemen
 def _needs_rounds(row: Row) -> str:
     return (
         f"Its {row['rounds']} rounds are too few to be sure of the best of all cells: that takes"
-        f" {row[NEEDED]} undisturbed ones (raise `min_rounds`)."
+        f" {row[NEEDED]} undisturbed ones; raise min_rounds."
     )
 
 

@@ -72,7 +72,7 @@ def test_with_too_few_rounds_for_so_many_cells_nothing_is_claimed(build, say):
     assert found["quality"].text == (
         f"The fastest is shortgpt ratio=0.1, at 1.50{TIMES} [1.48, 1.52] dense speed per token. "
         "Its 8 rounds are too few to be sure of the best of all cells: that takes 9 undisturbed "
-        "ones (raise `min_rounds`)."
+        "ones; raise min_rounds."
     )
     assert f"of dense quality at 1.50{TIMES} [1.48, 1.52] dense speed" in found["speed"].text
     assert "that takes 9 undisturbed ones" in found["speed"].text
