@@ -165,8 +165,9 @@ class SparseGPT(LayerwiseMethod):
                 )
         self.losses[first.layer] = self.losses.get(first.layer, 0.0) + loss
         sizes = [linear.size for linear in linears]
-        for weight, rows in zip(weights, torch.split(columns, sizes, dim=1), strict=True):
-            weight.copy_(rows.t())
+        # Torch transposes a whole matrix faster than a part of one.
+        for weight, rows in zip(weights, torch.split(columns.t().contiguous(), sizes), strict=True):
+            weight.copy_(rows)
 
     def _factor(self, hessian: torch.Tensor, stats: LinearStats) -> tuple[torch.Tensor, float]:
         """U, and the damping: ten times more until the Hessian is positive definite."""
@@ -260,6 +261,7 @@ def sweep(
     # torch.topk picks among ties, in the loop only
     fits = kernel is not None and kernel.takes(of) and not (of and threshold)
     zeros = _zeros_of_rows(linears, columns.device) if of and fits else None
+    scratch = _Scratch(columns[:block_size], of or STRIDE)
     loss = columns.new_zeros(())
     for start in range(0, len(columns), block_size):
         end = min(start + block_size, len(columns))
@@ -270,7 +272,7 @@ def sweep(
             chosen = choose(block, upper.diagonal()) if zeros is None else zeros
             errors = kernel.prune_block(block, upper, chosen, of)
         else:
-            errors = _prune_block(block, upper, choose, of)
+            errors = _prune_block(block, upper, choose, of, scratch)
         # All columns behind the block make up for it in one product:
         # [in - end, width] @ [width, rows]
         columns[end:].addmm_(factor[start:end, end:].t(), errors, alpha=-1)
@@ -297,40 +299,63 @@ def _zeros_of_rows(linears: Sequence[Rows], device: torch.device) -> torch.Tenso
     return torch.cat(parts)
 
 
+class _Scratch:
+    """What the loop over the columns of a block needs, for all blocks of one shape.
+
+    Taking a part of a tensor costs about as much as the arithmetic on one column, so every part is
+    taken once.
+    """
+
+    def __init__(self, block: torch.Tensor, stride: int) -> None:
+        width = len(block)
+        self.errors = torch.empty_like(block)  # [width, rows]
+        self.error_rows = self.errors.unbind()
+        self.factor = block.new_empty(width, width)
+        before = [slice(j // stride * stride, j) for j in range(width)]
+        self.errors_before = [self.errors[part].t() for part in before]  # [rows, columns]
+        self.factor_before = [self.factor[part, j] for j, part in enumerate(before)]  # [columns]
+
+
 def _prune_block(
-    block: torch.Tensor, factor: torch.Tensor, choose: Choose, of: int | None
+    block: torch.Tensor,
+    factor: torch.Tensor,
+    choose: Choose,
+    of: int | None,
+    scratch: _Scratch | None = None,
 ) -> torch.Tensor:
     """Prune a block of columns [width, rows] in place; return (w - q) / U_jj, [width, rows].
 
     ``of``: choose what to remove from that many columns when the sweep reaches them; None: from all
-    at once, beforehand.
+    at once, beforehand. The errors are in ``scratch``, if that fits.
     """
-    width = len(block)
+    width, stride = len(block), of or STRIDE
+    if scratch is None or scratch.errors.shape != block.shape:
+        scratch = _Scratch(block, stride)
+    errors = scratch.errors
+    scratch.factor.copy_(factor)
     diagonal = factor.diagonal()
     inverse = diagonal.reciprocal()[:, None]  # [width, 1]
     gone = torch.zeros_like(block, dtype=torch.bool) if of else choose(block, diagonal)
     # 1 / U_jj for weights to remove, otherwise 0: so an error is one product, without a branch
     scale = torch.zeros_like(block) if of else gone * inverse
-    errors = torch.empty_like(block)
-    # Two levels: columns update their stride one by one (rank-1 updates that stay in the caches),
-    # and the rest of the block gets one matrix product per stride.
-    stride = STRIDE if of is None else of * max(1, STRIDE // of)
-    # Indexing a tensor costs about as much as the arithmetic on one column: take all rows apart
-    # once.
-    rows, scales, error_rows = block.unbind(), scale.unbind(), errors.unbind()
+    rows, scales = block.unbind(), scale.unbind()
+    # Two levels: a stride makes up for the columns before it in one matrix product, then each of
+    # its columns for those before it in the stride, which are still in the caches.
     for start in range(0, width, stride):
-        end = min(start + stride, width)
-        for j in range(start, end):
-            if of and j % of == 0:
-                group = slice(j, j + of)
-                gone[group] = choose(block[group], diagonal[group])
-                torch.mul(gone[group], inverse[group], out=scale[group])
-            torch.mul(rows[j], scales[j], out=error_rows[j])
-            if j + 1 < end:
-                # w_k -= U_jk * (w_j - q_j) / U_jj for the columns k behind j in this stride
-                block[j + 1 : end].addr_(factor[j, j + 1 : end], error_rows[j], alpha=-1)
-        block[end:].addmm_(factor[start:end, end:].t(), errors[start:end], alpha=-1)
-    block.masked_fill_(gone, 0)
+        part = slice(start, min(start + stride, width))
+        if start:
+            block[part].addmm_(factor[:start, part].t(), errors[:start], alpha=-1)
+        if of:
+            gone[part] = choose(block[part], diagonal[part])
+            torch.mul(gone[part], inverse[part], out=scale[part])
+        for j in range(start, part.stop):
+            if j > start:
+                # w_j -= sum over the columns k before j of U_kj * (w_k - q_k) / U_kk
+                rows[j].addmv_(scratch.errors_before[j], scratch.factor_before[j], alpha=-1)
+            torch.mul(rows[j], scales[j], out=scratch.error_rows[j])
+    # As `masked_fill_`, without a branch for each weight that no processor can guess. A zero times
+    # a negative weight is -0, and + 0 makes it 0.
+    block.mul_(~gone).add_(0.0)
     return errors
 
 
