@@ -100,6 +100,12 @@ def test_the_loss_is_the_output_error_of_the_change(
     assert loss == pytest.approx(error(weight - pruned, damped(hessian)), rel=1e-9, abs=1e-12)
 
 
+def test_what_is_removed_is_a_zero_without_a_sign() -> None:
+    pruned, _ = solve(*problem(), 0.5)
+    assert int((pruned == 0).sum()) == pruned.numel() // 2
+    assert not bool(torch.signbit(pruned[pruned == 0]).any())
+
+
 @pytest.mark.parametrize("scale", [1.0, 7.0])
 def test_uncorrelated_inputs_make_it_magnitude_by_block(scale: float) -> None:
     weight, _ = problem()
