@@ -42,10 +42,10 @@ def decoder_pass(model: Any, tokens: torch.Tensor) -> float:
     return cpu_timed(lambda: [decoder(window[None], use_cache=False) for window in tokens])[1]
 
 
-@pytest.mark.parametrize("skip", ["mlp", "no_skip"])
+@pytest.mark.parametrize(("skip", "most"), [("mlp", 0.02), ("no_skip", 0.05)])
 @pytest.mark.parametrize("initial", ["magnitude", "wanda"])
 def test_dsnot_beyond_the_mask_that_it_refines(
-    initial: str, skip: str, cost: Any, monkeypatch: pytest.MonkeyPatch
+    initial: str, skip: str, most: float, cost: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokens = reference_tokens("calib")[:WINDOWS]
     model = smollm2().model
@@ -74,10 +74,11 @@ def test_dsnot_beyond_the_mask_that_it_refines(
         )
     one, base, whole, cycles = (median(each) for each in zip(*rounds, strict=True))
     beyond = (whole - base - cycles) / one
+    published = cycles / one * tokens.numel() / PUBLISHED
     print(
         f"\ndsnot on {initial}, {skip}: a pass {one:.1f} s, the mask alone {base:.1f} s, with dsnot"
         f" {whole:.1f} s, of which exchanges {cycles:.1f} s: {cycles / one:.2f} passes here,"
-        f" {cycles / one * tokens.numel() / PUBLISHED:.3f} with the published calibration"
+        f" {published:.3f} with the published calibration (at most {most})"
     )
     cost(
         method=f"dsnot on {initial}, {skip}, without exchanges",
@@ -86,3 +87,4 @@ def test_dsnot_beyond_the_mask_that_it_refines(
         yardstick=f"the mask alone {base:.1f}, pass {one:.1f}",
         ratio=f"{beyond:.2f} passes",
     )
+    assert published <= most
