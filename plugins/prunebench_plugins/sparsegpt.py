@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 STRIDE = 32
 """Columns between two matrix products: so few that updating them one by one stays in the caches."""
-PANEL, PANELS = 192, 8
+PANEL = 192
+PANELS = 8
 """Least columns of a factor's inverse that are solved together, and panels of a large one.
 
 Each solve copies what is left of the factor, so that more panels would save no more.

@@ -133,7 +133,8 @@ TARGETS: dict[str, tuple[str, ...]] = {
 SPEED_ONLY: dict[str, dict[str, str]] = {
     f"{P}/sparsegpt.py": {
         "STRIDE": "columns between two matrix products",
-        "PANEL": "columns of the inverse factor that are solved together",
+        "PANEL": "columns of the inverse factor that are solved together, at least",
+        "PANELS": "parts that a wide one is solved in",
     },
     f"{P}/sparsegpt_kernel.py": {"STRIDE": "columns of one kernel"},
     f"{P}/removal_search.py": {
