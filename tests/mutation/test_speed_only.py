@@ -188,6 +188,7 @@ P, H = "plugins/prunebench_plugins", "harness/prunebench"
 CASES: dict[tuple[str, str], Case] = {
     (f"{P}/sparsegpt.py", "STRIDE"): Case(swept, [1, 31, 33, 1000], 1e-10),
     (f"{P}/sparsegpt.py", "PANEL"): Case(swept, [1, 31, 71, 73], 1e-10),
+    (f"{P}/sparsegpt.py", "PANELS"): Case(swept, [1, 2, 7, 100], 1e-10, {"PANEL": 1}),
     (f"{P}/sparsegpt_kernel.py", "STRIDE"): Case(swept_by_kernel, [3, 4, 15, 36], 1e-10),
     (f"{P}/removal_search.py", "PENDING"): Case(removed_blocks, [0, 1, 3, 5, 100], 1e-6),
     (f"{P}/removal_search.py", "FIRST_GUESS"): Case(removed_blocks, [0.0, 0.4, 1.0], 1e-6),
