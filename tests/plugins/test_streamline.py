@@ -72,6 +72,11 @@ def states(model, tokens: torch.Tensor) -> list[torch.Tensor]:
     return [*found[::2], found[-1]]
 
 
+def test_planning_knows_that_it_replaces_layers() -> None:
+    """What follows from that: tests/suite/test_recoveries.py."""
+    assert load_plugins()["recovery"]["streamline"].value.replaces_layers
+
+
 def test_the_defaults_are_those_of_the_released_code() -> None:
     assert registered().Options().model_dump() == {
         "replacement": "layer", "intermediate_size": None, "absorb": True, "loss": "mse",
