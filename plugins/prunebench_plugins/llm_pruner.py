@@ -64,9 +64,9 @@ class LLMPruner(Method):
     A group is a KV head with its query heads and their part of the output projection, or an MLP
     channel; with ``granularity: channel`` it is one channel of the residual stream. Ratios and
     counts follow the released code. Its baseline without any scores is ``granularity: layer``: the
-    first ``keep_layers`` decoder layers stay, the others go. On models with grouped queries ``mode:
-    clean`` scores the query heads that a KV head serves; ``mode: reference`` scores those that the
-    released code takes for them, and removes the same whole groups.
+    first ``keep_layers`` decoder layers stay, the others go. On models with grouped queries
+    ``mode: clean`` scores the query heads that a KV head serves; ``mode: reference`` scores those
+    that the released code takes for them, and removes the same whole groups.
     """
 
     name = "llm-pruner"

@@ -15,8 +15,7 @@ import torch
 
 import prunebench_plugins.dsnot as dsnot_plugin
 from cpu_time import cpu_timed
-from prunebench import Context, anatomy
-from prunebench.plugin.host import load_plugins
+from decoder_passes import decoder_pass, pruning
 from smollm2 import reference_tokens, smollm2
 
 pytestmark = [pytest.mark.bench, pytest.mark.usefixtures("one_thread")]
@@ -26,20 +25,10 @@ WINDOWS, PUBLISHED = 8, 128 * 2048
 """Windows of 512 tokens, and the tokens of the published calibration."""
 
 
-@torch.no_grad()
 def pruned(name: str, options: dict[str, Any], tokens: torch.Tensor) -> float:
     """CPU seconds of pruning a fresh model: the mask decides what there is to exchange."""
     model = smollm2().model
-    kind = load_plugins()["method"][name].value
-    method = kind(kind.Options.model_validate(options))
-    context = Context(tokens, 0, list(range(len(anatomy(model).layers))))
-    return cpu_timed(lambda: method.prune(model, context))[1]
-
-
-@torch.no_grad()
-def decoder_pass(model: Any, tokens: torch.Tensor) -> float:
-    decoder = anatomy(model).decoder
-    return cpu_timed(lambda: [decoder(window[None], use_cache=False) for window in tokens])[1]
+    return cpu_timed(lambda: pruning(model, name, options, tokens))[1]
 
 
 @pytest.mark.parametrize(("skip", "most"), [("mlp", 0.02), ("no_skip", 0.05)])
@@ -66,7 +55,7 @@ def test_dsnot_beyond_the_mask_that_it_refines(
         exchanging = 0.0
         rounds.append(
             (
-                decoder_pass(model, tokens),
+                cpu_timed(lambda: decoder_pass(model, tokens))[1],
                 pruned(initial, {"sparsity": 0.5}, tokens),
                 pruned("dsnot", options, tokens),
                 exchanging,

@@ -1,8 +1,8 @@
 """What the cells of one model cost beyond their pruning and their quality.
 
-In CPU time of all processes of the run, which other programs on the machine disturb least. Seven
-cells stand for twenty, which take nine minutes on one core: fewer cells share the start of the run,
-so the ratio of twenty is lower.
+In CPU time of all processes of the run, which other programs on the machine disturb least. Twenty
+cells take nine minutes on one core, so seven are run. Their ratio is the higher one, because the
+start of the run is divided among fewer cells.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from cpu_time import cpu_timed
+from decoder_passes import decoder_pass
 from prunebench import Context, anatomy
 from prunebench.plugin.host import load_plugins
 from smollm2 import reference_tokens, smollm2
@@ -78,12 +79,9 @@ def test_hywia_costs_at_most_llm_pruner_and_a_twentieth(fusion: str) -> None:
 def test_importance_costs_at_most_a_decoder_pass_and_a_tenth(name: str) -> None:
     tokens = reference_tokens("calib")[:4]
     model = smollm2().model
-    decoder = anatomy(model).decoder
 
     def dense() -> None:
-        with torch.no_grad():
-            for window in tokens:
-                decoder(window[None], use_cache=False)
+        decoder_pass(model, tokens)
 
     ours = pruning(model, name, {"ratio": 0.2}, tokens)
     dense()

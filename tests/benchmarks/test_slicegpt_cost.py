@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 import torch
 
-from prunebench import Context, anatomy
+from cpu_time import cpu_timed
+from decoder_passes import decoder_pass
+from prunebench import Context
 from prunebench_plugins.slicegpt import SliceGPT, principal
 from smollm2 import reference_tokens, smollm2
 
@@ -18,26 +18,18 @@ pytestmark = pytest.mark.bench
 def test_slicegpt_beside_its_eigenproblems(cost) -> None:
     tokens = reference_tokens("calib")[:8]
     model = smollm2().model
-    decoder = anatomy(model).decoder
 
-    def decoder_pass() -> float:
-        begun = time.process_time()
-        for window in tokens:
-            decoder(window[None], use_cache=False)
-        return time.process_time() - begun
+    def dense() -> float:
+        return cpu_timed(lambda: decoder_pass(model, tokens))[1]
 
-    decoder_pass()
-    before = decoder_pass()
+    dense()
+    before = dense()
     gram = torch.randn(4096, 576, dtype=torch.float64)
     gram = gram.T @ gram
-    begun = time.process_time()
-    for _ in range(5):
-        principal(gram)
-    eigenproblems = (time.process_time() - begun) / 5 * 61
-    after = decoder_pass()
-    begun = time.process_time()
-    SliceGPT(SliceGPT.Options()).prune(model, Context(tokens, 0, list(range(30))))
-    seconds = time.process_time() - begun
+    eigenproblems = cpu_timed(lambda: [principal(gram) for _ in range(5)])[1] / 5 * 61
+    after = dense()
+    context = Context(tokens, 0, list(range(30)))
+    seconds = cpu_timed(lambda: SliceGPT(SliceGPT.Options()).prune(model, context))[1]
     passes = (seconds - eigenproblems) / ((before + after) / 2)
     cost(
         method="slicegpt ratio=0.25, 8 windows",

@@ -68,7 +68,10 @@ def _scaled(past: PastCell, flop: int | None) -> float | None:
 
 
 def past_times(folder: Path, registry: Registry) -> PastTimes:
-    """The times of this machine in ``folder`` and the run folders beside it; damaged ones are left out."""
+    """The times of this machine in ``folder`` and the run folders beside it.
+
+    Damaged ones are left out.
+    """
     from prunebench.measure.devices.provenance import machine
 
     here = _machine(machine())

@@ -26,7 +26,7 @@ NEEDED = "bound_rounds"
 
 
 def bound_columns(records: Sequence[Record]) -> Mapping[str, Row]:
-    """For each record the lower bounds of its speed-ups, and the rounds that they take, by shape."""
+    """For each record the lower bounds of its speed-ups and the rounds they take, by shape."""
     ratios = {record.id: _ratios(record) for record in records}
     group = {record.id: (record.cell.model.name, record.cell.device) for record in records}
     # How many cells of a model are compared at one shape: the verdict chooses among them.

@@ -1,7 +1,7 @@
 """What run B lost against run A, with intervals: whether a loss is beyond a limit, for CI.
 
-A loss is relative, and positive if B is worse: 0.01 is one per cent. Perplexity counts as B / A -
-1, the mean of task scores as 1 - B / A, a speed-up over dense as 1 - B / A, and bytes as B / A - 1.
+A loss is relative, and positive if B is worse: 0.01 is one per cent. Perplexity and bytes count as
+B / A - 1, the mean of task scores and a speed-up over dense as 1 - B / A.
 """
 
 from __future__ import annotations

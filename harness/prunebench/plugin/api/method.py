@@ -80,7 +80,7 @@ class Method(ABC):
 
     @classmethod
     def training_for(cls, options: Any, windows: int) -> TrainingSettings | None:
-        """How `prune` trains with these (parsed) options on this number of windows; None: it does not.
+        """How `prune` trains on this number of windows, or None. ``options`` are parsed.
 
         `prunebench plan` counts the tokens of such a training.
         """
