@@ -26,6 +26,7 @@ from prunebench.model.load import load_pruned as load_pruned
 from prunebench.model.source import ModelAsset as ModelAsset
 from prunebench.model.tensor_cache import TensorCache as TensorCache
 from prunebench.model.wheel import WheelAsset as WheelAsset
+from prunebench.model.zeros import set_to_zero as set_to_zero
 from prunebench.plugin import hookimpl as hookimpl
 from prunebench.plugin.api.allocation import Allocation as Allocation
 from prunebench.plugin.api.context import Context as Context

@@ -24,6 +24,7 @@ from prunebench import (
     lowest,
     pattern_of,
     registered_method,
+    set_to_zero,
 )
 from prunebench_plugins.c4_text import C4
 from prunebench_plugins.dsnot_refine import Exchange, Limits, SequenceMoments, exchange
@@ -183,7 +184,7 @@ class DSnoT(LayerwiseMethod):
             for weight, each in zip(weights, own, strict=True):
                 score = self.initial.score(weight, each)
                 with each.naming():
-                    weight.masked_fill_(lowest(score, self.sparsity_of(each), group="row"), 0)
+                    set_to_zero(weight, lowest(score, self.sparsity_of(each), group="row"))
         else:
             self.initial.prune_group(weights, own)
         for weight, before, each in zip(weights, dense, own, strict=True):
@@ -219,7 +220,7 @@ class DSnoT(LayerwiseMethod):
         )
         mask, after = exchange(rows, error, limits, None if pattern is None else pattern.of)
         back = rows.gone & ~mask
-        weight.copy_(torch.where(back, dense, weight).masked_fill_(mask, 0))
+        weight.copy_(set_to_zero(torch.where(back, dense, weight), mask))
         self.errors.append((float(error.abs().mean()), float(after.abs().mean())))
         self.exchanged += int(back.sum())
         self.refined += weight.numel()

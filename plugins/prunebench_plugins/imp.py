@@ -24,6 +24,7 @@ from prunebench import (
     hookimpl,
     lowest,
     lowest_overall,
+    set_to_zero,
 )
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ class IMP(Method):
             for name, weight in weights.items():
                 if rewind:
                     weight.copy_(start[name])
-                weight.masked_fill_(masks[name], 0)
+                set_to_zero(weight, masks[name])
             if options.after_round == "finetune" and done < options.rounds:
                 train(penalty)
         if options.trains_at_the_end:

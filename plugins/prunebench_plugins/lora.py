@@ -21,6 +21,7 @@ from prunebench import (
     Reference,
     TrainingOptions,
     hookimpl,
+    set_to_zero,
 )
 
 if TYPE_CHECKING:
@@ -206,7 +207,7 @@ def _layer_class(held: Mapping[torch.nn.Module, torch.Tensor]) -> Any:
             update = _masked(a, b, ctx.scale, zero).to(x.dtype)  # [out, in]
             # d loss / d (B A), zero for masked weights: the chain rule gives A and B from it
             whole = (gradient.flatten(0, -2).t() @ x.flatten(0, -2)).to(a.dtype)  # [out, in]
-            whole.masked_fill_(zero, 0).mul_(ctx.scale)
+            set_to_zero(whole, zero).mul_(ctx.scale)
             return gradient @ update, b.t() @ whole, whole @ a.t(), None, None
 
     class MaskedLinear(lora.Linear):  # type: ignore[misc]
@@ -240,7 +241,7 @@ def _layer_class(held: Mapping[torch.nn.Module, torch.Tensor]) -> Any:
 
 def _masked(a: torch.Tensor, b: torch.Tensor, scale: float, zero: torch.Tensor) -> torch.Tensor:
     """The update scale * B A, zero where ``zero`` is True, [out, in]."""
-    return (b @ a).mul_(scale).masked_fill_(zero, 0)
+    return set_to_zero((b @ a).mul_(scale), zero)
 
 
 @hookimpl

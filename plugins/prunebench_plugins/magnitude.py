@@ -18,6 +18,7 @@ from prunebench import (
     kth_lowest,
     lowest_overall,
     pattern_of,
+    set_to_zero,
 )
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class Magnitude(LinearMethod):
         )
         densities = {}
         for done, (path, mask) in enumerate(masks, start=1):
-            weights[path].masked_fill_(mask, 0)
+            set_to_zero(weights[path], mask)
             densities[path] = 1 - int(mask.sum()) / mask.numel()
             context.progress(done, len(weights))
         lowest = min(densities, key=densities.__getitem__)

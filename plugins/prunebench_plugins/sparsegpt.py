@@ -27,6 +27,7 @@ from prunebench import (
     kth_lowest,
     lowest,
     pattern_of,
+    set_to_zero,
 )
 from prunebench_plugins.c4_text import C4
 from prunebench_plugins.sparsegpt_kernel import Kernel
@@ -38,11 +39,11 @@ if TYPE_CHECKING:
     """From columns [some, rows] and their part of U's diagonal, [some], to True for the weights to
     remove, [some, rows]."""
 
-STRIDE = 32
+STRIDE = 16
 """Columns between two matrix products: so few that updating them one by one stays in the caches."""
 PANEL = 192
 PANELS = 8
-"""Least columns of a factor's inverse that are solved together, and panels of a large one.
+"""Least columns of a factor, or of its inverse, that are computed together; panels of a large one.
 
 Each solve copies what is left of the factor, so that more panels would save no more.
 """
@@ -208,20 +209,45 @@ def inverse_factor(hessian: torch.Tensor, damping: float) -> torch.Tensor | None
     # Let P reverse the order of the features, and P H P = L L^T. Then H = (P L P)(P L P)^T, and P
     # L P is upper triangular, so its inverse is U. That takes one factorisation; inverting H and
     # factorising the result, as in the paper, takes two.
-    mirrored = hessian.flip(0, 1)
+    # It is symmetric; turned, its columns are contiguous, as LAPACK's routines want them.
+    mirrored = hessian.flip(0, 1).t()
     mirrored.diagonal().add_(damping * hessian.diagonal().mean())
-    lower, info = torch.linalg.cholesky_ex(mirrored)
-    if int(info) != 0:
+    if not _factorise(mirrored):
         return None
-    del mirrored
-    factor = _inverse_of_lower(lower)
+    factor = _inverse_of_lower(mirrored)
     return factor.flip(0, 1) if bool(torch.isfinite(factor.diagonal()).all()) else None
 
 
+def _width(size: int) -> int:
+    """Columns of one panel."""
+    return max(PANEL, size // PANELS)
+
+
+def _factorise(matrix: torch.Tensor) -> bool:
+    """Put the Cholesky factor of ``matrix`` [in, in] into its lower triangle; False if it has none.
+
+    Panel by panel: nearly all operations are matrix products, in less than half the time of
+    LAPACK's factorisation of the whole. What is above the panels' squares stays.
+    """
+    size = len(matrix)
+    width = _width(size)
+    failed = torch.zeros((), dtype=torch.int32, device=matrix.device)
+    for start in range(0, size, width):
+        end = min(start + width, size)
+        panel = matrix[start:, start:end]
+        panel.addmm_(matrix[start:, :start], matrix[start:end, :start].t(), alpha=-1)
+        square, info = torch.linalg.cholesky_ex(panel[: end - start])
+        panel[: end - start] = square
+        below = panel[end - start :]
+        below.copy_(torch.linalg.solve_triangular(square.t(), below, upper=True, left=False))
+        failed += info
+    return int(failed) == 0
+
+
 def _inverse_of_lower(lower: torch.Tensor) -> torch.Tensor:
-    """The inverse of a lower triangular matrix [in, in]."""
+    """The inverse of a lower triangular matrix [in, in]; what is above its diagonal is not read."""
     size = len(lower)
-    width = max(PANEL, size // PANELS)
+    width = _width(size)
     unit = torch.eye(size, width, dtype=lower.dtype, device=lower.device)
     inverse = torch.zeros_like(lower)
     # Column j begins at row j. Solved panel by panel, from the diagonal down, that is a third of
@@ -354,9 +380,7 @@ def _prune_block(
                 # w_j -= sum over the columns k before j of U_kj * (w_k - q_k) / U_kk
                 rows[j].addmv_(scratch.errors_before[j], scratch.factor_before[j], alpha=-1)
             torch.mul(rows[j], scales[j], out=scratch.error_rows[j])
-    # As `masked_fill_`, without a branch for each weight that no processor can guess. A zero times
-    # a negative weight is -0, and + 0 makes it 0.
-    block.mul_(~gone).add_(0.0)
+    set_to_zero(block, gone)
     return errors
 
 

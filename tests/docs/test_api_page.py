@@ -25,6 +25,7 @@ from prunebench import (
     lowest_overall,
     next_token_backward,
     registered_method,
+    set_to_zero,
 )
 from prunebench.layerwise.partial_forward import PartialForward
 from prunebench.layerwise.statistics import GRADIENTS, STATISTICS
@@ -240,7 +241,7 @@ def page() -> str:
                 code(OWN_STATISTIC),
             ]
     masks = (lowest, lowest_overall, kth_lowest)
-    functions = (*masks, learning, next_token_backward, registered_method)
+    functions = (*masks, set_to_zero, learning, next_token_backward, registered_method)
     kept = inspect.getdoc(TensorCache) or ""
     shown = [*map(of_function, functions), item("prunebench.TensorCache(name)", kept)]
     shown += [item(f"TensorCache.{name}", text) for name, text in members(TensorCache)]

@@ -133,8 +133,8 @@ TARGETS: dict[str, tuple[str, ...]] = {
 SPEED_ONLY: dict[str, dict[str, str]] = {
     f"{P}/sparsegpt.py": {
         "STRIDE": "columns between two matrix products",
-        "PANEL": "columns of the inverse factor that are solved together, at least",
-        "PANELS": "parts that a wide one is solved in",
+        "PANEL": "columns of the factor and its inverse that are computed together, at least",
+        "PANELS": "parts that a wide one is computed in",
     },
     f"{P}/sparsegpt_kernel.py": {"STRIDE": "columns of one kernel"},
     f"{P}/removal_search.py": {
@@ -152,6 +152,7 @@ SPEED_ONLY: dict[str, dict[str, str]] = {
         "PANEL": "rows of one matrix product",
         "WIDE_PANEL": "the same in bfloat16",
         "NUMPY_THREADS": "threads up to which numpy adds up columns",
+        "NUMPY_ROWS": "tokens that numpy adds up at once",
     },
     f"{H}/layerwise/partial_forward.py": {
         "LOGITS_AT_ONCE": "logits in memory",

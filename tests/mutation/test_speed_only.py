@@ -186,7 +186,7 @@ def negative_log_likelihood() -> Result:
 
 P, H = "plugins/prunebench_plugins", "harness/prunebench"
 CASES: dict[tuple[str, str], Case] = {
-    (f"{P}/sparsegpt.py", "STRIDE"): Case(swept, [1, 31, 33, 1000], 1e-10),
+    (f"{P}/sparsegpt.py", "STRIDE"): Case(swept, [1, 15, 17, 1000], 1e-10),
     (f"{P}/sparsegpt.py", "PANEL"): Case(swept, [1, 31, 71, 73], 1e-10),
     (f"{P}/sparsegpt.py", "PANELS"): Case(swept, [1, 2, 7, 100], 1e-10, {"PANEL": 1}),
     (f"{P}/sparsegpt_kernel.py", "STRIDE"): Case(swept_by_kernel, [3, 4, 15, 36], 1e-10),
@@ -203,6 +203,7 @@ CASES: dict[tuple[str, str], Case] = {
     (f"{H}/layerwise/masks.py", "_SMALL_GROUP"): Case(ranked, [1, 15, 17, 100]),
     (f"{H}/layerwise/statistics.py", "PANEL"): Case(hessian(torch.float32), [1, 191, 193], 1e-4),
     (f"{H}/layerwise/statistics.py", "NUMPY_THREADS"): Case(norms, [0, 1]),
+    (f"{H}/layerwise/statistics.py", "NUMPY_ROWS"): Case(norms, [1, 7, 63, 65, 1000]),
     (f"{H}/layerwise/statistics.py", "WIDE_PANEL"): Case(
         hessian(torch.bfloat16), [64, 199, 2049], 1e-4
     ),

@@ -88,7 +88,8 @@ def _lowest_of_four(groups: torch.Tensor, zeros: int) -> torch.Tensor | None:
     """True for the ``zeros`` lowest of each group, bool [groups, 4]; None if ranks must decide.
 
     A network of minima and maxima finds the highest score to remove of every group. It reads the
-    scores where they are, which takes half the time of ranks. Ties and NaN are left to the ranks.
+    scores where they are, which takes a third of the time of ranks. Ranks decide ties, group by
+    group, and everything if a score is not finite.
     """
     a, b, c, d = groups.unbind(1)
     low, high = torch.minimum(a, b), torch.maximum(a, b)
@@ -103,7 +104,11 @@ def _lowest_of_four(groups: torch.Tensor, zeros: int) -> torch.Tensor | None:
         return None
     mask = groups <= threshold[:, None]
     # Without NaN each group loses at least ``zeros``, so the total tells whether one loses more.
-    return mask if int(mask.count_nonzero()) == zeros * len(groups) else None
+    if int(mask.count_nonzero()) != zeros * len(groups):
+        removed = mask.view(torch.int8).sum(1, dtype=torch.int8)
+        tied = (removed > zeros).nonzero().squeeze(1)
+        mask[tied] = (_ranks(groups[tied]) < zeros).t()
+    return mask
 
 
 def _ranks(groups: torch.Tensor) -> torch.Tensor:

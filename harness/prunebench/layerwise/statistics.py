@@ -24,6 +24,8 @@ WIDE_PANEL = 2048
 """The same for the CPU's bfloat16 units: their products into a part of a matrix cost copies."""
 NUMPY_THREADS = 3
 """With more threads torch adds up columns faster than numpy, which takes one."""
+NUMPY_ROWS = 64
+"""Tokens whose squares are added up while they are in the cache."""
 
 
 class InputStatistic(ABC):
@@ -100,8 +102,15 @@ def _column_norms(x: torch.Tensor) -> torch.Tensor:
     # Torch adds up one column after the other, and reads a cache line for every number. Numpy adds
     # whole rows, which is the same order within a column and takes a third of the time or less.
     # The square root is numpy's too, because `torch.sqrt` of a tensor rounds differently.
-    squares = np.square(x.detach().numpy())  # [tokens, in]
-    return torch.from_numpy(np.sqrt(np.add.reduce(squares, axis=0)))
+    rows = x.detach().numpy()  # [tokens, in]
+    squares = np.empty((1 + NUMPY_ROWS, rows.shape[1]), dtype=np.float32)
+    total = squares[0]  # the sum so far, as the first row to add
+    total[:] = 0
+    for start in range(0, len(rows), NUMPY_ROWS):
+        some = rows[start : start + NUMPY_ROWS]
+        np.square(some, out=squares[1 : 1 + len(some)])
+        total[:] = np.add.reduce(squares[: 1 + len(some)], axis=0)
+    return torch.from_numpy(np.sqrt(total))
 
 
 class Hessian(InputStatistic):

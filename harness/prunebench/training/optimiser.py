@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 
 import torch
 
+from prunebench.model.zeros import set_to_zero
 from prunebench.training.settings import TrainingSettings
 
 
@@ -64,7 +65,7 @@ class Optimiser:
         self._hooks: list[Any] = []
         for name, parameter in trainable.parameters.items():
             if name in trainable.masks:
-                parameter.data.masked_fill_(trainable.masks[name], 0)
+                set_to_zero(parameter.data, trainable.masks[name])
             exact = parameter.dtype in {torch.float32, torch.float64}
             self.weights[name] = parameter if exact else parameter.detach().float()
         fused = all(weight.device.type in {"cpu", "cuda"} for weight in self.weights.values())
@@ -137,7 +138,7 @@ class Optimiser:
             if self.trainable.penalty is not None and weight.dim() > 1:
                 self.trainable.penalty.add_gradient(weight, weight.grad)
             if name in self.trainable.masks:
-                weight.grad.masked_fill_(self.trainable.masks[name], 0)
+                set_to_zero(weight.grad, self.trainable.masks[name])
             gradients.append(weight.grad)
         return gradients
 

@@ -204,11 +204,12 @@ class LinearMethod(LayerwiseMethod):
 
     def prune_linear(self, weight: torch.Tensor, stats: LinearStats) -> None:
         """Prune one weight matrix [out, in] in place. Override to update the survivors too."""
+        from prunebench.model.zeros import set_to_zero  # here, because it imports torch
         from prunebench.plugin.api.returned import check_mask
 
         mask = self.mask(weight, stats)
         check_mask(mask, weight, self.mask)
-        weight.masked_fill_(mask, 0)
+        set_to_zero(weight, mask)
 
     def prune_group(self, weights: Sequence[torch.Tensor], stats: Sequence[LinearStats]) -> None:
         for weight, each in zip(weights, stats, strict=True):
