@@ -141,20 +141,31 @@ class ArithmeticAndCopy(Metric):
                 ends = len(tokens) == self.options.new_tokens or tokens[-1] in context.end_tokens
                 right = first_line(text) == wanted if ends else _decided(text, wanted)
                 if right is None:
-                    text = self._decoded(model, tokenizer, context, prompt)
-                    right = first_line(text) == wanted
+                    right = self._decoded_right(model, tokenizer, context, prompt, wanted)
                 yield right
             moved(start + len(batch))
 
-    def _decoded(
-        self, model: Any, tokenizer: Any, context: MetricContext, prompt: Sequence[int]
-    ) -> str:
-        """What the model writes behind one prompt, decoded token by token."""
+    def _decoded_right(
+        self,
+        model: Any,
+        tokenizer: Any,
+        context: MetricContext,
+        prompt: Sequence[int],
+        wanted: str,
+    ) -> bool:
+        """Whether the model writes what is wanted, decoded until that is decided."""
+
+        def text_of(tokens: list[int]) -> str:
+            return str(tokenizer.decode(tokens, skip_special_tokens=True))
+
         device = model.get_input_embeddings().weight.device
         (tokens,) = context.greedy_continuations(
-            model, torch.tensor([prompt], device=device), self.options.new_tokens
+            model,
+            torch.tensor([prompt], device=device),
+            self.options.new_tokens,
+            lambda tokens: _decided(text_of(tokens), wanted) is not None,
         )
-        return str(tokenizer.decode(tokens.tolist(), skip_special_tokens=True))
+        return first_line(text_of(tokens.tolist())) == wanted
 
 
 def _with_examples(questions: Iterator[Question], examples: int) -> Question:

@@ -30,6 +30,7 @@ class Pupil(torch.nn.Module):
         self.config = SimpleNamespace(eos_token_id=None, max_position_embeddings=4096)
         self.batches = []  # questions of each pass
         self.decoded = []  # prompts that were answered token by token
+        self.steps = []  # tokens of each of these answers
 
     def get_input_embeddings(self):
         return self.embedding
@@ -54,9 +55,15 @@ def measured(reply, seen=None, **options):
             own = [*written(prompt), *[0] * (len(continuation) + 1)]
             yield own[: len(continuation) + 1]
 
-    def continued(_model, prompts, new_tokens):
+    def continued(_model, prompts, new_tokens, until):
         model.decoded += [tokenizer.decode(one.tolist()) for one in prompts]
-        return [torch.tensor(written(one.tolist())[:new_tokens]) for one in prompts]
+        answers = []
+        for prompt in prompts:
+            answer = written(prompt.tolist())[:new_tokens]
+            enough = (n for n in range(1, len(answer) + 1) if until(answer[:n]))
+            answers.append(answer[: next(enough, None)])
+        model.steps += map(len, answers)
+        return [torch.tensor(answer) for answer in answers]
 
     context.greedy_choices = lambda *given: list(chosen(*given))
     context.greedy_continuations = continued
@@ -148,6 +155,18 @@ def test_an_answer_in_other_tokens_is_decoded_and_right():
     figures, model = measured(lambda prompt: "  " + right(prompt), new_tokens=200)
     assert figures["arithmetic-and-copy"] == 1
     assert len(model.decoded) == 24
+
+
+def test_decoding_ends_when_the_answer_is_decided():
+    """Not at the most tokens of an answer: a model may never stop writing."""
+
+    def wrong(prompt):
+        return "\n I do not know" + " word" * 100
+
+    figures, model = measured(wrong, new_tokens=90)
+    assert figures["arithmetic-and-copy"] == 0
+    assert len(model.decoded) == 24
+    assert max(model.steps) < 10
 
 
 @pytest.mark.parametrize(

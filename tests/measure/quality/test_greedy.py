@@ -65,6 +65,23 @@ def test_a_batch_that_has_ended_is_not_run_on(monkeypatch) -> None:
     assert len(passes) == 1
 
 
+def test_a_text_ends_when_its_tokens_are_enough() -> None:
+    model = tiny_model("llama")
+    every = [plain(model, one, 12) for one in PROMPTS]
+    seen = []
+
+    def enough(tokens: list[int]) -> bool:
+        seen.append(list(tokens))
+        return tokens in (every[0][:3], every[1][:5])
+
+    found = greedy_continuations(model, PROMPTS[:2], 12, until=enough)
+    assert [one.tolist() for one in found] == [every[0][:3], every[1][:5]]
+    # Nothing is asked about a text that has ended.
+    assert sorted(seen) == sorted(
+        [every[0][:count] for count in (1, 2, 3)] + [every[1][:count] for count in range(1, 6)]
+    )
+
+
 def test_more_tokens_than_learned_positions_are_refused() -> None:
     with pytest.raises(PrunebenchError, match="takes 129 tokens, but the model has positions"):
         greedy_continuations(tiny_model("opt"), PROMPTS, 120)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -36,26 +36,35 @@ def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
 
 @torch.no_grad()
 def greedy_continuations(
-    model: Any, prompts: Tensor, new_tokens: int, end: Collection[int] = ()
+    model: Any,
+    prompts: Tensor,
+    new_tokens: int,
+    end: Collection[int] = (),
+    until: Callable[[list[int]], bool] | None = None,
 ) -> list[Tensor]:
     """The most likely next tokens of each prompt, one after the other, with a KV cache.
 
     ``prompts`` are int64 [batch, prompt] without padding, on the device of the model's embedding.
     Gives an int64 [tokens] for each of them: ``new_tokens``, or fewer if one of ``end`` comes,
-    which is then the last. Raises PrunebenchError if that is more tokens than the model has
-    positions.
+    which is then the last, or if ``until`` says of the tokens so far that they are enough. Raises
+    PrunebenchError if that is more tokens than the model has positions.
     """
     check_positions(model, prompts.shape[1] + new_tokens, "a prompt with its continuation")
     decoder = Eager(model)
-    ends = torch.tensor(sorted(end), dtype=prompts.dtype, device=prompts.device)
-    found = [decoder.prompt(prompts)]  # each [batch, 1]
-    ended = torch.isin(found[0], ends)
-    # A sequence that has ended runs on with the others of the batch; its rest is cut off below.
-    while len(found) < new_tokens and not bool(ended.all()):
-        found.append(decoder.step(found[-1]))
-        ended |= torch.isin(found[-1], ends)
-    tokens = torch.cat(found, dim=1)  # [batch, tokens]
-    return [_until_end(row, torch.isin(row, ends)) for row in tokens]
+    written: list[list[int]] = [[] for _ in prompts]
+    tokens = decoder.prompt(prompts)  # [batch, 1]
+    unfinished = set(range(len(prompts)))
+    while True:
+        for row, (token,) in enumerate(tokens.tolist()):
+            if row in unfinished:
+                written[row].append(token)
+                if token in end or (until is not None and until(written[row])):
+                    unfinished.remove(row)
+        if not unfinished or max(map(len, written)) >= new_tokens:
+            break
+        # A sequence that has ended runs on with the others of the batch, unseen.
+        tokens = decoder.step(tokens)
+    return [torch.tensor(row, dtype=prompts.dtype, device=prompts.device) for row in written]
 
 
 @torch.no_grad()
@@ -109,9 +118,3 @@ def _most_likely(
         best = [split.head(states[chunk]).argmax(-1) for chunk in split.chunks(len(states))]
         found.append(torch.cat(best).tolist())
     return found
-
-
-def _until_end(row: Tensor, is_end: Tensor) -> Tensor:
-    """``row``, [tokens], up to its first end token."""
-    ends = is_end.nonzero()
-    return row if len(ends) == 0 else row[: int(ends[0]) + 1]

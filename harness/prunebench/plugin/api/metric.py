@@ -137,17 +137,22 @@ class MetricContext:
         return self.score_choices(model)
 
     def greedy_continuations(
-        self, model: Any, prompts: torch.Tensor, new_tokens: int
+        self,
+        model: Any,
+        prompts: torch.Tensor,
+        new_tokens: int,
+        until: Callable[[list[int]], bool] | None = None,
     ) -> list[torch.Tensor]:
         """What a model writes after each prompt by greedy decoding, with a KV cache.
 
         ``prompts`` are int64 [batch, prompt], such as a part of `windows`. Gives an int64 [tokens]
         for each of them: ``new_tokens``, or fewer if one of `end_tokens` comes, which is then the
-        last. Raises PrunebenchError if that is more tokens than the model has positions.
+        last, or if ``until`` says of the tokens so far that they are enough. Raises PrunebenchError
+        if that is more tokens than the model has positions.
         """
         from prunebench.measure.quality.greedy import greedy_continuations
 
-        return greedy_continuations(model, prompts, new_tokens, self.end_tokens)
+        return greedy_continuations(model, prompts, new_tokens, self.end_tokens, until)
 
     def greedy_choices(
         self, model: Any, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
