@@ -355,9 +355,10 @@ def _prune_block(
     ``of``: choose what to remove from that many columns when the sweep reaches them; None: from all
     at once, beforehand. The errors are in ``scratch``, if that fits.
     """
-    width, stride = len(block), of or STRIDE
+    width, group = len(block), of or STRIDE
+    stride = max(1, STRIDE // group) * group
     if scratch is None or scratch.errors.shape != block.shape:
-        scratch = _Scratch(block, stride)
+        scratch = _Scratch(block, group)
     errors = scratch.errors
     scratch.factor.copy_(factor)
     diagonal = factor.diagonal()
@@ -366,22 +367,33 @@ def _prune_block(
     # 1 / U_jj for weights to remove, otherwise 0: so an error is one product, without a branch
     scale = torch.zeros_like(block) if of else gone * inverse
     rows, scales = block.unbind(), scale.unbind()
-    # Two levels: a stride makes up for the columns before it in one matrix product, then each of
-    # its columns for those before it in the stride, which are still in the caches.
+    # Level by level: a stride makes up for the columns before it in one matrix product, a group of
+    # the stride for those before it in the stride, which are still in the caches, and a column for
+    # those before it in its group.
     for start in range(0, width, stride):
-        part = slice(start, min(start + stride, width))
-        if start:
-            block[part].addmm_(factor[:start, part].t(), errors[:start], alpha=-1)
-        if of:
-            gone[part] = choose(block[part], diagonal[part])
-            torch.mul(gone[part], inverse[part], out=scale[part])
-        for j in range(start, part.stop):
-            if j > start:
-                # w_j -= sum over the columns k before j of U_kj * (w_k - q_k) / U_kk
-                rows[j].addmv_(scratch.errors_before[j], scratch.factor_before[j], alpha=-1)
-            torch.mul(rows[j], scales[j], out=scratch.error_rows[j])
+        end = min(start + stride, width)
+        _make_up(block, factor, errors, slice(start), slice(start, end))
+        for first in range(start, end, group):
+            part = slice(first, min(first + group, end))
+            if of:
+                _make_up(block, factor, errors, slice(start, first), part)
+                gone[part] = choose(block[part], diagonal[part])
+                torch.mul(gone[part], inverse[part], out=scale[part])
+            for j in range(first, part.stop):
+                if j > first:
+                    # w_j -= sum over the columns k before j of U_kj * (w_k - q_k) / U_kk
+                    rows[j].addmv_(scratch.errors_before[j], scratch.factor_before[j], alpha=-1)
+                torch.mul(rows[j], scales[j], out=scratch.error_rows[j])
     set_to_zero(block, gone)
     return errors
+
+
+def _make_up(
+    block: torch.Tensor, factor: torch.Tensor, errors: torch.Tensor, before: slice, part: slice
+) -> None:
+    """Let the columns ``part`` make up for the errors of those ``before``, if there are any."""
+    if before.stop > (before.start or 0):
+        block[part].addmm_(factor[before, part].t(), errors[before], alpha=-1)
 
 
 def _decided(gone: torch.Tensor) -> Choose:

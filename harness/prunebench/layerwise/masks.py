@@ -100,7 +100,7 @@ def _lowest_of_four(groups: torch.Tensor, zeros: int) -> torch.Tensor | None:
         # The two in the middle: all four in order are least, these two, largest.
         middle = torch.maximum(low, other_low), torch.minimum(high, other_high)
         threshold = torch.minimum(*middle) if zeros == 2 else torch.maximum(*middle)
-    if not bool(torch.isfinite(threshold.sum())):
+    if not math.isfinite(float(threshold.sum())):
         return None
     mask = groups <= threshold[:, None]
     # Without NaN each group loses at least ``zeros``, so the total tells whether one loses more.
