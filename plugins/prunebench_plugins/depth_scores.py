@@ -16,7 +16,7 @@ OfLayers = list[list["torch.Tensor"]]
 """Sums over the rows of each weight of each layer, float32 [rows]; a norm's weights as they are."""
 
 
-def magnitudes(model: Any, power: int = 1) -> OfLayers:
+def magnitudes(model: Any, power: int) -> OfLayers:
     """Sums of abs(w)^power. Raises PrunebenchError if a weight is not finite."""
     members = _members(model)
     return _by_layer(members, norm_vectors(_flat(members), power))
