@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,12 @@ def cpu_timed(work: Callable[[], Result]) -> tuple[Result, float]:
     begun = time.process_time()
     found = work()
     return found, time.process_time() - begun
+
+
+def cpu_seconds_of_children() -> float:
+    """Of all processes that this one has waited for, and those that they waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def cpu_seconds_of(pid: int) -> float:

@@ -17,6 +17,13 @@ import psutil
 import pytest
 import torch
 
+from prunebench.isolation.heap import keep_freed_memory
+from prunebench.isolation.huge_pages import ask_for_huge_pages
+
+# As the processes of cells
+ask_for_huge_pages()
+keep_freed_memory()
+
 HEADER = (
     "method",
     "dtype",

@@ -21,7 +21,7 @@ from smollm2 import reference_tokens, smollm2
 pytestmark = [pytest.mark.bench, pytest.mark.usefixtures("one_thread")]
 
 ROUNDS = 2
-WINDOWS, PUBLISHED = 8, 128 * 2048
+WINDOWS, PUBLISHED = 4, 128 * 2048
 """Windows of 512 tokens, and the tokens of the published calibration."""
 
 

@@ -25,16 +25,17 @@ METHODS = [
     ("wanda", {"sparsity": 0.5}, 2.1),
     ("wanda", {"sparsity": "2:4"}, 2.1),
     ("ria", {"sparsity": 0.5}, 2.1),
-    ("dsnot", {"sparsity": 0.5}, 2.2),
     ("sparsegpt", {"sparsity": 0.5}, 3.0),
     ("sparsegpt", {"sparsity": "2:4"}, 3.0),
     ("shortgpt", {"count": 0}, 1.05),  # removes nothing, so that the next pass has all layers
-    ("shortgpt", {"count": 0, "metric": "angular"}, 1.05),
 ]
 
 
 WANTED = {("sparsegpt", 0.5): 2.35, ("wanda", "2:4"): 2.05}
 """Passes that are the goal; not reached so far, so the table shows them and no test fails."""
+
+latest: list[float] = []
+"""Seconds of the pass behind the method before, which is the one in front of the next."""
 
 
 def floor(model, name: str, tokens: torch.Tensor) -> float:
@@ -72,16 +73,16 @@ def test_cost_in_decoder_passes(name, options, limit, cost) -> None:
     tokens = reference_tokens("calib")
     model = smollm2().model
     decoder_pass(model, tokens[:2])
-    passes = [decoder_pass(model, tokens)]
+    passes = [latest.pop() if latest else decoder_pass(model, tokens)]
     before = states(tokens, model)
     with MemorySampler(gpu=False) as sampler:
         sampler.phase("prune")
         seconds, _ = pruning(model, name, options, tokens)
         memory, _ = sampler.result()
     passes.append(decoder_pass(model, tokens))  # zeros cost a dense kernel what any weight costs
-    ratio = seconds / (
-        sum(passes) / 2
-    )  # the machine drifts: between the pass before and the pass after
+    latest.append(passes[1])
+    # The machine drifts: between the pass before and the pass after
+    ratio = seconds / (sum(passes) / 2)
     beyond = memory.phases[-1].peak_rss_bytes - memory.baseline_rss_bytes
     cost(
         method=" ".join([name, *(f"{key}={value}" for key, value in options.items())]),

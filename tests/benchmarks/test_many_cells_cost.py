@@ -8,13 +8,14 @@ start of the run is divided among fewer cells.
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+
+from cpu_time import cpu_seconds_of_children
 
 pytestmark = pytest.mark.bench
 
@@ -34,12 +35,6 @@ profile: {latency: null}
 device: cpu
 """
 WORK = ("prune", "perplexity", "tasks", "metrics")
-
-
-def cpu_seconds_of_children() -> float:
-    """Of all processes that this one has waited for, and those that they waited for."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
 
 
 def test_the_cells_of_one_model(tmp_path: Path, figure) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ def work() -> float:
     return time.perf_counter() - begun
 
 
-def test_the_sampler_costs_less_than_one_per_cent() -> None:
+def test_the_sampler_costs_less_than_one_per_cent(figure: Any) -> None:
     """The paired ratio of wall time with and without it, and its own share of CPU time.
 
     One sampler for the whole test, stopped by a signal in the rounds without it, so that its start
@@ -55,9 +56,10 @@ def test_the_sampler_costs_less_than_one_per_cent() -> None:
         os.kill(pid, signal.SIGCONT)
     ratio = paired_ratio(on, off)
     share = used / sum(on)
-    print(
-        f"sampler on / off: {ratio.estimate:.4f} [{ratio.low:.4f}, {ratio.high:.4f}] "
-        f"over {ROUNDS} rounds of {sum(off) / ROUNDS:.2f} s; its own CPU time {share:.2%} of one core"
+    figure(
+        "memory sampler on / off",
+        f"{ratio.estimate:.4f} [{ratio.low:.4f}, {ratio.high:.4f}], {share:.2%} of a core",
+        "less than 1.01, 2 %",
     )
     assert ratio.low < 1.01
     assert share < 0.02  # of a core that is not the work's own where there are two

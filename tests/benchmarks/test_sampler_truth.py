@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from typing import Any
 
 import psutil
 import pytest
@@ -66,12 +67,15 @@ def attempt() -> tuple[int, float]:
     return grown, full - planted
 
 
-def test_a_planted_allocation_is_seen_within_twenty_milliseconds_and_two_per_cent() -> None:
+def test_a_planted_allocation_is_seen_within_twenty_milliseconds_and_two_per_cent(
+    figure: Any,
+) -> None:
     best = min((attempt() for _ in range(3)), key=lambda found: abs(found[1]))
     grown, late = best
-    print(
-        f"planted {PLANTED >> 20} MiB: seen {grown / MIB:.1f} MiB, "
-        f"{1000 * late:+.1f} ms after the last page"
+    figure(
+        f"{PLANTED >> 20} MiB that were planted, as the memory sampler sees them",
+        f"{grown / MIB:.1f} MiB, {1000 * late:+.1f} ms after the last page",
+        "2 %, 20 ms",
     )
     assert grown == pytest.approx(PLANTED, rel=0.02)
     assert -0.02 <= late <= 0.02
@@ -103,7 +107,7 @@ def test_an_allocation_is_seen_in_its_phase_and_in_no_other() -> None:
     assert memory.peak_rss_bytes == peaks["during"]
 
 
-def test_samples_come_every_ten_milliseconds_and_cost_little() -> None:
+def test_samples_come_every_ten_milliseconds_and_cost_little(figure: Any) -> None:
     with MemorySampler(gpu=False) as sampler:
         pid = started(sampler)
         process = psutil.Process(pid)
@@ -113,6 +117,6 @@ def test_samples_come_every_ten_milliseconds_and_cost_little() -> None:
         took = time.monotonic() - begun
         ticks = process.num_ctx_switches().voluntary - switched
         share = (cpu_seconds_of(pid) - used) / took
-    print(f"{ticks / took:.0f} samples a second, {share:.2%} of a core")
+    figure("memory sampler", f"{ticks / took:.0f} samples a second, {share:.2%} of a core", "5 %")
     assert 40 * took <= ticks <= 130 * took
     assert share < 0.05  # 0.01 to 0.02 on an idle virtual machine

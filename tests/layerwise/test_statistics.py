@@ -51,10 +51,21 @@ def test_the_norm_is_a_running_mean_in_the_released_order_of_operations(features
     norm, mean, seen = InputNorm(features, torch.device("cpu")), torch.zeros(features), 0
     for inputs, windows in batches(features, times=40):
         norm.add(inputs, windows)
-        mean *= seen / (seen + windows)
-        seen += windows
-        mean += torch.norm(inputs.t(), p=2, dim=1) ** 2 / seen
+        for window in inputs.view(windows, -1, features):
+            mean *= seen / (seen + 1)
+            seen += 1
+            mean += torch.norm(window.t(), p=2, dim=1) ** 2 / seen
     assert torch.equal(norm.result(), mean.sqrt())
+
+
+def test_the_norm_of_tokens_that_an_expert_got_counts_their_windows() -> None:
+    """Of 7 tokens from 2 windows, and of none, nobody knows which are from which."""
+    norm = InputNorm(6, torch.device("cpu"))
+    inputs = torch.randn(7, 6, generator=torch.Generator().manual_seed(0))
+    norm.add(inputs, 2)
+    norm.add(inputs[:0], 3)
+    expected = (inputs.double().square().sum(0) / 5).sqrt()
+    torch.testing.assert_close(norm.result().double(), expected, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("features", [6, 200, 400])

@@ -21,6 +21,7 @@ from prunebench.cell.setup import CellSetup, set_up, vocabulary_size
 from prunebench.cell.unpinned import unpinned
 from prunebench.errors import printable_values
 from prunebench.experiment.cell import Cell
+from prunebench.isolation.heap import release_freed_memory
 from prunebench.isolation.timing_lock import TimingLock
 from prunebench.measure.devices.cpu_contention import CpuWatch
 from prunebench.measure.devices.memory import MemorySampler
@@ -66,6 +67,8 @@ def run_cell(
     ) as memory:
 
         def began(phase: str) -> None:
+            # What the phase before has freed is no memory of this one.
+            release_freed_memory()
             events.phase(phase)
             memory.phase(phase)
             cpu.phase(phase)

@@ -120,8 +120,11 @@ def command(
     The result loads with prunebench.load_pruned(FOLDER), and as a model of a suite.
     """
     from prunebench.app.prune import PruneJob, prune_model
+    from prunebench.isolation.heap import keep_freed_memory
 
     result_is_a_file()
+    if not stream:  # which must not hold more than a layer
+        keep_freed_memory()
     job = PruneJob(
         model,
         method,

@@ -70,9 +70,9 @@ class InputStatistic(ABC):
 class InputNorm(InputStatistic):
     """L2 norm of every input feature: sqrt(sum over tokens of x^2 / windows), float32 [in].
 
-    A running mean of squared norms, in the same order of operations as Wanda's released code: then
-    near-ties between scores fall the same way. One tie that falls differently changes the inputs of
-    all later layers.
+    A running mean of squared norms, window by window, in the same order of operations as Wanda's
+    released code: then near-ties between scores fall the same way, whatever a batch is. One tie
+    that falls differently changes the inputs of all later layers.
     """
 
     name = "input_norm"
@@ -83,9 +83,13 @@ class InputNorm(InputStatistic):
         self.windows = 0
 
     def add(self, inputs: torch.Tensor, windows: int) -> None:
-        before, self.windows = self.windows, self.windows + windows
-        self.mean.mul_(before / self.windows)
-        self.mean.add_(_column_norms(inputs.float()) ** 2 / self.windows)
+        # Of the tokens that an expert gets nobody knows here which windows they come from.
+        split = windows > 0 and len(inputs) % windows == 0
+        for part in inputs.float().chunk(windows) if split else [inputs.float()]:
+            before = self.windows
+            self.windows += 1 if split else windows
+            self.mean.mul_(before / self.windows)
+            self.mean.add_(_column_norms(part) ** 2 / self.windows)
 
     def finite(self) -> bool:
         return bool(torch.isfinite(self.mean).all())

@@ -9,11 +9,11 @@ if TYPE_CHECKING:
 
     import torch
 
-BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
+BATCH_TOKENS = {"cpu": 1024, "cuda": 8192}
 """Tokens per batch and device type.
 
-Enough to keep matrix products busy; few enough that activations stay in the CPU's caches and that
-the allocator can reuse their memory.
+Enough to keep matrix products busy: on a CPU half as many take 6 % longer. Few enough that the
+allocator can reuse the memory of activations.
 """
 
 

@@ -6,8 +6,6 @@ layer is written to new weight files when it is given back.
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -16,6 +14,7 @@ import torch
 
 from prunebench.callbacks import ignore
 from prunebench.errors import PrunebenchError
+from prunebench.isolation.heap import release_freed_memory
 from prunebench.model.anatomy import anatomy
 from prunebench.model.checkpoint import as_written
 from prunebench.model.files import disk_errors
@@ -145,7 +144,7 @@ class StreamedModel:
             # Also after an error: whatever the caller put there, the layer is empty again.
             for slot in slots:
                 slot.table[slot.name] = slot.empty
-            _release_memory()
+            release_freed_memory()
 
     def _slot(self, name: str) -> _Slot:
         path, _, leaf = name.rpartition(".")
@@ -182,16 +181,6 @@ class StreamedModel:
         for name, tensor in as_written(self.model, tensors).items():
             with disk_errors(self._target.entries[name].path):
                 self._target.write(name, tensor)
-
-
-def _release_memory() -> None:
-    """Return freed memory to the system.
-
-    The C library keeps some of it for later; without this, memory grows by several layers.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:  # only glibc has it
-        trim(0)
 
 
 def open_tensors(checkpoint: Checkpoint) -> TensorFiles:

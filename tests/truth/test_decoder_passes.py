@@ -28,7 +28,7 @@ from prunebench.text.windows import calibration_windows
 from readmes import named, table
 from smollm2 import smollm2
 
-pytestmark = pytest.mark.bench
+pytestmark = pytest.mark.truth
 
 FEW, MANY = (2, 16), (2, 256)
 """Windows and their length. The cost of methods grows with the tokens, as that of a pass does."""
