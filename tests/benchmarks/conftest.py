@@ -20,9 +20,7 @@ import torch
 from prunebench.isolation.heap import keep_freed_memory
 from prunebench.isolation.huge_pages import ask_for_huge_pages
 
-# As the processes of cells
-ask_for_huge_pages()
-keep_freed_memory()
+ask_for_huge_pages()  # as the processes of cells; before a test file makes a tensor
 
 HEADER = (
     "method",
@@ -43,6 +41,11 @@ FOLDER = Path(__file__).parent.name
 seconds: Counter[str] = Counter()
 """How long the tests of each file took."""
 failed: Counter[str] = Counter()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _memory_as_in_cells() -> None:
+    keep_freed_memory()
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from cpu_time import cpu_seconds_of
+from prunebench.isolation.heap import release_freed_memory
 from prunebench.measure.devices.memory import MemorySampler
 from prunebench.measure.devices.timeline import parse
 
@@ -89,6 +90,7 @@ def started(sampler: MemorySampler) -> int:
 
 
 def test_an_allocation_is_seen_in_its_phase_and_in_no_other() -> None:
+    release_freed_memory()  # of the benchmarks before: it would be used again
     with MemorySampler(gpu=False) as sampler:
         started(sampler)
         sampler.phase("before")
