@@ -102,7 +102,7 @@ def pytest_terminal_summary(
     tables = [
         (HEADER, config.stash.get(ROWS, []), "what methods cost, each beside its yardstick"),
         (FIGURE, config.stash.get(FIGURES, []), "what the benchmarks found"),
-        (("file", "seconds", "failed"), _files(), "how long they took"),
+        (("file", "seconds", "failed"), _files() if seconds else [], "how long they took"),
     ]
     for header, rows, title in tables:
         if rows:
