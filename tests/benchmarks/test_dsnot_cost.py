@@ -31,8 +31,10 @@ def pruned(name: str, options: dict[str, Any], tokens: torch.Tensor) -> float:
     return cpu_timed(lambda: pruning(model, name, options, tokens))[1]
 
 
-@pytest.mark.parametrize(("skip", "most"), [("mlp", 0.02), ("no_skip", 0.05)])
-@pytest.mark.parametrize("initial", ["magnitude", "wanda"])
+@pytest.mark.parametrize(
+    ("initial", "skip", "most"),
+    [("magnitude", "mlp", 0.02), ("wanda", "mlp", 0.02), ("wanda", "no_skip", 0.05)],
+)
 def test_dsnot_beyond_the_mask_that_it_refines(
     initial: str, skip: str, most: float, cost: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -125,7 +125,7 @@ def test_a_token_beside_generate(dtype: str, limit: float, figure: Any) -> None:
     model = smollm2(dtype).model
     found = {
         one.form: one
-        for one in compare_forms(model, prompt(128), 24, ["eager", "static", "lean"], rounds=8)
+        for one in compare_forms(model, prompt(128), 24, ["eager", "static", "lean"], rounds=6)
     }
     for name, one in found.items():
         if one.speedup:

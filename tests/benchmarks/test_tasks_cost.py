@@ -24,7 +24,7 @@ ROUNDS = 2
 
 # Tasks, questions of each, examples before each question, part of lm-eval's time at most
 MIXES = [
-    (SEVEN, 40, 0, 0.5),
+    (SEVEN, 24, 0, 0.5),
     (("arc_easy", "hellaswag"), 12, 5, 0.35),  # choices of several tokens
     (("mmlu_anatomy",), 12, 5, 0.35),  # choices of one token, which lm-eval runs together too
 ]
