@@ -22,17 +22,17 @@ pytestmark = pytest.mark.bench
 # method, options, decoder passes at most (float32)
 METHODS = [
     ("magnitude", {"sparsity": 0.5}, 0.5),
-    ("wanda", {"sparsity": 0.5}, 2.1),
-    ("wanda", {"sparsity": "2:4"}, 2.1),
-    ("ria", {"sparsity": 0.5}, 2.1),
-    ("sparsegpt", {"sparsity": 0.5}, 3.0),
-    ("sparsegpt", {"sparsity": "2:4"}, 3.0),
+    ("wanda", {"sparsity": 0.5}, 2.05),
+    ("wanda", {"sparsity": "2:4"}, 2.05),
+    ("ria", {"sparsity": 0.5}, 2.05),
+    ("sparsegpt", {"sparsity": 0.5}, 2.55),
+    ("sparsegpt", {"sparsity": "2:4"}, 2.7),
     ("shortgpt", {"count": 0}, 1.05),  # removes nothing, so that the next pass has all layers
 ]
 
 
-WANTED = {("sparsegpt", 0.5): 2.35, ("wanda", "2:4"): 2.05}
-"""Passes that are the goal; not reached so far, so the table shows them and no test fails."""
+WANTED = {("sparsegpt", 0.5): 2.35}
+"""Passes that are the goal; reached only almost, so the table shows them and no test fails."""
 
 latest: list[float] = []
 """Seconds of the pass behind the method before, which is the one in front of the next."""

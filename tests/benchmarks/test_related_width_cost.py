@@ -20,7 +20,7 @@ from smollm2 import reference_tokens, smollm2
 
 pytestmark = [pytest.mark.bench, pytest.mark.usefixtures("one_thread")]
 
-ROUNDS = 3
+ROUNDS = 2
 
 
 class Whole(Context):

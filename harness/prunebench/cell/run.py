@@ -76,6 +76,7 @@ def run_cell(
         phases = Phases(began, events.progress, events.say, lock.enter_phase)
         try:
             results = _measure(cell, phases, begun, keep, PartialResults(partial_results))
+            release_freed_memory()  # before what the last phase holds is read
             cpu.stop()
             record = _finished_record(cell, started, results, memory)
         except (Exception, SystemExit) as error:

@@ -18,6 +18,7 @@ from prunebench.errors import PrunebenchError
 from prunebench.layerwise.capture import Call, batches_of, capture, replaced_layers, run_layer
 from prunebench.layerwise.device_moves import moved, on_device
 from prunebench.model.anatomy import Block, anatomy
+from prunebench.model.batches import windows_per_batch
 from prunebench.model.coupling.sub_block import KINDS, Kind
 from prunebench.model.surgery import check_bypass, without
 
@@ -69,8 +70,10 @@ class PartialForward:
         self._tokens = tokens
         self._device = device
         self._parts: Anatomy = anatomy(model)
-        self._batches = batches_of(model, tokens)
-        self._calls: list[list[Call]] = capture(model, self._parts, tokens).calls
+        # Half as many as usual: behind each batch a variant may be given up.
+        self._windows = max(1, windows_per_batch(tokens.shape[1], model.device) // 2)
+        self._batches = batches_of(model, tokens, self._windows)
+        self._calls: list[list[Call]] = capture(model, self._parts, tokens, self._windows).calls
         self._block_tokens = self._head_tokens = 0
         self._is_plain = self._has_plain_logits()
 
@@ -104,7 +107,7 @@ class PartialForward:
 
     def start(self) -> list[torch.Tensor]:
         """The input of layer 0 for every batch, as new tensors."""
-        return capture(self._model, self._parts, self._tokens).states
+        return capture(self._model, self._parts, self._tokens, self._windows).states
 
     def run(
         self, layer: int, batch: int, hidden: torch.Tensor, without_kinds: Collection[Kind] = ()
