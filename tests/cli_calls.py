@@ -21,6 +21,8 @@ def call(*words: object) -> Call:
     out, errors = io.StringIO(), io.StringIO()
     with (
         mock.patch.object(sys, "argv", ["prunebench", *map(str, words)]),
+        # A command has a process of its own; this one frees memory as before.
+        mock.patch("prunebench.isolation.heap.keep_freed_memory"),
         redirect_stdout(out),
         redirect_stderr(errors),
     ):

@@ -372,7 +372,7 @@ def _prune_block(
     # those before it in its group.
     for start in range(0, width, stride):
         end = min(start + stride, width)
-        _make_up(block, factor, errors, slice(start), slice(start, end))
+        _make_up(block, factor, errors, slice(0, start), slice(start, end))
         for first in range(start, end, group):
             part = slice(first, min(first + group, end))
             if of:
@@ -392,7 +392,7 @@ def _make_up(
     block: torch.Tensor, factor: torch.Tensor, errors: torch.Tensor, before: slice, part: slice
 ) -> None:
     """Let the columns ``part`` make up for the errors of those ``before``, if there are any."""
-    if before.stop > (before.start or 0):
+    if before.stop > before.start:
         block[part].addmm_(factor[before, part].t(), errors[before], alpha=-1)
 
 

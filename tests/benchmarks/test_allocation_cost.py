@@ -16,7 +16,7 @@ from prunebench_plugins.ecoflap_scores import Noise, noise_seeds, zeroth_order
 from smollm2 import reference_tokens, smollm2
 
 pytestmark = pytest.mark.bench
-ROUNDS, ECOFLAP_ROUNDS = 3, 2
+ROUNDS, ECOFLAP_ROUNDS = 5, 2
 LAYERS = (3, 10, 17, 24)
 """For AlphaPruning: the singular values of these layers, again and again, take half a minute."""
 

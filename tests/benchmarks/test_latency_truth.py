@@ -22,7 +22,7 @@ from smollm2 import smollm2
 
 pytestmark = pytest.mark.bench
 
-RUNS = 10
+RUNS = 20
 
 
 def prompt(tokens: int = 16) -> torch.Tensor:
@@ -51,7 +51,7 @@ def seeded(layers: int) -> Any:
 
 
 def test_dense_against_dense_is_one(figure: Any) -> None:
-    """A 95 % interval that holds 1 in at least 9 of 10 runs."""
+    """A 95 % interval that holds 1 in at least 19 of 20 runs."""
     model, twin = seeded(4), seeded(4)
     found = []
     for _ in range(RUNS):
@@ -119,13 +119,13 @@ def test_half_the_layers_give_the_ratio_of_the_bytes(execution: Any, figure: Any
     assert ratio.estimate == pytest.approx(predicted, rel=0.10)
 
 
-@pytest.mark.parametrize(("dtype", "limit"), [("float32", 0.9), ("bfloat16", 0.65)])
+@pytest.mark.parametrize(("dtype", "limit"), [("float32", 0.78), ("bfloat16", 0.65)])
 def test_a_token_beside_generate(dtype: str, limit: float, figure: Any) -> None:
     """What is left of the Python between two tokens, on SmolLM2 at batch 1."""
     model = smollm2(dtype).model
     found = {
         one.form: one
-        for one in compare_forms(model, prompt(128), 24, ["eager", "static", "lean"], rounds=6)
+        for one in compare_forms(model, prompt(128), 24, ["eager", "static", "lean"], rounds=8)
     }
     for name, one in found.items():
         if one.speedup:

@@ -25,9 +25,11 @@ METHODS = [
     ("wanda", {"sparsity": 0.5}, 2.05),
     ("wanda", {"sparsity": "2:4"}, 2.05),
     ("ria", {"sparsity": 0.5}, 2.05),
+    ("dsnot", {"sparsity": 0.5}, 2.2),
     ("sparsegpt", {"sparsity": 0.5}, 2.55),
     ("sparsegpt", {"sparsity": "2:4"}, 2.7),
     ("shortgpt", {"count": 0}, 1.05),  # removes nothing, so that the next pass has all layers
+    ("shortgpt", {"count": 0, "metric": "angular"}, 1.05),
 ]
 
 

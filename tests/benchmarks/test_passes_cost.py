@@ -56,21 +56,17 @@ def test_perplexity_beside_bare_passes(model, tokens, figure) -> None:
         return cpu_timed(lambda: perplexity(model, windows_of(tokens), SPEC))[1]
 
     bare(model, tokens[:1])
-    pairs = [(measured(), bare(model, tokens)) for _ in range(ROUNDS)]
-    ratios = [ours / its for ours, its in pairs]
-    # What else the machine does only ever adds time: the best of each is compared too.
-    best = min(ours for ours, _ in pairs) / min(its for _, its in pairs)
-    found = min(best, median(ratios))
+    ratios = [measured() / bare(model, tokens) for _ in range(ROUNDS)]
     figure(
         f"perplexity of {WINDOWS} x {LENGTH} tokens / bare passes and head",
-        f"{found:.3f} ({min(ratios):.3f} to {max(ratios):.3f})",
+        f"{median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})",
         "at most 1.03",
     )
     with LiveLogits(model.config.vocab_size) as live:
         perplexity(model, windows_of(tokens[:1]), SPEC)
     figure("logits in memory", f"{live.peak / 1e6:.0f} MB", "under 64 MB")
     assert live.peak < 64e6
-    assert found <= 1.03
+    assert median(ratios) <= 1.03
 
 
 def test_metrics_share_the_passes_of_perplexity(

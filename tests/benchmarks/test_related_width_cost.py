@@ -20,7 +20,7 @@ from smollm2 import reference_tokens, smollm2
 
 pytestmark = [pytest.mark.bench, pytest.mark.usefixtures("one_thread")]
 
-ROUNDS = 2
+ROUNDS = 5
 
 
 class Whole(Context):

@@ -84,8 +84,8 @@ class InputNorm(InputStatistic):
 
     def add(self, inputs: torch.Tensor, windows: int) -> None:
         # Of the tokens that an expert gets nobody knows here which windows they come from.
-        split = windows > 0 and len(inputs) % windows == 0
-        for part in inputs.float().chunk(windows) if split else [inputs.float()]:
+        x, split = inputs.float(), len(inputs) % windows == 0
+        for part in x.chunk(windows) if split else [x]:
             before = self.windows
             self.windows += 1 if split else windows
             self.mean.mul_(before / self.windows)

@@ -144,7 +144,7 @@ class StreamedModel:
             # Also after an error: whatever the caller put there, the layer is empty again.
             for slot in slots:
                 slot.table[slot.name] = slot.empty
-            release_freed_memory()
+            release_freed_memory()  # or memory grows by several layers
 
     def _slot(self, name: str) -> _Slot:
         path, _, leaf = name.rpartition(".")

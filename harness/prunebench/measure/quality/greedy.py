@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -54,13 +55,13 @@ def greedy_continuations(
     written: list[list[int]] = [[] for _ in prompts]
     tokens = decoder.prompt(prompts)  # [batch, 1]
     unfinished = set(range(len(prompts)))
-    while True:
+    for count in itertools.count(1):
         for row, (token,) in enumerate(tokens.tolist()):
             if row in unfinished:
                 written[row].append(token)
                 if token in end or (until is not None and until(written[row])):
                     unfinished.remove(row)
-        if not unfinished or max(map(len, written)) >= new_tokens:
+        if not unfinished or count >= new_tokens:
             break
         # A sequence that has ended runs on with the others of the batch, unseen.
         tokens = decoder.step(tokens)
