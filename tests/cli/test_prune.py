@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from pathlib import Path
+from unittest import mock
 
 import gguf
 import pytest
@@ -14,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 import prunebench
 from prunebench.app.plan import SuiteRequest, plan_suite
+from prunebench.cli import main
 from prunebench.cli import prunebench as command
 from prunebench.errors import PrunebenchError
 from prunebench.model.anatomy import anatomy
@@ -323,3 +326,22 @@ def test_the_next_steps_are_commands_that_work(folder: Path) -> None:
     made = plan_suite(SuiteRequest(check_it[2], overrides=[check_it[4]], only=[check_it[6]]))
     assert (len(made.cells), made.cells[0].method.name) == (1, "dense")
     assert made.cells[0].model.kind == "folder"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_console_script_keeps_freed_memory_unless_it_streams(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    words = ["prune", "./model", "magnitude", "--out", "pruned", *["--stream"] * stream]
+    monkeypatch.setattr(sys, "argv", ["prunebench", *words])
+    with mock.patch("prunebench.isolation.heap.keep_freed_memory") as keeps:
+        with pytest.raises(SystemExit, match="^0$"):
+            main()
+    assert keeps.called is not stream
+    assert (folder / "pruned").is_dir()
+
+
+def test_a_program_that_invokes_the_command_keeps_its_own_allocator(folder: Path) -> None:
+    with mock.patch("prunebench.isolation.heap.keep_freed_memory") as keeps:
+        assert prune("./model", "magnitude", "--out", "pruned").exit_code == 0
+    assert not keeps.called

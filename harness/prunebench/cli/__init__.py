@@ -30,6 +30,11 @@ COMMANDS = {
 }
 
 
+CONSOLE_SCRIPT = "console script"
+"""The context's object if `main` runs a command: the process is its own, so are its allocator and
+the like. A program that invokes a command itself keeps its settings."""
+
+
 class LazyGroup(click.Group):
     """Knows the names and short helps of its commands; imports a command when it is used."""
 
@@ -121,7 +126,7 @@ def _run() -> int:
     from prunebench.errors import PrunebenchError
 
     try:
-        prunebench(prog_name="prunebench")
+        prunebench(prog_name="prunebench", obj=CONSOLE_SCRIPT)
     except SystemExit as end:  # click ends every command like this
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except PrunebenchError as error:

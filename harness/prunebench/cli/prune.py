@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prunebench.cli import completion
+from prunebench.cli import CONSOLE_SCRIPT, completion
 from prunebench.cli.options import LARGEST, assignments, plugin_option, plugin_words
 from prunebench.cli.terminal import result_is_a_file, say, tell
 from prunebench.errors import printable
@@ -123,7 +123,8 @@ def command(
     from prunebench.isolation.heap import keep_freed_memory
 
     result_is_a_file()
-    if not stream:  # which must not hold more than a layer
+    # A stream must not hold more than a layer.
+    if click.get_current_context().obj == CONSOLE_SCRIPT and not stream:
         keep_freed_memory()
     job = PruneJob(
         model,
