@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from cpu_time import cpu_seconds_of
-from prunebench.isolation.heap import release_freed_memory
+from planted_memory import planted
 from prunebench.measure.devices.memory import MemorySampler
 from prunebench.measure.devices.timeline import parse
 
@@ -90,16 +90,13 @@ def started(sampler: MemorySampler) -> int:
 
 
 def test_an_allocation_is_seen_in_its_phase_and_in_no_other() -> None:
-    release_freed_memory()  # of the benchmarks before: it would be used again
     with MemorySampler(gpu=False) as sampler:
         started(sampler)
         sampler.phase("before")
         time.sleep(0.05)
         sampler.phase("during")
-        block = bytearray(b"x") * (200 * MIB)
-        time.sleep(0.05)
-        del block
-        release_freed_memory()
+        with planted(200 * MIB):
+            time.sleep(0.05)
         time.sleep(0.05)
         sampler.phase("after")
         time.sleep(0.05)

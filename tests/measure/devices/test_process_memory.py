@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from planted_memory import planted
 from prunebench.measure.devices.process_memory import (
     allocator_peaks,
     max_rss_bytes,
@@ -17,9 +18,8 @@ MIB = 1 << 20
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 def test_memory_that_is_held_shows_in_the_resident_and_in_the_unique_set():
     before = rss_bytes(), uss_bytes()
-    block = bytearray(b"x") * (200 * MIB)  # every page is written
-    during = rss_bytes(), uss_bytes()
-    del block
+    with planted(200 * MIB):
+        during = rss_bytes(), uss_bytes()
     for held, without in zip(during, before, strict=True):
         assert held - without == pytest.approx(200 * MIB, rel=0.05)
     assert during[0] >= during[1]
