@@ -7,6 +7,8 @@ import pytest
 pytestmark = pytest.mark.browser
 
 WIDTHS = [1280, 768, 360]
+KINDS = ("name", "hint", "tick")
+"""The classes of labels, which are those of the text or of its group."""
 
 TEXTS = """
 return [...document.querySelectorAll('svg.plot')].filter(s => s.checkVisibility()).map(svg => {
@@ -16,7 +18,7 @@ return [...document.querySelectorAll('svg.plot')].filter(s => s.checkVisibility(
     name: svg.querySelector('title').textContent,
     box: box(svg),
     texts: [...svg.querySelectorAll('text')].filter(seen).map(t => ({
-      text: t.textContent, kind: t.className.baseVal,
+      text: t.textContent, kind: t.className.baseVal || t.parentElement.className.baseVal,
       size: parseFloat(getComputedStyle(t).fontSize) * (t.getScreenCTM()?.a ?? 1), box: box(t)})),
     lines: [...svg.querySelectorAll('line.gate, line.dense')].map(box),
   };
@@ -53,12 +55,12 @@ def test_text_has_11_pixels_and_stays_on_the_page(page, width):
 @pytest.mark.parametrize("width", WIDTHS)
 def test_no_label_covers_another_or_the_lines_of_gate_and_dense(page, width):
     for plot in plots(page, width):
-        labels = [one for one in plot["texts"] if one["kind"] in ("name", "hint", "tick")]
+        labels = [one for one in plot["texts"] if one["kind"].split()[0] in KINDS]
         for index, one in enumerate(labels):
             for other in labels[index + 1 :]:
                 # A line of text is higher than its letters: two pixels of it may overlap.
                 assert not overlap(one["box"], other["box"], 2.5), (plot["name"], one, other)
-            if one["kind"] == "name":
+            if one["kind"].startswith("name"):
                 left, top, right, bottom = one["box"]
                 for x0, y0, x1, y1 in plot["lines"]:
                     line = (x0 - 0.5, y0 - 0.5, x1 + 0.5, y1 + 0.5)

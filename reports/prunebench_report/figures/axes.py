@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from prunebench_report.figures.path_data import shortest
 from prunebench_report.figures.scale import Scale, tick_text
-from prunebench_report.figures.svg import CHARACTER, label, line
+from prunebench_report.figures.svg import CHARACTER, UNITS, label, line, pixels, stretched
 
 Better = Literal[-1, 0, 1]
 
@@ -43,22 +44,31 @@ class Frame:
         """The share of the width, and pixels from the top."""
         return self.x.share(x), self.height * (1 - self.y.share(y))
 
-    def draw(self) -> str:
-        """Grid and labels. Ticks that would touch on a phone are left out there."""
-        parts = []
-        for tick in self.y.ticks:
-            _, y = self.at(self.x.low, tick)
-            parts.append(line("level", (0, y), (1, y)))
-            parts.append(label(tick_text(tick), (0, y), shift=(-6, 4), anchor="end", kind="tick"))
+    def draw(self, curves: str = "") -> str:
+        """Grid and labels. Ticks that would touch on a phone are left out there.
+
+        ``curves`` are paths above the grid, `UNITS` wide and as many units high as pixels.
+        """
         skipped = _crowded(self.x)
-        for index, tick in enumerate(self.x.ticks):
-            across, _ = self.at(tick, self.y.low)
-            parts.append(line("level", (across, 0), (across, self.height)))
-            kind = "tick roomy" if index in skipped else "tick"
-            at = (across, self.height)
-            parts.append(label(tick_text(tick), at, shift=(0, 16), anchor="middle", kind=kind))
-        below = (0.5, self.height)
-        parts.append(label(self.x_label, below, shift=(0, 34), anchor="middle", kind="tick"))
+        across = [
+            label(
+                tick_text(tick),
+                (self.x.share(tick), self.height),
+                shift=(0, 16),
+                kind="roomy" if index in skipped else "",
+            )
+            for index, tick in enumerate(self.x.ticks)
+        ]
+        across.append(label(self.x_label, (0.5, self.height), shift=(0, 34)))
+        upwards = [
+            label(tick_text(tick), self.at(self.x.low, tick), shift=(-6, 4))
+            for tick in self.y.ticks
+        ]
+        parts = [
+            stretched(UNITS, self.height, self._grid() + curves),
+            f'<g class="tick" text-anchor="middle">{"".join(across)}</g>',
+            f'<g class="tick" text-anchor="end">{"".join(upwards)}</g>',
+        ]
         if self.y_label:
             parts.append(label(self.y_label, (0, 0), shift=(-44, -10), kind="tick"))
         if arrow := _ARROWS.get((self.x_better, self.y_better)):
@@ -66,6 +76,14 @@ class Frame:
             better = (f"better {arrow}", (1.0, 0.0))
             parts.append(label(*better, shift=(0, -10), anchor="end", kind="hint"))
         return "".join(parts)
+
+    def _grid(self) -> str:
+        levels = [f"M0 {pixels(self.at(self.x.low, tick)[1])}h{UNITS}" for tick in self.y.ticks]
+        height = pixels(self.height)
+        levels += [
+            f"M{shortest(UNITS * self.x.share(tick), 1)} 0v{height}" for tick in self.x.ticks
+        ]
+        return f'<path class="level" d="{"".join(levels)}"/>'
 
     def rule(self, value: float, kind: str) -> str:
         """A horizontal line at ``value``."""

@@ -15,7 +15,9 @@ from prunebench_report.figures.svg import (
     mark,
     percent,
     pixels,
+    placed,
     plot,
+    stretched,
     titled,
 )
 from prunebench_report.text import number
@@ -30,7 +32,6 @@ _LONGEST_NAME = 21
 
 
 def bars(
-    key: str,
     caption: str,
     values: Mapping[int, float],
     x_label: str,
@@ -52,8 +53,8 @@ def bars(
     far = [f"{at} ({number(value, 4)})" for at, value in values.items() if y.beyond(value)]
     notes = (f"Bars cut at the top: {', '.join(far)}.",) if far else ()
     desc = f"{len(values)} values from {number(min(heights), 4)} to {number(max(heights), 4)}."
-    svg = plot(key, caption, desc, BARS, [frame.draw(), body])
-    return Figure(key, caption, desc, svg, notes)
+    svg = plot(caption, desc, BARS, [frame.draw(), body])
+    return Figure(caption, desc, svg, notes)
 
 
 def _bar(frame: Frame, at: int, value: float, marked: Collection[int]) -> str:
@@ -61,8 +62,13 @@ def _bar(frame: Frame, at: int, value: float, marked: Collection[int]) -> str:
     top, bottom = sorted((frame.at(at, value)[1], frame.at(at, 0.0)[1]))
     # The colours of the second and the third method: neither means good or bad.
     kind = colour(2 if at in marked else 1)
-    size = f'width="{percent(right - left)}" height="{pixels(max(1.0, bottom - top))}"'
-    rect = f'<rect class="{kind}" x="{percent(left)}" y="{pixels(top)}" {size}/>'
+    at_and_size = placed(
+        x=percent(left),
+        y=pixels(top),
+        width=percent(right - left),
+        height=pixels(max(1.0, bottom - top)),
+    )
+    rect = f'<rect class="{kind}"{at_and_size}/>'
     removed = ", removed" if at in marked else ""
     return titled(f"{at}: {number(value, 4)}{removed}", rect)
 
@@ -74,11 +80,8 @@ def _one_path(frame: Frame, values: Mapping[int, float]) -> str:
         f"M{at - frame.x.low - 0.5:g} {pixels(zero)}V{pixels(frame.at(at, value)[1])}h1V{pixels(zero)}"
         for at, value in values.items()
     )
-    box = f'viewBox="0 0 {frame.x.high - frame.x.low:g} {pixels(BARS)}" preserveAspectRatio="none"'
-    return (
-        f'<svg aria-hidden="true" width="100%" height="{pixels(BARS)}" {box}>'
-        f'<path class="solid {colour(1)}" d="{steps}"/></svg>'
-    )
+    path = f'<path class="solid {colour(1)}" d="{steps}"/>'
+    return stretched(frame.x.high - frame.x.low, BARS, path)
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class Interval:
 
 
 def intervals(
-    key: str, caption: str, rows: Sequence[Interval], reference: float | None, x_label: str
+    caption: str, rows: Sequence[Interval], reference: float | None, x_label: str
 ) -> Figure:
     """A row for each cell on one scale, and a vertical line at ``reference``, dense's value."""
     height = _ROW * len(rows)
@@ -118,4 +121,4 @@ def intervals(
     desc = "; ".join(
         f"{r.name} {number(r.value)} ({number(r.low)} to {number(r.high)})" for r in rows
     )
-    return Figure(key, caption, desc, plot(key, caption, desc, height, parts, kind="named"))
+    return Figure(caption, desc, plot(caption, desc, height, parts, kind="named"))

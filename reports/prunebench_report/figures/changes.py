@@ -37,7 +37,6 @@ class Change:
 
 
 def changes(
-    key: str,
     caption: str,
     rows: Sequence[Change],
     x_label: str,
@@ -62,5 +61,5 @@ def changes(
         title = f"{row.name}: {number(row.before)} in A, {number(row.after)} in B"
         parts.append(titled(title, body, row.href))
     desc = "; ".join(f"{r.name} {number(r.before)} to {number(r.after)}" for r in rows)
-    svg = plot(key, caption, desc, height, parts, kind="named")
-    return Figure(key, caption, desc, svg, legend=(LegendEntry("B, hollow in A", _MARK),))
+    svg = plot(caption, desc, height, parts, kind="named")
+    return Figure(caption, desc, svg, legend=(LegendEntry("B, hollow in A", _MARK),))

@@ -77,7 +77,7 @@ def names(
             if place is not None
         )
         if inner:
-            drawn.append(f'<g class="{kind}">{inner}</g>')
+            drawn.append(f'<g class="name {kind}">{inner}</g>')
     return "".join(drawn)
 
 
@@ -85,12 +85,10 @@ def _name(text: str, point: tuple[float, float], place: Label) -> str:
     across, down = place.shift
     # Text is drawn on its baseline, which is below its middle.
     shift = (across, down + 0.35 * FONT)
-    drawn = label(text, point, shift=shift, anchor=_ANCHORS[place.side], kind="name")
+    drawn = label(text, point, shift=shift, anchor=_ANCHORS[place.side])
     if not place.far:
         return drawn
     # Two thirds of the way, so that the line ends before the text.
     end = f"l{pixels(across * 2 / 3)} {pixels(down * 2 / 3)}"
     x, y = percent(point[0]), pixels(point[1])
-    return (
-        f'<svg aria-hidden="true" x="{x}" y="{y}"><path class="leader" d="M0 0{end}"/></svg>{drawn}'
-    )
+    return f'<svg x="{x}" y="{y}"><path class="leader" d="M0 0{end}"/></svg>{drawn}'

@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Panel:
-    """What is drawn against what; ``key`` is unique within the page.
+    """What is drawn against what.
 
     ``x`` and ``y`` are columns of the table; ``x_better`` and ``y_better`` are 1 if higher values
     are better and -1 if lower ones are. ``x_factor`` converts to the unit of ``x_label``;
@@ -16,7 +16,6 @@ class Panel:
     ``gated`` panel has a line at the quality gate.
     """
 
-    key: str
     caption: str
     x: str
     y: str

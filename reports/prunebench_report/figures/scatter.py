@@ -16,7 +16,19 @@ from prunebench_report.figures.scale import (
     linear_around,
     log_around,
 )
-from prunebench_report.figures.svg import MARKS, line, lines, mark, percent, pixels, titled
+from prunebench_report.figures.svg import (
+    MARKS,
+    UNITS,
+    line,
+    lines,
+    mark,
+    percent,
+    pixels,
+    placed,
+    segments,
+    stretched,
+    titled,
+)
 from prunebench_report.text import number
 
 At = tuple[float, float]
@@ -40,13 +52,22 @@ def draw(
     """
     frame = frame_of(panel, points)
     hard: list[Block] = []
-    bars = []
+    crosses: list[str] = []
+    bars: dict[str, list[tuple[At, At]]] = {}
     for point in points:
-        colour = f"range c{methods.index(point.method) % MARKS}" if point.method != "dense" else ""
-        bars.append(_bars(frame, point, "range grey" if point.contended else colour, hard))
+        found = _bars(frame, point)
+        hard += [line_block(a, b) for a, b in found]
+        if point.method == "dense":
+            crosses += [line("dense", a, b) for a, b in found]
+        else:
+            kind = "grey" if point.contended else f"c{methods.index(point.method) % MARKS}"
+            bars.setdefault(f"range {kind}", []).extend(found)
+    ranges = "".join(segments(kind, ends) for kind, ends in bars.items() if ends)
     steps = _frontier(frame, panel, [p for p in points if p.cell in best])
     # The frontier is under everything that belongs to a cell.
-    parts = [frame.draw(), lines("frontier", steps), *bars]
+    parts = [frame.draw(), lines("frontier", steps), *crosses]
+    if ranges:
+        parts.append(stretched(UNITS, frame.height, ranges))
     if panel.gated and frame.y.low < 100 * gate < frame.y.high:
         # The name of the gate chooses its place before those of cells do.
         at = [frame.at(p.x, p.y) for p in points]
@@ -113,22 +134,19 @@ def _short(frame: Frame, point: Point) -> str:
     return f"{point.short}: {number(point.x, 2)} →" if frame.x.beyond(point.x) else point.short
 
 
-def _bars(frame: Frame, point: Point, kind: str, hard: list[Block]) -> str:
-    """Dense's cross-hair, or error bars; adds the room that they take to ``hard``."""
+def _bars(frame: Frame, point: Point) -> list[tuple[At, At]]:
+    """The ends of dense's cross-hair, or of error bars."""
     across, y = frame.at(point.x, point.y)
-    found: list[tuple[At, At]] = []
     if point.method == "dense":
-        kind = "dense"
-        found = [((0, y), (1, y)), ((across, 0), (across, frame.height))]
-    else:
-        if point.x_range:
-            left, right = (frame.at(end, point.y) for end in point.x_range)
-            found.append((left, right))
-        if point.y_range and not frame.y.beyond(point.y):
-            low, high = (frame.at(point.x, max(end, frame.y.low)) for end in point.y_range)
-            found.append((low, high))
-    hard += [line_block(a, b) for a, b in found]
-    return "".join(line(kind, a, b) for a, b in found)
+        return [((0, y), (1, y)), ((across, 0), (across, frame.height))]
+    found: list[tuple[At, At]] = []
+    if point.x_range:
+        left, right = (frame.at(end, point.y) for end in point.x_range)
+        found.append((left, right))
+    if point.y_range and not frame.y.beyond(point.y):
+        low, high = (frame.at(point.x, max(end, frame.y.low)) for end in point.y_range)
+        found.append((low, high))
+    return found
 
 
 def _mark(frame: Frame, panel: Panel, point: Point, methods: Sequence[str], *, hollow: bool) -> str:
@@ -136,7 +154,7 @@ def _mark(frame: Frame, panel: Panel, point: Point, methods: Sequence[str], *, h
     title = f"{point.name}: {panel.x_label} {number(point.x)}, {panel.y_label} {number(point.y)}"
     href = f"#row-{point.cell}"
     if point.method == "dense":
-        dot = f'<use href="#k0" class="centre" x="{percent(at[0])}" y="{pixels(at[1])}"/>'
+        dot = f'<use href="#k0" class="centre"{placed(x=percent(at[0]), y=pixels(at[1]))}/>'
         return titled(title, dot, href)
     kind = " ".join(
         name for name, holds in (("hollow", hollow), ("grey", point.contended)) if holds

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from prunebench_report.figures.path_data import shortest, ticks
 from prunebench_report.text import number, percent, seconds, size
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def _strip(name: str, values: Sequence[float], axis: tuple[float, float]) -> dic
     return {
         "name": name,
         # One path for all ticks; those on the same pixel are drawn once.
-        "ticks": "".join(f"M{mark} 0v16" for mark in dict.fromkeys(map(x, shown[::step]))),
+        "ticks": ticks(list(dict.fromkeys(map(x, shown[::step])))),
         "low": x(_quantile(values, 0.1)),
         "middle": x(_quantile(values, 0.5)),
         "high": x(min(_quantile(values, 0.9), stop)),
@@ -85,9 +86,7 @@ def io_floor_bar(one: GenerationIO) -> dict[str, Any]:
     used = one.utilisation if one.utilisation is not None else math.nan
     share = min(1.0, max(0.0, used)) if math.isfinite(used) else 0.0
     return {
-        "width": WIDTH,
-        "part": round(WIDTH * share, 1),
-        "title": f"I/O floor {seconds(one.floor_s)} of {seconds(one.measured_s)} measured",
+        "part": shortest(100 * share, 1),
         "shape": f"prompt {one.prompt}, {one.new_tokens} new tokens, batch {one.batch_size}",
         "floor": seconds(one.floor_s),
         "measured": seconds(one.measured_s),
@@ -106,7 +105,7 @@ def phase_bars(spans: Sequence[PhaseTime]) -> list[dict[str, Any]]:
             "name": span.phase,
             "seconds": seconds(span.seconds),
             "share": percent(span.seconds / total, 0),
-            "width": round(100 * max(0.0, span.seconds) / longest, 1),
+            "width": shortest(100 * max(0.0, span.seconds) / longest, 1),
         }
         for span in spans
     ]

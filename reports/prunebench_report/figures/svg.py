@@ -15,6 +15,7 @@ from typing import Literal
 
 from markupsafe import Markup
 
+from prunebench_report.figures.path_data import shortest
 from prunebench_report.text import clean
 
 Anchor = Literal["start", "middle", "end"]
@@ -27,6 +28,10 @@ FONT = 11.0
 """Size of text in pixels, as style.css has it."""
 CHARACTER = 0.6 * FONT
 """Width of a character. An estimate: the reader's browser chooses the font."""
+
+
+UNITS = 640
+"""Across paths, which have no percentages."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,6 @@ class LegendEntry:
 class Figure:
     """A plot in the page: ``desc`` says in words what it shows, ``notes`` what it cannot show."""
 
-    id: str
     caption: str
     desc: str
     svg: Markup
@@ -65,21 +69,46 @@ def plain(text: str) -> str:
 
 
 def percent(share: float) -> str:
-    return f"{100 * share:.5g}%"
+    """A share of the width, to a tenth of a pixel on a wide screen."""
+    return f"{shortest(100 * share, 2)}%"
 
 
 def pixels(length: float) -> str:
-    return f"{length:.4g}"
+    return shortest(length, 1)
+
+
+def placed(**lengths: str) -> str:
+    """Attributes such as x and y; those of zero are left out, because zero is their default."""
+    return "".join(
+        f' {name}="{length}"' for name, length in lengths.items() if length not in ("0", "0%")
+    )
 
 
 def line(kind: str | None, start: tuple[float, float], end: tuple[float, float]) -> str:
     """A straight line of the class ``kind``; points are (share of the width, pixels down)."""
     (x0, y0), (x1, y1) = start, end
     attribute = f' class="{kind}"' if kind else ""
-    return (
-        f'<line{attribute} x1="{percent(x0)}" y1="{pixels(y0)}" '
-        f'x2="{percent(x1)}" y2="{pixels(y1)}"/>'
+    ends = placed(x1=percent(x0), y1=pixels(y0), x2=percent(x1), y2=pixels(y1))
+    return f"<line{attribute}{ends}/>"
+
+
+def segments(kind: str, ends: Iterable[tuple[tuple[float, float], tuple[float, float]]]) -> str:
+    """Separate straight lines as one path, `UNITS` wide, for `stretched`."""
+    data = "".join(
+        f"M{shortest(UNITS * x0, 1)} {pixels(y0)}L{shortest(UNITS * x1, 1)} {pixels(y1)}"
+        for (x0, y0), (x1, y1) in ends
     )
+    return f'<path class="{kind}" d="{data}"/>'
+
+
+def stretched(width: float, height: float, body: str) -> str:
+    """``body`` in an inner viewport that fills the plot, because a path has no percentages.
+
+    One unit is ``1 / width`` of the plot's width across, and one pixel down. The strokes in it need
+    the style ``vector-effect: non-scaling-stroke``.
+    """
+    box = f"0 0 {shortest(width, 1)} {pixels(height)}"
+    return f'<svg viewBox="{box}" preserveAspectRatio="none">{body}</svg>'
 
 
 def lines(kind: str | None, points: Sequence[tuple[float, float]]) -> str:
@@ -95,9 +124,11 @@ def colour(index: int) -> str:
 def mark(index: int, at: tuple[float, float], kind: str = "") -> str:
     """The mark of a method; ``kind`` 'hollow', 'grey' or nothing."""
     kinds = f"{colour(index)}{' ' + kind if kind else ''}"
-    return (
-        f'<use href="#k{index % MARKS}" class="{kinds}" x="{percent(at[0])}" y="{pixels(at[1])}"/>'
-    )
+    return f'<use href="#k{index % MARKS}" class="{kinds}"{_at(at)}/>'
+
+
+def _at(point: tuple[float, float]) -> str:
+    return placed(x=percent(point[0]), y=pixels(point[1]))
 
 
 def label(
@@ -109,13 +140,14 @@ def label(
     kind: str = "",
 ) -> str:
     """Text at (share of the width, pixels down), moved by ``shift`` pixels."""
-    attributes = f' class="{kind}"' if kind else ""
-    if shift[0]:
-        attributes += f' dx="{pixels(shift[0])}"'
+    # On the left edge, pixels are enough; elsewhere x is in per cent and dx adds the pixels.
+    across = {"x": percent(at[0]), "dx": pixels(shift[0])} if at[0] else {"x": pixels(shift[0])}
+    attributes = placed(**across, y=pixels(at[1] + shift[1]))
+    if kind:
+        attributes += f' class="{kind}"'
     if anchor != "start":
         attributes += f' text-anchor="{anchor}"'
-    y = pixels(at[1] + shift[1])
-    return f'<text x="{percent(at[0])}" y="{y}"{attributes}>{plain(text)}</text>'
+    return f"<text{attributes}>{plain(text)}</text>"
 
 
 def titled(title: str, body: str, href: str | None = None) -> str:
@@ -127,13 +159,11 @@ def titled(title: str, body: str, href: str | None = None) -> str:
     return f'<a tabindex="-1" href="{plain(href)}">{inner}</a>'
 
 
-def plot(
-    key: str, caption: str, desc: str, height: float, body: Iterable[str], kind: str = ""
-) -> Markup:
-    """The element; ``key`` is unique within the page, and the axes' labels are outside of it."""
+def plot(caption: str, desc: str, height: float, body: Iterable[str], kind: str = "") -> Markup:
+    """The element. The axes' labels are outside of it; ``desc`` is for screen readers."""
     classes = f"plot {kind}".rstrip()
+    words = f"<title>{plain(caption)}</title>" + (f"<desc>{plain(desc)}</desc>" if desc else "")
     return Markup(  # noqa: S704 - `plain` escaped every text
-        f'<svg class="{classes}" role="group" aria-labelledby="{key}-t {key}-d" '
-        f'style="height:{pixels(height)}px"><title id="{key}-t">{plain(caption)}</title>'
-        f'<desc id="{key}-d">{plain(desc)}</desc>{"".join(body)}</svg>'
+        f'<svg class="{classes}" role="group" style="height:{pixels(height)}px">'
+        f"{words}{''.join(body)}</svg>"
     )

@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from prunebench.record.memory import NOT_THE_MODEL_ALONE
 from prunebench_report.figures.axes import Frame
+from prunebench_report.figures.path_data import polyline
 from prunebench_report.figures.scale import linear
-from prunebench_report.figures.svg import MARKS, Figure, percent, pixels, plot, titled
+from prunebench_report.figures.svg import (
+    MARKS,
+    UNITS,
+    Figure,
+    percent,
+    placed,
+    plain,
+    plot,
+)
 from prunebench_report.text import clean, seconds, size
 
 if TYPE_CHECKING:
@@ -17,12 +26,8 @@ if TYPE_CHECKING:
     from prunebench.record.record import Record
 
 HEIGHT = 120.0
-_UNITS = 640
-"""Across the line of a plot."""
 _STEP = 2
 """Units for which the highest sample is drawn: more points would only make the file larger."""
-_STRIP = 6.0
-"""Height of the strip with the phases' colours, in pixels."""
 _STYLES = ("", " dashed", " dotted")
 
 
@@ -83,14 +88,13 @@ def _phase_of(memory: Memory) -> str | None:
 
 
 def timeline(
-    key: str,
     caption: str,
     memory: Timeline,
     ends: Ends,
     colours: Mapping[str, int],
     height: float = HEIGHT,
 ) -> Figure:
-    """One cell on the axes ``ends``; ``key`` is unique within the page."""
+    """One cell on the axes ``ends``."""
     unit, name = (1e9, "GB") if ends.bytes >= 1e9 else (1e6, "MB")
     frame = Frame(
         linear(0.0, ends.time_s),
@@ -99,31 +103,28 @@ def timeline(
         f"Resident set, {name}",
         height=height,
     )
-    bands = "".join(_band(span, ends.time_s, colours, height) for span in memory.phases)
+    bands = "".join(_band(span, ends.time_s, colours) for span in memory.phases)
     drawn = "".join(
         f'<path class="memory{style}" d="{_path(memory.time_s, values, frame, unit)}"/>'
         for values, style in zip(_series(memory).values(), _STYLES, strict=False)
     )
-    # A path has no percentages: an inner viewport stretches it over the width.
-    box = f'viewBox="0 0 {_UNITS} {pixels(height)}" preserveAspectRatio="none"'
-    curve = f'<svg aria-hidden="true" width="100%" height="{pixels(height)}" {box}>{drawn}</svg>'
+    # No description in the plot: the tooltips of the phases have the same words.
     words = "; ".join(_words(span) for span in memory.phases)
-    svg = plot(key, caption, f"Phases: {words}.", height, [bands, frame.draw(), curve])
-    return Figure(key, caption, words, svg)
+    svg = plot(caption, "", height, [bands, frame.draw(drawn)])
+    return Figure(caption, words, svg)
 
 
-def _band(span: PhaseSpan, end: float, colours: Mapping[str, int], height: float) -> str:
+def _band(span: PhaseSpan, end: float, colours: Mapping[str, int]) -> str:
+    """The time of a phase: a pale band, and a strip of the full colour at its foot."""
     # A phase may end after the last sample.
     left, right = (min(max(time / end, 0.0), 1.0) for time in (span.start_s, span.end_s))
-    across = f'x="{percent(left)}" width="{percent(max(0.0, right - left))}"'
-    kind = _kind(colours[span.phase])
-    parts = [
-        f'<rect class="band {kind}" {across} height="{pixels(height)}"/>',
-        f'<rect class="{kind}" {across} y="{pixels(height - _STRIP)}" height="{pixels(_STRIP)}"/>',
-    ]
+    across = f'{placed(x=percent(left))} width="{percent(max(0.0, right - left))}"'
+    # The band and the strip: the style has their sizes, in per cent of this inner viewport.
+    rects = "<rect/><rect/>"
     if span.phase in NOT_THE_MODEL_ALONE:
-        parts.append(f'<rect class="hatched" {across} height="{pixels(height)}"/>')
-    return titled(_words(span), "".join(parts))
+        rects += '<rect class="hatched"/>'
+    kind, title = _kind(colours[span.phase]), plain(_words(span))
+    return f'<svg class="phase {kind}"{across}><title>{title}</title>{rects}</svg>'
 
 
 def _kind(index: int) -> str:
@@ -158,7 +159,7 @@ def _path(times: Sequence[float], values: Sequence[int], frame: Frame, unit: flo
     highest: dict[int, int] = {}
     for time, value in zip(times, values, strict=True):
         across, down = frame.at(time, value / unit)
-        step = _STEP * round(_UNITS * across / _STEP)
+        step = _STEP * round(UNITS * across / _STEP)
         highest[step] = min(highest.get(step, round(down)), round(down))  # y grows downwards
     points: list[tuple[int, int]] = []
     for point in highest.items():
@@ -166,4 +167,4 @@ def _path(times: Sequence[float], values: Sequence[int], frame: Frame, unit: flo
             points[-1] = point  # the line stays level, so extend it
         else:
             points.append(point)
-    return "M" + "L".join(f"{x} {y}" for x, y in points)
+    return polyline(points)

@@ -180,7 +180,7 @@ def before_and_after(a: ReportInput, b: ReportInput) -> list[Figure]:
             continue
         if rows:
             shown = rows[:_MOST_DRAWN]
-            figure = changes(key, caption, shown, label, better=better, log=key == "perplexity")
+            figure = changes(caption, shown, label, better=better, log=key == "perplexity")
             left = len(rows) - len(shown)
             notes = (f"{left} more cells are in the table.",) if left else ()
             found.append(replace(figure, notes=notes))

@@ -66,7 +66,7 @@ def loss_curves(value: Any, path: str = "") -> Iterator[tuple[str, list[tuple[fl
 def _draw(value: Any, path: str, record: Record, figures: list[Figure]) -> Any:
     """``value`` without what was drawn; floats have four digits."""
     # A plugin can note thousands of lists: what is beyond the limit stays text.
-    if len(figures) < _MOST_FIGURES and (drawn := _figures(value, path, record, len(figures))):
+    if len(figures) < _MOST_FIGURES and (drawn := _figures(value, path, record)):
         figures += drawn
         return None
     if isinstance(value, Mapping):
@@ -83,22 +83,21 @@ def _draw(value: Any, path: str, record: Record, figures: list[Figure]) -> Any:
     return number(value, 4) if _is_number(value) and isinstance(value, float) else value
 
 
-def _figures(value: Any, path: str, record: Record, count: int) -> list[Figure]:
+def _figures(value: Any, path: str, record: Record) -> list[Figure]:
     """The plots of one value; empty if it is better as text."""
-    key = f"note-{record.id}-{count}"
     caption = shorten(clean(path.replace("_", " ")), _LONGEST_NAME)
     if isinstance(value, list) and (points := _pairs(value)) is not None:
-        return [curve(key, caption, {caption: points})]
+        return [curve(caption, {caption: points})]
     if isinstance(value, list) and (numbers := _numbers(value)) is not None:
         # What is removed in order belongs to the scores of the same method.
         removed = _layer_list(record.method_notes.get("removed_in_order"))
         marked = removed if len(value) > max(removed, default=0) else ()
         name = "Layer" if len(value) == _layers(record) else "Number in the list"
-        return [bars(key, caption, dict(enumerate(numbers)), name, marked)]
-    return _by_layer(key, caption, value) if isinstance(value, Mapping) else []
+        return [bars(caption, dict(enumerate(numbers)), name, marked)]
+    return _by_layer(caption, value) if isinstance(value, Mapping) else []
 
 
-def _by_layer(key: str, caption: str, value: Mapping[str, Any]) -> list[Figure]:
+def _by_layer(caption: str, value: Mapping[str, Any]) -> list[Figure]:
     """A mapping from paths with a layer's number to numbers."""
     numbers = _numbers(list(value.values()))
     if numbers is None:
@@ -116,18 +115,16 @@ def _by_layer(key: str, caption: str, value: Mapping[str, Any]) -> list[Figure]:
     if len(kinds) <= _MOST_BARS:
         return [
             bars(
-                f"{key}-{index}",
                 clean(f"{caption} {kind}").strip(),
                 dict(sorted(one.items())),
                 "Layer",
             )
-            for index, (kind, one) in enumerate(kinds.items())
+            for kind, one in kinds.items()
         ]
-    return [curve(key, caption, {k: sorted(one.items()) for k, one in kinds.items()}, "Layer")]
+    return [curve(caption, {k: sorted(one.items()) for k, one in kinds.items()}, "Layer")]
 
 
 def curve(
-    key: str,
     caption: str,
     curves: Mapping[str, Sequence[tuple[float, float]]],
     x_label: str = "Step",
@@ -148,8 +145,8 @@ def curve(
         f"{clean(name)}: from {number(points[0][1], 4)} to {number(points[-1][1], 4)}."
         for name, points in curves.items()
     )
-    svg = plot(key, caption, desc, frame.height, draw(frame, series))
-    return Figure(key, caption, desc, svg, (), legend(series) if len(series) > 1 else ())
+    svg = plot(caption, desc, frame.height, draw(frame, series))
+    return Figure(caption, desc, svg, (), legend(series) if len(series) > 1 else ())
 
 
 def _pairs(value: Sequence[Any]) -> list[tuple[float, float]] | None:

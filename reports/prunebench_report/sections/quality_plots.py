@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from prunebench_report.data.report_input import ReportInput
 
 SPEED = Panel(
-    key="speed",
     caption="Quality against speed",
     x="inter_token_speedup",
     y=PERPLEXITY_RECOVERY,
@@ -37,7 +36,6 @@ SPEED = Panel(
     gated=True,
 )
 MEMORY = Panel(
-    key="memory",
     caption="Quality against memory",
     x="memory_bytes",
     y=PERPLEXITY_RECOVERY,
@@ -50,7 +48,6 @@ MEMORY = Panel(
 )
 # Without a dense cell nothing is relative: times and perplexities stand for themselves.
 TIME = Panel(
-    key="speed",
     caption="Quality against speed",
     x="inter_token_p50_s",
     y="perplexity",
@@ -62,7 +59,6 @@ TIME = Panel(
     log_y=True,
 )
 SIZE = Panel(
-    key="size",
     caption="Quality against size",
     x="disk_bytes",
     y="perplexity",
@@ -113,11 +109,11 @@ def figures(
     """
     groups = by_model(rows)
     found = []
-    for index, (model, members) in enumerate(groups.items()):
+    for model, members in groups.items():
         done = [row for row in members if row["status"] == "ok"]
         panels = _panels(done)
         drawn, notes = [], []
-        first = replace(panels[0], key=f"pruned{index}", caption="Quality against what is pruned")
+        first = replace(panels[0], caption="Quality against what is pruned")
         if one := sparsity_figure(first, done, records, methods, gate):
             drawn.append(one)
         for panel in panels:
@@ -127,8 +123,7 @@ def figures(
             if reason := _nothing_to_see(panel, points):
                 notes.append(reason)
                 continue
-            named = replace(panel, key=f"{panel.key}{index}")
-            drawn.append(_figure(named, points, methods, gate))
+            drawn.append(_figure(panel, points, methods, gate))
         if drawn or notes:
             heading = clean(model) if len(groups) > 1 else None
             shown = dict.fromkeys(row["method"] for row in done if row["method"] != "dense")
@@ -223,8 +218,8 @@ def _figure(panel: Panel, points: Sequence[Point], methods: Sequence[str], gate:
         panel = replace(panel, caption=caption)
     named = best if len(points) > MOST else None
     frame, body = draw(panel, shown, methods, gate, best, named)
-    svg = plot(panel.key, panel.caption, desc, frame.height, body)
-    return Figure(panel.key, panel.caption, desc, svg, _beyond(frame, points))
+    svg = plot(panel.caption, desc, frame.height, body)
+    return Figure(panel.caption, desc, svg, _beyond(frame, points))
 
 
 def _beyond(frame: Frame, points: Sequence[Point]) -> tuple[str, ...]:

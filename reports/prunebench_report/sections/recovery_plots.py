@@ -17,8 +17,8 @@ MOST_LINES = 12
 def section(given: ReportInput) -> list[dict[str, Any]]:
     """For each model with recoveries, a plot for each kind of loss that they note."""
     found = []
-    for index, (model, members) in enumerate(
-        models_with(given.detailed, lambda record: list(loss_curves(record.recovery_notes)))
+    for model, members in models_with(
+        given.detailed, lambda record: list(loss_curves(record.recovery_notes))
     ):
         kinds: dict[str, dict[str, list[tuple[float, float]]]] = {}
         for record in members:
@@ -29,11 +29,10 @@ def section(given: ReportInput) -> list[dict[str, Any]]:
                 kinds.setdefault(path, {})[name] = points
         # A recovery may note a curve for training and one for validation.
         figures = []
-        for number, (path, lines) in enumerate(kinds.items()):
+        for path, lines in kinds.items():
             caption = clean(f"{path.replace('_', ' ').capitalize()} of the recoveries")
             shown = dict(list(lines.items())[:MOST_LINES])
-            key = f"recovery{index}-{number}"
-            figures.append(curve(key, caption, shown, "Step", "Loss, nats per token"))
+            figures.append(curve(caption, shown, "Step", "Loss, nats per token"))
         left_out = max(0, max(map(len, kinds.values())) - MOST_LINES)
         found.append({"model": model, "figures": figures, "legend": (), "left_out": left_out})
     return found

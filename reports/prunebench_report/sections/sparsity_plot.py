@@ -42,7 +42,7 @@ def sparsity_figure(
     methods: Sequence[str],
     gate: float,
 ) -> Figure | None:
-    """``panel`` has key, caption and the column of quality; None if all cells prune alike."""
+    """``panel`` has the caption and the column of quality; None if all cells prune alike."""
     series = _series(panel, rows, records, methods)
     xs = [vertex.x for one in series for vertex in one.vertices]
     if not xs or max(xs) - min(xs) < _SAME:
@@ -67,9 +67,9 @@ def sparsity_figure(
         rules.append(Rule(f"gate {100 * gate:g} %", 100 * gate, "gate"))
     desc = " ".join(map(_describe, series))
     body = draw(frame, series, rules)
-    svg = plot(panel.key, panel.caption, desc, frame.height, body)
+    svg = plot(panel.caption, desc, frame.height, body)
     notes = _notes(frame, series, every)
-    return Figure(panel.key, panel.caption, desc, svg, notes, legend(series))
+    return Figure(panel.caption, desc, svg, notes, legend(series))
 
 
 def line_name(row: Row) -> str:

@@ -71,14 +71,14 @@ _THROUGHPUT = _Measure("Throughput", "Tokens/s (log)", 1, lambda one: one.tokens
 def section(given: ReportInput) -> list[dict[str, Any]]:
     """For each model that was timed at several shapes, the plots; empty if none was."""
     found = []
-    for index, (model, members) in enumerate(models_with(given.detailed, stored_latencies)):
+    for model, members in models_with(given.detailed, stored_latencies):
         # One choice of cells for all plots of a model
         shown = some_of_every_method(members, MOST_LINES)
         figures = [
             one
             for axis in (_BATCH, _PROMPT)
             for measure in (_TTFT, _BETWEEN, _THROUGHPUT)
-            if (one := _figure(axis, measure, shown, given, index))
+            if (one := _figure(axis, measure, shown, given))
         ]
         if figures:
             left_out = len(members) - len(shown)
@@ -94,7 +94,6 @@ def _figure(
     measure: _Measure,
     members: Sequence[Record],
     given: ReportInput,
-    index: int,
 ) -> Figure | None:
     """None if nothing was timed at two values of the axis with the rest alike."""
     every = [one for record in members for one in stored_latencies(record)]
@@ -133,10 +132,9 @@ def _figure(
     )
     alike = next(axis.words(one) for one in every if axis.fixed(one) == fixed)
     caption = f"{measure.name} over {axis.name}: {alike}"
-    key = f"shape{index}-{axis.name[0]}-{measure.name[0].lower()}"
     desc = " ".join(
         f"{one.name}: {', '.join(f'{number(v.y)} at {v.x:g}' for v in one.vertices)}."
         for one in series
     )
-    svg = plot(key, caption, desc, frame.height, draw(frame, series))
-    return Figure(key, caption, desc, svg, (), legend(series))
+    svg = plot(caption, desc, frame.height, draw(frame, series))
+    return Figure(caption, desc, svg, (), legend(series))

@@ -26,13 +26,13 @@ MOST_TASKS = 12
 def section(given: ReportInput) -> list[dict[str, Any]]:
     """For each model with tasks, the plots of its tasks, dense first in each."""
     found = []
-    for index, (model, members) in enumerate(models_with(given.detailed, tasks_by_key)):
+    for model, members in models_with(given.detailed, tasks_by_key):
         # More rows would be no plot that anybody can read; the table below has all of them.
         shown = some_of_every_method(members, MOST_CELLS)
         keys = list(dict.fromkeys(key for record in shown for key in tasks_by_key(record)))
         figures = []
-        for number, key in enumerate(keys[:MOST_TASKS]):
-            one = _figure(f"task{index}-{number}", key, shown, given)
+        for key in keys[:MOST_TASKS]:
+            one = _figure(key, shown, given)
             if one is not None:
                 figures.append(one)
         left_out = len(members) - len(shown)
@@ -40,9 +40,7 @@ def section(given: ReportInput) -> list[dict[str, Any]]:
     return found
 
 
-def _figure(
-    name: str, key: TaskKey, members: Sequence[Record], given: ReportInput
-) -> Figure | None:
+def _figure(key: TaskKey, members: Sequence[Record], given: ReportInput) -> Figure | None:
     """None if no score has a standard error."""
     rows, reference = [], None
     for record in members:
@@ -63,7 +61,7 @@ def _figure(
         return None
     first = next(filter(None, (tasks_by_key(record).get(key) for record in members)))
     unit = ", %" if _factor(first) == 100 else ""
-    return intervals(name, clean(first.task), rows, reference, clean(f"{first.headline}{unit}"))
+    return intervals(clean(first.task), rows, reference, clean(f"{first.headline}{unit}"))
 
 
 def _factor(one: TaskResult) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunebench.measure.speed.dejavu_claims import findings
 from prunebench_report.data.groups import models_with
+from prunebench_report.figures.path_data import shortest
 from prunebench_report.figures.scale import longest_bar
 from prunebench_report.text import percent, seconds, size
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from prunebench.record.speed import Breakdown
     from prunebench_report.data.report_input import ReportInput
 
-WIDTH = 400
 NAMES = {
     "attention": "Attention",
     "mlp": "MLP",
@@ -88,27 +88,25 @@ def _row(
 
 
 def _bar(split: Breakdown, bar: str, longest: float) -> dict[str, Any]:
-    """One stacked bar on the scale of its column: rectangles by part, and the same in words."""
+    """One stacked bar: where each part ends, in per cent of the column's scale; the same in words."""
     key = _BARS[bar]
     total = _total(split, key)
     in_unit = size if bar == "bytes" else seconds
-    rects, words, x = [], [], 0.0
+    rects, words, end = [], [], 0.0
     for name in PARTS:
         value = next((float(getattr(part, key)) for part in split.parts if part.part == name), 0.0)
         if value <= 0 or not math.isfinite(value):
             continue
         # A bar beyond the scale ends at its edge.
-        width = min(WIDTH * value / longest, WIDTH - x)
+        end = min(end + 100 * value / longest, 100.0)
         text = f"{NAMES[name]} {percent(value / total, 0)}"
         # A name and its percentage stay on one line.
         words.append(text.replace(" ", "\N{NO-BREAK SPACE}"))
-        rects.append({"x": f"{x:.1f}", "width": f"{width:.1f}", "part": PARTS.index(name)})
-        x += width
+        rects.append({"end": shortest(end, 2), "part": PARTS.index(name)})
     return {
         "rects": rects,
         "total": in_unit(total),
         "cut": total > longest,
-        "title": f"{in_unit(total)}: {', '.join(words)}",
         "words": ", ".join(words),
     }
 

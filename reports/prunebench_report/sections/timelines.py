@@ -41,7 +41,7 @@ def section(given: ReportInput) -> dict[str, Any] | None:
     for record, line in sorted(lines, key=lambda one: one[0].cell.method.name != "dense"):
         name, most = clean(given.names[record.id]), peak(record)
         caption = f"Memory of {name}" + (f", {most}" if most else "")
-        one = timeline(f"timeline-{record.id}", caption, line, ends, colours, HEIGHT)
+        one = timeline(caption, line, ends, colours, HEIGHT)
         pictures.append({"id": record.id, "name": name, "peak": most, "svg": one.svg})
     return {
         "pictures": pictures,
@@ -59,7 +59,7 @@ def of_card(record: Record) -> dict[str, Any] | None:
     colours = phase_colours([line])
     most = peak(record)
     caption = "Memory over time" + (f", {most}" if most else "")
-    one = timeline(f"memory-{record.id}", caption, line, ends_of([line]), colours)
+    one = timeline(caption, line, ends_of([line]), colours)
     return {
         "caption": caption,
         "svg": one.svg,

@@ -6,12 +6,13 @@ import re
 
 import pytest
 
+import svg_paths
 from prunebench.record.memory import PhaseSpan, Timeline
 from prunebench_report.figures.timeline import drawable, ends_of, phase_colours, timeline
 
 
 def draw(line):
-    return timeline("key", "Memory", line, ends_of([line]), phase_colours([line])).svg
+    return timeline("Memory", line, ends_of([line]), phase_colours([line])).svg
 
 
 def test_the_timeline_keeps_its_peak_and_stays_small():
@@ -23,8 +24,8 @@ def test_the_timeline_keeps_its_peak_and_stays_small():
         PhaseSpan(phase="prune", start_s=1, end_s=6),
     ]
     svg = draw(Timeline(time_s=times, rss_bytes=values, phases=spans))
-    path = re.search(r'class="memory" d="M([^"]+)"', svg)[1]
-    heights = [float(point.split()[1]) for point in path.split("L")]
+    path = re.search(r'class="memory" d="([^"]+)"', svg)[1]
+    heights = [y for _, y in svg_paths.corners(path)]
     assert len(heights) < 10
     assert min(heights) == pytest.approx(120 * 0.04 / 1.04, abs=1)
     assert re.findall(r"<title>(\w+): ", svg) == ["load", "prune"]
@@ -49,7 +50,7 @@ def test_a_timeline_of_nothing_but_zeros_is_drawn():
 
 def test_the_gpu_has_a_line_of_its_own():
     line = Timeline(time_s=[0.0, 1.0], rss_bytes=[5, 6], gpu_bytes=[1, 2], phases=[])
-    kinds = re.compile(r'<path class="([^"]+)"')
+    kinds = re.compile(r'<path class="(memory[^"]*)"')
     assert kinds.findall(draw(line)) == ["memory", "memory dashed"]
     more = line.model_copy(update={"gpu_device_bytes": [3, 40]})
     assert kinds.findall(draw(more)) == ["memory", "memory dashed", "memory dotted"]
@@ -58,4 +59,4 @@ def test_the_gpu_has_a_line_of_its_own():
 def test_more_phases_than_colours_still_differ():
     spans = [PhaseSpan(phase=f"p{n}", start_s=n, end_s=n + 1) for n in range(10)]
     svg = draw(Timeline(time_s=[0.0, 10.0], rss_bytes=[1, 2], phases=spans))
-    assert len(set(re.findall(r'class="band ([^"]+)"', svg))) == 10
+    assert len(set(re.findall(r'class="phase ([^"]+)"', svg))) == 10

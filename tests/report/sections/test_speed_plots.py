@@ -44,8 +44,8 @@ def test_batch_sizes_make_a_line_for_each_cell_with_dense_first(build, tmp_path)
     assert [entry.mark for entry in model["legend"] if entry.name == "wanda 0.5"] == [
         marks["wanda"]
     ]
-    ticks = re.findall(r'text-anchor="middle">(\d+)</text>', between.svg)
-    assert ticks == ["1", "4", "16"]
+    ticks = re.search(r'<g class="tick" text-anchor="middle">(.*?)</g>', between.svg)[1]
+    assert re.findall(r">(\d+)</text>", ticks) == ["1", "4", "16"]
     assert ">better ↓</text>" in between.svg
     assert ">better ↑</text>" in model["figures"][2].svg
     assert 'href="#shapes"' in render(build.store(tmp_path / "run", records))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from prunebench_report.sections import time_breakdown
@@ -14,14 +16,14 @@ def test_the_parts_of_every_bar_add_up_to_its_total(build):
     assert len(model["rows"]) == len(records)
     for row in model["rows"]:
         for kind in ("prompt", "token", "bytes"):
-            rects = row[kind]["rects"]
-            ends = [float(one["x"]) + float(one["width"]) for one in rects]
-            assert all(
-                float(b["x"]) == pytest.approx(end, abs=0.11)
-                for b, end in zip(rects[1:], ends, strict=False)
-            )
-            assert ends[-1] <= time_breakdown.WIDTH + 0.3
-    assert float(model["rows"][0]["token"]["rects"][-1]["x"]) > 380  # dense is the longest
+            # In per cent of the longest bar; each part begins where the one before it ends.
+            ends = [float(one["end"]) for one in row[kind]["rects"]]
+            assert ends == sorted(ends)
+            assert ends[-1] <= 100
+            lengths = [end - begin for begin, end in zip([0.0, *ends], ends, strict=False)]
+            shares = [int(share) / 100 for share in re.findall(r"(\d+)\s%", row[kind]["words"])]
+            assert [length / ends[-1] for length in lengths] == pytest.approx(shares, abs=0.006)
+    assert float(model["rows"][0]["token"]["rects"][-1]["end"]) == 100  # dense is the longest
     assert "MLP 52 %" in model["rows"][0]["token"]["words"].replace("\N{NO-BREAK SPACE}", " ")
 
 
@@ -54,11 +56,8 @@ def test_one_outlier_is_cut_and_says_so_while_the_others_keep_their_length(build
     [model] = time_breakdown.section(build.given(records))
     cut = [row["prompt"]["cut"] for row in model["rows"]]
     assert cut == [index == 3 for index in range(len(records))]
-    ends = [
-        float(row["prompt"]["rects"][-1]["x"]) + float(row["prompt"]["rects"][-1]["width"])
-        for row in model["rows"]
-    ]
-    assert ends[3] == pytest.approx(time_breakdown.WIDTH, abs=0.3)
-    assert time_breakdown.WIDTH * 0.55 < ends[0] < time_breakdown.WIDTH
+    ends = [float(row["prompt"]["rects"][-1]["end"]) for row in model["rows"]]
+    assert ends[3] == 100
+    assert 55 < ends[0] < 100
     assert model["rows"][3]["prompt"]["total"] == "5.70 s"
     assert not any(row["token"]["cut"] for row in model["rows"])
