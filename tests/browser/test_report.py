@@ -224,12 +224,13 @@ def test_the_print_view_is_light_and_does_not_scroll(page):
 @pytest.mark.parametrize("form", ["csv", "json"])
 def test_downloads_hold_the_table(page, form):
     page.execute_script(
-        "window.saved = []; const make = URL.createObjectURL;"
-        "URL.createObjectURL = blob => { window.saved.push(blob); return make(blob); };"
+        # The page decompresses its data first, so the file may come after the click has returned.
+        "window.saved = new Promise(done => { const make = URL.createObjectURL;"
+        "  URL.createObjectURL = blob => { done(blob); return make(blob); }; });"
         "HTMLAnchorElement.prototype.click = function () { window.savedAs = this.download; };"
     )
     press(page, f"#save-{form}")
-    text = page.execute_async_script("window.saved[0].text().then(arguments[0])")
+    text = page.execute_async_script("window.saved.then(blob => blob.text()).then(arguments[0])")
     assert page.execute_script("return window.savedAs") == f"quickstart.{form}"
     if form == "json":
         assert len(json.loads(text)["cells"]) == 9
