@@ -12,6 +12,9 @@ from prunebench import Field, Figure, Metric, PrunebenchError, Reference, hookim
 if TYPE_CHECKING:
     from prunebench import MetricContext
 
+CACHE_BYTES = 1 << 19
+"""Float32 logits of a model that a core's own cache holds beside what is computed of them."""
+
 
 class KLDivergence(Metric):
     """Mean over tokens of KL(dense || pruned), and how often both models rank the same token first.
@@ -35,7 +38,7 @@ class KLDivergence(Metric):
 
     class Options(prunebench.Options):
         chunk: int = Field(
-            64, gt=0, description="tokens whose distributions are in memory at once, as float32"
+            128, gt=0, description="tokens whose distributions are in memory at once, as float32"
         )
 
     def measure(self, model: Any, tokenizer: Any, context: MetricContext) -> dict[str, float]:
@@ -50,16 +53,38 @@ class KLDivergence(Metric):
                     hint="leave out this metric: it compares distributions over one vocabulary",
                 )
             total += divergence(theirs, ours).sum(dtype=torch.float64).cpu()
-            same += int((theirs.argmax(-1) == ours.argmax(-1)).sum())
+            # On a CPU `argmax` takes three times as long.
+            first = theirs.max(-1).indices == ours.max(-1).indices
+            same += int(first.sum())
             tokens += len(ours)
         return {self.name: float(total) / tokens, "top1-agreement": same / tokens}
 
 
 def divergence(dense: torch.Tensor, pruned: torch.Tensor) -> torch.Tensor:
     """KL(dense || pruned) in nats, float32 [...], of logits [..., vocabulary]."""
-    p, q = dense.float().log_softmax(-1), pruned.float().log_softmax(-1)
-    # A token with probability 0 in the dense model counts nothing (0 log 0 = 0, not NaN).
-    return (p.exp() * (p - q)).masked_fill(p == -torch.inf, 0.0).sum(-1)
+    size = dense.shape[-1]
+    # A few rows at a time on a CPU, so that all steps find them in the cache.
+    rows = max(1, CACHE_BYTES // (4 * size)) if dense.device.type == "cpu" else dense.numel()
+    parts = [torch.split(one.reshape(-1, size), rows) for one in (dense, pruned)]
+    return torch.cat([_of_rows(*pair) for pair in zip(*parts, strict=True)]).view(dense.shape[:-1])
+
+
+def _of_rows(dense: torch.Tensor, pruned: torch.Tensor) -> torch.Tensor:
+    """Sum p (a - b) - log(sum(exp a) / sum(exp b)), [rows], of logits a and b [rows, vocabulary].
+
+    From both the row's maximum is subtracted: no exponential overflows.
+    """
+    a, b = (one.float() - one.float().amax(-1, keepdim=True) for one in (dense, pruned))
+    weights = a.exp()
+    total = weights.sum(-1)
+    shift = (total / b.exp().sum(-1)).log()
+    apart = a.sub_(b)
+    found = apart.mul(weights).sum(-1) / total - shift
+    if not bool(found.isfinite().all()):
+        # A token with probability 0 in the dense model counts nothing (0 log 0 = 0, not NaN).
+        apart.masked_fill_(weights == 0, 0.0)
+        found = apart.mul_(weights).sum(-1) / total - shift
+    return found
 
 
 @hookimpl

@@ -70,7 +70,7 @@ def test_a_model_on_several_devices_runs_eagerly(tmp_path: Path) -> None:
 
 def test_tasks_send_their_tokens_to_the_device_that_computes(tmp_path: Path) -> None:
     tiny_checkpoint(tmp_path, "llama")
-    assert _language_model(dispatched(tmp_path, SMALL), tiny_tokenizer(), 1).device == torch.device(
+    assert _language_model(dispatched(tmp_path, SMALL), tiny_tokenizer()).device == torch.device(
         "cpu"
     )
 

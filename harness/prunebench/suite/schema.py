@@ -178,7 +178,10 @@ class TaskEntry(Section):
         description="examples before each question; default: the task's own number, 0 if it has "
         "none",
     )
-    batch_size: Count = Field(8, description="requests in a batch")
+    batch_size: Count = Field(
+        8,
+        description="requests in a batch, at most; or rows, if requests that begin alike share one",
+    )
     max_new_tokens: Count | None = Field(
         None,
         description="the most tokens of an answer that the model writes (gsm8k, ifeval, ...); "

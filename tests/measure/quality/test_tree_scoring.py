@@ -169,6 +169,41 @@ def test_a_model_that_cannot_is_scored_as_lm_eval_does_and_the_reason_is_kept(
     assert reason in ours.one_by_one
 
 
+def test_a_model_is_probed_once_for_all_tasks_and_every_task_has_its_own_reason() -> None:
+    model = tiny_model("llama")
+    passes: list[int] = []
+    model.model.register_forward_hook(lambda *_: passes.append(1))
+    lm = wrapped(TreeScoringLM, model)
+    asked = [(("", ""), [9] * 30, [choice] * 2) for choice in (20, 21)]
+    counts, reasons = [], []
+    for task in (asked, [(("", ""), [5], [6])], asked):
+        passes.clear()
+        lm.start(batch_size=4)
+        assert lm.one_by_one is None
+        lm._loglikelihood_tokens(task, disable_tqdm=True)
+        counts.append(len(passes))
+        reasons.append(lm.one_by_one)
+    assert counts[0] > counts[2] == 1
+    assert reasons == [None, "the texts are too short to gain by it", None]
+
+
+def test_a_batch_has_at_most_batch_size_rows(monkeypatch) -> None:
+    rows: list[int] = []
+    inner = TreeScoringLM._answers
+    monkeypatch.setattr(
+        TreeScoringLM,
+        "_answers",
+        lambda lm, batch, asked: rows.append(len(batch)) or inner(lm, batch, asked),
+    )
+    asked = [(("", ""), [number] * 20, [7]) for number in range(10, 17)]
+    for size in (1, 3):
+        lm = wrapped(TreeScoringLM, tiny_model("llama"))
+        lm.start(batch_size=size)
+        lm._loglikelihood_tokens(asked, disable_tqdm=True)
+        assert max(rows) == size
+        rows.clear()
+
+
 def test_short_texts_are_scored_as_lm_eval_does() -> None:
     lm = wrapped(TreeScoringLM, tiny_model("llama"))
     asked = [(("", ""), [5], [6])]

@@ -64,10 +64,11 @@ def evaluate_tasks(
         tempfile.TemporaryDirectory(prefix="prunebench-tasks-", dir=temporary_parent()) as scratch,
     ):
         manager = _manager(index, specs)
+        lm = _language_model(model, tokenizer)
         for number, spec in enumerate(specs):
             moved = None if progress is None else _part(progress, number, len(specs))
             sources = _Sources(index, manager, data or {}, Path(scratch))
-            found, scored = _evaluate(model, tokenizer, spec, sources, moved)
+            found, scored = _evaluate(lm, spec, sources, moved)
             results += found
             if choices is not None:
                 choices |= scored()
@@ -130,7 +131,7 @@ class _Sources:
 
 
 def _evaluate(
-    model: Any, tokenizer: Any, spec: TaskSpec, sources: _Sources, progress: Progress | None
+    lm: Any, spec: TaskSpec, sources: _Sources, progress: Progress | None
 ) -> tuple[list[TaskResult], Callable[[], dict[str, list[ChoiceScores]]]]:
     """The results, and what gives the scores of the choices, which takes time to count tokens."""
     import lm_eval
@@ -140,8 +141,8 @@ def _evaluate(
         loaded = _configured(sources.manager.load([_name_to_load(spec, sources)]), spec)
     watch = _Watch(spec.name, list(loaded["tasks"].values()), progress)
     answered = AnswerLog(loaded["tasks"])
-    lm = _language_model(model, tokenizer, spec.batch_size)
     lm.set_cache_hook(watch)
+    lm.start(spec.batch_size)
     found = lm_eval.evaluate(lm=lm, task_dict=loaded, limit=spec.limit, log_samples=False)
     commits = {name: commit_of(task.dataset) for name, task in loaded["tasks"].items()}
     results = task_results(spec, found, commits)
@@ -218,7 +219,7 @@ def _configured(loaded: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
     return loaded
 
 
-def _language_model(model: Any, tokenizer: Any, batch_size: int) -> Any:
+def _language_model(model: Any, tokenizer: Any) -> Any:
     """The model as lm-eval wants it."""
     # Here, because it loads lm-eval.
     from prunebench.measure.quality.tree_scoring import TreeScoringLM
@@ -227,7 +228,6 @@ def _language_model(model: Any, tokenizer: Any, batch_size: int) -> Any:
         pretrained=model,
         tokenizer=_with_padding(tokenizer),
         backend="causal",
-        batch_size=batch_size,  # here, because `evaluate` does not pass it on (lm-eval issue 3207)
     )
     # lm-eval takes the device of the first weight, which is 'meta' if that weight is on disk.
     wrapped._device = input_device(model)

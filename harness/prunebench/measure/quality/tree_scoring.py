@@ -16,7 +16,7 @@ from lm_eval.models.huggingface import HFLM
 from torch.nn import functional
 
 from prunebench.measure.quality.split_model import SplitModel, split_model
-from prunebench.measure.quality.token_trees import Row, batches_of, rows_of
+from prunebench.measure.quality.token_trees import JOINED, Row, batches_of, rows_of
 from prunebench.model.batches import tokens_per_batch
 
 MOST_NODES = 4096
@@ -40,8 +40,18 @@ class TreeScoringLM(HFLM):  # type: ignore[misc]
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.one_by_one: str | None = None
-        """Why texts were scored one by one, each as a whole; None if they were not."""
+        """Why texts of the task were scored one by one, each as a whole; None if they were not."""
         self._split: SplitModel | None = None
+        self._probed = False
+        self._fault: str | None = None
+
+    def start(self, batch_size: int) -> None:
+        """Begin a task; ``batch_size`` is given here because `lm_eval.evaluate` takes none.
+
+        (lm-eval issue 3207)
+        """
+        self.batch_size_per_gpu = batch_size
+        self.one_by_one = None
 
     @torch.inference_mode()
     def _loglikelihood_tokens(
@@ -56,9 +66,13 @@ class TreeScoringLM(HFLM):  # type: ignore[misc]
         if self.one_by_one is not None:
             return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)  # type: ignore[no-any-return]
         answers: dict[int, Answer] = {}
-        rows = rows_of(texts, self.model.get_input_embeddings().weight.shape[1], MOST_NODES)
-        budget = min(tokens_per_batch(self.device), self.batch_size * len(longest))
-        for batch in batches_of(rows, budget if self._split is not None else 1):
+        hidden = self.model.get_input_embeddings().weight.shape[1]
+        rows = rows_of(texts, hidden, MOST_NODES)
+        length = max(len(longest), hidden // JOINED)
+        budget = min(tokens_per_batch(self.device), self.batch_size * length)
+        if self._split is None:
+            budget = 1
+        for batch in batches_of(rows, budget, hidden):
             found = self._answers(batch, requests)
             answers |= found
             for index, answer in found.items():
@@ -71,9 +85,15 @@ class TreeScoringLM(HFLM):  # type: ignore[misc]
         window = _shortest_window(self.model.config)
         if window is not None and len(text) > window:
             return f"the attention looks {window} tokens back, and a text has {len(text)}"
-        trunk, branch = text[:PROBE], text[PROBE : 2 * PROBE]
-        if not branch:
+        if len(text) <= PROBE:
             return "the texts are too short to gain by it"
+        if not self._probed:  # once for all tasks: it costs three passes
+            self._fault = self._probe(text[:PROBE], text[PROBE : 2 * PROBE])
+            self._probed = True
+        return self._fault
+
+    def _probe(self, trunk: list[int], branch: list[int]) -> str | None:
+        """Why a tree of these tokens has other logits than its texts; None if it has the same."""
         vocabulary = len(self.model.get_input_embeddings().weight)
         other = [(token + 1) % vocabulary for token in branch]
         two = torch.tensor([trunk + branch, trunk + other], device=self.device)
