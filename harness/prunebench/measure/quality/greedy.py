@@ -107,15 +107,16 @@ def _most_likely(
     model: Any, split: SplitModel | None, ids: Tensor, first: Sequence[int], last: Sequence[int]
 ) -> list[list[int]]:
     """The most likely next tokens at the positions first..last - 1 of each row of ``ids``."""
-    found = []
     if split is None:
         logits = model(ids, use_cache=False).logits  # [rows, length, vocabulary]
-        for row, start, end in zip(logits, first, last, strict=True):
-            found.append(row[start:end].argmax(-1).tolist())
-        return found
+        return [
+            row[start:end].argmax(-1).tolist()
+            for row, start, end in zip(logits, first, last, strict=True)
+        ]
     decoded = split.decoder(ids, use_cache=False).last_hidden_state  # [rows, length, hidden]
-    for row, start, end in zip(decoded, first, last, strict=True):
-        states = row[start:end]  # [positions, hidden]
-        best = [split.head(states[chunk]).argmax(-1) for chunk in split.chunks(len(states))]
-        found.append(torch.cat(best).tolist())
-    return found
+    parts = [row[start:end] for row, start, end in zip(decoded, first, last, strict=True)]
+    # All rows together: for each one alone the head's weights would be read again.
+    states = torch.cat(parts)  # [positions of all rows, hidden]
+    # `argmax` takes three times as long on a CPU.
+    best = [split.head(states[chunk]).max(-1).indices for chunk in split.chunks(len(states))]
+    return [one.tolist() for one in torch.split(torch.cat(best), [len(part) for part in parts])]
