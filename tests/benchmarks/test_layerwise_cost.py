@@ -26,15 +26,15 @@ METHODS = [
     ("wanda", {"sparsity": "2:4"}, 2.05),
     ("ria", {"sparsity": 0.5}, 2.05),
     ("dsnot", {"sparsity": 0.5}, 2.2),
-    ("sparsegpt", {"sparsity": 0.5}, 2.55),
-    ("sparsegpt", {"sparsity": "2:4"}, 2.7),
+    ("sparsegpt", {"sparsity": 0.5}, 2.45),
+    ("sparsegpt", {"sparsity": "2:4"}, 2.55),
     ("shortgpt", {"count": 0}, 1.05),  # removes nothing, so that the next pass has all layers
     ("shortgpt", {"count": 0, "metric": "angular"}, 1.05),
 ]
 
 
 WANTED = {("sparsegpt", 0.5): 2.35}
-"""Passes that are the goal; reached only almost, so the table shows them and no test fails."""
+"""Passes that are the goal. A quiet machine reaches it; the limit leaves a few per cent for others."""
 
 latest: list[float] = []
 """Seconds of the pass behind the method before, which is the one in front of the next."""
