@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +15,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from prunebench.experiment.measures import LatencySpec
+from prunebench.isolation.heap import (
+    give_tensors_pages,
+    keep_freed_memory,
+    release_freed_memory,
+)
 from prunebench.measure.speed.compare_forms import GENERATE, compare_forms
 from prunebench.measure.speed.io import weight_bytes
 from prunebench.measure.speed.latency import measure_latency
@@ -23,6 +29,14 @@ from smollm2 import smollm2
 pytestmark = pytest.mark.bench
 
 RUNS = 20
+
+
+@pytest.fixture(autouse=True)
+def _memory_as_in_timed_phases() -> Iterator[None]:
+    release_freed_memory()
+    give_tensors_pages()
+    yield
+    keep_freed_memory()
 
 
 def prompt(tokens: int = 16) -> torch.Tensor:

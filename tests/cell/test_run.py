@@ -13,6 +13,7 @@ import torch
 from nvml_replay import read, shim
 from prunebench.cell import run as module
 from prunebench.cell.events import EventWriter
+from prunebench.isolation.timing_lock import TIMED
 from prunebench.measure.devices import cpu_contention
 from prunebench.measure.devices.memory import MemorySampler
 from prunebench.plugin.host import load_plugins
@@ -93,6 +94,32 @@ def test_a_cell_on_the_cpu_has_the_load_of_others_and_nothing_about_a_gpu(cell, 
     assert 0 < record.io.load.host_s <= record.io.load.seconds
     assert (record.io.load.device_s, record.io.load.pcie) == (None, None)
     assert all(entry.uss_bytes for entry in record.memory.phases)
+
+
+@pytest.mark.parametrize("own_process", [True, False])
+def test_timed_phases_give_tensors_pages_of_their_own_and_others_keep_memory(
+    cell, monkeypatch, own_process
+):
+    set_to: list[str] = []
+    found: dict[str, str] = {}
+
+    class Events(EventWriter):
+        def phase(self, name):  # called when the allocator is set
+            found[name] = set_to[-1] if set_to else ""
+
+    monkeypatch.setattr(module, "give_tensors_pages", lambda: set_to.append("pages"))
+    monkeypatch.setattr(module, "keep_freed_memory", lambda: set_to.append("kept"))
+    threads = torch.get_num_threads()
+    events = Events(io.StringIO())
+    record = module.run_cell(cell, events=events, command="none", own_process=own_process)
+    torch.set_num_threads(threads)
+    assert record.status == "ok", record.error
+    if own_process:
+        assert (found["load"], found["prune"]) == ("pages", "kept")
+        timed = {phase for phase, how in found.items() if how == "pages" and phase != "start"}
+        assert timed == found.keys() & set(TIMED)
+    else:
+        assert not set_to
 
 
 def test_a_record_without_newer_fields_is_read(cell):

@@ -13,9 +13,13 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="gl
 # Blocks of 8 MiB, as activations are, freed and asked for again; bytes and page faults.
 CODE = """\
 import ctypes, json, resource, sys
-from prunebench.isolation.heap import keep_freed_memory, release_freed_memory
-if sys.argv[1] == "keep":
+from prunebench.isolation.heap import (
+    give_tensors_pages, keep_freed_memory, release_freed_memory,
+)
+if sys.argv[1] != "plain":
     keep_freed_memory()
+if sys.argv[1] == "give":
+    give_tensors_pages()
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
 libc.free.argtypes = [ctypes.c_void_p]
@@ -57,6 +61,12 @@ def test_memory_that_was_freed_is_used_again_without_a_page_fault() -> None:
 
 def test_it_goes_back_when_it_is_asked_for() -> None:
     assert measured("keep")["released"] > 40 << 20
+
+
+def test_tensors_get_pages_of_their_own_again() -> None:
+    given = measured("give")
+    assert given["faults"] >= 100
+    assert given["released"] < 1 << 20  # nothing was left to release
 
 
 def test_the_users_word_stays(monkeypatch: pytest.MonkeyPatch) -> None:

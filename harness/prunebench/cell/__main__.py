@@ -15,7 +15,6 @@ from pathlib import Path
 from prunebench.byte_path import shell_command
 from prunebench.cell.events import EventWriter
 from prunebench.experiment.cell import Cell
-from prunebench.isolation.heap import keep_freed_memory
 from prunebench.isolation.huge_pages import ask_for_huge_pages
 from prunebench.isolation.interpreter import module_command
 from prunebench.isolation.processes import adopt_orphans
@@ -57,7 +56,6 @@ def _run(given: argparse.Namespace) -> int:
     cell = Cell.model_validate_json(given.spec.read_text(encoding="utf-8"))
 
     ask_for_huge_pages()
-    keep_freed_memory()
     adopt_orphans()
     # Only the record may go to the standard output: what a plugin or a library prints, also from C
     # code, goes to the standard error, which is the cell's log.
@@ -76,6 +74,7 @@ def _run(given: argparse.Namespace) -> int:
             command=command(given.spec),
             keep=given.keep,
             partial_results=given.partial_results,
+            own_process=True,
         )
     text = record.model_dump_json(by_alias=True, indent=1) + "\n"
     if given.record is None:

@@ -28,7 +28,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from prunebench.isolation.heap import keep_freed_memory
 from prunebench.isolation.huge_pages import ask_for_huge_pages
 from prunebench.isolation.processes import (
     adopt_orphans,
@@ -57,7 +56,6 @@ def serve() -> None:
     # afterwards cannot use CUDA any more.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     ask_for_huge_pages()
-    keep_freed_memory()
     with _many_imports():
         import prunebench.cell.run  # noqa: F401
         from prunebench.model.from_pretrained import import_libraries

@@ -21,8 +21,12 @@ from prunebench.cell.setup import CellSetup, set_up, vocabulary_size
 from prunebench.cell.unpinned import unpinned
 from prunebench.errors import printable_values
 from prunebench.experiment.cell import Cell
-from prunebench.isolation.heap import release_freed_memory
-from prunebench.isolation.timing_lock import TimingLock
+from prunebench.isolation.heap import (
+    give_tensors_pages,
+    keep_freed_memory,
+    release_freed_memory,
+)
+from prunebench.isolation.timing_lock import TIMED, TimingLock
 from prunebench.measure.devices.cpu_contention import CpuWatch
 from prunebench.measure.devices.memory import MemorySampler
 from prunebench.measure.devices.memory_peaks import without_phases
@@ -43,12 +47,14 @@ def run_cell(
     command: str,
     keep: Path | None = None,
     partial_results: Path | None = None,
+    own_process: bool = False,
 ) -> Record:
     """Run ``cell`` in this process; a failure becomes a failed record, never an exception.
 
     ``command`` reproduces the cell and goes on the record. ``keep`` is a folder for the pruned
     model. ``partial_results`` is a file that keeps results until the record is written; those that
-    an interrupted run left there are reused.
+    an interrupted run left there are reused. ``own_process``: nothing else computes in this process,
+    so its allocator may be set for each phase.
     """
     started, begun = utc_now(), time.perf_counter()
     cpu = CpuWatch()
@@ -69,6 +75,8 @@ def run_cell(
         def began(phase: str) -> None:
             # What the phase before has freed is no memory of this one.
             release_freed_memory()
+            if own_process:
+                (give_tensors_pages if phase in TIMED else keep_freed_memory)()
             events.phase(phase)
             memory.phase(phase)
             cpu.phase(phase)
