@@ -83,7 +83,7 @@ class ArithmeticAndCopy(Metric):
             0, ge=0, description="draws the questions; the cell's seed does not change them"
         )
         new_tokens: int = Field(24, gt=0, le=4096, description="the most tokens of an answer")
-        batch_size: int = Field(64, gt=0, description="questions that are answered together")
+        batch_size: int = Field(16, gt=0, description="questions that are answered together")
 
     def measure(self, model: Any, tokenizer: Any, context: MetricContext) -> dict[str, float]:
         options = self.options

@@ -38,7 +38,7 @@ class KLDivergence(Metric):
 
     class Options(prunebench.Options):
         chunk: int = Field(
-            128, gt=0, description="tokens whose distributions are in memory at once, as float32"
+            64, gt=0, description="tokens whose distributions are in memory at once, as float32"
         )
 
     def measure(self, model: Any, tokenizer: Any, context: MetricContext) -> dict[str, float]:
