@@ -135,6 +135,10 @@ SPEED_ONLY: dict[str, dict[str, str]] = {
         "STRIDE": "columns between two matrix products",
         "PANEL": "columns of the factor and its inverse that are computed together, at least",
         "PANELS": "parts that a wide one is computed in",
+        "TURNED": "columns that are transposed together",
+    },
+    f"{P}/kl_divergence.py": {
+        "CACHE_BYTES": "logits that are compared while they are in the cache"
     },
     f"{P}/sparsegpt_kernel.py": {"STRIDE": "columns of one kernel"},
     f"{P}/removal_search.py": {

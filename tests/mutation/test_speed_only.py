@@ -27,6 +27,7 @@ from prunebench.training.windows import TrainingWindows
 from prunebench_plugins import sparsegpt_kernel
 from prunebench_plugins.distill import Distill
 from prunebench_plugins.distill_objective import Distillation
+from prunebench_plugins.kl_divergence import divergence
 from prunebench_plugins.llm_pruner_groups import local_counts, members, pool_of, ratio_for
 from prunebench_plugins.llm_pruner_scores import taylor_vectors
 from prunebench_plugins.sparsegpt import Rows, inverse_factor, sweep
@@ -66,6 +67,18 @@ def swept(kernel: Kernel | None = None) -> Result:
         loss = sweep(columns, factor, [Rows(9, sparsity)], block_size=36, kernel=kernel)
         found += [columns, torch.tensor(loss)]
     return found
+
+
+def sparsegpt_weights() -> Result:
+    model = tiny_model("llama")
+    method = load_plugins()["method"]["sparsegpt"].value
+    with torch.no_grad():
+        method(method.Options(sparsity=0.5)).prune(model, Context(ids(), 0, list(range(4))))
+    return list(model.parameters())
+
+
+def divergences() -> Result:
+    return [divergence(drawn(40, 320, seed=1), drawn(40, 320, seed=2))]
 
 
 def swept_by_kernel() -> Result:
@@ -189,6 +202,8 @@ CASES: dict[tuple[str, str], Case] = {
     (f"{P}/sparsegpt.py", "STRIDE"): Case(swept, [1, 15, 17, 1000], 1e-10),
     (f"{P}/sparsegpt.py", "PANEL"): Case(swept, [1, 31, 71, 73], 1e-10),
     (f"{P}/sparsegpt.py", "PANELS"): Case(swept, [1, 2, 7, 100], 1e-10, {"PANEL": 1}),
+    (f"{P}/sparsegpt.py", "TURNED"): Case(sparsegpt_weights, [1, 7, 1000]),
+    (f"{P}/kl_divergence.py", "CACHE_BYTES"): Case(divergences, [1, 7 * 4 * 320, 33 << 20]),
     (f"{P}/sparsegpt_kernel.py", "STRIDE"): Case(swept_by_kernel, [3, 4, 15, 36], 1e-10),
     (f"{P}/removal_search.py", "PENDING"): Case(removed_blocks, [0, 1, 3, 5, 100], 1e-6),
     (f"{P}/removal_search.py", "FIRST_GUESS"): Case(removed_blocks, [0.0, 0.4, 1.0], 1e-6),
