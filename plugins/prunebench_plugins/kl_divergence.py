@@ -74,7 +74,7 @@ def _of_rows(dense: torch.Tensor, pruned: torch.Tensor) -> torch.Tensor:
 
     From both the row's maximum is subtracted: no exponential overflows.
     """
-    a, b = (one.float() - one.float().amax(-1, keepdim=True) for one in (dense, pruned))
+    a, b = (one - one.amax(-1, keepdim=True) for one in (dense.float(), pruned.float()))
     weights = a.exp()
     total = weights.sum(-1)
     shift = (total / b.exp().sum(-1)).log()

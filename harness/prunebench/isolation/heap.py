@@ -31,8 +31,9 @@ OF_THE_USER = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABL
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep the memory of tensors that it frees, until `release_freed_memory`.
+    """Let this process keep the memory of tensors that it frees, for those that come after.
 
+    `release_freed_memory` returns what was freed so far, `give_tensors_pages` ends the keeping.
     Nothing happens without glibc, or if the user has decided by one of `OF_THE_USER`.
     """
     _set_limits(kept=KEPT_BYTES, mapped=MAPPED_BYTES)
