@@ -51,7 +51,10 @@ def lowest(search: Search, count: int, among: Collection[Unit]) -> Ranking:
     ranking = _Lowest(search, count, among)
     for unit, ends in search.variants_upwards():
         ranking.see(Variant(unit, ends, [-math.inf] * len(ends)))
-    return ranking.finish()
+    found = ranking.finish()
+    exact = search.told_apart([one for one in found.results if one.unit not in found.bounded])
+    apart = {one.unit: one for one in exact}
+    return Ranking([apart.get(one.unit, one) for one in found.results], found.bounded)
 
 
 class _Lowest:

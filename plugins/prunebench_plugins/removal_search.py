@@ -2,7 +2,7 @@
 
 The units are attentions and MLPs (BlockPruner), or whole layers (SLEB, Shortened LLaMA). A step
 compares all variants of the model that lack one more unit, by their loss on the calibration
-windows. The plain loop runs each of them in full. `Search.step` saves work in four ways, all exact:
+windows. The plain loop runs each of them in full. `Search.step` saves work in five ways, all exact:
 
 - Variants agree up to the unit in which they differ, so each starts from the states before its
   unit, and these states move on from unit to unit.
@@ -12,12 +12,16 @@ windows. The plain loop runs each of them in full. `Search.step` saves work in f
   of the vocabulary head's cost. The exact loss is computed for the variants with the lowest bounds,
   until the next bound exceeds the best loss.
 - The runner-up of the last step comes first, so there is a low loss to beat from the start.
+- Variants that follow each other run together through the layers above their units. This changes
+  how losses are rounded, so losses that are equal but for rounding are computed again, one by one
+  (`Search.told_apart`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -30,6 +34,9 @@ if TYPE_CHECKING:
     Bounds = list[Callable[[torch.Tensor], float] | None]
     """`PartialForward.lower_bound` of each batch."""
 
+    Start = tuple["Unit", list[torch.Tensor]]
+    """A unit, and the states that it reads, by batch."""
+
 PENDING = 4
 """Variants whose last states are kept until we know whose exact loss is needed."""
 # Deep layers contribute little, so a low loss to beat is likely to be there. Any other guess gives
@@ -40,7 +47,14 @@ LARGEST_LOGARITHM = 700.0
 """e^710 overflows a float."""
 
 KEPT_BYTES = 1 << 28
-"""The size of states that are kept because they may be needed again."""
+"""The size of states that are kept because they may be needed again, or for variants that run
+together."""
+
+ROUNDING = 1e-6
+"""By which share a float32 loss may change with the number of variants that run together.
+
+A hundred tokens of SmolLM2: 5e-8.
+"""
 
 WHOLE: tuple[Any, ...] = ("attention", "mlp")
 """The kinds of a unit that is a whole layer."""
@@ -103,43 +117,36 @@ class Search:
         # States in the middle of a layer are needed if an MLP can go alone, unless both parts of a
         # layer read the layer's input.
         self._halves = not self.forward.parallel and any(unit.kinds != WHOLE for unit in units)
+        self._at_once = min(
+            self.forward.variants_at_once, max(1, KEPT_BYTES // bytes_of(self.forward.start()))
+        )
+        self._alone: dict[Unit, Result] = {}
+        """This step's variants that ran alone, because their losses were almost equal."""
         # About each unit's loss when it was last looked at. Before that any guess will do: two
         # thirds up the model is a good one.
         self._expected = {unit: abs(i / len(units) - FIRST_GUESS) for i, unit in enumerate(units)}
 
     def step(self) -> Result:
         """Remove the unit whose absence gives the lowest loss, and return it."""
-        forward = self.forward
         guess = min(self.left, key=self._expected.__getitem__)
-        reads = [self._reads(unit) for unit in self.left]
-        best: Result | None = None
-        bounds: Bounds = []
-        pending: list[Variant] = []
-        below: list[list[torch.Tensor]] = []
+        split, top = self._reads(guess), max(map(self._reads, self.left)) + 1
+        self._alone.clear()
         # From the guess to the top, then from the bottom to the guess, so that the guess comes
         # first. The states below the guess are kept for that, as far as they fit.
-        for first, end in ((self._reads(guess), max(reads) + 1), (0, self._reads(guess))):
-            states = (below[0] if below else forward.start()) if end else []
-            for index in range(end):
-                if index < first and (index + 1) * bytes_of(states) <= KEPT_BYTES:
-                    below.append(states)
-                here = [
-                    unit
-                    for unit, its in zip(self.left, reads, strict=True)
-                    if its == index >= first
-                ]
-                for unit in sorted(here, key=guess.__ne__):  # the guess, then the others
-                    if best is None:
-                        best, bounds = self._measure(unit, states)
-                    else:
-                        pending += self._bounded(unit, states, bounds, best.loss)
-                        if len(pending) > PENDING:
-                            best = self._settle(pending, bounds, best)
+        below: list[list[torch.Tensor]] = []
+        upper = self._starts(split, top, guess, below)
+        best, bounds = self._measure(*next(upper))
+        self._count()
+        pending: list[Variant] = []
+        for starts in (upper, self._starts(0, split, guess, below)):
+            for group in self._groups(starts):
+                for variant in self._bounded(group, bounds, best.loss):
+                    # The variant before it may have lowered the best loss.
+                    if not variant.bound > best.loss * (1 + self.slack):
+                        pending.append(variant)
+                    if len(pending) > PENDING:
+                        best = self._settle(pending, bounds, best)
                     self._count()
-                if index + 1 < end:
-                    again = not first and index + 1 < len(below)
-                    states = below[index + 1] if again else self._advance(index, states)
-        assert best is not None, "a step needs a unit"
         while pending:
             best = self._settle(pending, bounds, best)
         return self.remove(best)
@@ -149,15 +156,27 @@ class Search:
 
         By batch. Each variant starts from the states before its unit.
         """
-        states = self.forward.start()
-        index = 0
-        # The same states serve all units that read them, and move on to the next ones.
-        for unit in sorted(self.left, key=self._reads):
-            while index < self._reads(unit):
-                states = self._advance(index, states)
-                index += 1
-            yield unit, [self._end(unit, batch, state) for batch, state in enumerate(states)]
-            self._count()
+        top = max(map(self._reads, self.left), default=-1) + 1
+        for group in self._groups(self._starts(0, top, None, [])):
+            batches = range(len(group[0][1]))
+            by_batch = [self._ends(group, batch) for batch in batches]
+            for (unit, _), *ends in zip(group, *by_batch, strict=True):
+                yield unit, ends
+                self._count()
+
+    def told_apart(self, results: Sequence[Result]) -> list[Result]:
+        """The results, where losses that only rounding sets apart come from variants run alone.
+
+        How a loss is rounded depends on how many variants ran together. Alone, equal variants
+        have equal losses.
+        """
+        if self._at_once == 1:
+            return list(results)
+        near: set[Unit] = set()
+        for low, high in pairwise(sorted(results)):
+            if high.loss - low.loss <= ROUNDING * low.loss:
+                near |= {low.unit, high.unit}
+        return [self._run_alone(each.unit) if each.unit in near else each for each in results]
 
     def every_as_released(self) -> list[Result]:
         """The loss without each unit, with every variant run in full, softmax in the model's dtype.
@@ -194,37 +213,54 @@ class Search:
         self._looked_at(self.variants)
 
     def _released(self, unit: Unit, states: list[torch.Tensor]) -> Result:
-        nlls = [
-            self.forward.nll(batch, self._end(unit, batch, state, whole=True), model_dtype=True)
-            for batch, state in enumerate(states)
-        ]
+        found = self._in_full(unit, states, model_dtype=True)
         self._count()
+        return found
+
+    def _run_alone(self, unit: Unit) -> Result:
+        if unit not in self._alone:
+            self._alone[unit] = self._in_full(unit, self.forward.start(), model_dtype=False)
+        return self._alone[unit]
+
+    def _in_full(self, unit: Unit, states: list[torch.Tensor], *, model_dtype: bool) -> Result:
+        """The loss without this unit, from the inputs of layer 0."""
+        nlls = []
+        for batch, state in enumerate(states):
+            end = state
+            for layer in range(self.forward.layers):
+                gone = self._gone[layer] | (set(unit.kinds) if layer == unit.layer else set())
+                end = self._run(layer, batch, end, gone)
+            nlls.append(self.forward.nll(batch, end, model_dtype=model_dtype))
         return checked(math.fsum(nlls), unit)
 
     def _measure(self, unit: Unit, states: list[torch.Tensor]) -> tuple[Result, Bounds]:
         """The loss without this unit, and bounds taken there; ``states`` are those it reads."""
         bounds, nlls = [], []
-        for batch, state in enumerate(states):
-            end = self._end(unit, batch, state)
+        for batch in range(len(states)):
+            [end] = self._ends([(unit, states)], batch)
             nlls.append(self.forward.nll(batch, end))
             bounds.append(self.forward.lower_bound(batch, end))
         self._expected[unit] = math.fsum(nlls)
         return checked(self._expected[unit], unit), bounds
 
-    def _bounded(
-        self, unit: Unit, states: list[torch.Tensor], bounds: Bounds, limit: float
-    ) -> list[Variant]:
-        """The variant without this unit, or nothing if its loss exceeds the limit."""
+    def _bounded(self, group: Sequence[Start], bounds: Bounds, limit: float) -> list[Variant]:
+        """The variants without each unit; those whose loss exceeds the limit are not complete."""
         limit *= 1 + self.slack
-        ends, known = [], []
-        for batch, (state, bound) in enumerate(zip(states, bounds, strict=True)):
-            ends.append(self._end(unit, batch, state))
-            known.append(self.forward.nll(batch, ends[-1]) if bound is None else bound(ends[-1]))
-            if math.fsum(known) > limit:
+        variants = {unit: Variant(unit, [], []) for unit, _ in group}
+        going = group
+        for batch, bound in enumerate(bounds):
+            for (unit, _), end in zip(going, self._ends(going, batch), strict=True):
+                variants[unit].ends.append(end)
+                variants[unit].known.append(
+                    self.forward.nll(batch, end) if bound is None else bound(end)
+                )
+            # `not ... >`, so that a NaN is kept: `checked` then names its unit.
+            going = [start for start in going if not variants[start[0]].bound > limit]
+            if not going:
                 break
-        self._expected[unit] = math.fsum(known) * len(states) / len(known)
-        variant = Variant(unit, ends, known)
-        return [] if variant.bound > limit else [variant]
+        for unit, variant in variants.items():
+            self._expected[unit] = variant.bound * len(bounds) / len(variant.known)
+        return list(variants.values())
 
     def _settle(self, pending: list[Variant], bounds: Bounds, best: Result) -> Result:
         """Compute the loss of the variant with the lowest bound; drop those that cannot win."""
@@ -235,8 +271,7 @@ class Search:
             if variant.bound > best.loss * (1 + self.slack):
                 break
         else:
-            best = min(best, checked(variant.bound, variant.unit))
-        # `not ... >`, so that a NaN is kept: `checked` then names its unit.
+            best = min(self.told_apart([best, checked(variant.bound, variant.unit)]))
         limit = best.loss * (1 + self.slack)
         pending[:] = [other for other in pending if not other.bound > limit]
         return best
@@ -252,20 +287,59 @@ class Search:
         gone = self._gone[layer] | done
         return [self._run(layer, batch, state, gone) for batch, state in enumerate(states)]
 
-    def _end(
-        self, unit: Unit, batch: int, state: torch.Tensor, *, whole: bool = False
-    ) -> torch.Tensor:
-        """The last layer's output without this unit.
+    def _starts(
+        self, first: int, end: int, guess: Unit | None, below: list[list[torch.Tensor]]
+    ) -> Iterator[Start]:
+        """The units that read the states from ``first`` to ``end``, upwards; the guess before all.
 
-        ``state``: what the unit reads, or (``whole``) layer 0's input.
+        ``below`` keeps states below ``first``; for a ``first`` of 0, it has those kept before.
         """
-        first = 0 if whole else unit.layer
-        for layer in range(first, self.forward.layers):
-            gone = self._gone[layer] | (set(unit.kinds) if layer == unit.layer else set())
-            if layer == unit.layer and unit.kinds == ("mlp",) and self._halves and not whole:
-                gone = gone | {"attention"}  # its output is in the state already
-            state = self._run(layer, batch, state, gone)
-        return state
+        if not end:
+            return
+        states = below[0] if below else self.forward.start()
+        for index in range(end):
+            if index < first and (index + 1) * bytes_of(states) <= KEPT_BYTES:
+                below.append(states)
+            if index >= first:
+                here = [unit for unit in self.left if self._reads(unit) == index]
+                for unit in sorted(here, key=lambda unit: unit != guess):
+                    yield unit, states
+            if index + 1 < end:
+                again = not first and index + 1 < len(below)
+                states = below[index + 1] if again else self._advance(index, states)
+
+    def _groups(self, starts: Iterable[Start]) -> Iterator[list[Start]]:
+        """As many as run together at a time."""
+        rest = iter(starts)
+        while group := list(islice(rest, self._at_once)):
+            yield group
+
+    def _ends(self, group: Sequence[Start], batch: int) -> list[torch.Tensor]:
+        """The last layer's output for one batch without each of the units, which go upwards.
+
+        Above its unit a variant has the same layers as the others, so it runs together with them.
+        """
+        running: list[torch.Tensor] = []  # at most one, [variants * windows, length, hidden]
+        for layer in range(group[0][0].layer, self.forward.layers):
+            running = [self._run(layer, batch, each, self._gone[layer]) for each in running]
+            running += [
+                self._past(unit, batch, states[batch])
+                for unit, states in group
+                if unit.layer == layer
+            ]
+            if len(running) > 1:
+                running = [torch.cat(running)]
+        if len(group) == 1:
+            return running
+        # Copies, so that no variant that is kept keeps the others.
+        return [end.clone() for end in torch.split(running[0], len(group[0][1][batch]))]
+
+    def _past(self, unit: Unit, batch: int, state: torch.Tensor) -> torch.Tensor:
+        """The output of the unit's layer without it; ``state``: what the unit reads."""
+        gone = self._gone[unit.layer] | set(unit.kinds)
+        if unit.kinds == ("mlp",) and self._halves:
+            gone = gone | {"attention"}  # its output is in the state already
+        return self._run(unit.layer, batch, state, gone)
 
     def _run(self, layer: int, batch: int, state: torch.Tensor, gone: set[Any]) -> torch.Tensor:
         # A whole layer can be left out of every model, also of those whose parts cannot go alone.

@@ -282,3 +282,47 @@ def test_logits_that_a_model_scales_or_caps_are_its_own(model_type: str) -> None
     logits = model(tokens).logits[:, :-1].flatten(0, 1)
     wanted = torch.nn.functional.cross_entropy(logits, tokens[:, 1:].flatten(), reduction="sum")
     assert forward.nll(0, hidden) == pytest.approx(float(wanted), rel=1e-5)
+
+
+# Of these, Bloom's calls have an entry for each head of each window, Gemma's layers different
+# masks, Qwen's and Mixtral's experts; Cohere and Falcon run attention and MLP side by side.
+OTHERS = ("bloom", "cohere", "falcon", "gemma2", "mistral", "mixtral", "mpt", "opt", "qwen2_moe")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("model_type", sorted({*FAMILIES, *OTHERS}))
+def test_variants_run_together_as_they_run_alone(
+    model_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(batches.BATCH_TOKENS, "cpu", 64)  # two windows a batch, and one left over
+    model = any_type.tiny_model(model_type)
+    forward = PartialForward(model, tokens(model) % 150)
+    generator = torch.Generator().manual_seed(5)
+    for batch, start in enumerate(forward.start()):
+        states = [
+            start + start.std() * torch.randn(start.shape, generator=generator) for _ in range(3)
+        ]
+        for number in (3, 2, 3):
+            for layer in range(forward.layers):
+                gone = ["mlp"] if layer == 1 else []
+                alone = [forward.run(layer, batch, state, gone) for state in states[:number]]
+                passes = forward.decoder_passes
+                together = forward.run(layer, batch, torch.cat(states[:number]), gone)
+                torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
+                share = number * len(start) / (3 * forward.layers)
+                assert forward.decoder_passes - passes == pytest.approx(
+                    share / 2 if gone else share
+                )
+
+
+@torch.no_grad()
+def test_as_many_variants_run_together_as_fill_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("llama")
+    ids = tokens(model)  # 3 windows of 16 tokens
+    for limit, number in ((15, 1), (50, 3), (95, 2), (96, 2), (1024, 21)):
+        monkeypatch.setitem(batches.BATCH_TOKENS, "cpu", limit)
+        assert PartialForward(model, ids).variants_at_once == number
+    monkeypatch.setitem(batches.BATCH_TOKENS, "cpu", 1024)
+    assert PartialForward(model.double(), ids).variants_at_once == 21
+    for dtype in (torch.bfloat16, torch.float16):
+        assert PartialForward(model.to(dtype), ids).variants_at_once == 1

@@ -8,7 +8,7 @@ LINEAR = ("tests/plugins/test_linear_methods.py", OPTIONS)
 PRUNER = ("tests/plugins/test_llm_pruner_scores.py", "tests/plugins/test_llm_pruner.py")
 BESA = ("tests/plugins/test_besa.py",)
 BUDGET = ("tests/plugins/test_budget_search.py",)
-BLOCKS = ("tests/plugins/test_blockpruner.py",)
+BLOCKS = ("tests/plugins/test_blockpruner.py", "tests/plugins/test_variants_together.py")
 APPLY = ("tests/plugins/test_apply.py",)
 WALK = ("tests/layerwise/test_walk.py",)
 TRAINING = ("tests/training/test_loop.py", "tests/training/test_optimiser.py")
@@ -59,7 +59,9 @@ TARGETS: dict[str, tuple[str, ...]] = {
     f"{P}/disp_llm.py": ("tests/plugins/test_disp_llm.py", OPTIONS),
     f"{P}/disp_llm_budget.py": ("tests/plugins/test_disp_llm.py",),
     f"{P}/disp_llm_training.py": ("tests/plugins/test_disp_llm.py",),
-    f"{P}/removal_ranking.py": ("tests/plugins/test_removal_ranking.py",),
+    f"{P}/removal_ranking.py": (
+        "tests/plugins/test_removal_ranking.py", "tests/plugins/test_variants_together.py",
+    ),
     f"{P}/slicegpt.py": ("tests/plugins/test_slicegpt.py", OPTIONS),
     f"{P}/reap.py": ("tests/plugins/test_reap.py", OPTIONS),
     f"{P}/minitron.py": ("tests/plugins/test_minitron.py", OPTIONS),

@@ -40,6 +40,9 @@ class Made:
         for unit in self.left:
             yield unit, [torch.tensor([unit.layer])] * BATCHES
 
+    def told_apart(self, results):
+        return results
+
     def nll(self, batch: int, end: torch.Tensor) -> float:
         self.exact.append(int(end))
         return self.losses[int(end)][batch]

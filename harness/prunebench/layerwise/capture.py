@@ -87,9 +87,7 @@ def replaced_layers(
 ) -> Iterator[None]:
     """Inside the block, a layer hands on ``compute(its index, args, kwargs)`` instead of running."""
 
-    def forward_of(index: int) -> Callable[..., Any]:
-        length = parts.flow.lengths[index]
-
+    def forward_of(index: int, length: int) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
             hidden = compute(index, args, kwargs)
             return (hidden, *[None] * (length - 1)) if length else hidden
@@ -98,7 +96,7 @@ def replaced_layers(
 
     # An instance may have a `forward` of its own already: accelerate, for one, sets it.
     overridden = [layer.__dict__.get("forward") for layer in parts.layers]
-    forwards = [forward_of(index) for index in range(len(parts.layers))]
+    forwards = [forward_of(index, length) for index, length in enumerate(parts.flow.lengths)]
     try:
         for layer, forward in zip(parts.layers, forwards, strict=True):
             layer.forward = forward

@@ -18,7 +18,7 @@ from prunebench.errors import PrunebenchError
 from prunebench.layerwise.capture import Call, batches_of, capture, replaced_layers, run_layer
 from prunebench.layerwise.device_moves import moved, on_device
 from prunebench.model.anatomy import Block, anatomy
-from prunebench.model.batches import windows_per_batch
+from prunebench.model.batches import tokens_per_batch, windows_per_batch
 from prunebench.model.coupling.sub_block import KINDS, Kind
 from prunebench.model.surgery import check_bypass, without
 
@@ -74,6 +74,8 @@ class PartialForward:
         self._windows = max(1, windows_per_batch(tokens.shape[1], model.device) // 2)
         self._batches = batches_of(model, tokens, self._windows)
         self._calls: list[list[Call]] = capture(model, self._parts, tokens, self._windows).calls
+        self._together: dict[int, tuple[int, list[Call]]] = {}
+        """How layers are called for several variants: by their number, the last batch and calls."""
         self._block_tokens = self._head_tokens = 0
         self._is_plain = self._has_plain_logits()
 
@@ -91,6 +93,17 @@ class PartialForward:
     def targets(self) -> int:
         """Number of predicted tokens in all windows."""
         return int(self._tokens[:, 1:].numel())
+
+    @property
+    def variants_at_once(self) -> int:
+        """How many variants `run` should take together: as many as fill a batch of the device.
+
+        1 in half precision, where rounding depends too much on how many there are.
+        """
+        first = self._batches[0]
+        if self._parts.head.weight.dtype.itemsize < torch.float32.itemsize:
+            return 1
+        return max(1, tokens_per_batch(self._device or first.device) // first.numel())
 
     @property
     def decoder_passes(self) -> float:
@@ -114,6 +127,8 @@ class PartialForward:
     ) -> torch.Tensor:
         """The layer's output for states of this batch, as if ``without_kinds`` were removed.
 
+        ``hidden`` may be several variants' states, one after the other: [variants * windows of the
+        batch, length, hidden]. On short windows that is faster than one by one.
         Raises PrunebenchError if sub-blocks of this model cannot be removed one by one (OPT-350m).
         """
         parts = self._parts
@@ -125,11 +140,23 @@ class PartialForward:
         if not left:
             return hidden
         self._block_tokens += left * hidden.shape[0] * hidden.shape[1]
-        call = self._calls[layer][batch]
+        call = self._call(layer, batch, hidden.shape[0] // len(self._batches[batch]))
         with without(parts, layer, tuple(without_kinds)) as module, on_device(module, self._device):
             here = Call(moved(call.args, self._device), moved(call.kwargs, self._device))
             output = run_layer(module, moved(hidden, self._device), here)
             return moved(output, hidden.device)  # type: ignore[no-any-return]
+
+    def _call(self, layer: int, batch: int, variants: int) -> Call:
+        """How the model calls this layer for so many variants of a batch."""
+        if variants == 1:
+            return self._calls[layer][batch]
+        if variants not in self._together or self._together[variants][0] != batch:
+            # The model makes masks and positions for this many windows itself: which of their
+            # dimensions grow, and how, differs between families.
+            tokens = self._batches[batch].repeat(variants, 1)
+            calls = capture(self._model, self._parts, tokens, len(tokens)).calls
+            self._together[variants] = batch, [call for [call] in calls]
+        return self._together[variants][1][layer]
 
     def head_inputs(self, hidden: torch.Tensor) -> torch.Tensor:
         """What the vocabulary head reads, from the last layer's output: after the final norm.
