@@ -41,6 +41,7 @@ class RMSNorm:
     weight: Tensor | None
     epsilon: float
     floor: Tensor  # sqrt(size x epsilon)
+    root: Tensor  # gain x sqrt(size); a tensor, because a number divided by one is three kernels
     size: int
     gain: float = 1.0
     """Factor of all outputs: the mean of a rotated stream counts the channels that went, too."""
@@ -50,13 +51,12 @@ class RMSNorm:
         if inputs.is_cuda:
             normed = functional.rms_norm(inputs, (self.size,), self.weight, self.epsilon)
             return normed if self.gain == 1 else normed * self.gain
-        # On a CPU that call is a dozen kernels. These are four, because
+        # On a CPU that call is a dozen kernels. These are five, because
         # 1 / sqrt(mean(x^2) + epsilon) = sqrt(size) / sqrt(|x|^2 + size x epsilon)
         #                               = sqrt(size) / hypot(|x|, floor).
         exact = inputs.float()
-        length = torch.linalg.vector_norm(exact, dim=-1, keepdim=True)
-        scale: Tensor = self.gain * self.size**0.5 / torch.hypot(length, self.floor)
-        normed = (exact * scale).to(inputs.dtype)
+        length: Tensor = torch.linalg.vector_norm(exact, dim=-1, keepdim=True).hypot_(self.floor)
+        normed = (exact * (self.root / length)).to(inputs.dtype)
         return normed if self.weight is None else normed * self.weight
 
 
@@ -70,8 +70,7 @@ class _Attention:
     scaling: float
     query_norm: RMSNorm | None
     key_norm: RMSNorm | None
-    keys: Tensor  # [batch, key heads, length, head]
-    values: Tensor
+    cache: Tensor  # of keys and values, [batch, 2, key heads, length, head]
     rotation: Tensor | None  # of the residual, [channels before, channels after]
     reads: Tensor | None  # the channels of the residual that it reads; None: all
     writes: Tensor | None
@@ -108,7 +107,7 @@ class Lean:
         self._fixed = fixed
         self._batch = batch
         self.products = Products(batch, packed=packed)
-        self._cosines, self._sines = _angles(model, length)  # [1, length, 1, head]
+        self._cosines, self._sines = _angles(model, length)  # [length, 2, head / 2]
         self._layers = [
             self._layer(number, layer, length) for number, layer in enumerate(parts.layers)
         ]
@@ -125,8 +124,8 @@ class Lean:
         logits = self._model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
         for (attention, *_), filled in zip(self._layers, cache.layers, strict=True):
             if attention is not None:  # [batch, key heads, prompt, head]
-                attention.keys[:, :, : tokens.shape[1]] = filled.keys
-                attention.values[:, :, : tokens.shape[1]] = filled.values
+                attention.cache[:, 0, :, : tokens.shape[1]] = filled.keys
+                attention.cache[:, 1, :, : tokens.shape[1]] = filled.values
         self.rewind(tokens.shape[1])
         return logits[:, -1].argmax(-1, keepdim=True)  # type: ignore[no-any-return]
 
@@ -141,11 +140,11 @@ class Lean:
         if self._fixed:
             # Only the tensor `_place` says where the token is: a Python number would be baked into
             # the graph. Attention reads the whole cache, so the mask hides what is not written yet.
-            cosine = self._cosines.index_select(1, self._place)
-            sine = self._sines.index_select(1, self._place)
+            cosine = self._cosines.index_select(0, self._place)[0]  # [2, head / 2]
+            sine = self._sines.index_select(0, self._place)[0]
             mask = (self._all <= self._place)[None, None, None]  # [1, 1, 1, length]
         else:
-            cosine, sine = self._cosines[:, self._at, None], self._sines[:, self._at, None]
+            cosine, sine = self._cosines[self._at], self._sines[self._at]
             mask = None
         for attention, mlp, network in self._layers:
             if network is not None:
@@ -155,7 +154,8 @@ class Lean:
                 hidden = _added(_carried(hidden, attention.rotation), attention.writes, attended)
             if mlp is not None:
                 both = mlp.into(_read(mlp.norm(hidden), mlp.reads))  # [batch, 1, 2 x width]
-                output = mlp.out(mlp.activation(both[..., : mlp.width]) * both[..., mlp.width :])
+                gate, up = both.split_with_sizes((mlp.width, mlp.width), -1)
+                output = mlp.out(mlp.activation(gate).mul_(up))
                 hidden = _added(_carried(hidden, mlp.rotation), mlp.writes, output)
         logits = self._head(self._norm(hidden))  # [batch, 1, vocabulary]
         self._at += 1
@@ -166,39 +166,39 @@ class Lean:
     def _attend(
         self, part: _Attention, hidden: Tensor, cosine: Tensor, sine: Tensor, mask: Tensor | None
     ) -> Tensor:
-        heads = part.query_heads + 2 * part.key_heads
-        split = part.into(_read(part.norm(hidden), part.reads)).view(self._batch, 1, heads, -1)
-        # Queries and keys are neighbours in `split`, so one rotation turns both.
-        turned = split[:, :, : -part.key_heads]  # queries and keys, [batch, 1, heads, head]
-        if part.query_norm is not None and part.key_norm is not None:
-            turned = torch.cat(
-                [
-                    part.query_norm(turned[:, :, : part.query_heads]),
-                    part.key_norm(turned[:, :, part.query_heads :]),
-                ],
-                dim=2,
-            )
-        # x cos + rotate_half(x) sin. The minus of rotate_half is already in the sines (`_angles`),
-        # so a roll by half a head replaces the split, negation and concatenation.
-        turned = torch.addcmul(turned * cosine, turned.roll(turned.shape[-1] // 2, -1), sine)
-        queries = turned[:, :, : part.query_heads].transpose(1, 2)  # [batch, query heads, 1, head]
-        keys, values = turned[:, :, part.query_heads :], split[:, :, -part.key_heads :]
-        # `keys` is [batch, 1, key heads, head]; the cache is [batch, key heads, length, head].
-        if self._fixed:
-            part.keys.index_copy_(2, self._place, keys.transpose(1, 2))
-            part.values.index_copy_(2, self._place, values.transpose(1, 2))
-            seen_keys, seen_values = part.keys, part.values
-        else:
-            part.keys[:, :, self._at] = keys[:, 0]
-            part.values[:, :, self._at] = values[:, 0]
-            seen_keys, seen_values = (
-                part.keys[:, :, : self._at + 1],
-                part.values[:, :, : self._at + 1],
-            )
-        mixed = functional.scaled_dot_product_attention(
-            queries, seen_keys, seen_values, attn_mask=mask, scale=part.scaling, enable_gqa=True
+        turning, still = part.query_heads + part.key_heads, part.key_heads
+        # Queries, keys and values, [batch, heads, head]. They are new, so they may be changed.
+        every = part.into(_read(part.norm(hidden), part.reads)).view(
+            self._batch, turning + still, -1
         )
-        return part.out(mixed.transpose(1, 2).reshape(self._batch, 1, -1))
+        if part.query_norm is not None and part.key_norm is not None:
+            queries, keys, values = every.split_with_sizes((part.query_heads, still, still), 1)
+            every = torch.cat([part.query_norm(queries), part.key_norm(keys), values], dim=1)
+        # Queries and keys are neighbours, so one rotation turns both: x cos + rotate_half(x) sin.
+        # The minus of rotate_half is already in the sines (`_angles`), so its halves only trade
+        # places.
+        halves = every.narrow(1, 0, turning).view(self._batch, turning, *cosine.shape)
+        swapped = halves.flip(-2)  # [batch, heads, 2, head / 2]
+        halves.mul_(cosine).addcmul_(swapped, sine)
+        queries, pair = every.split_with_sizes((part.query_heads, 2 * still), 1)
+        pair = pair.view(self._batch, 2, still, -1)  # keys and values
+        seen = part.cache
+        if self._fixed:
+            seen.index_copy_(3, self._place, pair[:, :, :, None])
+        else:
+            seen.select(3, self._at).copy_(pair)
+            seen = seen.narrow(3, 0, self._at + 1)
+        seen_keys, seen_values = seen.unbind(1)  # [batch, key heads, length, head]
+        # Query heads that share a key head pass as so many positions of it: that reads the cache
+        # once for all of them, where ``enable_gqa`` reads it once for each.
+        mixed = functional.scaled_dot_product_attention(
+            queries.view(self._batch, part.key_heads, -1, queries.shape[-1]),
+            seen_keys,
+            seen_values,
+            attn_mask=mask,
+            scale=part.scaling,
+        )
+        return part.out(mixed.reshape(self._batch, 1, -1))
 
     def _layer(
         self, number: int, layer: Any, length: int
@@ -235,10 +235,10 @@ class Lean:
         if window is not None and window < length:
             raise UnavailableError(f"{name} attends to a window of {window} tokens only")
         head = module.head_dim
-        if head != self._cosines.shape[-1]:
+        if head != self._cosines[0].numel():
             raise UnavailableError(f"{name} turns only a part of each head")
         key_heads = module.k_proj.out_features // head
-        shape = (self._batch, key_heads, length, head)
+        shape = (self._batch, 2, key_heads, length, head)
         weight = module.k_proj.weight
         has_norms = hasattr(module, "q_norm")
         return _Attention(
@@ -252,8 +252,7 @@ class Lean:
             scaling=module.scaling,
             query_norm=_norm(module.q_norm, f"{name}: q_norm", head) if has_norms else None,
             key_norm=_norm(module.k_norm, f"{name}: k_norm", head) if has_norms else None,
-            keys=torch.zeros(shape, dtype=weight.dtype, device=weight.device),
-            values=torch.zeros(shape, dtype=weight.dtype, device=weight.device),
+            cache=torch.zeros(shape, dtype=weight.dtype, device=weight.device),
             rotation=rotation,
             **_channels(layer, "attention"),
         )
@@ -345,7 +344,8 @@ def _norm(module: Any, what: str, size: int) -> RMSNorm:
         # |x|^2 / width + epsilon is size / width times the mean square and its own epsilon.
         floor = torch.tensor((module.width * module.epsilon) ** 0.5)
         share = module.width / size
-        return RMSNorm(None, module.epsilon * share, floor, size, share**0.5)
+        root = torch.tensor(module.width**0.5)
+        return RMSNorm(None, module.epsilon * share, floor, root, size, share**0.5)
     if not type(module).__name__.endswith("RMSNorm") or is_hooked(module):
         raise UnavailableError(
             f"{what} is a {type(module).__name__}{' with hooks' if is_hooked(module) else ''}"
@@ -353,7 +353,8 @@ def _norm(module: Any, what: str, size: int) -> RMSNorm:
     weight, epsilon = module.weight.data, float(module.variance_epsilon)
     # Not ``size``: an indexed layer reads some of the channels that the norm sees.
     floor = torch.tensor((len(weight) * epsilon) ** 0.5, device=weight.device)
-    return RMSNorm(weight, epsilon, floor, len(weight))
+    root = torch.tensor(len(weight) ** 0.5, device=weight.device)
+    return RMSNorm(weight, epsilon, floor, root, len(weight))
 
 
 def is_hooked(module: nn.Module) -> bool:
@@ -361,7 +362,7 @@ def is_hooked(module: nn.Module) -> bool:
 
 
 def _angles(model: Any, length: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of every position, [1, length, 1, head], in the dtype of the weights.
+    """Cosines and sines of every position, [length, 2, head / 2], in the dtype of the weights.
 
     rotate_half(x) is [-x2, x1] for halves [x1, x2]: the minus is moved into the first half of the
     sines.
@@ -374,6 +375,5 @@ def _angles(model: Any, length: int) -> tuple[Tensor, Tensor]:
     places = torch.arange(length, device=weight.device)[None]
     cosines, sines = rotary(weight, position_ids=places)  # [1, length, head]
     half = sines.shape[-1] // 2
-    return cosines[:, :, None], torch.cat([-sines[..., :half], sines[..., half:]], dim=-1)[
-        :, :, None
-    ]
+    signs = torch.tensor([[-1], [1]], dtype=sines.dtype, device=sines.device)
+    return cosines[0].unflatten(-1, (2, half)), sines[0].unflatten(-1, (2, half)) * signs

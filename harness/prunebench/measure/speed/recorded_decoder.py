@@ -461,7 +461,8 @@ def _norm(module: Any) -> RMSNorm | None:
         return None
     size, epsilon = len(module.weight), epsilon_of(module)
     floor = torch.tensor((size * epsilon) ** 0.5, device=module.weight.device)
-    return RMSNorm(module.weight.data, epsilon, floor, size)
+    root = torch.tensor(size**0.5, device=module.weight.device)
+    return RMSNorm(module.weight.data, epsilon, floor, root, size)
 
 
 def _line(error: Exception) -> str:
