@@ -108,6 +108,22 @@ def test_rows_exchange_weights_as_in_the_paper(
     assert after == pytest.approx(float((pull * (pruned == 0)).sum(1).abs().mean()), abs=1e-5)
 
 
+@settings(max_examples=15)
+@given(st.integers(0, 10_000), st.sampled_from([1, 3, 50]))
+def test_of_equal_weights_the_left_one_is_exchanged_first(seed: int, cycles: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randint(1, 3, (5, 24), generator=generator) * 1.0
+    signs = torch.randint(0, 2, (24,), generator=generator) * 2.0 - 1
+    moments = torch.stack([signs, torch.ones(24)])
+    found = {"input_norm": torch.ones(24), "sequence_moments": moments}
+    stats = LinearStats(0, "self_attn.q_proj", generator, found)
+    wanda = METHODS["wanda"]
+    gone = wanda(wanda.Options(sparsity=0.5)).mask(weight, stats)
+    pruned = weight.clone()
+    build(sparsity=0.5, max_cycle_time=cycles).prune_group([pruned], [stats])
+    assert (pruned == 0).tolist() == by_hand(weight, stats, gone, cycles, 0.1, same_sign=False)
+
+
 @settings(max_examples=10)
 @given(st.integers(0, 10_000), st.sampled_from(["2:4", "1:4", "3:4", "4:8"]))
 def test_groups_keep_their_pattern(seed: int, sparsity: str) -> None:
@@ -210,6 +226,32 @@ def test_moments_are_those_within_windows() -> None:
     sums, variance = statistic.result()
     assert torch.allclose(sums, windows.sum(dim=1).mean(dim=0), rtol=1e-5)
     assert torch.allclose(variance, windows.var(dim=1, unbiased=False).mean(dim=0), rtol=1e-5)
+
+
+def moments_of(window: torch.Tensor) -> torch.Tensor:
+    statistic = SequenceMoments(window.shape[1], window.device)
+    statistic.add(window, 1)
+    return statistic.result()
+
+
+@pytest.mark.parametrize("tokens", [1, 63, 64, 200])
+def test_the_variance_is_that_of_torch_to_the_last_bit(tokens: int) -> None:
+    """Also where a feature is the same in all tokens, nearly so, or very large in one of them."""
+    window = torch.randn(tokens, 6, generator=torch.Generator().manual_seed(tokens))
+    window[:, 1] = 0.1
+    window[:, 2] = 1000 + window[:, 2] / 1000
+    window[0, 3] = 3000
+    window[:, 4] *= 1e30
+    _, variance = moments_of(window)
+    assert variance.equal(window.var(dim=0, unbiased=False))
+    assert variance[1] == 0
+
+
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+def test_what_is_not_finite_stays_so(value: float) -> None:
+    window = torch.ones(70, 2)
+    window[65, 0] = value
+    assert moments_of(window)[1].isfinite().tolist() == [False, True]
 
 
 @pytest.mark.parametrize(
