@@ -22,6 +22,7 @@ from prunebench.measure.speed.execution import Eager, decoder
 from prunebench.measure.speed.io import generation_io
 from prunebench.measure.speed.latency import measure_latency
 from prunebench.measure.speed.rounds import one_round
+from prunebench.measure.speed.weight_pages import put_side_by_side
 from prunebench.model.checkpoint import memory_bytes
 from prunebench.model.placement import input_device, is_dispatched
 from prunebench.model.positions import check_positions
@@ -70,6 +71,7 @@ def profile(
     """
     if not shapes:
         return Profile()
+    put_side_by_side(model)
     dispatched = is_dispatched(model)
     device = input_device(model)
     prompts = [prompt_ids(vocabulary, shape.batch_size, shape.prompt, device) for shape in shapes]

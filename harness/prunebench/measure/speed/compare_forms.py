@@ -18,6 +18,7 @@ from prunebench.measure.speed.execution import choose
 from prunebench.measure.speed.rounds import one_round
 from prunebench.measure.speed.summary import paired_ratio
 from prunebench.measure.speed.unavailable import UnavailableError
+from prunebench.measure.speed.weight_pages import put_side_by_side
 from prunebench.measure.synchronise import synchroniser
 from prunebench.record.speed import FormTime
 
@@ -35,6 +36,7 @@ def compare_forms(
     The first round, which compiles, does not count.
     """
     wait = synchroniser(prompt.device.type)
+    put_side_by_side(model)
     decoders: dict[str, Any] = {}
     notes: dict[str, str] = {}
     same: dict[str, bool | None] = {}

@@ -21,6 +21,7 @@ from prunebench.measure.speed.execution import ExecutionChoice, choose
 from prunebench.measure.speed.intervals import CONFIDENCE, fewest_samples
 from prunebench.measure.speed.rounds import Round, Rounds, one_round, time_rounds
 from prunebench.measure.speed.summary import paired_ratio, summary
+from prunebench.measure.speed.weight_pages import put_side_by_side
 from prunebench.measure.synchronise import synchroniser
 from prunebench.model.placement import input_device
 from prunebench.model.positions import check_positions
@@ -68,6 +69,8 @@ def measure_latency(
     prompt = prompt.to(where)
     wait = synchroniser(where.type)
     models = [each.eval() for each in (model, dense) if each is not None]
+    for each in models:
+        put_side_by_side(each)
     chosen = choose(models, prompt, spec.new_tokens, spec.execution)
     warmup = 3 if where.type == "cuda" else 1
     # If `choose` compared the tokens of two forms, that was already a first round of each decoder.

@@ -1,0 +1,71 @@
+"""Where the weights of a timed model lie in memory: side by side, on whole huge pages."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+HUGE_PAGE_BYTES = 2 << 20
+"""Of Linux on x86 and Arm."""
+BLOCK_BYTES = 32 << 20
+"""Weights of this size stay where they are; smaller ones are put together into such blocks."""
+ALIGNMENT = 64
+"""Bytes of a cache line, and of the widest registers."""
+
+
+def put_side_by_side(model: Any) -> None:
+    """Move the small weights of a model on the CPU into blocks, in the order of its modules.
+
+    A matrix below 2 MiB gets no huge page of its own, and a larger one none for its last part. On
+    small pages the products of a 135M model take a sixth longer, and two equal models differ. The
+    parameters become views of the blocks; a second call changes nothing. One block more than the
+    model is in memory meanwhile. Parameters that share memory stay as they are.
+    """
+    # Not inference tensors, even if the caller only infers: those could not be trained afterwards.
+    with torch.inference_mode(mode=False), torch.no_grad():
+        for parameters in _blocks(model):
+            offsets, size = [], 0
+            for each in parameters:
+                offsets.append(size)
+                size += -(-each.nbytes // ALIGNMENT) * ALIGNMENT
+            # Torch aligns it to a huge page. The last page is whole, too.
+            size = -(-size // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
+            block = torch.empty(size, dtype=torch.uint8)
+            for each, start in zip(parameters, offsets, strict=True):
+                place = block[start : start + each.nbytes].view(each.dtype).view(each.shape)
+                each.data = place.copy_(each.data)
+
+
+def _blocks(model: Any) -> Iterator[list[nn.Parameter]]:
+    """The parameters that can be moved, by the block they go into."""
+    parameters = list(model.parameters())
+    users = Counter(each.untyped_storage().data_ptr() for each in parameters if _is_whole(each))
+    block: list[nn.Parameter] = []
+    size = 0
+    for each in parameters:
+        if not _is_whole(each) or users[each.untyped_storage().data_ptr()] > 1:
+            continue
+        if size + each.nbytes > BLOCK_BYTES and block:
+            yield block
+            block, size = [], 0
+        block.append(each)
+        size += each.nbytes
+    if block:
+        yield block
+
+
+def _is_whole(parameter: nn.Parameter) -> bool:
+    """Whether it is a plain, small tensor on the CPU that has its memory for itself."""
+    data = parameter.data
+    return (
+        type(data) is torch.Tensor
+        and data.device.type == "cpu"
+        and data.layout == torch.strided
+        and data.is_contiguous()
+        and 0 < data.nbytes < BLOCK_BYTES
+        and data.untyped_storage().nbytes() == data.nbytes
+    )
