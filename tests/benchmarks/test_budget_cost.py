@@ -1,6 +1,6 @@
 """Budgeted search: what timing its blocks costs beside measuring their quality.
 
-CPU time of one thread: timed rounds that something else disturbed are repeated, and count.
+CPU time of all threads: timed rounds that something else disturbed are repeated, and count.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from prunebench_plugins import budget_search
 from prunebench_plugins.budget_quality import Trials
 from smollm2 import reference_tokens, smollm2
 
-pytestmark = [pytest.mark.bench, pytest.mark.usefixtures("one_thread")]
+pytestmark = pytest.mark.bench
 
 KIND = load_plugins()["method"]["budget-search"].value
 

@@ -2,7 +2,7 @@
 
 It is compared with that method alone, on the same windows: a difference, divided by a pass. A pass
 grows with the tokens, and the exchanges do not, so both are told apart. They sort the weights of
-every row, which takes longer than the published 50 cycles. CPU time of one thread.
+every row, which takes longer than the published 50 cycles. CPU time of all threads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cpu_time import cpu_timed
 from decoder_passes import decoder_pass, pruning
 from smollm2 import reference_tokens, smollm2
 
-pytestmark = [pytest.mark.bench, pytest.mark.usefixtures("one_thread")]
+pytestmark = pytest.mark.bench
 
 ROUNDS = 2
 WINDOWS, PUBLISHED = 8, 128 * 2048
