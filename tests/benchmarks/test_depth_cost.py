@@ -98,24 +98,24 @@ def report(cost: Any, name: str, measured: tuple[float, float, float], limit: fl
     assert ratio <= limit
 
 
-def test_shortened_llama_takes_at_most_0_55_of_evaluating_every_layer_in_full(model, cost) -> None:
+def test_shortened_llama_takes_at_most_half_of_evaluating_every_layer_in_full(model, cost) -> None:
     tokens = reference_tokens("calib")[:1, :128]
     measured = compared(
         lambda: ranking(model, tokens),
         lambda: ours(model, tokens, "shortened-llama", count=6),
         "removed_in_order",
     )
-    report(cost, "shortened-llama, ppl, 128 tokens", measured, 0.55)
+    report(cost, "shortened-llama, ppl, 128 tokens", measured, 0.5)
 
 
-def test_sleb_takes_at_most_0_55_of_evaluating_every_layer_in_full(model, cost) -> None:
+def test_sleb_takes_at_most_half_of_evaluating_every_layer_in_full(model, cost) -> None:
     tokens = reference_tokens("calib")[:1, :128]
     measured = compared(
         lambda: greedy(model, tokens, 2),
         lambda: ours(model, tokens, "sleb", count=2),
         "removed_in_order",
     )
-    report(cost, "sleb, 2 layers, 128 tokens", measured, 0.55)
+    report(cost, "sleb, 2 layers, 128 tokens", measured, 0.5)
 
 
 @torch.no_grad()

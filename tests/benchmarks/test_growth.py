@@ -95,19 +95,26 @@ def test_a_cell_grows_linearly(what, figure) -> None:
     assert found <= LIMIT
 
 
+def run_of(rig: Rig, count: int, folder: str) -> float:
+    """CPU seconds of all processes of a run of so many cells."""
+    shares = ", ".join(f"{(number + 1) / 64:.6f}" for number in range(count - 1))
+    rig.suite(f"magnitude: {{sparsity: [{shares}]}}")
+    begun = cpu_seconds_of_children()
+    with redirect_stdout(io.StringIO()):
+        done = rig.prunebench("run", "tiny.yaml", "--out", folder)
+    assert done.returncode == 0, done.stderr
+    return cpu_seconds_of_children() - begun
+
+
 def test_a_run_grows_linearly_with_its_cells(tmp_path, figure) -> None:
-    """CPU time of all processes of a run."""
+    """A run has a start of its own, so growth is that of what further cells cost."""
     rig = Rig(tmp_path)
-    counts, seconds = (4, 8, 16, 32), []
-    for count in counts:
-        shares = ", ".join(f"{(number + 1) / 64:.6f}" for number in range(count - 1))
-        rig.suite(f"magnitude: {{sparsity: [{shares}]}}")
-        begun = cpu_seconds_of_children()
-        with redirect_stdout(io.StringIO()):
-            done = rig.prunebench("run", "tiny.yaml", "--out", f"run-{count}")
-        seconds.append(cpu_seconds_of_children() - begun)
-        assert done.returncode == 0, done.stderr
-    # A run has a start of its own, so growth is that of what further cells cost.
+    counts = (4, 8, 16, 32)
+    # The smallest runs twice: they differ by half a second, which noise would hide.
+    seconds = [
+        min(run_of(rig, count, f"run-{count}-{turn}") for turn in range(2 if count < 16 else 1))
+        for count in counts
+    ]
     more = [after - before for before, after in itertools.pairwise(seconds)]
     found = exponent([4, 8, 16], more)
     shown = ", ".join(f"{spent:.1f}" for spent in seconds)

@@ -43,7 +43,13 @@ def test_everything_is_measured_at_the_first_shape_and_latency_at_all(monkeypatc
     assert len(found.samples) == len(found.generation) == 2
     assert (found.breakdown.prompt, found.breakdown.batch_size) == (5, 1)
     assert found.energy.source or found.energy.reason
-    assert [one.phase for one in phases.times] == ["generate", "bandwidth", "latency", "energy"]
+    assert [one.phase for one in phases.times] == [
+        "weights",
+        "generate",
+        "bandwidth",
+        "latency",
+        "energy",
+    ]
 
 
 def test_a_dense_model_that_does_not_fit_is_named_and_the_rest_is_measured(monkeypatch):

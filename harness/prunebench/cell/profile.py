@@ -71,7 +71,9 @@ def profile(
     """
     if not shapes:
         return Profile()
-    put_side_by_side(model)
+    # A phase of its own, so that memory is given out as it is for timed models.
+    with phases.phase("weights"):
+        put_side_by_side(model)
     dispatched = is_dispatched(model)
     device = input_device(model)
     prompts = [prompt_ids(vocabulary, shape.batch_size, shape.prompt, device) for shape in shapes]

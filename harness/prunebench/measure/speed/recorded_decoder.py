@@ -86,15 +86,15 @@ class _Attend:
         # A Python number, so that only what is written already is read, and no mask is needed.
         self.keys[:, :, at] = keys[:, :, 0]
         self.values[:, :, at] = values[:, :, 0]
-        # [batch, heads, 1, head]
+        # As in `lean_decoder`: query heads that share a key head pass as so many positions of it.
+        batch, heads, _, head = queries.shape
         mixed = functional.scaled_dot_product_attention(
-            queries,
+            queries.reshape(batch, keys.shape[1], -1, head),
             self.keys[:, :, : at + 1],
             self.values[:, :, : at + 1],
             scale=self.scaling,
-            enable_gqa=queries.shape[1] != keys.shape[1],
         )
-        return mixed.transpose(1, 2).contiguous()
+        return mixed.reshape(batch, 1, heads, -1)
 
 
 class _Experts:
