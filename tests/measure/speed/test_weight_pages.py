@@ -79,13 +79,15 @@ def test_blocks_are_no_larger_than_they_have_to_be(monkeypatch: pytest.MonkeyPat
 
 
 def test_memory_that_parameters_share_stays_shared() -> None:
-    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False), nn.Linear(4, 4))
-    model[1].weight = nn.Parameter(model[0].weight.data)
+    model = nn.ParameterList(torch.zeros(4, 4) for _ in range(5))
+    model[1].data = model[0].data
+    model[3].data = model[2].data[:2]
     whole = torch.zeros(8, 4)
-    model[2].weight.data = whole[:4]
+    model[4].data = whole[:4]
     put_side_by_side(model)
-    assert model[0].weight.data_ptr() == model[1].weight.data_ptr()
-    assert model[2].weight.data_ptr() == whole.data_ptr()
+    assert model[0].data_ptr() == model[1].data_ptr()
+    assert model[2].data_ptr() == model[3].data_ptr()
+    assert model[4].data_ptr() == whole.data_ptr()
 
 
 def test_a_model_can_be_trained_after_it_was_timed() -> None:

@@ -42,12 +42,14 @@ def put_side_by_side(model: Any) -> None:
 
 def _blocks(model: Any) -> Iterator[list[nn.Parameter]]:
     """The parameters that can be moved, by the block they go into."""
-    parameters = list(model.parameters())
-    users = Counter(each.untyped_storage().data_ptr() for each in parameters if _is_whole(each))
+    plain = [each for each in model.parameters() if _is_plain(each.data)]
+    users = Counter(each.untyped_storage().data_ptr() for each in plain)
     block: list[nn.Parameter] = []
     size = 0
-    for each in parameters:
-        if not _is_whole(each) or users[each.untyped_storage().data_ptr()] > 1:
+    for each in plain:
+        storage = each.untyped_storage()
+        alone = users[storage.data_ptr()] == 1 and storage.nbytes() == each.nbytes
+        if not alone or not 0 < each.nbytes < BLOCK_BYTES or not each.is_contiguous():
             continue
         if size + each.nbytes > BLOCK_BYTES and block:
             yield block
@@ -58,14 +60,6 @@ def _blocks(model: Any) -> Iterator[list[nn.Parameter]]:
         yield block
 
 
-def _is_whole(parameter: nn.Parameter) -> bool:
-    """Whether it is a plain, small tensor on the CPU that has its memory for itself."""
-    data = parameter.data
-    return (
-        type(data) is torch.Tensor
-        and data.device.type == "cpu"
-        and data.layout == torch.strided
-        and data.is_contiguous()
-        and 0 < data.nbytes < BLOCK_BYTES
-        and data.untyped_storage().nbytes() == data.nbytes
-    )
+def _is_plain(data: torch.Tensor) -> bool:
+    """Whether it is in the memory of the CPU, and stores its numbers as they are."""
+    return type(data) is torch.Tensor and data.device.type == "cpu" and data.layout == torch.strided
