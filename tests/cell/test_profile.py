@@ -52,6 +52,20 @@ def test_everything_is_measured_at_the_first_shape_and_latency_at_all(monkeypatc
     ]
 
 
+def test_weights_lie_side_by_side_before_anything_is_timed(monkeypatch):
+    model, audited = shortened()
+    blocks = []
+    breakdown = module.breakdown
+
+    def noting(model, *args, **kwargs):
+        blocks.append({each.untyped_storage().data_ptr() for each in model.parameters()})
+        return breakdown(model, *args, **kwargs)
+
+    monkeypatch.setattr(module, "breakdown", noting)
+    profile(model, [SHAPE], VOCABULARY, Phases(), audited=audited)
+    assert [len(each) for each in blocks] == [1]
+
+
 def test_a_dense_model_that_does_not_fit_is_named_and_the_rest_is_measured(monkeypatch):
     model, audited = shortened()
     monkeypatch.setattr(
