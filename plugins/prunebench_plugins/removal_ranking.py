@@ -51,10 +51,7 @@ def lowest(search: Search, count: int, among: Collection[Unit]) -> Ranking:
     ranking = _Lowest(search, count, among)
     for unit, ends in search.variants_upwards():
         ranking.see(Variant(unit, ends, [-math.inf] * len(ends)))
-    found = ranking.finish()
-    exact = search.told_apart([one for one in found.results if one.unit not in found.bounded])
-    apart = {one.unit: one for one in exact}
-    return Ranking([apart.get(one.unit, one) for one in found.results], found.bounded)
+    return ranking.finish()
 
 
 class _Lowest:
@@ -62,6 +59,7 @@ class _Lowest:
 
     def __init__(self, search: Search, count: int, among: Collection[Unit]) -> None:
         self._forward = search.forward
+        self._told_apart = search.told_apart
         self._slack = search.slack
         self._count = count
         self._among = set(among)
@@ -97,9 +95,10 @@ class _Lowest:
         """The results, after the last variant."""
         while self._waiting:
             self._settle_lowest()
-        return Ranking(
-            [Result(self._found[unit], unit) for unit in sorted(self._found)], self._bounded
-        )
+        results = [Result(self._found[unit], unit) for unit in sorted(self._found)]
+        exact = self._told_apart([one for one in results if one.unit not in self._bounded])
+        apart = {one.unit: one for one in exact}
+        return Ranking([apart.get(one.unit, one) for one in results], self._bounded)
 
     @property
     def _limit(self) -> float:

@@ -1,8 +1,8 @@
 """What DSnoT adds to the method whose mask it refines, in passes of the decoder layers.
 
 It is compared with that method alone, on the same windows: a difference, divided by a pass. A pass
-grows with the tokens, and the exchanges do not, so both are told apart. They sort the weights of
-every row, which takes longer than the published 50 cycles. CPU time of all threads.
+grows with the tokens, and the exchanges do not, so both are told apart. They order the weights
+of every row, which takes longer than the published 50 cycles. CPU time of all threads.
 """
 
 from __future__ import annotations

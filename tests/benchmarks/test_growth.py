@@ -96,7 +96,7 @@ def test_a_cell_grows_linearly(what, figure) -> None:
 
 
 def run_of(rig: Rig, count: int, folder: str) -> float:
-    """CPU seconds of all processes of a run of so many cells."""
+    """CPU seconds of all processes of a run with ``count`` cells."""
     shares = ", ".join(f"{(number + 1) / 64:.6f}" for number in range(count - 1))
     rig.suite(f"magnitude: {{sparsity: [{shares}]}}")
     begun = cpu_seconds_of_children()

@@ -147,7 +147,7 @@ class PartialForward:
             return moved(output, hidden.device)  # type: ignore[no-any-return]
 
     def _call(self, layer: int, batch: int, variants: int) -> Call:
-        """How the model calls this layer for so many variants of a batch."""
+        """How the model calls this layer if it runs this number of variants of a batch together."""
         if variants == 1:
             return self._calls[layer][batch]
         if variants not in self._together or self._together[variants][0] != batch:

@@ -12,7 +12,7 @@ of `recorded_decoder`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -40,11 +40,20 @@ class RMSNorm:
 
     weight: Tensor | None
     epsilon: float
-    floor: Tensor  # sqrt(size x epsilon)
-    root: Tensor  # gain x sqrt(size); a tensor, because a number divided by one is three kernels
     size: int
     gain: float = 1.0
     """Factor of all outputs: the mean of a rotated stream counts the channels that went, too."""
+    floor: Tensor = field(init=False)  # sqrt(size x epsilon)
+    root: Tensor = field(init=False)  # gain x sqrt(size)
+
+    def __post_init__(self) -> None:
+        # Tensors, because a number divided by a tensor is three kernels.
+        device = None if self.weight is None else self.weight.device
+        for name, number in (
+            ("floor", (self.size * self.epsilon) ** 0.5),
+            ("root", self.gain * self.size**0.5),
+        ):
+            object.__setattr__(self, name, torch.tensor(number, device=device))
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """[..., size] -> [..., size]; float32, weighted in the model's dtype, like the modules."""
@@ -58,6 +67,22 @@ class RMSNorm:
         length: Tensor = torch.linalg.vector_norm(exact, dim=-1, keepdim=True).hypot_(self.floor)
         normed = (exact * (self.root / length)).to(inputs.dtype)
         return normed if self.weight is None else normed * self.weight
+
+
+def grouped_attention(
+    queries: Tensor, keys: Tensor, values: Tensor, scale: float | None, mask: Tensor | None = None
+) -> Tensor:
+    """What the heads of one token read: [batch, key heads, query heads of each, head].
+
+    ``queries``: [batch, query heads, ..., head], of one position. ``keys`` and ``values``:
+    [batch, key heads, length, head]. ``mask``: [1, 1, 1, length].
+    """
+    # The query heads of one key head are passed as its positions. The cache is then read once for
+    # all of them; with ``enable_gqa`` it is read once for each.
+    grouped = queries.reshape(len(queries), keys.shape[1], -1, queries.shape[-1])
+    return functional.scaled_dot_product_attention(
+        grouped, keys, values, attn_mask=mask, scale=scale
+    )
 
 
 @dataclass(frozen=True)
@@ -189,15 +214,7 @@ class Lean:
             seen.select(3, self._at).copy_(pair)
             seen = seen.narrow(3, 0, self._at + 1)
         seen_keys, seen_values = seen.unbind(1)  # [batch, key heads, length, head]
-        # Query heads that share a key head pass as so many positions of it: that reads the cache
-        # once for all of them, where ``enable_gqa`` reads it once for each.
-        mixed = functional.scaled_dot_product_attention(
-            queries.view(self._batch, part.key_heads, -1, queries.shape[-1]),
-            seen_keys,
-            seen_values,
-            attn_mask=mask,
-            scale=part.scaling,
-        )
+        mixed = grouped_attention(queries, seen_keys, seen_values, part.scaling, mask)
         return part.out(mixed.reshape(self._batch, 1, -1))
 
     def _layer(
@@ -342,19 +359,15 @@ def _norm(module: Any, what: str, size: int) -> RMSNorm:
     """
     if isinstance(module, UnweightedNorm) and not is_hooked(module):
         # |x|^2 / width + epsilon is size / width times the mean square and its own epsilon.
-        floor = torch.tensor((module.width * module.epsilon) ** 0.5)
         share = module.width / size
-        root = torch.tensor(module.width**0.5)
-        return RMSNorm(None, module.epsilon * share, floor, root, size, share**0.5)
+        return RMSNorm(None, module.epsilon * share, size, share**0.5)
     if not type(module).__name__.endswith("RMSNorm") or is_hooked(module):
         raise UnavailableError(
             f"{what} is a {type(module).__name__}{' with hooks' if is_hooked(module) else ''}"
         )
     weight, epsilon = module.weight.data, float(module.variance_epsilon)
     # Not ``size``: an indexed layer reads some of the channels that the norm sees.
-    floor = torch.tensor((len(weight) * epsilon) ** 0.5, device=weight.device)
-    root = torch.tensor(len(weight) ** 0.5, device=weight.device)
-    return RMSNorm(weight, epsilon, floor, root, len(weight))
+    return RMSNorm(weight, epsilon, len(weight))
 
 
 def is_hooked(module: nn.Module) -> bool:

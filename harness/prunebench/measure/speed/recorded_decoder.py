@@ -27,7 +27,12 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from prunebench.errors import PrunebenchError
 from prunebench.measure.speed.kv_cache import cache_config, cache_maker
-from prunebench.measure.speed.lean_decoder import RMSNorm, is_hooked, side_by_side
+from prunebench.measure.speed.lean_decoder import (
+    RMSNorm,
+    grouped_attention,
+    is_hooked,
+    side_by_side,
+)
 from prunebench.measure.speed.products import Products
 from prunebench.measure.speed.recorded_step import (
     Call,
@@ -86,15 +91,9 @@ class _Attend:
         # A Python number, so that only what is written already is read, and no mask is needed.
         self.keys[:, :, at] = keys[:, :, 0]
         self.values[:, :, at] = values[:, :, 0]
-        # As in `lean_decoder`: query heads that share a key head pass as so many positions of it.
-        batch, heads, _, head = queries.shape
-        mixed = functional.scaled_dot_product_attention(
-            queries.reshape(batch, keys.shape[1], -1, head),
-            self.keys[:, :, : at + 1],
-            self.values[:, :, : at + 1],
-            scale=self.scaling,
-        )
-        return mixed.reshape(batch, 1, heads, -1)
+        seen_keys, seen_values = self.keys[:, :, : at + 1], self.values[:, :, : at + 1]
+        mixed = grouped_attention(queries, seen_keys, seen_values, self.scaling)
+        return mixed.reshape(len(queries), 1, queries.shape[1], -1)
 
 
 class _Experts:
@@ -459,10 +458,7 @@ def _norm(module: Any) -> RMSNorm | None:
     # so the calls of such a norm are recorded one by one.
     if gain is None or (gain.float() != module.weight.float()).any():
         return None
-    size, epsilon = len(module.weight), epsilon_of(module)
-    floor = torch.tensor((size * epsilon) ** 0.5, device=module.weight.device)
-    root = torch.tensor(size**0.5, device=module.weight.device)
-    return RMSNorm(module.weight.data, epsilon, floor, root, size)
+    return RMSNorm(module.weight.data, epsilon_of(module), len(module.weight))
 
 
 def _line(error: Exception) -> str:
