@@ -53,6 +53,7 @@ class Trials:
             for variant in item.variants
         }
         self._dense = self._ends() if cost == "kl" else []
+        self._at_once = self.forward.variants_at_once
 
     @contextmanager
     def restored(self) -> Iterator[None]:
@@ -123,26 +124,42 @@ class Trials:
         found: dict[Block, list[float]],
     ) -> None:
         """Add to ``found`` what the variants of one layer cost in one batch."""
-        places, ends = [], []
+        places: list[tuple[Block, int]] = []
+        waiting: list[torch.Tensor] = []
+        ends: list[torch.Tensor] = []
         for item in items:
             now = self.current[item.block]
             for index, variant in enumerate(item.variants):
                 if variant is now:
                     continue
                 self.set(item, variant)
-                # Only this layer is another one: those above it run as they are now.
-                end = self._run(layer, batch, state)
+                waiting.append(self._run(layer, batch, state))
                 self.set(item, now)
-                for above in range(layer + 1, self.forward.layers):
-                    end = self._run(above, batch, end)
                 places.append((item.block, index))
-                ends.append(end)
-                self._tried()
+                if len(waiting) == self._at_once:
+                    ends += self._climbed(layer, batch, waiting)
+                    waiting = []
+        if waiting:
+            ends += self._climbed(layer, batch, waiting)
         # All variants of the layer at once, so that the dense logits are computed once for them.
         for (block, index), cost in zip(places, self._batch_costs(batch, ends), strict=True):
             found[block][index] += _finite(
                 cost, f"with another {block.kind} in layer {block.layer}"
             )
+
+    def _climbed(
+        self, layer: int, batch: int, variants: Sequence[torch.Tensor]
+    ) -> tuple[torch.Tensor, ...]:
+        """The last layer's outputs of variants of one layer, from what that layer put out.
+
+        The layers above run as they are now, so the variants go through them together.
+        """
+        states = variants[0] if len(variants) == 1 else torch.cat(list(variants))
+        for above in range(layer + 1, self.forward.layers):
+            states = self._run(above, batch, states)
+        for _ in variants:
+            self._tried()
+        return torch.split(states, len(variants[0]))
 
     def _batch_costs(self, batch: int, ends: Sequence[torch.Tensor]) -> list[float]:
         """Sums over a batch, for several last layers' outputs."""

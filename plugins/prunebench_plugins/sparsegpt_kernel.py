@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
 
 import torch
 
@@ -54,16 +53,21 @@ class Kernel:
                 block[part.stop :].addmm_(factor[part, part.stop :].t(), errors[part], alpha=-1)
         return errors
 
-    def _swept(self, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def _swept(
+        self, columns: torch.Tensor, factor: torch.Tensor, chosen: torch.Tensor, of: int | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         if self.refused is None:
             try:
-                return _compiled()(*arguments)
+                # Otherwise the first number of rows would be compiled by itself
+                for each in (columns, chosen):
+                    torch._dynamo.maybe_mark_dynamic(each, each.dim() - 1)
+                return _compiled()(columns, factor, chosen, of)
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # compilers raise anything
                 reason = str(error).strip().partition("\n")[0]
                 self.refused = f"{type(error).__name__}: {reason}"
-        return swept(*arguments)
+        return swept(columns, factor, chosen, of)
 
 
 def swept(
@@ -103,7 +107,7 @@ def _ranks(costs: list[torch.Tensor]) -> list[torch.Tensor]:
 
 @cache
 def _compiled() -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
-    """One for the process. The number of rows may change; other sizes are compiled anew."""
+    """One for the process, for any number of rows; other sizes are compiled anew."""
     import torch._inductor.config as settings  # here, because it takes a second
 
     compiled = torch.compile(swept, fullgraph=True)

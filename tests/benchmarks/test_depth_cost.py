@@ -7,15 +7,14 @@ less than the time on the clock.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from statistics import median
 from typing import Any
 
 import pytest
 import torch
 
+from cpu_time import cpu_timed
 from prunebench import Context, anatomy
 from prunebench.model.surgery import without
 from prunebench.plugin.host import load_plugins
@@ -23,8 +22,6 @@ from prunebench_plugins.laco_merges import Merger, Space
 from smollm2 import reference_tokens, smollm2
 
 pytestmark = pytest.mark.bench
-
-ROUNDS = 2
 
 
 @pytest.fixture(scope="module")
@@ -69,20 +66,17 @@ def greedy(model, tokens: torch.Tensor, steps: int) -> list[int]:
 def compared(
     plain: Callable[[], Any], method: Callable[[], dict[str, Any]], key: str
 ) -> tuple[float, float, float]:
-    """Median ratio, and the median seconds of both, in rounds that alternate; same choices."""
-    pairs = []
-    for _ in range(ROUNDS):
-        begun = time.process_time()
-        expected = plain()
-        between = time.process_time()
-        found = method()[key]
-        pairs.append((between - begun, time.process_time() - between))
-        assert found == pytest.approx(expected, abs=1e-4)
-    return (
-        median(mine / its for its, mine in pairs),
-        median(mine for _, mine in pairs),
-        median(its for its, _ in pairs),
-    )
+    """The method's part of the plain way's CPU time, and the seconds of both; same choices.
+
+    The machine drifts, so the method runs before the plain way and behind it.
+    """
+    found, before = cpu_timed(method)
+    expected, plainly = cpu_timed(plain)
+    again, behind = cpu_timed(method)
+    for one in (found, again):
+        assert one[key] == pytest.approx(expected, abs=1e-4)
+    mine = (before + behind) / 2
+    return mine / plainly, mine, plainly
 
 
 def report(cost: Any, name: str, measured: tuple[float, float, float], limit: float) -> None:

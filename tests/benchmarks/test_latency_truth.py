@@ -138,8 +138,7 @@ def test_a_token_beside_generate(dtype: str, limit: float, figure: Any) -> None:
     """What is left of the Python between two tokens, on SmolLM2 at batch 1."""
     model = smollm2(dtype).model
     found = {
-        one.form: one
-        for one in compare_forms(model, prompt(128), 24, ["eager", "static", "lean"], rounds=8)
+        one.form: one for one in compare_forms(model, prompt(128), 24, ["eager", "lean"], rounds=8)
     }
     for name, one in found.items():
         if one.speedup:

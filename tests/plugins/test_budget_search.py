@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 import report_builder as build
 from prunebench import Block, PrunebenchError, anatomy
+from prunebench.layerwise.partial_forward import PartialForward
 from prunebench.plugin.api.report_section import Folded, ReportData
 from prunebench.plugin.host import load_plugins
 from prunebench.testing import any_type, tiny_context
@@ -122,6 +123,37 @@ def test_of_equal_choices_the_smaller_one_wins_then_the_earlier_option() -> None
 def items_in(model, context, *, bias: bool = True) -> list[Item]:
     widths = Widths([0.5], [0.75, 0.25], 16)
     return items_of(anatomy(model), context, widths, "WIFV", bias=bias)
+
+
+@torch.no_grad()
+def test_variants_of_a_layer_run_together_above_it_and_cost_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny_model("llama")
+    context = tiny_context(model)
+    run, windows = PartialForward.run, []
+
+    def counted(self, layer: int, batch: int, hidden: torch.Tensor, gone=()) -> torch.Tensor:
+        windows.append(len(hidden))
+        return run(self, layer, batch, hidden, gone)
+
+    monkeypatch.setattr(PartialForward, "run", counted)
+    found, tried, runs = [], [], []
+    for at_once in (1, 2, 5):
+        monkeypatch.setattr(PartialForward, "variants_at_once", at_once)
+        windows.clear()
+        trials = Trials(model, context, items_in(model, context), "kl", lambda: tried.append(1))
+        found.append(trials.costs())
+        assert max(windows) == at_once * min(windows)
+        runs.append((len(windows), sum(windows), len(tried)))
+        tried.clear()
+    (alone, *_), (few, *_), (fewest, *_) = runs
+    assert alone > few > fewest
+    assert len({each[1:] for each in runs}) == 1
+    for base, costs in found[1:]:
+        assert base == pytest.approx(found[0][0], abs=1e-9)
+        for block, expected in found[0][1].items():
+            assert costs[block] == pytest.approx(expected, rel=1e-4, abs=1e-9)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3_moe"])

@@ -70,6 +70,24 @@ def test_the_kernel_prunes_as_the_plain_loop(linears: list[Rows], block_size: in
     assert kernel.refused is None
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own imports
+@pytest.mark.parametrize("sparsity", [0.5, "2:4"])
+def test_one_kernel_serves_any_number_of_rows(
+    sparsity: float | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._dynamo.testing import CompileCounter
+
+    made = CompileCounter()
+    compiled = torch.compile(swept, fullgraph=True, backend=made)
+    monkeypatch.setattr(sparsegpt_kernel, "_compiled", lambda: compiled)
+    kernel = Kernel()
+    for rows in (5, 9, 12):
+        plain, ours = both([Rows(rows, sparsity)], kernel)
+        assert torch.equal(plain == 0, ours == 0)
+    assert kernel.refused is None
+    assert made.frame_count == 1
+
+
 @pytest.mark.usefixtures("uncompiled")
 def test_of_equal_costs_the_lower_index_goes() -> None:
     columns = torch.ones(8, 3, dtype=torch.float64)

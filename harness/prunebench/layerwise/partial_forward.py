@@ -212,11 +212,12 @@ class PartialForward:
         totals = torch.zeros(len(others), dtype=torch.float64, device=dense.device)
         for here, *variants in zip(*map(self._chunks, rows), strict=True):
             wanted = logits(here).log_softmax(dim=-1)  # [positions, vocabulary]
+            shares = wanted.exp().flatten()
             for number, each in enumerate(variants):
                 found = logits(each).log_softmax(dim=-1)
-                totals[number] += torch.nn.functional.kl_div(
-                    found, wanted, reduction="sum", log_target=True
-                )
+                # `kl_div` would take the exponential again for each variant.
+                apart = torch.sub(wanted, found, out=found)
+                totals[number] += shares.dot(apart.flatten())
         return totals.tolist()
 
     def lower_bound(self, batch: int, hidden: torch.Tensor) -> LowerBound | None:
