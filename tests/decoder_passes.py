@@ -34,6 +34,38 @@ def pruning(
     return _now(model) - begun, context.notes
 
 
+@torch.no_grad()
+def pruning_between_passes(
+    model: Any, name: str, options: dict[str, Any], tokens: torch.Tensor, stops: int
+) -> tuple[float, float, dict[str, Any]]:
+    """Seconds of pruning ``model`` in place, seconds of a decoder pass, the notes of the method.
+
+    The machine drifts, so both are measured together: the method stops that many times, at even
+    distances of its progress, and some windows go through the decoder, half of a pass in all. One
+    more goes first each time, untimed, so that they find the caches as one finds them behind
+    another. Zeros that are there by then cost a dense kernel what any weight costs.
+    """
+    cls = load_plugins()["method"][name].value
+    method = cls(cls.Options(**options))
+    some = len(tokens) // (2 * stops)
+    passes: list[float] = []
+    stopped: list[float] = []
+
+    def moved(done: int, total: int) -> None:
+        while len(passes) < stops * done // total:
+            begun = _now(model)
+            decoder_pass(model, tokens[:1])
+            passes.append(decoder_pass(model, tokens[:some]))
+            stopped.append(_now(model) - begun)
+
+    context = Context(tokens, 0, list(range(len(anatomy(model).layers))), progress=moved)
+    begun = _now(model)
+    method.prune(model, context)
+    seconds = _now(model) - begun - sum(stopped)
+    assert len(passes) == stops
+    return seconds, sum(passes) * len(tokens) / (some * stops), context.notes
+
+
 def _now(model: Any) -> float:
     """The clock when the model's device has done all that it was given."""
     if model.device.type == "cuda":

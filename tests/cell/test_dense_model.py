@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from prunebench.cell.dense_model import dense_identity, is_dense
+from prunebench.cell.dense_identity import dense_identity
+from prunebench.cell.dense_model import is_dense
 from prunebench.experiment.model import ModelRef, Placement
 
 

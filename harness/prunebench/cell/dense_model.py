@@ -1,19 +1,14 @@
-"""The dense model of a cell, beside the pruned one, and what identifies it."""
+"""The dense model of a cell, beside the pruned one."""
 
 from __future__ import annotations
 
 import gc
-import json
-from collections.abc import Callable
-from functools import cache
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from prunebench.cell.profile import too_large
 from prunebench.errors import PrunebenchError
-from prunebench.model.folder import fingerprint
 
 if TYPE_CHECKING:
     from prunebench.cell.pipeline import PrunedCell
@@ -58,34 +53,3 @@ def is_dense(cell: Cell) -> bool:
     method = cell.method
     # By name: a plugin that says that it changes nothing might, and other cells would use it.
     return cell.recovery is None and (method.name, method.distribution) == ("dense", "prunebench")
-
-
-def dense_identity(setup: CellSetup) -> Callable[[], str] | None:
-    """What decides, to the last bit, what the dense model computes in this process.
-
-    None if nothing pins it: the devices of a model that is spread over several depend on the memory
-    that is free, and code from the Hub may come from a repository of its own.
-    """
-    model = setup.cell.model
-    hub = model.kind == "hub"
-    if model.placement is not None or (hub and model.trust_remote_code):
-        return None
-
-    @cache
-    def identify() -> str:
-        cuda = setup.device.startswith("cuda")
-        return json.dumps(
-            {
-                # The Hub's cache names a folder by its commit; hashing a large model takes minutes.
-                "files": [model.location, setup.folder.name]
-                if hub
-                else fingerprint(setup.folder, code=model.trust_remote_code),
-                "dtype": model.dtype,
-                "device": torch.cuda.get_device_name(setup.device) if cuda else setup.device,
-                "capability": torch.backends.cpu.get_cpu_capability(),
-                "threads": torch.get_num_threads(),
-                "versions": [version(name) for name in ("prunebench", "torch", "transformers")],
-            }
-        )
-
-    return identify

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prunebench.cell.before_pruning import check_before_pruning
+from prunebench.cell.dense_counts import DenseCounts
+from prunebench.cell.dense_identity import dense_identity
 from prunebench.cell.recover import RecoveryResult, recover, recovery_of
 from prunebench.cell.setup import CellSetup, seed_all, vocabulary_size
 from prunebench.errors import PrunebenchError
@@ -19,7 +21,7 @@ from prunebench.experiment.cell import Cell
 from prunebench.experiment.text import CalibrationSpec
 from prunebench.isolation.model_guard import ModelGuard
 from prunebench.isolation.process_guard import guarded
-from prunebench.measure.audit import DenseFacts, audit, dense_facts
+from prunebench.measure.audit import DenseFacts, audit, count_layers, dense_facts
 from prunebench.measure.weight_counts import LayerCount, count_layer
 from prunebench.model.adapter import attached
 from prunebench.model.anatomy import anatomy
@@ -107,11 +109,17 @@ def build_pruned_model(setup: CellSetup) -> PrunedCell:
     allocation, recovery = allocation_of(setup), recovery_of(setup)
     setup.fetch()
     unchanged = method.structure == {"none"} and recovery is None
-    loaded, load = setup.load_timed(unchanged=unchanged)
+    kept = DenseCounts(dense_identity(setup))
+    with setup.phases.phase("audit"):
+        known = kept.load()
+    loaded, load = setup.load_timed(unchanged=unchanged, checked=known is not None)
     check_before_pruning(cell, loaded)
     with setup.phases.phase("audit"):
         counted, counts = _countable(setup, loaded)
-        dense = dense_facts(counted, counts)
+        if known is None:
+            known = counts or count_layers(counted)
+            kept.store(known)
+        dense = dense_facts(counted, known)
     calibration, notes, left = prune_loaded(setup, method, allocation, loaded)
     recovered = recover(recovery, setup, loaded, left)
     # What is measured must not depend on how much randomness the method used.

@@ -11,7 +11,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from prunebench.cell.dense_model import DenseModel, dense_identity, is_dense
+from prunebench.cell.dense_identity import dense_identity
+from prunebench.cell.dense_model import DenseModel, is_dense
 from prunebench.cell.plugin_metrics import is_complete, measure_metric
 from prunebench.measure.quality.perplexity import perplexity
 from prunebench.measure.quality.tasks import evaluate_tasks

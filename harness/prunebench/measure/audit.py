@@ -62,11 +62,7 @@ def dense_facts(model: Any, counts: Sequence[LayerCount] | None = None) -> Dense
     If its layers are not in memory, pass what was counted before: ``counts``, one per layer. Raises
     PrunebenchError if a weight is not finite.
     """
-    parts = anatomy(model)
-    if counts is None:
-        counts = [
-            count_layer(parts.linears(layer), index) for index, layer in enumerate(parts.layers)
-        ]
+    counts = count_layers(model) if counts is None else counts
     weights = {
         (index, name): rows * columns
         for index, count in enumerate(counts)
@@ -82,6 +78,12 @@ def dense_facts(model: Any, counts: Sequence[LayerCount] | None = None) -> Dense
         weights=weights,
         experts=tuple(count.experts for count in counts),
     )
+
+
+def count_layers(model: Any) -> list[LayerCount]:
+    """The zeros of each layer of the dense ``model``; raises as `dense_facts` does."""
+    parts = anatomy(model)
+    return [count_layer(parts.linears(layer), index) for index, layer in enumerate(parts.layers)]
 
 
 def audit(
