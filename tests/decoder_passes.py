@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from prunebench import Context, anatomy
+from prunebench.callbacks import ignore
 from prunebench.plugin.host import load_plugins
 
 
@@ -26,12 +28,7 @@ def pruning(
     model: Any, name: str, options: dict[str, Any], tokens: torch.Tensor
 ) -> tuple[float, dict[str, Any]]:
     """Seconds of pruning ``model`` in place and the notes of the method."""
-    cls = load_plugins()["method"][name].value
-    method = cls(cls.Options(**options))
-    context = Context(tokens, 0, list(range(len(anatomy(model).layers))))
-    begun = _now(model)
-    method.prune(model, context)
-    return _now(model) - begun, context.notes
+    return _pruning(model, name, options, tokens, ignore)
 
 
 @torch.no_grad()
@@ -45,8 +42,6 @@ def pruning_between_passes(
     more goes first each time, untimed, so that they find the caches as one finds them behind
     another. Zeros that are there by then cost a dense kernel what any weight costs.
     """
-    cls = load_plugins()["method"][name].value
-    method = cls(cls.Options(**options))
     some = len(tokens) // (2 * stops)
     passes: list[float] = []
     stopped: list[float] = []
@@ -58,12 +53,25 @@ def pruning_between_passes(
             passes.append(decoder_pass(model, tokens[:some]))
             stopped.append(_now(model) - begun)
 
-    context = Context(tokens, 0, list(range(len(anatomy(model).layers))), progress=moved)
+    seconds, notes = _pruning(model, name, options, tokens, moved)
+    assert len(passes) == stops
+    return seconds - sum(stopped), sum(passes) * len(tokens) / (some * stops), notes
+
+
+def _pruning(
+    model: Any,
+    name: str,
+    options: dict[str, Any],
+    tokens: torch.Tensor,
+    progress: Callable[[int, int], None],
+) -> tuple[float, dict[str, Any]]:
+    cls = load_plugins()["method"][name].value
+    method = cls(cls.Options(**options))
+    layers = list(range(len(anatomy(model).layers)))
+    context = Context(tokens, 0, layers, progress)
     begun = _now(model)
     method.prune(model, context)
-    seconds = _now(model) - begun - sum(stopped)
-    assert len(passes) == stops
-    return seconds, sum(passes) * len(tokens) / (some * stops), context.notes
+    return _now(model) - begun, context.notes
 
 
 def _now(model: Any) -> float:

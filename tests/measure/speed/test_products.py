@@ -177,3 +177,16 @@ def test_the_comparison_of_forms_states_the_copies(monkeypatch):
     plain, packed = found[1:]
     assert (plain.second_copy_bytes, packed.same_tokens) == (0, True)
     assert packed.second_copy_bytes > 0
+
+
+def test_second_copies_of_a_model_lie_side_by_side(monkeypatch):
+    prefer(monkeypatch, "transposed")
+    made = Products(1, packed=True)
+    runs = [made.of(torch.randn(8, 6), None) for _ in range(3)]
+    read = []
+    product = torch.mm
+    monkeypatch.setattr(torch, "mm", lambda a, b: (read.append(b), product(a, b))[1])
+    for run in runs:
+        run(torch.randn(1, 1, 6))
+    assert len({each.untyped_storage().data_ptr() for each in read}) == 1
+    assert len({each.data_ptr() for each in read}) == 3

@@ -12,7 +12,7 @@ from prunebench import anatomy
 from prunebench.measure.speed import weight_pages
 from prunebench.measure.speed.compare_forms import compare_forms
 from prunebench.measure.speed.lean_decoder import Lean
-from prunebench.measure.speed.weight_pages import HUGE_PAGE_BYTES, put_side_by_side
+from prunebench.measure.speed.weight_pages import HUGE_PAGE_BYTES, SideBySide, put_side_by_side
 from tiny import tiny_model
 
 
@@ -95,3 +95,22 @@ def test_a_model_can_be_trained_after_it_was_timed() -> None:
     compare_forms(model, ids, 3, ["lean"], rounds=1)
     model(ids, labels=ids).loss.backward()
     assert model.get_input_embeddings().weight.grad is not None
+
+
+def test_copies_lie_behind_each_other_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weight_pages, "BLOCK_BYTES", 1024)
+    copies = SideBySide()
+    weights = [torch.randn(rows, 5) for rows in (3, 30, 12, 52, 2)]
+    with torch.inference_mode():  # as where decoders are made
+        made = [copies.copy(each.t()) for each in weights[:2]]
+    made += [copies.copy(each.t()) for each in weights[2:]]
+    for mine, weight in zip(made, weights, strict=True):
+        assert mine.equal(weight.t())
+        assert mine.is_contiguous()
+        assert mine.data_ptr() % weight_pages.ALIGNMENT == made[0].data_ptr() % 64
+    first, second, third, large, last = (each.untyped_storage().data_ptr() for each in made)
+    assert first == second == third
+    assert made[1].data_ptr() - made[0].data_ptr() == 64
+    assert len({first, large, last}) == 2  # the large one is alone, and the last still fits
+    assert last == first
+    assert copies.copy(weights[1]).untyped_storage().data_ptr() != first  # no room is left

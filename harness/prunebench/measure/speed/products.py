@@ -29,6 +29,7 @@ from torch.nn import functional
 from prunebench.errors import PrunebenchError
 from prunebench.measure.devices.provenance import cpu_model
 from prunebench.measure.speed.unavailable import UnavailableError
+from prunebench.measure.speed.weight_pages import SideBySide
 from prunebench.model.cache import cache_dir
 from prunebench.model.files import atomic_replace
 
@@ -64,6 +65,7 @@ class Products:
         """Bytes of all second copies."""
         self.kernels: dict[str, str] = {}
         """The kernel by shape: '960 x 576' -> 'transposed'."""
+        self._copies = SideBySide()
 
     def of(self, weight: Tensor, bias: Tensor | None) -> Product:
         """The product of ``weight``, [out, in].
@@ -77,6 +79,8 @@ class Products:
         if name in PACKED:
             _check_room(weight)
             self.copied_bytes += weight.nbytes
+        if name == "transposed":
+            return _transposed(weight, bias, self._batch, self._copies.copy)
         return KERNELS[name](weight, bias, self._batch)
 
 
@@ -91,10 +95,15 @@ def _vector(weight: Tensor, bias: Tensor | None, _batch: int) -> Product:
     return lambda inputs: torch.addmv(bias, weight, inputs.view(-1)).view(1, 1, -1)
 
 
-def _transposed(weight: Tensor, bias: Tensor | None, batch: int) -> Product:
+def _transposed(
+    weight: Tensor,
+    bias: Tensor | None,
+    batch: int,
+    copy: Callable[[Tensor], Tensor] = Tensor.contiguous,
+) -> Product:
     """Reads a copy of the weight that is stored column by column, [in, out]."""
     inner, outer = weight.shape[1], weight.shape[0]
-    turned = weight.t().contiguous()
+    turned = copy(weight.t())
     if bias is None:
         return lambda inputs: torch.mm(inputs.view(batch, inner), turned).view(batch, 1, outer)
     return lambda inputs: torch.addmm(bias, inputs.view(batch, inner), turned).view(batch, 1, outer)

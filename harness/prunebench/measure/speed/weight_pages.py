@@ -40,6 +40,29 @@ def put_side_by_side(model: Any) -> None:
                 each.data = place.copy_(each.data)
 
 
+class SideBySide:
+    """Copies of weights, on the CPU, in blocks like those of `put_side_by_side`."""
+
+    def __init__(self) -> None:
+        self._block = torch.empty(0, dtype=torch.uint8)
+        self._used = 0
+
+    def copy(self, data: torch.Tensor) -> torch.Tensor:
+        """A contiguous copy of ``data``, of any layout, beside those before it.
+
+        One as large as a block has memory of its own. A block lives as long as a copy in it.
+        """
+        # Not inference tensors: a block is filled in whatever mode the next copy is made.
+        with torch.inference_mode(mode=False), torch.no_grad():
+            if data.nbytes >= BLOCK_BYTES:
+                return data.clone(memory_format=torch.contiguous_format)
+            if self._used + data.nbytes > self._block.nbytes:
+                self._block, self._used = torch.empty(BLOCK_BYTES, dtype=torch.uint8), 0
+            place = self._block[self._used : self._used + data.nbytes]
+            self._used += -(-data.nbytes // ALIGNMENT) * ALIGNMENT
+            return place.view(data.dtype).view(data.shape).copy_(data)
+
+
 def _blocks(model: Any) -> Iterator[list[nn.Parameter]]:
     """The parameters that can be moved, by the block they go into."""
     plain = [each for each in model.parameters() if _is_plain(each.data)]
