@@ -25,17 +25,25 @@ def decoder_pass(model: Any, tokens: torch.Tensor) -> float:
 
 @torch.no_grad()
 def pruning(
-    model: Any, name: str, options: dict[str, Any], tokens: torch.Tensor
+    model: Any,
+    name: str,
+    options: dict[str, Any],
+    tokens: torch.Tensor,
+    progress: Callable[[int, int], None] = ignore,
 ) -> tuple[float, dict[str, Any]]:
     """Seconds of pruning ``model`` in place and the notes of the method."""
-    return _pruning(model, name, options, tokens, ignore)
+    cls = load_plugins()["method"][name].value
+    method = cls(cls.Options(**options))
+    context = Context(tokens, 0, list(range(len(anatomy(model).layers))), progress)
+    begun = _now(model)
+    method.prune(model, context)
+    return _now(model) - begun, context.notes
 
 
-@torch.no_grad()
 def pruning_between_passes(
     model: Any, name: str, options: dict[str, Any], tokens: torch.Tensor, stops: int
-) -> tuple[float, float, dict[str, Any]]:
-    """Seconds of pruning ``model`` in place, seconds of a decoder pass, the notes of the method.
+) -> tuple[float, float]:
+    """Seconds of pruning ``model`` in place, and seconds of a decoder pass.
 
     The machine drifts, so both are measured together: the method stops that many times, at even
     distances of its progress, and some windows go through the decoder, half of a pass in all. One
@@ -53,25 +61,9 @@ def pruning_between_passes(
             passes.append(decoder_pass(model, tokens[:some]))
             stopped.append(_now(model) - begun)
 
-    seconds, notes = _pruning(model, name, options, tokens, moved)
+    seconds, _ = pruning(model, name, options, tokens, moved)
     assert len(passes) == stops
-    return seconds - sum(stopped), sum(passes) * len(tokens) / (some * stops), notes
-
-
-def _pruning(
-    model: Any,
-    name: str,
-    options: dict[str, Any],
-    tokens: torch.Tensor,
-    progress: Callable[[int, int], None],
-) -> tuple[float, dict[str, Any]]:
-    cls = load_plugins()["method"][name].value
-    method = cls(cls.Options(**options))
-    layers = list(range(len(anatomy(model).layers)))
-    context = Context(tokens, 0, layers, progress)
-    begun = _now(model)
-    method.prune(model, context)
-    return _now(model) - begun, context.notes
+    return seconds - sum(stopped), sum(passes) * len(tokens) / (some * stops)
 
 
 def _now(model: Any) -> float:

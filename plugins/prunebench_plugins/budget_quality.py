@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -125,27 +126,30 @@ class Trials:
     ) -> None:
         """Add to ``found`` what the variants of one layer cost in one batch."""
         places: list[tuple[Block, int]] = []
-        waiting: list[torch.Tensor] = []
         ends: list[torch.Tensor] = []
+        changed = self._changed(items, layer, batch, state)
+        while group := list(islice(changed, self._at_once)):
+            places += [place for place, _ in group]
+            ends += self._climbed(layer, batch, [states for _, states in group])
+        # All variants of the layer at once, so that the dense logits are computed once for them.
+        for (block, index), cost in zip(places, self._batch_costs(batch, ends), strict=True):
+            found[block][index] += _finite(
+                cost, f"with another {block.kind} in layer {block.layer}"
+            )
+
+    def _changed(
+        self, items: Sequence[Item], layer: int, batch: int, state: torch.Tensor
+    ) -> Iterator[tuple[tuple[Block, int], torch.Tensor]]:
+        """Each variant of one layer, as block and number, and what the layer puts out with it."""
         for item in items:
             now = self.current[item.block]
             for index, variant in enumerate(item.variants):
                 if variant is now:
                     continue
                 self.set(item, variant)
-                waiting.append(self._run(layer, batch, state))
+                states = self._run(layer, batch, state)
                 self.set(item, now)
-                places.append((item.block, index))
-                if len(waiting) == self._at_once:
-                    ends += self._climbed(layer, batch, waiting)
-                    waiting = []
-        if waiting:
-            ends += self._climbed(layer, batch, waiting)
-        # All variants of the layer at once, so that the dense logits are computed once for them.
-        for (block, index), cost in zip(places, self._batch_costs(batch, ends), strict=True):
-            found[block][index] += _finite(
-                cost, f"with another {block.kind} in layer {block.layer}"
-            )
+                yield (item.block, index), states
 
     def _climbed(
         self, layer: int, batch: int, variants: Sequence[torch.Tensor]

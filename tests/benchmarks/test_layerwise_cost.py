@@ -86,7 +86,7 @@ def test_cost_in_decoder_passes(name, options, limit, cost) -> None:
     before = states(tokens, model)
     with MemorySampler(gpu=False) as sampler:
         sampler.phase("prune")
-        seconds, one, _ = pruning_between_passes(model, name, options, tokens, STOPS)
+        seconds, one = pruning_between_passes(model, name, options, tokens, STOPS)
         memory, _ = sampler.result()
     ratio = seconds / one
     beyond = memory.phases[-1].peak_rss_bytes - memory.baseline_rss_bytes

@@ -11,8 +11,6 @@ import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
-import torch
-
 from prunebench.measure.weight_counts import LayerCount
 from prunebench.model.tensor_folder import TensorFolder
 
@@ -34,7 +32,7 @@ class DenseCounts:
 
     def load(self) -> list[LayerCount] | None:
         """One for each layer, without patterns; None if nobody has counted them."""
-        kept = None if self._key is None else self._folder.load(self._key)
+        kept = None if self._key is None else self._folder.load_json(self._key)
         if kept is None:
             return None
         return [
@@ -45,7 +43,7 @@ class DenseCounts:
                 violations={},
                 experts=experts,
             )
-            for linears, experts in json.loads(bytes(kept.tolist()))
+            for linears, experts in kept
         ]
 
     def store(self, counts: Sequence[LayerCount]) -> None:
@@ -59,8 +57,7 @@ class DenseCounts:
             )
             for each in counts
         ]
-        text = json.dumps(layers).encode()
-        self._folder.store(self._key, torch.tensor(list(text), dtype=torch.uint8))
+        self._folder.store_json(self._key, layers)
 
     @cached_property
     def _key(self) -> str | None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import shutil
 import time
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,6 +80,15 @@ class TensorFolder:
                 self._used += path.stat().st_size
             if self._used > self._limit:
                 self._remove_oldest()
+
+    def load_json(self, key: str) -> Any:
+        """What `store_json` kept as ``key``; None if nothing is there."""
+        found = self.load(key)
+        return None if found is None else json.loads(found.numpy().tobytes())
+
+    def store_json(self, key: str, value: Any) -> None:
+        """Keep a value of JSON as ``key``, as the bytes of its text."""
+        self.store(key, torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8))
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{hashlib.sha256(key.encode()).hexdigest()}.npy"

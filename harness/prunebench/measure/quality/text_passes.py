@@ -113,15 +113,17 @@ class TextPasses:
         ``tasks`` is a text that identifies the questions, None if nothing pins them.
         """
         key = None if tasks is None else self._key("choices", tasks)
-        kept = self._load(key)
+        kept = None if key is None else self._folder.load_json(key)
         if kept is not None:
             return {
                 task: [ChoiceScores(tuple(nll), correct) for nll, correct in questions]
-                for task, questions in json.loads(bytes(kept.tolist())).items()
+                for task, questions in kept.items()
             }
         found = score(load_dense())
-        text = json.dumps({task: list(questions) for task, questions in found.items()})
-        self._store(key, torch.tensor(list(text.encode()), dtype=torch.uint8))
+        if key is not None:
+            self._folder.store_json(
+                key, {task: list(questions) for task, questions in found.items()}
+            )
         return found
 
     def close(self) -> None:

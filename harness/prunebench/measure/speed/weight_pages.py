@@ -25,25 +25,19 @@ def put_side_by_side(model: Any) -> None:
     parameters become views of the blocks; a second call changes nothing. One block more than the
     model is in memory meanwhile. Parameters that share memory stay as they are.
     """
-    # Not inference tensors, even if the caller only infers: those could not be trained afterwards.
-    with torch.inference_mode(mode=False), torch.no_grad():
-        for parameters in _blocks(model):
-            offsets, size = [], 0
-            for each in parameters:
-                offsets.append(size)
-                size += -(-each.nbytes // ALIGNMENT) * ALIGNMENT
-            # Torch aligns it to a huge page. The last page is whole, too.
-            size = -(-size // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
-            block = torch.empty(size, dtype=torch.uint8)
-            for each, start in zip(parameters, offsets, strict=True):
-                place = block[start : start + each.nbytes].view(each.dtype).view(each.shape)
-                each.data = place.copy_(each.data)
+    for parameters in _blocks(model):
+        size = sum(_rounded(each.nbytes, ALIGNMENT) for each in parameters)
+        # Torch aligns it to a huge page. The last page is whole, too.
+        copies = SideBySide(_rounded(size, HUGE_PAGE_BYTES))
+        for each in parameters:
+            each.data = copies.copy(each.data)
 
 
 class SideBySide:
-    """Copies of weights, on the CPU, in blocks like those of `put_side_by_side`."""
+    """Copies of weights, on the CPU, in blocks of ``block_bytes`` (None: `BLOCK_BYTES`)."""
 
-    def __init__(self) -> None:
+    def __init__(self, block_bytes: int | None = None) -> None:
+        self._block_bytes = BLOCK_BYTES if block_bytes is None else block_bytes
         self._block = torch.empty(0, dtype=torch.uint8)
         self._used = 0
 
@@ -52,15 +46,21 @@ class SideBySide:
 
         One as large as a block has memory of its own. A block lives as long as a copy in it.
         """
-        # Not inference tensors: a block is filled in whatever mode the next copy is made.
+        # Not inference tensors, even if the caller only infers: weights could not be trained
+        # afterwards, nor a block be filled in another mode.
         with torch.inference_mode(mode=False), torch.no_grad():
             if data.nbytes >= BLOCK_BYTES:
                 return data.clone(memory_format=torch.contiguous_format)
             if self._used + data.nbytes > self._block.nbytes:
-                self._block, self._used = torch.empty(BLOCK_BYTES, dtype=torch.uint8), 0
+                self._block, self._used = torch.empty(self._block_bytes, dtype=torch.uint8), 0
             place = self._block[self._used : self._used + data.nbytes]
-            self._used += -(-data.nbytes // ALIGNMENT) * ALIGNMENT
+            self._used += _rounded(data.nbytes, ALIGNMENT)
             return place.view(data.dtype).view(data.shape).copy_(data)
+
+
+def _rounded(size: int, to: int) -> int:
+    """The next multiple of ``to``."""
+    return -(-size // to) * to
 
 
 def _blocks(model: Any) -> Iterator[list[nn.Parameter]]:
