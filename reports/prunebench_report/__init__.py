@@ -82,10 +82,12 @@ def render(
 
 
 def _page(given: ReportInput, sections: Sequence[type[ReportSection]]) -> str:
+    from prunebench.isolation.garbage import no_collection
     from prunebench_report.output.html import report_document
     from prunebench_report.output.view import view
 
-    return report_document(view(given, sections))
+    with no_collection():
+        return report_document(view(given, sections))
 
 
 def load(*folders: Path, only: Sequence[str] = (), running: bool = False) -> ReportInput:

@@ -58,7 +58,7 @@ def child(documents: int, loss: str = "mse") -> dict[str, float]:
 
 @pytest.mark.timeout(900)
 def test_training_on_states_needs_those_of_one_batch_whatever_the_documents(cost) -> None:
-    few, many = 4, 68
+    few, many = 4, 36
     first, second = child(few), child(many)
     grown = second["peak"] - first["peak"]
     kept = (many - few) * STATES

@@ -31,6 +31,10 @@ _DRAWN_ANEW = {"joined-rows": 2}
 count as different."""
 
 
+_SEEDLESS = ("as-is", "consecutive")
+"""Samplers that give the same windows for every seed."""
+
+
 class CalibrationSpec(Frozen):
     """The token windows that a method may look at."""
 
@@ -59,6 +63,11 @@ class CalibrationSpec(Frozen):
         if self.sampler in _DRAWN_ANEW:
             data["draws"] = _DRAWN_ANEW[self.sampler]
         return {**data, "corpus": self.corpus.identity()}
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the seed decides which windows these are."""
+        return self.sampler not in _SEEDLESS
 
     @property
     def tokens(self) -> int | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from prunebench.errors import PrunebenchError, first_line
 from prunebench.experiment.cell import Cell
+from prunebench.isolation.garbage import no_collection
 from prunebench.record.codec import UnreadableRecordError, from_json, to_json
 from prunebench.record.record import Record
 from prunebench.store.atomic import write_atomically
@@ -181,6 +182,7 @@ class RunStore:
             return DamagedRecord(path, f"holds the record of cell {record.id!r}")
         return record
 
+    @no_collection()
     def records(
         self, cells: Iterable[Cell] | None = None
     ) -> tuple[list[Record], list[DamagedRecord]]:

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from prunebench.experiment.text import CalibrationSpec
     from prunebench.plugin.registry import Registry
 
-SEEDLESS = ("as-is", "consecutive")
-"""Samplers that give the same windows for every seed."""
-
 
 def plan(suite: Suite, registry: Registry) -> Plan:
     """All cells of a suite, equal ones once.
@@ -86,7 +83,7 @@ def _samples(
     own = suite.calibration if treatment.calibration is None else treatment.calibration
     texts: Sequence[CalibrationSpec | None] = own if any(one.text for one in found) else ()
     for text in texts if reads_text else texts[:1] or (None,):
-        sampled = reads_text and text is not None and text.sampler not in SEEDLESS
+        sampled = reads_text and text is not None and text.drawn
         for seed in suite.seeds if uses_seed or sampled else suite.seeds[:1]:
             yield text, seed
 

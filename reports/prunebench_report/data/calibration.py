@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from statistics import fmean, stdev, variance
 from typing import TYPE_CHECKING
 
-from prunebench.suite.plan import SEEDLESS
 from prunebench_report.data.columns import Row, numbered
 from prunebench_report.data.gate import PERPLEXITY_RECOVERY, TASKS_RECOVERY
 from prunebench_report.data.names import calibration_names, unique_names
@@ -117,8 +116,7 @@ def calibration_groups(cells: Sequence[Cell]) -> list[list[Cell]]:
 def _windows(cell: Cell) -> tuple[CalibrationSpec | None, int | None]:
     """What decides the calibration windows: without chance in the sampler, not the seed."""
     spec = cell.calibration
-    drawn = spec is not None and spec.sampler not in SEEDLESS
-    return spec, cell.seed if drawn else None
+    return spec, cell.seed if spec is not None and spec.drawn else None
 
 
 def _spreads(group: Sequence[Cell], rows: Mapping[str, Row], method: str) -> list[Spread]:

@@ -39,12 +39,12 @@ def load_runs(
     runs: dict[str, str] = {}
     repeated = 0
     for store, plan, name in zip(stores, plans, names, strict=True):
-        wanted = _selected(plan.cells, only)
-        repeated += sum(cell.id in cells for cell in wanted)
-        for cell in wanted:
-            cells.setdefault(cell.id, cell)
-            runs.setdefault(cell.id, name)
-        good, bad = store.records(wanted)
+        wanted = {cell.id: cell for cell in _selected(plan.cells, only)}
+        repeated += len(wanted.keys() & cells.keys())
+        for identifier, cell in wanted.items():
+            cells.setdefault(identifier, cell)
+            runs.setdefault(identifier, name)
+        good, bad = store.records(wanted.values())
         for record in good:
             # A later run replaces a failure by a result, but never a result.
             if record.id not in records or (record.status == "ok" != records[record.id].status):

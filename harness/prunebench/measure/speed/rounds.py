@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from prunebench.callbacks import ignore
 from prunebench.experiment.measures import LatencySpec
+from prunebench.isolation.garbage import no_collection
 from prunebench.measure.devices.disturbance import Watch
 from prunebench.measure.speed.execution import Decoder
 
@@ -74,7 +74,8 @@ def time_rounds(
     would have taken undisturbed; ``fewest`` rounds are always taken.
     """
     found = Rounds([[] for _ in decoders])
-    with _no_collection():
+    gc.collect()  # what is left from before would keep its memory through all rounds
+    with no_collection():
         while True:
             clean = found.clean()
             if clean.count >= fewest and clean.seconds() >= spec.min_time_s:
@@ -128,16 +129,3 @@ def _planned(found: Rounds, spec: LatencySpec, fewest: int) -> float:
     fastest = [min(each.seconds for each in rounds) for rounds in found.models]
     needed = max(fewest, spec.min_time_s / fastest[0] if fastest[0] else 0)
     return needed * sum(fastest)
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Keep the garbage collector out of the rounds; collect once before."""
-    enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
