@@ -13,6 +13,9 @@ import pytest
 
 pytestmark = pytest.mark.bench
 
+TOO_BUSY = 3
+"""`run` ends with it if the machine was too busy to time some cells; their rounds took longer."""
+
 
 def test_quickstart_in_six_minutes_and_the_harness_below_five_percent(
     tmp_path: Path, figure: Any
@@ -29,16 +32,19 @@ def test_quickstart_in_six_minutes_and_the_harness_below_five_percent(
         warm += ["--set", least]
     subprocess.run(warm, check=True)
     begun = time.perf_counter()
-    out = subprocess.run(
-        [*command, "--out", str(tmp_path / "run")], check=True, capture_output=True, text=True
-    ).stdout
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "run")], check=False, capture_output=True, text=True
+    )
     wall = time.perf_counter() - begun
+    out = done.stdout
     print(out)
+    assert done.returncode in {0, TOO_BUSY}, done.stderr
     share = re.search(r"([\d.]+) s in all, ([\d.]+) s of it", out)
     assert share is not None
     # The interpreter's start belongs to the harness too, and so do three seconds for lm-eval,
     # imported once, which every cell would spend by itself.
     own = (float(share[2]) + wall - float(share[1])) / wall
-    figure("quickstart", f"{wall:.0f} s, {own:.1%} of it the harness's own", "360 s, 5 %")
+    busy = ", on a machine too busy to time all cells" if done.returncode == TOO_BUSY else ""
+    figure("quickstart", f"{wall:.0f} s, {own:.1%} of it the harness's own{busy}", "360 s, 5 %")
     assert wall < 360
     assert own < 0.05

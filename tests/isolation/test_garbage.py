@@ -68,3 +68,19 @@ def test_reading_records_and_making_a_report_are_without_it(
     write_page(load(folder), tmp_path / "report.html")
     assert seen == {"read": [False] * len(records), "page": [False]}
     assert gc.isenabled()
+
+
+def test_what_the_block_made_is_not_walked_through_when_it_ends() -> None:
+    seen: list[int] = []
+
+    def see(phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            seen.append(info["generation"])
+
+    with no_collection():
+        made = [[number] for number in range(200_000)]
+        gc.callbacks.append(see)
+    more = [[number] for number in range(100)]  # fewer than start a collection by themselves
+    gc.callbacks.remove(see)
+    assert len(made) > len(more)
+    assert not seen

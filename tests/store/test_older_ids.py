@@ -20,7 +20,7 @@ def older(tmp_path, monkeypatch):
         ids = [cell.id for cell in cells]
         store = small_records.store(tmp_path / "run", *cells)
         store.write(small_records.record(cells[0]))
-    assert [cell.id for cell in cells] != ids
+    assert [small_records.cell(seed).id for seed in (0, 1)] != ids
     return RunStore.open(store.folder), ids
 
 
@@ -48,3 +48,12 @@ def test_a_record_goes_through_json_with_its_id(older):
 def test_a_cell_under_its_own_id_is_the_same_value():
     cell = small_records.cell(0)
     assert cell.stored_as(cell.id) == cell
+
+
+def test_a_copy_with_other_content_has_an_id_of_its_own():
+    cell = small_records.cell(0)
+    for one in (cell, cell.stored_as("0" * 16)):
+        changed = one.model_copy(update={"seed": 1})
+        assert changed.id == small_records.cell(1).id != one.id
+        assert one.model_copy().id == one.id
+    assert cell == small_records.cell(0)  # whether an id is known already changes no value

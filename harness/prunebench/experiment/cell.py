@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, Self
 
 from pydantic import Field, PrivateAttr
@@ -83,10 +85,21 @@ class Cell(Frozen):
     @property
     def id(self) -> str:
         """Content hash of everything that decides the outcome, 16 hexadecimal digits."""
-        if self._stored_id is not None:
-            return self._stored_id
+        return self._stored_id or self.content_id
+
+    @cached_property
+    def content_id(self) -> str:
+        """The `id` of a cell that this version planned."""
         text = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy; one whose content is changed by ``update`` has an id of its own."""
+        found = super().model_copy(update=update, deep=deep)
+        if update:
+            found.__dict__.pop("content_id", None)
+            found._stored_id = None
+        return found
 
     @property
     def label(self) -> str:

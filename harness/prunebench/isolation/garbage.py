@@ -20,4 +20,9 @@ def no_collection() -> Iterator[None]:
         yield
     finally:
         if enabled:
+            # To the oldest generation, where the collector rarely looks: otherwise it would walk
+            # through all that the block made as soon as it is enabled.
+            if not gc.get_freeze_count():
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
