@@ -54,6 +54,29 @@ def test_a_quick_kernel_stops_after_the_most_passes(passes):
     assert passes.counts == dict.fromkeys(("mv", "sum"), 1 + module.MAX_PASSES)
 
 
+def test_a_disturbed_try_is_repeated_on_the_same_buffer(passes, monkeypatch):
+    class Busy:
+        """Something else uses the machine in the first try."""
+
+        tries = 0
+
+        def read(self):
+            return None
+
+        def disturbed(self, before, after):
+            del before, after
+            self.tries += 1
+            return "busy" if self.tries == 1 else None
+
+    filled = []
+    ones = torch.ones
+    monkeypatch.setattr(torch, "ones", lambda *shape, **how: filled.append(shape) or ones(*shape))
+    passes.taken["mv"] = [0.5]
+    read_bandwidth("cpu", Busy())
+    assert passes.counts["mv"] == 2 * (1 + module.MIN_PASSES)
+    assert len(filled) == 1
+
+
 def test_a_machine_that_is_nearly_full_gets_a_smaller_buffer(passes, monkeypatch):
     monkeypatch.setattr(module, "HOST_BYTES", 512 << 20)
     monkeypatch.setattr(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import psutil
 import torch
@@ -37,7 +38,10 @@ def read_bandwidth(
     where = torch.device(device)
     size = _buffer_bytes(where)
     watch = watch or watch_of(str(where))
-    kernel, seconds = undisturbed(lambda: _fastest(size, where), watch)
+    # `ones`, not `empty`: pages that were never written are not in memory and cost nothing to read.
+    matrix = torch.ones(size // ROW_BYTES, COLUMNS, device=where)
+    kernel, seconds = undisturbed(partial(_fastest, matrix), watch)
+    del matrix
     if where.type == "cuda":
         torch.cuda.empty_cache()
         by = torch.cuda.get_device_name(where)
@@ -46,13 +50,11 @@ def read_bandwidth(
     return size / seconds, f"measured: {kernel} over {size >> 20} MiB of float32, best pass, {by}"
 
 
-def _fastest(size: int, where: torch.device) -> tuple[str, float]:
-    """The best kernel's name and its seconds for one pass over ``size`` bytes."""
-    # `ones`, not `empty`: pages that were never written are not in memory and cost nothing to read.
-    matrix = torch.ones(size // ROW_BYTES, COLUMNS, device=where)  # [rows, columns]
-    vector = torch.ones(COLUMNS, device=where)
-    product = torch.empty(len(matrix), device=where)
-    wait = synchroniser(where.type)
+def _fastest(matrix: Tensor) -> tuple[str, float]:
+    """The best kernel's name and its seconds for one pass over ``matrix``, [rows, columns]."""
+    vector = matrix.new_ones(matrix.shape[1])
+    product = matrix.new_empty(len(matrix))
+    wait = synchroniser(matrix.device.type)
     kernels: dict[str, Callable[[], Tensor]] = {
         "matrix-vector product": lambda: torch.mv(matrix, vector, out=product),
         "sum": matrix.sum,
