@@ -50,7 +50,7 @@ def shape(seconds: float, rounds: int = 6, new_tokens: int = 9) -> LatencySpec:
 
 
 def seeded(layers: int) -> Any:
-    """A Llama of 51 MB a layer: far more than any cache, hardly anything beside the layers."""
+    """A Llama of 51 MB a layer: far more than a core's caches, hardly anything beside the layers."""
     torch.manual_seed(0)
     config = LlamaConfig(
         hidden_size=1024,

@@ -47,11 +47,28 @@ def test_nothing_changes_but_the_place(family: str) -> None:
 def test_weights_of_a_layer_are_neighbours_in_blocks_of_whole_huge_pages() -> None:
     model = tiny_model("llama")
     put_side_by_side(model)
+    assert min(addresses(model)) % HUGE_PAGE_BYTES == 0
     assert all(size % HUGE_PAGE_BYTES == 0 for size in storages(model).values())
     assert len(storages(model)) == 1  # it is that small
     attention = anatomy(model).layers[0].self_attn
     queries, keys = attention.q_proj.weight, attention.k_proj.weight
     assert queries.data_ptr() + queries.nbytes == keys.data_ptr()
+
+
+def test_blocks_begin_where_huge_pages_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the memory is that torch gives."""
+    empty, shift = torch.empty, iter((64, 4096, HUGE_PAGE_BYTES - 64, 0))
+
+    def elsewhere(size: int, *, dtype: torch.dtype) -> torch.Tensor:
+        return empty(size + HUGE_PAGE_BYTES, dtype=dtype)[next(shift, 64) :][:size]
+
+    monkeypatch.setattr(torch, "empty", elsewhere)
+    for _ in range(4):
+        copies = SideBySide(HUGE_PAGE_BYTES)
+        made = [copies.copy(torch.full((number, 7), number)) for number in (3, 5)]
+        assert made[0].data_ptr() % HUGE_PAGE_BYTES == 0
+        assert made[0].untyped_storage().data_ptr() == made[1].untyped_storage().data_ptr()
+        assert [each.unique().tolist() for each in made] == [[3], [5]]
 
 
 def test_a_second_call_and_lean_leave_them_there() -> None:
