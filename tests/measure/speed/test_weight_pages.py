@@ -80,6 +80,21 @@ def test_a_second_call_and_lean_leave_them_there() -> None:
     assert addresses(model) == before
 
 
+def test_a_block_ends_behind_a_whole_attention_or_mlp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `lean` reads together are neighbours in every layer, so that it copies nothing."""
+    model = tiny_model("llama", num_hidden_layers=5)
+    layer = model.model.layers[0]
+    attention, mlp = (
+        sum(p.nbytes for p in each.parameters()) for each in (layer.self_attn, layer.mlp)
+    )
+    monkeypatch.setattr(weight_pages, "BLOCK_BYTES", max(attention, mlp) + 100)
+    put_side_by_side(model)
+    assert len(storages(model)) > 5
+    before = addresses(model)
+    Lean(model, 1, 8)
+    assert addresses(model) == before
+
+
 def test_blocks_are_no_larger_than_they_have_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """A block is in memory twice while it is filled."""
     monkeypatch.setattr(weight_pages, "HUGE_PAGE_BYTES", 64)

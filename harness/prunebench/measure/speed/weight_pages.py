@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -75,23 +76,40 @@ def _rounded(size: int, to: int) -> int:
 
 
 def _blocks(model: Any) -> Iterator[list[nn.Parameter]]:
-    """The parameters that can be moved, by the block they go into."""
-    plain = [each for each in model.parameters() if _is_plain(each.data)]
-    users = Counter(each.untyped_storage().data_ptr() for each in plain)
+    """The parameters that can be moved, by the block they go into.
+
+    Those of one attention or one MLP go together, so that queries, keys and values are neighbours:
+    `lean` would copy them otherwise, to wherever there is room.
+    """
     block: list[nn.Parameter] = []
     size = 0
-    for each in plain:
-        storage = each.untyped_storage()
-        alone = users[storage.data_ptr()] == 1 and storage.nbytes() == each.nbytes
-        if not alone or not 0 < each.nbytes < BLOCK_BYTES or not each.is_contiguous():
-            continue
-        if size + each.nbytes > BLOCK_BYTES and block:
-            yield block
-            block, size = [], 0
-        block.append(each)
-        size += each.nbytes
+    for group in _groups(model):
+        together = sum(each.nbytes for each in group)
+        parts = [group] if together <= BLOCK_BYTES else [[each] for each in group]
+        for part in parts:
+            more = sum(each.nbytes for each in part)
+            if size + more > BLOCK_BYTES and block:
+                yield block
+                block, size = [], 0
+            block += part
+            size += more
     if block:
         yield block
+
+
+def _groups(model: Any) -> Iterator[list[nn.Parameter]]:
+    """The parameters that can be moved, by the module that holds those with the weights."""
+    plain = {name: each for name, each in model.named_parameters() if _is_plain(each.data)}
+    users = Counter(each.untyped_storage().data_ptr() for each in plain.values())
+
+    def moves(each: nn.Parameter) -> bool:
+        storage = each.untyped_storage()
+        alone = users[storage.data_ptr()] == 1 and storage.nbytes() == each.nbytes
+        return alone and 0 < each.nbytes < BLOCK_BYTES and each.is_contiguous()
+
+    moved = ((name, each) for name, each in plain.items() if moves(each))
+    for _, named in groupby(moved, lambda one: one[0].rsplit(".", 2)[0]):
+        yield [each for _, each in named]
 
 
 def _is_plain(data: torch.Tensor) -> bool:
