@@ -24,6 +24,7 @@ pytestmark = pytest.mark.bench
 WINDOWS, PUBLISHED = 4, 128 * 2048
 """Windows of 512 tokens, and the tokens of the published calibration."""
 LAYERS = 10
+"""Of the 30 layers."""
 INITIAL = ("magnitude", "wanda")
 MOST = {"mlp": 0.02, "no_skip": 0.05}
 """Passes that the exchanges take at most with the published calibration, by what is skipped."""

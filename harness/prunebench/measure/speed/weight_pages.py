@@ -28,7 +28,7 @@ def put_side_by_side(model: Any) -> None:
     """
     for parameters in _blocks(model):
         size = sum(_rounded(each.nbytes, ALIGNMENT) for each in parameters)
-        copies = SideBySide(_rounded(size, HUGE_PAGE_BYTES))  # the last page is whole, too
+        copies = SideBySide(size)
         for each in parameters:
             each.data = copies.copy(each.data)
 
@@ -50,7 +50,7 @@ class SideBySide:
         # afterwards, nor a block be filled in another mode.
         with torch.inference_mode(mode=False), torch.no_grad():
             if data.nbytes >= BLOCK_BYTES:
-                place = _on_huge_pages(_rounded(data.nbytes, HUGE_PAGE_BYTES))[: data.nbytes]
+                place = _on_huge_pages(data.nbytes)
             else:
                 if self._used + data.nbytes > self._block.nbytes:
                     self._block, self._used = _on_huge_pages(self._block_bytes), 0
@@ -63,9 +63,10 @@ def _on_huge_pages(size: int) -> torch.Tensor:
     """An uninitialised block, uint8 [size], that begins where a huge page does.
 
     Torch aligns memory to small pages only: what is in front of the first huge page and behind the
-    last one would lie on those. A page more is reserved, and what is left of it never touched.
+    last one would lie on those. The last page is whole, too. A page more is reserved, and what is
+    left of it never touched.
     """
-    memory = torch.empty(size + HUGE_PAGE_BYTES, dtype=torch.uint8)
+    memory = torch.empty(_rounded(size, HUGE_PAGE_BYTES) + HUGE_PAGE_BYTES, dtype=torch.uint8)
     start = -memory.data_ptr() % HUGE_PAGE_BYTES
     return memory[start : start + size]
 
