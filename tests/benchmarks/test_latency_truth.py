@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator
+from statistics import median
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ from smollm2 import smollm2
 
 pytestmark = pytest.mark.bench
 
-RUNS = 20
+RUNS, FEWEST = 20, 16
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +66,10 @@ def seeded(layers: int) -> Any:
 
 
 def test_dense_against_dense_is_one(figure: Any) -> None:
-    """A 95 % interval that holds 1 in at least 19 of 20 runs."""
+    """Intervals hold 1 as often as 95 % intervals do, and the estimates lie around 1.
+
+    Of twenty right ones 19 or more hold it in only 74 of 100 benches, 16 or more in 997 of 1,000.
+    """
     model, twin = seeded(4), seeded(4)
     found = []
     for _ in range(RUNS):
@@ -73,9 +77,12 @@ def test_dense_against_dense_is_one(figure: Any) -> None:
         assert latency.inter_token_speedup is not None
         found.append(latency.inter_token_speedup)
     hits = sum(one.low <= 1 <= one.high for one in found)
+    middle = median(one.estimate for one in found)
     print(" ".join(f"[{one.low:.3f} {one.high:.3f}]" for one in found))
-    figure("dense / dense, intervals that hold 1", f"{hits} of {RUNS}", f"{RUNS - 1} of {RUNS}")
-    assert hits >= RUNS - 1
+    figure("dense / dense, intervals that hold 1", f"{hits} of {RUNS}", f"{FEWEST} to {RUNS}")
+    figure("dense / dense, median of the estimates", f"{middle:.4f}", "1, within 0.01")
+    assert hits >= FEWEST
+    assert abs(middle - 1) < 0.01
 
 
 def test_a_minute_narrows_dense_against_dense_to_three_percent(figure: Any) -> None:
