@@ -37,6 +37,7 @@ FIGURE = ("what", "found", "wanted")
 ROWS = pytest.StashKey[list[tuple[str, ...]]]()
 FIGURES = pytest.StashKey[list[tuple[str, ...]]]()
 FOLDER = Path(__file__).parent.name
+LATENCY = "test_latency_truth.py"
 
 seconds: Counter[str] = Counter()
 """How long the tests of each file took."""
@@ -87,6 +88,11 @@ def cost(request: pytest.FixtureRequest) -> Callable[..., None]:
             )
 
     return add
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Latency comes first: cells time their models in a process without such a past, too."""
+    items.sort(key=lambda item: item.path.name != LATENCY)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
