@@ -213,10 +213,11 @@ def test_a_logit_that_is_not_finite_spoils_only_its_own_row(value):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_few_logits_are_in_memory_at_once(dtype, monkeypatch):
-    """At most those of a slice, as the head gives them, and two float32 rows of exponentials."""
+    """At most those of a slice, as the head gives them, and two float32 rows for each core."""
     monkeypatch.setattr(split_model, "LOGITS_BYTES", 10 * 4 * VOCABULARY)
     monkeypatch.setattr(module, "CACHE_BYTES", 4 * VOCABULARY)
     tokens = torch.randint(2, VOCABULARY, (4, 24))
     with LiveLogits(VOCABULARY) as live:
         perplexity(tiny_model("llama").to(dtype), windows_of(tokens), SPEC)
-    assert 0 <= live.peak - 10 * dtype.itemsize * VOCABULARY <= 2 * 4 * VOCABULARY
+    beside_the_slice = live.peak - 10 * dtype.itemsize * VOCABULARY
+    assert 0 <= beside_the_slice <= torch.get_num_threads() * 2 * 4 * VOCABULARY

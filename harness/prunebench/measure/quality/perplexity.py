@@ -179,8 +179,8 @@ def log_sum_exp(logits: Tensor) -> Tensor:
     if logits.device.type != "cpu":
         return _shifted_log_sum_exp(logits.float())
     # Sums of plain exponentials spare the passes that find the maximum and subtract it. A few rows
-    # at a time, so that their exponentials stay in the cache.
-    rows = max(1, CACHE_BYTES // (4 * logits.shape[1]))
+    # at a time for each core, so that their exponentials stay in its cache.
+    rows = torch.get_num_threads() * max(1, CACHE_BYTES // (4 * logits.shape[1]))
     total = torch.cat([part.float().exp().sum(1) for part in torch.split(logits, rows)])
     exact = (total > LEAST_SUM) & (total < math.inf)
     found = total.log()
