@@ -29,7 +29,7 @@ from smollm2 import smollm2
 
 pytestmark = pytest.mark.bench
 
-RUNS, FEWEST = 20, 16
+RUNS = 20
 
 
 @pytest.fixture(autouse=True)
@@ -66,9 +66,10 @@ def seeded(layers: int) -> Any:
 
 
 def test_dense_against_dense_is_one(figure: Any) -> None:
-    """Intervals hold 1 as often as 95 % intervals do, and the estimates lie around 1.
+    """A 95 % interval that holds 1 in at least 19 of 20 runs, and estimates that lie around 1.
 
-    Of twenty right ones 19 or more hold it in only 74 of 100 benches, 16 or more in 997 of 1,000.
+    Of twenty right intervals 19 or more hold 1 in 74 of 100 benches, 16 or more in 997 of 1,000: a
+    single 18 is no fault yet.
     """
     model, twin = seeded(4), seeded(4)
     found = []
@@ -79,9 +80,9 @@ def test_dense_against_dense_is_one(figure: Any) -> None:
     hits = sum(one.low <= 1 <= one.high for one in found)
     middle = median(one.estimate for one in found)
     print(" ".join(f"[{one.low:.3f} {one.high:.3f}]" for one in found))
-    figure("dense / dense, intervals that hold 1", f"{hits} of {RUNS}", f"{FEWEST} to {RUNS}")
+    figure("dense / dense, intervals that hold 1", f"{hits} of {RUNS}", f"{RUNS - 1} of {RUNS}")
     figure("dense / dense, median of the estimates", f"{middle:.4f}", "1, within 0.01")
-    assert hits >= FEWEST
+    assert hits >= RUNS - 1
     assert abs(middle - 1) < 0.01
 
 
