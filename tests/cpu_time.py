@@ -1,10 +1,14 @@
-"""CPU time, which other processes disturb least: on one thread it is the work itself."""
+"""CPU time, which other processes disturb least: on one thread it is the work itself.
+
+And times beside a yardstick's on a machine that drifts.
+"""
 
 from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +20,11 @@ def cpu_timed(work: Callable[[], Result]) -> tuple[Result, float]:
     begun = time.process_time()
     found = work()
     return found, time.process_time() - begun
+
+
+def beside_neighbours(times: Sequence[float], yardsticks: Sequence[float]) -> list[float]:
+    """Each time over the mean of the yardstick's in front of it and behind it: machines drift."""
+    return [2 * each / sum(pair) for each, pair in zip(times, pairwise(yardsticks), strict=True)]
 
 
 def cpu_seconds_of_children() -> float:

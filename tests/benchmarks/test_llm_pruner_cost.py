@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import time
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
 import pytest
 import torch
 
+from cpu_time import beside_neighbours
 from prunebench import Context, anatomy
 from prunebench.plugin.host import load_plugins
 from smollm2 import reference_tokens, smollm2
@@ -59,11 +59,7 @@ def test_pruning_costs_at_most_its_backward_passes_and_a_fifth(
             method.prune(dense, Context(tokens, 0, list(range(30))))
         prunings.append(time.perf_counter() - begun)
         passes.append(backward_passes(model, tokens, layers, together))
-    # The passes in front of each pruning and behind it: the machine drifts.
-    ratio = median(
-        pruning / fmean(beside)
-        for pruning, beside in zip(prunings, itertools.pairwise(passes), strict=True)
-    )
+    ratio = median(beside_neighbours(prunings, passes))
     figure(
         f"LLM-Pruner, {taylor} / its backward passes",
         f"{ratio:.2f} ({median(prunings):.1f} s of {median(passes):.1f})",

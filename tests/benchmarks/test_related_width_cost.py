@@ -7,14 +7,13 @@ too short for two.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from itertools import pairwise
 from statistics import median
 from typing import Any
 
 import pytest
 import torch
 
-from cpu_time import cpu_timed
+from cpu_time import beside_neighbours, cpu_timed
 from decoder_passes import decoder_pass
 from prunebench import Context, anatomy
 from prunebench.plugin.host import load_plugins
@@ -68,7 +67,7 @@ def compared(
     found = {}
     for what in ours:
         mine = [each[what] for each in rounds]
-        ratios = [2 * each / sum(pair) for each, pair in zip(mine, pairwise(theirs), strict=True)]
+        ratios = beside_neighbours(mine, theirs)
         found[what] = min(median(ratios), min(mine) / min(theirs))
         each = ", ".join(f"{ratio:.3f}" for ratio in ratios)
         figure(what, f"{found[what]:.3f} ({each})", f"at most {most}")
