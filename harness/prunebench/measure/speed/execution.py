@@ -20,7 +20,7 @@ from transformers import StaticCache
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.measures import FASTEST, Execution, Form
 from prunebench.measure.speed.kv_cache import cache_maker
-from prunebench.measure.speed.lean_decoder import FAMILIES, Lean
+from prunebench.measure.speed.lean_decoder import FAMILIES, Lean, most_likely
 from prunebench.measure.speed.products import Products
 from prunebench.measure.speed.recorded_decoder import RecordedLean
 from prunebench.measure.speed.unavailable import UnavailableError
@@ -258,7 +258,7 @@ def forward_of(model: Any) -> Callable[[Tensor, Any], Tensor]:
     logits = logits_of(model)
 
     def forward(tokens: Tensor, cache: Any) -> Tensor:
-        return logits(tokens, cache).argmax(-1, keepdim=True)
+        return most_likely(logits(tokens, cache))
 
     return forward
 

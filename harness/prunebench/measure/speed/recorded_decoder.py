@@ -31,6 +31,7 @@ from prunebench.measure.speed.lean_decoder import (
     RMSNorm,
     grouped_attention,
     is_hooked,
+    most_likely,
     side_by_side,
 )
 from prunebench.measure.speed.products import Products
@@ -220,7 +221,7 @@ class RecordedLean:
             attend.values[:, :, :count] = filled.values
         self._place.at = count
         self._position.fill_(count)
-        return logits[:, -1].argmax(-1, keepdim=True)  # type: ignore[no-any-return]
+        return most_likely(logits[:, -1])
 
     def logits(self, tokens: Tensor) -> Tensor:
         """The last token of each sequence, int64 [batch, 1] -> logits, [batch, vocabulary]."""
@@ -231,7 +232,7 @@ class RecordedLean:
 
     def step(self, tokens: Tensor) -> Tensor:
         """int64 [batch, 1] -> [batch, 1]."""
-        return self.logits(tokens).argmax(-1, keepdim=True)
+        return most_likely(self.logits(tokens))
 
     @torch.no_grad()
     def _recorded(self, at: int) -> Recording:
