@@ -36,6 +36,7 @@ _ROPES = ("default", "linear", "llama3", "yarn")
 """Kinds of rotary positions whose angles do not depend on the length of the sequence."""
 
 _SINGLE = (torch.float32, torch.bfloat16, torch.float16)
+"""Types whose products with a number are computed in float32."""
 
 
 @dataclass(frozen=True)

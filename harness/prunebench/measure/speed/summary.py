@@ -39,9 +39,9 @@ def paired_ratio(dense: Sequence[float], pruned: Sequence[float]) -> Ratio:
     """How many times faster ``pruned`` is than ``dense``, both in seconds per round.
 
     The estimate is the median of the ratios dense / pruned of each round, so anything that slows
-    both models of a round cancels. The interval is the interval of a median from order statistics
-    (`median_interval`), which holds with at least 95 % whatever the noise looks like, and from six
-    rounds on; with fewer there is none. A bootstrap of six rounds covers 92 % instead of 95 %, of seven 88 %.
+    both models of a round cancels. The interval is the exact 95 % interval of a median from order
+    statistics (`median_interval`): it holds whatever the noise looks like, and from six rounds on;
+    with fewer there is none. A bootstrap of six rounds covers 92 % instead of 95 %, of seven 88 %.
 
     Raises ValueError if the series are empty, differ in length, or contain a time of zero or less.
     """
