@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from transformers import AutoModelForCausalLM
 
 import prunebench
+from decoding import generated
 from prunebench.app.plan import SuiteRequest, plan_suite
 from prunebench.cli import main
 from prunebench.cli import prunebench as command
@@ -72,13 +73,7 @@ def test_a_structured_method_saves_what_loads_and_generates(
             "2 of 4 KV groups removed in 2 layers; 80 of 160 MLP channels removed in 2 layers"
             in done.output
         )
-    text = model.generate(
-        IDS,
-        attention_mask=torch.ones_like(IDS),
-        max_new_tokens=5,
-        min_new_tokens=5,
-        do_sample=False,
-    )
+    text = generated(model, IDS, 5)
     assert text.shape == (2, 17)
     file = json.loads((folder / "pruned" / "pruning.json").read_text())
     told, kept = file["made_by"], file["kept"]

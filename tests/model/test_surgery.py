@@ -8,23 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
+from decoding import generated
 from prunebench.errors import PrunebenchError
 from prunebench.model.anatomy import anatomy
 from prunebench.model.surgery import remove_layers
 from tiny import FAMILIES, tiny_model
 
 IDS = torch.arange(24)[None] * 7 % 300
-
-
-def _generate(model, *, use_cache: bool) -> torch.Tensor:
-    return model.generate(
-        IDS,
-        attention_mask=torch.ones_like(IDS),
-        max_new_tokens=8,
-        min_new_tokens=8,
-        do_sample=False,
-        use_cache=use_cache,
-    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -34,13 +24,13 @@ def test_the_remaining_model_runs_generates_saves_and_reloads(family, tmp_path):
     remove_layers(model, [3, 0])
     logits = model(IDS).logits
     assert not torch.equal(logits, dense)
-    with_cache = _generate(model, use_cache=True)
-    assert torch.equal(with_cache, _generate(model, use_cache=False))
+    with_cache = generated(model, IDS, 8, use_cache=True)
+    assert torch.equal(with_cache, generated(model, IDS, 8, use_cache=False))
     assert with_cache.shape[1] == IDS.shape[1] + 8
     model.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert torch.equal(again(IDS).logits, logits)
-    assert torch.equal(_generate(again, use_cache=True), with_cache)
+    assert torch.equal(generated(again, IDS, 8, use_cache=True), with_cache)
     assert again.config.num_hidden_layers == 2
 
 

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from decoding import generated
 from prunebench.errors import PrunebenchError
 from prunebench.model.anatomy import Block, anatomy
 from prunebench.model.coupling.sub_block import KINDS
@@ -17,17 +18,6 @@ from tiny import FAMILIES, tiny_model
 
 IDS = torch.arange(2, 26).view(2, 12) * 7 % 300
 BLOCKS = [Block(layer, kind) for layer in range(4) for kind in KINDS]
-
-
-def generate(model, *, use_cache: bool) -> torch.Tensor:
-    return model.generate(
-        IDS,
-        attention_mask=torch.ones_like(IDS),
-        max_new_tokens=8,
-        min_new_tokens=8,
-        do_sample=False,
-        use_cache=use_cache,
-    )
 
 
 def silence(model, block: Block) -> None:
@@ -70,9 +60,9 @@ def test_generation_is_the_same_with_and_without_a_cache(family, removed):
     """The first attention is the critical case: positions come from the first layer's cache."""
     model = tiny_model(family)
     remove_blocks(model, removed)
-    with_cache = generate(model, use_cache=True)
+    with_cache = generated(model, IDS, 8, use_cache=True)
     assert with_cache.shape[1] == IDS.shape[1] + 8
-    assert torch.equal(with_cache, generate(model, use_cache=False))
+    assert torch.equal(with_cache, generated(model, IDS, 8, use_cache=False))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from decoding import tokens_of
+from decoding import generated, tokens_of
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.measures import LatencySpec
 from prunebench.measure.speed.execution import Eager, choose, decoder
@@ -41,13 +41,7 @@ def prompt(batch=2, length=7):
 def test_lean_generates_what_the_model_generates(family, batch, fixed):
     model = model_of(family)
     ids = prompt(batch)
-    expected = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=10,
-        min_new_tokens=10,
-        do_sample=False,
-    )[:, 7:]
+    expected = generated(model, ids, 10)[:, 7:]
     lean = Lean(model, batch, 17, fixed=fixed)
     assert torch.equal(tokens_of(lean, ids, 10), expected)
     assert torch.equal(tokens_of(lean, ids, 10), expected)  # a second prompt forgets the first

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from decoding import generated
 from prunebench.errors import PrunebenchError
 from prunebench.experiment.measures import LatencySpec
 from prunebench.measure.speed import latency
@@ -128,8 +129,7 @@ def test_pairs_are_enough_for_an_interval(clock):
 def test_the_tokens_are_those_that_generate_gives(family):
     model = tiny_model(family)
     ids = prompt(2, 20)
-    kwargs = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
-    expected = model.generate(ids, attention_mask=torch.ones_like(ids), **kwargs)[:, 20:]
+    expected = generated(model, ids, 8)[:, 20:]
     fed = []
     model.register_forward_pre_hook(lambda _, given, __: fed.append(given[0]), with_kwargs=True)
     measure_latency(model, ids, spec(prompt=20, new_tokens=9, min_rounds=1))

@@ -7,7 +7,7 @@ import torch
 from transformers.activations import ACT2FN
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from decoding import tokens_of
+from decoding import generated, tokens_of
 from prunebench.measure.speed.lean_decoder import Lean, RMSNorm, most_likely
 from tiny import tiny_model
 
@@ -66,13 +66,7 @@ def test_the_activation_is_the_one_of_the_model(name):
     model = tiny_model("llama", hidden_act=name).eval()
     assert type(model.model.layers[0].mlp.act_fn) is type(ACT2FN[name])
     ids = torch.randint(0, 320, (1, 7), generator=torch.Generator().manual_seed(3))
-    expected = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=10,
-        min_new_tokens=10,
-        do_sample=False,
-    )[:, 7:]
+    expected = generated(model, ids, 10)[:, 7:]
     assert torch.equal(tokens_of(Lean(model, 1, 17), ids, 10), expected)
 
 

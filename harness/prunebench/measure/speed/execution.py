@@ -289,7 +289,7 @@ def _differing(
         for number in range(new_tokens):
             found = each.step(tokens) if number else each.prompt(tokens)  # [batch, 1]
             logits = compute(tokens, cache)  # [batch, vocabulary]
-            tokens = logits.argmax(-1, keepdim=True)
+            tokens = most_likely(logits)
             # Sums of another order differ by some units in the last place of the largest logit.
             rounding = 4 * torch.finfo(logits.dtype).eps * logits.abs().amax(-1, keepdim=True)
             if bool((logits.gather(1, tokens) - logits.gather(1, found) > rounding).any()):

@@ -415,7 +415,7 @@ class RecordedLean:
             wrong = float((found - expected).abs().max()) / max(scale, 1e-9)
             if not wrong <= _TOLERANCE.get(expected.dtype, _HALF):
                 raise UnavailableError(f"its logits differ by {wrong:.1g} of the largest")
-            token = expected.argmax(-1, keepdim=True)
+            token = most_likely(expected)
 
 
 def _check_cache(cache: Any, length: int) -> None:
